@@ -1,0 +1,393 @@
+"""Mixture-of-Transformers decoder of BAGEL, at any size.
+
+Every layer holds two complete experts: the understanding expert (text, special tokens) and the generation expert
+(``_moe_gen``: noisy latent tokens). Routing is by token kind; the experts meet only in one joint softmax attention.
+Because positions and masks are explicit, the two kinds travel as two streams and never have to be interleaved.
+Parameter names are those of the published BAGEL checkpoint.
+
+Shapes: B samples, T text tokens (right-padded), C cached tokens, N latent tokens, D hidden size. Times are flow times
+in [0, 1] (1 = noise). Source: BAGEL (arXiv 2505.14683); block layout and routing as in its public code.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import Qwen2Config
+from transformers.models.qwen2.modeling_qwen2 import (
+    Qwen2MLP,
+    Qwen2RMSNorm,
+    Qwen2RotaryEmbedding,
+    apply_rotary_pos_emb,
+)
+
+TIME_FEATURES = 256
+
+
+@dataclass(frozen=True)
+class MoTConfig:
+    """Architecture. ``*_id`` are the special tokens that frame text pieces and image blocks."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    latent_channels: int
+    latent_patch: int
+    max_latent_size: int
+    bos_id: int
+    eos_id: int
+    start_of_image_id: int
+    end_of_image_id: int
+    rope_theta: float = 1e6
+    rms_norm_eps: float = 1e-6
+
+    @property
+    def token_dim(self) -> int:
+        """Numbers per latent token: patch x patch x channels."""
+        return self.latent_patch**2 * self.latent_channels
+
+
+@dataclass(frozen=True)
+class Context:
+    """Cached keys (after norm and rope) and values of the text so far.
+
+    keys, values: per layer (B, kv_heads, C, head_dim); mask (B, C) bool, False = padding; rope (B,) int64, the next
+    free position.
+    """
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    mask: Tensor
+    rope: Tensor
+
+    def map(self, fn) -> Context:
+        """Apply ``fn`` to every tensor (all have the batch first)."""
+        return Context(tuple(map(fn, self.keys)), tuple(map(fn, self.values)), fn(self.mask), fn(self.rope))
+
+    def repeat_interleave(self, n: int) -> Context:
+        """Each sample ``n`` times in a row (prompt-major groups)."""
+        return self.map(lambda x: x.repeat_interleave(n, 0))
+
+    def repeat(self, n: int) -> Context:
+        """The whole batch ``n`` times (steps folded into the batch, step-major)."""
+        return self.map(lambda x: x.repeat(n, *[1] * (x.dim() - 1)))
+
+    def select(self, index) -> Context:
+        return self.map(lambda x: x[index])
+
+    def detach(self) -> Context:
+        return self.map(lambda x: x.detach())
+
+    def drop(self, dropped: Tensor) -> Context:
+        """Samples with ``dropped`` (B,) True see an empty context: condition dropout leaves no trace."""
+        return Context(self.keys, self.values, self.mask & ~dropped[:, None], self.rope.masked_fill(dropped, 0))
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with per-expert projections and per-head q/k norms."""
+
+    def __init__(self, config: MoTConfig):
+        super().__init__()
+        d, self.heads, self.kv_heads = config.hidden_size, config.heads, config.kv_heads
+        self.head_dim = d // config.heads
+        for suffix in ("", "_moe_gen"):
+            kv = self.kv_heads * self.head_dim
+            self.add_module("q_proj" + suffix, nn.Linear(d, d))
+            self.add_module("k_proj" + suffix, nn.Linear(d, kv))
+            self.add_module("v_proj" + suffix, nn.Linear(d, kv))
+            self.add_module("o_proj" + suffix, nn.Linear(d, d, bias=False))
+            self.add_module("q_norm" + suffix, Qwen2RMSNorm(self.head_dim, config.rms_norm_eps))
+            self.add_module("k_norm" + suffix, Qwen2RMSNorm(self.head_dim, config.rms_norm_eps))
+
+    def project(self, x: Tensor, rope: tuple[Tensor, Tensor], suffix: str) -> tuple[Tensor, Tensor, Tensor]:
+        """x (B, L, D) -> q (B, heads, L, hd), k and v (B, kv_heads, L, hd); q and k normalised and rotated."""
+        shape = (*x.shape[:-1], -1, self.head_dim)
+        part = self._modules
+        q = part["q_norm" + suffix](part["q_proj" + suffix](x).view(shape)).transpose(1, 2)
+        k = part["k_norm" + suffix](part["k_proj" + suffix](x).view(shape)).transpose(1, 2)
+        v = part["v_proj" + suffix](x).view(shape).transpose(1, 2)
+        q, k = apply_rotary_pos_emb(q, k, *rope)
+        return q, k, v
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Joint softmax. mask broadcasts to (B, heads, queries, keys), True = visible. Returns (B, queries, D)."""
+        groups = self.heads // self.kv_heads
+        if groups > 1:
+            k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return out.transpose(1, 2).flatten(2)
+
+
+class Layer(nn.Module):
+    """One decoder layer over an understanding stream and a generation stream (either may be absent)."""
+
+    def __init__(self, config: MoTConfig, qwen: Qwen2Config):
+        super().__init__()
+        self.self_attn = Attention(config)
+        for suffix in ("", "_moe_gen"):
+            self.add_module("mlp" + suffix, Qwen2MLP(qwen))
+            for name in ("input_layernorm", "post_attention_layernorm"):
+                self.add_module(name + suffix, Qwen2RMSNorm(config.hidden_size, config.rms_norm_eps))
+
+    def forward(self, streams, ropes, mask, past):
+        """streams: list of (suffix, (B, L, D)); ropes alike. Returns the new streams and the keys and values."""
+        parts = [
+            self.self_attn.project(self._modules["input_layernorm" + s](x), rope, s)
+            for (s, x), rope in zip(streams, ropes, strict=True)
+        ]
+        q, k, v = (torch.cat(p, 2) if len(p) > 1 else p[0] for p in zip(*parts, strict=True))
+        keys, values = (k, v) if past is None else (torch.cat([past[0], k], 2), torch.cat([past[1], v], 2))
+        attended = self.self_attn.attend(q, keys, values, mask)
+        out, start = [], 0
+        for s, x in streams:
+            x = x + self.self_attn._modules["o_proj" + s](attended[:, start : start + x.shape[1]])
+            start += x.shape[1]
+            x = x + self._modules["mlp" + s](self._modules["post_attention_layernorm" + s](x))
+            out.append((s, x))
+        return out, keys, values
+
+
+class Decoder(nn.Module):
+    def __init__(self, config: MoTConfig, qwen: Qwen2Config):
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Layer(config, qwen) for _ in range(config.layers))
+        self.norm = Qwen2RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.norm_moe_gen = Qwen2RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+
+class LanguageModel(nn.Module):
+    def __init__(self, config: MoTConfig, qwen: Qwen2Config):
+        super().__init__()
+        self.model = Decoder(config, qwen)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+
+class TimeEmbedder(nn.Module):
+    """Flow time in [0, 1] (not scaled) -> (B, D): cosines, then sines, of 128 frequencies; two-layer MLP."""
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(TIME_FEATURES, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size))
+
+    @staticmethod
+    def features(t: Tensor) -> Tensor:
+        half = TIME_FEATURES // 2
+        freq = torch.exp(-math.log(10000.0) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
+        angle = t.float()[:, None] * freq
+        return torch.cat([angle.cos(), angle.sin()], -1)
+
+    def forward(self, t: Tensor) -> Tensor:
+        return self.mlp(self.features(t).to(self.mlp[0].weight.dtype))
+
+
+class PositionTable(nn.Module):
+    """Fixed 2-D sin/cos table, rows r * size + c; the first half of a row encodes the column, the second the row."""
+
+    def __init__(self, size: int, dim: int):
+        super().__init__()
+        self.size = size
+        self.pos_embed = nn.Parameter(sincos_table(size, dim), requires_grad=False)
+
+    def forward(self, position_ids: Tensor) -> Tensor:
+        return self.pos_embed[position_ids]
+
+
+def sincos_table(size: int, dim: int) -> Tensor:
+    """(size * size, dim) float32 table, built in float64."""
+    omega = 10000.0 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim / 4))
+    angle = torch.arange(size, dtype=torch.float64)[:, None] * omega
+    axis = torch.cat([angle.sin(), angle.cos()], 1)  # (size, dim / 2)
+    column, row = axis[None].expand(size, -1, -1), axis[:, None].expand(-1, size, -1)
+    return torch.cat([column, row], -1).reshape(size * size, dim).float()
+
+
+def position_ids(rows: int, cols: int, table_size: int) -> Tensor:
+    """(rows * cols,) ids into the table, anchored at its top-left corner with the table's row stride."""
+    return (torch.arange(rows)[:, None] * table_size + torch.arange(cols)).flatten()
+
+
+def patchify(latent: Tensor, patch: int) -> Tensor:
+    """(B, C, h*p, w*p) -> (B, h*w, p*p*C), tokens row-major, channel fastest inside a token."""
+    b, c, height, width = latent.shape
+    x = latent.reshape(b, c, height // patch, patch, width // patch, patch)
+    return x.permute(0, 2, 4, 3, 5, 1).reshape(b, (height // patch) * (width // patch), patch * patch * c)
+
+
+def unpatchify(tokens: Tensor, patch: int, rows: int, cols: int) -> Tensor:
+    """Inverse of :func:`patchify`: (B, rows*cols, p*p*C) -> (B, C, rows*p, cols*p)."""
+    b, _, dim = tokens.shape
+    x = tokens.reshape(b, rows, cols, patch, patch, dim // patch**2)
+    return x.permute(0, 5, 1, 3, 2, 4).reshape(b, -1, rows * patch, cols * patch)
+
+
+class MoT(nn.Module):
+    """The whole network: text in and out, velocities out."""
+
+    def __init__(self, config: MoTConfig):
+        super().__init__()
+        self.config = config
+        qwen = Qwen2Config(
+            vocab_size=config.vocab_size,
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.kv_heads,
+            rms_norm_eps=config.rms_norm_eps,
+            rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+        )
+        self.language_model = LanguageModel(config, qwen)
+        self.vae2llm = nn.Linear(config.token_dim, config.hidden_size)
+        self.llm2vae = nn.Linear(config.hidden_size, config.token_dim)
+        self.time_embedder = TimeEmbedder(config.hidden_size)
+        self.latent_pos_embed = PositionTable(config.max_latent_size, config.hidden_size)
+        self.rotary = Qwen2RotaryEmbedding(qwen)
+
+    # -- initialisation ------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> None:
+        """From-scratch weights for small models.
+
+        Token embeddings have std 1, like the position table, so that neither drowns the other; projections that
+        write into the residual stream start at half the usual size. The generation expert starts as a copy.
+        """
+        for name, p in self.named_parameters():
+            if "pos_embed" in name or "norm" in name or "_moe_gen" in name:
+                continue
+            if p.dim() < 2:
+                p.zero_()
+            elif "embed_tokens" in name:
+                p.normal_(0, 1, generator=generator)
+            else:
+                gain = 0.5 if "o_proj" in name or "down_proj" in name else 1.0
+                p.normal_(0, gain / math.sqrt(p.shape[1]), generator=generator)
+        own = dict(self.named_parameters())
+        for name, p in own.items():
+            if "_moe_gen" in name:
+                p.copy_(own[name.replace("_moe_gen", "")])
+        self.llm2vae.weight.mul_(0.1)
+
+    def expert_parameters(self) -> dict[str, list[nn.Parameter]]:
+        """Trainable parameters by expert: ``text`` = reasoning (understanding), ``image`` = denoising (generation)."""
+        groups: dict[str, list[nn.Parameter]] = {"text": [], "image": []}
+        image_only = ("vae2llm", "llm2vae", "time_embedder")
+        for name, p in self.named_parameters():
+            if p is not self.latent_pos_embed.pos_embed:
+                groups["image" if "_moe_gen" in name or name.startswith(image_only) else "text"].append(p)
+        return groups
+
+    # -- the decoder ---------------------------------------------------------------------------------------------
+
+    def run(self, streams, positions, mask, context: Context | None):
+        """Decoder layers over ``streams`` [(suffix, (B, L, D)), ...]; mask True = visible.
+
+        Returns the streams after their expert's final norm, and all keys and values per layer.
+        """
+        decoder = self.language_model.model
+        ropes = [self.rotary(x, p) for (_, x), p in zip(streams, positions, strict=True)]
+        keys, values = [], []
+        for i, layer in enumerate(decoder.layers):
+            past = None if context is None else (context.keys[i], context.values[i])
+            streams, k, v = layer(streams, ropes, mask, past)
+            keys.append(k)
+            values.append(v)
+        return [decoder._modules["norm" + s](x) for s, x in streams], tuple(keys), tuple(values)
+
+    def encode_text(self, ids: Tensor, mask: Tensor, context: Context | None = None) -> tuple[Tensor, Context]:
+        """Causal text after ``context``. ids, mask (B, T), right-padded. Returns hidden (B, T, D), new context."""
+        b, t = ids.shape
+        rope = ids.new_zeros(b) if context is None else context.rope
+        steps = torch.arange(t, device=ids.device)
+        visible = (steps[:, None] >= steps) & mask[:, None, :]  # (B, T, T)
+        key_mask = mask
+        if context is not None:
+            visible = torch.cat([context.mask[:, None].expand(-1, t, -1), visible], -1)
+            key_mask = torch.cat([context.mask, mask], 1)
+        visible = visible | ~mask[:, :, None]  # rows of padding see everything: no softmax over nothing
+        x = self.language_model.model.embed_tokens(ids)
+        (hidden,), keys, values = self.run(
+            [("", x)], [rope[:, None] + steps], visible[:, None], context
+        )
+        return hidden, Context(keys, values, key_mask, rope + mask.sum(1))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (..., vocabulary)."""
+        return self.language_model.lm_head(hidden)
+
+    def empty_context(self, batch: int) -> Context:
+        """No text at all: the unconditional branch of guidance."""
+        c = self.config
+        weight = self.vae2llm.weight
+        kv = weight.new_zeros(batch, c.kv_heads, 0, c.hidden_size // c.heads)
+        zeros = torch.zeros(batch, dtype=torch.long, device=weight.device)
+        return Context((kv,) * c.layers, (kv,) * c.layers, zeros[:, None][:, :0].bool(), zeros)
+
+    def embed_block(self, x: Tensor, t: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Inputs of an image block: start and end tokens (B, 2, D) and noisy latents (B, N, D) with time and place."""
+        ends = torch.tensor([self.config.start_of_image_id, self.config.end_of_image_id], device=x.device)
+        und = self.language_model.model.embed_tokens(ends).expand(x.shape[0], -1, -1)
+        place = self.latent_pos_embed(position_ids(*grid, self.config.max_latent_size).to(x.device))
+        gen = self.vae2llm(x.to(self.vae2llm.weight.dtype)) + self.time_embedder(t)[:, None] + place
+        return und, gen
+
+    def encode_block(self, context: Context, und: Tensor, gen: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden states of an image block (und, gen as from :meth:`embed_block`).
+
+        The block [start, latents, end] shares one position and attends to the context and to all of itself; it
+        leaves no trace in the context. Start and end go through the understanding expert.
+        """
+        b, n, _ = gen.shape
+        mask = torch.cat([context.mask, context.mask.new_ones(b, n + 2)], 1)[:, None, None]
+        positions = [context.rope[:, None].expand(-1, 2), context.rope[:, None].expand(-1, n)]
+        (und, gen), _, _ = self.run([("", und), ("_moe_gen", gen)], positions, mask, context)
+        return und, gen
+
+    def velocity(self, context: Context, x: Tensor, t: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Velocity of noisy latent tokens: x (B, N, token_dim), t (B,) in (0, 1], grid = (rows, cols), N = rows*cols."""
+        return self.llm2vae(self.encode_block(context, *self.embed_block(x, t, grid))[1])
+
+    @torch.no_grad()
+    def generate_text(
+        self,
+        context: Context,
+        max_tokens: int,
+        *,
+        temperature: float,
+        uniforms: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Write one text piece after ``context``, token by token with cached keys and values.
+
+        temperature > 0 samples from softmax(logits / temperature) by inverting its distribution function at
+        ``uniforms`` (B, max_tokens) in [0, 1), so that a sample depends on its own draws only; 0 takes the arg-max.
+        Returns tokens (B, L) without the leading bos, end token included where it came within ``max_tokens``, and
+        mask (B, L) bool of the tokens that the policy chose.
+        """
+        b, device = context.rope.shape[0], context.rope.device
+        token = torch.full((b,), self.config.bos_id, device=device)
+        alive = torch.ones(b, dtype=torch.bool, device=device)
+        tokens, masks = [], []
+        for step in range(max_tokens):
+            hidden, context = self.encode_text(token[:, None], alive[:, None], context)
+            logits = self.logits(hidden[:, -1]).float()
+            if temperature > 0:
+                cumulative = (logits / temperature).softmax(-1).cumsum(-1)
+                draw = uniforms[:, step, None] * cumulative[:, -1:]
+                token = torch.searchsorted(cumulative, draw, right=True)[:, 0].clamp_max(logits.shape[-1] - 1)
+            else:
+                token = logits.argmax(-1)
+            tokens.append(token)
+            masks.append(alive)
+            alive = alive & (token != self.config.eos_id)
+            if not alive.any():
+                break
+        return torch.stack(tokens, 1), torch.stack(masks, 1)
+

@@ -1,0 +1,292 @@
+"""What a run is: frozen dataclasses, validated at the edge. Imports neither torch nor anything heavy.
+
+A resolved run configuration is one JSON file. ``from_dict`` rejects unknown keys, wrong types and settings that
+cannot work, each with a message that names the key; ``to_dict`` is its inverse.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from unigrpo.types import UserError
+
+
+def require(condition: bool, key: str, expected: str) -> None:
+    """Raise :class:`UserError` naming ``key`` unless ``condition`` holds."""
+    if not condition:
+        raise UserError(f"{key}: expected {expected}")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of the Mixture-of-Transformers (same class from the tiny model to BAGEL-7B)."""
+
+    hidden_size: int = 128
+    intermediate_size: int = 384
+    layers: int = 4
+    heads: int = 4
+    kv_heads: int = 2
+    image_size: int = 48  # pixels a side
+    latent_channels: int = 24  # channels of the codec's latent
+    latent_downsample: int = 8  # pixels per latent cell, so the latent is image_size / latent_downsample a side
+    latent_patch: int = 2  # latent cells per token side
+    max_latent_size: int = 4  # side of the position table, in tokens
+
+    def __post_init__(self):
+        require(self.hidden_size % self.heads == 0, "model.hidden_size", "a multiple of model.heads")
+        require(self.heads % self.kv_heads == 0, "model.heads", "a multiple of model.kv_heads")
+        stride = self.latent_downsample * self.latent_patch
+        require(self.image_size % stride == 0, "model.image_size", f"a multiple of {stride} (downsample x patch)")
+        require(self.tokens_per_side <= self.max_latent_size, "model.max_latent_size", "at least the tokens a side")
+
+    @property
+    def tokens_per_side(self) -> int:
+        return self.image_size // (self.latent_downsample * self.latent_patch)
+
+
+@dataclass(frozen=True)
+class SupervisedConfig:
+    """Supervised stages (base, SFT): flow-matching loss on images + cross-entropy on traces."""
+
+    steps: int = 4000
+    batch_size: int = 64  # examples a step
+    lr: float = 1.5e-3  # peak; cosine to a tenth after `warmup` steps
+    warmup: int = 200
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    ema_decay: float = 0.999
+    timestep_shift: float = 2.0  # of the training times (logit-normal)
+    ce_weight: float = 0.3  # weight of the text loss against the flow loss
+    condition_dropout: float = 0.1  # share of examples whose whole context is dropped (for guidance)
+    no_thinking: float = 0.5  # share of examples without a trace
+    wrong_traces: float = 0.0  # share of traces that contradict their prompt (designed-in text headroom)
+    paint_noise: float = 0.0  # share of images that differ from their trace in one fact (image headroom)
+    validate_every: int = 1000  # steps
+    checkpoint_every: int = 500  # steps
+
+    def __post_init__(self):
+        for name in ("condition_dropout", "no_thinking", "wrong_traces", "paint_noise"):
+            require(0 <= getattr(self, name) <= 1, f"supervised.{name}", "a share in [0, 1]")
+        for name in ("steps", "batch_size", "validate_every", "checkpoint_every"):
+            require(getattr(self, name) >= 1, f"supervised.{name}", "a whole number >= 1")
+        require(0 < self.ema_decay < 1, "supervised.ema_decay", "a decay in (0, 1)")
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How images are sampled at evaluation."""
+
+    steps: int = 20  # denoising grid, read by `grid`
+    grid: Literal["points", "steps"] = "steps"  # BAGEL counts grid points (N points = N-1 evaluations)
+    shift: float = 3.0  # timestep shift, t' = s t / (1 + (s-1) t)
+    renorm: Literal["none", "global", "channel"] = "none"  # of the guided velocity
+    max_trace_tokens: int = 24
+    images_per_prompt: int = 4
+    batch_size: int = 160  # images sampled together
+    guidance_grid: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0)  # tried on validation prompts
+    temperature_grid: tuple[float, ...] = (1.0, 0.7, 0.3)
+
+    def __post_init__(self):
+        require(self.steps >= 2, "sampling.steps", "a whole number >= 2")
+        require(self.shift > 0, "sampling.shift", "a number > 0")
+        require(all(g >= 1 for g in self.guidance_grid), "sampling.guidance_grid", "scales >= 1")
+        require(all(t > 0 for t in self.temperature_grid), "sampling.temperature_grid", "temperatures > 0")
+        require(self.images_per_prompt >= 1, "sampling.images_per_prompt", "a whole number >= 1")
+
+
+@dataclass(frozen=True)
+class RLConfig:
+    """GRPO of the reasoning and / or the denoising part (paper, Table 3)."""
+
+    train: tuple[Literal["text", "image"], ...] = ("text", "image")
+    thinking: bool = True  # write traces during training
+    rollouts: int = 60
+    prompts_per_rollout: int = 12
+    group_size: int = 12  # episodes (one trace and one image each) per prompt
+    epochs: int = 2  # optimiser steps per rollout
+    epoch_convention: Literal["halves", "repeat"] = "halves"  # disjoint parts of the rollout, or all of it each time
+    micro_batch: int = 144  # episodes per backward pass
+    steps: int = 10  # denoising grid in training
+    grid: Literal["points", "steps"] = "steps"
+    shift: float = 3.0
+    guidance: float = 1.0  # classifier-free guidance in training; 1 = none, the paper's choice
+    noise_level: float = 0.8  # a of sigma_t = a sqrt(t / (1 - t))
+    window_size: int = 3
+    window_range: tuple[int, int] = (0, 5)  # the window lies inside these steps
+    same_noise: bool = True  # the group shares its initial noise
+    temperature: float = 1.0
+    ratio: Literal["plain", "ratio_norm"] = "ratio_norm"
+    clip_text: float = 0.02
+    clip_image: float = 1.5e-4
+    advantage_eps: float = 1e-4
+    advantage_ddof: int = 0
+    image_weight: float = 1.0  # lambda of J = J_text + lambda J_flow
+    image_scale: float = 1.0  # factor on the image loss, whose log-ratios are means over latent elements
+    regulariser: Literal["none", "latent_kl", "velocity_mse"] = "velocity_mse"
+    velocity_mse_weight: float = 1.0
+    latent_kl_weight: float = 20.0
+    context_gradient: Literal["auto", "full", "stage_boundary"] = "auto"  # auto: full where both parts train
+    lr_text: float = 3e-4  # reasoning (understanding) expert
+    lr_image: float = 2e-4  # denoising (generation) expert
+    clip_norm: float = 1.0  # per expert
+    verifier_mix: float = 0.0  # share of verifier reward mixed into the learned reward; 0 = learned reward alone
+    validate_every: int = 10  # rollouts
+    validation_images: int = 1  # per validation prompt
+    checkpoint_every: int = 10  # rollouts
+
+    def __post_init__(self):
+        require(len(self.train) > 0 and len(set(self.train)) == len(self.train), "rl.train", "text, image or both")
+        require(self.group_size >= 2, "rl.group_size", "at least 2: a group of one has no relative advantage")
+        require(self.prompts_per_rollout >= 1, "rl.prompts_per_rollout", "a whole number >= 1")
+        require(self.epochs >= 1, "rl.epochs", "a whole number >= 1")
+        lo, hi = self.window_range
+        require(self.window_size >= 1, "rl.window_size", "at least 1: an empty window trains nothing")
+        n = self.n_steps
+        require(0 <= lo < hi <= n - 1, "rl.window_range", f"0 <= start < end <= {n - 1} (the last of {n} steps is not stochastic)")
+        require(self.window_size <= hi - lo, "rl.window_size", f"at most {hi - lo}, the width of rl.window_range")
+        require(self.noise_level > 0, "rl.noise_level", "a number > 0")
+        require(self.guidance >= 1, "rl.guidance", "a scale >= 1")
+        require(0 <= self.verifier_mix <= 1, "rl.verifier_mix", "a share in [0, 1]")
+        require("text" not in self.train or self.thinking, "rl.thinking", "true where text is trained")
+        if self.epoch_convention == "halves":
+            require(self.prompts_per_rollout % self.epochs == 0, "rl.prompts_per_rollout", "a multiple of rl.epochs for `halves`")
+
+    @property
+    def n_steps(self) -> int:
+        return self.steps - 1 if self.grid == "points" else self.steps
+
+    @property
+    def gradient_through_context(self) -> bool:
+        if self.context_gradient == "auto":
+            return set(self.train) == {"text", "image"}
+        return self.context_gradient == "full"
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """The learned reward: open_clip towers with a fusion head, trained on renders and SFT samples."""
+
+    width: int = 128
+    layers: int = 3
+    heads: int = 4
+    patch: int = 8  # pixels
+    fusion_layers: int = 2
+    steps: int = 2000
+    batch_size: int = 128
+    lr: float = 1e-3
+    samples: int = 4000  # SFT images with inspector labels
+    sample_share: float = 0.5  # of a batch
+
+    def __post_init__(self):
+        require(self.width % self.heads == 0, "reward.width", "a multiple of reward.heads")
+        require(0 <= self.sample_share <= 1, "reward.sample_share", "a share in [0, 1]")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run at one seed, fully resolved."""
+
+    run: str
+    label: str
+    stage: Literal["base", "sft", "rl"]
+    scale: str
+    seed: int
+    init: str | None  # parent run
+    evaluate: tuple[Literal["yes", "no"], ...]  # thinking modes at evaluation
+    backbone: Literal["world", "bagel"] = "world"
+    source: Literal["train", "shipped", "released"] = "train"  # of the base: trained, in this repository, or ...
+    released: str | None = None  # ... a local folder or hub id of published weights
+    device: str = "auto"  # auto = CUDA where there is one
+    precision: Literal["no", "bf16"] = "no"
+    threads: int = 1
+    model: ModelConfig = field(default_factory=ModelConfig)
+    supervised: SupervisedConfig = field(default_factory=SupervisedConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    rl: RLConfig = field(default_factory=RLConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+
+    def __post_init__(self):
+        require(self.stage == "base" or self.init is not None, "init", "a parent run (only the base has none)")
+        require((self.source == "released") == (self.released is not None), "released", "a folder or hub id for, and only for, source: released")
+        require(self.seed >= 0, "seed", "a whole number >= 0")
+        require(self.threads >= 1, "threads", "a whole number >= 1")
+
+
+def to_dict(config) -> dict:
+    """Plain JSON-able dict of a config dataclass."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(cls, data: dict, where: str = ""):
+    """Build dataclass ``cls`` from ``data``; every error names ``where`` + key. Raises UserError."""
+    if not isinstance(data, dict):
+        raise UserError(f"{where or cls.__name__}: expected a mapping, got {type(data).__name__}")
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    prefix = f"{where}." if where else ""
+    for key in data:
+        if key not in fields:
+            near = difflib.get_close_matches(str(key), fields, n=1)
+            hint = f"; did you mean {prefix}{near[0]}?" if near else f"; known keys: {', '.join(fields)}"
+            raise UserError(f"{prefix}{key}: unknown key{hint}")
+    missing = [
+        f.name
+        for f in fields.values()
+        if f.name not in data and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise UserError(f"{prefix}{missing[0]}: missing, expected {_name(hints[missing[0]])}")
+    return cls(**{key: _coerce(hints[key], value, prefix + key) for key, value in data.items()})
+
+
+def load(path: str | Path) -> RunConfig:
+    """Read a resolved run configuration; errors name the file."""
+    path = Path(path)
+    try:
+        data = json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: line {error.lineno}: not JSON ({error.msg})") from None
+    try:
+        return from_dict(RunConfig, data)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _name(hint) -> str:
+    if typing.get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(repr, typing.get_args(hint)))
+    return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(hint, str(hint))
+
+
+def _coerce(hint, value, key: str):
+    """Check ``value`` against a type hint; ints pass as floats, lists become tuples."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return from_dict(hint, value, key)
+    if origin is Literal:
+        require(value in args and not (isinstance(value, bool) and True not in args), key, f"{_name(hint)}, got {value!r}")
+        return value
+    if origin is types.UnionType:
+        if value is None and type(None) in args:
+            return None
+        return _coerce(next(a for a in args if a is not type(None)), value, key)
+    if origin is tuple:
+        require(isinstance(value, list | tuple), key, f"a list, got {value!r}")
+        if args[-1] is Ellipsis:
+            return tuple(_coerce(args[0], v, f"{key}[{i}]") for i, v in enumerate(value))
+        require(len(value) == len(args), key, f"{len(args)} values, got {len(value)}")
+        return tuple(_coerce(a, v, f"{key}[{i}]") for i, (a, v) in enumerate(zip(args, value, strict=True)))
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    ok = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
+    require(ok, key, f"{_name(hint)}, got {value!r}")
+    return value

@@ -1,0 +1,126 @@
+"""What a family module yields (cases made of checks), how errors are measured, how vector files are read."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from unigrpo.types import UserError
+
+
+@dataclass(frozen=True)
+class Check:
+    """One compared quantity. ``error`` and ``tolerance`` share a scale; incomparable pairs have error inf."""
+
+    quantity: str
+    error: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= self.tolerance
+
+
+@dataclass(frozen=True)
+class Case:
+    """One stored case of one feature. ``run`` computes ours and compares it with every stored result."""
+
+    feature: str
+    name: str
+    run: Callable[[], list[Check]]
+
+
+def compare(
+    quantity: str,
+    ours: Tensor,
+    theirs: Tensor,
+    tolerance: float,
+    relative_to: Literal["element", "largest"] = "element",
+    floor: float | Tensor = 1.0,
+) -> Check:
+    """Largest |ours - theirs| / scale; scale is max(|theirs|, floor) per element, or the largest |theirs|.
+
+    ``theirs`` may have fewer axes or axes of length 1 (a value stored once for a whole batch).
+    """
+    ours, theirs = ours.detach().double(), theirs.double()
+    try:
+        theirs = theirs.expand_as(ours)
+    except RuntimeError:
+        return Check(
+            f"{quantity} (shape {tuple(theirs.shape)}, ours {tuple(ours.shape)})", math.inf, tolerance
+        )
+    if not ours.numel():
+        return Check(quantity, 0.0, tolerance)
+    if relative_to == "element":
+        scale = theirs.abs().clamp(min=floor)
+    else:
+        scale = theirs.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
+    error = ((ours - theirs).abs() / scale).max().item()
+    return Check(quantity, _or_inf(error), tolerance)
+
+
+def close(quantity: str, ours: Tensor, theirs: Tensor, atol: float, rtol: float) -> Check:
+    """|ours - theirs| <= atol + rtol |theirs|; reports the element that comes nearest to its bound."""
+    ours, theirs = ours.detach().double().flatten(), theirs.double().flatten()
+    if ours.shape != theirs.shape:
+        return Check(f"{quantity} ({theirs.numel()} values, ours {ours.numel()})", math.inf, atol)
+    error, bound = (ours - theirs).abs(), atol + rtol * theirs.abs()
+    worst = (error / bound.clamp(min=torch.finfo(torch.float32).tiny)).argmax()
+    return Check(quantity, _or_inf(error[worst].item()), bound[worst].item())
+
+
+def _or_inf(error: float) -> float:
+    return math.inf if math.isnan(error) else error
+
+
+def same(quantity: str, ours: Any, theirs: Any) -> Check:
+    """Equality; the error is 0 or 1."""
+    return Check(quantity, float(ours != theirs), 0.0)
+
+
+def read_json(path: Path) -> Any:
+    """Raises UserError if the file cannot be read or is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: expected a JSON file ({error})") from error
+
+
+def read_jsonl(path: Path) -> list[Any]:
+    """Raises UserError, naming the line, if the file cannot be read or a line is not JSON."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: expected a text file with one JSON object a line ({error})") from error
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise UserError(f"{path}: line {number}: expected a JSON object ({error})") from error
+    return rows
+
+
+def read_pair(path: Path) -> tuple[Any, dict[str, Tensor]]:
+    """``name.json`` and the ``name.safetensors`` beside it; path may be either. Raises UserError."""
+    info = read_json(path.with_suffix(".json"))
+    tensor_path = path.with_suffix(".safetensors")
+    try:
+        return info, load_file(tensor_path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{tensor_path}: expected a safetensors file ({error})") from error
+
+
+def numbered(tensors: dict[str, Tensor], case: int) -> dict[str, Tensor]:
+    """The tensors of one case, stored as ``0012.name``, by plain name."""
+    prefix = f"{case:04d}."
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

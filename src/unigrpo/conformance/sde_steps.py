@@ -1,0 +1,57 @@
+"""Stochastic steps: mean, std, next latent, log-prob and its gradient, in sampling and in replay mode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch import Tensor
+
+from unigrpo.conformance.core import Case, Check, compare, numbered, read_pair
+from unigrpo.flow import sde_step
+
+
+def cases(path: Path) -> Iterator[Case]:
+    info, tensors = read_pair(path)
+    for case in info["cases"]:
+        feature = f"sde_steps/{case['kind']}"
+        if case.get("mixed_batch"):
+            feature += "-mixed-time"
+        if not case.get("log_prob_normalizer", True) or "reduction" in case:
+            feature += "-no-normalizer"
+        stored = numbered(tensors, case["id"])
+        yield Case(feature, str(case["id"]), lambda case=case, stored=stored: _check(case, stored))
+
+
+def _check(case: dict, stored: dict[str, Tensor]) -> list[Check]:
+    one_sample = case.get("reduction", "").startswith("mean over ALL")  # (tokens, channels), no batch axis
+    latents = {
+        name: stored[name][None] if one_sample else stored[name]
+        for name in ("x", "v", "prev", "mean", "noise", "grad_v")
+        if name in stored
+    }
+    sample = case["mode"] == "sample"
+    v = latents["v"].requires_grad_()
+    step = sde_step(
+        latents["x"],
+        v,
+        stored["sigma"],
+        stored["sigma_next"],
+        noise_level=case["noise_level"],
+        t_max=case["sigma_max"],
+        noise=latents["noise"] if sample else None,
+        prev=None if sample else latents["prev"],
+        normalizer=case.get("log_prob_normalizer", True),
+    )
+    std = step.std if case["std_is"].startswith("transition std") else step.sigma
+    checks = [
+        compare("mean", step.mean, latents["mean"], 1e-5),
+        compare("prev", step.prev, latents["prev"], 1e-5),
+        compare("std", std, stored["std"], 1e-5, floor=1e-3),
+    ]
+    if case["finite_log_prob"]:
+        checks.append(compare("log_prob", step.log_prob, stored["log_prob"], 1e-5))
+        if "grad_w" in stored:
+            (stored["grad_w"] * step.log_prob).sum().backward()
+            checks.append(compare("grad_v", v.grad, latents["grad_v"], 5e-5, "largest"))
+    return checks

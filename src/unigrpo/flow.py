@@ -1,0 +1,211 @@
+"""Flow matching: time grids, the Euler step, the stochastic (SDE) step and guidance.
+
+UniGRPO's image policy, following Flow-GRPO. Flow time runs from t = 1 (noise) to t = 0 (data):
+x_t = (1 - t) x_0 + t eps, v = eps - x_0, dt = t_next - t < 0. Pure functions. Half precision is lifted to
+fp32 first: bf16 would round the mean of a transition by more than two policies differ. A log-prob is the
+average over the latent elements of a sample, never the sum: that is why the paper's clip range is as small as
+1e-6.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from unigrpo.types import UserError
+
+TRAIN_TIMESTEPS = 1000  # diffusers' flow-matching schedulers discretise time this finely
+
+
+@dataclass(frozen=True)
+class Step:
+    """One transition x_t -> x_{t_next} of B samples."""
+
+    prev: Tensor  # (B, *L) the latent at t_next (what samplers call the previous sample)
+    mean: Tensor  # (B, *L) mean of the transition; the only part that carries gradient into log_prob
+    std: Tensor  # (B,) standard deviation of the transition, sigma * sqrt|dt|
+    sigma: Tensor  # (B,) diffusion coefficient; several public codes call this one "std_dev_t"
+    log_prob: Tensor | None  # (B,) log-density of prev, nats per latent element; None if noise_level is 0
+
+
+@dataclass(frozen=True)
+class Transition:
+    """Coefficients, (B,) each, of a Gaussian transition with mean x_coef * x + v_coef * v."""
+
+    x_coef: Tensor
+    v_coef: Tensor
+    std: Tensor
+    sigma: Tensor
+
+
+def time_grid(n: int, shift: float, convention: Literal["points", "steps", "diffusers"] = "points") -> Tensor:
+    """Decreasing times from 1 to 0, float32, with u -> shift * u / (1 + (shift - 1) * u).
+
+    ``points``: n points, so n - 1 steps (BAGEL). ``steps``: n + 1 points, so n steps (UniRL). ``diffusers``:
+    n + 1 points as its flow-matching Euler scheduler sets them: equally spaced between the *already shifted*
+    extremes of its 1000 training times, shifted a second time, then 0.
+    Raises UserError if there would be no step at all or shift is not positive.
+    """
+    steps = n - 1 if convention == "points" else n
+    if steps < 1:
+        raise UserError(f"time grid: n = {n} counted in {convention} leaves no step; give a larger n")
+    if not shift > 0:
+        raise UserError(f"time grid: shift = {shift} must be positive")
+    if convention in ("points", "steps"):
+        return _shifted(torch.linspace(1, 0, steps + 1, dtype=torch.float64), shift).float()
+    if convention == "diffusers":
+        last = _shifted(torch.tensor(1 / TRAIN_TIMESTEPS, dtype=torch.float64), shift).item()
+        times = _shifted(torch.linspace(1, last, steps, dtype=torch.float64), shift)
+        return torch.cat([times, times.new_zeros(1)]).float()
+    raise UserError(f"time grid: convention {convention!r} is none of points, steps, diffusers")
+
+
+def euler_step(x: Tensor, v: Tensor, t: float | Tensor, t_next: float | Tensor) -> Tensor:
+    """Deterministic step x + v * dt. x, v (B, *L); t, t_next floats or (B,)."""
+    x, v = widen(x), widen(v)
+    return x + v * _column(_rows(t_next, x) - _rows(t, x), x)
+
+
+def clean_estimate(x: Tensor, v: Tensor, t: float | Tensor) -> Tensor:
+    """The data x_0 = x - t * v that a velocity implies. x, v (B, *L); t float or (B,)."""
+    x, v = widen(x), widen(v)
+    return x - v * _column(_rows(t, x), x)
+
+
+def transition(t: Tensor, t_next: Tensor, noise_level: Tensor, t_max: float) -> Transition:
+    """Flow-SDE coefficients (Flow-GRPO eq. 9), all arguments (B,) except t_max.
+
+    sigma = a * sqrt(t / (1 - t)), x_coef = 1 + sigma^2 dt / (2 t), v_coef = (1 + sigma^2 (1 - t) / (2 t)) dt.
+    Where t == 1 exactly, 1 - t is taken at t_max, the grid's second value; std of this first step is then a.
+    """
+    dt = t_next - t
+    sigma = noise_level * torch.sqrt(t / (1 - torch.where(t == 1, t_max, t)))
+    drift = sigma.square() / (2 * t)
+    return Transition(1 + drift * dt, (1 + drift * (1 - t)) * dt, sigma * torch.sqrt(-dt), sigma)
+
+
+def sde_step(
+    x: Tensor,
+    v: Tensor,
+    t: float | Tensor,
+    t_next: float | Tensor,
+    *,
+    noise_level: float | Tensor,
+    t_max: float,
+    noise: Tensor | None = None,
+    prev: Tensor | None = None,
+    normalizer: bool = True,
+) -> Step:
+    """Sample (``noise`` given) or replay (``prev`` given: the recorded next latent) one stochastic step.
+
+    x, v, noise, prev (B, *L); t, t_next, noise_level floats or (B,), so that one batch may mix times and mix
+    stochastic with deterministic rows. t_max: the grid's second value. ``normalizer=False`` leaves the two
+    constants -log std - log sqrt(2 pi) out of the log-prob (ratios do not change). Gradient reaches log_prob
+    through the mean only. noise_level 0 is the Euler step and has no density: log_prob is None for a float 0,
+    and rows of a (B,) noise_level that are 0 hold 0.
+    """
+    x, v = widen(x), widen(v)
+    times = _rows(t, x), _rows(t_next, x)
+    step = transition(*times, _rows(noise_level, x), t_max)
+    mean = _column(step.x_coef, x) * x + _column(step.v_coef, x) * v
+    if (noise is None) == (prev is None):
+        raise ValueError("sde_step: give either noise (to sample) or prev (to replay)")
+    if prev is None:
+        prev = mean + _column(step.std, x) * widen(noise)
+    prev = widen(prev)
+    if isinstance(noise_level, (int, float)) and noise_level == 0:
+        return Step(prev, mean, step.std, step.sigma, None)
+    stochastic = step.std > 0
+    std = torch.where(stochastic, step.std, 1)
+    log_prob = -_mean((prev.detach() - mean).square()) / (2 * std.square())
+    if normalizer:
+        log_prob = log_prob - std.log() - 0.5 * math.log(2 * math.pi)
+    return Step(prev, mean, step.std, step.sigma, torch.where(stochastic, log_prob, 0))
+
+
+def latent_kl_weight(
+    t: float | Tensor, t_next: float | Tensor, *, noise_level: float, t_max: float
+) -> Tensor:
+    """v_coef^2 / (2 std^2): the exact latent KL per element is this times the squared velocity difference.
+
+    It spans three orders of magnitude over a trajectory (almost 0 near t = 1), which is the loophole that the
+    paper's unweighted velocity MSE closes. Returns the shape of t.
+    """
+    t = torch.as_tensor(t, dtype=torch.float32)
+    step = transition(t, torch.as_tensor(t_next, dtype=t.dtype), torch.full_like(t, noise_level), t_max)
+    return step.v_coef.square() / (2 * step.std.square())
+
+
+def guided_velocity(
+    cond: Tensor,
+    uncond: Tensor,
+    scale: float,
+    renorm: Literal["none", "global", "channel"] = "none",
+    renorm_min: float = 0.0,
+) -> Tensor:
+    """Classifier-free guidance g = uncond + scale * (cond - uncond), only if scale > 1 (else cond).
+
+    cond, uncond (B, T, C). ``global`` multiplies g by clamp(|cond| / (|g| + 1e-8), renorm_min, 1) with norms
+    over all tokens and channels of a sample; ``channel`` does the same per token, norms over the last axis.
+    Source: BAGEL.
+    """
+    cond = widen(cond)
+    if scale <= 1:
+        return cond
+    uncond = widen(uncond)
+    guided = uncond + scale * (cond - uncond)
+    if renorm == "none":
+        return guided
+    axes = {"global": tuple(range(1, cond.ndim)), "channel": (-1,)}[renorm]
+    norm, guided_norm = (
+        torch.linalg.vector_norm(velocity, dim=axes, keepdim=True) for velocity in (cond, guided)
+    )
+    return guided * (norm / (guided_norm + 1e-8)).clamp(renorm_min, 1)
+
+
+def draw_window(generator: torch.Generator, size: int, window_range: Sequence[int], n_steps: int) -> range:
+    """A contiguous run of ``size`` stochastic steps inside window_range = (lo, hi), hi excluded.
+
+    The start is uniform over the integers lo .. hi - size, both included: size 3 in (0, 5) starts at 0, 1, 2.
+    Raises UserError if the window is empty or does not fit its range, or the range leaves the n_steps steps.
+    """
+    lo, hi = window_range
+    if size < 1:
+        raise UserError(f"SDE window: size {size} must be at least 1")
+    if not 0 <= lo < hi <= n_steps:
+        raise UserError(
+            f"SDE window: range [{lo}, {hi}] must be non-empty and inside the {n_steps} steps of the grid"
+        )
+    if size > hi - lo:
+        raise UserError(f"SDE window: size {size} does not fit into the range [{lo}, {hi}]")
+    start = int(torch.randint(lo, hi - size + 1, (), generator=generator))
+    return range(start, start + size)
+
+
+def _shifted(u: Tensor, shift: float) -> Tensor:
+    return shift * u / (1 + (shift - 1) * u)
+
+
+def widen(x: Tensor) -> Tensor:
+    """x in at least float32."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _rows(value: float | Tensor, x: Tensor) -> Tensor:
+    """value as (B,) in the dtype and on the device of x."""
+    return torch.as_tensor(value, dtype=x.dtype, device=x.device).expand(len(x))
+
+
+def _column(rows: Tensor, x: Tensor) -> Tensor:
+    """(B,) -> (B, 1, ..., 1), as many axes as x."""
+    return rows.view(-1, *[1] * (x.ndim - 1))
+
+
+def _mean(x: Tensor) -> Tensor:
+    """(B, *L) -> (B,)."""
+    return x.flatten(1).mean(1)

@@ -1,0 +1,41 @@
+"""Plain types that cross room borders. Imports nothing of ours and no torch.
+
+Shape letters used throughout: P prompts, G group size, B = P*G episodes (prompt-major), T text tokens, N denoising
+steps, S of them stochastic, C latent channels. Flow time t = 1 is noise, t = 0 is data, v = noise - data.
+Images are (B, 3, H, W) float32 in [0, 1] everywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+class UserError(Exception):
+    """Bad input. The message names the file, the key (or line, or sample) and what was expected.
+
+    Command lines catch it, print the message alone to stderr and exit with code 2.
+    """
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt of a prompt set.
+
+    ``meta`` is GenEval's metadata: ``tag``, ``include`` (list of ``{class, count, color?, position?}``), optional
+    ``exclude``, and ``prompt``.
+    """
+
+    id: str
+    text: str
+    tag: str
+    meta: dict = field(hash=False)
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One object found in an image. ``box`` is (x0, y0, x1, y1) in pixels, ``score`` in [0, 1]."""
+
+    cls: str
+    color: str
+    box: tuple[float, float, float, float]
+    score: float

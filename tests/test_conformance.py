@@ -1,0 +1,193 @@
+"""The stored vectors pass; the same vectors with one value changed do not; unusable input is explained."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from unigrpo.conformance import IMPLEMENTED
+from unigrpo.conformance.__main__ import main, run
+from unigrpo.types import UserError
+
+VECTORS = Path(__file__).parent / "vectors"
+
+
+def exit_code(folder, *flags):
+    try:
+        main([str(folder), *flags])
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+def copied(family, folder, prefix=""):
+    for path in VECTORS.glob(f"{family}.*"):
+        shutil.copy(path, folder / (prefix + path.name))
+    return folder
+
+
+def changed_tensor(folder, family, name):
+    path = copied(family, folder) / f"{family}.safetensors"
+    tensors = load_file(path)
+    flat = tensors[name].flatten()
+    if flat.dtype == torch.bool:
+        flat[-1] = ~flat[-1]
+    else:
+        flat[-1] += 1 if not flat.is_floating_point() else 1e-2 * max(flat.abs().max().item(), 1e-2)
+    tensors[name] = flat.view(tensors[name].shape)
+    save_file(tensors, path)
+
+
+def changed_json(folder, family, *keys):
+    """Changes the number, truth value or text behind ``keys`` (in the first line of a .jsonl)."""
+    (path,) = (p for p in copied(family, folder).iterdir() if p.suffix.startswith(".json"))
+    lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
+    document = json.loads(lines[0])
+    holder = document
+    for key in keys[:-1]:
+        holder = holder[key]
+    old = holder[keys[-1]]
+    holder[keys[-1]] = (not old) if isinstance(old, bool) else old + ("x" if isinstance(old, str) else 0.01)
+    path.write_text("\n".join([json.dumps(document), *lines[1:]]))
+
+
+def test_every_implemented_feature_is_stored_and_passes(capsys):
+    assert exit_code(VECTORS, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert set(report["features"]) == set(IMPLEMENTED) and report["passed"]
+    assert all(f["passed"] == f["cases"] > 0 for f in report["features"].values())
+    assert "sde_steps/cps" in report["not_implemented"]
+
+
+@pytest.mark.parametrize(
+    ("family", "tensor"),
+    [
+        ("sde_steps", "0000.mean"),
+        ("sde_steps", "0000.std"),
+        ("sde_steps", "0000.log_prob"),
+        ("sde_steps", "0000.grad_v"),
+        ("sde_steps", "0048.log_prob"),
+        ("sde_steps", "0135.log_prob"),
+        ("ratio_norm", "0006.flow_grpo_plain.loss"),
+        ("ratio_norm", "0006.flow_grpo_plain.ratio"),
+        ("ratio_norm", "0000.flow_grpo_guard.loss"),
+        ("ratio_norm", "0006.verl_omni_guard.grad_v"),
+        ("ratio_norm", "0006.indep_unirl.ratio"),
+        ("ratio_norm", "0006.indep_unirl.loss"),
+        ("ratio_norm", "0006.flow_grpo_kl.loss"),
+        ("ratio_norm", "0006.indep_velocity_mse.grad_v"),
+        ("text_grpo", "0000.loss"),
+        ("text_grpo", "0000.grad_new"),
+        ("bagel_tiny", "expected.A.attention_mask_0"),
+        ("bagel_tiny", "input.A.packed_position_ids"),
+        ("bagel_tiny", "expected.A.ce"),
+        ("bagel_tiny", "expected.A.grad_l2"),
+        ("bagel_tiny", "expected.B.cache_k"),
+        ("bagel_tiny", "expected.B.greedy_tokens"),
+        ("bagel_tiny", "expected.C.velocity_empty_context"),
+        ("bagel_tiny", "expected.C.block_position_ids"),
+        ("bagel_tiny", "expected.D.nocfg.x"),
+        ("bagel_tiny", "expected.D.cfg4.v"),
+        ("bagel_tiny", "expected.E.latent_position_ids"),
+        ("bagel_tiny", "language_model.model.layers.0.mlp_moe_gen.up_proj.weight"),
+    ],
+)
+def test_one_changed_number_fails(tmp_path, capsys, family, tensor):
+    changed_tensor(tmp_path, family, tensor)
+    assert exit_code(tmp_path) == 1
+    assert "FAIL" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("family", "keys"),
+    [
+        ("extra_algos", ("advantages", 0, "advantages", 0)),
+        ("extra_algos", ("schedules", 1, "unirl_static", 1)),
+        ("extra_algos", ("schedules", 1, "diffusers_set_timesteps", 2)),
+        ("sde_steps", ("cases", 0, "noise_level")),
+        ("text_grpo", ("cases", 0, "metrics", "clip_ratio/high_mean")),
+        ("geneval_cases", ("verdict", "correct")),
+        ("geneval_cases", ("verdict", "reason_canonical")),
+        ("geneval_cases", ("verdict", "reward_score")),
+        ("geneval_filter_cases", ("kept", "person", 0, 4)),
+        ("geneval_filter_cases", ("correct",)),
+    ],
+)
+def test_one_changed_entry_fails(tmp_path, family, keys):
+    changed_json(tmp_path, family, *keys)
+    assert exit_code(tmp_path) == 1
+
+
+def test_a_nan_in_a_stored_result_fails(tmp_path):
+    path = copied("text_grpo", tmp_path) / "text_grpo.safetensors"
+    tensors = load_file(path)
+    tensors["0000.loss"] *= torch.nan
+    save_file(tensors, path)
+    assert exit_code(tmp_path) == 1
+
+
+def test_prefixed_files_and_subsets_are_read(tmp_path):
+    path = copied("sde_steps", tmp_path, prefix="b_") / "b_sde_steps.json"
+    document = json.loads(path.read_text())
+    document["cases"] = [case for case in document["cases"] if case["kind"] != "sde"] + document["cases"][:1]
+    path.write_text(json.dumps(document))
+    tallies, others = run(tmp_path)
+    assert {name: tally.cases for name, tally in tallies.items()} == {"sde_steps/sde": 1}
+    assert set(others) >= {"sde_steps/cps", "sde_steps/dance"}
+
+
+def test_unusable_input_is_explained(tmp_path):
+    with pytest.raises(UserError, match="expected a folder"):
+        run(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="no vector files"):
+        run(tmp_path)
+    copied("text_grpo", tmp_path)
+    (tmp_path / "text_grpo.safetensors").write_bytes(b"\x10")
+    with pytest.raises(UserError, match=r"text_grpo.safetensors: expected a safetensors file"):
+        run(tmp_path)
+    (tmp_path / "text_grpo.safetensors").unlink()
+    with pytest.raises(UserError, match=r"text_grpo.safetensors"):
+        run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"cases": [', "expected a JSON file"),
+        ('{"cases": [{"id": 0}]}', "the key 'kind' is missing"),
+        ('{"cases": [{"id": 0, "kind": "sde", "std_is": 1, "mode": "replay"}]}', "sde_steps.json"),
+        ('{"cases": 5}', "not readable"),
+        ('{"cases": []}', "hold no cases"),
+    ],
+)
+def test_damaged_json_is_explained(tmp_path, text, message):
+    copied("sde_steps", tmp_path)
+    (tmp_path / "sde_steps.json").write_text(text)
+    with pytest.raises(UserError, match=message):
+        run(tmp_path)
+
+
+def test_a_damaged_line_is_named(tmp_path):
+    path = copied("geneval_cases", tmp_path) / "geneval_cases.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], lines[1][:50], *lines[2:]]))
+    with pytest.raises(UserError, match=r"geneval_cases.jsonl: line 2"):
+        run(tmp_path)
+
+
+def test_command_line_exits_with_2_and_one_message(tmp_path):
+    root = Path(__file__).parents[1]
+    result = subprocess.run(
+        [sys.executable, "-m", "unigrpo.conformance", str(tmp_path)],
+        cwd=root,
+        env={"PYTHONPATH": f"{root / 'src'}:{root}", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr.startswith("error: ") and "no vector files" in result.stderr

@@ -1,0 +1,195 @@
+"""Losses against hand-computed values, the textbook form in float64, and finite differences."""
+
+import math
+
+import pytest
+import torch
+from torch.distributions import Normal, kl_divergence
+
+from unigrpo.flow import sde_step
+from unigrpo.losses import (
+    flow_grpo_loss,
+    latent_kl,
+    plain_log_ratio,
+    ratio_norm_log_ratio,
+    text_grpo_loss,
+    velocity_mse,
+)
+
+
+@pytest.fixture
+def rng():
+    return torch.Generator().manual_seed(5)
+
+
+# ------------------------------------------------------------------------------------------------------ text
+
+
+def text_loss(ratios, mask, advantages, clip_low=0.2, clip_high=0.3):
+    logp = torch.tensor(ratios).log().requires_grad_()
+    loss, metrics = text_grpo_loss(
+        logp,
+        torch.zeros_like(logp),
+        torch.tensor(mask, dtype=torch.bool),
+        torch.tensor(advantages),
+        clip_low=clip_low,
+        clip_high=clip_high,
+    )
+    loss.backward()
+    return loss.item(), logp.grad, metrics
+
+
+def test_text_rows_weigh_equally_whatever_their_length():
+    loss, _, _ = text_loss([[1.1, 0.9, 1.2], [1.1, 1.0, 1.0]], [[1, 1, 1], [1, 0, 0]], [2.0, -1.0])
+    assert loss == pytest.approx((-2.0 * 3.2 / 3 + 1.1) / 2)
+
+
+def test_text_clip_binds_only_on_the_side_that_the_advantage_pushes_to():
+    ratios, mask = [[1.5, 0.5, 1.0]], [[1, 1, 1]]
+    loss, gradient, metrics = text_loss(ratios, mask, [1.0])
+    assert loss == pytest.approx(-(1.3 + 0.5 + 1.0) / 3)
+    assert gradient[0, 0] == 0 and gradient[0, 1] == pytest.approx(-0.5 / 3)
+    assert metrics["clip_high"] == pytest.approx(1 / 3) and metrics["clip_low"] == 0
+    loss, gradient, metrics = text_loss(ratios, mask, [-1.0])
+    assert loss == pytest.approx((1.5 + 0.8 + 1.0) / 3)
+    assert gradient[0, 1] == 0 and gradient[0, 0] == pytest.approx(1.5 / 3)
+    assert metrics["clip_low"] == pytest.approx(1 / 3) and metrics["clip_high"] == 0
+
+
+def test_text_rows_without_tokens_count_as_rows_and_masked_garbage_is_ignored():
+    loss, gradient, metrics = text_loss([[1.1, math.nan], [0.0, math.inf]], [[1, 0], [0, 0]], [1.0, 1.0])
+    assert loss == pytest.approx(-1.1 / 2)
+    assert gradient.tolist() == [[pytest.approx(-1.1 / 2), 0], [0, 0]]
+    assert metrics["ratio_mean"] == pytest.approx(1.1)
+    assert metrics["approx_kl"] == pytest.approx(0.1 - math.log(1.1), abs=1e-6)
+
+
+def test_text_without_any_token_is_zero():
+    loss, gradient, _ = text_loss([[1.0, 1.0]], [[0, 0]], [3.0])
+    assert loss == 0 and not gradient.any()
+
+
+def test_zero_advantage_rows_keep_their_share_of_the_denominator():
+    alone, _, _ = text_loss([[1.1]], [[1]], [1.0])
+    together, _, _ = text_loss([[1.1], [1.1]], [[1], [1]], [1.0, 0.0])
+    assert together == pytest.approx(alone / 2)
+
+
+def test_text_gradient_matches_finite_differences(rng):
+    logp = (0.1 * torch.randn(3, 4, generator=rng, dtype=torch.float64)).requires_grad_()
+    mask = torch.rand(3, 4, generator=rng) < 0.7
+    advantages = torch.tensor([1.0, -1.0, 0.5], dtype=torch.float64)
+
+    def loss(values):
+        old = torch.zeros_like(values)
+        return text_grpo_loss(values, old, mask, advantages, clip_low=0.05, clip_high=0.05)[0]
+
+    assert torch.autograd.gradcheck(loss, logp)
+
+
+# ----------------------------------------------------------------------------------------------------- image
+
+
+def transitions(rng, shape=(4, 6, 5), dtype=torch.float64, drift=1e-2):
+    """A recorded step under an old velocity, and its replay under a slightly different new one."""
+    x, v_old, noise, change = (torch.randn(shape, generator=rng, dtype=dtype) for _ in range(4))
+    v = (v_old + drift * change).requires_grad_()
+    setting = {"noise_level": 0.8, "t_max": 0.95}
+    old = sde_step(x, v_old, 0.9, 0.85, noise=noise, **setting)
+    new = sde_step(x, v, 0.9, 0.85, prev=old.prev, **setting)
+    return old, new, noise, v
+
+
+def test_ratio_norm_equals_its_definition_through_log_probs(rng):
+    old, new, noise, _ = transitions(rng)
+    ours = ratio_norm_log_ratio(new.mean[:, None], old.mean[:, None], noise[:, None])[:, 0]
+    bias = (new.mean - old.mean).square().mean((1, 2)) / (2 * new.std.square())
+    defined = new.std * (plain_log_ratio(new.log_prob, old.log_prob) + bias)
+    torch.testing.assert_close(ours, defined, rtol=1e-9, atol=1e-12)
+
+
+def test_both_log_ratios_are_exactly_zero_before_any_update(rng):
+    old, new, noise, _ = transitions(rng, dtype=torch.float32, drift=0.0)
+    assert not plain_log_ratio(new.log_prob, old.log_prob).any()
+    assert not ratio_norm_log_ratio(new.mean[:, None], old.mean[:, None], noise[:, None]).any()
+
+
+def test_ratio_norm_in_single_precision_resolves_far_below_the_clip_range(rng):
+    old, new, noise, _ = transitions(rng, shape=(2, 64, 256), drift=1e-4)
+    exact = ratio_norm_log_ratio(new.mean[:, None], old.mean[:, None], noise[:, None])
+    single = ratio_norm_log_ratio(
+        new.mean.float()[:, None], old.mean.float()[:, None], noise.float()[:, None]
+    )
+    assert (exact - single).abs().max() < 1e-8
+
+
+def test_image_loss_is_the_textbook_form_without_its_constant():
+    log_ratio = torch.tensor([[-0.3, -0.05, 0.0], [0.05, 0.3, 0.1]], dtype=torch.float64)
+    for sign in (1.0, -1.0):
+        advantages = sign * torch.tensor([1.5, 2.0], dtype=torch.float64)
+        loss, metrics = flow_grpo_loss(log_ratio, advantages, clip_range=0.1)
+        ratio, a = log_ratio.exp(), advantages[:, None]
+        textbook = torch.maximum(-a * ratio, -a * ratio.clamp(0.9, 1.1))
+        torch.testing.assert_close(loss, textbook + a)
+        binding = {1.0: ("clip_high", "clip_low"), -1.0: ("clip_low", "clip_high")}[sign]
+        outside = 2 if sign > 0 else 1  # of 6: 0.3 and 0.1 > log 1.1; -0.3 < log 0.9
+        assert metrics[binding[0]] == pytest.approx(outside / 6) and metrics[binding[1]] == 0
+
+
+def test_image_gradient_vanishes_only_where_the_clip_binds():
+    log_ratio = torch.tensor([[-3e-6, 5e-7, 3e-6]] * 2).requires_grad_()
+    loss, _ = flow_grpo_loss(log_ratio, torch.tensor([2.0, -2.0]), clip_range=1e-6)
+    loss.sum().backward()
+    torch.testing.assert_close(log_ratio.grad, torch.tensor([[-2.0, -2.0, 0.0], [0.0, 2.0, 2.0]]))
+
+
+def test_image_loss_keeps_its_precision_at_the_papers_clip_range():
+    log_ratio = torch.tensor([[3.3e-8, 7.1e-7, 1.7e-6]])
+    loss, _ = flow_grpo_loss(log_ratio, torch.tensor([1.0]), clip_range=1e-6)
+    torch.testing.assert_close(loss, -torch.tensor([[3.3e-8, 7.1e-7, 1e-6]]), rtol=2e-6, atol=0)
+
+
+def test_image_loss_divides_by_the_step_length_on_request():
+    log_ratio = torch.tensor([[0.01, -0.02], [0.03, 0.04]])
+    advantages = torch.tensor([1.0, -1.0])
+    dt = torch.tensor([-0.02, -0.1])
+    plain, _ = flow_grpo_loss(log_ratio, advantages, clip_range=0.1)
+    weighted, _ = flow_grpo_loss(log_ratio, advantages, clip_range=0.1, dt=dt)
+    torch.testing.assert_close(weighted, plain * torch.tensor([50.0, 10.0]))
+
+
+def test_image_gradient_with_respect_to_the_velocity_matches_finite_differences(rng):
+    old, _, noise, v = transitions(rng, shape=(2, 3, 2))
+    x = torch.randn(2, 3, 2, generator=rng, dtype=torch.float64)
+    advantages = torch.tensor([1.0, -1.0], dtype=torch.float64)
+
+    def loss(velocity):
+        mean = sde_step(x, velocity, 0.9, 0.85, noise_level=0.8, t_max=0.95, prev=old.prev).mean
+        log_ratio = ratio_norm_log_ratio(mean[:, None], old.mean[:, None], noise[:, None])
+        return flow_grpo_loss(log_ratio, advantages, clip_range=0.5)[0].mean()
+
+    assert torch.autograd.gradcheck(loss, v)
+
+
+# ----------------------------------------------------------------------------------------------- regularisers
+
+
+def test_velocity_mse_is_a_mean_over_elements():
+    v = torch.zeros(1, 2, 3, 4)
+    v[0, 1, 0, 0] = 6.0
+    assert velocity_mse(v, torch.zeros_like(v)).tolist() == [[0.0, 3.0]]
+
+
+def test_latent_kl_variants(rng):
+    mean, mean_ref = (torch.randn(2, 3, 4, 5, generator=rng) for _ in range(2))
+    std, dt = torch.tensor([0.8, 0.5, 0.3]), torch.tensor([-0.02, -0.03, -0.04])
+    scale = std.view(1, 3, 1, 1)
+    true = kl_divergence(Normal(mean, scale), Normal(mean_ref, scale)).mean((2, 3))
+    torch.testing.assert_close(latent_kl(mean, mean_ref, std), true)
+    sigma = std / dt.abs().sqrt()
+    torch.testing.assert_close(
+        latent_kl(mean, mean_ref, std, "flow_grpo", dt=dt),
+        (mean - mean_ref).square().mean((2, 3)) / (2 * sigma**2),
+    )
+    with pytest.raises(ValueError, match="dt"):
+        latent_kl(mean, mean_ref, std, "flow_grpo")
