@@ -87,7 +87,9 @@ class Context:
 
     def drop(self, dropped: Tensor) -> Context:
         """Samples with ``dropped`` (B,) True see an empty context: condition dropout leaves no trace."""
-        return Context(self.keys, self.values, self.mask & ~dropped[:, None], self.rope.masked_fill(dropped, 0))
+        return Context(
+            self.keys, self.values, self.mask & ~dropped[:, None], self.rope.masked_fill(dropped, 0)
+        )
 
 
 class Attention(nn.Module):
@@ -175,7 +177,9 @@ class TimeEmbedder(nn.Module):
 
     def __init__(self, hidden_size: int):
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(TIME_FEATURES, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size))
+        self.mlp = nn.Sequential(
+            nn.Linear(TIME_FEATURES, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size)
+        )
 
     @staticmethod
     def features(t: Tensor) -> Tensor:
@@ -257,8 +261,9 @@ class MoT(nn.Module):
     def initialise(self, generator: torch.Generator) -> None:
         """From-scratch weights for small models.
 
-        Token embeddings have std 1, like the position table, so that neither drowns the other; projections that
-        write into the residual stream start at half the usual size. The generation expert starts as a copy.
+        Token embeddings have std 1, and so has the position table, which is drawn anew: neighbouring rows of the
+        sin/cos table differ in a few entries only, and a few tokens a side would be told apart too late. Projections
+        that write into the residual stream start at half the usual size. The generation expert starts as a copy.
         """
         for name, p in self.named_parameters():
             if "pos_embed" in name or "norm" in name or "_moe_gen" in name:
@@ -275,6 +280,7 @@ class MoT(nn.Module):
             if "_moe_gen" in name:
                 p.copy_(own[name.replace("_moe_gen", "")])
         self.llm2vae.weight.mul_(0.1)
+        self.latent_pos_embed.pos_embed.normal_(0, 1, generator=generator)
 
     def expert_parameters(self) -> dict[str, list[nn.Parameter]]:
         """Trainable parameters by expert: ``text`` = reasoning (understanding), ``image`` = denoising (generation)."""
@@ -302,7 +308,9 @@ class MoT(nn.Module):
             values.append(v)
         return [decoder._modules["norm" + s](x) for s, x in streams], tuple(keys), tuple(values)
 
-    def encode_text(self, ids: Tensor, mask: Tensor, context: Context | None = None) -> tuple[Tensor, Context]:
+    def encode_text(
+        self, ids: Tensor, mask: Tensor, context: Context | None = None
+    ) -> tuple[Tensor, Context]:
         """Causal text after ``context``. ids, mask (B, T), right-padded. Returns hidden (B, T, D), new context."""
         b, t = ids.shape
         rope = ids.new_zeros(b) if context is None else context.rope
@@ -314,9 +322,7 @@ class MoT(nn.Module):
             key_mask = torch.cat([context.mask, mask], 1)
         visible = visible | ~mask[:, :, None]  # rows of padding see everything: no softmax over nothing
         x = self.language_model.model.embed_tokens(ids)
-        (hidden,), keys, values = self.run(
-            [("", x)], [rope[:, None] + steps], visible[:, None], context
-        )
+        (hidden,), keys, values = self.run([("", x)], [rope[:, None] + steps], visible[:, None], context)
         return hidden, Context(keys, values, key_mask, rope + mask.sum(1))
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -390,4 +396,3 @@ class MoT(nn.Module):
             if not alive.any():
                 break
         return torch.stack(tokens, 1), torch.stack(masks, 1)
-

@@ -60,7 +60,9 @@ class UnifiedModel(nn.Module):
                 raise UserError("prompt: expected some words, got an empty text")
             if unknown is not None and unknown in ids:
                 words = text.split()
-                bad = next((w for w in words if unknown in self.tokenizer.encode(w, add_special_tokens=False)), text)
+                bad = next(
+                    (w for w in words if unknown in self.tokenizer.encode(w, add_special_tokens=False)), text
+                )
                 raise UserError(f"prompt {text!r}: the word {bad!r} is not in this model's vocabulary")
             rows.append([config.bos_id, *ids, config.eos_id])
         return rows
@@ -69,12 +71,17 @@ class UnifiedModel(nn.Module):
         """Given traces as token tracks, end token included; None is a row without a trace."""
         eos = self.mot.config.eos_id
         rows = [
-            torch.tensor([] if t is None else [*self.tokenizer.encode(t, add_special_tokens=False), eos], dtype=torch.long)
+            torch.tensor(
+                [] if t is None else [*self.tokenizer.encode(t, add_special_tokens=False), eos],
+                dtype=torch.long,
+            )
             for t in texts
         ]
         tokens = pad_sequence(rows, batch_first=True, padding_value=eos)
         lengths = torch.tensor([len(r) for r in rows])
-        return Trace(tokens.to(self.device), (torch.arange(tokens.shape[1]) < lengths[:, None]).to(self.device))
+        return Trace(
+            tokens.to(self.device), (torch.arange(tokens.shape[1]) < lengths[:, None]).to(self.device)
+        )
 
     def trace_texts(self, trace: Trace) -> list[str]:
         """Readable traces, without the end token."""
@@ -105,7 +112,9 @@ class UnifiedModel(nn.Module):
         hidden, context = self.mot.encode_text(ids, mask)
         return hidden, context, starts
 
-    def text_logp(self, hidden: Tensor, starts: Tensor, trace: Trace, temperature: float) -> tuple[Tensor, Tensor]:
+    def text_logp(
+        self, hidden: Tensor, starts: Tensor, trace: Trace, temperature: float
+    ) -> tuple[Tensor, Tensor]:
         """Log-probabilities (B, T) in nats of the trace's tokens under softmax(logits / temperature), and their
         entropies (B, T); both fp32, 0 where the mask is False."""
         steps = torch.arange(trace.tokens.shape[1], device=hidden.device)
@@ -116,7 +125,9 @@ class UnifiedModel(nn.Module):
         chosen = logp.gather(-1, trace.tokens[..., None])[..., 0]
         return chosen.masked_fill(~trace.mask, 0.0), entropy.masked_fill(~trace.mask, 0.0)
 
-    def think(self, prompts: list[list[int]], repeats: int, max_tokens: int, uniforms: Tensor, temperature: float) -> Trace:
+    def think(
+        self, prompts: list[list[int]], repeats: int, max_tokens: int, uniforms: Tensor, temperature: float
+    ) -> Trace:
         """Write ``repeats`` traces per prompt; the prompt is encoded once. uniforms (P * repeats, max_tokens)."""
         with torch.no_grad():
             _, context, _ = self.encode(prompts, None)

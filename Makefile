@@ -1,0 +1,34 @@
+# make reproduce   environment, training, evaluation, tables, figures, gallery   SCALE=smoke|cpu|gpu|paper SEEDS=n CORES=n
+# make test        the tests
+# make run RUN=unigrpo   one run with its evaluation         make base   train the base that the repository ships
+SCALE ?= cpu
+CORES ?= 2
+PYTHON ?= python3
+STAMP := .venv/installed
+REPRODUCE = .venv/bin/python -m unigrpo.reproduce --scale $(SCALE) --cores $(CORES) $(if $(SEEDS),--seeds $(SEEDS))
+
+.PHONY: reproduce run base test env clean
+
+reproduce: env
+	$(REPRODUCE)
+
+run: env
+	$(if $(RUN),,$(error RUN is missing: make run RUN=unigrpo))$(REPRODUCE) --run $(RUN)
+
+base: env
+	$(REPRODUCE) --ship-base
+
+test: env
+	.venv/bin/python -m pytest -q
+
+env: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --requirement requirements.lock
+	.venv/bin/python -m pip install --quiet --no-deps --editable .
+	touch $(STAMP)
+
+clean:
+	rm -rf .venv .snakemake results/smoke results/cpu results/gpu results/paper

@@ -1,0 +1,40 @@
+"""UniGRPO, from the catalogue to the tables. `snakemake --cores 2` makes everything of the scale `cpu`.
+
+`--config scale=smoke|cpu|gpu|paper` chooses a scale, `seeds=1` overrides its number of seeds, `run=NAME` names the run
+of the target `one_run`. What is trained and shown is declared in pipelines/experiments.yaml.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from snakemake.utils import min_version
+
+min_version("9.1")
+
+HERE = Path(workflow.basedir)
+sys.path.insert(0, str(HERE / "src"))
+os.environ.update(
+    PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+    PYTHONPATH=os.pathsep.join([str(HERE), str(HERE / "src")]),
+    PYTHONUNBUFFERED="1",
+)
+
+
+include: "pipelines/common.smk"
+include: "pipelines/train.smk"
+include: "pipelines/score.smk"
+include: "pipelines/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        tables=collect("results/{scale}/tables/{name}.md", scale=SCALE, name=TABLES),
+        figures=collect("results/{scale}/figures/{name}.png", scale=SCALE, name=FIGURES),
+        gallery=f"results/{SCALE}/gallery",
+
+
+rule one_run:
+    input:
+        scores=one_run_scores,

@@ -1,0 +1,1 @@
+"""Evaluations: GenEval, text alignment (TA), and the command that scores a run's images."""

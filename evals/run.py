@@ -1,0 +1,158 @@
+"""Judge the images of a run: every sample set under a folder -> one scores.jsonl, a row an image (section 4).
+
+Judges, each a function ``(benchmark, prompts, images) -> one dict of metrics an image``:
+
+* inspected: the world's inspector finds the objects; from them the benchmark's own verdict (``official``, or
+  ``ta`` with its ``atoms``) and the world's ``strict``, ``soft`` and ``gold``; also the ``artefact`` area
+* second: the benchmark's verdict on what an independent detector finds, so that no single instrument decides
+* proxy: the learned reward, the number that training maximised
+
+The world's detections are decisions, not confidences, so GenEval's score thresholds are not applied to them.
+
+    python -m evals.run --samples RUN/samples --reward REWARD --detector assets/detector --out
+    RUN/scores.jsonl
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from evals import geneval, ta
+from unigrpo import cli, sample_folder
+from unigrpo.files import replacing
+from unigrpo.sample_folder import SampleFolder
+from unigrpo.types import Detection, Prompt, UserError
+from unigrpo.world.inspector import inspect_images, to_geneval
+from unigrpo.world.judge import judge
+
+BATCH = 256
+
+Judge = Callable[[str, Sequence[Prompt], np.ndarray], list[dict]]
+
+
+# ---------------------------------------------------------------------------------------- judges
+
+
+def _geneval(meta: dict, detections: Sequence[Detection]) -> dict:
+    verdict = geneval.official_verdict(meta, *to_geneval(list(detections)))
+    return {"official": float(verdict.correct), "reason": verdict.reason}
+
+
+def _ta(meta: dict, detections: Sequence[Detection]) -> dict:
+    score = ta.score(meta, ta.answer_from(detections))
+    return {"ta": score.value, "atoms": score.atoms, "reason": "\n".join(score.failed)}
+
+
+VERDICTS = {"geneval": (_geneval, "official"), "ta": (_ta, "ta")}
+"""Benchmark -> its verdict on detections, and the metric that is its headline."""
+
+
+def inspected(benchmark: str, prompts: Sequence[Prompt], images: np.ndarray) -> list[dict]:
+    verdict, _ = VERDICTS[benchmark]
+    rows = []
+    for prompt, inspection in zip(prompts, inspect_images(images), strict=True):
+        world = judge(prompt.meta, inspection.detections)
+        rows.append(
+            verdict(prompt.meta, inspection.detections)
+            | {"strict": float(world.strict), "soft": world.soft, "gold": world.gold}
+            | {"artefact": inspection.artefact}
+        )
+    return rows
+
+
+def second(detector) -> Judge:
+    """``detector.detect(images) -> one list of detections an image``."""
+
+    def judge_second(benchmark: str, prompts: Sequence[Prompt], images: np.ndarray) -> list[dict]:
+        verdict, headline = VERDICTS[benchmark]
+        found = detector.detect(images)
+        return [{"second": verdict(p.meta, d)[headline]} for p, d in zip(prompts, found, strict=True)]
+
+    return judge_second
+
+
+def proxy(reward) -> Judge:
+    """``reward(images (n, 3, H, W) float in [0, 1], prompts) -> (n,)``."""
+
+    def judge_proxy(benchmark: str, prompts: Sequence[Prompt], images: np.ndarray) -> list[dict]:
+        import torch
+
+        with torch.no_grad():
+            pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
+            values = reward(pixels, list(prompts)).tolist()
+        return [{"proxy": value} for _, value in zip(prompts, values, strict=True)]
+
+    return judge_proxy
+
+
+# ---------------------------------------------------------------------------------------- scores
+
+
+def score_set(samples: SampleFolder, judges: Sequence[Judge]) -> Iterator[dict]:
+    """One scores.jsonl row an image. Raises UserError for a metric that is not a finite number."""
+    protocol, rows = samples.protocol, samples.rows
+    header = {key: protocol[key] for key in ("benchmark", "version", "mode")} | {"guidance": protocol["guidance_name"]}
+    for start in range(0, len(rows), BATCH):
+        part = slice(start, start + BATCH)
+        prompts = [Prompt(row["prompt_id"], row["prompt"], row["tag"], row["meta"]) for row in rows[part]]
+        judged = [look(protocol["benchmark"], prompts, samples.images[part]) for look in judges]
+        for row, where, *dicts in zip(rows[part], samples.where[part], *judged, strict=True):
+            metrics = {name: value for d in dicts for name, value in d.items()}
+            reason = metrics.pop("reason", "")
+            for name, value in metrics.items():
+                if not math.isfinite(value):
+                    raise UserError(f"{where}: metric '{name}' is {value}, not a finite number")
+            names = {key: row[key] for key in ("prompt_id", "tag", "sample")}
+            yield header | names | {"metrics": metrics, "reason": reason}
+
+
+def check(samples: SampleFolder, folder: Path) -> None:
+    """Raise UserError for an unknown benchmark, or metadata that states nothing or cannot be judged."""
+    benchmark = samples.protocol["benchmark"]
+    if benchmark not in VERDICTS:
+        known = ", ".join(VERDICTS)
+        raise UserError(f"{folder / 'protocol.json'}: 'benchmark' must be one of {known}, found {benchmark!r}")
+    for row, where in zip(samples.rows, samples.where, strict=True):
+        if not row["meta"].get("include"):
+            raise UserError(f"{where}: 'meta' needs 'include', the clauses to judge, found {row['meta']!r}")
+        try:
+            geneval.check(row["meta"])
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+
+
+def score_folder(root: Path, judges: Sequence[Judge], out: Path) -> None:
+    """Score every sample folder (one with a manifest.jsonl) under ``root`` into ``out``."""
+    folders = sorted(path.parent for path in root.glob("*/manifest.jsonl"))
+    if not folders:
+        raise UserError(f"{root}: no sample set, expected folders with a manifest.jsonl")
+    with replacing(out) as temporary, temporary.open("w") as file:
+        for folder in folders:
+            samples = sample_folder.read(folder)
+            check(samples, folder)
+            file.writelines(json.dumps(row) + "\n" for row in score_set(samples, judges))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    import rewards
+    from unigrpo.world import detector
+
+    parser = argparse.ArgumentParser(prog="python -m evals.run", description=__doc__.splitlines()[0])
+    parser.add_argument("--samples", type=Path, required=True, help="folder of sample sets")
+    parser.add_argument("--reward", type=Path, required=True, help="folder of the learned reward")
+    parser.add_argument("--detector", type=Path, required=True, help="folder of the second evaluator")
+    parser.add_argument("--out", type=Path, required=True, help="scores.jsonl to write")
+    args = parser.parse_args(argv)
+    learned = rewards.load("learned", path=args.reward, device="cpu")
+    judges = [inspected, second(detector.load(args.detector)), proxy(learned)]
+    score_folder(args.samples, judges, args.out)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,105 @@
+"""From scores to tables, figures and the gallery. Tables need scores.csv alone."""
+
+
+rule collect:
+    input:
+        scores=files(USED, "scores.jsonl"),
+    output:
+        scores="results/{scale}/scores.csv",
+    log:
+        "results/{scale}/logs/collect.log",
+    localrule: True
+    conda:
+        "../environment.yml"
+    params:
+        runs=collected,
+    shell:
+        "python -m unigrpo.report.collect --out {output.scores:q} {params.runs:q} 2>&1 | tee {log:q}"
+
+
+rule spec:
+    input:
+        catalogue=ancient(CATALOGUE_FILE),
+    output:
+        spec="results/{scale}/specs/{kind}.{name}.json",
+    log:
+        "results/{scale}/logs/spec.{kind}.{name}.log",
+    wildcard_constraints:
+        kind="table|figure",
+    localrule: True
+    conda:
+        "../environment.yml"
+    params:
+        spec=spec,
+    shell:
+        "python -m unigrpo.resolve --catalogue {input.catalogue:q} --{wildcards.kind} {wildcards.name}"
+        " --out {output.spec:q} 2>&1 | tee {log:q}"
+
+
+rule table:
+    input:
+        spec="results/{scale}/specs/table.{name}.json",
+        scores="results/{scale}/scores.csv",
+        paper=PAPER,
+        configs=table_inputs,
+    output:
+        csv="results/{scale}/tables/{name}.csv",
+        md=report(
+            "results/{scale}/tables/{name}.md",
+            caption="captions/table.rst",
+            category="Tables",
+            labels={"table": "{name}"},
+        ),
+    log:
+        "results/{scale}/logs/table.{name}.log",
+    localrule: True
+    conda:
+        "../environment.yml"
+    shell:
+        "python -m unigrpo.report.tables --name {wildcards.name} --spec {input.spec:q} --scores {input.scores:q}"
+        " --results results/{wildcards.scale} --paper {input.paper:q} --out results/{wildcards.scale}/tables 2>&1 | tee {log:q}"
+
+
+rule figure:
+    input:
+        spec="results/{scale}/specs/figure.{name}.json",
+        scores="results/{scale}/scores.csv",
+        paper=PAPER,
+        runs=figure_inputs,
+    output:
+        csv="results/{scale}/figures/{name}.csv",
+        pdf="results/{scale}/figures/{name}.pdf",
+        png=report(
+            "results/{scale}/figures/{name}.png",
+            caption="captions/figure.rst",
+            category="Figures",
+            labels={"figure": "{name}"},
+        ),
+    log:
+        "results/{scale}/logs/figure.{name}.log",
+    localrule: True
+    conda:
+        "../environment.yml"
+    shell:
+        "python -m unigrpo.report.figures --name {wildcards.name} --spec {input.spec:q} --scores {input.scores:q}"
+        " --results results/{wildcards.scale} --paper {input.paper:q} --out results/{wildcards.scale}/figures 2>&1 | tee {log:q}"
+
+
+rule gallery:
+    input:
+        runs=gallery_inputs,
+        scores="results/{scale}/scores.csv",
+    output:
+        pages=report(
+            directory("results/{scale}/gallery"),
+            htmlindex="index.html",
+            caption="captions/gallery.rst",
+            category="Gallery",
+        ),
+    log:
+        "results/{scale}/logs/gallery.log",
+    localrule: True
+    conda:
+        "../environment.yml"
+    shell:
+        "python -m unigrpo.report.gallery --results results/{wildcards.scale} --out {output.pages:q} 2>&1 | tee {log:q}"

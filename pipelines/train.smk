@@ -1,0 +1,219 @@
+"""Configurations, the supervised runs, the choice of decoding, the learned reward, and reinforcement.
+
+Every step reads a run's whole configuration from a file of its own, which is rewritten only when the settings that
+matter to that step have changed. A run's folder also holds `state/` and `metrics.jsonl`; they are not declared as
+outputs, which Snakemake removes when a job fails or starts anew, so that an interrupted training resumes from them.
+"""
+
+
+rule config:
+    input:
+        catalogue=ancient(CATALOGUE_FILE),
+        scale_file=ancient(SCALE_FILE),
+    output:
+        config="results/{scale}/runs/{run}/seed{seed}/{part}.json",
+    log:
+        "results/{scale}/logs/{part}.{run}.{seed}.log",
+    wildcard_constraints:
+        part="|".join(resolve.PARTS),
+    localrule: True
+    conda:
+        "../environment.yml"
+    params:
+        settings=settings,
+    shell:
+        "python -m unigrpo.resolve --catalogue {input.catalogue:q} --scale-file {input.scale_file:q} --run {wildcards.run}"
+        " --seed {wildcards.seed} --out {output.config:q} 2>&1 | tee {log:q}"
+
+
+rule pretrain:
+    input:
+        config="results/{scale}/runs/base/seed0/training.json",
+    output:
+        model=f"{PRETRAINED}/model.safetensors",
+        card=f"{PRETRAINED}/model.json",
+        tokenizer=directory(f"{PRETRAINED}/tokenizer"),
+        record=f"{PRETRAINED}/run.json",
+    log:
+        "results/{scale}/logs/pretrain.log",
+    benchmark:
+        "results/{scale}/benchmarks/pretrain.jsonl"
+    conda:
+        "../environment.yml"
+    threads: THREADS
+    resources:
+        gpu=GPUS,
+    params:
+        out=subpath(output.model, parent=True),
+    shell:
+        "python -m unigrpo.pretrain --config {input.config:q} --out {params.out:q} 2>&1 | tee {log:q}"
+
+
+rule ship_base:
+    input:
+        model=f"{PRETRAINED}/model.safetensors".format(scale=SCALE),
+    log:
+        f"results/{SCALE}/logs/ship_base.log",
+    localrule: True
+    conda:
+        "../environment.yml"
+    params:
+        run=subpath(input.model, parent=True),
+        shipped=SHIPPED,
+    shell:
+        "python -m unigrpo.ship --run {params.run:q} --out {params.shipped:q} 2>&1 | tee {log:q}"
+
+
+if IS_SHIPPED:
+
+    rule base:
+        input:
+            SHIPPED_FILES,
+        output:
+            model="results/{scale}/runs/base/seed0/model.safetensors",
+            card="results/{scale}/runs/base/seed0/model.json",
+            tokenizer=directory("results/{scale}/runs/base/seed0/tokenizer"),
+            record="results/{scale}/runs/base/seed0/run.json",
+        log:
+            "results/{scale}/logs/base.log",
+        localrule: True
+        conda:
+            "../environment.yml"
+        params:
+            shipped=SHIPPED,
+            out=subpath(output.model, parent=True),
+        shell:
+            "cp -R {params.shipped:q}/. {params.out:q} 2>&1 | tee {log:q}"
+
+
+rule sft:
+    input:
+        config="results/{scale}/runs/{run}/seed{seed}/training.json",
+        parent=parent_model,
+    output:
+        model="results/{scale}/runs/{run}/seed{seed}/model.safetensors",
+        card="results/{scale}/runs/{run}/seed{seed}/model.json",
+        tokenizer=directory("results/{scale}/runs/{run}/seed{seed}/tokenizer"),
+        record="results/{scale}/runs/{run}/seed{seed}/run.json",
+    log:
+        "results/{scale}/logs/sft.{run}.{seed}.log",
+    benchmark:
+        "results/{scale}/benchmarks/sft.{run}.{seed}.jsonl"
+    wildcard_constraints:
+        run=any_of("sft"),
+    conda:
+        "../environment.yml"
+    threads: THREADS
+    resources:
+        gpu=GPUS,
+    params:
+        parent=subpath(input.parent, parent=True),
+        out=subpath(output.model, parent=True),
+    shell:
+        "python -m unigrpo.pretrain --config {input.config:q} --init {params.parent:q}"
+        " --out {params.out:q} 2>&1 | tee {log:q}"
+
+
+rule tune:
+    input:
+        config="results/{scale}/runs/sft/seed0/tuning.json",
+        model="results/{scale}/runs/sft/seed0/model.safetensors",
+    output:
+        decoding="results/{scale}/decoding.json",
+    log:
+        "results/{scale}/logs/tune.log",
+    benchmark:
+        "results/{scale}/benchmarks/tune.jsonl"
+    conda:
+        "../environment.yml"
+    threads: THREADS
+    resources:
+        gpu=GPUS,
+    params:
+        run=subpath(input.model, parent=True),
+    shell:
+        "python -m unigrpo.tune --config {input.config:q} --run {params.run:q}"
+        " --out {output.decoding:q} 2>&1 | tee {log:q}"
+
+
+rule reward_data:
+    input:
+        config="results/{scale}/runs/sft/seed0/reward.json",
+        model="results/{scale}/runs/sft/seed0/model.safetensors",
+    output:
+        images="results/{scale}/reward/data/images.npy",
+        manifest="results/{scale}/reward/data/manifest.jsonl",
+    log:
+        "results/{scale}/logs/reward_data.log",
+    benchmark:
+        "results/{scale}/benchmarks/reward_data.jsonl"
+    conda:
+        "../environment.yml"
+    threads: THREADS
+    resources:
+        gpu=GPUS,
+    params:
+        run=subpath(input.model, parent=True),
+        out=subpath(output.images, parent=True),
+    shell:
+        "python -m unigrpo.reward_data --config {input.config:q} --run {params.run:q}"
+        " --out {params.out:q} 2>&1 | tee {log:q}"
+
+
+rule learned_reward:
+    input:
+        config="results/{scale}/runs/sft/seed0/reward.json",
+        images="results/{scale}/reward/data/images.npy",
+        manifest="results/{scale}/reward/data/manifest.jsonl",
+    output:
+        model="results/{scale}/reward/model.safetensors",
+        card="results/{scale}/reward/model.json",
+        report="results/{scale}/reward/report.json",
+        record="results/{scale}/reward/run.json",
+    log:
+        "results/{scale}/logs/learned_reward.log",
+    benchmark:
+        "results/{scale}/benchmarks/learned_reward.jsonl"
+    conda:
+        "../environment.yml"
+    threads: THREADS
+    resources:
+        gpu=GPUS,
+    params:
+        data=subpath(input.images, parent=True),
+        out=subpath(output.model, parent=True),
+    shell:
+        "python -m rewards.train_learned --config {input.config:q} --data {params.data:q}"
+        " --out {params.out:q} 2>&1 | tee {log:q}"
+
+
+rule train:
+    input:
+        config="results/{scale}/runs/{run}/seed{seed}/training.json",
+        parent=parent_model,
+        reward="results/{scale}/reward/model.safetensors",
+        decoding="results/{scale}/decoding.json",
+    output:
+        model="results/{scale}/runs/{run}/seed{seed}/model.safetensors",
+        card="results/{scale}/runs/{run}/seed{seed}/model.json",
+        tokenizer=directory("results/{scale}/runs/{run}/seed{seed}/tokenizer"),
+        record="results/{scale}/runs/{run}/seed{seed}/run.json",
+    log:
+        "results/{scale}/logs/train.{run}.{seed}.log",
+    benchmark:
+        "results/{scale}/benchmarks/train.{run}.{seed}.jsonl"
+    wildcard_constraints:
+        run=any_of("rl"),
+    conda:
+        "../environment.yml"
+    threads: THREADS
+    resources:
+        gpu=GPUS,
+    params:
+        parent=subpath(input.parent, parent=True),
+        reward=subpath(input.reward, parent=True),
+        out=subpath(output.model, parent=True),
+    shell:
+        "python -m unigrpo.train --config {input.config:q} --init {params.parent:q}"
+        " --reward {params.reward:q} --decoding {input.decoding:q}"
+        " --out {params.out:q} 2>&1 | tee {log:q}"

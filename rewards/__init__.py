@@ -1,0 +1,40 @@
+"""Rewards: one file each. A reward is a callable ``(images (B, 3, H, W) float in [0, 1], prompts) -> (B,) float32``.
+
+``load("name", ...)`` finds ``rewards/name.py`` and calls its ``build(**options)``. Scores must be finite: ``checked``
+raises with the sample's number and prompt otherwise.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from unigrpo.types import Prompt, UserError
+
+Reward = Callable[[Tensor, Sequence[Prompt]], Tensor]
+
+
+def load(name: str, **options) -> Reward:
+    """The reward called ``name``. Raises UserError where there is no such file."""
+    if not name.isidentifier() or importlib.util.find_spec(f"rewards.{name}") is None:
+        raise UserError(f"reward {name!r}: expected the name of a file in rewards/")
+    reward = importlib.import_module(f"rewards.{name}").build(**options)
+    return lambda images, prompts: checked(reward(images, prompts), prompts, name)
+
+
+def checked(scores: Tensor, prompts: Sequence[Prompt], name: str) -> Tensor:
+    """``scores`` as they are. Raises UserError for a wrong shape or a score that is not finite."""
+    if scores.shape != (len(prompts),):
+        raise UserError(f"reward {name}: expected {len(prompts)} scores, got shape {tuple(scores.shape)}")
+    bad = (~torch.isfinite(scores)).nonzero().flatten().tolist()
+    if bad:
+        prompt = prompts[bad[0]]
+        value = scores[bad[0]].item()
+        raise UserError(
+            f"reward {name}: sample {bad[0]} ({prompt.id}, {prompt.text!r}): expected a finite score, got {value}"
+        )
+    return scores

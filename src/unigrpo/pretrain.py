@@ -1,0 +1,225 @@
+"""Supervised stages, base and SFT: ``python -m unigrpo.pretrain --config config.json --out RUN [--init PARENT]``.
+
+Loss = flow matching on the image, ``|v(x_t, t, context) - (noise - x_0)|^2`` averaged over elements, plus
+``ce_weight`` times the cross-entropy of the reasoning trace. Times are logit-normal with a shift; the whole context
+is dropped for a share of examples, so that guidance has an unconditional branch (BAGEL, section on training).
+
+Every random choice of step n is drawn from streams named by (seed, n): a resumed run repeats the same numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shutil
+import time
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from unigrpo import checkpoint, config, provenance, seeding
+from unigrpo.backbones.codec import PatchCodec
+from unigrpo.backbones.mot import MoT, MoTConfig
+from unigrpo.backbones.tokenizer import BOS, END_OF_IMAGE, EOS, START_OF_IMAGE, build_tokenizer
+from unigrpo.backbones.unified import UnifiedModel
+from unigrpo.cli import run, write_json
+from unigrpo.config import RunConfig, SupervisedConfig
+from unigrpo.metrics import MetricsLog
+from unigrpo.sampler import Decoding
+from unigrpo.setup import accelerate_for
+from unigrpo.types import Prompt, UserError
+from unigrpo.validate import validate
+from unigrpo.world import prompts, render, scenes, traces
+
+
+LENGTH_BUCKETS = 2
+
+
+@dataclass(frozen=True)
+class Example:
+    prompt: str
+    trace: str | None
+    scene: scenes.Scene
+
+
+def draw_examples(cfg: RunConfig, step: int) -> list[Example]:
+    """The examples of one training step: random captions for the base, training prompts for SFT."""
+    s = cfg.supervised
+    rng = seeding.numpy_generator(cfg.seed, cfg.stage, "examples", step)
+    examples = []
+    for _ in range(s.batch_size):
+        thinking = rng.random() >= s.no_thinking
+        if cfg.stage == "base":
+            examples.append(Example(*traces.base_example(rng, thinking)))
+            continue
+        category = training_prompts()[rng.integers(len(training_prompts()))]  # categories equally often
+        prompt = category[rng.integers(len(category))]
+        trace, scene = traces.sft_example(prompt, rng, s.wrong_traces if thinking else 0.0, s.paint_noise)
+        examples.append(Example(prompt.text, trace if thinking else None, scene))
+    return examples
+
+
+@cache
+def training_prompts() -> tuple[tuple[Prompt, ...], ...]:
+    """Training prompts by category."""
+    pool = prompts.prompt_set("train")
+    return tuple(tuple(p for p in pool if p.tag == tag) for tag in dict.fromkeys(p.tag for p in pool))
+
+
+def training_times(n: int, shift: float, generator: torch.Generator) -> Tensor:
+    """(n,) flow times: sigmoid of a standard normal, shifted towards noise by t' = s t / (1 + (s - 1) t)."""
+    t = torch.randn(n, generator=generator).sigmoid()
+    return shift * t / (1 + (shift - 1) * t)
+
+
+def supervised_loss(
+    model: UnifiedModel, examples: list[Example], settings: SupervisedConfig, generator: torch.Generator
+) -> tuple[Tensor, dict[str, float]]:
+    """Flow-matching loss (mean over elements) + ce_weight * cross-entropy (mean over trace tokens)."""
+    by_length = sorted(examples, key=lambda e: len(e.prompt.split()) + len((e.trace or "").split()))
+    flow, ce, tokens = 0.0, 0.0, 0
+    for k in range(LENGTH_BUCKETS):  # texts of similar length together: little padding
+        part = by_length[k * len(examples) // LENGTH_BUCKETS : (k + 1) * len(examples) // LENGTH_BUCKETS]
+        if not part:
+            continue
+        n = len(part)
+        images = torch.from_numpy(render.render([e.scene for e in part], model.image_size)).to(model.device)
+        data = model.encode_images(images.permute(0, 3, 1, 2).float() / 255)
+        noise = torch.randn(data.shape, generator=generator).to(data)
+        t = training_times(n, settings.timestep_shift, generator).to(data)
+        dropped = (torch.rand(n, generator=generator) < settings.condition_dropout).to(model.device)
+
+        trace = model.trace_from_texts([e.trace for e in part])
+        hidden, context, starts = model.encode(model.prompt_ids([e.prompt for e in part]), trace)
+        logp, _ = model.text_logp(hidden, starts, trace, 1.0)
+        ce, tokens = ce - logp.sum(), tokens + int(trace.mask.sum())
+        x = (1 - t)[:, None, None] * data + t[:, None, None] * noise
+        error = model.velocity(context.drop(dropped), x, t) - (noise - data)
+        flow = flow + error.square().mean() * (n / len(examples))
+    ce = ce / max(tokens, 1)
+    return flow + settings.ce_weight * ce, {"flow": flow.item(), "ce": ce.item()}
+
+
+def new_model(cfg: RunConfig) -> UnifiedModel:
+    """A model from scratch: fitted codec, word tokenizer, initialised network."""
+    m = cfg.model
+    tokenizer = build_tokenizer(prompts.vocabulary())
+    ids = tokenizer.convert_tokens_to_ids
+    mot = MoT(
+        MoTConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=m.hidden_size,
+            intermediate_size=m.intermediate_size,
+            layers=m.layers,
+            heads=m.heads,
+            kv_heads=m.kv_heads,
+            latent_channels=m.latent_channels,
+            latent_patch=m.latent_patch,
+            max_latent_size=m.max_latent_size,
+            bos_id=ids(BOS),
+            eos_id=ids(EOS),
+            start_of_image_id=ids(START_OF_IMAGE),
+            end_of_image_id=ids(END_OF_IMAGE),
+            rope_theta=1e4,  # sequences of a few dozen tokens
+        )
+    )
+    mot.initialise(seeding.generator(cfg.seed, "initialise"))
+    codec = PatchCodec(m.latent_channels, m.latent_patch, m.latent_downsample)
+    rng = seeding.numpy_generator(cfg.seed, "codec")
+    codec.fit(render.render([traces.base_example(rng, False)[2] for _ in range(4000)], m.image_size))
+    return UnifiedModel(mot, codec, tokenizer, m.image_size)
+
+
+def learning_rate(step: int, s: SupervisedConfig) -> float:
+    """Linear warm-up, then a cosine to a tenth of the peak."""
+    if step < s.warmup:
+        return s.lr * (step + 1) / s.warmup
+    progress = (step - s.warmup) / max(1, s.steps - s.warmup)
+    return s.lr * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="unigrpo.pretrain", description=__doc__.split(":")[0])
+    parser.add_argument("--config", type=Path, required=True, help="resolved run configuration (JSON)")
+    parser.add_argument("--out", type=Path, required=True, help="run folder to write")
+    parser.add_argument("--init", type=Path, help="folder of the parent run (none: from scratch)")
+    args = parser.parse_args()
+    train(config.load(args.config), args.out, args.init)
+
+
+def train(cfg: RunConfig, out: Path, init: Path | None) -> None:
+    """Train to ``supervised.steps``; resumes from ``out/state``. Writes model, metrics and run.json."""
+    s = cfg.supervised
+    accelerator, started = accelerate_for(cfg), time.monotonic()
+    model = (new_model(cfg) if init is None else checkpoint.load_model(init)).to(accelerator.device)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        parameters, lr=s.lr, weight_decay=s.weight_decay, betas=(0.9, 0.99), fused=True
+    )
+    ema = AveragedModel(model.mot, multi_avg_fn=get_ema_multi_avg_fn(s.ema_decay))
+    first, earlier = 0, 0.0
+    state = checkpoint.load_state(out / "state")
+    if state is not None:
+        first, tensors, data = state
+        earlier = data["wall_seconds"]
+        checkpoint.restore(tensors, {"model": model, "ema": ema}, optimizer)
+    log = MetricsLog(out / "metrics.jsonl", "step", first)
+    bar = tqdm(
+        range(first, s.steps), initial=first, total=s.steps, desc=cfg.run, mininterval=5, dynamic_ncols=True
+    )
+    for step in bar:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, s)
+        generator = seeding.generator(cfg.seed, cfg.stage, "noise", step)
+        with accelerator.autocast():
+            loss, parts = supervised_loss(model, draw_examples(cfg, step), s, generator)
+        if not torch.isfinite(loss):
+            raise UserError(f"{cfg.run}: loss is {loss.item()} at step {step}; lower supervised.lr")
+        accelerator.backward(loss)
+        torch.nn.utils.clip_grad_norm_(parameters, s.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        ema.update_parameters(model.mot)
+        if (step + 1) % 50 == 0:
+            bar.set_postfix(flow=f"{parts['flow']:.4f}", ce=f"{parts['ce']:.4f}")
+            log.write(kind="train", step=step, lr=learning_rate(step, s), loss=loss, **parts)
+        if (step + 1) % s.validate_every == 0 or step + 1 == s.steps:
+            for thinking in (True, False):
+                scores = validate(averaged(model, ema), cfg, Decoding(thinking, 1.0, 1.0), per_prompt=2)
+                log.write(kind="validation", step=step, thinking=thinking, **scores)
+                tqdm.write(
+                    f"{cfg.run} step {step + 1} thinking={thinking}: "
+                    + " ".join(f"{k} {v:.3f}" for k, v in scores.items())
+                )
+        if (step + 1) % s.checkpoint_every == 0 and step + 1 < s.steps:
+            tensors = checkpoint.gather({"model": model, "ema": ema}, optimizer)
+            checkpoint.save_state(
+                out / "state", step + 1, tensors, {"wall_seconds": earlier + time.monotonic() - started}
+            )
+    record = provenance.record(
+        cfg,
+        device=str(accelerator.device),
+        wall_seconds=earlier + time.monotonic() - started,
+        images=s.steps * s.batch_size,
+        model_evaluations=s.steps * s.batch_size,
+        updates=s.steps,
+        ema=True,
+        collapsed=False,
+    )
+    checkpoint.save_model(averaged(model, ema), out, {"run": cfg.run, "seed": cfg.seed, "stage": cfg.stage})
+    write_json(out / "run.json", record)
+    shutil.rmtree(out / "state", ignore_errors=True)
+
+
+def averaged(model: UnifiedModel, ema: AveragedModel) -> UnifiedModel:
+    """The model with averaged weights: what is evaluated and saved."""
+    return UnifiedModel(ema.module, model.codec, model.tokenizer, model.image_size)
+
+
+if __name__ == "__main__":
+    run(main)

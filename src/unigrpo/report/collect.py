@@ -1,0 +1,69 @@
+"""All scores of a study in one tidy table: scores.jsonl of every run and seed -> scores.csv.
+
+A row is one metric of one image, in the columns of ``results.COLUMNS``. Every table and figure is made from
+this file, so a released scores.csv stands in for all training.
+
+    python -m unigrpo.report.collect --out scores.csv unigrpo=results/cpu/runs/unigrpo/seed0 ...
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from unigrpo import cli
+from unigrpo.files import read_jsonl, replacing
+from unigrpo.report.results import COLUMNS
+from unigrpo.types import UserError
+
+KEYS = COLUMNS[2:-2]
+
+
+def tidy_rows(run: str, seed: int, path: Path) -> Iterator[tuple]:
+    """The rows of one scores.jsonl, in the order of COLUMNS. Raises UserError naming file and line."""
+    for where, row in read_jsonl(path):
+        try:
+            keys = [row[key] for key in KEYS]
+            metrics = {name: float(value) for name, value in row["metrics"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{where}: expected {', '.join(KEYS)} and numbers in metrics ({error!r})") from None
+        for name, value in metrics.items():
+            yield (run, seed, *keys, name, f"{value:.6g}")
+
+
+def source(argument: str) -> tuple[str, int, Path]:
+    """(run, seed, scores.jsonl) of ``RUN=.../seed<k>`` or ``RUN=.../seed<k>/scores.jsonl``."""
+    run, _, path = argument.partition("=")
+    folder = Path(path).parent if path.endswith(".jsonl") else Path(path)
+    seed = re.fullmatch(r"seed(\d+)", folder.name)
+    if not run or not seed:
+        raise UserError(f"'{argument}': expected RUN=PATH, where the path is a folder called seed<number>")
+    return run, int(seed[1]), folder / "scores.jsonl"
+
+
+def collect(arguments: Sequence[str], out: Path) -> None:
+    """Write ``out`` from arguments ``RUN=PATH``; each run and seed may stand once."""
+    sources = [source(argument) for argument in arguments]
+    for run, seed, _ in sources:
+        if sum((r, s) == (run, seed) for r, s, _ in sources) > 1:
+            raise UserError(f"run '{run}', seed {seed} is given twice")
+    with replacing(out) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for run, seed, path in sources:
+            writer.writerows(tidy_rows(run, seed, path))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m unigrpo.report.collect", description=__doc__.splitlines()[0])
+    parser.add_argument("sources", nargs="+", metavar="RUN=PATH", help="run name and one of its seed folders")
+    parser.add_argument("--out", type=Path, required=True, help="scores.csv to write")
+    args = parser.parse_args(argv)
+    collect(args.sources, args.out)
+
+
+if __name__ == "__main__":
+    cli.run(main)

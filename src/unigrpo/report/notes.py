@@ -1,0 +1,88 @@
+"""What a reader must know beside a table: the notes under its Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from unigrpo.report.results import CATEGORIES
+from unigrpo.report.rows import Row, Sources
+
+MISSING = "not available"
+HEADS = {
+    "single_object": "single",
+    "two_object": "two",
+    "counting": "count",
+    "colors": "colors",
+    "position": "position",
+    "color_attr": "attr",
+}
+SETTINGS = ("steps", "grid", "shift", "guidance", "temperature", "resolution", "ema")
+
+WORLD = (
+    "This scale is a controlled synthetic world (small images of coloured shapes) that tests the paper's "
+    "claims. It is not a rerun of BAGEL-7B: directions compare with the paper's columns, levels do not."
+)
+METRICS = (
+    "GenEval is the official verdict (at least what was asked; extra objects are free). Strict wants "
+    "exactly what was asked. Gold is the mean of strict and of the share of facts less a penalty for extras. "
+    "All three are means of the category means. TA is the mean over images of the share of satisfied facts."
+)
+INTERVALS = (
+    "Brackets are 95 % intervals: bootstrap over seeds and, within categories, over prompts. With one seed "
+    "the interval covers prompts only. The number of images counts all seeds."
+)
+IN_DISTRIBUTION = "Single-object prompts are in-distribution: the same prompts occur in training."
+
+
+def notes(kind: str, rows: Sequence[Row], lines: Sequence[Mapping], sources: Sources) -> list[str]:
+    """One sentence or two each, in reading order."""
+    world = _is_world(rows, sources)
+    listed = [f"Scale `{sources.folder.root.name}`." + (f" {WORLD}" if world else "")]
+    if kind == "categories":
+        sizes = {HEADS[t]: max((line[f"{t}_n"] or 0) for line in lines) for t in CATEGORIES}
+        prompts = ", ".join(f"{head} {size}" for head, size in sizes.items())
+        listed.append(f"Cells: official / strict (the paper's official value). Prompts per category: {prompts}.")
+    listed += [_protocol(rows, sources), METRICS, INTERVALS]
+    listed += [IN_DISTRIBUTION] * world + [_agreement(rows, sources)]
+    if kind == "main":
+        listed.append(_power(rows, sources))
+    code = {r.get("source_hash") for row in rows for r in sources.folder.records(row.run)}
+    if len(code) > 1:
+        listed.append(f"**Mixed code**: these runs were made by {len(code)} versions of the source.")
+    return listed
+
+
+def _is_world(rows: Sequence[Row], sources: Sources) -> bool:
+    return all(sources.folder.config(row.run).get("backbone", "world") == "world" for row in rows)
+
+
+def _protocol(rows: Sequence[Row], sources: Sources) -> str:
+    """The settings of all rows; where rows differ, every value."""
+    found = [p for row in rows for p in sources.folder.protocols(row.run, row.mode, row.guidance)]
+    if not found:
+        return f"Protocol: {MISSING}."
+    parts = [f"{key} {' or '.join(sorted({str(p.get(key)) for p in found}))}" for key in SETTINGS]
+    prompts = sorted({f"{p['benchmark']} version {p['version']} `{str(p.get('prompt_hash'))[:12]}`" for p in found})
+    return f"Protocol: {', '.join(parts)}; prompts {', '.join(prompts)}. Each run's last checkpoint is judged."
+
+
+def _agreement(rows: Sequence[Row], sources: Sources) -> str:
+    share = sources.scores.agreement(sorted({row.run for row in rows}))
+    if share is None:
+        return f"Agreement of inspector and second evaluator: {MISSING}."
+    return f"Inspector and second evaluator give the same official verdict on {share:.1%} of these runs' images."
+
+
+def _power(rows: Sequence[Row], sources: Sources) -> str:
+    """Smallest differences to the last row that these seeds and prompts resolve."""
+    parts = []
+    for name, metric in {
+        "TA": ("ta", "ta"),
+        "GenEval": ("geneval", "official"),
+        "gold": ("geneval", "gold"),
+    }.items():
+        gaps = [sources.gap(rows[-1], row, *metric) for row in rows[:-1]]
+        sizes = [gap.resolvable for gap in gaps if gap]
+        parts.append(f"{name} {min(sizes):.3f} to {max(sizes):.3f}" if sizes else f"{name} {MISSING}")
+    label = sources.folder.label(rows[-1].run)
+    return f"Smallest true difference to {label} found with 80 % power, paired by prompt: {', '.join(parts)}."

@@ -1,0 +1,116 @@
+"""What a report reads: scores.csv, the paper's numbers, and the small files in the runs' folders.
+
+Only scores.csv is needed. Where a run's folder is missing, what it would have told (label, protocol, cost) is
+missing from the report, which says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from unigrpo.files import read_json
+from unigrpo.report.stats import Cells
+from unigrpo.types import UserError
+
+COLUMNS = (
+    "run", "seed", "benchmark", "version", "mode", "guidance",
+    "prompt_id", "tag", "sample", "metric", "value",
+)  # fmt: skip
+PAPER = Path(__file__).resolve().parents[3] / "results" / "reference" / "paper.csv"
+MODES = {"yes": "think", "no": "direct"}
+"""Thinking at evaluation, as tables say it -> as files say it."""
+CATEGORIES = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+"""GenEval's categories in the order of the paper's Table 2."""
+
+
+class Scores:
+    """scores.csv in memory, ready to hand out cells. Raises UserError for a file that is not one."""
+
+    def __init__(self, path: Path):
+        kinds = {"seed": int, "sample": int, "value": float}
+        try:
+            frame = pd.read_csv(path, dtype={c: kinds.get(c, str) for c in COLUMNS}, keep_default_na=False)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read as a table of scores ({error})") from None
+        if tuple(frame.columns) != COLUMNS:
+            raise UserError(f"{path}: expected the columns {', '.join(COLUMNS)}")
+        for benchmark, versions in frame.groupby("benchmark", observed=True)["version"].unique().items():
+            if len(versions) > 1:
+                mixed = " and ".join(sorted(versions))
+                raise UserError(f"{path}: '{benchmark}' is in versions {mixed}; score every run with the same one")
+        self._frame = frame = frame.astype({c: "category" for c in COLUMNS if c not in kinds})
+        by = ["run", "benchmark", "mode", "guidance", "metric"]
+        self._parts = dict(iter(frame.groupby(by, observed=True)))
+
+    def has(self, run: str, mode: str, guidance: str) -> bool:
+        return any(key[0] == run and key[2:4] == (mode, guidance) for key in self._parts)
+
+    def cells(self, run: str, benchmark: str, mode: str, guidance: str, metric: str) -> Cells | None:
+        """Means over images, seeds x prompts, prompts in a fixed order; None where nothing was scored."""
+        part = self._parts.get((run, benchmark, mode, guidance, metric))
+        if part is None:
+            return None
+        table = part.pivot_table("value", "seed", ["tag", "prompt_id"], aggfunc="mean", observed=True)
+        tags, prompts = zip(*table.columns, strict=True)
+        return Cells(table.to_numpy(), tuple(int(s) for s in table.index), tuple(prompts), tuple(tags))
+
+    def images(self, run: str, mode: str, guidance: str) -> int:
+        """Images scored for a row, over both benchmarks and all seeds."""
+        keys = [(run, benchmark, mode, guidance, "gold") for benchmark in ("ta", "geneval")]
+        return sum(len(self._parts[key]) for key in keys if key in self._parts)
+
+    def agreement(self, runs: Sequence[str]) -> float | None:
+        """Share of these runs' GenEval images on which inspector and second evaluator agree."""
+        frame = self._frame[self._frame["run"].isin(list(runs)) & (self._frame["benchmark"] == "geneval")]
+        index = ["run", "seed", "mode", "guidance", "prompt_id", "sample"]
+        first, second = (frame[frame["metric"] == m].set_index(index)["value"] for m in ("official", "second"))
+        return float((first.reindex(second.index) == second).mean()) if len(second) else None
+
+
+class Paper:
+    """The paper's Tables 1 and 2 by (run, thinking); values stay the text that the paper prints."""
+
+    def __init__(self, path: Path):
+        try:
+            frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+            self._rows = frame.set_index(["run", "thinking"]).to_dict("index")
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"{path}: cannot be read as the paper's numbers ({error})") from None
+
+    def value(self, run: str, thinking: str, column: str) -> str:
+        """'' where the paper has no such row or no number in it."""
+        return self._rows.get((run, thinking), {}).get(column, "")
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The results of one scale: ``root/runs/<run>/seed<k>/``."""
+
+    root: Path
+
+    def seed_folders(self, run: str) -> dict[int, Path]:
+        paths = (self.root / "runs" / run).glob("seed[0-9]*")
+        return {int(path.name.removeprefix("seed")): path for path in sorted(paths)}
+
+    def config(self, run: str) -> dict:
+        """The run's configuration at its first seed; empty without one."""
+        paths = [folder / "config.json" for folder in self.seed_folders(run).values()]
+        return next((read_json(path) for path in paths if path.exists()), {})
+
+    def label(self, run: str) -> str:
+        """The run's label in its configuration, else its name."""
+        return self.config(run).get("label", run)
+
+    def records(self, run: str) -> list[dict]:
+        """run.json of every seed that has one."""
+        paths = [folder / "run.json" for folder in self.seed_folders(run).values()]
+        return [read_json(path) for path in paths if path.exists()]
+
+    def protocols(self, run: str, mode: str, guidance: str) -> list[dict]:
+        """protocol.json of every seed and benchmark of a table's row."""
+        name = f"samples/*.{mode}.{guidance}/protocol.json"
+        return [read_json(path) for folder in self.seed_folders(run).values() for path in sorted(folder.glob(name))]

@@ -1,0 +1,120 @@
+"""Means and 95 % intervals over seeds and prompts: the numbers in every table (after the paper's section 4).
+
+Letters: K seeds, P prompts, R resamples. A cell is one metric's mean over the images of one prompt and one
+seed. The estimate is linear in the cells, ``mean_k sum_p w_p cell[k, p]``, so the bootstrap is one of main
+effects: it resamples the K seed means and, within each category, the P prompt means, and adds the two
+deviations. Drawing n - 1 of n keeps the variance unbiased for few seeds (Rao & Wu, 1988). Image noise reaches
+both effects and is counted twice, so intervals err on the wide side; with K below 5 the seed part is about
+the range of the seeds. One seed has no seed part: its interval covers prompts only, and
+``Estimate.prompts_only`` says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from unigrpo.types import UserError
+
+RESAMPLES = 2000
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Cells:
+    """One metric of one run: ``values`` (K, P) float, seeds (K), prompt ids (P) and their categories (P)."""
+
+    values: np.ndarray
+    seeds: tuple[int, ...]
+    prompts: tuple[str, ...]
+    tags: tuple[str, ...]
+
+    def __post_init__(self):
+        if self.values.shape != (len(self.seeds), len(self.prompts)) or not self.values.size:
+            raise UserError(
+                f"scores: expected {len(self.seeds)} seeds x {len(self.prompts)} prompts, "
+                f"at least one of each, found cells of shape {self.values.shape}"
+            )
+        if not np.isfinite(self.values).all():
+            seed, prompt = np.argwhere(~np.isfinite(self.values))[0]
+            raise UserError(
+                f"scores: seed {self.seeds[seed]} has no finite value for prompt '{self.prompts[prompt]}'; "
+                "every seed of a run needs every prompt"
+            )
+
+    def only(self, tag: str) -> Cells:
+        """The cells of one category."""
+        keep = np.array([t == tag for t in self.tags])
+        return Cells(self.values[:, keep], self.seeds, tuple(np.array(self.prompts)[keep]), (tag,) * int(keep.sum()))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its interval, over ``seeds`` seeds and ``prompts`` prompts."""
+
+    mean: float
+    lo: float
+    hi: float
+    seeds: int
+    prompts: int
+
+    @property
+    def prompts_only(self) -> bool:
+        """True when a single seed leaves the spread between seeds unknown."""
+        return self.seeds == 1
+
+    @property
+    def resolvable(self) -> float:
+        """Smallest true difference found with 80 % power at the 5 % level: 2.80 standard errors (normal)."""
+        return 2.80 * (self.hi - self.lo) / (2 * 1.96)
+
+
+def prompt_weights(tags: Sequence[str], by_category: bool) -> np.ndarray:
+    """(P,) weights that sum to 1: the mean over prompts, or GenEval's mean of category means."""
+    if not by_category:
+        return np.full(len(tags), 1 / len(tags))
+    names, index, counts = np.unique(np.asarray(tags), return_inverse=True, return_counts=True)
+    return 1 / (len(names) * counts[index])
+
+
+def _resampled(values: np.ndarray, rng: np.random.Generator, resamples: int) -> np.ndarray:
+    """(R,) deviations of the mean of n - 1 draws from the mean of the n ``values``; zeros when n is 1."""
+    n = len(values)
+    if n == 1:
+        return np.zeros(resamples)
+    return values[rng.integers(n, size=(resamples, n - 1))].mean(axis=1) - values.mean()
+
+
+def estimate(cells: Cells, rng: np.random.Generator, by_category: bool = True, resamples: int = RESAMPLES) -> Estimate:
+    """Mean with its stratified bootstrap percentile interval; ``by_category`` as in prompt_weights."""
+    weights = prompt_weights(cells.tags, by_category)
+    deviations = _resampled(cells.values @ weights, rng, resamples)
+    prompt_means, tags = cells.values.mean(axis=0), np.asarray(cells.tags)
+    for tag in np.unique(tags):
+        inside = tags == tag
+        deviations += weights[inside].sum() * _resampled(prompt_means[inside], rng, resamples)
+    mean = float((cells.values @ weights).mean())
+    lo, hi = mean + np.quantile(deviations, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate(mean, float(lo), float(hi), len(cells.seeds), len(cells.prompts))
+
+
+def difference(a: Cells, b: Cells) -> Cells:
+    """Cells of a - b, paired by prompt and by seed; only seeds that both have take part.
+
+    A run with a single seed (a checkpoint that all others start from) is paired with every seed of the
+    other; its own spread between seeds is then in no interval. Raises UserError when prompts differ or no
+    seed is shared.
+    """
+    if a.prompts != b.prompts:
+        odd = sorted(set(a.prompts) ^ set(b.prompts))
+        raise UserError(f"scores: a paired difference needs the same prompts in both runs; unmatched: {odd[:3]}")
+    if len(a.seeds) == 1 or len(b.seeds) == 1:
+        seeds = a.seeds if len(b.seeds) == 1 else b.seeds
+        return Cells(a.values - b.values, seeds, a.prompts, a.tags)
+    seeds = tuple(s for s in a.seeds if s in b.seeds)
+    if not seeds:
+        raise UserError(f"scores: a paired difference needs a shared seed, found {a.seeds} and {b.seeds}")
+    rows = [[c.seeds.index(s) for s in seeds] for c in (a, b)]
+    return Cells(a.values[rows[0]] - b.values[rows[1]], seeds, a.prompts, a.tags)

@@ -1,0 +1,212 @@
+"""Tables 1 and 2 beside the paper's numbers, and the table of decoding knobs: scores.csv -> CSV and Markdown.
+
+Kinds of table, chosen by ``kind`` in the table's specification:
+
+* main (Table 1): TA, GenEval official and strict, gold, each the mean over seeds with its interval
+* categories (Table 2): the six GenEval categories, official and strict, with their number of prompts
+* decoding: what guidance and temperature alone bring the first runs, beside the last run, ``gold_gap`` =
+the last run minus the row, paired by prompt and seed
+
+The CSV holds every number; the Markdown a readable choice of them and the notes that belong beside it. What
+is missing stands as an empty cell (CSV) or "not available" (Markdown), never as a missing row.
+
+    python -m unigrpo.report.tables --name table1 --spec spec.json --scores scores.csv --results results/cpu
+        --out results/cpu/tables
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from unigrpo import cli
+from unigrpo.files import read_json
+from unigrpo.report.notes import HEADS, MISSING, notes
+from unigrpo.report.results import CATEGORIES, PAPER, Folder, Paper, Scores
+from unigrpo.report.rows import Row, Sources
+from unigrpo.report.stats import Estimate
+from unigrpo.types import UserError
+
+DECODING = ("unguided", "tuned", "greedy")
+TITLES = {"main": "Table 1", "categories": "Table 2", "decoding": "Decoding"}
+
+
+Line = dict[str, object]
+"""One row of the CSV: column -> value, None where not available."""
+
+
+# ------------------------------------------------------------------------------------------ CSV rows
+
+
+def _columns(name: str, e: Estimate | None) -> Line:
+    return {name: e and e.mean, f"{name}_lo": e and e.lo, f"{name}_hi": e and e.hi}
+
+
+def _head(row: Row, sources: Sources) -> Line:
+    ta, geneval = (sources.cells(row, benchmark, "gold") for benchmark in ("ta", "geneval"))
+    found = [c for c in (ta, geneval) if c is not None]
+    return {
+        "run": row.run,
+        "label": sources.folder.label(row.run),
+        "thinking": row.thinking,
+        "guidance": row.guidance,
+        "seeds": min((len(c.seeds) for c in found), default=0),
+        "n": sources.scores.images(row.run, row.mode, row.guidance),
+        "prompts_ta": len(ta.prompts) if ta else 0,
+        "prompts_geneval": len(geneval.prompts) if geneval else 0,
+    }
+
+
+def _overall(row: Row, sources: Sources) -> Line:
+    return (
+        _columns("ta", sources.estimate(row, "ta", "ta"))
+        | _columns("geneval", sources.estimate(row, "geneval", "official"))
+        | _columns("geneval_strict", sources.estimate(row, "geneval", "strict"))
+        | _columns("gold", sources.estimate(row, "geneval", "gold"))
+    )
+
+
+def _main_line(row: Row, rows: Sequence[Row], sources: Sources) -> Line:
+    paper = {f"paper_{c}": sources.paper.value(row.run, row.thinking, c) or None for c in ("ta", "geneval")}
+    collapsed = {"paper_collapsed": sources.paper.value(row.run, row.thinking, "collapsed") or None}
+    return _head(row, sources) | _overall(row, sources) | paper | sources.cost(row.run) | collapsed
+
+
+def _category_line(row: Row, rows: Sequence[Row], sources: Sources) -> Line:
+    line = _head(row, sources)
+    for tag in (None, *CATEGORIES):
+        name = tag or "geneval"
+        official = sources.estimate(row, "geneval", "official", tag)
+        line |= {f"{name}_n": official and official.prompts} | _columns(name, official)
+        line |= _columns(f"{name}_strict", sources.estimate(row, "geneval", "strict", tag))
+        line[f"paper_{name}"] = sources.paper.value(row.run, row.thinking, name) or None
+    return line
+
+
+def _decoding_line(row: Row, rows: Sequence[Row], sources: Sources) -> Line:
+    protocols = sources.folder.protocols(row.run, row.mode, row.guidance)
+    knobs = {f"{k}_used": protocols[0].get(k) if protocols else None for k in ("guidance", "temperature")}
+    best = next(r for r in rows if r.run == rows[-1].run and r.guidance == "tuned")
+    gap = sources.gap(best, row, "geneval", "gold") if row.run != best.run else None
+    return _head(row, sources) | knobs | _overall(row, sources) | _columns("gold_gap", gap)
+
+
+# ------------------------------------------------------------------------------------------ Markdown
+
+
+def _number(line: Mapping, name: str) -> str:
+    return MISSING if line[name] is None else f"{line[name]:.3f}"
+
+
+def _interval(line: Mapping, name: str) -> str:
+    if line[name] is None:
+        return MISSING
+    return f"{line[name]:.3f} [{line[f'{name}_lo']:.3f}, {line[f'{name}_hi']:.3f}]"
+
+
+def _who(line: Mapping) -> Line:
+    return {"run": line["label"], "thinking": line["thinking"]}
+
+
+def _seeds(line: Mapping) -> str:
+    return "1 (prompts only)" if line["seeds"] == 1 else str(line["seeds"])
+
+
+def _paper(line: Mapping, name: str) -> str:
+    return line[f"paper_{name}"] or "–"
+
+
+def _main_text(line: Mapping) -> Line:
+    evaluations = line["model_evaluations"]
+    return _who(line) | {
+        "TA": _interval(line, "ta"),
+        "GenEval": _interval(line, "geneval"),
+        "strict": _interval(line, "geneval_strict"),
+        "gold": _interval(line, "gold"),
+        "paper TA": _paper(line, "ta"),
+        "paper GenEval": _paper(line, "geneval"),
+        "seeds": _seeds(line),
+        "images": line["n"],
+        "model evaluations": MISSING if evaluations is None else f"{evaluations:,}",
+        "collapsed seeds": MISSING if line["collapsed"] is None else str(line["collapsed"]),
+    }
+
+
+def _category_text(line: Mapping) -> Line:
+    text = _who(line)
+    for name in ("geneval", *CATEGORIES):
+        head = "overall" if name == "geneval" else HEADS[name]
+        ours = f"{_number(line, name)} / {_number(line, f'{name}_strict')}"
+        text[head] = f"{MISSING if line[name] is None else ours} ({_paper(line, name)})"
+    return text | {"seeds": _seeds(line)}
+
+
+def _decoding_text(line: Mapping) -> Line:
+    knobs = {k: MISSING if line[f"{k}_used"] is None else line[f"{k}_used"] for k in ("guidance", "temperature")}
+    gap = {"gold: last run − this row": "" if line["gold_gap"] is None else _interval(line, "gold_gap")}
+    names = {"TA": "ta", "GenEval": "geneval", "strict": "geneval_strict", "gold": "gold"}
+    numbers = {head: _interval(line, name) for head, name in names.items()}
+    return {"run": line["label"], "decoding": line["guidance"]} | knobs | numbers | gap | {"seeds": _seeds(line)}
+
+
+# ------------------------------------------------------------------------------------------ tables
+
+KINDS: dict[str, tuple[Callable, Callable]] = {
+    "main": (_main_line, _main_text),
+    "categories": (_category_line, _category_text),
+    "decoding": (_decoding_line, _decoding_text),
+}
+
+
+def read_rows(spec: Mapping, where: str) -> list[Row]:
+    """The rows that a specification asks for. Raises UserError naming the key."""
+    if spec.get("kind") not in KINDS:
+        raise UserError(f"{where}: 'kind' must be one of {', '.join(KINDS)}, found {spec.get('kind')!r}")
+    if spec["kind"] == "decoding":
+        if not spec.get("runs"):
+            raise UserError(f"{where}: 'runs' must name at least one run")
+        knobs = {run: DECODING[:2] for run in spec["runs"]} | {spec["runs"][0]: DECODING}
+        return [Row(run, "yes", guidance) for run in spec["runs"] for guidance in knobs[run]]
+    rows = []
+    for index, entry in enumerate(spec.get("rows", [])):
+        match entry:
+            case [str(run), "yes" | "no" as thinking]:
+                rows.append(Row(run, thinking, spec.get("guidance", "tuned")))
+            case _:
+                raise UserError(f"{where}: 'rows[{index}]' must be [run, yes or no], found {entry!r}")
+    if not rows:
+        raise UserError(f"{where}: 'rows' must name at least one run")
+    return rows
+
+
+def make(spec: Mapping, sources: Sources, where: str) -> tuple[pd.DataFrame, str]:
+    """(rows of the CSV, Markdown) of one specification."""
+    rows = read_rows(spec, where)
+    line_of, text_of = KINDS[spec["kind"]]
+    lines = [line_of(row, rows, sources) for row in rows]
+    title = spec.get("title", TITLES[spec["kind"]])
+    table = pd.DataFrame([text_of(line) for line in lines]).to_markdown(index=False, disable_numparse=True)
+    below = "\n".join(f"* {note}" for note in notes(spec["kind"], rows, lines, sources))
+    return pd.DataFrame(lines), f"# {title}\n\n{table}\n\n{below}\n"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m unigrpo.report.tables", description=__doc__.splitlines()[0])
+    parser.add_argument("--name", required=True, help="name of the table's files")
+    parser.add_argument("--spec", type=Path, required=True, help="JSON: the table's entry of the catalogue")
+    parser.add_argument("--scores", type=Path, required=True, help="scores.csv")
+    parser.add_argument("--results", type=Path, required=True, help="folder of the scale, results/<scale>")
+    parser.add_argument("--paper", type=Path, default=PAPER, help="the paper's numbers")
+    parser.add_argument("--out", type=Path, required=True, help="folder for <name>.csv and <name>.md")
+    args = parser.parse_args(argv)
+    sources = Sources(Scores(args.scores), Paper(args.paper), Folder(args.results))
+    frame, markdown = make(read_json(args.spec), sources, str(args.spec))
+    cli.write_text(args.out / f"{args.name}.csv", frame.to_csv(index=False, float_format="%.4f"))
+    cli.write_text(args.out / f"{args.name}.md", markdown)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,285 @@
+"""From the catalogue to a run: ``run config = defaults + scale + the run's own line``.
+
+The catalogue (``pipelines/experiments.yaml``) names runs, tables and figures; a scale file
+(``pipelines/scales/*.yaml``) holds sizes, seeds and optimiser settings. ``resolve`` composes one run at one
+seed into a :class:`~unigrpo.config.RunConfig`; every later step reads only that. The workflow calls the same
+functions while it is parsed, so nothing here imports torch, and everything wrong is one UserError naming file
+and key.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from unigrpo import cli
+from unigrpo.config import RLConfig, RunConfig, SupervisedConfig, from_dict, to_dict
+from unigrpo.schema import check, nearest, read_yaml
+from unigrpo.types import UserError
+
+BASE = "base"  # the one run without a parent
+SFT = "sft"  # the run that decoding is chosen and the reward learned on
+MODES = {"yes": "think", "no": "direct"}  # thinking at evaluation, as tables say it -> as files say it
+
+
+# ---------------------------------------------------------------------------------------------- the catalogue
+def load_catalogue(path: str | Path) -> dict:
+    """Read the catalogue, check it and fill every run's line in: ``like`` followed, label and stage set.
+
+    Returns ``{"runs": {name: line}, "tables": {name: spec}, "figures": {name: spec}}``, where a line holds
+    ``label``, ``stage`` (base, sft or rl), ``init``, ``evaluate`` and its own settings. Raises UserError.
+    """
+    catalogue = read_yaml(path)
+    check(catalogue, "experiments", path)
+    runs = catalogue["runs"]
+    for name in (BASE, SFT):
+        if name not in runs:
+            raise UserError(f"{path}: runs.{name}: missing, the workflow needs a run of this name")
+    lines = {name: {"label": name, **_inherit(path, runs, name)} for name in runs}
+    for name, line in lines.items():
+        line["stage"] = BASE if name == BASE else "rl" if "train" in line else "sft"
+        line.setdefault("init", None)
+        _check_line(path, name, line)
+    for name in lines:
+        _follow(path, lines, name, "init")
+    filled = {"runs": lines, "tables": catalogue.get("tables", {}), "figures": catalogue.get("figures", {})}
+    for kind in ("tables", "figures"):
+        for name, spec in filled[kind].items():
+            _check_spec(path, f"{kind}.{name}", spec, lines)
+    return filled
+
+
+def _follow(path, runs: dict, name: str, key: str) -> list[str]:
+    """The chain of runs from ``name`` along ``key`` (``like`` or ``init``); every name known, none twice."""
+    chain = [name]
+    while (parent := runs[chain[-1]].get(key)) is not None:
+        if parent not in runs:
+            raise UserError(f"{path}: runs.{chain[-1]}.{key}: no run is called {parent!r}{nearest(parent, runs)}")
+        if parent in chain:
+            raise UserError(f"{path}: runs.{name}.{key}: goes round in a circle ({' -> '.join([*chain, parent])})")
+        chain.append(parent)
+    return chain
+
+
+def _inherit(path, runs: dict, name: str) -> dict:
+    """A run's line laid over the lines it is ``like``; a label is its own and is not inherited."""
+    merged = {}
+    for ancestor in reversed(_follow(path, runs, name, "like")):
+        merged.pop("label", None)
+        merged |= runs[ancestor]
+    merged.pop("like", None)
+    return merged
+
+
+def _check_line(path, name: str, line: dict) -> None:
+    """What the schema cannot say of a run: it has a parent, a mode, and only settings of its own stage."""
+    where = f"{path}: runs.{name}"
+    if line["init"] is None and name != BASE:
+        raise UserError(f"{where}.init: missing, the run it starts from (only {BASE} has none)")
+    if line["init"] is not None and name == BASE:
+        raise UserError(f"{where}.init: unexpected, {BASE} starts from nothing")
+    if not line.get("evaluate"):
+        raise UserError(f"{where}.evaluate: missing, [yes], [no] or [no, yes] (thinking at evaluation)")
+    known = {field.name for field in dataclasses.fields(_section(line["stage"]))}
+    for key in line.keys() - known - {"label", "stage", "init", "evaluate"}:
+        raise UserError(f"{where}.{key}: not a setting of {line['stage']} runs{nearest(key, known)}")
+
+
+def _check_spec(path, where: str, spec: dict, runs: dict) -> None:
+    """A table or figure has what its kind needs, of runs that exist and are evaluated in the mode asked."""
+    needed = "rows" if spec["kind"] in ("main", "categories") else "runs"
+    if needed not in spec:
+        raise UserError(f"{path}: {where}.{needed}: missing, a {spec['kind']} shows them")
+    mode = "yes" if spec["kind"] == "decoding" else None
+    wanted = [(f"rows.{i}", *row) for i, row in enumerate(spec.get("rows", []))]
+    wanted += [(f"runs.{i}", run, mode) for i, run in enumerate(spec.get("runs", []))]
+    for key, run, mode in wanted:
+        if run not in runs:
+            raise UserError(f"{path}: {where}.{key}: no run is called {run!r}{nearest(run, runs)}")
+        if mode and mode not in runs[run]["evaluate"]:
+            raise UserError(f"{path}: {where}.{key}: run {run!r} is not evaluated with thinking {mode!r}")
+
+
+def named(spec: dict) -> list[str]:
+    """The runs that a table or figure names, each once, in its order."""
+    return list(dict.fromkeys([*spec.get("runs", []), *(row[0] for row in spec.get("rows", []))]))
+
+
+def runs_in_use(catalogue: dict) -> list[str]:
+    """Runs that a table or figure names, and all they descend from, in the catalogue's order."""
+    specs = [*catalogue["tables"].values(), *catalogue["figures"].values()]
+    used = {
+        ancestor for spec in specs for run in named(spec) for ancestor in _follow("", catalogue["runs"], run, "init")
+    }
+    return [run for run in catalogue["runs"] if run in used]
+
+
+# ---------------------------------------------------------------------------------------------------- one run
+def load_scale(path: str | Path) -> dict:
+    """Read a scale file and check it alone: every section makes a valid configuration. Raises UserError."""
+    scale = read_yaml(path)
+    check(scale, "scale", path)
+    line = {"label": "", "init": BASE, "evaluate": ["yes"]}
+    try:
+        for stage in (BASE, SFT, "rl"):
+            _compose(scale, line | {"stage": stage}, stage, Path(path).stem, 0)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return scale
+
+
+def resolve(catalogue: dict, scale: dict, scale_name: str, run: str, seed: int) -> RunConfig:
+    """The configuration of ``run`` at ``seed``. Raises UserError naming the run's key."""
+    if run not in catalogue["runs"]:
+        raise UserError(f"runs: no run is called {run!r}{nearest(run, catalogue['runs'])}")
+    try:
+        return _compose(scale, catalogue["runs"][run], run, scale_name, seed)
+    except UserError as error:
+        raise UserError(re.sub(r"^(rl|supervised)\.", f"runs.{run}.", str(error))) from None
+
+
+def _section(stage: str) -> type:
+    return RLConfig if stage == "rl" else SupervisedConfig
+
+
+def _compose(scale: dict, line: dict, run: str, scale_name: str, seed: int) -> RunConfig:
+    common = {key: line[key] for key in ("label", "stage", "init", "evaluate")}
+    settings = {key: value for key, value in line.items() if key not in common}
+    own = dict(scale.get(line["stage"], {}))
+    sections = {key: scale.get(key, {}) for key in ("model", "sampling", "rl", "reward")}
+    origin = {key: own.pop(key) for key in ("source", "released") if key in own}
+    sections["rl" if line["stage"] == "rl" else "supervised"] = own | settings
+    machine = {key: scale[key] for key in ("backbone", "device", "precision", "threads") if key in scale}
+    return from_dict(
+        RunConfig, {"run": run, "scale": scale_name, "seed": seed, **common, **origin, **machine, **sections}
+    )
+
+
+# --------------------------------------------------------------------------------------- what depends on what
+# A step reads a whole configuration, but is run again only when its own part of it has changed. The part's
+# name is the name of the JSON file that the step reads; tables and figures read ``config``.
+PARTS = ("config", "training", "reward", "tuning", "evaluation")
+_EVALUATION = {"images_per_prompt", "batch_size"}
+_TUNING = {"guidance_grid", "temperature_grid"}
+
+
+def part(resolved: dict, name: str) -> dict:
+    """The settings of a resolved configuration that decide one step's outcome.
+
+    ``config``: all of them; ``training``: those of the weights and the training record; ``reward``: of the
+    learned reward and its data; ``tuning``: of the choice of decoding; ``evaluation``: of the images judged.
+    """
+    if name == "config":
+        return resolved
+    stage = "rl" if resolved["stage"] == "rl" else "supervised"
+    own = {"training": stage, "reward": "reward"}.get(name)
+    drop = {"label", "evaluate", "supervised", "rl", "reward"} - {own}
+    unread = {"evaluation": _TUNING, "tuning": _EVALUATION}.get(name, _TUNING | _EVALUATION)
+    sampling = {key: value for key, value in resolved["sampling"].items() if key not in unread}
+    return {key: value for key, value in resolved.items() if key not in drop} | {"sampling": sampling}
+
+
+def fingerprint(settings: object) -> str:
+    """A short name for settings: equal where they are equal, so that a changed one is a changed job."""
+    return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=6).hexdigest()
+
+
+@dataclass(frozen=True)
+class Study:
+    """The catalogue at one scale: what the workflow needs to know about every run."""
+
+    catalogue: dict
+    scale_name: str
+    scale: dict
+
+    def runs(self, *stages: str) -> list[str]:
+        """All runs of these stages (of any, without one), needed by a table or not."""
+        lines = self.catalogue["runs"]
+        return [name for name in lines if not stages or lines[name]["stage"] in stages]
+
+    def seeds(self, run: str) -> range:
+        """Those of the scale for RL; one for the supervised runs, which all seeds share."""
+        return range(self.scale["seeds"] if self.catalogue["runs"][run]["stage"] == "rl" else 1)
+
+    def parent(self, run: str, seed: int) -> tuple[str, int]:
+        """The run and seed that ``run`` starts from: the same seed, or the parent's only one."""
+        parent = self.catalogue["runs"][run]["init"]
+        return parent, seed if seed in self.seeds(parent) else 0
+
+    def modes(self, run: str) -> list[str]:
+        """How a run is evaluated; with greedy text too where a decoding table starts with it."""
+        decoding = [spec for spec in self.catalogue["tables"].values() if spec["kind"] == "decoding"]
+        greedy = ["greedy"] if any(spec["runs"][0] == run for spec in decoding) else []
+        return [MODES[mode] for mode in self.catalogue["runs"][run]["evaluate"]] + greedy
+
+    def config(self, run: str, seed: int) -> dict:
+        return to_dict(resolve(self.catalogue, self.scale, self.scale_name, run, seed))
+
+
+OPTIONS = ("scale", "seeds", "run")
+
+
+def load_study(catalogue_file: Path, scale_folder: Path, options: dict) -> Study:
+    """The study that ``options`` choose: ``scale`` (default cpu), ``seeds`` in place of the scale's, and
+    ``run``, one run of the catalogue.
+
+    Every run is resolved once, so that bad settings are met before anything runs. Raises UserError.
+    """
+    for key in options.keys() - set(OPTIONS):
+        raise UserError(f"--config {key}: unknown option{nearest(key, OPTIONS)}")
+    scales = [path.stem for path in scale_folder.glob("*.yaml")]
+    name = str(options.get("scale", "cpu"))
+    if name not in scales:
+        raise UserError(f"--config scale={name}: no such file in {scale_folder}{nearest(name, scales)}")
+    scale_file = scale_folder / f"{name}.yaml"
+    catalogue, scale = load_catalogue(catalogue_file), load_scale(scale_file)
+    runs = catalogue["runs"]
+    if "run" in options and options["run"] not in runs:
+        raise UserError(f"--config run={options['run']}: no such run{nearest(options['run'], runs)}")
+    scale = scale | {"seeds": options.get("seeds", scale["seeds"])}
+    check(scale, "scale", "--config")
+    for run in runs:
+        try:
+            resolve(catalogue, scale, name, run, 0)
+        except UserError as error:
+            raise UserError(f"{catalogue_file}: {error} (with {scale_file})") from None
+    return Study(catalogue, name, scale)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="Write one run's resolved configuration, or the spec of a table or figure."
+    )
+    parser.add_argument("--catalogue", type=Path, required=True, help="runs, tables and figures (YAML)")
+    parser.add_argument("--scale-file", type=Path, help="sizes and settings (YAML); needed for --run")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--run", help="name of the run")
+    what.add_argument("--table", help="name of the table")
+    what.add_argument("--figure", help="name of the figure")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the run")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    args = parser.parse_args()
+    if args.run and not args.scale_file:
+        parser.error("--run needs --scale-file")
+    catalogue = load_catalogue(args.catalogue)
+    scale = load_scale(args.scale_file) if args.run else {}
+    try:
+        if args.run:
+            value = to_dict(resolve(catalogue, scale, args.scale_file.stem, args.run, args.seed))
+        else:
+            kind, name = ("tables", args.table) if args.table else ("figures", args.figure)
+            if name not in catalogue[kind]:
+                raise UserError(f"{kind}: nothing is called {name!r}{nearest(name, catalogue[kind])}")
+            value = catalogue[kind][name]
+    except UserError as error:
+        raise UserError(f"{args.catalogue}: {error}") from None
+    cli.write_json(args.out, value)
+
+
+if __name__ == "__main__":
+    cli.run(main)

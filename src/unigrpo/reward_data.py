@@ -1,0 +1,68 @@
+"""SFT samples for the learned reward: ``python -m unigrpo.reward_data --config C --run SFT --out DIR``.
+
+Samples of training prompts are to be trained on; those of validation prompts measure the reward. As in training,
+without guidance and at temperature 1, half with thinking and half without.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from unigrpo import checkpoint, config, sample_folder, seeding
+from unigrpo.cli import run
+from unigrpo.pretrain import training_prompts
+from unigrpo.sampler import Decoding, Samples, sample
+from unigrpo.setup import accelerate_for
+from unigrpo.validate import validation_jobs
+from unigrpo.world.prompts import VERSION
+
+HELD_OUT_PER_PROMPT = 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="unigrpo.reward_data", description="Sample the SFT model for the learned reward."
+    )
+    parser.add_argument(
+        "--config", type=Path, required=True, help="resolved configuration of the SFT run (JSON)"
+    )
+    parser.add_argument("--run", type=Path, required=True, help="folder of the SFT run")
+    parser.add_argument("--out", type=Path, required=True, help="sample folder to write")
+    args = parser.parse_args()
+    cfg = config.load(args.config)
+    model = checkpoint.load_model(args.run, accelerate_for(cfg).device).eval()
+    rng = seeding.numpy_generator(cfg.seed, "reward", "prompts")
+    jobs = []
+    for number in range(cfg.reward.samples):
+        category = training_prompts()[rng.integers(len(training_prompts()))]
+        jobs.append((category[rng.integers(len(category))], number))
+    jobs += validation_jobs(HELD_OUT_PER_PROMPT)
+    halves = jobs[::2], jobs[1::2]
+    modes = [Decoding(True, 1.0, 1.0), Decoding(False, 1.0, 1.0)]
+    parts = [
+        sample(model, half, cfg.sampling, mode, cfg.seed, progress=f"reward data {k + 1}/2")
+        for k, (half, mode) in enumerate(zip(halves, modes, strict=True))
+    ]
+    together = Samples(
+        np.concatenate([p.images for p in parts]),
+        [t for p in parts for t in p.traces],
+        sum(p.model_evaluations for p in parts),
+    )
+    protocol = {
+        "benchmark": "training",
+        "version": VERSION,
+        "mode": "mixed",
+        "guidance_name": "unguided",
+        "seed": cfg.seed,
+        "guidance": 1.0,
+        "temperature": 1.0,
+        "model_evaluations": together.model_evaluations,
+    }
+    sample_folder.write(args.out, halves[0] + halves[1], together, protocol)
+
+
+if __name__ == "__main__":
+    run(main)

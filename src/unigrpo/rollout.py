@@ -1,0 +1,190 @@
+"""Episodes: think, then paint; and their replay under new weights.
+
+A rollout is B = P * G episodes, prompt-major: one trace and one image each. Painting is Euler (ODE) outside one
+contiguous window of stochastic steps (paper, section 3.2, FlowGRPO-Fast); inside it the latents and noise are kept.
+Replay folds the window's steps into the batch and returns what the losses need. All random draws come from streams
+named by (seed, rollout index).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unigrpo import flow, seeding
+from unigrpo.backbones.mot import Context
+from unigrpo.backbones.unified import Trace, UnifiedModel
+from unigrpo.config import RLConfig
+from unigrpo.types import Prompt
+
+
+@dataclass(frozen=True)
+class ImageTrack:
+    """The stochastic window of B image trajectories.
+
+    times (N+1,) the whole grid; window: its stochastic steps; latents (B, S+1, *L): the state before each of them
+    and after the last; noise (B, S, *L) the standard normal draws; images (B, 3, H, W) in [0, 1].
+    """
+
+    times: Tensor
+    window: range
+    latents: Tensor
+    noise: Tensor
+    images: Tensor
+
+    def select(self, index) -> ImageTrack:
+        return ImageTrack(self.times, self.window, self.latents[index], self.noise[index], self.images[index])
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """B episodes, prompt-major. ``trace`` is None without thinking."""
+
+    prompts: tuple[Prompt, ...]  # (B,)
+    prompt_ids: list[list[int]]
+    trace: Trace | None
+    image: ImageTrack
+    model_evaluations: int
+
+    def select(self, rows: list[int]) -> Rollout:
+        return Rollout(
+            tuple(self.prompts[i] for i in rows),
+            [self.prompt_ids[i] for i in rows],
+            None if self.trace is None else self.trace.select(rows),
+            self.image.select(rows),
+            self.model_evaluations,
+        )
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What the losses compare: under old, new or reference weights."""
+
+    logp: Tensor | None  # (B, T) nats per token
+    entropy: Tensor | None  # (B, T) nats
+    velocity: Tensor | None  # (B, S, *L), after guidance
+    mean: Tensor | None  # (B, S, *L) mean of each stochastic transition
+    log_prob: Tensor | None  # (B, S) mean nats per latent element
+    std: Tensor | None  # (S,) transition std
+
+
+def paint(
+    model: UnifiedModel,
+    context: Context,
+    x: Tensor,
+    times: Tensor,
+    *,
+    guidance: float,
+    renorm: str = "none",
+    window: range = range(0),
+    noise_level: float = 0.0,
+    noise: Tensor | None = None,
+) -> tuple[Tensor, list[Tensor]]:
+    """Denoise latents x (B, N, token_dim) from times[0] to times[-1]; stochastic inside ``window``.
+
+    noise (B, S, N, token_dim) is used by the window's steps in order. Returns the final latents and, for a window,
+    the state before each stochastic step and after the last.
+    """
+    uncond = model.empty_context(len(x)) if guidance > 1 else None
+    kept = []
+    for k in range(len(times) - 1):
+        t, t_next = times[k], times[k + 1]
+        if k in window:
+            kept.append(x)
+        v = guided(model, context, uncond, x, t.expand(len(x)), guidance, renorm)
+        if k in window:
+            step_noise = noise[:, k - window.start]
+            x = flow.sde_step(
+                x, v, t, t_next, noise_level=noise_level, t_max=times[1].item(), noise=step_noise
+            ).prev
+        else:
+            x = flow.euler_step(x, v, t, t_next)
+        if k == window.stop - 1:
+            kept.append(x)
+    return x, kept
+
+
+def guided(
+    model: UnifiedModel,
+    context: Context,
+    uncond: Context | None,
+    x: Tensor,
+    t: Tensor,
+    guidance: float,
+    renorm: str = "none",
+) -> Tensor:
+    """Velocity at x (B, N, token_dim), t (B,); with ``uncond`` classifier-free guidance of that scale."""
+    v = model.velocity(context, x, t)
+    if uncond is None:
+        return v
+    return flow.guided_velocity(v, model.velocity(uncond, x, t), guidance, renorm)
+
+
+@torch.no_grad()
+def roll_out(
+    model: UnifiedModel, prompts: list[Prompt], rl: RLConfig, max_tokens: int, seed: int, index: int
+) -> Rollout:
+    """Sample ``rl.group_size`` episodes of each prompt; ``index`` is the rollout's number in its run."""
+    groups, b = rl.group_size, len(prompts) * rl.group_size
+    episodes = tuple(p for p in prompts for _ in range(groups))
+    short = model.prompt_ids([p.text for p in prompts])
+    prompt_ids = [ids for ids in short for _ in range(groups)]
+    trace = None
+    if rl.thinking:
+        uniforms = torch.rand(b, max_tokens, generator=seeding.generator(seed, "text", index)).to(
+            model.device
+        )
+        trace = model.think(short, groups, max_tokens, uniforms, rl.temperature)
+    _, context, _ = model.encode(prompt_ids, trace)
+
+    times = flow.time_grid(rl.steps, rl.shift, rl.grid).to(model.device)
+    draw = seeding.generator(seed, "window", index)
+    window = flow.draw_window(draw, rl.window_size, rl.window_range, rl.n_steps)
+    start = torch.randn(
+        len(prompts),
+        1 if rl.same_noise else groups,
+        *model.latent_shape,
+        generator=seeding.generator(seed, "start", index),
+    )
+    x = start.expand(-1, groups, -1, -1).reshape(b, *model.latent_shape).to(model.device)
+    noise = torch.randn(
+        b, len(window), *model.latent_shape, generator=seeding.generator(seed, "noise", index)
+    )
+    noise = noise.to(model.device)
+    final, kept = paint(
+        model, context, x, times, guidance=rl.guidance, window=window, noise_level=rl.noise_level, noise=noise
+    )
+    image = ImageTrack(times, window, torch.stack(kept, 1), noise, model.decode(final))
+    evaluations = b * rl.n_steps * (2 if rl.guidance > 1 else 1)
+    return Rollout(episodes, prompt_ids, trace, image, evaluations)
+
+
+def replay(model: UnifiedModel, rollout: Rollout, rl: RLConfig) -> Replay:
+    """Evaluate recorded episodes under ``model``: the text once, the window's steps folded into the batch."""
+    through = rl.gradient_through_context
+    train_text, train_image = "text" in rl.train, "image" in rl.train
+    with torch.set_grad_enabled(torch.is_grad_enabled() and (train_text or through)):
+        hidden, context, starts = model.encode(rollout.prompt_ids, rollout.trace)
+    logp = entropy = velocity = mean = log_prob = std = None
+    if train_text:
+        logp, entropy = model.text_logp(hidden, starts, rollout.trace, rl.temperature)
+    if train_image:
+        image, b, s = rollout.image, len(rollout.prompts), len(rollout.image.window)
+        steps = torch.arange(image.window.start, image.window.stop, device=image.times.device)
+        t, t_next = (image.times[steps + i].repeat_interleave(b) for i in (0, 1))  # (S*B,) step-major
+        before, after = (image.latents[:, i : i + s].transpose(0, 1).flatten(0, 1) for i in (0, 1))
+        folded = (context if through else context.detach()).repeat(s)
+        uncond = model.empty_context(s * b) if rl.guidance > 1 else None
+        v = guided(model, folded, uncond, before, t, rl.guidance)
+        step = flow.sde_step(
+            before, v, t, t_next, noise_level=rl.noise_level, t_max=image.times[1].item(), prev=after
+        )
+
+        def by_sample(x: Tensor) -> Tensor:
+            return x.unflatten(0, (s, b)).transpose(0, 1)
+
+        velocity, mean, log_prob = by_sample(v), by_sample(step.mean), by_sample(step.log_prob)
+        std = step.std.unflatten(0, (s, b))[:, 0]
+    return Replay(logp, entropy, velocity, mean, log_prob, std)

@@ -1,0 +1,90 @@
+"""A sampler for people: prints the reasoning trace and writes the picture.
+
+``python -m unigrpo.sample --checkpoint assets/base --prompt "a photo of a red circle left of a blue square" --out x.png``
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from unigrpo import checkpoint
+from unigrpo.cli import run
+from unigrpo.config import SamplingConfig
+from unigrpo.files import replacing
+from unigrpo.sampler import Decoding, sample
+from unigrpo.types import Prompt, UserError
+
+GAP = 2  # pixels between the images of a grid
+
+
+def contact_sheet(images: np.ndarray, columns: int, enlarge: int) -> Image.Image:
+    """Images (n, H, W, 3) uint8 in rows of ``columns``, each enlarged by a whole factor."""
+    n, height, width, _ = images.shape
+    rows = math.ceil(n / columns)
+    sheet = np.full((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3), 255, dtype=np.uint8)
+    for i, image in enumerate(images):
+        top, left = i // columns * (height + GAP), i % columns * (width + GAP)
+        sheet[top : top + height, left : left + width] = image
+    return Image.fromarray(sheet).resize(
+        (sheet.shape[1] * enlarge, sheet.shape[0] * enlarge), Image.Resampling.BICUBIC
+    )
+
+
+def main() -> None:
+    defaults = SamplingConfig()
+    parser = argparse.ArgumentParser(
+        prog="unigrpo.sample", description="Write a trace and paint a picture for one prompt."
+    )
+    parser.add_argument("--checkpoint", type=Path, required=True, help="model folder: a run, or assets/base")
+    parser.add_argument("--prompt", required=True, help="what to paint")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="picture to write (its ending chooses the format)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of noise and text (default 0)")
+    parser.add_argument(
+        "--guidance", type=float, default=1.0, help="classifier-free guidance scale, 1 = none (default 1)"
+    )
+    parser.add_argument("--temperature", type=float, default=1.0, help="of the trace, 0 = greedy (default 1)")
+    parser.add_argument(
+        "--steps", type=int, default=defaults.steps, help=f"denoising steps (default {defaults.steps})"
+    )
+    parser.add_argument("--no-thinking", action="store_true", help="paint from the prompt alone")
+    parser.add_argument("--grid", type=int, default=1, metavar="N", help="paint N x N samples (default 1)")
+    parser.add_argument("--enlarge", type=int, default=8, help="pixels per pixel in the file (default 8)")
+    args = parser.parse_args()
+    for name, low in (
+        ("guidance", 1),
+        ("temperature", 0),
+        ("steps", 2),
+        ("grid", 1),
+        ("enlarge", 1),
+        ("seed", 0),
+    ):
+        if getattr(args, name) < low:
+            raise UserError(f"--{name}: expected at least {low}, got {getattr(args, name)}")
+    if args.out.suffix.lower() not in Image.registered_extensions():
+        raise UserError(f"--out {args.out}: expected the ending of a picture format, such as .png")
+    model = checkpoint.load_model(args.checkpoint).eval()
+    prompt = Prompt("prompt", args.prompt, "custom", {})
+    jobs = [(prompt, k) for k in range(args.grid**2)]
+    settings = SamplingConfig(steps=args.steps)
+    samples = sample(
+        model, jobs, settings, Decoding(not args.no_thinking, args.guidance, args.temperature), args.seed
+    )
+    for trace in samples.traces:
+        if trace is not None:
+            print(trace)
+    with replacing(args.out) as temporary:
+        contact_sheet(samples.images, args.grid, args.enlarge).save(
+            temporary, format=Image.registered_extensions()[args.out.suffix.lower()]
+        )
+    print(f"wrote {args.out}")
+
+
+if __name__ == "__main__":
+    run(main)

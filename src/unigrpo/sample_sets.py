@@ -1,0 +1,99 @@
+"""All evaluation sets of one run, in one process: ``python -m unigrpo.sample_sets --config C --run RUN ...``.
+
+A set is benchmark x mode x guidance: GenEval-style and TA prompts, with thinking (``think``) or without (``direct``),
+at guidance 1 (``unguided``), as chosen on validation prompts (``tuned``), or tuned with greedy text (``greedy``).
+Each set's protocol.json says everything that a number made from it depends on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from pathlib import Path
+
+from unigrpo import checkpoint, config, sample_folder
+from unigrpo.cli import run, write_json
+from unigrpo.config import RunConfig
+from unigrpo.files import read_json
+from unigrpo.sampler import Decoding, sample
+from unigrpo.setup import accelerate_for
+from unigrpo.world import prompts as world_prompts
+
+BENCHMARKS = {"geneval": "geneval_eval", "ta": "ta_eval"}
+SEED = 2  # of evaluation noise: the same for every run, so that differences are paired
+MODES = ("think", "direct", "greedy")
+
+
+def decodings(chosen: dict, mode: str) -> dict[str, Decoding]:
+    """Guidance name -> decoding, for one of MODES."""
+    guidance, temperature = chosen["guidance"], chosen["temperature"]
+    if mode == "greedy":
+        return {"greedy": Decoding(True, guidance, 0.0)}
+    thinking = mode == "think"
+    return {
+        "unguided": Decoding(thinking, 1.0, temperature),
+        "tuned": Decoding(thinking, guidance, temperature),
+    }
+
+
+def protocol(
+    cfg: RunConfig, benchmark: str, name: str, decoding: Decoding, weights: str, record: dict
+) -> dict:
+    """Everything that the numbers of a set depend on."""
+    s, prompts = cfg.sampling, world_prompts.prompt_set(BENCHMARKS[benchmark])
+    return {
+        "benchmark": benchmark,
+        "version": world_prompts.VERSION,
+        "prompt_hash": world_prompts.prompt_hash(prompts),
+        "prompts": len(prompts),
+        "mode": "think" if decoding.thinking else "direct",
+        "guidance_name": name,
+        "guidance": decoding.guidance,
+        "renorm": s.renorm,
+        "steps": s.steps,
+        "grid": s.grid,
+        "shift": s.shift,
+        "temperature": decoding.temperature,
+        "resolution": cfg.model.image_size,
+        "images_per_prompt": s.images_per_prompt,
+        "seed": SEED,
+        "ema": record["ema"],
+        "checkpoint": weights,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="unigrpo.sample_sets", description="Sample every evaluation set of a run."
+    )
+    parser.add_argument("--config", type=Path, required=True, help="resolved run configuration (JSON)")
+    parser.add_argument("--run", type=Path, required=True, help="run folder with the trained model")
+    parser.add_argument("--decoding", type=Path, required=True, help="decoding.json")
+    parser.add_argument("--modes", nargs="+", choices=MODES, required=True, help="how the run is evaluated")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the sets")
+    args = parser.parse_args()
+    cfg, chosen = config.load(args.config), read_json(args.decoding)
+    device = accelerate_for(cfg).device
+    model = checkpoint.load_model(args.run, device).eval()
+    weights = hashlib.sha256((args.run / "model.safetensors").read_bytes()).hexdigest()
+    record = read_json(args.run / "run.json")
+    written = []
+    for mode in args.modes:
+        for benchmark, prompt_set in BENCHMARKS.items():
+            numbers = world_prompts.samples_per_prompt(prompt_set, cfg.sampling.images_per_prompt)
+            prompts = world_prompts.prompt_set(prompt_set)
+            jobs = [(p, k) for p, n in zip(prompts, numbers, strict=True) for k in range(n)]
+            for name, decoding in decodings(chosen, mode).items():
+                described = protocol(cfg, benchmark, name, decoding, weights, record)
+                folder = f"{benchmark}.{described['mode']}.{name}"
+                samples = sample(
+                    model, jobs, cfg.sampling, decoding, SEED, progress=f"{cfg.run}/{cfg.seed} {folder}"
+                )
+                described["model_evaluations"] = samples.model_evaluations
+                sample_folder.write(args.out / folder, jobs, samples, described)
+                written.append(folder)
+    write_json(args.out / "done.json", {"sets": written})
+
+
+if __name__ == "__main__":
+    run(main)

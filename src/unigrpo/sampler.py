@@ -1,0 +1,81 @@
+"""Evaluation sampling: prompts -> traces and images, deterministic per (seed, prompt id, sample number)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from unigrpo import flow, seeding
+from unigrpo.backbones.unified import UnifiedModel
+from unigrpo.config import SamplingConfig
+from unigrpo.rollout import paint
+from unigrpo.types import Prompt
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Knobs of sampling. guidance 1 = none; temperature of the text, 0 = greedy."""
+
+    thinking: bool
+    guidance: float
+    temperature: float
+
+
+@dataclass(frozen=True)
+class Samples:
+    """images (n, H, W, 3) uint8; traces, None without thinking; network evaluations spent on images."""
+
+    images: np.ndarray
+    traces: list[str | None]
+    model_evaluations: int
+
+
+@torch.no_grad()
+def sample(
+    model: UnifiedModel,
+    jobs: list[tuple[Prompt, int]],
+    settings: SamplingConfig,
+    decoding: Decoding,
+    seed: int,
+    *,
+    progress: str | None = None,
+) -> Samples:
+    """One image per (prompt, sample number). The noise and the text draws of a job depend on nothing else, so the
+    same prompt and sample number start alike for every run. ``progress`` names a progress bar."""
+    times = flow.time_grid(settings.steps, settings.shift, settings.grid).to(model.device)
+    images, traces = [], []
+    starts = range(0, len(jobs), settings.batch_size)
+    for start in tqdm(starts, desc=progress, disable=progress is None, mininterval=5):
+        batch = jobs[start : start + settings.batch_size]
+        ids = model.prompt_ids([p.text for p, _ in batch])
+        trace, text = None, [None] * len(batch)
+        if decoding.thinking:
+            uniforms = torch.stack(
+                [
+                    torch.rand(settings.max_trace_tokens, generator=seeding.generator(seed, "text", p.id, k))
+                    for p, k in batch
+                ]
+            )
+            uniforms = uniforms.to(model.device)
+            trace = model.think(ids, 1, settings.max_trace_tokens, uniforms, decoding.temperature)
+            text = model.trace_texts(trace)
+        _, context, _ = model.encode(ids, trace)
+        noise = [
+            torch.randn(model.latent_shape, generator=seeding.generator(seed, "start", p.id, k))
+            for p, k in batch
+        ]
+        x, _ = paint(
+            model,
+            context,
+            torch.stack(noise).to(model.device),
+            times,
+            guidance=decoding.guidance,
+            renorm=settings.renorm,
+        )
+        images.append((model.decode(x).permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu().numpy())
+        traces += text
+    per_image = (len(times) - 1) * (2 if decoding.guidance > 1 else 1)
+    return Samples(np.concatenate(images), traces, len(jobs) * per_image)

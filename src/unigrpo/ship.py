@@ -1,0 +1,29 @@
+"""Make a trained run shippable: ``python -m unigrpo.ship --run RUN --out assets/base``.
+
+The weights are stored in half precision; the record of the training goes with them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+from unigrpo import checkpoint, cli
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="unigrpo.ship", description=__doc__.split(":")[0])
+    parser.add_argument("--run", type=Path, required=True, help="folder of the finished run")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    args = parser.parse_args()
+    card = checkpoint.read_json(args.run / "model.json")
+    own = ("format", "architecture", "codec", "image_size")
+    info = {key: value for key, value in card.items() if key not in own}
+    checkpoint.save_model(checkpoint.load_model(args.run), args.out, info, half=True)
+    for name in ("metrics.jsonl", "run.json"):
+        shutil.copyfile(args.run / name, args.out / name)
+
+
+if __name__ == "__main__":
+    cli.run(main)

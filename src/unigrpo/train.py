@@ -1,0 +1,188 @@
+"""RL stage: ``python -m unigrpo.train --config config.json --out RUN --init PARENT --reward DIR --decoding FILE``.
+
+One loop: draw prompts, roll out, score, update, and now and then validate and checkpoint. A killed run continues
+from its last checkpoint with the same numbers, because every random draw is named by (seed, rollout index).
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+import rewards
+from unigrpo import checkpoint, config, provenance, seeding
+from unigrpo.advantages import group_advantages
+from unigrpo.cli import run, write_json
+from unigrpo.config import RLConfig, RunConfig
+from unigrpo.files import read_json
+from unigrpo.methods import grpo
+from unigrpo.metrics import MetricsLog
+from unigrpo.rollout import Rollout, roll_out
+from unigrpo.sampler import Decoding
+from unigrpo.setup import accelerate_for
+from unigrpo.types import Prompt, UserError
+from unigrpo.validate import validate
+from unigrpo.world import prompts as world_prompts
+
+COLLAPSE = 0.5  # a run has collapsed if its last validation gold is below this share of its first
+
+
+def draw_prompts(seed: int, index: int, n: int) -> list[Prompt]:
+    """The prompts of rollout ``index``: distinct, categories equally often; the same for every run of a seed."""
+    pool = world_prompts.prompt_set("train")
+    tags = list(dict.fromkeys(p.tag for p in pool))
+    rng = seeding.numpy_generator(seed, "prompts", index)
+    offset = int(rng.integers(len(tags)))
+    drawn: list[Prompt] = []
+    for i in range(n):
+        choices = [p for p in pool if p.tag == tags[(offset + i) % len(tags)] and p not in drawn]
+        drawn.append(choices[rng.integers(len(choices))])
+    return drawn
+
+
+@torch.no_grad()
+def score(rollout: Rollout, reward, verifier, mix: float) -> torch.Tensor:
+    """Rewards (B,) float64: the learned reward, mixed with ``mix`` of the verifier where the scale asks for it."""
+    total = reward(rollout.image.images, list(rollout.prompts)).double().cpu()
+    if mix > 0:
+        total = (1 - mix) * total + mix * verifier(rollout.image.images, list(rollout.prompts)).double().cpu()
+    return total
+
+
+def optimizer_for(model, rl: RLConfig) -> tuple[torch.optim.Optimizer, dict[str, list]]:
+    """AdamW with one group per trained expert and its own learning rate; frozen experts need no gradient."""
+    experts = model.mot.expert_parameters()
+    trained = {part: experts[part] for part in ("text", "image") if part in rl.train}
+    for part, parameters in experts.items():
+        for p in parameters:
+            p.requires_grad_(part in trained)
+    rates = {"text": rl.lr_text, "image": rl.lr_image}
+    groups = [{"params": parameters, "lr": rates[part]} for part, parameters in trained.items()]
+    return torch.optim.AdamW(groups, weight_decay=0.0, fused=True), trained
+
+
+def train(cfg: RunConfig, out: Path, init: Path, reward, verifier, decoding: Decoding) -> None:
+    """Run all rollouts; writes model, metrics.jsonl and run.json into ``out``. Resumes from ``out/state``."""
+    rl = cfg.rl
+    accelerator, started = accelerate_for(cfg), time.monotonic()
+    model = checkpoint.load_model(init, accelerator.device)
+    reference = checkpoint.load_model(init, accelerator.device).requires_grad_(False)
+    optimizer, trained = optimizer_for(model, rl)
+    first, counts = 0, {"updates": 0, "images": 0, "model_evaluations": 0, "wall_seconds": 0.0}
+    state = checkpoint.load_state(out / "state")
+    if state is not None:
+        first, tensors, counts = state
+        checkpoint.restore(tensors, {"model": model, "reference": reference}, optimizer)
+    out.mkdir(parents=True, exist_ok=True)
+    log = MetricsLog(out / "metrics.jsonl", "rollout", first)
+    earlier = counts["wall_seconds"]
+
+    def check(index: int) -> dict[str, float]:
+        scores = validate(model, cfg, decoding, per_prompt=rl.validation_images, proxy=reward)
+        log.write(kind="validation", rollout=index, update=counts["updates"], images=counts["images"], **scores)
+        return scores
+
+    if first == 0:
+        check(-1)
+    bar = tqdm(
+        range(first, rl.rollouts),
+        initial=first,
+        total=rl.rollouts,
+        desc=f"{cfg.run}/{cfg.seed}",
+        mininterval=5,
+    )
+    for index in bar:
+        begun = time.monotonic()
+        batch = draw_prompts(cfg.seed, index, rl.prompts_per_rollout)
+        rollout = roll_out(model, batch, rl, cfg.sampling.max_trace_tokens, cfg.seed, index)
+        total = score(rollout, reward, verifier, rl.verifier_mix)
+        advantages, spread = group_advantages(
+            total,
+            [i // rl.group_size for i in range(len(total))],
+            ddof=rl.advantage_ddof,
+            eps=rl.advantage_eps,
+        )
+        rolled = time.monotonic()
+        metrics: dict[str, float] = {}
+        for number, slices in enumerate(grpo.make_slices(model, reference, rollout, advantages, rl)):
+            for part in slices:
+                measured = grpo.accumulate(model, part, rl, accelerator)
+                metrics |= {f"{name}_{number}" if number else name: v.item() for name, v in measured.items()}
+            for name, parameters in trained.items():
+                norm = torch.nn.utils.clip_grad_norm_(parameters, rl.clip_norm)
+                if not torch.isfinite(norm):
+                    raise UserError(
+                        f"{cfg.run}: rollout {index}: gradient of the {name} expert is not finite"
+                    )
+                metrics[f"{name}_grad_norm"] = norm.item()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            counts["updates"] += 1
+        counts["images"] += len(total)
+        counts["model_evaluations"] += rollout.model_evaluations
+        log.write(
+            kind="train",
+            rollout=index,
+            update=counts["updates"],
+            images=counts["images"],
+            model_evaluations=counts["model_evaluations"],
+            proxy=total.mean(),
+            **{k: v for k, v in spread.items() if k != "reward_mean"},
+            window_start=rollout.image.window.start,
+            trace_tokens=0 if rollout.trace is None else rollout.trace.mask.sum() / len(total),
+            seconds_rollout=rolled - begun,
+            seconds_update=time.monotonic() - rolled,
+            **metrics,
+        )
+        bar.set_postfix(proxy=f"{total.mean().item():.3f}")
+        if (index + 1) % rl.validate_every == 0 or index + 1 == rl.rollouts:
+            scores = check(index)
+            tqdm.write(
+                f"{cfg.run}/{cfg.seed} rollout {index + 1}: "
+                + " ".join(f"{k} {v:.3f}" for k, v in scores.items())
+            )
+        if (index + 1) % rl.checkpoint_every == 0 and index + 1 < rl.rollouts:
+            counts["wall_seconds"] = earlier + time.monotonic() - started
+            tensors = checkpoint.gather({"model": model, "reference": reference}, optimizer)
+            checkpoint.save_state(out / "state", index + 1, tensors, counts)
+
+    gold = log.column("gold", kind="validation")
+    counts["wall_seconds"] = earlier + time.monotonic() - started
+    record = provenance.record(
+        cfg, device=str(accelerator.device), ema=False, collapsed=gold[-1] < COLLAPSE * gold[0], **counts
+    )
+    checkpoint.save_model(model, out, {"run": cfg.run, "seed": cfg.seed, "stage": cfg.stage})
+    write_json(out / "run.json", record)
+    shutil.rmtree(out / "state", ignore_errors=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="unigrpo.train", description="GRPO of the text part, the image part, or both."
+    )
+    parser.add_argument("--config", type=Path, required=True, help="resolved run configuration (JSON)")
+    parser.add_argument("--out", type=Path, required=True, help="run folder to write")
+    parser.add_argument("--init", type=Path, required=True, help="folder of the parent run")
+    parser.add_argument("--reward", type=Path, required=True, help="folder of the learned reward")
+    parser.add_argument("--decoding", type=Path, required=True, help="decoding.json, for validation")
+    args = parser.parse_args()
+    cfg = config.load(args.config)
+    decoding = read_json(args.decoding)
+    thinking = cfg.rl.thinking
+    train(
+        cfg,
+        args.out,
+        args.init,
+        rewards.load("learned", path=args.reward, device="auto"),
+        rewards.load("verifier"),
+        Decoding(thinking, decoding["guidance"], decoding["temperature"]),
+    )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,277 @@
+"""The second evaluator: a small convolutional detector trained on renders only, outside every training loop.
+
+It shares nothing with the inspector but the list of names, so that one instrument's blind spot cannot carry a
+claim. Per cell of a 6x6 grid (8 px of 48) it predicts whether an object is centred there, its class, colour,
+centre and radius. Training scenes are not laid out on the world's 3x3 grid; they are blurred, noisy, tinted
+and strewn with patches that are no objects.
+
+python -m unigrpo.world.detector --out assets/detector
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unigrpo import cli
+from unigrpo.checkpoint import load_weights, read_json, read_tensors, write_tensors
+from unigrpo.types import Detection, UserError
+from unigrpo.world.render import render
+from unigrpo.world.scenes import CLASSES, COLORS, RADIUS, Obj, Scene, random_scene
+
+SIZE = 48
+STRIDE = 8
+CELLS = SIZE // STRIDE
+MIN_SCORE = 0.5
+MIN_SHARE = 0.1  # least objectness of a cell that is looked at
+SAME_OBJECT = 0.6  # strides between two predicted centres below which they are one object
+_HEADS = (1, len(CLASSES), len(COLORS), 2, 1)  # objectness, class, colour, centre within the cell, radius
+_NAMES = tuple(COLORS)
+
+
+class Detector(nn.Module):
+    """Images (B, 3, 48, 48) in [0, 1] -> (B, 20, 6, 6): logits, then centre and radius in units of the
+    stride.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = ((3, 24, 2), (24, 48, 1), (48, 64, 2), (64, 64, 1), (64, 96, 2), (96, 96, 1))
+        layers: list[nn.Module] = []
+        for before, after, stride in widths:
+            layers += [nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after), nn.SiLU()]
+        self.net = nn.Sequential(*layers, nn.Conv2d(96, sum(_HEADS), 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(images * 2 - 1)
+
+    @torch.inference_mode()
+    def detect(self, images: np.ndarray, batch: int = 256) -> list[list[Detection]]:
+        """Detections in uint8 images (n, H, W, 3), square; other sizes than 48 are resampled. Boxes in their
+        pixels.
+
+        Raises ValueError for another shape or type.
+        """
+        if images.ndim != 4 or images.shape[1] != images.shape[2] or images.dtype != np.uint8:
+            raise ValueError(f"expected uint8 images (n, H, H, 3), got {images.dtype} {images.shape}")
+        scale = images.shape[1] / SIZE
+        found = []
+        for start in range(0, len(images), batch):
+            pixels = torch.from_numpy(images[start : start + batch]).permute(0, 3, 1, 2).float() / 255
+            if scale != 1:
+                pixels = F.interpolate(pixels, (SIZE, SIZE), mode="bilinear", antialias=True)
+            found += _decode(self(pixels), scale)
+        return found
+
+
+def _decode(output: Tensor, scale: float) -> list[list[Detection]]:
+    """Detections of network outputs (B, 20, 6, 6), strongest first.
+
+    An object on the border of cells shares its objectness among them: cells that point to one centre add up.
+    """
+    objectness, cls, color, center, radius = output.split(_HEADS, dim=1)
+    score = objectness[:, 0].sigmoid()
+    images, rows, columns = torch.nonzero(score > MIN_SHARE, as_tuple=True)
+    at = (images, slice(None), rows, columns)
+    table = zip(
+        images.tolist(),
+        score[images, rows, columns].tolist(),
+        cls[at].argmax(1).tolist(),
+        color[at].argmax(1).tolist(),
+        (torch.stack([columns, rows], dim=1) + center[at]).tolist(),
+        radius[at][:, 0].tolist(),
+        strict=True,
+    )
+    merged: list[list[list]] = [[] for _ in output]  # [score, class, colour, (x, y), radius] of each object
+    for image, share, *rest in sorted(table, key=lambda row: -row[1]):
+        (x, y) = rest[2]
+        for other in merged[image]:
+            if (x - other[3][0]) ** 2 + (y - other[3][1]) ** 2 < SAME_OBJECT**2:
+                other[0] += share
+                break
+        else:
+            merged[image].append([share, *rest])
+    unit = STRIDE * scale
+    return [
+        sorted(
+            (
+                Detection(
+                    CLASSES[k],
+                    _NAMES[c],
+                    ((x - r) * unit, (y - r) * unit, (x + r) * unit, (y + r) * unit),
+                    min(total, 1.0),
+                )
+                for total, k, c, (x, y), r in objects
+                if total > MIN_SCORE
+            ),
+            key=lambda d: -d.score,
+        )
+        for objects in merged
+    ]
+
+
+def scattered_scene(rng: np.random.Generator, n_objects: int) -> Scene:
+    """Up to ``n_objects`` shapes anywhere in the image, of more sizes than the world's, side by side."""
+    objects: list[Obj] = []
+    for _ in range(n_objects):
+        x, y, draw = rng.random(3).tolist()
+        x, y = 0.1 + 0.8 * x, 0.1 + 0.8 * y
+        radius = 0.85 * RADIUS[0] + (1.1 * RADIUS[1] - 0.85 * RADIUS[0]) * draw
+        if all(max(abs(x - o.x), abs(y - o.y)) > radius + o.radius - 0.01 for o in objects):
+            cls, color = CLASSES[rng.integers(len(CLASSES))], _NAMES[rng.integers(len(_NAMES))]
+            objects.append(Obj(cls, color, x, y, radius))
+    return Scene(tuple(objects))
+
+
+def targets(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Cell index (m, 3: image, row, column), class (m,), colour (m,), and centre and radius (m, 3) in
+    strides.
+    """
+    rows = [
+        (i, min(int(o.y * CELLS), CELLS - 1), min(int(o.x * CELLS), CELLS - 1), o)
+        for i, scene in enumerate(scenes)
+        for o in scene.objects
+    ]
+    cell = torch.tensor([row[:3] for row in rows]).reshape(-1, 3)
+    cls = torch.tensor([CLASSES.index(o.cls) for *_, o in rows], dtype=torch.long)
+    color = torch.tensor([_NAMES.index(o.color) for *_, o in rows], dtype=torch.long)
+    geometry = [(o.x * CELLS - column, o.y * CELLS - row, o.radius * CELLS) for _, row, column, o in rows]
+    return cell, cls, color, torch.tensor(geometry).reshape(-1, 3)
+
+
+def augment(images: np.ndarray, rng: np.random.Generator) -> Tensor:
+    """uint8 renders (B, 48, 48, 3) -> (B, 3, 48, 48) in [0, 1]: patches, tint, blur and noise.
+
+    Patches of a random colour and no shape are pasted faintly, so that clutter is not taken for an object.
+    Half of a batch is blurred with one strength; noise differs per image.
+    """
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    n = len(images)
+    for i in np.flatnonzero(rng.random(n) < 0.25):
+        height, width = rng.integers(2, 10, 2)
+        top, left = rng.integers(0, SIZE - 10, 2)
+        patch = pixels[i, :, top : top + height, left : left + width]
+        shade = torch.tensor(rng.random((3, 1, 1)), dtype=torch.float32)
+        patch += rng.uniform(0.1, 0.4) * (shade - patch)
+    pixels = pixels + torch.tensor(rng.normal(0, 0.02, (n, 3, 1, 1)), dtype=torch.float32)
+    sigma = rng.uniform(0.3, 1.1)
+    kernel = torch.exp(-(torch.arange(-3, 4).float() ** 2) / (2 * sigma**2))
+    kernel = (kernel / kernel.sum()).expand(3, 1, 1, 7)
+    blurred = F.pad(pixels[: n // 2], (3, 3, 3, 3), mode="replicate")
+    blurred = F.conv2d(F.conv2d(blurred, kernel, groups=3), kernel.transpose(2, 3), groups=3)
+    pixels = torch.cat([blurred, pixels[n // 2 :]])
+    strength = torch.tensor(rng.uniform(0, 0.08, (n, 1, 1, 1)), dtype=torch.float32)
+    noise = torch.from_numpy(rng.standard_normal(pixels.shape, dtype=np.float32))
+    return (pixels + strength * noise).clamp(0, 1)
+
+
+def loss(output: Tensor, scenes: Sequence[Scene]) -> Tensor:
+    """Objectness over all cells; class, colour, centre and radius where an object is centred."""
+    cell, cls, color, geometry = targets(scenes)
+    objectness, cls_logits, color_logits, center, radius = output.split(_HEADS, dim=1)
+    wanted = torch.zeros(objectness[:, 0].shape)
+    image, row, column = cell.unbind(1)
+    wanted[image, row, column] = 1
+    at = (image, slice(None), row, column)
+    return (
+        10 * F.binary_cross_entropy_with_logits(objectness[:, 0], wanted)
+        + F.cross_entropy(cls_logits[at], cls)
+        + F.cross_entropy(color_logits[at], color)
+        + 5 * F.smooth_l1_loss(torch.cat([center[at], radius[at]], dim=1), geometry, beta=0.1)
+    )
+
+
+def train(steps: int, batch: int, seed: int, lr: float = 3e-3) -> Detector:
+    """Train on fresh renders: half scattered, half laid out as in the world."""
+    torch.manual_seed(seed)  # of the initial weights
+    rng = np.random.default_rng(seed)
+    model = Detector()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
+    for step in range(steps):
+        scenes = [
+            scattered_scene(rng, int(rng.integers(1, 7))) if i % 2 else random_scene(rng, int(rng.integers(1, 5)))
+            for i in range(batch)
+        ]
+        order = rng.permutation(batch)
+        scenes = [scenes[i] for i in order]
+        value = loss(model(augment(render(scenes, SIZE), rng)), scenes)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        schedule.step()
+        if step % 100 == 0 or step == steps - 1:
+            print(f"step {step}: loss {value.item():.4f}", flush=True)
+    return model.eval()
+
+
+def accuracy(model: Detector, n: int, seed: int) -> dict[str, float]:
+    """Share of ``n`` held-out world renders read exactly (every class, colour and count): clean, and
+    augmented.
+    """
+    rng = np.random.default_rng(seed)
+    scenes = [random_scene(rng, int(rng.integers(1, 5))) for _ in range(n)]
+    images = render(scenes, SIZE)
+    harder = (augment(images, rng) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    truth = [Counter((o.cls, o.color) for o in scene.objects) for scene in scenes]
+    result = {}
+    for name, pixels in (("clean", images), ("augmented", harder)):
+        read = [Counter((d.cls, d.color) for d in found) for found in model.detect(pixels)]
+        result[name] = float(np.mean([a == b for a, b in zip(truth, read, strict=True)]))
+    return result
+
+
+def load(path: str | Path) -> Detector:
+    """Load a detector folder. Raises UserError where it is absent, damaged or of other names."""
+    path = Path(path)
+    info = read_json(path / "detector.json")
+    if (info.get("classes"), info.get("colors")) != (list(CLASSES), list(COLORS)):
+        raise UserError(f"{path / 'detector.json'}: expected the classes and colours of this world")
+    model = Detector()
+    load_weights(model, read_tensors(path / "detector.safetensors"), path / "detector.safetensors")
+    return model.eval()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder for detector.safetensors and detector.json")
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    started = time.perf_counter()
+    model = train(args.steps, args.batch, args.seed)
+    seconds = time.perf_counter() - started
+    args.out.mkdir(parents=True, exist_ok=True)
+    write_tensors(
+        args.out / "detector.safetensors",
+        {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()},
+    )
+    info = {
+        "classes": list(CLASSES),
+        "colors": list(COLORS),
+        "trained_on": "renders only",
+        "steps": args.steps,
+        "batch": args.batch,
+        "seed": args.seed,
+        "wall_seconds": round(seconds, 1),
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
+    cli.write_json(args.out / "detector.json", info)
+    info["accuracy"] = {"images": 2000} | accuracy(load(args.out), 2000, seed=args.seed + 1)  # of the stored weights
+    cli.write_json(args.out / "detector.json", info)
+    print(info)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,241 @@
+"""Traces: the explicit plan of a scene that the model writes before it paints, and supervised examples.
+
+`<think> red circle upper-left , blue square center </think>`: colour, class and place of each object. The
+paper's reasoning text (section 3.1) in the world's small vocabulary. Supervised traces are imperfect on
+purpose (a stated share is wrong in count, colour, class or place) and images may differ from their trace in
+one fact (`paint_noise`), so that either policy has something to learn.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from unigrpo.types import Detection, Prompt
+from unigrpo.world.prompts import FAMILIES, Group, Statement, is_held_out
+from unigrpo.world.scenes import (
+    CLASSES,
+    COLORS,
+    GRID,
+    MAX_OBJECTS,
+    NOMINAL_SIZE,
+    PLACES,
+    Scene,
+    cell_center,
+    place_objects,
+    random_kind,
+    random_scene,
+    relation_holds,
+    scene_for,
+)
+
+Plan = list[tuple[str, str, str]]  # (colour, class, place) of each object
+KINDS = ("count", "color", "class", "place")
+
+_PLACE_INDEX = {place: i for i, place in enumerate(PLACES)}
+_COLOR_NAMES = tuple(COLORS)
+# Shares of the families in base examples; the rest are captions of random scenes.
+_BASE_SHARES = {
+    "single_object": 0.05,
+    "two_object": 0.08,
+    "counting": 0.08,
+    "colors": 0.05,
+    "position": 0.14,
+    "color_attr": 0.15,
+    "compound": 0.25,
+}
+_BASE_FAMILIES = tuple(_BASE_SHARES)
+_BASE_CUMULATIVE = np.cumsum(list(_BASE_SHARES.values()))
+
+
+def plan_of(scene: Scene) -> Plan:
+    """The right plan of a scene, in its order."""
+    return [(o.color, o.cls, PLACES[o.place]) for o in scene.objects]
+
+
+def write_plan(plan: Plan) -> str:
+    return f"<think> {' , '.join(' '.join(entry) for entry in plan)} </think>"
+
+
+def write_trace(scene: Scene, order: Sequence[int] | None = None) -> str:
+    """The scene's trace, objects in ``order`` (default: the scene's own, which is the prompt's)."""
+    plan = plan_of(scene)
+    return write_plan(plan if order is None else [plan[i] for i in order])
+
+
+def parse_trace(text: str) -> Plan | None:
+    """The plan that a trace states, or None if it is malformed (brackets, words or their order)."""
+    words = text.split()
+    if len(words) < 5 or len(words) % 4 != 1 or words[0] != "<think>" or words[-1] != "</think>":
+        return None
+    plan = []
+    for start in range(1, len(words), 4):
+        color, cls, place, separator = words[start : start + 4]
+        if color not in COLORS or cls not in CLASSES or place not in _PLACE_INDEX:
+            return None
+        if separator != ("</think>" if start + 4 == len(words) else ","):
+            return None
+        plan.append((color, cls, place))
+    return plan
+
+
+def paint_plan(plan: Plan, rng: np.random.Generator) -> Scene:
+    """A scene that follows the plan (its places must be distinct)."""
+    places = [_PLACE_INDEX[place] for _, _, place in plan]
+    return place_objects([(cls, color) for color, cls, _ in plan], places, rng)
+
+
+def _other(options: Sequence[str], value: str, rng: np.random.Generator) -> str:
+    rest = [option for option in options if option != value]
+    return rest[rng.integers(len(rest))]
+
+
+def corrupt(objects: Plan, rng: np.random.Generator, kind: str) -> Plan:
+    """The plan with one fact changed: ``count`` (an object more or less), ``color``, ``class`` or ``place``.
+
+    ``place`` moves an object to a free cell or lets two objects change places. The result always differs from
+    the plan as a scene, has 1-4 objects and distinct places; whether it is wrong for a prompt depends on what
+    that states.
+    """
+    plan = list(objects)
+    i = int(rng.integers(len(plan)))
+    color, cls, place = plan[i]
+    taken = {entry[2] for entry in plan}
+    free = [p for p in PLACES if p not in taken]
+    if kind == "count":
+        if len(plan) == 1 or (len(plan) < MAX_OBJECTS and rng.random() < 0.5):
+            new_cls, new_color = random_kind(rng)
+            plan.insert(int(rng.integers(len(plan) + 1)), (new_color, new_cls, free[rng.integers(len(free))]))
+        else:
+            del plan[i]
+    elif kind == "color":
+        plan[i] = (_other(_COLOR_NAMES, color, rng), cls, place)
+    elif kind == "class":
+        plan[i] = (color, _other(CLASSES, cls, rng), place)
+    elif kind == "place":
+        partners = [j for j, entry in enumerate(plan) if entry[:2] != (color, cls)]
+        if partners and rng.random() < 0.5:
+            j = partners[rng.integers(len(partners))]
+            plan[i], plan[j] = (color, cls, plan[j][2]), (*plan[j][:2], place)
+        else:
+            plan[i] = (color, cls, free[rng.integers(len(free))])
+    else:
+        raise ValueError(f"kind {kind!r}: expected one of {KINDS}")
+    return plan
+
+
+def trace_matches(meta: dict, plan: Plan | None) -> bool:
+    """Is the plan strictly right for GenEval metadata: counts, colours, relations by cell centres, nothing
+    else?
+    """
+    if not plan or len({entry[2] for entry in plan}) < len(plan):
+        return False
+    include = meta["include"]
+    asked: Counter = Counter()
+    asked_colored: Counter = Counter()
+    for clause in include:
+        asked[clause["class"]] += clause["count"]
+        if "color" in clause:
+            asked_colored[clause["color"], clause["class"]] += clause["count"]
+    if Counter(entry[1] for entry in plan) != asked:
+        return False
+    colored = Counter(entry[:2] for entry in plan)
+    if any(colored[kind] < n for kind, n in asked_colored.items()):
+        return False
+    return all(
+        relation_holds(clause["position"][0], a, b, (2 * NOMINAL_SIZE, 2 * NOMINAL_SIZE))
+        for clause in include
+        if "position" in clause
+        for a in _centers(clause, plan)
+        for b in _centers(include[clause["position"][1]], plan)
+    )
+
+
+def _centers(clause: dict, plan: Plan) -> list[tuple[float, float]]:
+    return [
+        cell_center(_PLACE_INDEX[place])
+        for color, cls, place in plan
+        if cls == clause["class"] and clause.get("color", color) == color
+    ]
+
+
+def image_matches_trace(plan: Plan, detections: Sequence[Detection], image_size: int) -> list[tuple[bool, bool, bool]]:
+    """Per object of the plan: is there a detection centred in its cell, has it the colour, has it the class?
+
+    Where several detections share a cell the one with the best score counts.
+    """
+    best: dict[str, Detection] = {}
+    for found in detections:
+        x, y = (found.box[0] + found.box[2]) / 2, (found.box[1] + found.box[3]) / 2
+        column, row = (min(int(v / image_size * GRID), GRID - 1) for v in (x, y))
+        place = PLACES[row * GRID + column]
+        if place not in best or found.score > best[place].score:
+            best[place] = found
+    result = []
+    for color, cls, place in plan:
+        found = best.get(place)
+        result.append(
+            (
+                found is not None,
+                found is not None and found.color == color,
+                found is not None and found.cls == cls,
+            )
+        )
+    return result
+
+
+def sft_example(prompt: Prompt, rng: np.random.Generator, wrong_share: float, paint_noise: float) -> tuple[str, Scene]:
+    """A supervised (trace, scene). A share of the traces is wrong for the prompt; the scene follows the
+    trace, right or wrong, except in a share ``paint_noise`` of the examples, where it differs from the trace
+    in one fact.
+    """
+    scene = scene_for(prompt.meta, rng)
+    plan = plan_of(scene)
+    painted = None
+    if rng.random() < wrong_share:
+        plan = _wrong_plan(prompt.meta, plan, rng)
+        painted = plan
+    if rng.random() < paint_noise:
+        painted = corrupt(plan, rng, KINDS[rng.integers(len(KINDS))])
+    return write_plan(plan), scene if painted is None else paint_plan(painted, rng)
+
+
+def _wrong_plan(meta: dict, plan: Plan, rng: np.random.Generator) -> Plan:
+    """One corruption, of a kind that matters for the prompt, drawn until the plan is wrong for it."""
+    kinds = ["count", "class"]
+    if any("color" in clause for clause in meta["include"]):
+        kinds.append("color")
+    if any("position" in clause for clause in meta["include"]):
+        kinds.append("place")
+    kind = kinds[rng.integers(len(kinds))]
+    while True:
+        wrong = corrupt(plan, rng, kind)
+        if not trace_matches(meta, wrong):
+            return wrong
+
+
+def dense_example(rng: np.random.Generator, n_objects: int | None = None) -> tuple[str, str, Scene]:
+    """(caption, trace, scene) of a random scene of ``n_objects`` (default: 1-4), the caption stating every
+    colour.
+    """
+    while True:
+        scene = random_scene(rng, n_objects or int(rng.integers(1, MAX_OBJECTS + 1)))
+        counts = Counter((o.color, o.cls) for o in scene.objects)
+        statement = Statement(tuple(Group(n, color, cls) for (color, cls), n in counts.items()))
+        if not is_held_out(statement):
+            return statement.text(), write_trace(scene), scene
+
+
+def base_example(rng: np.random.Generator, thinking: bool) -> tuple[str, str | None, Scene]:
+    """(prompt, trace or None, scene) for pretraining: right scene, right trace, no held-out combination."""
+    family = int(np.searchsorted(_BASE_CUMULATIVE, rng.random(), side="right"))
+    if family == len(_BASE_FAMILIES):
+        text, trace, scene = dense_example(rng)
+        return text, trace if thinking else None, scene
+    while True:
+        statement = FAMILIES[_BASE_FAMILIES[family]](rng)
+        if not is_held_out(statement):
+            scene = scene_for({"include": statement.include()}, rng)
+            return statement.text(), write_trace(scene) if thinking else None, scene

@@ -1,0 +1,74 @@
+"""What command lines share: errors are one message, files whole or absent, locks die with their holder."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from unigrpo import cli
+from unigrpo.types import UserError
+
+
+def test_bad_input_is_one_message_and_exit_code_2(capsys):
+    def main():
+        raise UserError("a.yaml: runs.x: expected y")
+
+    with pytest.raises(SystemExit) as end:
+        cli.run(main)
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "error: a.yaml: runs.x: expected y\n"
+
+
+def test_other_errors_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError):
+        cli.run(lambda: 1 / 0)
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "new" / "a.json"
+    cli.write_json(path, {"a": 1.5})
+    assert path.read_text() == '{\n  "a": 1.5\n}\n'
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        cli.write_json(path, {"a": float("nan")})
+    with pytest.raises(UnicodeEncodeError):
+        cli.write_text(path, "half \ud800")
+    assert path.read_text() == '{\n  "a": 1.5\n}\n'
+    assert list(path.parent.iterdir()) == [path]
+
+
+HOLD = """
+import sys, time
+from unigrpo import cli
+with cli.exclusive(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(float(sys.argv[2]))
+"""
+
+
+def hold(root, path, seconds):
+    command = [sys.executable, "-c", HOLD, str(path), str(seconds)]
+    environment = os.environ | {"PYTHONPATH": str(root / "src")}
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_lock_makes_others_wait(root, tmp_path, capfd):
+    with hold(root, tmp_path / "lock", 1) as holder:
+        started = time.monotonic()
+        with cli.exclusive(tmp_path / "lock"):
+            assert time.monotonic() - started > 0.5
+        assert holder.wait() == 0
+    assert f"another process holds {tmp_path / 'lock'}" in capfd.readouterr().err
+
+
+def test_a_lock_dies_with_its_holder(root, tmp_path, capfd):
+    with hold(root, tmp_path / "lock", 60) as holder:
+        holder.kill()
+        holder.wait()
+        with cli.exclusive(tmp_path / "lock"):
+            pass
+    assert capfd.readouterr().err == ""

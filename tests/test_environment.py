@@ -1,0 +1,104 @@
+"""What a user installs is what was tested: lock, package, conda view and the two commands agree; code is in order."""
+
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+
+@pytest.fixture(scope="module")
+def project(root):
+    return tomllib.loads((root / "pyproject.toml").read_text())["project"]
+
+
+@pytest.fixture(scope="module")
+def lock(root):
+    """Package -> version."""
+    lines = (root / "requirements.lock").read_text().splitlines()
+    pins = [Requirement(line) for line in lines if not line.startswith("#")]
+    assert all(len(pin.specifier) == 1 and str(pin.specifier).startswith("==") for pin in pins)
+    return {canonicalize_name(pin.name): str(pin.specifier)[2:] for pin in pins}
+
+
+def direct(project):
+    """What the package and its developers ask for, extras that nobody needs by default left out."""
+    return [Requirement(text) for text in project["dependencies"] + project["optional-dependencies"]["dev"]]
+
+
+def test_the_lock_pins_every_dependency_within_its_range(project, lock):
+    for requirement in direct(project):
+        assert lock[canonicalize_name(requirement.name)] in requirement.specifier, requirement
+
+
+def test_the_lock_is_closed_under_dependencies(lock):
+    """Every package that a locked one needs here is locked too, in an accepted version."""
+    environment = {"extra": ""}
+    for name in lock:
+        for text in importlib.metadata.requires(name) or []:
+            needed = Requirement(text)
+            if needed.marker is None or needed.marker.evaluate(environment):
+                version = lock.get(canonicalize_name(needed.name))
+                assert version is not None, f"{name} needs {needed.name}, which is not locked"
+                assert needed.specifier.contains(version, prereleases=True), f"{name} needs {needed}, locked {version}"
+
+
+def test_this_environment_is_the_locked_one(lock):
+    for name in ("torch", "transformers", "snakemake", "pandas", "numpy"):
+        assert importlib.metadata.version(name).split("+")[0] == lock[name]
+
+
+def test_conda_view_has_the_same_pins(root, project, lock):
+    view = yaml.safe_load((root / "environment.yml").read_text())
+    (pip,) = [entry["pip"] for entry in view["dependencies"] if isinstance(entry, dict)]
+    pins = {canonicalize_name(name): version for name, version in (line.split("==") for line in pip)}
+    assert pins == {name: lock[name] for name in (canonicalize_name(r.name) for r in direct(project))}
+    python = next(entry for entry in view["dependencies"] if str(entry).startswith("python="))
+    assert python.removeprefix("python=") in Requirement("python" + project["requires-python"]).specifier
+
+
+def test_versions_and_names_agree(root, project):
+    citation = yaml.safe_load((root / "CITATION.cff").read_text())
+    assert citation["version"] == project["version"]
+    assert citation["license"] == project["license"] == "Apache-2.0"
+    assert "Apache License" in (root / "LICENSE").read_text()
+
+
+def test_continuous_integration_runs_the_tests(root):
+    script = root / ".ci/run"
+    assert os.access(script, os.X_OK)
+    lines = script.read_text().splitlines()
+    assert lines[0] == "#!/usr/bin/env bash" and lines[1] == "set -euo pipefail" and "make test" in lines
+
+
+def test_the_commands_of_the_readme_exist(root):
+    targets = set(re.findall(r"^([a-z]+):", (root / "Makefile").read_text(), re.MULTILINE))
+    commands = re.findall(r"^\s*make ([a-z]+)", (root / "README.md").read_text(), re.MULTILINE)
+    assert {"reproduce", "test"} <= set(commands) <= targets
+
+
+def test_make_says_what_it_needs(root):
+    assert subprocess.run(["make", "-n", "run"], cwd=root, capture_output=True, text=True).returncode != 0
+    plan = subprocess.run(
+        ["make", "-n", "reproduce", "SCALE=smoke", "SEEDS=2"], cwd=root, capture_output=True, text=True
+    )
+    assert "unigrpo.reproduce --scale smoke --cores 2 --seeds 2" in plan.stdout
+
+
+CHECKS = {
+    "ruff check": ["ruff", "check", "--quiet", "."],
+    "ruff format": ["ruff", "format", "--quiet", "--check", "."],
+    "snakefmt": ["snakefmt", "--check", "Snakefile", "pipelines"],
+}
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_code_is_in_order(root, check):
+    done = subprocess.run([sys.executable, "-m", *CHECKS[check]], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,461 @@
+"""Collecting scores, tables, figures and the gallery, on a small study whose numbers are known."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from unigrpo.report import collect, figures, gallery, tables
+from unigrpo.report.results import CATEGORIES, Folder, Paper, Scores
+from unigrpo.report.results import PAPER as PAPER_FILE
+from unigrpo.report.rows import Row, Sources
+from unigrpo.types import UserError
+from unigrpo.world.render import render
+from unigrpo.world.scenes import random_scene
+
+TAGS = (*CATEGORIES, "compound")
+LABELS = {
+    "base": "Base",
+    "sft": "SFT",
+    "flow_grpo": "FlowGRPO",
+    "text_grpo": "TextGRPO",
+    "unigrpo": "UniGRPO",
+}
+ROWS = [["base", "no"], ["sft", "yes"], ["unigrpo", "yes"]]
+PAPER = (
+    "run,thinking,method,ta,geneval,single_object,two_object,counting,colors,position,color_attr,collapsed\n"
+    "base,no,Bagel,0.6810,0.78,0.98,0.96,0.78,0.84,0.52,0.58,no\n"
+    "unigrpo,yes,UniGRPO,0.8381,0.90,0.99,0.99,0.91,0.91,0.73,0.86,no\n"
+)
+
+
+def write_jsonl(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def score_rows(mode, guidance, level, rng, prompts=3, samples=2):
+    """Verdicts that are right with probability ``level``."""
+    for tag in TAGS:
+        ta = tag == "compound"
+        for prompt in range(prompts):
+            for sample in range(samples):
+                right = float(rng.random() < level)
+                metrics = {
+                    "strict": right * (rng.random() < 0.8),
+                    "soft": (1 + right) / 2,
+                    "artefact": 0.01,
+                    "proxy": level,
+                }
+                metrics["gold"] = 0.5 * metrics["strict"] + 0.5 * metrics["soft"]
+                metrics |= (
+                    {"ta": metrics["soft"], "atoms": 6}
+                    if ta
+                    else {"official": right, "second": right if prompt else 1 - right}
+                )
+                yield {
+                    "benchmark": "ta" if ta else "geneval",
+                    "version": "1",
+                    "mode": mode,
+                    "guidance": guidance,
+                    "prompt_id": f"{tag}/{prompt:03d}",
+                    "tag": tag,
+                    "sample": sample,
+                    "metrics": metrics,
+                    "reason": "" if right else "expected more\nthan this",
+                }
+
+
+def write_samples(folder, benchmark, mode, guidance, rng, prompts=3, samples=2):
+    tags = ("compound",) if benchmark == "ta" else CATEGORIES
+    keys = [(tag, p, s) for tag in tags for p in range(prompts) for s in range(samples)]
+    folder = folder / "samples" / f"{benchmark}.{mode}.{guidance}"
+    rows = [
+        {
+            "index": i,
+            "prompt_id": f"{tag}/{p:03d}",
+            "prompt": f"a photo of two red circles left of a blue square ({tag} {p})",
+            "tag": tag,
+            "meta": {"include": []},
+            "sample": s,
+            "seed": i,
+            "trace": "<think> red circle upper-left , red circle middle-left , blue square center </think>"
+            if mode == "think"
+            else None,
+        }
+        for i, (tag, p, s) in enumerate(keys)
+    ]
+    write_jsonl(folder / "manifest.jsonl", rows)
+    np.save(folder / "images.npy", render([random_scene(rng, 1 + i % 4) for i in range(len(keys))], 48))
+    protocol = {"benchmark": benchmark, "version": "1", "prompt_hash": "ab" * 32, "mode": mode}
+    protocol |= {"guidance_name": guidance, "guidance": 2.0, "steps": 20, "grid": "steps", "shift": 3.0}
+    protocol |= {"temperature": 0.7, "resolution": 48, "seed": 0, "ema": True}
+    (folder / "protocol.json").write_text(json.dumps(protocol))
+
+
+def write_study(root, runs, updates=12, prompts=3):
+    """results/<scale> with scores, curves and samples: runs is name -> (level, seeds)."""
+    rng = np.random.default_rng(0)
+    for run, (level, seeds) in runs.items():
+        for seed in range(seeds):
+            folder = root / "runs" / run / f"seed{seed}"
+            rows = []
+            for mode, shift in (("think", 0.0), ("direct", -0.1)):
+                for guidance in ("tuned", "unguided"):
+                    rows += score_rows(mode, guidance, level + shift, rng, prompts)
+                    for benchmark in ("ta", "geneval"):
+                        write_samples(folder, benchmark, mode, guidance, rng, prompts)
+            write_jsonl(folder / "scores.jsonl", rows)
+            (folder / "config.json").write_text(
+                json.dumps(
+                    {"label": LABELS[run], "backbone": "world", "stage": run if run in ("base", "sft") else "rl"}
+                )
+            )
+            record = {
+                "run": run,
+                "seed": seed,
+                "source_hash": "h",
+                "model_evaluations": 1000 * (seed + 1),
+                "collapsed": False,
+            }
+            (folder / "run.json").write_text(json.dumps(record))
+            curve = []
+            for update in range(updates):
+                now = 0.4 + 0.3 * (1 - np.exp(-4 * update / updates)) + 0.02 * rng.normal()
+                curve.append(
+                    {
+                        "kind": "train",
+                        "rollout": update,
+                        "update": 2 * update,
+                        "proxy": now,
+                        "gold": now - 0.1,
+                    }
+                )
+                if update % 3 == 0:
+                    curve.append(curve[-1] | {"kind": "validation", "official": now, "strict": now - 0.2})
+            write_jsonl(folder / "metrics.jsonl", curve)
+    sources = [f"{run}={root}/runs/{run}/seed{seed}" for run, (_, seeds) in runs.items() for seed in range(seeds)]
+    collect.main(["--out", str(root / "scores.csv"), *sources])
+    (root / "paper.csv").write_text(PAPER)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    root = tmp_path_factory.mktemp("study") / "cpu"
+    write_study(root, {"base": (0.4, 1), "sft": (0.6, 1), "unigrpo": (0.8, 3)})
+    return root
+
+
+def make_table(study, tmp_path, spec, name="table1"):
+    (tmp_path / "spec.json").write_text(json.dumps(spec))
+    arguments = ["--name", name, "--spec", tmp_path / "spec.json", "--scores", study / "scores.csv"]
+    arguments += ["--results", study, "--paper", study / "paper.csv", "--out", tmp_path / "tables"]
+    tables.main([str(a) for a in arguments])
+    return pd.read_csv(tmp_path / "tables" / f"{name}.csv"), (tmp_path / "tables" / f"{name}.md").read_text()
+
+
+def raw(study, run, seed):
+    lines = (study / "runs" / run / f"seed{seed}" / "scores.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+# --------------------------------------------------------------------------------------- collecting
+
+
+def test_scores_csv_has_one_row_a_metric(study):
+    frame = pd.read_csv(study / "scores.csv")
+    assert tuple(frame.columns) == collect.COLUMNS
+    rows = [
+        r for run, seeds in (("base", 1), ("sft", 1), ("unigrpo", 3)) for s in range(seeds) for r in raw(study, run, s)
+    ]
+    assert len(frame) == sum(len(r["metrics"]) for r in rows)
+    one = raw(study, "unigrpo", 2)[5]
+    found = frame[
+        (frame["run"] == "unigrpo")
+        & (frame["seed"] == 2)
+        & (frame["mode"] == one["mode"])
+        & (frame["guidance"] == one["guidance"])
+        & (frame["prompt_id"] == one["prompt_id"])
+        & (frame["sample"] == one["sample"])
+    ]
+    assert dict(zip(found["metric"], found["value"], strict=True)) == pytest.approx(one["metrics"])
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("unigrpo", "expected RUN=PATH"),
+        ("=a/seed0", "expected RUN=PATH"),
+        ("a=b/seedling", "seed<number>"),
+        ("a=b/seed1", "b/seed1/scores.jsonl"),
+    ],
+)
+def test_bad_sources_are_named(tmp_path, argument, message):
+    with pytest.raises(UserError, match=message):
+        collect.main(["--out", str(tmp_path / "scores.csv"), argument])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bad_score_line_is_named(tmp_path):
+    row = next(score_rows("think", "tuned", 1, np.random.default_rng(0)))
+    write_jsonl(tmp_path / "seed0" / "scores.jsonl", [row, {k: v for k, v in row.items() if k != "tag"}])
+    with pytest.raises(UserError, match=r"scores.jsonl, line 2: expected .*tag"):
+        collect.main(["--out", str(tmp_path / "scores.csv"), f"a={tmp_path}/seed0"])
+
+
+def test_mixed_versions_and_repeated_seeds_are_refused(tmp_path):
+    row = next(score_rows("think", "tuned", 1, np.random.default_rng(0)))
+    write_jsonl(tmp_path / "a" / "seed0" / "scores.jsonl", [row])
+    write_jsonl(tmp_path / "b" / "seed0" / "scores.jsonl", [row | {"version": "2"}])
+    out = tmp_path / "scores.csv"
+    collect.main(["--out", str(out), f"a={tmp_path}/a/seed0", f"b={tmp_path}/b/seed0"])
+    with pytest.raises(UserError, match="'geneval' is in versions 1 and 2"):
+        Scores(out)
+    with pytest.raises(UserError, match="run 'a', seed 0 is given twice"):
+        collect.main(["--out", str(out), f"a={tmp_path}/a/seed0", f"a={tmp_path}/b/seed0"])
+
+
+# --------------------------------------------------------------------------------------- tables
+
+
+def by_hand(study, run, seeds, mode, metric, tag=None):
+    """Mean over seeds of the mean over categories of the mean over images."""
+    means = []
+    for seed in range(seeds):
+        rows = [
+            r for r in raw(study, run, seed) if (r["mode"], r["guidance"]) == (mode, "tuned") and metric in r["metrics"]
+        ]
+        tags = [tag] if tag else sorted({r["tag"] for r in rows if r["benchmark"] == "geneval"}) or ["compound"]
+        means.append(np.mean([np.mean([r["metrics"][metric] for r in rows if r["tag"] == t]) for t in tags]))
+    return np.mean(means)
+
+
+def test_main_table_holds_hand_computed_means_beside_the_papers(study, tmp_path):
+    frame, text = make_table(study, tmp_path, {"kind": "main", "guidance": "tuned", "rows": ROWS})
+    assert frame["run"].tolist() == ["base", "sft", "unigrpo"] and frame["thinking"].tolist() == [
+        "no",
+        "yes",
+        "yes",
+    ]
+    uni = frame.iloc[2]
+    assert uni["geneval"] == pytest.approx(by_hand(study, "unigrpo", 3, "think", "official"), abs=1e-4)
+    assert uni["geneval_strict"] == pytest.approx(by_hand(study, "unigrpo", 3, "think", "strict"), abs=1e-4)
+    assert uni["ta"] == pytest.approx(by_hand(study, "unigrpo", 3, "think", "ta"), abs=1e-4)
+    assert uni["geneval_lo"] < uni["geneval"] < uni["geneval_hi"]
+    assert (uni["seeds"], uni["n"], uni["prompts_ta"], uni["prompts_geneval"]) == (3, 3 * 7 * 3 * 2, 3, 18)
+    assert (uni["model_evaluations"], uni["collapsed"]) == (2000, 0)
+    assert (uni["paper_ta"], uni["paper_geneval"]) == (0.8381, 0.90)
+    assert np.isnan(frame.iloc[1]["paper_ta"])  # this paper file has no SFT row
+    for words in (
+        "not a rerun of BAGEL-7B",
+        "in-distribution",
+        "66.7% of these runs' images",
+        "| 0.8381",
+        "steps 20",
+    ):
+        assert words in text
+    assert text.count("1 (prompts only)") == 2
+
+
+def test_category_table_counts_prompts_and_keeps_both_verdicts(study, tmp_path):
+    frame, text = make_table(study, tmp_path, {"kind": "categories", "rows": ROWS}, "table2")
+    uni = frame.iloc[2]
+    for tag in CATEGORIES:
+        assert uni[tag] == pytest.approx(by_hand(study, "unigrpo", 3, "think", "official", tag), abs=1e-4)
+        assert uni[f"{tag}_strict"] == pytest.approx(by_hand(study, "unigrpo", 3, "think", "strict", tag), abs=1e-4)
+        assert uni[f"{tag}_n"] == 3
+    assert (uni["paper_counting"], uni["paper_geneval"]) == (0.91, 0.90)
+    assert "single 3, two 3, count 3" in text and "(0.91)" in text
+
+
+def test_ta_is_the_mean_over_images_whatever_their_tags(tmp_path):
+    header = {"benchmark": "ta", "version": "1", "mode": "think", "guidance": "tuned", "sample": 0, "reason": ""}
+    values = [("a", 1.0), ("b", 0.0), ("b", 0.0), ("b", 0.0)]
+    rows = [header | {"tag": t, "prompt_id": f"p{i}", "metrics": {"ta": v}} for i, (t, v) in enumerate(values)]
+    write_jsonl(tmp_path / "seed0" / "scores.jsonl", rows)
+    collect.main(["--out", str(tmp_path / "scores.csv"), f"a={tmp_path}/seed0"])
+    sources = Sources(Scores(tmp_path / "scores.csv"), Paper(PAPER_FILE), Folder(tmp_path))
+    assert sources.estimate(Row("a", "yes", "tuned"), "ta", "ta").mean == pytest.approx(1 / 4)
+
+
+def test_the_papers_numbers_are_complete():
+    paper = pd.read_csv(PAPER_FILE)
+    assert len(paper) == 15 and paper["collapsed"].tolist().count("yes") == 1
+    kept = paper[paper["collapsed"] == "no"]
+    assert kept["geneval"].tolist() == pytest.approx(kept[list(CATEGORIES)].mean(axis=1).tolist(), abs=0.0151)
+
+
+def test_missing_rows_stay_visible(study, tmp_path):
+    rows = [*ROWS, ["flow_grpo", "no"]]
+    frame, text = make_table(study, tmp_path, {"kind": "main", "rows": rows})
+    missing = frame.iloc[3]
+    assert missing["run"] == "flow_grpo" and np.isnan(missing["ta"]) and missing["seeds"] == 0
+    assert "not available" in text.splitlines()[7]
+
+
+def test_unguided_table_reads_other_images(study, tmp_path):
+    tuned, _ = make_table(study, tmp_path, {"kind": "main", "rows": ROWS})
+    unguided, _ = make_table(study, tmp_path, {"kind": "main", "guidance": "unguided", "rows": ROWS})
+    assert set(unguided["guidance"]) == {"unguided"} and not np.allclose(tuned["gold"], unguided["gold"])
+
+
+def test_decoding_table_shows_knobs_beside_reinforcement(study, tmp_path):
+    frame, text = make_table(study, tmp_path, {"kind": "decoding", "runs": ["sft", "unigrpo"]}, "decoding")
+    pairs = list(zip(frame["run"], frame["guidance"], strict=True))
+    assert pairs == [("sft", g) for g in ("unguided", "tuned", "greedy")] + [
+        ("unigrpo", g) for g in ("unguided", "tuned")
+    ]
+    assert np.isnan(frame.iloc[2]["gold"])  # greedy was not sampled here
+    gap = frame.iloc[4]["gold"] - frame.iloc[1]["gold"]
+    assert frame.iloc[1]["gold_gap"] == pytest.approx(gap, abs=2e-4) and np.isnan(frame.iloc[4]["gold_gap"])
+    assert "gold: last run" in text
+
+
+def test_tables_need_scores_only(study, tmp_path):
+    bare = tmp_path / "cpu"
+    bare.mkdir()
+    for name in ("scores.csv", "paper.csv"):
+        (bare / name).write_bytes((study / name).read_bytes())
+    frame, text = make_table(bare, tmp_path, {"kind": "main", "rows": ROWS})
+    full, _ = make_table(study, tmp_path, {"kind": "main", "rows": ROWS})
+    assert frame["geneval_hi"].tolist() == full["geneval_hi"].tolist()
+    assert "Protocol: not available" in text and np.isnan(frame["model_evaluations"]).all()
+
+
+def test_code_mixtures_are_pointed_out(study, tmp_path):
+    path = study / "runs" / "sft" / "seed0" / "run.json"
+    before = path.read_text()
+    path.write_text(before.replace('"h"', '"other"'))
+    _, text = make_table(study, tmp_path, {"kind": "main", "rows": ROWS})
+    path.write_text(before)
+    assert "Mixed code" in text and "2 versions" in text
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"kind": "pie"}, "'kind' must be one of main"),
+        ({"kind": "main", "rows": [["base", True]]}, r"'rows\[0\]'"),
+        ({"kind": "main"}, "'rows' must name"),
+        ({"kind": "decoding"}, "'runs' must name"),
+    ],
+)
+def test_bad_specifications_are_named(study, tmp_path, spec, message):
+    with pytest.raises(UserError, match=f"spec.json: {message}"):
+        make_table(study, tmp_path, spec)
+
+
+# --------------------------------------------------------------------------------------- figures
+
+
+def make_figure(study, tmp_path, spec):
+    (tmp_path / "spec.json").write_text(json.dumps(spec))
+    arguments = ["--name", "f", "--spec", tmp_path / "spec.json", "--scores", study / "scores.csv"]
+    arguments += ["--results", study, "--paper", study / "paper.csv", "--out", tmp_path / "figures"]
+    figures.main([str(a) for a in arguments])
+    for suffix in ("png", "pdf"):
+        assert (tmp_path / "figures" / f"f.{suffix}").stat().st_size > 5000
+    return pd.read_csv(tmp_path / "figures" / "f.csv")
+
+
+def test_curves_csv_holds_every_point(study, tmp_path):
+    data = make_figure(study, tmp_path, {"kind": "curves", "runs": ["unigrpo", "sft"]})
+    rows = [json.loads(r) for r in (study / "runs/unigrpo/seed1/metrics.jsonl").read_text().splitlines()]
+    found = data[(data["run"] == "unigrpo") & (data["seed"] == 1)]
+    for kind, metric in (("train", "proxy"), ("validation", "gold")):
+        part = found[(found["kind"] == kind) & (found["metric"] == metric)]
+        expected = [(r["update"], r[metric]) for r in rows if r["kind"] == kind]
+        assert part["update"].tolist() == [u for u, _ in expected]
+        assert part["value"].tolist() == pytest.approx([v for _, v in expected], rel=1e-4)
+
+
+def test_figures_are_reproducible(study, tmp_path):
+    files = []
+    for _ in range(2):
+        make_figure(study, tmp_path, {"kind": "curves", "runs": ["unigrpo"]})
+        files.append([(tmp_path / "figures" / f"f.{suffix}").read_bytes() for suffix in ("png", "pdf")])
+    assert files[0] == files[1]
+
+
+def test_grid_shows_the_same_prompts_for_every_run_with_traces(study, tmp_path):
+    data = make_figure(study, tmp_path, {"kind": "grid", "runs": ["base", "unigrpo"]})
+    by_run = [data[data["run"] == run]["prompt_id"].tolist() for run in ("base", "unigrpo")]
+    assert by_run[0] == by_run[1]
+    assert [prompt.split("/")[0] for prompt in by_run[0]] == list(figures.GRID_TAGS)
+    assert len(set(by_run[0])) == len(by_run[0])
+    assert data["trace"].str.contains("red circle upper-left").all()
+    scored = {
+        r["prompt_id"]: r
+        for r in raw(study, "base", 0)
+        if (r["mode"], r["guidance"], r["sample"]) == ("think", "tuned", 0)
+    }
+    for _, row in data[data["run"] == "base"].iterrows():
+        metrics = scored[row["prompt_id"]]["metrics"]
+        assert row["correct"] == (metrics.get("official", metrics.get("ta")) == 1)
+
+
+def test_dots_csv_agrees_with_the_table(study, tmp_path):
+    data = make_figure(study, tmp_path, {"kind": "dots", "runs": ["base", "unigrpo"]}).set_index(
+        ["run", "thinking", "metric"]
+    )
+    table, _ = make_table(study, tmp_path, {"kind": "main", "rows": ROWS})
+    uni = table.iloc[2]
+    assert data.loc[("unigrpo", "yes", "official"), ["value", "lo", "hi"]].tolist() == pytest.approx(
+        uni[["geneval", "geneval_lo", "geneval_hi"]].tolist(), abs=1e-4
+    )
+    assert data.loc[("unigrpo", "yes", "paper_ta"), "value"] == 0.8381
+    assert ("base", "yes", "paper_ta") not in data.index  # no such row in this paper file
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"kind": "pie", "runs": ["base"]}, "'kind', one of curves, grid, dots"),
+        ({"kind": "dots"}, "and 'runs'"),
+        ({"kind": "curves", "runs": ["text_grpo"]}, "text_grpo: no seed folder"),
+        ({"kind": "grid", "runs": ["text_grpo"]}, "text_grpo: no images"),
+        ({"kind": "dots", "runs": ["text_grpo"]}, "none of the runs text_grpo is scored"),
+    ],
+)
+def test_bad_figures_are_named(study, tmp_path, spec, message):
+    with pytest.raises(UserError, match=message):
+        make_figure(study, tmp_path, spec)
+
+
+# --------------------------------------------------------------------------------------- gallery
+
+
+def test_gallery_stands_alone_and_shows_every_run(study, tmp_path):
+    out = tmp_path / "gallery"
+    out.mkdir()
+    (out / "stale.html").write_text("old")
+    gallery.main(["--results", str(study), "--out", str(out), "--per-category", "2"])
+    page = (out / "index.html").read_text()
+    sources = re.findall(r'src="([^"]+)"', page)
+    assert len(sources) == 7 * 2 * 3 and len(set(sources)) == len(sources)  # categories x prompts x runs
+    assert not re.search(r"https?://|<script", page) and not (out / "stale.html").exists()
+    first = np.load(study / "runs/unigrpo/seed0/samples/geneval.think.tuned/images.npy")[0]
+    with Image.open(out / "images/unigrpo/single_object-000.png") as picture:
+        assert np.array_equal(np.asarray(picture), first)
+    assert page.count("<li>red circle upper-left</li>") == len(sources)
+    wrong, right = page.count('class="wrong"'), page.count('class="right"')
+    assert wrong + right == len(sources) and wrong and right
+    assert page.index(">Base<") < page.index(">SFT<") < page.index(">UniGRPO<")
+    assert page.count("✗ expected more\nthan this") == wrong
+
+
+def test_gallery_needs_samples(tmp_path):
+    with pytest.raises(UserError, match="no run has samples"):
+        gallery.main(["--results", str(tmp_path), "--out", str(tmp_path / "gallery")])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_reports_never_import_torch():
+    modules = "collect, figures, gallery, tables"
+    code = f"import sys; from unigrpo.report import {modules}; import evals.geneval; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})

@@ -1,0 +1,186 @@
+"""Rollout, replay and one update: the invariants that make the ratios mean what they should."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from tests import tiny
+from unigrpo import flow, train
+from unigrpo.losses import ratio_norm_log_ratio
+from unigrpo.methods import grpo
+from unigrpo.rollout import paint, replay, roll_out
+from unigrpo.sampler import Decoding, sample
+from unigrpo.world.prompts import prompt_set
+
+PROMPTS = train.draw_prompts(0, 0, 4)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny.model()
+
+
+@pytest.fixture(scope="module")
+def rollout(model):
+    return roll_out(model, PROMPTS, tiny.RL, 8, seed=5, index=2)
+
+
+def advantages(n: int = 12) -> torch.Tensor:
+    return torch.randn(n, generator=torch.Generator().manual_seed(1))
+
+
+def test_a_rollout_is_a_function_of_seed_and_index(model, rollout):
+    again = roll_out(model, PROMPTS, tiny.RL, 8, seed=5, index=2)
+    assert torch.equal(again.image.images, rollout.image.images) and torch.equal(again.trace.tokens, rollout.trace.tokens)
+    other = roll_out(model, PROMPTS, tiny.RL, 8, seed=5, index=3)
+    assert not torch.equal(other.image.images, rollout.image.images)
+
+
+def test_a_group_shares_its_first_noise_and_no_prompts_do(model):
+    """With the window at step 0 the state before it is the initial noise."""
+    rl = replace(tiny.RL, window_range=(0, 2))
+    first = roll_out(model, PROMPTS, rl, 8, 5, 0).image.latents[:, 0].unflatten(0, (4, 3))
+    assert torch.equal(first[:, 0], first[:, 1]) and torch.equal(first[:, 0], first[:, 2])
+    assert all(not torch.equal(first[i, 0], first[j, 0]) for i in range(4) for j in range(i))
+    apart = roll_out(model, PROMPTS, replace(rl, same_noise=False), 8, 5, 0).image.latents[:, 0]
+    assert torch.pdist(apart.flatten(1)).min() > 1
+
+
+def test_recorded_transitions_are_the_sde_steps_of_the_window(model, rollout):
+    """Replay at the rollout's own weights returns the mean from which prev = mean + std * noise was drawn."""
+    with torch.no_grad():
+        again = replay(model, rollout, tiny.RL)
+    prev = again.mean + again.std[None, :, None, None] * rollout.image.noise
+    assert torch.allclose(prev, rollout.image.latents[:, 1:], atol=1e-5)
+    expected = -0.5 * rollout.image.noise.square().mean((2, 3)) - again.std.log() - 0.5 * torch.log(torch.tensor(2 * torch.pi))
+    assert torch.allclose(again.log_prob, expected, atol=1e-4)
+
+
+def test_outside_the_window_painting_is_euler(model):
+    ids = model.prompt_ids(["a photo of a circle"])
+    times = flow.time_grid(4, 3.0, "steps")
+    x0 = torch.randn(1, *model.latent_shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        _, context, _ = model.encode(ids, None)
+        painted, kept = paint(model, context, x0, times, guidance=1.0)
+        x = x0
+        for t, t_next in zip(times[:-1], times[1:], strict=True):
+            x = x + (t_next - t) * model.velocity(context, x, t[None])
+    assert kept == [] and torch.allclose(painted, x, atol=1e-6)
+
+
+def test_guidance_follows_its_formula_and_counts_double(model):
+    rl = replace(tiny.RL, guidance=3.0)
+    r = roll_out(model, PROMPTS, rl, 8, 5, 0)
+    assert r.model_evaluations == 2 * roll_out(model, PROMPTS, tiny.RL, 8, 5, 0).model_evaluations
+    with torch.no_grad():
+        _, context, _ = model.encode(r.prompt_ids, r.trace)
+        x, t = r.image.latents[:, 0], r.image.times[r.image.window.start].expand(12)
+        cond, uncond = model.velocity(context, x, t), model.velocity(model.empty_context(12), x, t)
+        assert torch.allclose(replay(model, r, rl).velocity[:, 0], uncond + 3 * (cond - uncond), atol=1e-4)
+
+
+def test_every_ratio_is_exactly_one_before_the_first_update(model, rollout):
+    """Bitwise: old quantities come from a replay over the very slices that are updated."""
+    for rl in (tiny.RL, replace(tiny.RL, ratio="plain"), replace(tiny.RL, context_gradient="stage_boundary")):
+        steps = grpo.make_slices(model, model, rollout, advantages(), rl)
+        assert len(steps) == rl.epochs
+        for s in steps[0]:
+            new = replay(model, s.rollout, rl)
+            assert torch.equal(new.logp, s.old.logp)
+            assert torch.equal(new.mean, s.old.mean) and torch.equal(new.log_prob, s.old.log_prob)
+            assert (ratio_norm_log_ratio(new.mean, s.old.mean, s.rollout.image.noise) == 0).all()
+            assert torch.equal(new.velocity, s.reference.velocity)
+
+
+def test_halves_are_disjoint_whole_groups_and_repeat_repeats():
+    halves = grpo.optimizer_steps(tiny.RL)
+    assert halves == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11]]
+    assert grpo.optimizer_steps(replace(tiny.RL, epoch_convention="repeat")) == [list(range(12))] * 2
+
+
+def gradients(model, rollout, rl, weights) -> dict[str, torch.Tensor]:
+    clone = copy.deepcopy(model)
+    for s in grpo.make_slices(clone, model, rollout, weights, rl)[0]:
+        grpo.accumulate(clone, s, rl, Accelerator(cpu=True))
+    return {name: p.grad.clone() for name, p in clone.mot.named_parameters() if p.grad is not None}
+
+
+def test_micro_batches_accumulate_to_the_whole(model, rollout):
+    whole = gradients(model, rollout, replace(tiny.RL, micro_batch=12), advantages())
+    parts = gradients(model, rollout, replace(tiny.RL, micro_batch=2), advantages())
+    assert whole.keys() == parts.keys()
+    for name in whole:
+        assert torch.allclose(whole[name], parts[name], atol=1e-5 + 1e-4 * whole[name].abs().max().item()), name
+
+
+def test_groups_without_spread_keep_their_share_but_need_no_replay(model, rollout):
+    weights = advantages()
+    weights[:3] = 0
+    rl = replace(tiny.RL, train=("text",), micro_batch=12)
+    (only,) = grpo.make_slices(model, model, rollout, weights, rl)[0]
+    assert len(only.rollout.prompts) == 3 and only.share == 0.5
+    kept = gradients(model, rollout, rl, weights)
+    with_all = replace(rl, train=("text", "image"), image_scale=0.0, velocity_mse_weight=0.0)
+    full = gradients(model, rollout, with_all, weights)
+    for name, grad in kept.items():
+        assert torch.allclose(grad, full[name], atol=1e-6), name
+
+
+def test_the_stage_boundary_keeps_the_image_loss_out_of_the_reasoning_expert(model, rollout):
+    text_only = gradients(model, rollout, replace(tiny.RL, train=("text",)), advantages())
+    stopped = gradients(model, rollout, replace(tiny.RL, context_gradient="stage_boundary"), advantages())
+    through = gradients(model, rollout, replace(tiny.RL, image_scale=100.0), advantages())
+    name = "language_model.model.layers.0.self_attn.k_proj.weight"
+    assert torch.allclose(stopped[name], text_only[name], atol=1e-6)
+    assert not torch.allclose(through[name], text_only[name], atol=1e-4)
+    assert tiny.RL.gradient_through_context and not replace(tiny.RL, train=("image",)).gradient_through_context
+
+
+def test_one_update_raises_the_probability_of_what_was_rewarded(model, rollout):
+    clone = copy.deepcopy(model)
+    weights = torch.tensor([1.0, -0.5, -0.5] * 4)
+    rl = replace(tiny.RL, regulariser="none", image_scale=100.0)
+    optimizer, _ = train.optimizer_for(clone, rl)
+    with torch.no_grad():
+        before = replay(clone, rollout, rl)
+    for s in grpo.make_slices(clone, model, rollout, weights, rl)[0]:
+        grpo.accumulate(clone, s, rl, Accelerator(cpu=True))
+    optimizer.step()
+    with torch.no_grad():
+        after = replay(clone, rollout, rl)
+    first_half = slice(0, 6)
+    for old, new in ((before.logp.sum(1), after.logp.sum(1)), (before.log_prob.sum(1), after.log_prob.sum(1))):
+        assert ((new - old)[first_half] * weights[first_half]).sum() > 0
+
+
+def test_learning_rates_belong_to_experts():
+    optimizer, trained = train.optimizer_for(copy.deepcopy(tiny.model()), replace(tiny.RL, lr_text=1.0, lr_image=2.0))
+    assert [g["lr"] for g in optimizer.param_groups] == [1.0, 2.0] and list(trained) == ["text", "image"]
+    clone = copy.deepcopy(tiny.model())
+    train.optimizer_for(clone, replace(tiny.RL, train=("image",)))
+    experts = clone.mot.expert_parameters()
+    assert all(p.requires_grad for p in experts["image"]) and not any(p.requires_grad for p in experts["text"])
+
+
+def test_evaluation_samples_do_not_depend_on_their_batch(model):
+    jobs = [(p, k) for p in prompt_set("val")[:3] for k in range(2)]
+    settings = tiny.run_config().sampling
+    decoding = Decoding(True, 2.0, 1.0)
+    together = sample(model, jobs, settings, decoding, 7)
+    apart = sample(model, jobs, replace(settings, batch_size=1), decoding, 7)
+    assert together.traces == apart.traces
+    assert abs(together.images.astype(int) - apart.images.astype(int)).max() <= 1
+    assert together.model_evaluations == 6 * 4 * 2
+
+
+def test_prompts_of_a_rollout_are_distinct_and_balanced():
+    drawn = train.draw_prompts(1, 3, 14)
+    assert len({p.id for p in drawn}) == 14
+    assert all(n == 2 for n in {t: sum(p.tag == t for p in drawn) for t in {p.tag for p in drawn}}.values())
+    assert [p.id for p in train.draw_prompts(1, 3, 14)] == [p.id for p in drawn]
