@@ -87,9 +87,7 @@ def build(path: str | Path, device: str = "auto"):
     path = Path(path)
     description = read_json(path / "model.json")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    model = LearnedReward(
-        from_dict(RewardConfig, description["settings"], "settings"), description["image_size"]
-    )
+    model = LearnedReward(from_dict(RewardConfig, description["settings"], "settings"), description["image_size"])
     try:
         model.load_state_dict(load_file(path / "model.safetensors"))
     except (OSError, RuntimeError, ValueError) as error:

@@ -64,9 +64,7 @@ def read_samples(folder: Path) -> tuple[Labelled, Labelled]:
     """SFT samples of training prompts and of validation prompts, labelled by the inspector."""
     samples = sample_folder.read(folder)
     prompts = [Prompt(r["prompt_id"], r["prompt"], r["tag"], r["meta"]) for r in samples.rows]
-    verdicts = [
-        judge(p.meta, f.detections) for p, f in zip(prompts, inspect_images(samples.images), strict=True)
-    ]
+    verdicts = [judge(p.meta, f.detections) for p, f in zip(prompts, inspect_images(samples.images), strict=True)]
 
     def part(held_out: bool) -> Labelled:
         rows = [i for i, p in enumerate(prompts) if p.id.startswith("val/") == held_out]
@@ -106,9 +104,7 @@ def pixels(images: np.ndarray, device) -> Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="rewards.train_learned", description="Train the learned reward.")
-    parser.add_argument(
-        "--config", type=Path, required=True, help="resolved configuration of the SFT run (JSON)"
-    )
+    parser.add_argument("--config", type=Path, required=True, help="resolved configuration of the SFT run (JSON)")
     parser.add_argument("--data", type=Path, required=True, help="sample folder of the SFT run")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     args = parser.parse_args()
@@ -139,9 +135,7 @@ def main() -> None:
         progress = step / settings.steps
         for group in optimizer.param_groups:
             group["lr"] = (
-                settings.lr
-                * min(1, (step + 1) / 100)
-                * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+                settings.lr * min(1, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
             )
         logits = model(
             pixels(np.concatenate([data.images[chosen], batch_images]), device),
@@ -167,9 +161,7 @@ def main() -> None:
     save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, temporary)
     temporary.replace(args.out / "model.safetensors")
     write_json(args.out / "report.json", report)
-    facts = provenance.record(
-        cfg, device=str(device), wall_seconds=time.monotonic() - started, updates=settings.steps
-    )
+    facts = provenance.record(cfg, device=str(device), wall_seconds=time.monotonic() - started, updates=settings.steps)
     write_json(args.out / "run.json", facts)
     write_json(args.out / "model.json", describe(settings, cfg.model.image_size))
     print(
@@ -189,10 +181,7 @@ def evaluate(model: LearnedReward, data: Labelled, device) -> dict:
     for i, p in enumerate(data.prompts):
         by_tag.setdefault(p.tag, []).append(i)
     return {
-        "auc": {
-            tag: auc([scores[i] for i in rows], [data.strict[i] for i in rows])
-            for tag, rows in by_tag.items()
-        },
+        "auc": {tag: auc([scores[i] for i in rows], [data.strict[i] for i in rows]) for tag, rows in by_tag.items()},
         "n": {tag: len(rows) for tag, rows in by_tag.items()},
         "strict_share": {tag: float(np.mean([data.strict[i] for i in rows])) for tag, rows in by_tag.items()},
         "correlation_with_gold": float(np.corrcoef(scores, data.gold)[0, 1]),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 
@@ -15,7 +13,11 @@ from unigrpo.conformance import bagel
 from unigrpo.types import UserError
 from unigrpo.world import render, scenes
 
-PROMPTS = ["a photo of a circle", "a photo of a red cross left of a blue star and two green rings", "a photo of two hearts"]
+PROMPTS = [
+    "a photo of a circle",
+    "a photo of a red cross left of a blue star and two green rings",
+    "a photo of two hearts",
+]
 TRACES = ["<think> red circle center </think>", None, "<think> blue heart upper-left , red heart center </think>"]
 
 
@@ -62,7 +64,9 @@ def test_sampling_follows_the_policy(model):
     uniforms = torch.rand(n, 1, generator=torch.Generator().manual_seed(1))
     tokens = model.think(ids, n, 1, uniforms, temperature).tokens[:, 0]
     with torch.no_grad():
-        every = Trace(torch.arange(model.mot.config.vocab_size)[:, None], torch.ones(model.mot.config.vocab_size, 1).bool())
+        every = Trace(
+            torch.arange(model.mot.config.vocab_size)[:, None], torch.ones(model.mot.config.vocab_size, 1).bool()
+        )
         hidden, _, starts = model.encode(ids * len(every.tokens), every)
         logp, _ = model.text_logp(hidden, starts, every, temperature)
     expected = logp[:, 0].exp() * n
@@ -99,7 +103,9 @@ def test_every_place_is_told_apart_at_initialisation(model):
     table = model.mot.latent_pos_embed.pos_embed
     distances = torch.pdist(table)
     assert distances.min() > 0.6 * (2 * table.shape[1]) ** 0.5
-    latents = model.mot.vae2llm(torch.randn(200, model.mot.config.token_dim, generator=torch.Generator().manual_seed(3)))
+    latents = model.mot.vae2llm(
+        torch.randn(200, model.mot.config.token_dim, generator=torch.Generator().manual_seed(3))
+    )
     assert table.std() > 0.7 * latents.std()
 
 
@@ -150,5 +156,3 @@ def test_the_codec_inverts_itself_and_keeps_images_readable():
 def test_bad_prompts_are_refused_by_name(model, prompt, message):
     with pytest.raises(UserError, match=message):
         model.prompt_ids([prompt])
-
-

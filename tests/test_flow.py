@@ -184,8 +184,7 @@ def test_latent_kl_weight_is_the_kl_of_the_two_transitions(rng):
     x, v, v_ref = (latents(rng, 1, 5, dtype=torch.float64) for _ in range(3))
     for k in (0, 7, 20):
         new, ref = (
-            sde_step(x, u, grid[k], grid[k + 1], noise_level=0.8, t_max=grid[1].item(), prev=x)
-            for u in (v, v_ref)
+            sde_step(x, u, grid[k], grid[k + 1], noise_level=0.8, t_max=grid[1].item(), prev=x) for u in (v, v_ref)
         )
         kl = kl_divergence(Normal(new.mean, new.std[:, None]), Normal(ref.mean, ref.std[:, None]))
         torch.testing.assert_close(kl, weights[k].double() * (v - v_ref).square(), rtol=1e-4, atol=1e-9)

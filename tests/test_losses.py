@@ -117,9 +117,7 @@ def test_both_log_ratios_are_exactly_zero_before_any_update(rng):
 def test_ratio_norm_in_single_precision_resolves_far_below_the_clip_range(rng):
     old, new, noise, _ = transitions(rng, shape=(2, 64, 256), drift=1e-4)
     exact = ratio_norm_log_ratio(new.mean[:, None], old.mean[:, None], noise[:, None])
-    single = ratio_norm_log_ratio(
-        new.mean.float()[:, None], old.mean.float()[:, None], noise.float()[:, None]
-    )
+    single = ratio_norm_log_ratio(new.mean.float()[:, None], old.mean.float()[:, None], noise.float()[:, None])
     assert (exact - single).abs().max() < 1e-8
 
 

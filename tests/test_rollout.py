@@ -36,7 +36,9 @@ def advantages(n: int = 12) -> torch.Tensor:
 
 def test_a_rollout_is_a_function_of_seed_and_index(model, rollout):
     again = roll_out(model, PROMPTS, tiny.RL, 8, seed=5, index=2)
-    assert torch.equal(again.image.images, rollout.image.images) and torch.equal(again.trace.tokens, rollout.trace.tokens)
+    assert torch.equal(again.image.images, rollout.image.images) and torch.equal(
+        again.trace.tokens, rollout.trace.tokens
+    )
     other = roll_out(model, PROMPTS, tiny.RL, 8, seed=5, index=3)
     assert not torch.equal(other.image.images, rollout.image.images)
 
@@ -57,7 +59,9 @@ def test_recorded_transitions_are_the_sde_steps_of_the_window(model, rollout):
         again = replay(model, rollout, tiny.RL)
     prev = again.mean + again.std[None, :, None, None] * rollout.image.noise
     assert torch.allclose(prev, rollout.image.latents[:, 1:], atol=1e-5)
-    expected = -0.5 * rollout.image.noise.square().mean((2, 3)) - again.std.log() - 0.5 * torch.log(torch.tensor(2 * torch.pi))
+    expected = (
+        -0.5 * rollout.image.noise.square().mean((2, 3)) - again.std.log() - 0.5 * torch.log(torch.tensor(2 * torch.pi))
+    )
     assert torch.allclose(again.log_prob, expected, atol=1e-4)
 
 

@@ -61,9 +61,7 @@ def group_advantages(
     zero_spread = 0
     for key, rows in members.items():
         if len(rows) < 2:
-            raise UserError(
-                f"group {key} has a single sample ({rows[0]}): a relative advantage needs at least two"
-            )
+            raise UserError(f"group {key} has a single sample ({rows[0]}): a relative advantage needs at least two")
         group = values[rows]
         if (group == group[0]).all():
             zero_spread += 1

@@ -42,9 +42,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise UserError(f"{path}: not found, expected a safetensors file") from None
     except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{path}: damaged or truncated, expected a complete safetensors file ({error})"
-        ) from None
+        raise UserError(f"{path}: damaged or truncated, expected a complete safetensors file ({error})") from None
 
 
 def load_weights(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
@@ -102,14 +100,15 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Unifie
     return model.to(device)
 
 
-def save_state(folder: Path, step: int, tensors: dict[str, Tensor], data: dict) -> None:
-    """Write ``state/step-N`` as a whole, then forget older ones. A kill at any moment leaves a complete state."""
+def save_state(folder: Path, step: int, tensors: dict[str, Tensor], data: dict, settings: str) -> None:
+    """Write ``state/step-N`` as a whole, then forget older ones. A kill at any moment leaves a complete state.
+    ``settings`` is the fingerprint of the configuration that the state belongs to."""
     target = folder / f"step-{step:08d}"
     temporary = folder / f"{target.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary / "state.safetensors")
-    (temporary / "state.json").write_text(json.dumps(data))
+    (temporary / "state.json").write_text(json.dumps({"settings": settings, **data}))
     shutil.rmtree(target, ignore_errors=True)
     os.replace(temporary, target)
     for old in folder.iterdir():
@@ -117,8 +116,8 @@ def save_state(folder: Path, step: int, tensors: dict[str, Tensor], data: dict) 
             shutil.rmtree(old)
 
 
-def load_state(folder: Path) -> tuple[int, dict[str, Tensor], dict] | None:
-    """The newest complete state, or None: (step, tensors, data)."""
+def load_state(folder: Path, settings: str) -> tuple[int, dict[str, Tensor], dict] | None:
+    """The newest complete state, or None: (step, tensors, data). One saved under other ``settings`` does not count."""
     found = sorted(p for p in folder.glob("step-*") if p.suffix != ".tmp") if folder.is_dir() else []
     if not found:
         return None
@@ -132,19 +131,13 @@ def load_state(folder: Path) -> tuple[int, dict[str, Tensor], dict] | None:
 
 def gather(modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Everything a resumed run needs, as named tensors: modules by name, and the optimiser in parameter order."""
-    tensors = {
-        f"{name}/{key}": value
-        for name, module in modules.items()
-        for key, value in module.state_dict().items()
-    }
+    tensors = {f"{name}/{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
     for index, part in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{key}": torch.as_tensor(value) for key, value in part.items()}
     return tensors
 
 
-def restore(
-    tensors: dict[str, Tensor], modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer
-) -> None:
+def restore(tensors: dict[str, Tensor], modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> None:
     """Inverse of :func:`gather`; learning rates stay those of ``optimizer``."""
     parts: dict[str, dict[str, Tensor]] = {}
     for name, value in tensors.items():

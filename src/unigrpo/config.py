@@ -35,9 +35,7 @@ class ModelConfig:
     kv_heads: int = 2
     image_size: int = 48  # pixels a side
     latent_channels: int = 24  # channels of the codec's latent
-    latent_downsample: int = (
-        8  # pixels per latent cell, so the latent is image_size / latent_downsample a side
-    )
+    latent_downsample: int = 8  # pixels per latent cell, so the latent is image_size / latent_downsample a side
     latent_patch: int = 2  # latent cells per token side
     max_latent_size: int = 4  # side of the position table, in tokens
 
@@ -45,9 +43,7 @@ class ModelConfig:
         require(self.hidden_size % self.heads == 0, "model.hidden_size", "a multiple of model.heads")
         require(self.heads % self.kv_heads == 0, "model.heads", "a multiple of model.kv_heads")
         stride = self.latent_downsample * self.latent_patch
-        require(
-            self.image_size % stride == 0, "model.image_size", f"a multiple of {stride} (downsample x patch)"
-        )
+        require(self.image_size % stride == 0, "model.image_size", f"a multiple of {stride} (downsample x patch)")
         require(
             self.tokens_per_side <= self.max_latent_size,
             "model.max_latent_size",
@@ -119,9 +115,7 @@ class RLConfig:
     prompts_per_rollout: int = 12
     group_size: int = 12  # episodes (one trace and one image each) per prompt
     epochs: int = 2  # optimiser steps per rollout
-    epoch_convention: Literal["halves", "repeat"] = (
-        "halves"  # disjoint parts of the rollout, or all of it each time
-    )
+    epoch_convention: Literal["halves", "repeat"] = "halves"  # disjoint parts of the rollout, or all of it each time
     micro_batch: int = 144  # episodes per backward pass
     steps: int = 10  # denoising grid in training
     grid: Literal["points", "steps"] = "steps"
@@ -146,17 +140,13 @@ class RLConfig:
     lr_text: float = 3e-4  # reasoning (understanding) expert
     lr_image: float = 2e-4  # denoising (generation) expert
     clip_norm: float = 1.0  # per expert
-    verifier_mix: float = (
-        0.0  # share of verifier reward mixed into the learned reward; 0 = learned reward alone
-    )
+    verifier_mix: float = 0.0  # share of verifier reward mixed into the learned reward; 0 = learned reward alone
     validate_every: int = 10  # rollouts
     validation_images: int = 1  # per validation prompt
     checkpoint_every: int = 10  # rollouts
 
     def __post_init__(self):
-        require(
-            len(self.train) > 0 and len(set(self.train)) == len(self.train), "rl.train", "text, image or both"
-        )
+        require(len(self.train) > 0 and len(set(self.train)) == len(self.train), "rl.train", "text, image or both")
         require(self.group_size >= 2, "rl.group_size", "at least 2: a group of one has no relative advantage")
         require(self.prompts_per_rollout >= 1, "rl.prompts_per_rollout", "a whole number >= 1")
         require(self.epochs >= 1, "rl.epochs", "a whole number >= 1")
@@ -168,9 +158,7 @@ class RLConfig:
             "rl.window_range",
             f"0 <= start < end <= {n - 1} (the last of {n} steps is not stochastic)",
         )
-        require(
-            self.window_size <= hi - lo, "rl.window_size", f"at most {hi - lo}, the width of rl.window_range"
-        )
+        require(self.window_size <= hi - lo, "rl.window_size", f"at most {hi - lo}, the width of rl.window_range")
         require(self.noise_level > 0, "rl.noise_level", "a number > 0")
         require(self.guidance >= 1, "rl.guidance", "a scale >= 1")
         require(0 <= self.verifier_mix <= 1, "rl.verifier_mix", "a share in [0, 1]")
@@ -225,9 +213,7 @@ class RunConfig:
     init: str | None  # parent run
     evaluate: tuple[Literal["yes", "no"], ...]  # thinking modes at evaluation
     backbone: Literal["world", "bagel"] = "world"
-    source: Literal["train", "shipped", "released"] = (
-        "train"  # of the base: trained, in this repository, or ...
-    )
+    source: Literal["train", "shipped", "released"] = "train"  # of the base: trained, in this repository, or ...
     released: str | None = None  # ... a local folder or hub id of published weights
     device: str = "auto"  # auto = CUDA where there is one
     precision: Literal["no", "bf16"] = "no"
@@ -239,9 +225,7 @@ class RunConfig:
     reward: RewardConfig = field(default_factory=RewardConfig)
 
     def __post_init__(self):
-        require(
-            self.stage == "base" or self.init is not None, "init", "a parent run (only the base has none)"
-        )
+        require(self.stage == "base" or self.init is not None, "init", "a parent run (only the base has none)")
         require(
             (self.source == "released") == (self.released is not None),
             "released",
@@ -271,9 +255,7 @@ def from_dict(cls, data: dict, where: str = ""):
     missing = [
         f.name
         for f in fields.values()
-        if f.name not in data
-        and f.default is dataclasses.MISSING
-        and f.default_factory is dataclasses.MISSING
+        if f.name not in data and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     ]
     if missing:
         raise UserError(f"{prefix}{missing[0]}: missing, expected {_name(hints[missing[0]])}")

@@ -128,9 +128,7 @@ def sde_step(
     return Step(prev, mean, step.std, step.sigma, torch.where(stochastic, log_prob, 0))
 
 
-def latent_kl_weight(
-    t: float | Tensor, t_next: float | Tensor, *, noise_level: float, t_max: float
-) -> Tensor:
+def latent_kl_weight(t: float | Tensor, t_next: float | Tensor, *, noise_level: float, t_max: float) -> Tensor:
     """v_coef^2 / (2 std^2): the exact latent KL per element is this times the squared velocity difference.
 
     It spans three orders of magnitude over a trajectory (almost 0 near t = 1), which is the loophole that the
@@ -162,9 +160,7 @@ def guided_velocity(
     if renorm == "none":
         return guided
     axes = {"global": tuple(range(1, cond.ndim)), "channel": (-1,)}[renorm]
-    norm, guided_norm = (
-        torch.linalg.vector_norm(velocity, dim=axes, keepdim=True) for velocity in (cond, guided)
-    )
+    norm, guided_norm = (torch.linalg.vector_norm(velocity, dim=axes, keepdim=True) for velocity in (cond, guided))
     return guided * (norm / (guided_norm + 1e-8)).clamp(renorm_min, 1)
 
 
@@ -178,9 +174,7 @@ def draw_window(generator: torch.Generator, size: int, window_range: Sequence[in
     if size < 1:
         raise UserError(f"SDE window: size {size} must be at least 1")
     if not 0 <= lo < hi <= n_steps:
-        raise UserError(
-            f"SDE window: range [{lo}, {hi}] must be non-empty and inside the {n_steps} steps of the grid"
-        )
+        raise UserError(f"SDE window: range [{lo}, {hi}] must be non-empty and inside the {n_steps} steps of the grid")
     if size > hi - lo:
         raise UserError(f"SDE window: size {size} does not fit into the range [{lo}, {hi}]")
     start = int(torch.randint(lo, hi - size + 1, (), generator=generator))

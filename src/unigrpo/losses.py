@@ -135,6 +135,4 @@ def latent_kl(
         return kl
     if variant == "flow_grpo" and dt is not None:
         return kl * dt.abs()
-    raise ValueError(
-        f"latent_kl: variant {variant!r} with dt={dt}; expected exact, or flow_grpo together with dt"
-    )
+    raise ValueError(f"latent_kl: variant {variant!r} with dt={dt}; expected exact, or flow_grpo together with dt")

@@ -8,12 +8,13 @@ from pathlib import Path
 
 
 class MetricsLog:
-    """Appends rows; on resume rows at or after ``step`` (by the key that counts steps) are dropped first."""
+    """Appends rows; on resume rows at or after ``step`` (by the key that counts steps) are dropped first, all of them
+    at step 0."""
 
     def __init__(self, path: Path, key: str, step: int):
         self.path = path
         rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        keep = [row for row in rows if row[key] < step]
+        keep = [row for row in rows if row[key] < step] if step else []
         temporary = path.with_name(path.name + ".tmp")
         temporary.write_text("".join(json.dumps(row) + "\n" for row in keep))
         os.replace(temporary, path)

@@ -30,12 +30,12 @@ from unigrpo.backbones.unified import UnifiedModel
 from unigrpo.cli import run, write_json
 from unigrpo.config import RunConfig, SupervisedConfig
 from unigrpo.metrics import MetricsLog
+from unigrpo.resolve import training_fingerprint
 from unigrpo.sampler import Decoding
 from unigrpo.setup import accelerate_for
 from unigrpo.types import Prompt, UserError
 from unigrpo.validate import validate
 from unigrpo.world import prompts, render, scenes, traces
-
 
 LENGTH_BUCKETS = 2
 
@@ -154,24 +154,24 @@ def main() -> None:
 
 def train(cfg: RunConfig, out: Path, init: Path | None) -> None:
     """Train to ``supervised.steps``; resumes from ``out/state``. Writes model, metrics and run.json."""
+    if cfg.backbone != "world":
+        raise UserError(f"backbone: {cfg.backbone!r} cannot be trained by this version, expected 'world'")
     s = cfg.supervised
     accelerator, started = accelerate_for(cfg), time.monotonic()
     model = (new_model(cfg) if init is None else checkpoint.load_model(init)).to(accelerator.device)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        parameters, lr=s.lr, weight_decay=s.weight_decay, betas=(0.9, 0.99), fused=True
-    )
+    optimizer = torch.optim.AdamW(parameters, lr=s.lr, weight_decay=s.weight_decay, betas=(0.9, 0.99), fused=True)
     ema = AveragedModel(model.mot, multi_avg_fn=get_ema_multi_avg_fn(s.ema_decay))
     first, earlier = 0, 0.0
-    state = checkpoint.load_state(out / "state")
+    settings = training_fingerprint(cfg)
+    state = checkpoint.load_state(out / "state", settings)
     if state is not None:
         first, tensors, data = state
         earlier = data["wall_seconds"]
         checkpoint.restore(tensors, {"model": model, "ema": ema}, optimizer)
+    out.mkdir(parents=True, exist_ok=True)
     log = MetricsLog(out / "metrics.jsonl", "step", first)
-    bar = tqdm(
-        range(first, s.steps), initial=first, total=s.steps, desc=cfg.run, mininterval=5, dynamic_ncols=True
-    )
+    bar = tqdm(range(first, s.steps), initial=first, total=s.steps, desc=cfg.run, mininterval=5, dynamic_ncols=True)
     for step in bar:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, s)
@@ -199,7 +199,7 @@ def train(cfg: RunConfig, out: Path, init: Path | None) -> None:
         if (step + 1) % s.checkpoint_every == 0 and step + 1 < s.steps:
             tensors = checkpoint.gather({"model": model, "ema": ema}, optimizer)
             checkpoint.save_state(
-                out / "state", step + 1, tensors, {"wall_seconds": earlier + time.monotonic() - started}
+                out / "state", step + 1, tensors, {"wall_seconds": earlier + time.monotonic() - started}, settings
             )
     record = provenance.record(
         cfg,

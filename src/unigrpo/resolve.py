@@ -189,6 +189,11 @@ def fingerprint(settings: object) -> str:
     return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=6).hexdigest()
 
 
+def training_fingerprint(resolved: RunConfig) -> str:
+    """Fingerprint of all that decides the trained weights."""
+    return fingerprint(part(to_dict(resolved), "training"))
+
+
 @dataclass(frozen=True)
 class Study:
     """The catalogue at one scale: what the workflow needs to know about every run."""

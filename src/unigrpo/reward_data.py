@@ -26,9 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="unigrpo.reward_data", description="Sample the SFT model for the learned reward."
     )
-    parser.add_argument(
-        "--config", type=Path, required=True, help="resolved configuration of the SFT run (JSON)"
-    )
+    parser.add_argument("--config", type=Path, required=True, help="resolved configuration of the SFT run (JSON)")
     parser.add_argument("--run", type=Path, required=True, help="folder of the SFT run")
     parser.add_argument("--out", type=Path, required=True, help="sample folder to write")
     args = parser.parse_args()

@@ -96,9 +96,7 @@ def paint(
         v = guided(model, context, uncond, x, t.expand(len(x)), guidance, renorm)
         if k in window:
             step_noise = noise[:, k - window.start]
-            x = flow.sde_step(
-                x, v, t, t_next, noise_level=noise_level, t_max=times[1].item(), noise=step_noise
-            ).prev
+            x = flow.sde_step(x, v, t, t_next, noise_level=noise_level, t_max=times[1].item(), noise=step_noise).prev
         else:
             x = flow.euler_step(x, v, t, t_next)
         if k == window.stop - 1:
@@ -133,9 +131,7 @@ def roll_out(
     prompt_ids = [ids for ids in short for _ in range(groups)]
     trace = None
     if rl.thinking:
-        uniforms = torch.rand(b, max_tokens, generator=seeding.generator(seed, "text", index)).to(
-            model.device
-        )
+        uniforms = torch.rand(b, max_tokens, generator=seeding.generator(seed, "text", index)).to(model.device)
         trace = model.think(short, groups, max_tokens, uniforms, rl.temperature)
     _, context, _ = model.encode(prompt_ids, trace)
 
@@ -149,9 +145,7 @@ def roll_out(
         generator=seeding.generator(seed, "start", index),
     )
     x = start.expand(-1, groups, -1, -1).reshape(b, *model.latent_shape).to(model.device)
-    noise = torch.randn(
-        b, len(window), *model.latent_shape, generator=seeding.generator(seed, "noise", index)
-    )
+    noise = torch.randn(b, len(window), *model.latent_shape, generator=seeding.generator(seed, "noise", index))
     noise = noise.to(model.device)
     final, kept = paint(
         model, context, x, times, guidance=rl.guidance, window=window, noise_level=rl.noise_level, noise=noise
@@ -178,9 +172,7 @@ def replay(model: UnifiedModel, rollout: Rollout, rl: RLConfig) -> Replay:
         folded = (context if through else context.detach()).repeat(s)
         uncond = model.empty_context(s * b) if rl.guidance > 1 else None
         v = guided(model, folded, uncond, before, t, rl.guidance)
-        step = flow.sde_step(
-            before, v, t, t_next, noise_level=rl.noise_level, t_max=image.times[1].item(), prev=after
-        )
+        step = flow.sde_step(before, v, t, t_next, noise_level=rl.noise_level, t_max=image.times[1].item(), prev=after)
 
         def by_sample(x: Tensor) -> Tensor:
             return x.unflatten(0, (s, b)).transpose(0, 1)

@@ -1,6 +1,6 @@
 """A sampler for people: prints the reasoning trace and writes the picture.
 
-``python -m unigrpo.sample --checkpoint assets/base --prompt "a photo of a red circle left of a blue square" --out x.png``
+``python -m unigrpo.sample --checkpoint assets/base --prompt "a photo of a red circle and a star" --out x.png``
 """
 
 from __future__ import annotations
@@ -30,9 +30,7 @@ def contact_sheet(images: np.ndarray, columns: int, enlarge: int) -> Image.Image
     for i, image in enumerate(images):
         top, left = i // columns * (height + GAP), i % columns * (width + GAP)
         sheet[top : top + height, left : left + width] = image
-    return Image.fromarray(sheet).resize(
-        (sheet.shape[1] * enlarge, sheet.shape[0] * enlarge), Image.Resampling.BICUBIC
-    )
+    return Image.fromarray(sheet).resize((sheet.shape[1] * enlarge, sheet.shape[0] * enlarge), Image.Resampling.BICUBIC)
 
 
 def main() -> None:
@@ -42,17 +40,13 @@ def main() -> None:
     )
     parser.add_argument("--checkpoint", type=Path, required=True, help="model folder: a run, or assets/base")
     parser.add_argument("--prompt", required=True, help="what to paint")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="picture to write (its ending chooses the format)"
-    )
+    parser.add_argument("--out", type=Path, required=True, help="picture to write (its ending chooses the format)")
     parser.add_argument("--seed", type=int, default=0, help="of noise and text (default 0)")
     parser.add_argument(
         "--guidance", type=float, default=1.0, help="classifier-free guidance scale, 1 = none (default 1)"
     )
     parser.add_argument("--temperature", type=float, default=1.0, help="of the trace, 0 = greedy (default 1)")
-    parser.add_argument(
-        "--steps", type=int, default=defaults.steps, help=f"denoising steps (default {defaults.steps})"
-    )
+    parser.add_argument("--steps", type=int, default=defaults.steps, help=f"denoising steps (default {defaults.steps})")
     parser.add_argument("--no-thinking", action="store_true", help="paint from the prompt alone")
     parser.add_argument("--grid", type=int, default=1, metavar="N", help="paint N x N samples (default 1)")
     parser.add_argument("--enlarge", type=int, default=8, help="pixels per pixel in the file (default 8)")
@@ -73,9 +67,7 @@ def main() -> None:
     prompt = Prompt("prompt", args.prompt, "custom", {})
     jobs = [(prompt, k) for k in range(args.grid**2)]
     settings = SamplingConfig(steps=args.steps)
-    samples = sample(
-        model, jobs, settings, Decoding(not args.no_thinking, args.guidance, args.temperature), args.seed
-    )
+    samples = sample(model, jobs, settings, Decoding(not args.no_thinking, args.guidance, args.temperature), args.seed)
     for trace in samples.traces:
         if trace is not None:
             print(trace)

@@ -36,9 +36,7 @@ def decodings(chosen: dict, mode: str) -> dict[str, Decoding]:
     }
 
 
-def protocol(
-    cfg: RunConfig, benchmark: str, name: str, decoding: Decoding, weights: str, record: dict
-) -> dict:
+def protocol(cfg: RunConfig, benchmark: str, name: str, decoding: Decoding, weights: str, record: dict) -> dict:
     """Everything that the numbers of a set depend on."""
     s, prompts = cfg.sampling, world_prompts.prompt_set(BENCHMARKS[benchmark])
     return {
@@ -63,9 +61,7 @@ def protocol(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="unigrpo.sample_sets", description="Sample every evaluation set of a run."
-    )
+    parser = argparse.ArgumentParser(prog="unigrpo.sample_sets", description="Sample every evaluation set of a run.")
     parser.add_argument("--config", type=Path, required=True, help="resolved run configuration (JSON)")
     parser.add_argument("--run", type=Path, required=True, help="run folder with the trained model")
     parser.add_argument("--decoding", type=Path, required=True, help="decoding.json")
@@ -86,9 +82,7 @@ def main() -> None:
             for name, decoding in decodings(chosen, mode).items():
                 described = protocol(cfg, benchmark, name, decoding, weights, record)
                 folder = f"{benchmark}.{described['mode']}.{name}"
-                samples = sample(
-                    model, jobs, cfg.sampling, decoding, SEED, progress=f"{cfg.run}/{cfg.seed} {folder}"
-                )
+                samples = sample(model, jobs, cfg.sampling, decoding, SEED, progress=f"{cfg.run}/{cfg.seed} {folder}")
                 described["model_evaluations"] = samples.model_evaluations
                 sample_folder.write(args.out / folder, jobs, samples, described)
                 written.append(folder)

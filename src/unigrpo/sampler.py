@@ -63,10 +63,7 @@ def sample(
             trace = model.think(ids, 1, settings.max_trace_tokens, uniforms, decoding.temperature)
             text = model.trace_texts(trace)
         _, context, _ = model.encode(ids, trace)
-        noise = [
-            torch.randn(model.latent_shape, generator=seeding.generator(seed, "start", p.id, k))
-            for p, k in batch
-        ]
+        noise = [torch.randn(model.latent_shape, generator=seeding.generator(seed, "start", p.id, k)) for p, k in batch]
         x, _ = paint(
             model,
             context,

@@ -22,6 +22,7 @@ from unigrpo.config import RLConfig, RunConfig
 from unigrpo.files import read_json
 from unigrpo.methods import grpo
 from unigrpo.metrics import MetricsLog
+from unigrpo.resolve import training_fingerprint
 from unigrpo.rollout import Rollout, roll_out
 from unigrpo.sampler import Decoding
 from unigrpo.setup import accelerate_for
@@ -74,7 +75,8 @@ def train(cfg: RunConfig, out: Path, init: Path, reward, verifier, decoding: Dec
     reference = checkpoint.load_model(init, accelerator.device).requires_grad_(False)
     optimizer, trained = optimizer_for(model, rl)
     first, counts = 0, {"updates": 0, "images": 0, "model_evaluations": 0, "wall_seconds": 0.0}
-    state = checkpoint.load_state(out / "state")
+    settings = training_fingerprint(cfg)
+    state = checkpoint.load_state(out / "state", settings)
     if state is not None:
         first, tensors, counts = state
         checkpoint.restore(tensors, {"model": model, "reference": reference}, optimizer)
@@ -116,9 +118,7 @@ def train(cfg: RunConfig, out: Path, init: Path, reward, verifier, decoding: Dec
             for name, parameters in trained.items():
                 norm = torch.nn.utils.clip_grad_norm_(parameters, rl.clip_norm)
                 if not torch.isfinite(norm):
-                    raise UserError(
-                        f"{cfg.run}: rollout {index}: gradient of the {name} expert is not finite"
-                    )
+                    raise UserError(f"{cfg.run}: rollout {index}: gradient of the {name} expert is not finite")
                 metrics[f"{name}_grad_norm"] = norm.item()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -143,13 +143,12 @@ def train(cfg: RunConfig, out: Path, init: Path, reward, verifier, decoding: Dec
         if (index + 1) % rl.validate_every == 0 or index + 1 == rl.rollouts:
             scores = check(index)
             tqdm.write(
-                f"{cfg.run}/{cfg.seed} rollout {index + 1}: "
-                + " ".join(f"{k} {v:.3f}" for k, v in scores.items())
+                f"{cfg.run}/{cfg.seed} rollout {index + 1}: " + " ".join(f"{k} {v:.3f}" for k, v in scores.items())
             )
         if (index + 1) % rl.checkpoint_every == 0 and index + 1 < rl.rollouts:
             counts["wall_seconds"] = earlier + time.monotonic() - started
             tensors = checkpoint.gather({"model": model, "reference": reference}, optimizer)
-            checkpoint.save_state(out / "state", index + 1, tensors, counts)
+            checkpoint.save_state(out / "state", index + 1, tensors, counts, settings)
 
     gold = log.column("gold", kind="validation")
     counts["wall_seconds"] = earlier + time.monotonic() - started

@@ -23,9 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="unigrpo.tune", description="Choose guidance and temperature on validation prompts."
     )
-    parser.add_argument(
-        "--config", type=Path, required=True, help="resolved configuration of the SFT run (JSON)"
-    )
+    parser.add_argument("--config", type=Path, required=True, help="resolved configuration of the SFT run (JSON)")
     parser.add_argument("--run", type=Path, required=True, help="folder of the SFT run")
     parser.add_argument("--out", type=Path, required=True, help="decoding.json to write")
     args = parser.parse_args()
@@ -43,18 +41,13 @@ def main() -> None:
 
     guidance = max(s.guidance_grid, key=lambda g: gold(g, s.temperature_grid[0]))
     temperature = max(s.temperature_grid, key=lambda t: gold(guidance, t))
-    direct = {
-        g: validate(model, cfg, Decoding(False, g, 1.0), per_prompt=PER_PROMPT)
-        for g in sorted({1.0, guidance})
-    }
+    direct = {g: validate(model, cfg, Decoding(False, g, 1.0), per_prompt=PER_PROMPT) for g in sorted({1.0, guidance})}
     for g, scores in direct.items():
         print(f"no thinking, guidance {g:g}: " + _line(scores), flush=True)
     grid = [{"thinking": True, "guidance": g, "temperature": t, **scores} for (g, t), scores in tried.items()]
     grid += [{"thinking": False, "guidance": g, **scores} for g, scores in direct.items()]
     chosen_on = f"{cfg.run}, validation prompts, {PER_PROMPT} images each, by gold with thinking"
-    write_json(
-        args.out, {"guidance": guidance, "temperature": temperature, "chosen_on": chosen_on, "grid": grid}
-    )
+    write_json(args.out, {"guidance": guidance, "temperature": temperature, "chosen_on": chosen_on, "grid": grid})
 
 
 def _line(scores: dict[str, float]) -> str:

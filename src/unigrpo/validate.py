@@ -31,9 +31,7 @@ def judge_samples(jobs: list[tuple[Prompt, int]], samples: Samples) -> dict[str,
     their cell, with the right colour, with the right class, and images that match their trace in everything."""
     rows: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     parts: dict[str, list[float]] = defaultdict(list)
-    for (prompt, _), found, text in zip(
-        jobs, inspector.inspect_images(samples.images), samples.traces, strict=True
-    ):
+    for (prompt, _), found, text in zip(jobs, inspector.inspect_images(samples.images), samples.traces, strict=True):
         verdict = judge.judge(prompt.meta, found.detections)
         row = rows[prompt.tag]
         row["gold"].append(verdict.gold)
@@ -46,9 +44,7 @@ def judge_samples(jobs: list[tuple[Prompt, int]], samples: Samples) -> dict[str,
             row["trace_correct"].append(plan is not None and traces.trace_matches(prompt.meta, plan))
             if plan:
                 hits = traces.image_matches_trace(plan, found.detections, samples.images.shape[1])
-                for name, values in zip(
-                    ("cell_hit", "color_hit", "class_hit"), zip(*hits, strict=True), strict=True
-                ):
+                for name, values in zip(("cell_hit", "color_hit", "class_hit"), zip(*hits, strict=True), strict=True):
                     parts[name] += values
                 whole = len(found.detections) == len(plan) and all(all(h) for h in hits)
                 parts["image_given_trace"].append(whole)

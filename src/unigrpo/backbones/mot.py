@@ -87,9 +87,7 @@ class Context:
 
     def drop(self, dropped: Tensor) -> Context:
         """Samples with ``dropped`` (B,) True see an empty context: condition dropout leaves no trace."""
-        return Context(
-            self.keys, self.values, self.mask & ~dropped[:, None], self.rope.masked_fill(dropped, 0)
-        )
+        return Context(self.keys, self.values, self.mask & ~dropped[:, None], self.rope.masked_fill(dropped, 0))
 
 
 class Attention(nn.Module):
@@ -177,9 +175,7 @@ class TimeEmbedder(nn.Module):
 
     def __init__(self, hidden_size: int):
         super().__init__()
-        self.mlp = nn.Sequential(
-            nn.Linear(TIME_FEATURES, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size)
-        )
+        self.mlp = nn.Sequential(nn.Linear(TIME_FEATURES, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size))
 
     @staticmethod
     def features(t: Tensor) -> Tensor:
@@ -308,9 +304,7 @@ class MoT(nn.Module):
             values.append(v)
         return [decoder._modules["norm" + s](x) for s, x in streams], tuple(keys), tuple(values)
 
-    def encode_text(
-        self, ids: Tensor, mask: Tensor, context: Context | None = None
-    ) -> tuple[Tensor, Context]:
+    def encode_text(self, ids: Tensor, mask: Tensor, context: Context | None = None) -> tuple[Tensor, Context]:
         """Causal text after ``context``. ids, mask (B, T), right-padded. Returns hidden (B, T, D), new context."""
         b, t = ids.shape
         rope = ids.new_zeros(b) if context is None else context.rope
@@ -358,7 +352,7 @@ class MoT(nn.Module):
         return und, gen
 
     def velocity(self, context: Context, x: Tensor, t: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Velocity of noisy latent tokens: x (B, N, token_dim), t (B,) in (0, 1], grid = (rows, cols), N = rows*cols."""
+        """Velocity of noisy latent tokens: x (B, N, token_dim), t (B,) in (0, 1], grid (rows, cols) with N tokens."""
         return self.llm2vae(self.encode_block(context, *self.embed_block(x, t, grid))[1])
 
     @torch.no_grad()

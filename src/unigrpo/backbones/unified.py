@@ -60,9 +60,7 @@ class UnifiedModel(nn.Module):
                 raise UserError("prompt: expected some words, got an empty text")
             if unknown is not None and unknown in ids:
                 words = text.split()
-                bad = next(
-                    (w for w in words if unknown in self.tokenizer.encode(w, add_special_tokens=False)), text
-                )
+                bad = next((w for w in words if unknown in self.tokenizer.encode(w, add_special_tokens=False)), text)
                 raise UserError(f"prompt {text!r}: the word {bad!r} is not in this model's vocabulary")
             rows.append([config.bos_id, *ids, config.eos_id])
         return rows
@@ -79,9 +77,7 @@ class UnifiedModel(nn.Module):
         ]
         tokens = pad_sequence(rows, batch_first=True, padding_value=eos)
         lengths = torch.tensor([len(r) for r in rows])
-        return Trace(
-            tokens.to(self.device), (torch.arange(tokens.shape[1]) < lengths[:, None]).to(self.device)
-        )
+        return Trace(tokens.to(self.device), (torch.arange(tokens.shape[1]) < lengths[:, None]).to(self.device))
 
     def trace_texts(self, trace: Trace) -> list[str]:
         """Readable traces, without the end token."""
@@ -112,9 +108,7 @@ class UnifiedModel(nn.Module):
         hidden, context = self.mot.encode_text(ids, mask)
         return hidden, context, starts
 
-    def text_logp(
-        self, hidden: Tensor, starts: Tensor, trace: Trace, temperature: float
-    ) -> tuple[Tensor, Tensor]:
+    def text_logp(self, hidden: Tensor, starts: Tensor, trace: Trace, temperature: float) -> tuple[Tensor, Tensor]:
         """Log-probabilities (B, T) in nats of the trace's tokens under softmax(logits / temperature), and their
         entropies (B, T); both fp32, 0 where the mask is False."""
         steps = torch.arange(trace.tokens.shape[1], device=hidden.device)

@@ -15,9 +15,7 @@ from unigrpo.conformance import IMPLEMENTED, bagel, extra_algos, geneval, ratio_
 from unigrpo.conformance.core import Case, Check
 from unigrpo.types import UserError
 
-FAMILIES: tuple[
-    tuple[str, Callable[[Path], Iterator[Case]]], ...
-] = (  # name pattern; the first that fits wins
+FAMILIES: tuple[tuple[str, Callable[[Path], Iterator[Case]]], ...] = (  # name pattern; the first that fits wins
     (r"sde_steps.*\.(json|safetensors)", sde_steps.cases),
     (r"ratio_norm.*\.(json|safetensors)", ratio_norm.cases),
     (r"text_grpo.*\.(json|safetensors)", text_grpo.cases),
@@ -65,9 +63,7 @@ def find(folder: Path) -> list[tuple[Path, Callable[[Path], Iterator[Case]]]]:
                 found.setdefault(path.with_suffix(""), (path, read))
                 break
     if not found:
-        raise UserError(
-            f"{folder}: no vector files here; expected e.g. sde_steps.json or geneval_cases.jsonl"
-        )
+        raise UserError(f"{folder}: no vector files here; expected e.g. sde_steps.json or geneval_cases.jsonl")
     return list(found.values())
 
 
@@ -122,9 +118,7 @@ def _lines(tallies: dict[str, Tally], others: dict[str, int]) -> Iterator[str]:
         yield from (f"       {failure}" for failure in tally.failures[:SHOWN_FAILURES])
         if len(tally.failures) > SHOWN_FAILURES:
             yield f"       and {len(tally.failures) - SHOWN_FAILURES} more"
-    yield from (
-        f"-    {feature:<{width}} {cases:>5} cases, not implemented yet" for feature, cases in others.items()
-    )
+    yield from (f"-    {feature:<{width}} {cases:>5} cases, not implemented yet" for feature, cases in others.items())
 
 
 def _document(tallies: dict[str, Tally], others: dict[str, int]) -> dict:

@@ -51,9 +51,7 @@ def cases(path: Path) -> Iterator[Case]:
     for section, tensor in SECTIONS.items():
         if tensor in tensors:
             check = checks.get(section)
-            yield Case(
-                f"bagel_tiny/{section}", section, lambda check=check: check(_Vectors(path, info, tensors))
-            )
+            yield Case(f"bagel_tiny/{section}", section, lambda check=check: check(_Vectors(path, info, tensors)))
 
 
 def vae_cases(path: Path) -> Iterator[Case]:
@@ -172,9 +170,7 @@ def _text(file: _Vectors) -> list[Check]:
     hidden, context = _read(model, framed, None)
     steps = len(file.expected("B.greedy_logits"))
     tokens = model.generate_text(context, steps, temperature=0)[0][0]
-    fed = torch.cat(
-        [tokens.new_tensor([model.config.bos_id]), tokens[:-1]]
-    )  # the last token is never returned
+    fed = torch.cat([tokens.new_tensor([model.config.bos_id]), tokens[:-1]])  # the last token is never returned
     return [
         file.check("B.packed_text_ids", framed),
         file.check("B.prefill_logits", model.logits(hidden)),

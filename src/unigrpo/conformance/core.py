@@ -55,9 +55,7 @@ def compare(
     try:
         theirs = theirs.expand_as(ours)
     except RuntimeError:
-        return Check(
-            f"{quantity} (shape {tuple(theirs.shape)}, ours {tuple(ours.shape)})", math.inf, tolerance
-        )
+        return Check(f"{quantity} (shape {tuple(theirs.shape)}, ours {tuple(ours.shape)})", math.inf, tolerance)
     if not ours.numel():
         return Check(quantity, 0.0, tolerance)
     if relative_to == "element":

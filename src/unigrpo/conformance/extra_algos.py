@@ -46,9 +46,7 @@ def _fp32_rounding(rewards: torch.Tensor, prompts: list[str]) -> torch.Tensor:
         groups[prompt].append(index)
     bound = torch.empty_like(rewards)
     for rows in groups.values():
-        bound[rows] = (
-            torch.finfo(torch.float32).eps * rewards[rows].abs().max() / (rewards[rows].std() + 1e-4)
-        )
+        bound[rows] = torch.finfo(torch.float32).eps * rewards[rows].abs().max() / (rewards[rows].std() + 1e-4)
     return bound
 
 

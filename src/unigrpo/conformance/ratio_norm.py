@@ -129,9 +129,7 @@ def _reference_mean(case: dict, stored: dict[str, Tensor]) -> Tensor:
 def _latent_kl(case: dict, stored: dict[str, Tensor]) -> list[Check]:
     v, new, _ = _steps(case, stored)
     reference = _reference_mean(case, stored)
-    loss = latent_kl(
-        new.mean[:, None], reference[:, None], new.std[:, None], "flow_grpo", dt=_dt(stored)
-    ).mean()
+    loss = latent_kl(new.mean[:, None], reference[:, None], new.std[:, None], "flow_grpo", dt=_dt(stored)).mean()
     rounding = torch.finfo(torch.float32).eps * new.mean.abs().max() / (new.mean - reference).abs().max()
     return _regulariser("flow_grpo_kl", loss, v, stored, 5e-5 + rounding.item())
 
@@ -142,9 +140,7 @@ def _velocity_mse(case: dict, stored: dict[str, Tensor]) -> list[Check]:
     return _regulariser("indep_velocity_mse", loss, v, stored, 5e-5)
 
 
-def _regulariser(
-    key: str, loss: Tensor, v: Tensor, stored: dict[str, Tensor], tolerance: float
-) -> list[Check]:
+def _regulariser(key: str, loss: Tensor, v: Tensor, stored: dict[str, Tensor], tolerance: float) -> list[Check]:
     (gradient,) = torch.autograd.grad(loss, v)
     return [
         compare("loss", loss, stored[f"{key}.loss"].squeeze(), 5e-5, "largest"),

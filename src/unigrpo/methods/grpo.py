@@ -75,9 +75,7 @@ def make_slices(
     return steps
 
 
-def slice_losses(
-    model: UnifiedModel, s: Slice, rl: RLConfig
-) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
+def slice_losses(model: UnifiedModel, s: Slice, rl: RLConfig) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
     """Yield (part, loss, metrics) for each trained part; losses are means over the slice, to be weighted by share."""
     new = replay(model, s.rollout, rl)
     if "text" in rl.train:
@@ -109,9 +107,7 @@ def accumulate(model: UnifiedModel, s: Slice, rl: RLConfig, accelerator) -> dict
     experts = model.mot.expert_parameters()
     metrics, joint = {}, []
     for part, loss, measured in slice_losses(model, s, rl):
-        metrics |= {f"{part}_{name}": value for name, value in measured.items()} | {
-            f"{part}_loss": loss.detach()
-        }
+        metrics |= {f"{part}_{name}": value for name, value in measured.items()} | {f"{part}_loss": loss.detach()}
         if part == "image" and not rl.gradient_through_context:
             accelerator.backward(loss * s.share, inputs=experts["image"])
         else:
