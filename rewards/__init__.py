@@ -19,17 +19,23 @@ Reward = Callable[[Tensor, Sequence[Prompt]], Tensor]
 
 
 def load(name: str, **options) -> Reward:
-    """The reward called ``name``. Raises UserError where there is no such file."""
-    if not name.isidentifier() or importlib.util.find_spec(f"rewards.{name}") is None:
-        raise UserError(f"reward {name!r}: expected the name of a file in rewards/")
-    reward = importlib.import_module(f"rewards.{name}").build(**options)
+    """The reward called ``name``. Raises UserError where no file is a reward of that name."""
+    found = name.isidentifier() and importlib.util.find_spec(f"rewards.{name}") is not None
+    build = getattr(importlib.import_module(f"rewards.{name}"), "build", None) if found else None
+    if build is None:
+        raise UserError(f"reward {name!r}: expected the name of a file in rewards/ that has a function `build`")
+    reward = build(**options)
     return lambda images, prompts: checked(reward(images, prompts), prompts, name)
 
 
 def checked(scores: Tensor, prompts: Sequence[Prompt], name: str) -> Tensor:
     """``scores`` as they are. Raises UserError for a wrong shape or a score that is not finite."""
-    if scores.shape != (len(prompts),):
-        raise UserError(f"reward {name}: expected {len(prompts)} scores, got shape {tuple(scores.shape)}")
+    kind = scores.dtype if isinstance(scores, Tensor) else type(scores).__name__
+    if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
+        raise UserError(f"reward {name}: expected a tensor of scores, got {kind}")
+    shape = tuple(scores.shape)
+    if shape != (len(prompts),):
+        raise UserError(f"reward {name}: expected one score for each of {len(prompts)} samples, got shape {shape}")
     bad = (~torch.isfinite(scores)).nonzero().flatten().tolist()
     if bad:
         prompt = prompts[bad[0]]

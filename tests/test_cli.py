@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from unigrpo import cli
+from unigrpo import cli, files
 from unigrpo.types import UserError
 
 
@@ -28,20 +28,20 @@ def test_other_errors_keep_their_traceback():
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "new" / "a.json"
-    cli.write_json(path, {"a": 1.5})
+    files.write_json(path, {"a": 1.5})
     assert path.read_text() == '{\n  "a": 1.5\n}\n'
     with pytest.raises(ValueError, match="not JSON compliant"):
-        cli.write_json(path, {"a": float("nan")})
+        files.write_json(path, {"a": float("nan")})
     with pytest.raises(UnicodeEncodeError):
-        cli.write_text(path, "half \ud800")
+        files.write_text(path, "half \ud800")
     assert path.read_text() == '{\n  "a": 1.5\n}\n'
     assert list(path.parent.iterdir()) == [path]
 
 
 HOLD = """
 import sys, time
-from unigrpo import cli
-with cli.exclusive(sys.argv[1]):
+from unigrpo import files
+with files.exclusive(sys.argv[1]):
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))
 """
@@ -59,7 +59,7 @@ def hold(root, path, seconds):
 def test_a_lock_makes_others_wait(root, tmp_path, capfd):
     with hold(root, tmp_path / "lock", 1) as holder:
         started = time.monotonic()
-        with cli.exclusive(tmp_path / "lock"):
+        with files.exclusive(tmp_path / "lock"):
             assert time.monotonic() - started > 0.5
         assert holder.wait() == 0
     assert f"another process holds {tmp_path / 'lock'}" in capfd.readouterr().err
@@ -69,6 +69,6 @@ def test_a_lock_dies_with_its_holder(root, tmp_path, capfd):
     with hold(root, tmp_path / "lock", 60) as holder:
         holder.kill()
         holder.wait()
-        with cli.exclusive(tmp_path / "lock"):
+        with files.exclusive(tmp_path / "lock"):
             pass
     assert capfd.readouterr().err == ""

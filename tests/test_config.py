@@ -293,8 +293,8 @@ def test_a_line_that_does_not_fit_the_scale_names_both_files(files):
 @pytest.mark.parametrize(
     "content, message",
     [
-        ("{", "line 1: not JSON"),
-        ("[]", "expected a mapping, got list"),
+        ("{", "line 1: not valid JSON"),
+        ("[]", "expected a JSON object, found list"),
         ('{"runn": "a"}', "runn: unknown key; did you mean run?"),
         ("{}", "run: missing, expected text"),
         (None, "cannot be read"),
@@ -306,7 +306,7 @@ def test_a_bad_resolved_configuration_is_refused(tmp_path, content, message):
         path.write_text(content)
     with pytest.raises(UserError) as refusal:
         config.load(path)
-    assert str(refusal.value).startswith(f"{path}: ") and message in str(refusal.value)
+    assert str(refusal.value).startswith(f"{path}") and message in str(refusal.value)
 
 
 def test_every_rl_setting_refuses_a_wrong_type():

@@ -158,7 +158,7 @@ def test_unusable_input_is_explained(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"cases": [', "expected a JSON file"),
+        ('{"cases": [', "sde_steps.json, line 1: not valid JSON"),
         ('{"cases": [{"id": 0}]}', "the key 'kind' is missing"),
         ('{"cases": [{"id": 0, "kind": "sde", "std_is": 1, "mode": "replay"}]}', "sde_steps.json"),
         ('{"cases": 5}', "not readable"),
@@ -176,7 +176,7 @@ def test_a_damaged_line_is_named(tmp_path):
     path = copied("geneval_cases", tmp_path) / "geneval_cases.jsonl"
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], lines[1][:50], *lines[2:]]))
-    with pytest.raises(UserError, match=r"geneval_cases.jsonl: line 2"):
+    with pytest.raises(UserError, match=r"geneval_cases.jsonl, line 2"):
         run(tmp_path)
 
 

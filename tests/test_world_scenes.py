@@ -319,7 +319,7 @@ def test_read_prompts(tmp_path):
     ("line", "says"),
     [
         ("{not json", "not valid JSON"),
-        ("[1]", "non-empty string 'prompt'"),
+        ("[1]", "expected a JSON object, found list"),
         ('{"prompt": "  "}', "non-empty string 'prompt'"),
         ('{"tag": "x"}', "non-empty string 'prompt'"),
         ("", "not valid JSON"),

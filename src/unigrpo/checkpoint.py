@@ -1,19 +1,17 @@
-"""Checkpoints: safetensors + JSON, written to a temporary name and renamed. Loading one never executes code.
+"""Checkpoints: safetensors + JSON, each file replaced as a whole. Loading one never executes code.
 
-``model.json`` + ``model.safetensors`` + ``tokenizer/`` are a finished model; ``state/step-N/`` is what a killed run
-resumes from.
+``model.json`` + ``model.safetensors`` + ``tokenizer/`` are a finished model; ``state/state.safetensors`` is what a
+killed run resumes from.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import os
-import shutil
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
@@ -21,18 +19,53 @@ from transformers import PreTrainedTokenizerFast
 from unigrpo.backbones.codec import PatchCodec
 from unigrpo.backbones.mot import MoT, MoTConfig
 from unigrpo.backbones.unified import UnifiedModel
-from unigrpo.cli import write_json
-from unigrpo.files import read_json
+from unigrpo.config import ModelConfig, from_dict, require
+from unigrpo.files import read_json, replacing, write_json
 from unigrpo.types import UserError
 
 FORMAT = 1
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write safetensors atomically."""
-    temporary = path.with_name(path.name + ".tmp")
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary)
-    os.replace(temporary, path)
+@dataclass(frozen=True)
+class CodecCard:
+    """Arguments of the codec."""
+
+    channels: int
+    patch: int
+    downsample: int
+
+
+@dataclass(frozen=True)
+class Card:
+    """What model.json says of the network; its other keys say where the weights come from."""
+
+    format: int
+    architecture: MoTConfig
+    codec: CodecCard
+    image_size: int
+
+    def __post_init__(self):
+        require(self.format == FORMAT, "format", f"{FORMAT}, got {self.format}")
+        own, codec = self.architecture, self.codec
+        for where, sizes in (("architecture.", asdict(own)), ("codec.", asdict(codec))):
+            for name, size in sizes.items():
+                if name.endswith("_id"):
+                    require(0 <= size < own.vocab_size, where + name, f"a token below vocab_size, got {size}")
+                else:
+                    require(size > 0, where + name, f"a number > 0, got {size}")
+        require(own.hidden_size % own.heads == 0, "architecture.hidden_size", "a multiple of heads")
+        require(own.heads % own.kv_heads == 0, "architecture.heads", "a multiple of kv_heads")
+        latents = own.latent_channels, own.latent_patch
+        require((codec.channels, codec.patch) == latents, "codec", f"channels and patch {latents}, the architecture's")
+        side, rest = divmod(self.image_size, codec.patch * codec.downsample)
+        fits = rest == 0 and 0 < side <= own.max_latent_size
+        require(fits, "image_size", f"1 to {own.max_latent_size} tokens of the codec a side")
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], notes: dict[str, str] | None = None) -> None:
+    """Write safetensors, whole or not at all; ``notes`` go into its header."""
+    with replacing(path) as temporary:
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, notes)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -45,8 +78,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: damaged or truncated, expected a complete safetensors file ({error})") from None
 
 
-def load_weights(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Load ``tensors`` into ``module`` (cast to its dtypes). Raises UserError naming the first name that differs."""
+def check_weights(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Raise UserError naming the first of ``tensors`` that is not of ``module`` in name, shape or kind."""
     own = module.state_dict()
     for name in sorted(own.keys() | tensors.keys()):
         if name not in tensors:
@@ -56,6 +89,14 @@ def load_weights(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> N
         if own[name].shape != tensors[name].shape:
             expected, got = tuple(own[name].shape), tuple(tensors[name].shape)
             raise UserError(f"{path}: tensor {name}: expected shape {expected}, got {got}")
+        if own[name].is_floating_point() != tensors[name].is_floating_point():
+            raise UserError(f"{path}: tensor {name}: expected {own[name].dtype}, got {tensors[name].dtype}")
+
+
+def load_weights(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Load ``tensors`` into ``module`` (cast to its dtypes). Raises UserError naming the first that differs."""
+    check_weights(module, tensors, path)
+    own = module.state_dict()
     module.load_state_dict({k: v.to(own[k].dtype) for k, v in tensors.items()})
 
 
@@ -65,68 +106,78 @@ def save_model(model: UnifiedModel, folder: Path, info: dict, half: bool = False
     model.tokenizer.save_pretrained(folder / "tokenizer")
     tensors = model.state_dict()
     write_tensors(folder / "model.safetensors", {k: v.half() if half else v for k, v in tensors.items()})
-    codec = {
-        "channels": model.codec.channels,
-        "patch": model.codec.patch,
-        "downsample": model.codec.downsample,
-    }
-    description = {
-        "format": FORMAT,
-        "architecture": dataclasses.asdict(model.mot.config),
-        "codec": codec,
-        "image_size": model.image_size,
-        **info,
-    }
-    write_json(folder / "model.json", description)
+    codec = CodecCard(model.codec.channels, model.codec.patch, model.codec.downsample)
+    write_json(folder / "model.json", asdict(Card(FORMAT, model.mot.config, codec, model.image_size)) | info)
 
 
-def load_model(folder: str | Path, device: torch.device | str = "cpu") -> UnifiedModel:
-    """Rebuild a model from its folder alone. Raises UserError for absent, damaged or foreign checkpoints."""
+def load_model(
+    folder: str | Path, device: torch.device | str = "cpu", expected: ModelConfig | None = None
+) -> UnifiedModel:
+    """Rebuild a model from its folder alone. Raises UserError for absent, damaged or foreign checkpoints, and for
+    another architecture than ``expected``."""
     folder = Path(folder)
-    path = folder / "model.json"
-    data = read_json(path)
-    if data.get("format") != FORMAT:
-        raise UserError(f"{path}: format: expected {FORMAT}, got {data.get('format')!r}")
+    path, weights = folder / "model.json", folder / "model.safetensors"
+    names = Card.__dataclass_fields__
+    data = read_json(path, *names)
     try:
-        mot = MoT(MoTConfig(**data["architecture"]))
-        codec = PatchCodec(**data["codec"])
-        image_size = int(data["image_size"])
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path}: incomplete description of the model ({error})") from None
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
-    model = UnifiedModel(mot, codec, tokenizer, image_size)
-    weights = folder / "model.safetensors"
-    load_weights(model, read_tensors(weights), weights)
+        card = from_dict(Card, {name: data[name] for name in names})
+        if expected is not None:
+            _check_architecture(card, expected)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    tokenizer = _load_tokenizer(folder / "tokenizer", card.architecture.vocab_size)
+
+    def build() -> UnifiedModel:
+        codec = PatchCodec(**asdict(card.codec))
+        return UnifiedModel(MoT(card.architecture), codec, tokenizer, card.image_size)
+
+    tensors = read_tensors(weights)
+    with torch.device("meta"):  # a wrong size is met before memory is asked for
+        check_weights(build(), tensors, weights)
+    model = build()
+    load_weights(model, tensors, weights)
     return model.to(device)
 
 
+def _check_architecture(card: Card, expected: ModelConfig) -> None:
+    found = asdict(card.architecture) | {"latent_downsample": card.codec.downsample, "image_size": card.image_size}
+    for name, value in asdict(expected).items():
+        require(found[name] == value, name, f"{value}, the configuration's model.{name}, got {found[name]}")
+
+
+def _load_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerFast:
+    path = folder / "tokenizer.json"
+    read_json(path, "model", "added_tokens")
+    try:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # the tokenizers library raises nothing narrower
+        raise UserError(f"{path}: expected a saved fast tokenizer ({error})") from None
+    for name in ("is_local", "local_files_only"):  # how it was read: nothing to save again
+        tokenizer.init_kwargs.pop(name, None)
+    if len(tokenizer) > vocab_size:
+        raise UserError(f"{path}: expected at most {vocab_size} words, the model's vocab_size, got {len(tokenizer)}")
+    return tokenizer
+
+
 def save_state(folder: Path, step: int, tensors: dict[str, Tensor], data: dict, settings: str) -> None:
-    """Write ``state/step-N`` as a whole, then forget older ones. A kill at any moment leaves a complete state.
-    ``settings`` is the fingerprint of the configuration that the state belongs to."""
-    target = folder / f"step-{step:08d}"
-    temporary = folder / f"{target.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary / "state.safetensors")
-    (temporary / "state.json").write_text(json.dumps({"settings": settings, **data}))
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(temporary, target)
-    for old in folder.iterdir():
-        if old != target:
-            shutil.rmtree(old)
+    """Write what a run resumes from after ``step`` steps: one file, so that a kill at any moment leaves the old state
+    or the new one. ``settings`` is the fingerprint of all that decides the run; ``data`` is JSON."""
+    notes = {"step": str(step), "settings": settings, "data": json.dumps(data)}
+    write_tensors(folder / "state.safetensors", tensors, notes)
 
 
 def load_state(folder: Path, settings: str) -> tuple[int, dict[str, Tensor], dict] | None:
-    """The newest complete state, or None: (step, tensors, data). One saved under other ``settings`` does not count."""
-    found = sorted(p for p in folder.glob("step-*") if p.suffix != ".tmp") if folder.is_dir() else []
-    if not found:
+    """The saved state (step, tensors, data), or None without one or where it was saved under other ``settings``.
+    Raises UserError for a damaged one."""
+    path = folder / "state.safetensors"
+    if not path.exists():
         return None
-    path = found[-1]
-    return (
-        int(path.name.split("-")[1]),
-        read_tensors(path / "state.safetensors"),
-        read_json(path / "state.json"),
-    )
+    tensors = read_tensors(path)
+    with safe_open(path, "pt") as file:
+        notes = file.metadata()
+    if notes["settings"] != settings:
+        return None
+    return int(notes["step"]), tensors, json.loads(notes["data"])
 
 
 def gather(modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from unigrpo.files import read_json
 from unigrpo.types import UserError
 
 
@@ -22,6 +24,14 @@ def require(condition: bool, key: str, expected: str) -> None:
     """Raise :class:`UserError` naming ``key`` unless ``condition`` holds."""
     if not condition:
         raise UserError(f"{key}: expected {expected}")
+
+
+def require_ranges(config, section: str, *, positive: str = "", not_negative: str = "") -> None:
+    """Raise :class:`UserError` naming the first of these fields that is 0 or less, or less than 0."""
+    for name in positive.split():
+        require(getattr(config, name) > 0, f"{section}.{name}", f"more than 0, got {getattr(config, name)}")
+    for name in not_negative.split():
+        require(getattr(config, name) >= 0, f"{section}.{name}", f"0 or more, got {getattr(config, name)}")
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,7 @@ class ModelConfig:
     max_latent_size: int = 4  # side of the position table, in tokens
 
     def __post_init__(self):
+        require_ranges(self, "model", positive=" ".join(f.name for f in dataclasses.fields(self)))
         require(self.hidden_size % self.heads == 0, "model.hidden_size", "a multiple of model.heads")
         require(self.heads % self.kv_heads == 0, "model.heads", "a multiple of model.kv_heads")
         stride = self.latent_downsample * self.latent_patch
@@ -78,8 +89,8 @@ class SupervisedConfig:
     def __post_init__(self):
         for name in ("condition_dropout", "no_thinking", "wrong_traces", "paint_noise"):
             require(0 <= getattr(self, name) <= 1, f"supervised.{name}", "a share in [0, 1]")
-        for name in ("steps", "batch_size", "validate_every", "checkpoint_every"):
-            require(getattr(self, name) >= 1, f"supervised.{name}", "a whole number >= 1")
+        positive = "steps batch_size lr clip_norm timestep_shift validate_every checkpoint_every"
+        require_ranges(self, "supervised", positive=positive, not_negative="warmup weight_decay ce_weight")
         require(0 < self.ema_decay < 1, "supervised.ema_decay", "a decay in (0, 1)")
 
 
@@ -99,10 +110,9 @@ class SamplingConfig:
 
     def __post_init__(self):
         require(self.steps >= 2, "sampling.steps", "a whole number >= 2")
-        require(self.shift > 0, "sampling.shift", "a number > 0")
-        require(all(g >= 1 for g in self.guidance_grid), "sampling.guidance_grid", "scales >= 1")
-        require(all(t > 0 for t in self.temperature_grid), "sampling.temperature_grid", "temperatures > 0")
-        require(self.images_per_prompt >= 1, "sampling.images_per_prompt", "a whole number >= 1")
+        require_ranges(self, "sampling", positive="shift max_trace_tokens images_per_prompt batch_size")
+        require(min(self.guidance_grid, default=0) >= 1, "sampling.guidance_grid", "one or more scales >= 1")
+        require(min(self.temperature_grid, default=0) > 0, "sampling.temperature_grid", "one or more temperatures > 0")
 
 
 @dataclass(frozen=True)
@@ -148,8 +158,11 @@ class RLConfig:
     def __post_init__(self):
         require(len(self.train) > 0 and len(set(self.train)) == len(self.train), "rl.train", "text, image or both")
         require(self.group_size >= 2, "rl.group_size", "at least 2: a group of one has no relative advantage")
-        require(self.prompts_per_rollout >= 1, "rl.prompts_per_rollout", "a whole number >= 1")
-        require(self.epochs >= 1, "rl.epochs", "a whole number >= 1")
+        counts = "rollouts prompts_per_rollout epochs micro_batch validate_every validation_images checkpoint_every"
+        numbers = "shift noise_level temperature clip_text clip_image lr_text lr_image clip_norm"
+        weights = "advantage_eps advantage_ddof image_weight image_scale velocity_mse_weight latent_kl_weight"
+        require_ranges(self, "rl", positive=f"{counts} {numbers}", not_negative=weights)
+        require(self.advantage_ddof < self.group_size, "rl.advantage_ddof", "less than rl.group_size")
         lo, hi = self.window_range
         require(self.window_size >= 1, "rl.window_size", "at least 1: an empty window trains nothing")
         n = self.n_steps
@@ -159,7 +172,6 @@ class RLConfig:
             f"0 <= start < end <= {n - 1} (the last of {n} steps is not stochastic)",
         )
         require(self.window_size <= hi - lo, "rl.window_size", f"at most {hi - lo}, the width of rl.window_range")
-        require(self.noise_level > 0, "rl.noise_level", "a number > 0")
         require(self.guidance >= 1, "rl.guidance", "a scale >= 1")
         require(0 <= self.verifier_mix <= 1, "rl.verifier_mix", "a share in [0, 1]")
         require("text" not in self.train or self.thinking, "rl.thinking", "true where text is trained")
@@ -186,19 +198,23 @@ class RewardConfig:
     """The learned reward: open_clip towers with a fusion head, trained on renders and SFT samples."""
 
     width: int = 128
-    layers: int = 3
+    layers: int = 2
     heads: int = 4
-    patch: int = 8  # pixels
     fusion_layers: int = 2
     steps: int = 2000
-    batch_size: int = 128
+    batch_size: int = 64
     lr: float = 1e-3
+    facts_weight: float = 1.0  # of the verdict on each stated fact, beside the verdict on the whole
+    cells_weight: float = 1.0  # of reading class and colour of every cell of a render
     samples: int = 4000  # SFT images with inspector labels
     sample_share: float = 0.5  # of a batch
 
     def __post_init__(self):
+        sizes = "width layers heads fusion_layers steps batch_size lr samples"
+        require_ranges(self, "reward", positive=sizes, not_negative="facts_weight cells_weight")
         require(self.width % self.heads == 0, "reward.width", "a multiple of reward.heads")
-        require(0 <= self.sample_share <= 1, "reward.sample_share", "a share in [0, 1]")
+        both = 0 < round(self.sample_share * self.batch_size) < self.batch_size
+        require(both, "reward.sample_share", "a share that leaves samples and renders in a batch")
 
 
 @dataclass(frozen=True)
@@ -264,13 +280,7 @@ def from_dict(cls, data: dict, where: str = ""):
 
 def load(path: str | Path) -> RunConfig:
     """Read a resolved run configuration; errors name the file."""
-    path = Path(path)
-    try:
-        data = json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: line {error.lineno}: not JSON ({error.msg})") from None
+    data = read_json(path)
     try:
         return from_dict(RunConfig, data)
     except UserError as error:
@@ -306,6 +316,7 @@ def _coerce(hint, value, key: str):
         require(len(value) == len(args), key, f"{len(args)} values, got {len(value)}")
         return tuple(_coerce(a, v, f"{key}[{i}]") for i, (a, v) in enumerate(zip(args, value, strict=True)))
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        require(math.isfinite(value), key, f"a finite number, got {value}")
         return float(value)
     ok = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
     require(ok, key, f"{_name(hint)}, got {value!r}")

@@ -1,9 +1,12 @@
-"""Reading JSON with errors that name file and line, and replacing large files whole. Imports no torch."""
+"""Reading and writing files: errors name file and line, and a file is written whole or not at all. Imports no torch."""
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,24 +15,42 @@ from unigrpo.types import UserError
 
 
 def read_text(path: str | Path) -> str:
-    """The text of a file. Raises UserError where it cannot be read."""
+    """The text of a UTF-8 file. Raises UserError where it cannot be read."""
     try:
-        return Path(path).read_text()
+        return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
 
 
-def read_json(path: str | Path) -> dict:
-    """A JSON object. Raises UserError naming the file and the line."""
-    return _object(read_text(path), f"{path}", first=1)
+def digest(path: str | Path) -> str:
+    """sha256 of a file's content. Raises UserError where it cannot be read."""
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+
+
+def read_json(path: str | Path, *keys: str) -> dict:
+    """A JSON object. Raises UserError naming the file and the line, or the first of ``keys`` that it lacks."""
+    value = _object(read_text(path), f"{path}", first=1)
+    for key in keys:
+        if key not in value:
+            raise UserError(f"{path}: '{key}' is missing, expected an object with {', '.join(keys)}")
+    return value
 
 
 def read_jsonl(path: str | Path) -> Iterator[tuple[str, dict]]:
     """("file, line n", object) of every line. Raises UserError naming the line, or the file if empty."""
-    lines = read_text(path).splitlines()
-    if not lines:
+    text = read_text(path)
+    if not text:
         raise UserError(f"{path}: is empty, expected one JSON object a line")
-    for number, line in enumerate(lines, 1):
+    yield from json_lines(text, path)
+
+
+def json_lines(text: str, path: str | Path) -> Iterator[tuple[str, dict]]:
+    """("file, line n", object) of every line of ``text``, which was read from ``path``; none of an empty text."""
+    for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], 1):
         yield f"{path}, line {number}", _object(line, f"{path}", first=number)
 
 
@@ -44,12 +65,49 @@ def _object(text: str, path: str, first: int) -> dict:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place at the end, or vanishes after an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its place at the end, or vanishes after an error. Creates the
+    folder. What a killed process leaves behind, the next one to write ``path`` overwrites. Raises UserError where no
+    file can be written."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error})") from None
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UserError(f"{path}: cannot be written, expected a file in a folder that may be written to")
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write ``path`` whole or not at all. Creates the folder."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: object) -> None:
+    """Write ``value`` as indented JSON, whole or not at all. Raises ValueError on NaN and infinities."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+@contextmanager
+def exclusive(path: str | Path) -> Iterator[int]:
+    """Hold the lock file ``path``; yields its descriptor, which child processes may inherit to hold it too.
+
+    Waits while another process holds it, and says so on stderr. The system drops the lock when its last
+    holder ends, however it ends, so there is never a stale one to remove.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting: another process holds {path}", file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield file.fileno()

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
+
+from unigrpo.files import json_lines, read_jsonl, read_text, write_text
+from unigrpo.types import UserError
 
 
 class MetricsLog:
-    """Appends rows; on resume rows at or after ``step`` (by the key that counts steps) are dropped first, all of them
-    at step 0."""
+    """Appends rows. A run that starts at ``step`` > 0 keeps the rows before it (by the key that counts steps) and
+    drops a last line that a kill cut short; at 0 the log starts anew. Raises UserError naming a damaged line."""
 
     def __init__(self, path: Path, key: str, step: int):
         self.path = path
-        rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        keep = [row for row in rows if row[key] < step] if step else []
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in keep))
-        os.replace(temporary, path)
+        kept = []
+        if step:
+            whole, end, _ = read_text(path).rpartition("\n")
+            for where, row in json_lines(whole + end, path):
+                if not isinstance(row.get(key), int):
+                    raise UserError(f"{where}: '{key}' must be a whole number, found {row.get(key)!r}")
+                if row[key] < step:
+                    kept.append(json.dumps(row) + "\n")
+        write_text(path, "".join(kept))
 
     def write(self, **row) -> None:
         with self.path.open("a") as file:
@@ -25,7 +31,7 @@ class MetricsLog:
 
     def column(self, name: str, **where) -> list[float]:
         """Values of ``name`` in the rows that match, in order."""
-        rows = [json.loads(line) for line in self.path.read_text().splitlines()]
+        rows = (row for _, row in read_jsonl(self.path))
         return [row[name] for row in rows if all(row.get(k) == v for k, v in where.items())]
 
 

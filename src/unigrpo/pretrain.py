@@ -27,8 +27,9 @@ from unigrpo.backbones.codec import PatchCodec
 from unigrpo.backbones.mot import MoT, MoTConfig
 from unigrpo.backbones.tokenizer import BOS, END_OF_IMAGE, EOS, START_OF_IMAGE, build_tokenizer
 from unigrpo.backbones.unified import UnifiedModel
-from unigrpo.cli import run, write_json
+from unigrpo.cli import run
 from unigrpo.config import RunConfig, SupervisedConfig
+from unigrpo.files import write_json
 from unigrpo.metrics import MetricsLog
 from unigrpo.resolve import training_fingerprint
 from unigrpo.sampler import Decoding
@@ -149,7 +150,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="run folder to write")
     parser.add_argument("--init", type=Path, help="folder of the parent run (none: from scratch)")
     args = parser.parse_args()
-    train(config.load(args.config), args.out, args.init)
+    cfg = config.load(args.config)
+    if cfg.stage == "rl":
+        raise UserError(f"{args.config}: stage: expected 'base' or 'sft', got 'rl'; see unigrpo.train")
+    if (cfg.stage == "sft") != (args.init is not None):
+        expected = "the folder of the parent run" if cfg.stage == "sft" else "nothing, the base starts from scratch"
+        raise UserError(f"--init: expected {expected} (stage {cfg.stage!r} of {args.config})")
+    train(cfg, args.out, args.init)
 
 
 def train(cfg: RunConfig, out: Path, init: Path | None) -> None:
@@ -158,18 +165,17 @@ def train(cfg: RunConfig, out: Path, init: Path | None) -> None:
         raise UserError(f"backbone: {cfg.backbone!r} cannot be trained by this version, expected 'world'")
     s = cfg.supervised
     accelerator, started = accelerate_for(cfg), time.monotonic()
-    model = (new_model(cfg) if init is None else checkpoint.load_model(init)).to(accelerator.device)
+    model = (new_model(cfg) if init is None else checkpoint.load_model(init, expected=cfg.model)).to(accelerator.device)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=s.lr, weight_decay=s.weight_decay, betas=(0.9, 0.99), fused=True)
     ema = AveragedModel(model.mot, multi_avg_fn=get_ema_multi_avg_fn(s.ema_decay))
     first, earlier = 0, 0.0
-    settings = training_fingerprint(cfg)
+    settings = training_fingerprint(cfg, *([] if init is None else [init / "model.safetensors"]))
     state = checkpoint.load_state(out / "state", settings)
     if state is not None:
         first, tensors, data = state
         earlier = data["wall_seconds"]
         checkpoint.restore(tensors, {"model": model, "ema": ema}, optimizer)
-    out.mkdir(parents=True, exist_ok=True)
     log = MetricsLog(out / "metrics.jsonl", "step", first)
     bar = tqdm(range(first, s.steps), initial=first, total=s.steps, desc=cfg.run, mininterval=5, dynamic_ncols=True)
     for step in bar:

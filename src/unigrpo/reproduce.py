@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from unigrpo import cli
+from unigrpo import cli, files
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,7 +37,7 @@ def main() -> None:
         target = "ship_base"
     snakemake = [sys.executable, "-m", "snakemake", "--cores", str(args.cores)]
     settings = ["--config", *(f"{key}={value}" for key, value in options.items())]
-    with cli.exclusive(ROOT / "results" / ".lock") as lock:
+    with files.exclusive(ROOT / "results" / ".lock") as lock:
         if any((ROOT / ".snakemake" / "locks").glob("*")):
             _call([*snakemake, "--unlock", *settings], lock)
         _call([*snakemake, target, *settings], lock)

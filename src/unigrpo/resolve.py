@@ -17,7 +17,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from unigrpo import cli
+from unigrpo import cli, files
 from unigrpo.config import RLConfig, RunConfig, SupervisedConfig, from_dict, to_dict
 from unigrpo.schema import check, nearest, read_yaml
 from unigrpo.types import UserError
@@ -189,9 +189,9 @@ def fingerprint(settings: object) -> str:
     return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=6).hexdigest()
 
 
-def training_fingerprint(resolved: RunConfig) -> str:
-    """Fingerprint of all that decides the trained weights."""
-    return fingerprint(part(to_dict(resolved), "training"))
+def training_fingerprint(resolved: RunConfig, *inputs: Path) -> str:
+    """Fingerprint of all that decides the trained weights: settings, and the contents of the files started from."""
+    return fingerprint([part(to_dict(resolved), "training"), *map(files.digest, inputs)])
 
 
 @dataclass(frozen=True)
@@ -283,7 +283,7 @@ def main() -> None:
             value = catalogue[kind][name]
     except UserError as error:
         raise UserError(f"{args.catalogue}: {error}") from None
-    cli.write_json(args.out, value)
+    files.write_json(args.out, value)
 
 
 if __name__ == "__main__":

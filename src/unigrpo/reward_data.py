@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="sample folder to write")
     args = parser.parse_args()
     cfg = config.load(args.config)
-    model = checkpoint.load_model(args.run, accelerate_for(cfg).device).eval()
+    model = checkpoint.load_model(args.run, accelerate_for(cfg).device, cfg.model).eval()
     rng = seeding.numpy_generator(cfg.seed, "reward", "prompts")
     jobs = []
     for number in range(cfg.reward.samples):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import math
 from pathlib import Path
 
@@ -31,6 +32,16 @@ def contact_sheet(images: np.ndarray, columns: int, enlarge: int) -> Image.Image
         top, left = i // columns * (height + GAP), i % columns * (width + GAP)
         sheet[top : top + height, left : left + width] = image
     return Image.fromarray(sheet).resize((sheet.shape[1] * enlarge, sheet.shape[0] * enlarge), Image.Resampling.BICUBIC)
+
+
+def picture_format(path: Path) -> str:
+    """The format that the ending of ``path`` names. Raises UserError for one that no picture can be written in."""
+    try:
+        name = Image.registered_extensions()[path.suffix.lower()]
+        Image.new("RGB", (1, 1)).save(io.BytesIO(), format=name)
+    except (KeyError, OSError, ValueError):
+        raise UserError(f"--out {path}: expected the ending of a picture format, such as .png") from None
+    return name
 
 
 def main() -> None:
@@ -59,10 +70,9 @@ def main() -> None:
         ("enlarge", 1),
         ("seed", 0),
     ):
-        if getattr(args, name) < low:
+        if not low <= getattr(args, name) < math.inf:
             raise UserError(f"--{name}: expected at least {low}, got {getattr(args, name)}")
-    if args.out.suffix.lower() not in Image.registered_extensions():
-        raise UserError(f"--out {args.out}: expected the ending of a picture format, such as .png")
+    picture = picture_format(args.out)
     model = checkpoint.load_model(args.checkpoint).eval()
     prompt = Prompt("prompt", args.prompt, "custom", {})
     jobs = [(prompt, k) for k in range(args.grid**2)]
@@ -72,9 +82,7 @@ def main() -> None:
         if trace is not None:
             print(trace)
     with replacing(args.out) as temporary:
-        contact_sheet(samples.images, args.grid, args.enlarge).save(
-            temporary, format=Image.registered_extensions()[args.out.suffix.lower()]
-        )
+        contact_sheet(samples.images, args.grid, args.enlarge).save(temporary, format=picture)
     print(f"wrote {args.out}")
 
 

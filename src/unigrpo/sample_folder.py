@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from unigrpo.cli import write_json, write_text
-from unigrpo.files import read_json, read_jsonl, replacing
+from unigrpo.files import read_json, read_jsonl, replacing, write_json, write_text
 from unigrpo.types import Prompt, UserError
 
 PROTOCOL = ("benchmark", "version", "mode", "guidance_name")

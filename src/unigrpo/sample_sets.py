@@ -8,14 +8,14 @@ Each set's protocol.json says everything that a number made from it depends on.
 from __future__ import annotations
 
 import argparse
-import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 from unigrpo import checkpoint, config, sample_folder
-from unigrpo.cli import run, write_json
+from unigrpo.cli import run
 from unigrpo.config import RunConfig
-from unigrpo.files import read_json
-from unigrpo.sampler import Decoding, sample
+from unigrpo.files import digest, read_json, write_json
+from unigrpo.sampler import Decoding, read_decoding, sample
 from unigrpo.setup import accelerate_for
 from unigrpo.world import prompts as world_prompts
 
@@ -24,16 +24,12 @@ SEED = 2  # of evaluation noise: the same for every run, so that differences are
 MODES = ("think", "direct", "greedy")
 
 
-def decodings(chosen: dict, mode: str) -> dict[str, Decoding]:
+def decodings(chosen: Decoding, mode: str) -> dict[str, Decoding]:
     """Guidance name -> decoding, for one of MODES."""
-    guidance, temperature = chosen["guidance"], chosen["temperature"]
     if mode == "greedy":
-        return {"greedy": Decoding(True, guidance, 0.0)}
-    thinking = mode == "think"
-    return {
-        "unguided": Decoding(thinking, 1.0, temperature),
-        "tuned": Decoding(thinking, guidance, temperature),
-    }
+        return {"greedy": replace(chosen, temperature=0.0)}
+    tuned = replace(chosen, thinking=mode == "think")
+    return {"unguided": replace(tuned, guidance=1.0), "tuned": tuned}
 
 
 def protocol(cfg: RunConfig, benchmark: str, name: str, decoding: Decoding, weights: str, record: dict) -> dict:
@@ -68,11 +64,11 @@ def main() -> None:
     parser.add_argument("--modes", nargs="+", choices=MODES, required=True, help="how the run is evaluated")
     parser.add_argument("--out", type=Path, required=True, help="folder of the sets")
     args = parser.parse_args()
-    cfg, chosen = config.load(args.config), read_json(args.decoding)
+    cfg, chosen = config.load(args.config), read_decoding(args.decoding)
     device = accelerate_for(cfg).device
-    model = checkpoint.load_model(args.run, device).eval()
-    weights = hashlib.sha256((args.run / "model.safetensors").read_bytes()).hexdigest()
-    record = read_json(args.run / "run.json")
+    model = checkpoint.load_model(args.run, device, cfg.model).eval()
+    weights = digest(args.run / "model.safetensors")
+    record = read_json(args.run / "run.json", "ema")
     written = []
     for mode in args.modes:
         for benchmark, prompt_set in BENCHMARKS.items():

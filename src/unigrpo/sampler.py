@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,8 +12,9 @@ from tqdm import tqdm
 from unigrpo import flow, seeding
 from unigrpo.backbones.unified import UnifiedModel
 from unigrpo.config import SamplingConfig
+from unigrpo.files import read_json
 from unigrpo.rollout import paint
-from unigrpo.types import Prompt
+from unigrpo.types import Prompt, UserError
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,17 @@ class Decoding:
     thinking: bool
     guidance: float
     temperature: float
+
+
+def read_decoding(path: str | Path) -> Decoding:
+    """The choice that ``unigrpo.tune`` wrote, with thinking. Raises UserError naming the key that is missing or not a
+    possible scale or temperature."""
+    chosen = read_json(path, "guidance", "temperature")
+    for key, least in (("guidance", 1), ("temperature", 0)):
+        value = chosen[key]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < float("inf"):
+            raise UserError(f"{path}: {key}: expected a number of at least {least}, got {value!r}")
+    return Decoding(True, chosen["guidance"], chosen["temperature"])
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,9 @@ The weights are stored in half precision; the record of the training goes with t
 from __future__ import annotations
 
 import argparse
-import shutil
 from pathlib import Path
 
-from unigrpo import checkpoint, cli
+from unigrpo import checkpoint, cli, files
 
 
 def main() -> None:
@@ -17,12 +16,13 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="folder of the finished run")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     args = parser.parse_args()
-    card = checkpoint.read_json(args.run / "model.json")
+    card = files.read_json(args.run / "model.json")
     own = ("format", "architecture", "codec", "image_size")
     info = {key: value for key, value in card.items() if key not in own}
+    records = {name: files.read_text(args.run / name) for name in ("metrics.jsonl", "run.json")}
     checkpoint.save_model(checkpoint.load_model(args.run), args.out, info, half=True)
-    for name in ("metrics.jsonl", "run.json"):
-        shutil.copyfile(args.run / name, args.out / name)
+    for name, text in records.items():
+        files.write_text(args.out / name, text)
 
 
 if __name__ == "__main__":

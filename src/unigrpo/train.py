@@ -7,8 +7,10 @@ from its last checkpoint with the same numbers, because every random draw is nam
 from __future__ import annotations
 
 import argparse
+import copy
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,14 +19,14 @@ from tqdm import tqdm
 import rewards
 from unigrpo import checkpoint, config, provenance, seeding
 from unigrpo.advantages import group_advantages
-from unigrpo.cli import run, write_json
+from unigrpo.cli import run
 from unigrpo.config import RLConfig, RunConfig
-from unigrpo.files import read_json
+from unigrpo.files import write_json
 from unigrpo.methods import grpo
 from unigrpo.metrics import MetricsLog
 from unigrpo.resolve import training_fingerprint
 from unigrpo.rollout import Rollout, roll_out
-from unigrpo.sampler import Decoding
+from unigrpo.sampler import Decoding, read_decoding
 from unigrpo.setup import accelerate_for
 from unigrpo.types import Prompt, UserError
 from unigrpo.validate import validate
@@ -67,20 +69,30 @@ def optimizer_for(model, rl: RLConfig) -> tuple[torch.optim.Optimizer, dict[str,
     return torch.optim.AdamW(groups, weight_decay=0.0, fused=True), trained
 
 
-def train(cfg: RunConfig, out: Path, init: Path, reward, verifier, decoding: Decoding) -> None:
-    """Run all rollouts; writes model, metrics.jsonl and run.json into ``out``. Resumes from ``out/state``."""
+def merged(parts: list[tuple[float, dict[str, torch.Tensor]]]) -> dict[str, float]:
+    """Metrics of an optimiser step from (share, metrics) of its slices: weighted means, and maxima where so named."""
+    whole = sum(share for share, _ in parts)
+    result = {}
+    for name in parts[0][1] if parts else ():
+        values = [(share / whole, metrics[name].item()) for share, metrics in parts]
+        greatest = name.endswith("_max")
+        result[name] = max(v for _, v in values) if greatest else sum(weight * v for weight, v in values)
+    return result
+
+
+def train(cfg: RunConfig, out: Path, init: Path, reward, verifier, decoding: Decoding, settings: str) -> None:
+    """Run all rollouts; writes model, metrics.jsonl and run.json into ``out``. Resumes from ``out/state`` where that
+    was saved under the same ``settings``."""
     rl = cfg.rl
     accelerator, started = accelerate_for(cfg), time.monotonic()
-    model = checkpoint.load_model(init, accelerator.device)
-    reference = checkpoint.load_model(init, accelerator.device).requires_grad_(False)
+    model = checkpoint.load_model(init, accelerator.device, cfg.model)
+    reference = copy.deepcopy(model).requires_grad_(False)
     optimizer, trained = optimizer_for(model, rl)
     first, counts = 0, {"updates": 0, "images": 0, "model_evaluations": 0, "wall_seconds": 0.0}
-    settings = training_fingerprint(cfg)
     state = checkpoint.load_state(out / "state", settings)
     if state is not None:
         first, tensors, counts = state
         checkpoint.restore(tensors, {"model": model, "reference": reference}, optimizer)
-    out.mkdir(parents=True, exist_ok=True)
     log = MetricsLog(out / "metrics.jsonl", "rollout", first)
     earlier = counts["wall_seconds"]
 
@@ -112,9 +124,8 @@ def train(cfg: RunConfig, out: Path, init: Path, reward, verifier, decoding: Dec
         rolled = time.monotonic()
         metrics: dict[str, float] = {}
         for number, slices in enumerate(grpo.make_slices(model, reference, rollout, advantages, rl)):
-            for part in slices:
-                measured = grpo.accumulate(model, part, rl, accelerator)
-                metrics |= {f"{name}_{number}" if number else name: v.item() for name, v in measured.items()}
+            measured = merged([(part.share, grpo.accumulate(model, part, rl, accelerator)) for part in slices])
+            metrics |= {f"{name}_{number}" if number else name: value for name, value in measured.items()}
             for name, parameters in trained.items():
                 norm = torch.nn.utils.clip_grad_norm_(parameters, rl.clip_norm)
                 if not torch.isfinite(norm):
@@ -171,16 +182,13 @@ def main() -> None:
     parser.add_argument("--decoding", type=Path, required=True, help="decoding.json, for validation")
     args = parser.parse_args()
     cfg = config.load(args.config)
-    decoding = read_json(args.decoding)
-    thinking = cfg.rl.thinking
-    train(
-        cfg,
-        args.out,
-        args.init,
-        rewards.load("learned", path=args.reward, device="auto"),
-        rewards.load("verifier"),
-        Decoding(thinking, decoding["guidance"], decoding["temperature"]),
-    )
+    if cfg.stage != "rl":
+        raise UserError(f"{args.config}: stage: expected 'rl', got {cfg.stage!r}; see unigrpo.pretrain")
+    decoding = replace(read_decoding(args.decoding), thinking=cfg.rl.thinking)
+    learned, verifier = rewards.load("learned", path=args.reward, device="auto"), rewards.load("verifier")
+    weights = [folder / "model.safetensors" for folder in (args.init, args.reward)]
+    settings = training_fingerprint(cfg, *weights, args.decoding)
+    train(cfg, args.out, args.init, learned, verifier, decoding, settings)
 
 
 if __name__ == "__main__":

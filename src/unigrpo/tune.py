@@ -11,7 +11,8 @@ import argparse
 from pathlib import Path
 
 from unigrpo import checkpoint, config
-from unigrpo.cli import run, write_json
+from unigrpo.cli import run
+from unigrpo.files import write_json
 from unigrpo.sampler import Decoding
 from unigrpo.setup import accelerate_for
 from unigrpo.validate import validate
@@ -28,7 +29,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="decoding.json to write")
     args = parser.parse_args()
     cfg = config.load(args.config)
-    model = checkpoint.load_model(args.run, accelerate_for(cfg).device).eval()
+    model = checkpoint.load_model(args.run, accelerate_for(cfg).device, cfg.model).eval()
     s = cfg.sampling
     tried: dict[tuple[float, float], dict] = {}
 

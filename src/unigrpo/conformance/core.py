@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from unigrpo.files import read_json
 from unigrpo.types import UserError
 
 
@@ -85,30 +85,7 @@ def same(quantity: str, ours: Any, theirs: Any) -> Check:
     return Check(quantity, float(ours != theirs), 0.0)
 
 
-def read_json(path: Path) -> Any:
-    """Raises UserError if the file cannot be read or is not JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: expected a JSON file ({error})") from error
-
-
-def read_jsonl(path: Path) -> list[Any]:
-    """Raises UserError, naming the line, if the file cannot be read or a line is not JSON."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: expected a text file with one JSON object a line ({error})") from error
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            raise UserError(f"{path}: line {number}: expected a JSON object ({error})") from error
-    return rows
-
-
-def read_pair(path: Path) -> tuple[Any, dict[str, Tensor]]:
+def read_pair(path: Path) -> tuple[dict, dict[str, Tensor]]:
     """``name.json`` and the ``name.safetensors`` beside it; path may be either. Raises UserError."""
     info = read_json(path.with_suffix(".json"))
     tensor_path = path.with_suffix(".safetensors")

@@ -7,19 +7,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from evals.geneval import Verdict, exact_verdict, filter_detections, official_verdict
-from unigrpo.conformance.core import Case, Check, read_jsonl, same
+from unigrpo.conformance.core import Case, Check, same
+from unigrpo.files import read_jsonl
 from unigrpo.types import UserError
 
 
 def verdict_cases(path: Path) -> Iterator[Case]:
-    for row in read_jsonl(path):
+    for _, row in read_jsonl(path):
         yield Case("geneval_cases/official", str(row["id"]), lambda row=row: _official(row))
         if "raises" not in row["verdict"]:  # recorded for the official rule alone
             yield Case("geneval_cases/strict", str(row["id"]), lambda row=row: _strict(row))
 
 
 def filter_cases(path: Path) -> Iterator[Case]:
-    for row in read_jsonl(path):
+    for _, row in read_jsonl(path):
         yield Case("geneval_filter_cases", str(row["id"]), lambda row=row: _filter(row))
 
 

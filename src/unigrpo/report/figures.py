@@ -30,7 +30,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from unigrpo import cli
-from unigrpo.files import read_json, read_jsonl, replacing
+from unigrpo.files import read_json, read_jsonl, replacing, write_text
 from unigrpo.report.results import PAPER, Folder, Paper, Scores
 from unigrpo.report.rows import Row, Sources
 from unigrpo.report.samples import Sample, read_samples, trace_lines
@@ -220,7 +220,7 @@ def save(figure: Figure, data: pd.DataFrame, out: Path, name: str) -> None:
             figure.savefig(buffer, format=suffix, metadata=metadata)
             temporary.write_bytes(buffer.getvalue())
     plt.close(figure)
-    cli.write_text(out / f"{name}.csv", data.to_csv(index=False, float_format="%.6g"))
+    write_text(out / f"{name}.csv", data.to_csv(index=False, float_format="%.6g"))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

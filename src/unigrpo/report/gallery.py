@@ -19,6 +19,7 @@ import jinja2
 from PIL import Image
 
 from unigrpo import cli
+from unigrpo.files import write_text
 from unigrpo.report.results import CATEGORIES, Folder
 from unigrpo.report.samples import Sample, read_samples, trace_lines
 from unigrpo.types import UserError
@@ -124,7 +125,7 @@ def write(folder: Folder, out: Path, guidance: str, per_category: int) -> None:
         title=f"Samples, scale {folder.root.name}", runs=list(runs), guidance=guidance,
         per_category=per_category, categories=categories,
     )  # fmt: skip
-    (out / "index.html").write_text(html)
+    write_text(out / "index.html", html)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 import pandas as pd
 
 from unigrpo import cli
-from unigrpo.files import read_json
+from unigrpo.files import read_json, write_text
 from unigrpo.report.notes import HEADS, MISSING, notes
 from unigrpo.report.results import CATEGORIES, PAPER, Folder, Paper, Scores
 from unigrpo.report.rows import Row, Sources
@@ -204,8 +204,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     sources = Sources(Scores(args.scores), Paper(args.paper), Folder(args.results))
     frame, markdown = make(read_json(args.spec), sources, str(args.spec))
-    cli.write_text(args.out / f"{args.name}.csv", frame.to_csv(index=False, float_format="%.4f"))
-    cli.write_text(args.out / f"{args.name}.md", markdown)
+    write_text(args.out / f"{args.name}.csv", frame.to_csv(index=False, float_format="%.4f"))
+    write_text(args.out / f"{args.name}.md", markdown)
 
 
 if __name__ == "__main__":

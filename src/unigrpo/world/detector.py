@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unigrpo import cli
-from unigrpo.checkpoint import load_weights, read_json, read_tensors, write_tensors
+from unigrpo.checkpoint import load_weights, read_tensors, write_tensors
+from unigrpo.files import read_json, write_json
 from unigrpo.types import Detection, UserError
 from unigrpo.world.render import render
 from unigrpo.world.scenes import CLASSES, COLORS, RADIUS, Obj, Scene, random_scene
@@ -267,9 +268,9 @@ def main() -> None:
         "wall_seconds": round(seconds, 1),
         "parameters": sum(p.numel() for p in model.parameters()),
     }
-    cli.write_json(args.out / "detector.json", info)
+    write_json(args.out / "detector.json", info)
     info["accuracy"] = {"images": 2000} | accuracy(load(args.out), 2000, seed=args.seed + 1)  # of the stored weights
-    cli.write_json(args.out / "detector.json", info)
+    write_json(args.out / "detector.json", info)
     print(info)
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from unigrpo.files import read_jsonl
 from unigrpo.types import Prompt, UserError
 from unigrpo.world.scenes import CLASSES, COLORS, PLACES, RELATIONS, random_kind
 
@@ -340,21 +340,11 @@ def read_prompts(path: str | Path) -> list[Prompt]:
 
     Raises UserError naming file and line for a line that is not such an object or has an empty prompt.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a text file ({error})") from error
-    if not lines:
-        raise UserError(f"{path}: is empty, expected one JSON object a line with a 'prompt'")
-    return [_read_prompt(f"{path}, line {number}", number, line) for number, line in enumerate(lines, 1)]
+    return [_read_prompt(where, number, row) for number, (where, row) in enumerate(read_jsonl(path), 1)]
 
 
-def _read_prompt(where: str, number: int, line: str) -> Prompt:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{where}: not valid JSON ({error}), expected an object with a 'prompt'") from error
-    if not isinstance(row, dict) or not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
+def _read_prompt(where: str, number: int, row: dict) -> Prompt:
+    if not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
         raise UserError(f"{where}: expected a JSON object with a non-empty string 'prompt'")
     for key in ("id", "tag"):
         if key in row and (not isinstance(row[key], str) or not row[key]):

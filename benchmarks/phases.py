@@ -1,0 +1,285 @@
+"""How long the phases of a training step take.
+
+    python benchmarks/phases.py [--scale NAME | --config FILE [--run DIR]]
+
+The phases are the very functions that ``unigrpo.train`` and ``unigrpo.pretrain`` call, at the sizes of a scale. Without
+``--run`` the model is freshly initialised: weights change no speed but through the length of the traces they write, so
+every trace then has the length of a plan of four objects, the longest. Numbers are medians after one unmeasured
+warm-up. Prints a table in Markdown and writes all of it as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `rewards` and `evals`, which are not installed
+
+from rewards import verifier
+from rewards.learned import LearnedReward
+from unigrpo import checkpoint, cli, config, provenance, seeding
+from unigrpo.advantages import group_advantages
+from unigrpo.backbones.unified import Trace, UnifiedModel
+from unigrpo.config import RunConfig
+from unigrpo.files import write_json
+from unigrpo.methods import grpo
+from unigrpo.pretrain import draw_examples, new_model, supervised_loss
+from unigrpo.provenance import ROOT
+from unigrpo.resolve import load_catalogue, load_scale, resolve
+from unigrpo.rollout import roll_out
+from unigrpo.sampler import Decoding
+from unigrpo.setup import accelerate_for
+from unigrpo.train import draw_prompts, optimizer_for, score
+from unigrpo.types import UserError
+from unigrpo.validate import validate, validation_jobs
+from unigrpo.world import inspector, render, scenes
+
+RUN = "unigrpo"  # the run whose step is measured
+LONGEST_TRACE = 4 * scenes.MAX_OBJECTS + 2  # three words an object, commas between, brackets, end token
+VALIDATION_GUIDANCE = 2.0  # above 1, as a tuned guidance usually is: two model evaluations a denoising step
+INSPECTED = 512  # renders
+AMORTISED = "validation"  # not in every step
+
+
+@dataclass(frozen=True)
+class Lap:
+    """One measured repetition: seconds, and what was done in them by name (tokens, images, ...)."""
+
+    seconds: float
+    done: dict[str, int]
+
+
+def clock(device: torch.device) -> float:
+    """Seconds, after everything that was queued on an accelerator is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+class Writer(UnifiedModel):
+    """A model that times its own writing; with ``whole`` every trace counts in full, end token or not."""
+
+    whole = False
+    seconds = 0.0
+
+    def think(self, *args) -> Trace:
+        begun = clock(self.device)
+        trace = super().think(*args)
+        self.seconds = clock(self.device) - begun
+        return Trace(trace.tokens, torch.ones_like(trace.mask)) if self.whole else trace
+
+
+def rl_step(
+    cfg: RunConfig, model: Writer, reference: UnifiedModel, optimizer, trained: dict, reward, accelerator, index: int
+) -> dict[str, Lap]:
+    """Rollout ``index`` and its updates as in ``unigrpo.train``, then one validation."""
+    rl, laps, device = cfg.rl, {}, model.device
+    begun = clock(device)
+    prompts = draw_prompts(cfg.seed, index, rl.prompts_per_rollout)
+    rollout = roll_out(model, prompts, rl, cfg.sampling.max_trace_tokens, cfg.seed, index)
+    episodes, rolled = len(rollout.prompts), clock(device)
+    if rollout.trace is not None:
+        laps["text rollout"] = Lap(model.seconds, {"tokens": int(rollout.trace.mask.sum())})
+    painting = rolled - begun - (model.seconds if rollout.trace is not None else 0)
+    done = {"images": episodes, "model evaluations": rollout.model_evaluations}
+    laps["image rollout"] = Lap(painting, done)
+
+    total = score(rollout, reward, verifier.build(), rl.verifier_mix)
+    groups = [i // rl.group_size for i in range(episodes)]
+    advantages, _ = group_advantages(total, groups, ddof=rl.advantage_ddof, eps=rl.advantage_eps)
+    scored = clock(device)
+    laps["reward"] = Lap(scored - rolled, {"images": episodes})
+
+    steps = grpo.make_slices(model, reference, rollout, advantages, rl)
+    replayed = clock(device)
+    laps["replay"] = Lap(replayed - scored, {"episodes": episodes})
+
+    for slices in steps:
+        for part in slices:
+            grpo.accumulate(model, part, rl, accelerator)
+        for parameters in trained.values():
+            torch.nn.utils.clip_grad_norm_(parameters, rl.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    updated = clock(device)
+    replays = sum(len(part.advantages) for slices in steps for part in slices)
+    laps["update"] = Lap(updated - replayed, {"episodes": replays, "optimiser steps": len(steps)})
+
+    validate(model, cfg, Decoding(rl.thinking, VALIDATION_GUIDANCE, 1.0), per_prompt=rl.validation_images, proxy=reward)
+    laps[AMORTISED] = Lap(clock(device) - updated, {"images": len(validation_jobs(rl.validation_images))})
+    return laps
+
+
+def supervised_step(cfg: RunConfig, model: UnifiedModel, optimizer, ema, accelerator, index: int) -> dict[str, Lap]:
+    """One step of ``unigrpo.pretrain``, drawing and rendering of the examples included."""
+    s, begun = cfg.supervised, clock(model.device)
+    generator = seeding.generator(cfg.seed, cfg.stage, "noise", index)
+    with accelerator.autocast():
+        loss, _ = supervised_loss(model, draw_examples(cfg, index), s, generator)
+    accelerator.backward(loss)
+    torch.nn.utils.clip_grad_norm_(model.mot.parameters(), s.clip_norm)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    ema.update_parameters(model.mot)
+    return {"supervised step": Lap(clock(model.device) - begun, {"examples": s.batch_size})}
+
+
+def inspection(size: int, index: int) -> dict[str, Lap]:
+    """The inspector on renders of 1-4 objects."""
+    rng = seeding.numpy_generator(0, "benchmark", index)
+    images = render.render([scenes.random_scene(rng, 1 + i % scenes.MAX_OBJECTS) for i in range(INSPECTED)], size)
+    begun = time.perf_counter()
+    inspector.inspect_images(images)
+    return {"inspector": Lap(time.perf_counter() - begun, {"images": INSPECTED})}
+
+
+def repeat(work: Callable[[int], dict[str, Lap]], repeats: int) -> dict[str, dict]:
+    """Medians of ``repeats`` calls of ``work`` after one warm-up: seconds (with extremes) and amounts per second."""
+    work(0)
+    rounds = [work(k) for k in range(1, repeats + 1)]
+    return {name: summary([laps[name] for laps in rounds]) for name in rounds[0]}
+
+
+def summary(laps: list[Lap]) -> dict:
+    seconds = [lap.seconds for lap in laps]
+    speed = {name: statistics.median(lap.done[name] / lap.seconds for lap in laps) for name in laps[0].done}
+    extremes = {"fastest": min(seconds), "slowest": max(seconds)}
+    return {"seconds": statistics.median(seconds), **extremes, "per_second": speed}
+
+
+def shares(phases: dict[str, dict], validate_every: int) -> dict[str, float]:
+    """Share of each phase in a step; validation counts as a ``validate_every``-th part."""
+    cost = {name: p["seconds"] / (validate_every if name == AMORTISED else 1) for name, p in phases.items()}
+    return {name: seconds / sum(cost.values()) for name, seconds in cost.items()}
+
+
+def save_fresh(cfg: RunConfig, folder: Path) -> None:
+    """A freshly initialised model of the size that ``cfg`` gives."""
+    checkpoint.save_model(new_model(cfg), folder, {})
+
+
+def load_fresh(cfg: RunConfig, device: torch.device) -> UnifiedModel:
+    """The model of :func:`save_fresh`, made in another process: fitting the codec takes more memory than a step."""
+    with tempfile.TemporaryDirectory() as folder:
+        with ProcessPoolExecutor(1, get_context("spawn")) as other:
+            other.submit(save_fresh, cfg, Path(folder)).result()
+        return checkpoint.load_model(folder, device)
+
+
+def measure(cfg: RunConfig, sft: RunConfig, folder: Path | None, repeats: int) -> dict:
+    """All measurements of the RL run ``cfg`` and the supervised run ``sft``; ``folder`` holds trained weights."""
+    accelerator = accelerate_for(cfg)
+    device = accelerator.device
+    if folder is None:
+        tokens = min(LONGEST_TRACE, cfg.sampling.max_trace_tokens)
+        cfg = dataclasses.replace(cfg, sampling=dataclasses.replace(cfg.sampling, max_trace_tokens=tokens))
+    start = load_fresh(cfg, device) if folder is None else checkpoint.load_model(folder, device, cfg.model)
+
+    own = copy.deepcopy(start)
+    model = Writer(own.mot, own.codec, own.tokenizer, own.image_size)
+    model.whole = folder is None
+    optimizer, trained = optimizer_for(model, cfg.rl)
+    judge = LearnedReward(cfg.reward, cfg.model.image_size).to(device).eval().requires_grad_(False)
+
+    def reward(images, prompts):
+        return judge(images.to(device), judge.word_ids(prompts).to(device)).sigmoid()
+
+    reference = copy.deepcopy(start).requires_grad_(False)
+    phases = repeat(partial(rl_step, cfg, model, reference, optimizer, trained, reward, accelerator), repeats)
+    for name, share in shares(phases, cfg.rl.validate_every).items():
+        phases[name]["share"] = share
+
+    learner = torch.optim.AdamW([p for p in start.parameters() if p.requires_grad], lr=sft.supervised.lr, fused=True)
+    ema = AveragedModel(start.mot, multi_avg_fn=get_ema_multi_avg_fn(sft.supervised.ema_decay))
+    others = repeat(partial(supervised_step, sft, start, learner, ema, accelerator), repeats)
+    others |= repeat(partial(inspection, cfg.model.image_size), repeats)
+
+    episodes = cfg.rl.prompts_per_rollout * cfg.rl.group_size
+    return {
+        "scale": cfg.scale,
+        "run": cfg.run,
+        "weights": "freshly initialised" if folder is None else str(folder),
+        "trace_tokens": cfg.sampling.max_trace_tokens if folder is None else None,
+        "repeats": repeats,
+        "warm_up": 1,
+        "sizes": {
+            "parameters": sum(p.numel() for p in start.mot.parameters()),
+            "latent_numbers": start.latent_shape[0] * start.latent_shape[1],
+            "episodes": episodes,
+            "denoising_steps": cfg.rl.n_steps,
+            "window_size": cfg.rl.window_size,
+            "optimiser_steps": cfg.rl.epochs,
+            "validate_every": cfg.rl.validate_every,
+        },
+        "phases": phases,
+        "others": others,
+        "peak_memory_mb": round(provenance.peak_memory_mb(), 1),
+        "provenance": {
+            "source_hash": provenance.source_hash(),
+            "commit": provenance.commit(),
+            "versions": provenance.versions(),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "threads": cfg.threads,
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        },
+    }
+
+
+def table(result: dict) -> str:
+    """The measurements as a Markdown table."""
+    lines = ["| phase | seconds | share of a step | speed |", "|---|---:|---:|---|"]
+    for name, row in (result["phases"] | result["others"]).items():
+        speed = ", ".join(f"{v:,.{0 if v >= 10 else 1}f} {what}/s" for what, v in row["per_second"].items())
+        share = f"{row['share']:.1%}" if "share" in row else ""
+        lines.append(f"| {name} | {row['seconds']:.3f} | {share} | {speed} |")
+    lines.append(f"| peak memory | | | {result['peak_memory_mb']:,.0f} MB |")
+    return "\n".join(lines)
+
+
+def configurations(scale: str, file: Path | None) -> tuple[RunConfig, RunConfig]:
+    """The RL run to measure, of ``file`` or the catalogue, and the SFT run of the same scale. Raises UserError."""
+    cfg = config.load(file) if file else None
+    if cfg and cfg.stage != "rl":
+        raise UserError(f"{file}: stage: expected 'rl', got {cfg.stage!r}")
+    catalogue = load_catalogue(ROOT / "pipelines" / "experiments.yaml")
+    name = cfg.scale if cfg else scale
+    settings = load_scale(ROOT / "pipelines" / "scales" / f"{name}.yaml")
+    return cfg or resolve(catalogue, settings, name, RUN, 0), resolve(catalogue, settings, name, "sft", 0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure the phases of a training step.")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--scale", default="cpu", help="file in pipelines/scales (default: cpu)")
+    what.add_argument("--config", type=Path, help="resolved configuration of an RL run (JSON) in place of a scale")
+    parser.add_argument("--run", type=Path, help="folder with the trained weights of that run; needs --config")
+    parser.add_argument("--repeats", type=int, default=5, help="measured repetitions (default: 5)")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "phases.json")
+    args = parser.parse_args()
+    if args.run and not args.config:
+        parser.error("--run needs --config")
+    if args.repeats < 1:
+        parser.error("--repeats: expected at least 1")
+    result = measure(*configurations(args.scale, args.config), args.run, args.repeats)
+    write_json(args.out, result)
+    print(table(result))
+
+
+if __name__ == "__main__":
+    cli.run(main)
