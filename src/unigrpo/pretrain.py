@@ -126,7 +126,7 @@ def new_model(cfg: RunConfig) -> UnifiedModel:
             eos_id=ids(EOS),
             start_of_image_id=ids(START_OF_IMAGE),
             end_of_image_id=ids(END_OF_IMAGE),
-            rope_theta=1e4,  # sequences of a few dozen tokens
+            rope_theta=100.0,  # sequences of a few dozen tokens
         )
     )
     mot.initialise(seeding.generator(cfg.seed, "initialise"))

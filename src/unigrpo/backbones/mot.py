@@ -116,6 +116,19 @@ class Attention(nn.Module):
         q, k = apply_rotary_pos_emb(q, k, *rope)
         return q, k, v
 
+    @torch.no_grad()
+    def look_back(self, rope_theta: float, strength: float = 3.0, frequencies: int = 5) -> None:
+        """Bias the understanding expert's first two heads of the first kv group towards one and two tokens back:
+        constant parts of q and k that the fastest rotations bring into phase at that distance."""
+        half = self.head_dim // 2
+        angle = rope_theta ** (-torch.arange(min(frequencies, half), dtype=torch.float32) / half)
+        n, q, k = len(angle), self._modules["q_proj"].bias, self._modules["k_proj"].bias
+        k[:n] += strength
+        for head in range(min(2, self.heads // self.kv_heads)):
+            start = head * self.head_dim
+            q[start : start + n] += strength * torch.cos((head + 1) * angle)
+            q[start + half : start + half + n] -= strength * torch.sin((head + 1) * angle)
+
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """Joint softmax. mask broadcasts to (B, heads, queries, keys), True = visible. Returns (B, queries, D)."""
         groups = self.heads // self.kv_heads
@@ -260,6 +273,8 @@ class MoT(nn.Module):
         Token embeddings have std 1, and so has the position table, which is drawn anew: neighbouring rows of the
         sin/cos table differ in a few entries only, and a few tokens a side would be told apart too late. Projections
         that write into the residual stream start at half the usual size. The generation expert starts as a copy.
+        Two understanding heads of the first two layers start by looking back: attributes of an object stand in the
+        words before its place, and finding that out took most of a training otherwise.
         """
         for name, p in self.named_parameters():
             if "pos_embed" in name or "norm" in name or "_moe_gen" in name:
@@ -277,6 +292,8 @@ class MoT(nn.Module):
                 p.copy_(own[name.replace("_moe_gen", "")])
         self.llm2vae.weight.mul_(0.1)
         self.latent_pos_embed.pos_embed.normal_(0, 1, generator=generator)
+        for layer in self.language_model.model.layers[:2]:
+            layer.self_attn.look_back(self.config.rope_theta)
 
     def expert_parameters(self) -> dict[str, list[nn.Parameter]]:
         """Trainable parameters by expert: ``text`` = reasoning (understanding), ``image`` = denoising (generation)."""

@@ -46,6 +46,7 @@ _BASE_SHARES = {
     "color_attr": 0.15,
     "compound": 0.25,
 }
+UNTOLD = 0.6
 _BASE_FAMILIES = tuple(_BASE_SHARES)
 _BASE_CUMULATIVE = np.cumsum(list(_BASE_SHARES.values()))
 
