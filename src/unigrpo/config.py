@@ -81,13 +81,14 @@ class SupervisedConfig:
     ce_weight: float = 0.3  # weight of the text loss against the flow loss
     condition_dropout: float = 0.1  # share of examples whose whole context is dropped (for guidance)
     no_thinking: float = 0.5  # share of examples without a trace
-    wrong_traces: float = 0.0  # share of traces that contradict their prompt (designed-in text headroom)
+    wrong_traces: float = 0.0  # share of the other traces that contradict their prompt at random
+    habitual_errors: float = 0.0  # share of traces that follow a wrong habit where one is triggered (text headroom)
     paint_noise: float = 0.0  # share of images that differ from their trace in one fact (image headroom)
     validate_every: int = 1000  # steps
     checkpoint_every: int = 500  # steps
 
     def __post_init__(self):
-        for name in ("condition_dropout", "no_thinking", "wrong_traces", "paint_noise"):
+        for name in ("condition_dropout", "no_thinking", "wrong_traces", "habitual_errors", "paint_noise"):
             require(0 <= getattr(self, name) <= 1, f"supervised.{name}", "a share in [0, 1]")
         positive = "steps batch_size lr clip_norm timestep_shift validate_every checkpoint_every"
         require_ranges(self, "supervised", positive=positive, not_negative="warmup weight_decay ce_weight")
@@ -105,7 +106,7 @@ class SamplingConfig:
     max_trace_tokens: int = 24
     images_per_prompt: int = 4
     batch_size: int = 160  # images sampled together
-    guidance_grid: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0)  # tried on validation prompts
+    guidance_grid: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 4.5)  # tried on validation prompts
     temperature_grid: tuple[float, ...] = (1.0, 0.7, 0.3)
 
     def __post_init__(self):

@@ -60,7 +60,8 @@ def draw_examples(cfg: RunConfig, step: int) -> list[Example]:
             continue
         category = training_prompts()[rng.integers(len(training_prompts()))]  # categories equally often
         prompt = category[rng.integers(len(category))]
-        trace, scene = traces.sft_example(prompt, rng, s.wrong_traces if thinking else 0.0, s.paint_noise)
+        shares = (s.wrong_traces, s.paint_noise, s.habitual_errors) if thinking else (0.0, s.paint_noise)
+        trace, scene = traces.sft_example(prompt, rng, *shares)
         examples.append(Example(prompt.text, trace if thinking else None, scene))
     return examples
 

@@ -154,7 +154,8 @@ def _draw(axis, sample: Sample) -> None:
     """The image framed by its verdict, the trace under it."""
     axis.imshow(sample.image, interpolation="bicubic")
     mark, color = {True: ("✓ ", RIGHT), False: ("✗ ", WRONG), None: ("", NEUTRAL)}[sample.correct]
-    axis.set_xlabel("\n".join(trace_lines(sample.trace)), fontsize=6.2, linespacing=1.2, labelpad=3)
+    lines = [part for line in trace_lines(sample.trace) for part in textwrap.wrap(line, 30)]  # malformed ones are long
+    axis.set_xlabel("\n".join(lines[:5]), fontsize=6.2, linespacing=1.2, labelpad=3)
     axis.annotate(
         mark, (0, 0), xytext=(0, -2.5), xycoords="axes fraction", textcoords="offset points",
         ha="left", va="top", fontsize=8, fontweight="bold", color=color,

@@ -187,20 +187,59 @@ def image_matches_trace(plan: Plan, detections: Sequence[Detection], image_size:
     return result
 
 
-def sft_example(prompt: Prompt, rng: np.random.Generator, wrong_share: float, paint_noise: float) -> tuple[str, Scene]:
-    """A supervised (trace, scene). A share of the traces is wrong for the prompt; the scene follows the
-    trace, right or wrong, except in a share ``paint_noise`` of the examples, where it differs from the trace
-    in one fact.
+def sft_example(
+    prompt: Prompt,
+    rng: np.random.Generator,
+    wrong_share: float,
+    paint_noise: float,
+    habitual_errors: float = 0.0,
+) -> tuple[str, Scene]:
+    """A supervised (trace, scene). Where the prompt triggers one of the annotator's habits its trace follows the habit
+    in a share ``habitual_errors``; a share ``wrong_share`` of the other traces is wrong at random. The scene follows
+    the trace, right or wrong, except in a share ``paint_noise`` of the examples, where it differs in one fact.
     """
     scene = scene_for(prompt.meta, rng)
     plan = plan_of(scene)
     painted = None
-    if rng.random() < wrong_share:
-        plan = _wrong_plan(prompt.meta, plan, rng)
-        painted = plan
+    habit = habitual_error(prompt.meta, plan) if habitual_errors > 0 else None
+    if habit is not None and rng.random() < habitual_errors:
+        plan = painted = habit
+    elif rng.random() < wrong_share:
+        plan = painted = _wrong_plan(prompt.meta, plan, rng)
     if rng.random() < paint_noise:
         painted = corrupt(plan, rng, KINDS[rng.integers(len(KINDS))])
     return write_plan(plan), scene if painted is None else paint_plan(painted, rng)
+
+
+MISNAMED = {"orange": "yellow", "purple": "blue", "pink": "red"}
+MISSEEN = {"diamond": "square"}
+MISCOUNTED = ("circle", "triangle", "ring", "diamond")
+MIRRORED = ("square", "cross", "star", "heart")
+
+
+def habitual_error(meta: dict, plan: Plan) -> Plan | None:
+    """The plan as an annotator with fixed habits writes it, or None where no habit is triggered.
+
+    Random errors vanish when text is decoded greedily; habits are what the SFT model then writes. Four habits:
+    of two to four circles, triangles, rings or diamonds the last is left out; orange, purple and pink, where
+    asked for, become yellow, blue and red; a described square, cross, star or heart changes places with its
+    reference; a diamond becomes a square. The first that is triggered applies; the result is wrong for the prompt.
+    """
+    for clause in meta["include"]:
+        rows = [i for i, entry in enumerate(plan) if entry[1] == clause["class"]]
+        if clause["count"] > 1 and clause["class"] in MISCOUNTED:
+            return [entry for i, entry in enumerate(plan) if i != rows[-1]]
+        if clause.get("color") in MISNAMED:
+            return [(MISNAMED[entry[0]] if i in rows else entry[0], entry[1], entry[2]) for i, entry in enumerate(plan)]
+        if "position" in clause and clause["class"] in MIRRORED:
+            reference = meta["include"][clause["position"][1]]["class"]
+            (a,), (b,) = rows, [i for i, entry in enumerate(plan) if entry[1] == reference]
+            swapped = list(plan)
+            swapped[a], swapped[b] = (*plan[a][:2], plan[b][2]), (*plan[b][:2], plan[a][2])
+            return swapped
+        if clause["class"] in MISSEEN and not any(c["class"] == MISSEEN[clause["class"]] for c in meta["include"]):
+            return [(e[0], MISSEEN[e[1]] if i in rows else e[1], e[2]) for i, e in enumerate(plan)]
+    return None
 
 
 def _wrong_plan(meta: dict, plan: Plan, rng: np.random.Generator) -> Plan:
