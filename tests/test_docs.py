@@ -93,7 +93,8 @@ def test_scales_of_the_world(root):
         cfg = configured(root, scale, "sft")
         m, s = cfg.model, cfg.supervised
         patch, numbers = m.latent_downsample * m.latent_patch, m.latent_channels * m.latent_patch**2
-        held = [f"{m.image_size} px", m.tokens_per_side**2, f"{patch} px", numbers, s.wrong_traces, s.paint_noise]
+        errors = [s.wrong_traces, s.habitual_errors, s.paint_noise]
+        held = [f"{m.image_size} px", m.tokens_per_side**2, f"{patch} px", numbers, *errors]
         assert stated == [str(value) for value in held], scale
 
 

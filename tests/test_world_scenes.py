@@ -485,3 +485,37 @@ def test_image_matches_trace_by_hand():
     ]
     got = traces.image_matches_trace(plan, found, 48)
     assert got == [(True, True, True), (True, False, True), (False, False, False)]
+
+
+def test_habitual_errors_are_wrong_fixed_and_leave_other_prompts_alone():
+    """A habit depends on the prompt alone, always makes the trace wrong, and covers a third to two thirds of prompts."""
+    triggered = {}
+    for prompt in prompts.prompt_set("train"):
+        plans = [traces.plan_of(scenes.scene_for(prompt.meta, rng(k))) for k in range(3)]
+        habits = [traces.habitual_error(prompt.meta, plan) for plan in plans]
+        assert len({h is None for h in habits}) == 1
+        triggered[prompt.id] = habits[0] is not None
+        for plan, habit in zip(plans, habits, strict=True):
+            if habit is not None:
+                assert not traces.trace_matches(prompt.meta, habit) and 1 <= len(habit) <= len(plan)
+                assert len({place for _, _, place in habit}) == len(habit)
+                assert traces.parse_trace(traces.write_plan(habit)) == habit
+    by_tag = {p.tag: [] for p in prompts.prompt_set("train")}
+    for prompt in prompts.prompt_set("train"):
+        by_tag[prompt.tag].append(triggered[prompt.id])
+    assert 1 / 3 < np.mean([np.mean(v) for v in by_tag.values()]) < 2 / 3
+
+
+def test_habits_appear_in_their_share_of_triggered_examples():
+    prompt = next(
+        p
+        for p in prompts.prompt_set("train")
+        if p.tag == "counting" and p.meta["include"][0]["class"] in traces.MISCOUNTED
+    )
+    g, short = rng(5), 0
+    for _ in range(600):
+        trace, scene = traces.sft_example(prompt, g, 0.0, 0.0, 0.6)
+        plan = traces.parse_trace(trace)
+        assert traces.plan_of(scene) == plan  # the scene follows the trace
+        short += len(plan) < prompt.meta["include"][0]["count"]
+    assert short / 600 == pytest.approx(0.6, abs=0.06)
