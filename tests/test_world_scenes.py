@@ -488,7 +488,7 @@ def test_image_matches_trace_by_hand():
 
 
 def test_habitual_errors_are_wrong_fixed_and_leave_other_prompts_alone():
-    """A habit depends on the prompt alone, always makes the trace wrong, and covers a third to two thirds of prompts."""
+    """A habit depends on the prompt alone, always makes the trace wrong, and covers about half of the prompts."""
     triggered = {}
     for prompt in prompts.prompt_set("train"):
         plans = [traces.plan_of(scenes.scene_for(prompt.meta, rng(k))) for k in range(3)]
