@@ -2,20 +2,27 @@
 
 Every row of every table is then evaluated with this choice (and, beside it, at guidance 1), so that no method gains by
 turning a knob that the others did not have. Guidance is chosen first, at the first temperature of the grid; then the
-temperature, at that guidance; each by the gold score with thinking.
+temperature, at that guidance; each by the gold score with thinking, and by the one-standard-error rule: of the grid's
+values, nearest to training first, the first that is not worse than the best by more than the standard error of their
+difference over prompts. Without that rule noise picks among equals, and stronger guidance costs more than it shows.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+
+import numpy as np
 
 from unigrpo import checkpoint, config
 from unigrpo.cli import run
 from unigrpo.files import write_json
-from unigrpo.sampler import Decoding
+from unigrpo.sampler import Decoding, sample
 from unigrpo.setup import accelerate_for
-from unigrpo.validate import validate
+from unigrpo.validate import SEED, judge_samples, validation_jobs
+from unigrpo.world import inspector, judge
 
 PER_PROMPT = 4  # images per validation prompt and setting
 
@@ -31,28 +38,49 @@ def main() -> None:
     cfg = config.load(args.config)
     model = checkpoint.load_model(args.run, accelerate_for(cfg).device, cfg.model).eval()
     s = cfg.sampling
-    tried: dict[tuple[float, float], dict] = {}
+    jobs = validation_jobs(PER_PROMPT)
+    grid: list[dict] = []
 
-    def gold(guidance: float, temperature: float) -> float:
-        key = (guidance, temperature)
-        if key not in tried:
-            tried[key] = validate(model, cfg, Decoding(True, guidance, temperature), per_prompt=PER_PROMPT)
-            print(f"guidance {guidance:g} temperature {temperature:g}: " + _line(tried[key]), flush=True)
-        return tried[key]["gold"]
+    def measure(decoding: Decoding) -> np.ndarray:
+        """Gold (P,) per validation prompt; the means go into ``grid``."""
+        samples = sample(model, jobs, s, decoding, SEED)
+        scores = judge_samples(jobs, samples)
+        grid.append({**asdict(decoding), **scores})
+        print(" ".join(f"{name} {float(value):.3f}" for name, value in grid[-1].items()), flush=True)
+        found = inspector.inspect_images(samples.images)
+        gold = [judge.judge(p.meta, f.detections).gold for (p, _), f in zip(jobs, found, strict=True)]
+        return np.reshape(gold, (-1, PER_PROMPT)).mean(1)
 
-    guidance = max(s.guidance_grid, key=lambda g: gold(g, s.temperature_grid[0]))
-    temperature = max(s.temperature_grid, key=lambda t: gold(guidance, t))
-    direct = {g: validate(model, cfg, Decoding(False, g, 1.0), per_prompt=PER_PROMPT) for g in sorted({1.0, guidance})}
-    for g, scores in direct.items():
-        print(f"no thinking, guidance {g:g}: " + _line(scores), flush=True)
-    grid = [{"thinking": True, "guidance": g, "temperature": t, **scores} for (g, t), scores in tried.items()]
-    grid += [{"thinking": False, "guidance": g, **scores} for g, scores in direct.items()]
-    chosen_on = f"{cfg.run}, validation prompts, {PER_PROMPT} images each, by gold with thinking"
-    write_json(args.out, {"guidance": guidance, "temperature": temperature, "chosen_on": chosen_on, "grid": grid})
+    tags = [prompt.tag for prompt, _ in jobs[::PER_PROMPT]]
+    first = s.temperature_grid[0]
+    by_guidance = {g: measure(Decoding(True, g, first)) for g in s.guidance_grid}
+    guidance = choose(by_guidance, tags)
+    by_temperature = {t: measure(Decoding(True, guidance, t)) for t in s.temperature_grid[1:]}
+    temperature = choose({first: by_guidance[guidance], **by_temperature}, tags)
+    for g in sorted({1.0, guidance}):
+        measure(Decoding(False, g, temperature))
+    rule = f"{cfg.run}, {len(tags)} validation prompts x {PER_PROMPT}, gold with thinking, one-standard-error rule"
+    write_json(args.out, {"guidance": guidance, "temperature": temperature, "chosen_on": rule, "grid": grid})
 
 
-def _line(scores: dict[str, float]) -> str:
-    return " ".join(f"{name} {value:.3f}" for name, value in scores.items())
+def choose(gold: dict[float, np.ndarray], tags: Sequence[str]) -> float:
+    """The first setting of ``gold`` that is within one standard error of the best.
+
+    gold: setting -> (P,) mean gold per prompt, settings in order of preference; tags (P,): categories weigh equally.
+    The error is that of the paired difference to the best, prompts being drawn within categories.
+    """
+    strata = [np.flatnonzero(np.array(tags) == tag) for tag in dict.fromkeys(tags)]
+
+    def mean(values: np.ndarray) -> float:
+        return float(np.mean([values[rows].mean() for rows in strata]))
+
+    best = max(gold, key=lambda setting: mean(gold[setting]))
+    for setting, values in gold.items():
+        difference = gold[best] - values
+        variances = [difference[rows].var(ddof=1) / len(rows) if len(rows) > 1 else 0.0 for rows in strata]
+        if mean(difference) <= np.sqrt(np.sum(variances)) / len(strata):
+            return setting
+    return best
 
 
 if __name__ == "__main__":
