@@ -31,7 +31,8 @@ def run(model, monkeypatch, capsys):
     """Call the command; returns what it prints, line by line."""
 
     def call(out, *arguments, prompt=TEXT):
-        options = ["--checkpoint", str(model), "--prompt", prompt, "--out", str(out), "--steps", "4", *arguments]
+        asked = ["--prompt", prompt] if "--prompts" not in arguments else []
+        options = ["--checkpoint", str(model), *asked, "--out", str(out), "--steps", "4", *arguments]
         monkeypatch.setattr(sys, "argv", ["sample", *options])
         sample.main()
         return capsys.readouterr().out.splitlines()
@@ -52,6 +53,18 @@ def test_it_prints_the_trace_and_paints_what_the_sampler_paints(run, tmp_path):
     assert lines == [*expected.traces, f"wrote {out}"]
     assert np.array_equal(read(out), expected.images[0])
     assert [p.name for p in out.parent.iterdir()] == ["x.png"]
+
+
+def test_a_file_of_prompts_makes_one_image_each(run, tmp_path):
+    texts = [TEXT, "a photo of two hearts", "a photo of a star"]
+    file, out = tmp_path / "prompts.jsonl", tmp_path / "x.png"
+    file.write_text("".join(f'{{"prompt": "{text}"}}\n' for text in texts))
+    lines = run(out, "--prompts", str(file), "--enlarge", "1")
+    assert [line.split(":")[0] for line in lines[:-1]] == texts
+    assert read(out).shape == (2 * 48 + sample.GAP, 2 * 48 + sample.GAP, 3)
+    file.write_text('{"prompt": "a photo of a star"}\n{"prompt": " "}\n')
+    with pytest.raises(UserError, match="line 2: expected .*non-empty"):
+        run(out, "--prompts", str(file))
 
 
 def test_the_seed_decides_and_thinking_can_be_left_out(run, tmp_path):

@@ -230,7 +230,7 @@ def test_judge_by_hand(detections, facts, strict, gold):
     assert verdict.gold == pytest.approx(gold)
 
 
-def test_judge_names_the_exam_points():
+def test_judge_names_the_stated_facts():
     verdict = judge(RED_STAR_LEFT_OF_RING, [])
     assert [text for text, _ in verdict.facts] == [
         "exactly 1 ring",

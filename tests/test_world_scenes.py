@@ -231,7 +231,7 @@ def test_compounds_are_longer_and_harder():
                 include = prompt.meta["include"]
                 assert 2 <= sum(c["count"] for c in include) <= 4
                 assert 2 <= len(include) <= 3 and len({c["class"] for c in include}) == len(include)
-                assert len(prompt.meta["vqa_list"]) >= 4
+                assert len(prompts.stated_facts(prompt.meta["include"])) >= 4
 
 
 def test_every_class_and_relation_is_evaluated():

@@ -19,6 +19,7 @@ from unigrpo.config import SamplingConfig
 from unigrpo.files import replacing
 from unigrpo.sampler import Decoding, sample
 from unigrpo.types import Prompt, UserError
+from unigrpo.world.prompts import read_prompts
 
 GAP = 2  # pixels between the images of a grid
 
@@ -50,7 +51,11 @@ def main() -> None:
         prog="unigrpo.sample", description="Write a trace and paint a picture for one prompt."
     )
     parser.add_argument("--checkpoint", type=Path, required=True, help="model folder: a run, or assets/base")
-    parser.add_argument("--prompt", required=True, help="what to paint")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--prompt", help="what to paint")
+    what.add_argument(
+        "--prompts", type=Path, help="a file with one JSON object a line, its key `prompt`: one image each"
+    )
     parser.add_argument("--out", type=Path, required=True, help="picture to write (its ending chooses the format)")
     parser.add_argument("--seed", type=int, default=0, help="of noise and text (default 0)")
     parser.add_argument(
@@ -59,7 +64,9 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=1.0, help="of the trace, 0 = greedy (default 1)")
     parser.add_argument("--steps", type=int, default=defaults.steps, help=f"denoising steps (default {defaults.steps})")
     parser.add_argument("--no-thinking", action="store_true", help="paint from the prompt alone")
-    parser.add_argument("--grid", type=int, default=1, metavar="N", help="paint N x N samples (default 1)")
+    parser.add_argument(
+        "--grid", type=int, default=1, metavar="N", help="paint N x N samples of the prompt (default 1)"
+    )
     parser.add_argument("--enlarge", type=int, default=8, help="pixels per pixel in the file (default 8)")
     args = parser.parse_args()
     for name, low in (
@@ -74,15 +81,20 @@ def main() -> None:
             raise UserError(f"--{name}: expected at least {low}, got {getattr(args, name)}")
     picture = picture_format(args.out)
     model = checkpoint.load_model(args.checkpoint).eval()
-    prompt = Prompt("prompt", args.prompt, "custom", {})
-    jobs = [(prompt, k) for k in range(args.grid**2)]
+    if args.prompts is not None:
+        jobs = [(prompt, 0) for prompt in read_prompts(args.prompts)]
+        columns = math.ceil(math.sqrt(len(jobs)))
+    else:
+        jobs = [(Prompt("prompt", args.prompt, "custom", {}), k) for k in range(args.grid**2)]
+        columns = args.grid
     settings = SamplingConfig(steps=args.steps)
     samples = sample(model, jobs, settings, Decoding(not args.no_thinking, args.guidance, args.temperature), args.seed)
-    for trace in samples.traces:
-        if trace is not None:
-            print(trace)
+    for (prompt, _), trace in zip(jobs, samples.traces, strict=True):
+        told = f"{prompt.text}: " if args.prompts is not None else ""
+        if told or trace is not None:
+            print(f"{told}{trace or ''}")
     with replacing(args.out) as temporary:
-        contact_sheet(samples.images, args.grid, args.enlarge).save(temporary, format=picture)
+        contact_sheet(samples.images, columns, args.enlarge).save(temporary, format=picture)
     print(f"wrote {args.out}")
 
 

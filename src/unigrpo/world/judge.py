@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unigrpo.types import Detection
-from unigrpo.world.prompts import exam_points
+from unigrpo.world.prompts import stated_facts
 from unigrpo.world.scenes import relation_holds
 
 EXTRA_PENALTY = 0.2
@@ -21,7 +21,7 @@ EXTRA_PENALTY = 0.2
 @dataclass(frozen=True)
 class Judgement:
     """Verdict on one image; ``soft`` and ``gold`` in [0, 1], ``facts`` in the order of
-    ``prompts.exam_points``.
+    ``prompts.stated_facts``.
     """
 
     strict: bool
@@ -75,5 +75,5 @@ def judge(meta: dict, detections: Sequence[Detection]) -> Judgement:
     extra = sum((found - asked).values())
     strict = all(verdicts) and extra == 0
     soft = sum(verdicts) / len(verdicts)
-    facts = tuple(zip(exam_points(include), verdicts, strict=True))
+    facts = tuple(zip(stated_facts(include), verdicts, strict=True))
     return Judgement(strict, soft, gold_reward(strict, soft, extra), facts)

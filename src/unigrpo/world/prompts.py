@@ -102,7 +102,7 @@ def group_phrase(group: Group) -> str:
     return " ".join([number, *words])
 
 
-def exam_points(include: Sequence[dict]) -> list[str]:
+def stated_facts(include: Sequence[dict]) -> list[str]:
     """One sentence a stated fact, in the order of the clauses: count, colour, relation."""
     points = []
     for clause in include:
@@ -118,14 +118,12 @@ def exam_points(include: Sequence[dict]) -> list[str]:
 
 
 def make_prompt(identity: str, tag: str, statement: Statement) -> Prompt:
-    """The prompt of a statement. Counting excludes one more (GenEval); compound carries its exam points."""
+    """The prompt of a statement. Counting excludes one more (GenEval)."""
     text, include = statement.text(), statement.include()
     meta: dict = {"tag": tag, "include": include}
     if tag == "counting":
         meta["exclude"] = [{"class": c["class"], "count": c["count"] + 1} for c in include]
     meta["prompt"] = text
-    if tag == COMPOUND:
-        meta["vqa_list"] = exam_points(include)
     return Prompt(identity, text, tag, meta)
 
 
