@@ -3,6 +3,7 @@
 import importlib
 import re
 
+import pandas as pd
 import pytest
 
 from unigrpo import config, resolve
@@ -108,3 +109,17 @@ def test_numbers_of_prompts(root):
             assert cell == (held if numbers else ""), (name, tag)
     assert len(prompts.vocabulary()) == 48
     assert sum(p.numel() for p in detector.Detector().parameters()) == 216_492
+
+
+def test_the_readme_shows_the_reference_results(root):
+    """Its table of results is what the committed tables hold."""
+    folder = root / "results/reference/cpu/tables"
+    guided, unguided = (pd.read_csv(folder / f"{name}.csv") for name in ("table1", "table1_unguided"))
+    lines = [line.strip("| ").split(" | ") for line in (root / "README.md").read_text().splitlines()]
+    shown = {line[0].strip(): line[1:] for line in lines if len(line) == 4 and line[0].endswith(", thinking")}
+    assert len(shown) == 4
+    for label, numbers in shown.items():
+        for table, number in ((unguided, numbers[0]), (guided, numbers[1])):
+            row = table[(table["label"] == label.removesuffix(", thinking")) & (table["thinking"] == "yes")].iloc[0]
+            assert f"{row['geneval']:.3f}" == number.strip()
+        assert f"{row['paper_geneval']:.2f}" == numbers[2].strip()
