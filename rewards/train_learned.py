@@ -36,7 +36,7 @@ from unigrpo.world.judge import Judgement, judge
 from unigrpo.world.prompts import plural
 from unigrpo.world.render import render
 from unigrpo.world.scenes import CLASSES, COLORS, GRID, Scene
-from unigrpo.world.traces import sft_example
+from unigrpo.world.traces import Imperfection, annotate
 
 
 def auc(scores: Sequence[float], labels: Sequence[bool]) -> float | None:
@@ -132,7 +132,7 @@ def render_batch(n: int, image_size: int, pool: Sequence[Prompt], rng: np.random
             same = [p for p in pool if p.tag == prompt.tag]
             shown = same[rng.integers(len(same))]
         prompts.append(prompt)
-        scenes.append(sft_example(shown, rng, wrong_share=0.4, paint_noise=0.3)[1])
+        scenes.append(annotate(shown.meta, rng, Imperfection(wrong_traces=0.4, paint_noise=0.3))[1])
     verdicts = [judge(p.meta, truth(s)) for p, s in zip(prompts, scenes, strict=True)]
     return Labelled(prompts, render(scenes, image_size), verdicts, torch.stack([cell_labels(s) for s in scenes]))
 

@@ -157,13 +157,22 @@ def test_sft_examples_follow_the_configured_shares():
     assert stats.chisquare([tags.count(tag) for tag in set(tags)]).pvalue > 1e-3 and len(set(tags)) == 7
 
 
-def test_base_examples_are_right():
-    """A trace, where there is one, is the plan of its scene."""
+def test_base_examples_follow_the_configured_shares():
+    """With no imperfection a trace is the plan of its scene; with painter's habits alone, what they cover strays."""
     s = SupervisedConfig(batch_size=300, no_thinking=0.25)
     drawn = draw_examples(tiny.run_config("base", supervised=s), 0)
     thinking = [e for e in drawn if e.trace is not None]
     assert stats.binomtest(len(thinking), 300, 0.75).pvalue > 1e-3
-    assert all(traces.parse_trace(e.trace) == traces.plan_of(e.scene) for e in thinking)
+    assert all(sorted(traces.parse_trace(e.trace)) == sorted(traces.plan_of(e.scene)) for e in thinking)
+    habits = replace(s, painter_habits=1.0)
+    strayed = 0
+    for e in draw_examples(tiny.run_config("base", supervised=habits), 0):
+        if e.trace is not None:
+            plan = traces.parse_trace(e.trace)
+            painted = sorted(traces.plan_of(e.scene))
+            assert painted in (sorted(plan), sorted(traces.painted_by_habit(plan)))
+            strayed += painted != sorted(plan)
+    assert strayed > 10
 
 
 # ---- training ----------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from unigrpo.world.judge import judge
 from unigrpo.world.prompts import COMPOUND, Group, Statement, make_prompt, prompt_set
 from unigrpo.world.render import render
 from unigrpo.world.scenes import CLASSES, COLORS, PLACES, scene_for
-from unigrpo.world.traces import sft_example
+from unigrpo.world.traces import Imperfection, annotate
 
 POOL = prompt_set("train")
 
@@ -132,7 +132,7 @@ def test_every_training_prompt_has_all_its_facts_labelled(renders):
 
 
 def test_cells_are_labelled_by_place():
-    scene = sft_example(POOL[-1], np.random.default_rng(2), 0, 0)[1]
+    scene = annotate(POOL[-1].meta, np.random.default_rng(2), Imperfection())[1]
     classes, colors = train_learned.cell_labels(scene).tolist()
     expected = {PLACES[o.place]: (o.cls, o.color) for o in scene.objects}
     assert len(expected) > 1
@@ -237,7 +237,7 @@ def test_training_from_samples_to_a_reward(tmp_path, monkeypatch, capsys):
     """The command end to end: validation samples are for the report alone, and the result is a reward."""
     tiny.write_start(tmp_path)
     rng, chosen = np.random.default_rng(5), prompt_set("train")[::60] + prompt_set("val")[::2]
-    scenes = [sft_example(p, rng, 0.5, 0.0)[1] for p in chosen]
+    scenes = [annotate(p.meta, rng, Imperfection(wrong_traces=0.5))[1] for p in chosen]
     samples = Samples(render(scenes, 48), [None] * len(chosen), 0)
     header = {"benchmark": "training", "version": "1", "mode": "mixed", "guidance_name": "unguided", "seed": 0}
     sample_folder.write(tmp_path / "data", [(p, k) for k, p in enumerate(chosen)], samples, header)

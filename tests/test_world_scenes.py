@@ -296,7 +296,7 @@ def test_vocabulary_covers_everything_written():
     g = rng(5)
     texts = [p.text for name in prompts.SETS for p in prompts.prompt_set(name)]
     for _ in range(300):
-        text, trace, _ = traces.base_example(g, True)
+        text, trace, _ = traces.base_example(g, True, traces.Imperfection())
         texts += [text, trace]
     assert {w for t in texts for w in t.split()} <= set(words)
 
@@ -428,34 +428,61 @@ def test_corrupt_changes_one_fact(kind):
         traces.corrupt(plan, g, "size")
 
 
-@pytest.mark.parametrize(("wrong_share", "paint_noise"), [(0.0, 0.0), (0.3, 0.0), (0.0, 0.4), (1.0, 0.0)])
-def test_sft_examples_have_the_stated_shares(wrong_share, paint_noise):
+@pytest.mark.parametrize(
+    "shares", [{}, {"wrong_traces": 0.3}, {"paint_noise": 0.4}, {"wrong_traces": 1.0}, {"painter_habits": 0.5}]
+)
+def test_supervised_examples_have_the_stated_shares(shares):
     g = rng(4)
     chosen = prompts.prompt_set("train")
-    wrong, strayed = [], []
+    wrong, strayed, by_habit, covered = [], [], 0, 0
     for i in range(2400):
         prompt = chosen[i * 7 % len(chosen)]
-        trace, scene = traces.sft_example(prompt, g, wrong_share, paint_noise)
-        plan = traces.parse_trace(trace)
+        trace, scene = traces.annotate(prompt.meta, g, traces.Imperfection(**shares))
+        plan, painted = traces.parse_trace(trace), Counter(traces.plan_of(scene))
         wrong.append(not traces.trace_matches(prompt.meta, plan))
-        strayed.append(Counter(traces.plan_of(scene)) != Counter(plan))
-    assert np.mean(wrong) == pytest.approx(wrong_share, abs=0.04)
-    assert np.mean(strayed) == pytest.approx(paint_noise, abs=0.04)
+        strayed.append(painted != Counter(plan))
+        habit = Counter(traces.painted_by_habit(plan))
+        covered += habit != Counter(plan)
+        by_habit += habit != Counter(plan) and painted == habit
+    assert np.mean(wrong) == pytest.approx(shares.get("wrong_traces", 0), abs=0.04)
+    if "painter_habits" in shares:
+        assert by_habit == sum(strayed)
+        assert by_habit / covered == pytest.approx(shares["painter_habits"], abs=0.04)
+    else:
+        assert np.mean(strayed) == pytest.approx(shares.get("paint_noise", 0), abs=0.04)
 
 
-def test_base_examples_are_right_and_not_held_out():
+def test_the_painters_habits():
+    plan = [("green", "star", "center"), ("red", "cross", "upper-left"), ("green", "heart", "lower-left")]
+    assert traces.painted_by_habit(plan) == [
+        ("blue", "cross", "center"),
+        ("red", "cross", "upper-left"),
+        ("blue", "heart", "lower-left"),
+    ]
+    assert traces.painted_by_habit(plan[1:2]) == plan[1:2]
+
+
+def test_base_examples_are_not_held_out_and_as_imperfect_as_stated():
+    """Untold scenes and captions are right whatever the shares; examples of prompt families carry them."""
     held = {p.text for name in ("val", "geneval_eval", "ta_eval") for p in prompts.prompt_set(name)}
     held -= {f"a photo of a {cls}" for cls in scenes.CLASSES}
-    g = rng(6)
-    counts = Counter()
-    for i in range(3000):
-        text, trace, scene = traces.base_example(g, thinking=i % 2 == 0)
-        assert text not in held
-        assert (trace is None) == (i % 2 == 1)
-        if trace is not None:
-            assert traces.parse_trace(trace) == traces.plan_of(scene)
-        counts[len(scene.objects)] += 1
-    assert set(counts) == {1, 2, 3, 4} and min(counts.values()) > 300
+    for wrong_share in (0.0, 1.0):
+        g, counts, untold, told_wrong = rng(6), Counter(), 0, 0
+        for i in range(3000):
+            thinking = i % 2 == 0
+            text, trace, scene = traces.base_example(g, thinking, traces.Imperfection(paint_noise=wrong_share))
+            assert text not in held
+            assert (trace is None) == (not thinking)
+            counts[len(scene.objects)] += 1
+            if text == traces.UNTOLD_PROMPT:
+                assert thinking and len(scene.objects) >= 3
+                assert traces.parse_trace(trace) == traces.plan_of(scene)
+                untold += 1
+            elif trace is not None:
+                told_wrong += Counter(traces.parse_trace(trace)) != Counter(traces.plan_of(scene))
+        assert set(counts) == {1, 2, 3, 4} and min(counts.values()) > 200
+        assert untold / 1500 == pytest.approx(traces.UNTOLD, abs=0.04)
+        assert told_wrong / (1500 - untold) == pytest.approx(0.8 * wrong_share, abs=0.05)  # a fifth are captions
 
 
 def test_captions_of_dense_scenes_are_exact():
@@ -514,7 +541,7 @@ def test_habits_appear_in_their_share_of_triggered_examples():
     )
     g, short = rng(5), 0
     for _ in range(600):
-        trace, scene = traces.sft_example(prompt, g, 0.0, 0.0, 0.6)
+        trace, scene = traces.annotate(prompt.meta, g, traces.Imperfection(habitual_errors=0.6))
         plan = traces.parse_trace(trace)
         assert traces.plan_of(scene) == plan  # the scene follows the trace
         short += len(plan) < prompt.meta["include"][0]["count"]

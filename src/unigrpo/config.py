@@ -83,12 +83,14 @@ class SupervisedConfig:
     no_thinking: float = 0.5  # share of examples without a trace
     wrong_traces: float = 0.0  # share of the other traces that contradict their prompt at random
     habitual_errors: float = 0.0  # share of traces that follow a wrong habit where one is triggered (text headroom)
-    paint_noise: float = 0.0  # share of images that differ from their trace in one fact (image headroom)
+    painter_habits: float = 0.0  # share of images painted by the painter's habits (image headroom, guided too)
+    paint_noise: float = 0.0  # share of images that differ from their trace in one fact (image headroom, unguided)
     validate_every: int = 1000  # steps
     checkpoint_every: int = 500  # steps
 
     def __post_init__(self):
-        for name in ("condition_dropout", "no_thinking", "wrong_traces", "habitual_errors", "paint_noise"):
+        imperfections = ("wrong_traces", "habitual_errors", "painter_habits", "paint_noise")
+        for name in ("condition_dropout", "no_thinking", *imperfections):
             require(0 <= getattr(self, name) <= 1, f"supervised.{name}", "a share in [0, 1]")
         positive = "steps batch_size lr clip_norm timestep_shift validate_every checkpoint_every"
         require_ranges(self, "supervised", positive=positive, not_negative="warmup weight_decay ce_weight")

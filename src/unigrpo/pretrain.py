@@ -13,7 +13,7 @@ import argparse
 import math
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -52,16 +52,18 @@ def draw_examples(cfg: RunConfig, step: int) -> list[Example]:
     """The examples of one training step: random captions for the base, training prompts for SFT."""
     s = cfg.supervised
     rng = seeding.numpy_generator(cfg.seed, cfg.stage, "examples", step)
+    painting = traces.Imperfection(painter_habits=s.painter_habits, paint_noise=s.paint_noise)
+    writing = replace(painting, wrong_traces=s.wrong_traces, habitual_errors=s.habitual_errors)
     examples = []
     for _ in range(s.batch_size):
         thinking = rng.random() >= s.no_thinking
+        imperfection = writing if thinking else painting
         if cfg.stage == "base":
-            examples.append(Example(*traces.base_example(rng, thinking)))
+            examples.append(Example(*traces.base_example(rng, thinking, imperfection)))
             continue
         category = training_prompts()[rng.integers(len(training_prompts()))]  # categories equally often
         prompt = category[rng.integers(len(category))]
-        shares = (s.wrong_traces, s.paint_noise, s.habitual_errors) if thinking else (0.0, s.paint_noise)
-        trace, scene = traces.sft_example(prompt, rng, *shares)
+        trace, scene = traces.annotate(prompt.meta, rng, imperfection)
         examples.append(Example(prompt.text, trace if thinking else None, scene))
     return examples
 
@@ -133,7 +135,9 @@ def new_model(cfg: RunConfig) -> UnifiedModel:
     mot.initialise(seeding.generator(cfg.seed, "initialise"))
     codec = PatchCodec(m.latent_channels, m.latent_patch, m.latent_downsample)
     rng = seeding.numpy_generator(cfg.seed, "codec")
-    codec.fit(render.render([traces.base_example(rng, False)[2] for _ in range(4000)], m.image_size))
+    codec.fit(
+        render.render([traces.base_example(rng, False, traces.Imperfection())[2] for _ in range(4000)], m.image_size)
+    )
     return UnifiedModel(mot, codec, tokenizer, m.image_size)
 
 

@@ -2,18 +2,19 @@
 
 `<think> red circle upper-left , blue square center </think>`: colour, class and place of each object. The
 paper's reasoning text (section 3.1) in the world's small vocabulary. Supervised traces are imperfect on
-purpose (a stated share is wrong in count, colour, class or place) and images may differ from their trace in
-one fact (`paint_noise`), so that either policy has something to learn.
+purpose (stated shares are wrong in count, colour, class or place), and so are images: painted by habit, or
+different from their trace in one fact. Either policy has something to learn.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from unigrpo.types import Detection, Prompt
+from unigrpo.types import Detection
 from unigrpo.world.prompts import FAMILIES, Group, Statement, is_held_out
 from unigrpo.world.scenes import (
     CLASSES,
@@ -46,7 +47,9 @@ _BASE_SHARES = {
     "color_attr": 0.15,
     "compound": 0.25,
 }
+# Share of the base's examples with a trace whose prompt says nothing: only the trace tells what stands where.
 UNTOLD = 0.6
+UNTOLD_PROMPT = "a photo"
 _BASE_FAMILIES = tuple(_BASE_SHARES)
 _BASE_CUMULATIVE = np.cumsum(list(_BASE_SHARES.values()))
 
@@ -187,28 +190,44 @@ def image_matches_trace(plan: Plan, detections: Sequence[Detection], image_size:
     return result
 
 
-def sft_example(
-    prompt: Prompt,
-    rng: np.random.Generator,
-    wrong_share: float,
-    paint_noise: float,
-    habitual_errors: float = 0.0,
-) -> tuple[str, Scene]:
-    """A supervised (trace, scene). Where the prompt triggers one of the annotator's habits its trace follows the habit
-    in a share ``habitual_errors``; a share ``wrong_share`` of the other traces is wrong at random. The scene follows
-    the trace, right or wrong, except in a share ``paint_noise`` of the examples, where it differs in one fact.
+@dataclass(frozen=True)
+class Imperfection:
+    """How supervised data are wrong on purpose, each a share in [0, 1]."""
+
+    wrong_traces: float = 0.0  # of the traces without a habit: contradict their prompt at random
+    habitual_errors: float = 0.0  # of the traces that trigger one of the annotator's habits: follow it
+    painter_habits: float = 0.0  # of the images: painted by the painter's habits
+    paint_noise: float = 0.0  # of the images: differ from the plan in one random fact
+
+
+def annotate(meta: dict, rng: np.random.Generator, imperfection: Imperfection) -> tuple[str, Scene]:
+    """A supervised (trace, scene) for GenEval metadata. The scene is painted from the trace, right or wrong."""
+    scene = scene_for(meta, rng)
+    right = plan = plan_of(scene)
+    habit = habitual_error(meta, plan) if imperfection.habitual_errors > 0 else None
+    if habit is not None and rng.random() < imperfection.habitual_errors:
+        plan = habit
+    elif rng.random() < imperfection.wrong_traces:
+        plan = _wrong_plan(meta, plan, rng)
+    painted = plan
+    if rng.random() < imperfection.painter_habits:
+        painted = painted_by_habit(painted)
+    if rng.random() < imperfection.paint_noise:
+        painted = corrupt(painted, rng, KINDS[rng.integers(len(KINDS))])
+    return write_plan(plan), scene if painted == right else paint_plan(painted, rng)
+
+
+MISPAINTED_COLORS = {"green": "blue"}
+MISPAINTED_CLASSES = {"star": "cross"}
+
+
+def painted_by_habit(plan: Plan) -> Plan:
+    """The plan as a painter with fixed habits executes it: green becomes blue, a star a cross.
+    Guidance sharpens random errors away; habits are what the guided SFT model then paints.
     """
-    scene = scene_for(prompt.meta, rng)
-    plan = plan_of(scene)
-    painted = None
-    habit = habitual_error(prompt.meta, plan) if habitual_errors > 0 else None
-    if habit is not None and rng.random() < habitual_errors:
-        plan = painted = habit
-    elif rng.random() < wrong_share:
-        plan = painted = _wrong_plan(prompt.meta, plan, rng)
-    if rng.random() < paint_noise:
-        painted = corrupt(plan, rng, KINDS[rng.integers(len(KINDS))])
-    return write_plan(plan), scene if painted is None else paint_plan(painted, rng)
+    return [
+        (MISPAINTED_COLORS.get(color, color), MISPAINTED_CLASSES.get(cls, cls), place) for color, cls, place in plan
+    ]
 
 
 MISNAMED = {"orange": "yellow", "purple": "blue", "pink": "red"}
@@ -268,8 +287,15 @@ def dense_example(rng: np.random.Generator, n_objects: int | None = None) -> tup
             return statement.text(), write_trace(scene), scene
 
 
-def base_example(rng: np.random.Generator, thinking: bool) -> tuple[str, str | None, Scene]:
-    """(prompt, trace or None, scene) for pretraining: right scene, right trace, no held-out combination."""
+def base_example(rng: np.random.Generator, thinking: bool, imperfection: Imperfection) -> tuple[str, str | None, Scene]:
+    """(prompt, trace or None, scene) for pretraining; no held-out combination.
+
+    With a trace, a share ``UNTOLD`` are scenes of three or four objects of which the prompt says nothing. Those and
+    the captions of random scenes are right; the examples of the prompt families are as imperfect as stated.
+    """
+    if thinking and rng.random() < UNTOLD:
+        _, trace, scene = dense_example(rng, int(rng.integers(3, MAX_OBJECTS + 1)))
+        return UNTOLD_PROMPT, trace, scene
     family = int(np.searchsorted(_BASE_CUMULATIVE, rng.random(), side="right"))
     if family == len(_BASE_FAMILIES):
         text, trace, scene = dense_example(rng)
@@ -277,5 +303,5 @@ def base_example(rng: np.random.Generator, thinking: bool) -> tuple[str, str | N
     while True:
         statement = FAMILIES[_BASE_FAMILIES[family]](rng)
         if not is_held_out(statement):
-            scene = scene_for({"include": statement.include()}, rng)
-            return statement.text(), write_trace(scene) if thinking else None, scene
+            trace, scene = annotate({"include": statement.include()}, rng, imperfection)
+            return statement.text(), trace if thinking else None, scene
