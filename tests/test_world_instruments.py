@@ -289,6 +289,29 @@ def test_second_evaluator_reads_harder_images(second):
     assert agreement(world, second.detect(render(world, 96))) >= 0.97
 
 
+@pytest.mark.parametrize(("instrument", "least"), [("inspector", 43), ("second", 43)])
+def test_instruments_agree_with_the_eye_on_model_samples(second, instrument, least):
+    """48 images of an SFT model, 48 pixels a side in a sheet of 8 columns, labelled by eye before any instrument was
+    asked: a line each, ``-`` for an empty image, ``?`` where the eye could not tell the colour."""
+    folder = Path(__file__).parent / "labelled"
+    sheet = np.asarray(Image.open(folder / "model_samples.png").convert("RGB"))
+    images = sheet.reshape(6, SIZE, 8, SIZE, 3).swapaxes(1, 2).reshape(-1, SIZE, SIZE, 3)
+    labels = (folder / "model_samples.txt").read_text().splitlines()
+    found = [i.detections for i in inspect_images(images)] if instrument == "inspector" else second.detect(images)
+    assert sum(seen_alike(*pair) for pair in zip(labels, found, strict=True)) >= least
+
+
+def seen_alike(label, detections):
+    left = [(d.color, d.cls) for d in detections]
+    stated = [] if label == "-" else [tuple(entry.split()) for entry in label.split(", ")]
+    for color, cls in sorted(stated, key=lambda entry: entry[0] == "?"):
+        fitting = [item for item in left if item[1] == cls and color in ("?", item[0])]
+        if not fitting:
+            return False
+        left.remove(fitting[0])
+    return not left
+
+
 def test_second_evaluator_finds_nothing_in_nothing(second):
     assert second.detect(np.full((2, SIZE, SIZE, 3), 240, dtype=np.uint8)) == [[], []]
 
