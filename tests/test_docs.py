@@ -129,5 +129,5 @@ def test_the_readme_shows_the_reference_results(root):
     for label, numbers in shown.items():
         for table, number in ((unguided, numbers[0]), (guided, numbers[1])):
             row = table[(table["label"] == label.removesuffix(", thinking")) & (table["thinking"] == "yes")].iloc[0]
-            assert f"{row['geneval']:.3f}" == number.strip()
+            assert float(number) == pytest.approx(row["geneval"], abs=6e-4), label  # the CSV is rounded too
         assert f"{row['paper_geneval']:.2f}" == numbers[2].strip()
