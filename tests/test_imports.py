@@ -15,7 +15,7 @@ ROOMS = (
     ("types",),
     ("config", "seeding", "files", "cli", "compat", "metrics", "schema"),
     ("resolve", "provenance", "setup", "sample_folder"),
-    ("flow", "advantages", "losses", "world", "backbones", "checkpoint"),
+    ("flow", "windows", "advantages", "losses", "text_losses", "ema", "world", "backbones", "checkpoint"),
     ("sampler", "rollout", "methods"),
     ("evals", "rewards", "validate", "conformance", "report"),
 )

@@ -134,12 +134,17 @@ class RLConfig:
     grid: Literal["points", "steps"] = "steps"
     shift: float = 3.0
     guidance: float = 1.0  # classifier-free guidance in training; 1 = none, the paper's choice
-    noise_level: float = 0.8  # a of sigma_t = a sqrt(t / (1 - t))
+    transition: Literal["sde", "cps", "dance"] = "sde"  # kind of the stochastic steps
+    noise_level: float = 0.8  # a of sigma_t = a sqrt(t / (1 - t)); what it means in the other kinds: flow.transition
+    window: Literal["contiguous", "scattered", "progressive"] = "contiguous"
+    window_rollouts: int = 10  # rollouts before a progressive window moves on by its size
     window_size: int = 3
     window_range: tuple[int, int] = (0, 5)  # the window lies inside these steps
     same_noise: bool = True  # the group shares its initial noise
     temperature: float = 1.0
     ratio: Literal["plain", "ratio_norm"] = "ratio_norm"
+    text_reduction: Literal["grpo", "dr_grpo", "dapo"] = "grpo"  # of the token losses: text_losses.reduce_tokens
+    kl_text: float = 0.0  # weight of the text's KL to the starting checkpoint (k3 estimator)
     clip_text: float = 0.02
     clip_image: float = 1.5e-4
     advantage_eps: float = 1e-4
@@ -162,10 +167,16 @@ class RLConfig:
         require(len(self.train) > 0 and len(set(self.train)) == len(self.train), "rl.train", "text, image or both")
         require(self.group_size >= 2, "rl.group_size", "at least 2: a group of one has no relative advantage")
         counts = "rollouts prompts_per_rollout epochs micro_batch validate_every validation_images checkpoint_every"
+        counts += " window_rollouts"
         numbers = "shift noise_level temperature clip_text clip_image lr_text lr_image clip_norm"
-        weights = "advantage_eps advantage_ddof image_weight image_scale velocity_mse_weight latent_kl_weight"
+        weights = "advantage_eps advantage_ddof image_weight image_scale velocity_mse_weight latent_kl_weight kl_text"
         require_ranges(self, "rl", positive=f"{counts} {numbers}", not_negative=weights)
         require(self.advantage_ddof < self.group_size, "rl.advantage_ddof", "less than rl.group_size")
+        require(
+            self.transition != "cps" or self.noise_level <= 1,
+            "rl.noise_level",
+            "at most 1 for transition: cps, where 1 replaces all of the noise",
+        )
         lo, hi = self.window_range
         require(self.window_size >= 1, "rl.window_size", "at least 1: an empty window trains nothing")
         n = self.n_steps

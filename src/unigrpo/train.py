@@ -144,7 +144,7 @@ def train(cfg: RunConfig, out: Path, init: Path, reward, verifier, decoding: Dec
             model_evaluations=counts["model_evaluations"],
             proxy=total.mean(),
             **{k: v for k, v in spread.items() if k != "reward_mean"},
-            window_start=rollout.image.window.start,
+            window_start=rollout.image.window[0],
             trace_tokens=0 if rollout.trace is None else rollout.trace.mask.sum() / len(total),
             seconds_rollout=rolled - begun,
             seconds_update=time.monotonic() - rolled,

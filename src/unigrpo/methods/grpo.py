@@ -1,6 +1,6 @@
 """GRPO on a rollout: FlowGRPO (image part), TextGRPO (text part) and UniGRPO (both) are settings of one update.
 
-J = J_text + lambda J_flow - regulariser (paper, section 3); both parts share one advantage per episode. Old
+J = J_text + lambda J_flow - regularisers (paper, section 3); both parts share one advantage per episode. Old
 quantities come from a replay without gradient over the very slices that are updated, so every ratio is exactly 1
 before the first update. Reference velocities are computed once per rollout.
 """
@@ -20,10 +20,10 @@ from unigrpo.losses import (
     latent_kl,
     plain_log_ratio,
     ratio_norm_log_ratio,
-    text_grpo_loss,
     velocity_mse,
 )
 from unigrpo.rollout import Replay, Rollout, replay
+from unigrpo.text_losses import TextObjective, text_grpo_loss
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Slice:
     share: float  # of the optimiser step's denominator
     old: Replay
     reference: Replay | None
+    token_denominator: Tensor | None  # 0-d, what some text reductions divide by: this slice's share of the step's
 
 
 def optimizer_steps(rl: RLConfig) -> list[list[int]]:
@@ -53,7 +54,7 @@ def make_slices(
 ) -> list[list[Slice]]:
     """Slices per optimiser step. Episodes without advantage are left out only where no regulariser needs them; they
     keep their share of the denominator either way."""
-    needs_reference = "image" in rl.train and rl.regulariser != "none"
+    needs_reference = ("image" in rl.train and rl.regulariser != "none") or ("text" in rl.train and rl.kl_text > 0)
     cache: dict[tuple[int, ...], Slice] = {}
     steps = []
     for rows in optimizer_steps(rl):
@@ -62,17 +63,27 @@ def make_slices(
         for start in range(0, len(kept), rl.micro_batch):
             part = tuple(kept[start : start + rl.micro_batch])
             if part not in cache:
-                episodes = rollout.select(list(part))
+                episodes, share = rollout.select(list(part)), len(part) / len(rows)
+                denominator = token_denominator(rollout, rows, rl)
                 cache[part] = Slice(
                     episodes,
                     advantages[list(part)].to(model.device),
-                    len(part) / len(rows),
+                    share,
                     replay(model, episodes, rl),
                     replay(reference, episodes, rl) if needs_reference else None,
+                    None if denominator is None else denominator * share,
                 )
             slices.append(cache[part])
         steps.append(slices)
     return steps
+
+
+def token_denominator(rollout: Rollout, rows: list[int], rl: RLConfig) -> Tensor | None:
+    """What an optimiser step on these episodes divides its token sum by; None where the reduction needs nothing."""
+    if "text" not in rl.train or rl.text_reduction == "grpo":
+        return None
+    mask = rollout.trace.mask[rows]
+    return mask.sum().clamp(min=1) if rl.text_reduction == "dapo" else torch.tensor(len(rows) * rollout.max_tokens)
 
 
 def slice_losses(model: UnifiedModel, s: Slice, rl: RLConfig) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
@@ -81,7 +92,13 @@ def slice_losses(model: UnifiedModel, s: Slice, rl: RLConfig) -> Iterator[tuple[
     if "text" in rl.train:
         mask = s.rollout.trace.mask
         loss, metrics = text_grpo_loss(
-            new.logp, s.old.logp, mask, s.advantages, clip_low=rl.clip_text, clip_high=rl.clip_text
+            new.logp,
+            s.old.logp,
+            mask,
+            s.advantages,
+            TextObjective(rl.clip_text, rl.clip_text, reduction=rl.text_reduction, kl_weight=rl.kl_text),
+            logp_ref=None if s.reference is None else s.reference.logp,
+            denominator=s.token_denominator,
         )
         entropy = new.entropy.detach().sum() / mask.sum()
         yield "text", loss, {**metrics, "entropy": entropy}
@@ -92,7 +109,7 @@ def slice_losses(model: UnifiedModel, s: Slice, rl: RLConfig) -> Iterator[tuple[
             log_ratio = plain_log_ratio(new.log_prob, s.old.log_prob)
         loss, metrics = flow_grpo_loss(log_ratio, s.advantages, clip_range=rl.clip_image)
         loss = rl.image_scale * loss.mean()
-        if s.reference is not None:
+        if rl.regulariser != "none":
             distance = velocity_mse(new.velocity, s.reference.velocity).mean()
             metrics["velocity_mse"] = distance.detach()
             if rl.regulariser == "velocity_mse":
