@@ -2,12 +2,14 @@
 
 import importlib
 import re
+from dataclasses import fields
 
 import pandas as pd
 import pytest
 
 from unigrpo import config, resolve
 from unigrpo.world import detector, prompts
+from unigrpo.world.traces import Imperfection
 
 SECTIONS = {
     "model": config.ModelConfig,
@@ -91,12 +93,18 @@ def test_scales_of_the_world(root):
     rows = cells(root, "testbed.md", "scale")
     assert [row[0] for row in rows] == ["smoke", "cpu", "gpu"]
     for scale, *stated in rows:
-        cfg = configured(root, scale, "sft")
-        m, s = cfg.model, cfg.supervised
+        m = configured(root, scale, "sft").model
         patch, numbers = m.latent_downsample * m.latent_patch, m.latent_channels * m.latent_patch**2
-        errors = [s.wrong_traces, s.habitual_errors, s.paint_noise]
-        held = [f"{m.image_size} px", m.tokens_per_side**2, f"{patch} px", numbers, *errors]
+        held = [f"{m.image_size} px", m.tokens_per_side**2, f"{patch} px", numbers]
         assert stated == [str(value) for value in held], scale
+
+
+def test_imperfections_of_the_training_data(root):
+    """The stated shares are those of every scale of the world."""
+    rows = {name: stated for name, *stated in cells(root, "testbed.md", "share")}
+    for scale in ("smoke", "cpu", "gpu"):
+        base, sft = (configured(root, scale, run).supervised for run in ("base", "sft"))
+        assert rows == {f.name: [str(getattr(s, f.name)) for s in (base, sft)] for f in fields(Imperfection)}
 
 
 def test_numbers_of_prompts(root):

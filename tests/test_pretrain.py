@@ -239,7 +239,7 @@ def test_training_lowers_the_loss(trained, model):
     after = checkpoint.load_model(trained[0])
     before = supervised_loss(model, draw_examples(cfg, 10**6), TRAINING, seeded())[1]
     after = supervised_loss(after, draw_examples(cfg, 10**6), TRAINING, seeded())[1]
-    assert after["ce"] < 0.8 * before["ce"] and after["flow"] < 0.95 * before["flow"]
+    assert after["ce"] < 0.8 * before["ce"] and after["flow"] < 0.97 * before["flow"]
 
 
 def test_fixed_parts_stay_as_they_were(trained, model):
