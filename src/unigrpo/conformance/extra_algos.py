@@ -1,4 +1,4 @@
-"""Advantages, time grids, moving averages and windows; other sections are named so that they can be reported."""
+"""Advantages, time grids, moving averages, windows and the objectives on the forward process; the rest is named."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from unigrpo.advantages import group_advantages
+from unigrpo.conformance import matching
 from unigrpo.conformance.core import Case, Check, compare, read_pair, same
 from unigrpo.ema import ema_update
 from unigrpo.flow import time_grid
@@ -17,20 +18,30 @@ from unigrpo.windows import moving_window
 
 
 def cases(path: Path) -> Iterator[Case]:
-    info, _ = read_pair(path)
-    sections = {"advantages": _advantages, "schedules": _schedule, "ema": _ema, "mixgrpo": _windows}
+    info, tensors = read_pair(path)
+    sections = {
+        "advantages": _advantages,
+        "schedules": _schedule,
+        "ema": _ema,
+        "mixgrpo": _windows,
+        "fpo": matching.fpo,
+        "awm": matching.awm,
+        "nft": matching.nft,
+        "nft_decay": matching.nft_decay,
+    }
     for section, entries in info.items():
         if not isinstance(entries, list):
             continue
         for index, entry in enumerate(entries):
-            check = sections.get(section)
+            check, prefix = sections.get(section), f"{section}{entry['id']:02d}." if "id" in entry else None
+            own = {k.removeprefix(prefix): v for k, v in tensors.items() if prefix and k.startswith(prefix)}
             feature = f"extra_algos/{section}"
             if section == "mixgrpo" and entry["params"]["sample_strategy"] == "random":
                 feature += "-random"
-            yield Case(feature, str(index), lambda check=check, entry=entry: check(entry))
+            yield Case(feature, str(index), lambda check=check, e=entry, own=own: check(e, own))
 
 
-def _advantages(entry: dict) -> list[Check]:
+def _advantages(entry: dict, _: dict) -> list[Check]:
     """Flow-GRPO's per-prompt tracker (float64, ddof 0) or TRL (fp32, ddof 1)."""
     rewards = torch.tensor(entry["rewards"], dtype=torch.float64)
     if "scale_rewards" in entry:
@@ -56,7 +67,7 @@ def _fp32_rounding(rewards: torch.Tensor, prompts: list[str]) -> torch.Tensor:
     return bound
 
 
-def _schedule(entry: dict) -> list[Check]:
+def _schedule(entry: dict, _: dict) -> list[Check]:
     n, shift = entry["N"], entry["shift"]
     grids = {
         "bagel_linspace_N_points": time_grid(n, shift, "points"),
@@ -71,7 +82,7 @@ def _schedule(entry: dict) -> list[Check]:
     ]
 
 
-def _ema(entry: dict) -> list[Check]:
+def _ema(entry: dict, _: dict) -> list[Check]:
     values = torch.tensor(entry["params"])
     average, ours = values[0], []
     for step, value in enumerate(values[1:]):
@@ -80,7 +91,7 @@ def _ema(entry: dict) -> list[Check]:
     return [compare("average", torch.stack(ours), torch.tensor(entry["ema"]), 1e-6)]
 
 
-def _windows(entry: dict) -> list[Check]:
+def _windows(entry: dict, _: dict) -> list[Check]:
     """MixGRPO's moving window. Its code counts the end of the range as one more start, with an empty window; there it
     stays for good without ``roll_back``."""
     params, end = entry["params"], entry["params"]["max_timesteps"]
