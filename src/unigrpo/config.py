@@ -19,6 +19,8 @@ from typing import Literal
 from unigrpo.files import read_json
 from unigrpo.types import UserError
 
+METHODS = sorted(path.stem for path in (Path(__file__).parent / "methods").glob("[a-z]*.py"))
+
 
 def require(condition: bool, key: str, expected: str) -> None:
     """Raise :class:`UserError` naming ``key`` unless ``condition`` holds."""
@@ -120,8 +122,10 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class RLConfig:
-    """GRPO of the reasoning and / or the denoising part (paper, Table 3)."""
+    """Reinforcement of the reasoning and / or the denoising part (paper, Table 3). The text's update is GRPO; the
+    image's is ``method``."""
 
+    method: str = "grpo"  # update rule of the image part: a file of src/unigrpo/methods
     train: tuple[Literal["text", "image"], ...] = ("text", "image")
     thinking: bool = True  # write traces during training
     rollouts: int = 60
@@ -158,6 +162,13 @@ class RLConfig:
     lr_text: float = 3e-4  # reasoning (understanding) expert
     lr_image: float = 2e-4  # denoising (generation) expert
     clip_norm: float = 1.0  # per expert
+    matching_samples: int = 8  # fpo, nft: (time, noise) pairs per finished image
+    matching_weight: Literal["uniform", "noise", "t", "t2", "huber", "ghuber"] = "noise"  # fpo: of a pair's loss
+    matching_ratio: Literal["mean", "each"] = "mean"  # fpo: one ratio per image, or one per pair
+    matching_clip: float = 0.05  # fpo: clip range of that ratio
+    nft_beta: float = 1.0  # nft: how far the implicit positive and negative velocities lie from the old one
+    nft_decay_rate: float = 1e-3  # nft: the old weights keep the share min(rate x updates, largest) after a rollout
+    nft_decay_largest: float = 0.5
     verifier_mix: float = 0.0  # share of verifier reward mixed into the learned reward; 0 = learned reward alone
     validate_every: int = 10  # rollouts
     validation_images: int = 1  # per validation prompt
@@ -169,7 +180,9 @@ class RLConfig:
         counts = "rollouts prompts_per_rollout epochs micro_batch validate_every validation_images checkpoint_every"
         counts += " window_rollouts"
         numbers = "shift noise_level temperature clip_text clip_image lr_text lr_image clip_norm"
+        numbers += " matching_samples matching_clip nft_beta"
         weights = "advantage_eps advantage_ddof image_weight image_scale velocity_mse_weight latent_kl_weight kl_text"
+        weights += " nft_decay_rate"
         require_ranges(self, "rl", positive=f"{counts} {numbers}", not_negative=weights)
         require(self.advantage_ddof < self.group_size, "rl.advantage_ddof", "less than rl.group_size")
         require(
@@ -195,6 +208,26 @@ class RLConfig:
                 "rl.prompts_per_rollout",
                 "a multiple of rl.epochs for `halves`",
             )
+        require(0 <= self.nft_decay_largest < 1, "rl.nft_decay_largest", "a share in [0, 1)")
+        self._check_method()
+
+    def _check_method(self):
+        """What a method cannot work with. Only ``grpo`` has the stochastic window, hence its noise and densities."""
+        near = difflib.get_close_matches(self.method, METHODS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        require(self.method in METHODS, "rl.method", f"one of {', '.join(METHODS)}, got {self.method!r}{hint}")
+        if self.method == "grpo":
+            return
+        name = self.method
+        require("image" in self.train, "rl.train", f"image among the parts: {name} is an update of the image part")
+        require(not self.same_noise, "rl.same_noise", f"false for {name}: a group would paint one image")
+        require(self.regulariser != "latent_kl", "rl.regulariser", f"velocity_mse or none for {name}: it has no SDE")
+        if name in ("refl", "nft"):
+            require(self.train == ("image",), "rl.train", f"[image] for {name}, which trains no text")
+        if name in ("fpo", "nft"):
+            require(self.guidance == 1, "rl.guidance", f"1 for {name}, whose flow-matching loss is not guided")
+        if name == "refl":
+            require(self.verifier_mix == 0, "rl.verifier_mix", "0 for refl: the verifier has no gradient")
 
     @property
     def n_steps(self) -> int:

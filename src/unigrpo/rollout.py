@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -36,9 +37,23 @@ class ImageTrack:
     noise: Tensor
     images: Tensor
 
+    @property
+    def drawn(self) -> dict[str, int]:
+        """What was drawn for the whole rollout, for the record."""
+        return {"window_start": self.window[0]}
+
     def select(self, index) -> ImageTrack:
         per_episode = (self.latents, self.next_latents, self.noise, self.images)
         return ImageTrack(self.times, self.window, *(x[index] for x in per_episode))
+
+
+class Track(Protocol):
+    """What every method's record of B paintings has; the rest is the method's own."""
+
+    images: Tensor  # (B, 3, H, W) finished, in [0, 1]
+    drawn: dict[str, int]
+
+    def select(self, index) -> Track: ...
 
 
 @dataclass(frozen=True)
@@ -48,7 +63,7 @@ class Rollout:
     prompts: tuple[Prompt, ...]  # (B,)
     prompt_ids: list[list[int]]
     trace: Trace | None
-    image: ImageTrack
+    image: Track
     model_evaluations: int
     max_tokens: int  # length limit of a trace
 
@@ -135,11 +150,29 @@ def stochastic_steps(rl: RLConfig, seed: int, index: int) -> Sequence[int]:
     return windows.draw_window(draw, rl.window_size, rl.window_range, rl.n_steps, scattered=scattered)
 
 
+@dataclass(frozen=True)
+class Start:
+    """B episodes that have been thought and not yet painted."""
+
+    prompts: tuple[Prompt, ...]  # (B,)
+    prompt_ids: list[list[int]]
+    trace: Trace | None
+    context: Context
+    times: Tensor  # (N+1,) the grid
+    x: Tensor  # (B, *L) initial noise
+    max_tokens: int  # length limit of a trace
+
+    def finish(self, image: Track, evaluations: int) -> Rollout:
+        """The rollout, after ``evaluations`` of the network per episode."""
+        evaluations *= len(self.prompts)
+        return Rollout(self.prompts, self.prompt_ids, self.trace, image, evaluations, self.max_tokens)
+
+
 @torch.no_grad()
-def roll_out(
+def think(
     model: UnifiedModel, prompts: list[Prompt], rl: RLConfig, max_tokens: int, seed: int, index: int
-) -> Rollout:
-    """Sample ``rl.group_size`` episodes of each prompt; ``index`` is the rollout's number in its run."""
+) -> Start:
+    """Begin ``rl.group_size`` episodes of each prompt; ``index`` is the rollout's number in its run."""
     groups, b = rl.group_size, len(prompts) * rl.group_size
     episodes = tuple(p for p in prompts for _ in range(groups))
     short = model.prompt_ids([p.text for p in prompts])
@@ -149,9 +182,6 @@ def roll_out(
         uniforms = torch.rand(b, max_tokens, generator=seeding.generator(seed, "text", index)).to(model.device)
         trace = model.think(short, groups, max_tokens, uniforms, rl.temperature)
     _, context, _ = model.encode(prompt_ids, trace)
-
-    times = flow.time_grid(rl.steps, rl.shift, rl.grid).to(model.device)
-    window = stochastic_steps(rl, seed, index)
     start = torch.randn(
         len(prompts),
         1 if rl.same_noise else groups,
@@ -159,13 +189,24 @@ def roll_out(
         generator=seeding.generator(seed, "start", index),
     )
     x = start.expand(-1, groups, -1, -1).reshape(b, *model.latent_shape).to(model.device)
-    noise = torch.randn(b, len(window), *model.latent_shape, generator=seeding.generator(seed, "noise", index))
-    noise = noise.to(model.device)
+    times = flow.time_grid(rl.steps, rl.shift, rl.grid).to(model.device)
+    return Start(episodes, prompt_ids, trace, context, times, x, max_tokens)
+
+
+@torch.no_grad()
+def roll_out(
+    model: UnifiedModel, prompts: list[Prompt], rl: RLConfig, max_tokens: int, seed: int, index: int
+) -> Rollout:
+    """Episodes with a window of stochastic steps."""
+    begun = think(model, prompts, rl, max_tokens, seed, index)
+    window = stochastic_steps(rl, seed, index)
+    shape = len(begun.x), len(window), *model.latent_shape
+    noise = torch.randn(shape, generator=seeding.generator(seed, "noise", index)).to(model.device)
     final, kept = paint(
         model,
-        context,
-        x,
-        times,
+        begun.context,
+        begun.x,
+        begun.times,
         guidance=rl.guidance,
         window=window,
         transition=rl.transition,
@@ -173,26 +214,32 @@ def roll_out(
         noise=noise,
     )
     latents, next_latents = (torch.stack(states, 1) for states in zip(*kept, strict=True))
-    image = ImageTrack(times, window, latents, next_latents, noise, model.decode(final))
-    evaluations = b * rl.n_steps * (2 if rl.guidance > 1 else 1)
-    return Rollout(episodes, prompt_ids, trace, image, evaluations, max_tokens)
+    image = ImageTrack(begun.times, window, latents, next_latents, noise, model.decode(final))
+    return begun.finish(image, rl.n_steps * (2 if rl.guidance > 1 else 1))
+
+
+def replay_text(model: UnifiedModel, rollout: Rollout, rl: RLConfig) -> tuple[Tensor | None, Tensor | None, Context]:
+    """Log-probs and entropies (B, T) of the traces where the text is trained, and the context for painting, detached
+    where the image loss stops at the stage boundary."""
+    through, train_text = rl.gradient_through_context, "text" in rl.train
+    with torch.set_grad_enabled(torch.is_grad_enabled() and (train_text or through)):
+        hidden, context, starts = model.encode(rollout.prompt_ids, rollout.trace)
+    logp = entropy = None
+    if train_text:
+        logp, entropy = model.text_logp(hidden, starts, rollout.trace, rl.temperature)
+    return logp, entropy, context if through else context.detach()
 
 
 def replay(model: UnifiedModel, rollout: Rollout, rl: RLConfig) -> Replay:
     """Evaluate recorded episodes under ``model``: the text once, the window's steps folded into the batch."""
-    through = rl.gradient_through_context
-    train_text, train_image = "text" in rl.train, "image" in rl.train
-    with torch.set_grad_enabled(torch.is_grad_enabled() and (train_text or through)):
-        hidden, context, starts = model.encode(rollout.prompt_ids, rollout.trace)
-    logp = entropy = velocity = mean = log_prob = std = None
-    if train_text:
-        logp, entropy = model.text_logp(hidden, starts, rollout.trace, rl.temperature)
-    if train_image:
+    logp, entropy, context = replay_text(model, rollout, rl)
+    velocity = mean = log_prob = std = None
+    if "image" in rl.train:
         image, b, s = rollout.image, len(rollout.prompts), len(rollout.image.window)
         steps = torch.tensor(image.window, device=image.times.device)
         t, t_next = (image.times[steps + i].repeat_interleave(b) for i in (0, 1))  # (S*B,) step-major
         before, after = (x.transpose(0, 1).flatten(0, 1) for x in (image.latents, image.next_latents))
-        folded = (context if through else context.detach()).repeat(s)
+        folded = context.repeat(s)
         uncond = model.empty_context(s * b) if rl.guidance > 1 else None
         v = guided(model, folded, uncond, before, t, rl.guidance)
         recorded = {"prev": after, "noise_level": rl.noise_level, "t_max": image.times[1].item()}
