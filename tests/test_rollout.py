@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 
 from tests import tiny
-from unigrpo import flow, train
+from unigrpo import flow, methods, train
 from unigrpo.losses import ratio_norm_log_ratio
 from unigrpo.methods import grpo
 from unigrpo.rollout import paint, replay, roll_out, stochastic_steps
@@ -28,6 +28,10 @@ def model():
 @pytest.fixture(scope="module")
 def rollout(model):
     return roll_out(model, PROMPTS, tiny.RL, 8, seed=5, index=2)
+
+
+def networks(model, reference=None) -> methods.Networks:
+    return methods.Networks(model, reference or model, reward=None)
 
 
 def advantages(n: int = 12) -> torch.Tensor:
@@ -136,7 +140,7 @@ def test_every_ratio_is_exactly_one_before_the_first_update(model, settings):
     """Bitwise: old quantities come from a replay over the very slices that are updated."""
     rl = replace(tiny.RL, **settings)
     rollout = roll_out(model, PROMPTS, rl, 8, seed=5, index=2)
-    steps = grpo.make_slices(model, model, rollout, advantages(), rl)
+    steps = grpo.make_slices(networks(model), rollout, advantages(), rl)
     assert len(steps) == rl.epochs
     for s in steps[0]:
         new = replay(model, s.rollout, rl)
@@ -161,9 +165,9 @@ def test_every_transition_records_the_noise_of_its_gaussian(model, transition):
 
 
 def test_halves_are_disjoint_whole_groups_and_repeat_repeats():
-    halves = grpo.optimizer_steps(tiny.RL)
+    halves = methods.optimizer_steps(tiny.RL)
     assert halves == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11]]
-    assert grpo.optimizer_steps(replace(tiny.RL, epoch_convention="repeat")) == [list(range(12))] * 2
+    assert methods.optimizer_steps(replace(tiny.RL, epoch_convention="repeat")) == [list(range(12))] * 2
 
 
 def perturbed(model):
@@ -177,8 +181,8 @@ def perturbed(model):
 def gradients(model, rollout, rl, weights, reference=None) -> dict[str, torch.Tensor]:
     """Of the first optimiser step."""
     clone = copy.deepcopy(model)
-    for s in grpo.make_slices(clone, reference or model, rollout, weights, rl)[0]:
-        grpo.accumulate(clone, s, rl, Accelerator(cpu=True))
+    for s in grpo.make_slices(networks(clone, reference or model), rollout, weights, rl)[0]:
+        methods.accumulate(grpo, networks(clone), s, rl, Accelerator(cpu=True))
     return {name: p.grad.clone() for name, p in clone.mot.named_parameters() if p.grad is not None}
 
 
@@ -246,7 +250,7 @@ def test_groups_without_spread_keep_their_share_but_need_no_replay(model, rollou
     weights = advantages()
     weights[:3] = 0
     rl = replace(tiny.RL, train=("text",), micro_batch=12)
-    (only,) = grpo.make_slices(model, model, rollout, weights, rl)[0]
+    (only,) = grpo.make_slices(networks(model), rollout, weights, rl)[0]
     assert len(only.rollout.prompts) == 3 and only.share == 0.5
     kept = gradients(model, rollout, rl, weights)
     with_all = replace(rl, train=("text", "image"), image_scale=0.0, velocity_mse_weight=0.0)
@@ -272,8 +276,8 @@ def test_one_update_raises_the_probability_of_what_was_rewarded(model, rollout):
     optimizer, _ = train.optimizer_for(clone, rl)
     with torch.no_grad():
         before = replay(clone, rollout, rl)
-    for s in grpo.make_slices(clone, model, rollout, weights, rl)[0]:
-        grpo.accumulate(clone, s, rl, Accelerator(cpu=True))
+    for s in grpo.make_slices(networks(clone, model), rollout, weights, rl)[0]:
+        methods.accumulate(grpo, networks(clone), s, rl, Accelerator(cpu=True))
     optimizer.step()
     with torch.no_grad():
         after = replay(clone, rollout, rl)

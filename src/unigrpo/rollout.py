@@ -169,9 +169,7 @@ class Start:
 
 
 @torch.no_grad()
-def think(
-    model: UnifiedModel, prompts: list[Prompt], rl: RLConfig, max_tokens: int, seed: int, index: int
-) -> Start:
+def think(model: UnifiedModel, prompts: list[Prompt], rl: RLConfig, max_tokens: int, seed: int, index: int) -> Start:
     """Begin ``rl.group_size`` episodes of each prompt; ``index`` is the rollout's number in its run."""
     groups, b = rl.group_size, len(prompts) * rl.group_size
     episodes = tuple(p for p in prompts for _ in range(groups))

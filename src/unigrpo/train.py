@@ -31,7 +31,7 @@ from unigrpo.files import read_json, write_json
 from unigrpo.methods import Collapse, Networks
 from unigrpo.metrics import MetricsLog
 from unigrpo.resolve import training_fingerprint
-from unigrpo.rollout import Rollout, roll_out
+from unigrpo.rollout import Rollout
 from unigrpo.sampler import Decoding, read_decoding
 from unigrpo.setup import accelerate_for
 from unigrpo.types import Prompt, UserError
@@ -91,15 +91,21 @@ def networks(cfg: RunConfig, model, reward) -> Networks:
     needs = methods.load(cfg.rl.method).NEEDS
     if "reward_gradient" in needs and not getattr(reward, "differentiable", False):
         name = getattr(reward, "name", "of this run")
-        raise UserError(f"{cfg.run}: rl.method: {cfg.rl.method} needs a differentiable reward, the reward {name} is not")
-    reference, old = (copy.deepcopy(model).requires_grad_(False) for _ in range(2))
-    return Networks(model, reference, reward, old if "old" in needs else None)
+        raise UserError(
+            f"{cfg.run}: rl.method: {cfg.rl.method} needs a differentiable reward, the reward {name} is not"
+        )
+
+    def frozen():
+        return copy.deepcopy(model).requires_grad_(False)
+
+    return Networks(model, frozen(), reward, frozen() if "old" in needs else None)
 
 
 def update(
     nets: Networks, slices: list, rl: RLConfig, optimizer, trained: dict[str, list], accelerator
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """One optimiser step: metrics of its slices, and the norm of each expert's gradient before clipping. Raises Collapse, without a step, where a loss or a gradient is not finite."""
+    """One optimiser step: metrics of its slices, and the norm of each expert's gradient before clipping. Raises
+    Collapse, without a step, where a loss or a gradient is not finite."""
     method = methods.load(rl.method)
     metrics = merged([(part.share, methods.accumulate(method, nets, part, rl, accelerator)) for part in slices])
     norms = {name: torch.nn.utils.clip_grad_norm_(parameters, rl.clip_norm) for name, parameters in trained.items()}
@@ -210,16 +216,34 @@ def train(cfg: RunConfig, out: Path, init: Path, reward, verifier, decoding: Dec
         print(f"{cfg.run}/{cfg.seed} collapsed: {collapse}")
 
 
-def finish(cfg: RunConfig, out: Path, model, device, **facts) -> None:
+def finish(cfg: RunConfig, out: Path, model, device, *, wall_seconds: float = 0.0, **facts) -> None:
     """Write the run's model and record; nothing is left to resume from."""
     checkpoint.save_model(model, out, {"run": cfg.run, "seed": cfg.seed, "stage": cfg.stage})
-    write_json(out / "run.json", provenance.record(cfg, device=str(device), ema=False, **facts))
+    record = provenance.record(cfg, device=str(device), wall_seconds=wall_seconds, ema=False, **facts)
+    write_json(out / "run.json", record)
     shutil.rmtree(out / "state", ignore_errors=True)
+
+
+def fate_of(parent: Path) -> str | None:
+    """Why a run must not start from ``parent``, or None: it collapsed, or was itself not trained."""
+    if not (parent / "run.json").exists():
+        return None
+    record = read_json(parent / "run.json")
+    if record.get("collapsed"):
+        return f"its parent {record.get('run')} collapsed ({record.get('collapse')})"
+    return f"its parent {record.get('run')} was not trained" if record.get("not_trained") else None
+
+
+def pass_on(cfg: RunConfig, out: Path, init: Path, reason: str) -> None:
+    """Finish a run that is not trained: the parent's weights, an empty training record, and why."""
+    MetricsLog(out / "metrics.jsonl", "rollout", 0)
+    finish(cfg, out, checkpoint.load_model(init, "cpu", cfg.model), "cpu", collapsed=False, not_trained=reason)
+    print(f"{cfg.run}/{cfg.seed} is not trained: {reason}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="unigrpo.train", description="GRPO of the text part, the image part, or both."
+        prog="unigrpo.train", description="Reinforcement of the text part, the image part, or both."
     )
     parser.add_argument("--config", type=Path, required=True, help="resolved run configuration (JSON)")
     parser.add_argument("--out", type=Path, required=True, help="run folder to write")
@@ -232,6 +256,8 @@ def main() -> None:
         raise UserError(f"{args.config}: stage: expected 'rl', got {cfg.stage!r}; see unigrpo.pretrain")
     decoding = replace(read_decoding(args.decoding), thinking=cfg.rl.thinking)
     learned, verifier = rewards.load("learned", path=args.reward, device="auto"), rewards.load("verifier")
+    if (reason := fate_of(args.init)) is not None:
+        return pass_on(cfg, args.out, args.init, reason)
     weights = [folder / "model.safetensors" for folder in (args.init, args.reward)]
     settings = training_fingerprint(cfg, *weights, args.decoding)
     train(cfg, args.out, args.init, learned, verifier, decoding, settings)

@@ -90,9 +90,7 @@ def nft(entry: dict, x: dict[str, Tensor]) -> list[Check]:
     v = x["v_new"].double()[:, None].requires_grad_()
     advantages = MODES[entry["adv_mode"]](x["adv"].double())
     t, clip = x["t"].double()[:, None], entry["adv_clip_max"]
-    terms, _ = nft_loss(
-        v, old, x["x0"].double(), noise, t, advantages, beta=entry["beta"], advantage_clip=float(clip)
-    )
+    terms, _ = nft_loss(v, old, x["x0"].double(), noise, t, advantages, beta=entry["beta"], advantage_clip=float(clip))
     policy, kl = terms.mean(), velocity_mse(v, ref).mean()
     loss = policy + entry["kl_beta"] * kl
     (grad,) = torch.autograd.grad(loss, v)
