@@ -109,9 +109,10 @@ def update(
     method = methods.load(rl.method)
     metrics = merged([(part.share, methods.accumulate(method, nets, part, rl, accelerator)) for part in slices])
     norms = {name: torch.nn.utils.clip_grad_norm_(parameters, rl.clip_norm) for name, parameters in trained.items()}
-    for name, norm in norms.items():
+    for name in trained:
         if not math.isfinite(metrics.get(f"{name}_loss", 0.0)):
             raise Collapse(f"the {name} loss is not finite")
+    for name, norm in norms.items():
         if not torch.isfinite(norm):
             raise Collapse(f"the gradient of the {name} expert is not finite")
     optimizer.step()

@@ -1,7 +1,7 @@
 """FPO for the image part, alone or beside TextGRPO (UniFPO); AWM is a setting of it.
 
 The importance ratio of a finished image is the exponential of the fall of its flow-matching loss on stored
-(time, noise) pairs, old minus new; then PPO's clip (paper, section 4.2, after arXiv 2507.21053). Images come from the
+(time, noise) pairs, old minus new; then PPO's clip (arXiv 2507.21053). Images come from the
 ODE. Old losses come from a replay over the very slices that are updated, so every ratio is exactly 1 before the first
 update. docs/methods/fpo.md says what differs from the peers.
 """
