@@ -149,7 +149,7 @@ def test_refl_has_the_gradient_of_the_reward():
     part = SimpleNamespace(prompts=range(5), prompt_ids=None, trace=None, image=refl.LateTrack(4, t, x, None))
     nets = methods.Networks(toy, reference, toy_reward)
     with torch.no_grad():
-        s = methods.Slice(part, None, 1.0, None, refl.replay_late(reference, part, rl))
+        s = methods.Slice(part, None, 1.0, None, refl.replay_late(reference, part, rl), None)
     ((name, loss, _),) = refl.losses(nets, s, rl)
 
     def by_hand(weight):
