@@ -25,7 +25,7 @@ import numpy as np
 
 from evals import geneval, ta
 from unigrpo import cli, sample_folder
-from unigrpo.files import replacing
+from unigrpo.files import read_json, replacing
 from unigrpo.sample_folder import SampleFolder
 from unigrpo.types import Detection, Prompt, UserError
 from unigrpo.world.inspector import inspect_images, to_geneval
@@ -128,9 +128,11 @@ def check(samples: SampleFolder, folder: Path) -> None:
 
 
 def score_folder(root: Path, judges: Sequence[Judge], out: Path) -> None:
-    """Score every sample folder (one with a manifest.jsonl) under ``root`` into ``out``."""
+    """Score every sample folder (one with a manifest.jsonl) under ``root`` into ``out``; none where ``done.json``
+    says that the run has none."""
     folders = sorted(path.parent for path in root.glob("*/manifest.jsonl"))
-    if not folders:
+    done = root / "done.json"
+    if not folders and not (done.exists() and read_json(done, "sets")["sets"] == []):
         raise UserError(f"{root}: no sample set, expected folders with a manifest.jsonl")
     with replacing(out) as temporary, temporary.open("w") as file:
         for folder in folders:

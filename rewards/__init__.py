@@ -1,7 +1,8 @@
 """Rewards: one file each. A reward is a callable ``(images (B, 3, H, W) float in [0, 1], prompts) -> (B,) float32``.
 
 ``load("name", ...)`` finds ``rewards/name.py`` and calls its ``build(**options)``. Scores must be finite: ``checked``
-raises with the sample's number and prompt otherwise.
+raises with the sample's number and prompt otherwise. A file whose score has a gradient with respect to the images says
+``DIFFERENTIABLE = True``; methods that need one (ReFL) refuse the others.
 """
 
 from __future__ import annotations
@@ -9,23 +10,33 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from unigrpo.types import Prompt, UserError
 
-Reward = Callable[[Tensor, Sequence[Prompt]], Tensor]
+
+@dataclass(frozen=True)
+class Reward:
+    """A reward by name; ``differentiable`` where its file says so."""
+
+    name: str
+    score: Callable[[Tensor, Sequence[Prompt]], Tensor]
+    differentiable: bool
+
+    def __call__(self, images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
+        return checked(self.score(images, prompts), prompts, self.name)
 
 
 def load(name: str, **options) -> Reward:
     """The reward called ``name``. Raises UserError where no file is a reward of that name."""
     found = name.isidentifier() and importlib.util.find_spec(f"rewards.{name}") is not None
-    build = getattr(importlib.import_module(f"rewards.{name}"), "build", None) if found else None
-    if build is None:
+    module = importlib.import_module(f"rewards.{name}") if found else None
+    if not hasattr(module, "build"):
         raise UserError(f"reward {name!r}: expected the name of a file in rewards/ that has a function `build`")
-    reward = build(**options)
-    return lambda images, prompts: checked(reward(images, prompts), prompts, name)
+    return Reward(name, module.build(**options), getattr(module, "DIFFERENTIABLE", False))
 
 
 def checked(scores: Tensor, prompts: Sequence[Prompt], name: str) -> Tensor:

@@ -27,6 +27,7 @@ compat.ensure_torchvision()  # open_clip imports it
 
 from open_clip.model import CustomTextCLIP  # noqa: E402
 
+DIFFERENTIABLE = True
 PAD, FIRST_WORD = 0, 1
 CONTEXT = 24  # words
 

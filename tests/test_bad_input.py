@@ -91,6 +91,8 @@ SETTINGS = {
     "too wide": ("rl.window_size", 5, "rl.window_size: expected at most 4, the width of rl.window_range"),
     "one bound": ("rl.window_range", [2], "rl.window_range: expected 2 values, got 1"),
     "halves": ("rl.epochs", 3, "rl.prompts_per_rollout: expected a multiple of rl.epochs for `halves`"),
+    "progress": ("rl.window_rollouts", 0, "rl.window_rollouts: expected more than 0, got 0"),
+    "text KL": ("rl.kl_text", -0.1, "rl.kl_text: expected 0 or more, got -0.1"),
     "choice": ("rl.ratio", "norm", "rl.ratio: expected one of 'plain', 'ratio_norm', got 'norm'"),
     "nothing trained": ("rl.train", [], "rl.train: expected text, image or both"),
     "guidance": ("rl.guidance", 0.5, "rl.guidance: expected a scale >= 1"),

@@ -178,6 +178,11 @@ BAD_CATALOGUE = [  # what stands there, what is written instead, what the messag
     ("guidance: 2", "guidance: 0.5", "runs.guided.guidance: expected a scale >= 1"),
     ("guidance: 2", "group_size: 1", "runs.guided.group_size: expected at least 2: a group of one"),
     ("guidance: 2", "group_size: 2.5", "runs.guided.group_size: expected integer, got 2.5"),
+    (
+        "guidance: 2",
+        "transition: cps, noise_level: 1.2",
+        "runs.guided.noise_level: expected at most 1 for transition: cps",
+    ),
     ("guidance: 2", "window_size: 0", "runs.guided.window_size: expected at least 1: an empty window"),
     ("guidance: 2", "window_size: 5", "runs.guided.window_size: expected at most 4, the width of rl.window_range"),
     ("guidance: 2", "window_range: [3, 3]", "runs.guided.window_range: expected 0 <= start < end <= 7"),

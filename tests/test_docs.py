@@ -25,7 +25,7 @@ ROOMS = ("src", "pipelines", "rewards", "evals", "tests", "assets", "results", "
 @pytest.fixture(scope="module")
 def quoted(root):
     """(page, what stands between back quotes or in a link)."""
-    pages = [root / "README.md", root / "benchmarks" / "README.md", *sorted((root / "docs").glob("*.md"))]
+    pages = [root / "README.md", root / "benchmarks" / "README.md", *sorted((root / "docs").rglob("*.md"))]
     found = [(p, q) for p in pages for q in re.findall(r"`([^`\n]+)`|\]\((?!http)([^)]+)\)", p.read_text())]
     return [(page, text or link) for page, (text, link) in found]
 
@@ -60,7 +60,8 @@ def test_functions_exist(quoted):
     for page, text in quoted:
         names = text.split(".")
         dotted = re.fullmatch(r"[a-z_]+(\.\w+)+", text) and not FILE.search(text)
-        if page.name == "method.md" and dotted and names[0] not in SECTIONS:
+        formulas = page.name == "method.md" or page.parent.parts[-2:] == ("docs", "methods")
+        if formulas and dotted and names[0] not in SECTIONS:
             depth = 2 if names[0] in ("backbones", "methods") else 1
             found = importlib.import_module(".".join(["unigrpo", *names[:depth]]))
             for name in names[depth:]:

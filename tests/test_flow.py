@@ -1,4 +1,4 @@
-"""Grids, steps, guidance and windows against closed forms and hand-computed values."""
+"""Grids, steps and guidance against closed forms and hand-computed values."""
 
 import math
 
@@ -8,7 +8,6 @@ from torch.distributions import Normal, kl_divergence
 
 from unigrpo.flow import (
     clean_estimate,
-    draw_window,
     euler_step,
     guided_velocity,
     latent_kl_weight,
@@ -16,6 +15,8 @@ from unigrpo.flow import (
     time_grid,
 )
 from unigrpo.types import UserError
+
+KINDS = pytest.mark.parametrize("kind", ["sde", "cps", "dance"])
 
 
 @pytest.fixture
@@ -96,16 +97,57 @@ def test_known_stds_of_25_and_24_steps():
         torch.testing.assert_close(step.std, torch.tensor(expected), atol=6e-5, rtol=0)
 
 
+@pytest.mark.parametrize("kind", ["sde", "dance"])
 @pytest.mark.parametrize("noise_level", [0.3, 0.8])
-def test_a_stochastic_step_keeps_the_marginal_to_second_order(noise_level):
+def test_a_stochastic_step_keeps_the_marginal_to_second_order(noise_level, kind):
     """Data 0: x_t ~ N(0, t^2) and v = x / t, so the step must end at variance t_next^2 up to O(dt^2)."""
     t, errors = 0.6, []
     for dt in (0.02, 0.01):
         x = torch.ones(1, 1, dtype=torch.float64)
-        step = sde_step(x, x / t, t, t - dt, noise_level=noise_level, t_max=0.9, noise=0 * x)
+        step = sde_step(x, x / t, t, t - dt, noise_level=noise_level, t_max=0.9, kind=kind, noise=0 * x)
         variance = step.mean.item() ** 2 * t**2 + step.std.item() ** 2
         errors.append(abs(variance - (t - dt) ** 2))
     assert errors[1] < errors[0] / 3.5 and errors[0] < 1e-3
+
+
+@pytest.mark.parametrize("noise_level", [0.2, 0.8, 1.0, 1.3])
+@pytest.mark.parametrize(("t", "t_next"), [(1.0, 0.9), (0.6, 0.3), (0.2, 0.0)])
+def test_a_cps_step_keeps_the_path_exactly(rng, noise_level, t, t_next):
+    """With the true velocity: data (1 - t_next) x_0, and noise of variance t_next^2, part of it new."""
+    data, eps = latents(rng, 1, 9, dtype=torch.float64), latents(rng, 1, 9, dtype=torch.float64)
+    x = (1 - t) * data + t * eps
+    step = sde_step(x, eps - data, t, t_next, noise_level=noise_level, t_max=None, kind="cps", noise=0 * x)
+    old_noise = math.sqrt(t_next**2 - step.std.item() ** 2)
+    torch.testing.assert_close(step.mean, (1 - t_next) * data + old_noise * eps)
+    assert step.std.item() == pytest.approx(t_next * math.sin(noise_level * math.pi / 2))
+
+
+def test_cps_without_noise_is_euler_and_dance_is_the_sde_of_constant_sigma(rng):
+    x, v, noise = (latents(rng, 2, 6) for _ in range(3))
+    still = sde_step(x, v, 0.7, 0.6, noise_level=0.0, t_max=None, kind="cps", noise=noise)
+    torch.testing.assert_close(still.prev, euler_step(x, v, 0.7, 0.6))
+    t, t_next, eta = torch.tensor([0.8, 0.3]), torch.tensor([0.7, 0.2]), 0.4
+    dance = sde_step(x, v, t, t_next, noise_level=eta, t_max=None, kind="dance", noise=noise)
+    same_sigma = eta * torch.sqrt((1 - t) / t)
+    sde = sde_step(x, v, t, t_next, noise_level=same_sigma, t_max=0.9, noise=noise)
+    assert torch.allclose(dance.sigma, torch.tensor(eta))
+    for name in ("mean", "std", "prev", "log_prob"):
+        torch.testing.assert_close(getattr(dance, name), getattr(sde, name))
+
+
+@KINDS
+def test_sigma_is_the_std_per_square_root_of_time(rng, kind):
+    x = latents(rng, 3, 2)
+    step = sde_step(x, x, 0.6, 0.45, noise_level=0.5, t_max=0.9, kind=kind, noise=x)
+    torch.testing.assert_close(step.sigma * math.sqrt(0.15), step.std)
+
+
+def test_a_step_to_the_data_has_no_gaussian_density_in_cps_but_a_squared_error(rng):
+    x, prev = latents(rng, 2, 6), latents(rng, 2, 6)
+    setting = {"noise_level": 0.8, "t_max": None, "kind": "cps", "prev": prev}
+    assert not sde_step(x, x, 0.1, 0.0, **setting).log_prob.any()
+    step = sde_step(x, x, 0.1, 0.0, density="squared_error", **setting)
+    torch.testing.assert_close(step.log_prob, -(prev - step.mean).square().mean(1))
 
 
 def test_log_prob_is_the_mean_gaussian_log_density(rng):
@@ -113,15 +155,20 @@ def test_log_prob_is_the_mean_gaussian_log_density(rng):
     step = sde_step(x, v, 0.7, 0.6, noise_level=0.8, t_max=0.9, noise=noise)
     density = Normal(step.mean, step.std.view(3, 1, 1)).log_prob(step.prev)
     torch.testing.assert_close(step.log_prob, density.mean((1, 2)))
-    bare = sde_step(x, v, 0.7, 0.6, noise_level=0.8, t_max=0.9, noise=noise, normalizer=False)
+    bare, squares = (
+        sde_step(x, v, 0.7, 0.6, noise_level=0.8, t_max=0.9, noise=noise, density=density)
+        for density in ("no_constants", "squared_error")
+    )
     constants = -step.std.log() - 0.5 * math.log(2 * math.pi)
     torch.testing.assert_close(bare.log_prob + constants, step.log_prob)
+    torch.testing.assert_close(squares.log_prob, -(step.std**2) * noise.square().mean((1, 2)))
 
 
-def test_replaying_a_sampled_step_gives_the_same_step(rng):
+@KINDS
+def test_replaying_a_sampled_step_gives_the_same_step(rng, kind):
     x, v, noise = (latents(rng, 2, 6) for _ in range(3))
-    sampled = sde_step(x, v, 0.9, 0.8, noise_level=0.8, t_max=0.95, noise=noise)
-    replayed = sde_step(x, v, 0.9, 0.8, noise_level=0.8, t_max=0.95, prev=sampled.prev)
+    sampled = sde_step(x, v, 0.9, 0.8, noise_level=0.8, t_max=0.95, kind=kind, noise=noise)
+    replayed = sde_step(x, v, 0.9, 0.8, noise_level=0.8, t_max=0.95, kind=kind, prev=sampled.prev)
     assert torch.equal(sampled.mean, replayed.mean) and torch.equal(sampled.log_prob, replayed.log_prob)
     recovered = (sampled.prev - sampled.mean) / sampled.std[:, None]
     torch.testing.assert_close(recovered, noise, atol=1e-5, rtol=0)
@@ -134,12 +181,13 @@ def test_sampling_and_replaying_at_once_is_refused(rng):
             sde_step(x, x, 0.9, 0.8, noise_level=0.8, t_max=0.95, **given)
 
 
-def test_a_batch_may_mix_times_and_noise_levels(rng):
+@KINDS
+def test_a_batch_may_mix_times_and_noise_levels(rng, kind):
     x, v, noise = (latents(rng, 4, 6) for _ in range(3))
     v.requires_grad_()
     t, t_next = torch.tensor([1.0, 0.9, 0.4, 0.4]), torch.tensor([0.95, 0.85, 0.2, 0.2])
     levels = torch.tensor([0.8, 0.8, 0.3, 0.0])
-    mixed = sde_step(x, v, t, t_next, noise_level=levels, t_max=0.95, noise=noise)
+    mixed = sde_step(x, v, t, t_next, noise_level=levels, t_max=0.95, kind=kind, noise=noise)
     for i in range(4):
         row = slice(i, i + 1)
         alone = sde_step(
@@ -149,6 +197,7 @@ def test_a_batch_may_mix_times_and_noise_levels(rng):
             t_next[i].item(),
             noise_level=levels[i].item(),
             t_max=0.95,
+            kind=kind,
             noise=noise[row],
         )
         torch.testing.assert_close(mixed.prev[row], alone.prev)
@@ -158,12 +207,13 @@ def test_a_batch_may_mix_times_and_noise_levels(rng):
     assert mixed.log_prob[3] == 0 and v.grad.isfinite().all() and not v.grad[3].any() and v.grad[:3].any()
 
 
-def test_gradient_of_the_log_prob_matches_finite_differences(rng):
+@KINDS
+def test_gradient_of_the_log_prob_matches_finite_differences(rng, kind):
     x, v, prev = (latents(rng, 2, 4, dtype=torch.float64) for _ in range(3))
     v.requires_grad_()
 
     def log_prob(velocity):
-        return sde_step(x, velocity, 0.8, 0.7, noise_level=0.8, t_max=0.9, prev=prev).log_prob
+        return sde_step(x, velocity, 0.8, 0.7, noise_level=0.8, t_max=0.9, kind=kind, prev=prev).log_prob
 
     assert torch.autograd.gradcheck(log_prob, v)
 
@@ -212,25 +262,3 @@ def test_renormalisation_limits_the_norm_per_sample_or_per_token(rng, renorm_min
         for n in range(3):
             factor = min(max((cond[b, n].norm() / plain[b, n].norm()).item(), renorm_min), 1)
             torch.testing.assert_close(by_token[b, n], factor * plain[b, n])
-
-
-# --------------------------------------------------------------------------------------------------- windows
-
-
-def test_windows_are_contiguous_and_reach_every_start(rng):
-    windows = [draw_window(rng, 3, (0, 5), 25) for _ in range(300)]
-    counts = {start: sum(w == range(start, start + 3) for w in windows) for start in (0, 1, 2)}
-    assert sum(counts.values()) == 300 and min(counts.values()) > 60
-
-
-def test_a_window_as_wide_as_its_range_has_one_place(rng):
-    assert draw_window(rng, 4, (2, 6), 6) == range(2, 6)
-
-
-@pytest.mark.parametrize(
-    ("size", "window_range", "n_steps"),
-    [(0, (0, 5), 25), (6, (0, 5), 25), (3, (0, 5), 4), (3, (-1, 5), 25), (1, (3, 3), 25)],
-)
-def test_impossible_windows_are_refused(rng, size, window_range, n_steps):
-    with pytest.raises(UserError, match="SDE window"):
-        draw_window(rng, size, window_range, n_steps)

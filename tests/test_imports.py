@@ -15,8 +15,8 @@ ROOMS = (
     ("types",),
     ("config", "seeding", "files", "cli", "compat", "metrics", "schema"),
     ("resolve", "provenance", "setup", "sample_folder"),
-    ("flow", "advantages", "losses", "world", "backbones", "checkpoint"),
-    ("sampler", "rollout", "methods"),
+    ("flow", "windows", "advantages", "losses", "text_losses", "matching", "ema", "world", "backbones", "checkpoint"),
+    ("sampler", "rollout", "pairs", "methods"),
     ("evals", "rewards", "validate", "conformance", "report"),
 )
 COMMANDS = len(ROOMS)  # every other module that can be run: the top room

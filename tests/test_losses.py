@@ -1,6 +1,4 @@
-"""Losses against hand-computed values, the textbook form in float64, and finite differences."""
-
-import math
+"""Image losses against hand-computed values, the textbook form in float64, and finite differences."""
 
 import pytest
 import torch
@@ -12,7 +10,6 @@ from unigrpo.losses import (
     latent_kl,
     plain_log_ratio,
     ratio_norm_log_ratio,
-    text_grpo_loss,
     velocity_mse,
 )
 
@@ -22,94 +19,34 @@ def rng():
     return torch.Generator().manual_seed(5)
 
 
-# ------------------------------------------------------------------------------------------------------ text
-
-
-def text_loss(ratios, mask, advantages, clip_low=0.2, clip_high=0.3):
-    logp = torch.tensor(ratios).log().requires_grad_()
-    loss, metrics = text_grpo_loss(
-        logp,
-        torch.zeros_like(logp),
-        torch.tensor(mask, dtype=torch.bool),
-        torch.tensor(advantages),
-        clip_low=clip_low,
-        clip_high=clip_high,
-    )
-    loss.backward()
-    return loss.item(), logp.grad, metrics
-
-
-def test_text_rows_weigh_equally_whatever_their_length():
-    loss, _, _ = text_loss([[1.1, 0.9, 1.2], [1.1, 1.0, 1.0]], [[1, 1, 1], [1, 0, 0]], [2.0, -1.0])
-    assert loss == pytest.approx((-2.0 * 3.2 / 3 + 1.1) / 2)
-
-
-def test_text_clip_binds_only_on_the_side_that_the_advantage_pushes_to():
-    ratios, mask = [[1.5, 0.5, 1.0]], [[1, 1, 1]]
-    loss, gradient, metrics = text_loss(ratios, mask, [1.0])
-    assert loss == pytest.approx(-(1.3 + 0.5 + 1.0) / 3)
-    assert gradient[0, 0] == 0 and gradient[0, 1] == pytest.approx(-0.5 / 3)
-    assert metrics["clip_high"] == pytest.approx(1 / 3) and metrics["clip_low"] == 0
-    loss, gradient, metrics = text_loss(ratios, mask, [-1.0])
-    assert loss == pytest.approx((1.5 + 0.8 + 1.0) / 3)
-    assert gradient[0, 1] == 0 and gradient[0, 0] == pytest.approx(1.5 / 3)
-    assert metrics["clip_low"] == pytest.approx(1 / 3) and metrics["clip_high"] == 0
-
-
-def test_text_rows_without_tokens_count_as_rows_and_masked_garbage_is_ignored():
-    loss, gradient, metrics = text_loss([[1.1, math.nan], [0.0, math.inf]], [[1, 0], [0, 0]], [1.0, 1.0])
-    assert loss == pytest.approx(-1.1 / 2)
-    assert gradient.tolist() == [[pytest.approx(-1.1 / 2), 0], [0, 0]]
-    assert metrics["ratio_mean"] == pytest.approx(1.1)
-    assert metrics["approx_kl"] == pytest.approx(0.1 - math.log(1.1), abs=1e-6)
-
-
-def test_text_without_any_token_is_zero():
-    loss, gradient, _ = text_loss([[1.0, 1.0]], [[0, 0]], [3.0])
-    assert loss == 0 and not gradient.any()
-
-
-def test_zero_advantage_rows_keep_their_share_of_the_denominator():
-    alone, _, _ = text_loss([[1.1]], [[1]], [1.0])
-    together, _, _ = text_loss([[1.1], [1.1]], [[1], [1]], [1.0, 0.0])
-    assert together == pytest.approx(alone / 2)
-
-
-def test_text_gradient_matches_finite_differences(rng):
-    logp = (0.1 * torch.randn(3, 4, generator=rng, dtype=torch.float64)).requires_grad_()
-    mask = torch.rand(3, 4, generator=rng) < 0.7
-    advantages = torch.tensor([1.0, -1.0, 0.5], dtype=torch.float64)
-
-    def loss(values):
-        old = torch.zeros_like(values)
-        return text_grpo_loss(values, old, mask, advantages, clip_low=0.05, clip_high=0.05)[0]
-
-    assert torch.autograd.gradcheck(loss, logp)
-
-
 # ----------------------------------------------------------------------------------------------------- image
 
 
-def transitions(rng, shape=(4, 6, 5), dtype=torch.float64, drift=1e-2):
+def transitions(rng, shape=(4, 6, 5), dtype=torch.float64, drift=1e-2, kind="sde"):
     """A recorded step under an old velocity, and its replay under a slightly different new one."""
     x, v_old, noise, change = (torch.randn(shape, generator=rng, dtype=dtype) for _ in range(4))
     v = (v_old + drift * change).requires_grad_()
-    setting = {"noise_level": 0.8, "t_max": 0.95}
+    setting = {"noise_level": 0.8, "t_max": 0.95, "kind": kind}
     old = sde_step(x, v_old, 0.9, 0.85, noise=noise, **setting)
     new = sde_step(x, v, 0.9, 0.85, prev=old.prev, **setting)
     return old, new, noise, v
 
 
-def test_ratio_norm_equals_its_definition_through_log_probs(rng):
-    old, new, noise, _ = transitions(rng)
+KINDS = pytest.mark.parametrize("kind", ["sde", "cps", "dance"])
+
+
+@KINDS
+def test_ratio_norm_equals_its_definition_through_log_probs(rng, kind):
+    old, new, noise, _ = transitions(rng, kind=kind)
     ours = ratio_norm_log_ratio(new.mean[:, None], old.mean[:, None], noise[:, None])[:, 0]
     bias = (new.mean - old.mean).square().mean((1, 2)) / (2 * new.std.square())
     defined = new.std * (plain_log_ratio(new.log_prob, old.log_prob) + bias)
     torch.testing.assert_close(ours, defined, rtol=1e-9, atol=1e-12)
 
 
-def test_both_log_ratios_are_exactly_zero_before_any_update(rng):
-    old, new, noise, _ = transitions(rng, dtype=torch.float32, drift=0.0)
+@KINDS
+def test_both_log_ratios_are_exactly_zero_before_any_update(rng, kind):
+    old, new, noise, _ = transitions(rng, dtype=torch.float32, drift=0.0, kind=kind)
     assert not plain_log_ratio(new.log_prob, old.log_prob).any()
     assert not ratio_norm_log_ratio(new.mean[:, None], old.mean[:, None], noise[:, None]).any()
 

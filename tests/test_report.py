@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -296,6 +297,29 @@ def test_missing_rows_stay_visible(study, tmp_path):
     missing = frame.iloc[3]
     assert missing["run"] == "flow_grpo" and np.isnan(missing["ta"]) and missing["seeds"] == 0
     assert "not available" in text.splitlines()[7]
+
+
+def test_collapse_is_said_in_words_beside_the_paper(study, tmp_path):
+    folder = tmp_path / "cpu"
+    shutil.copytree(study, folder, ignore=shutil.ignore_patterns("samples"))
+    (folder / "paper.csv").write_text(PAPER_FILE.read_text())
+    for run, seed, fate in (
+        ("unigrpo", 1, {"collapsed": True, "collapse": "rollout 7: the image loss is not finite"}),
+        ("unifpo", 0, {"collapsed": False, "not_trained": "its parent a collapsed (b)"}),
+    ):
+        path = folder / "runs" / run / f"seed{seed}" / "run.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"run": run, "seed": seed} | fate))
+    spec = {"kind": "main", "rows": [*ROWS, ["unifpo", "yes"], ["nft", "yes"]]}
+    frame, text = make_table(folder, tmp_path, spec)
+    assert frame["collapsed"].tolist()[2:4] == [1, 0] and frame["paper_collapsed"].tolist()[2:4] == ["no", "yes"]
+    cells = [line.split("|") for line in text.splitlines() if line.startswith("| unifpo")][0]
+    assert cells[3].strip() == cells[4].strip() == "not available" and "collapsed" in cells[7]
+    assert "**Collapsed**: UniGRPO, seed 1: rollout 7: the image loss is not finite. Its last finite" in text
+    assert "**Not trained**: unifpo, seed 0: its parent a collapsed (b)." in text
+    assert "Smallest true difference to UniGRPO" in text  # the last row that the paper has
+    _, categories = make_table(folder, tmp_path, {**spec, "kind": "categories"})
+    assert "not available (collapsed)" in categories
 
 
 def test_unguided_table_reads_other_images(study, tmp_path):

@@ -10,10 +10,10 @@ import torch
 from accelerate import Accelerator
 
 from tests import tiny
-from unigrpo import flow, train
+from unigrpo import flow, methods, train
 from unigrpo.losses import ratio_norm_log_ratio
 from unigrpo.methods import grpo
-from unigrpo.rollout import paint, replay, roll_out
+from unigrpo.rollout import paint, replay, roll_out, stochastic_steps
 from unigrpo.sampler import Decoding, sample
 from unigrpo.world.prompts import prompt_set
 
@@ -28,6 +28,10 @@ def model():
 @pytest.fixture(scope="module")
 def rollout(model):
     return roll_out(model, PROMPTS, tiny.RL, 8, seed=5, index=2)
+
+
+def networks(model, reference=None) -> methods.Networks:
+    return methods.Networks(model, reference or model, reward=None)
 
 
 def advantages(n: int = 12) -> torch.Tensor:
@@ -58,11 +62,38 @@ def test_recorded_transitions_are_the_sde_steps_of_the_window(model, rollout):
     with torch.no_grad():
         again = replay(model, rollout, tiny.RL)
     prev = again.mean + again.std[None, :, None, None] * rollout.image.noise
-    assert torch.allclose(prev, rollout.image.latents[:, 1:], atol=1e-5)
+    assert torch.allclose(prev, rollout.image.next_latents, atol=1e-5)
+    assert torch.equal(rollout.image.latents[:, 1], rollout.image.next_latents[:, 0])  # the window is contiguous
     expected = (
         -0.5 * rollout.image.noise.square().mean((2, 3)) - again.std.log() - 0.5 * torch.log(torch.tensor(2 * torch.pi))
     )
     assert torch.allclose(again.log_prob, expected, atol=1e-4)
+
+
+def test_a_scattered_window_leaves_euler_steps_between(model):
+    """Each kept pair is one stochastic step, and the steps between two of them are deterministic."""
+    rl = replace(tiny.RL, window="scattered", window_range=(0, 5), window_size=2)
+    windows = [stochastic_steps(rl, 5, index) for index in range(20)]
+    index = next(i for i, (first, last) in enumerate(windows) if last - first == 3)
+    r = roll_out(model, PROMPTS, rl, 8, 5, index)
+    first, last = r.image.window
+    with torch.no_grad():
+        _, context, _ = model.encode(r.prompt_ids, r.trace)
+        x = r.image.next_latents[:, 0]
+        for k in range(first + 1, last):
+            t, t_next = r.image.times[k], r.image.times[k + 1]
+            x = flow.euler_step(x, model.velocity(context, x, t.expand(len(x))), t, t_next)
+        again = replay(model, r, rl)
+    assert torch.allclose(x, r.image.latents[:, 1], atol=1e-5)
+    prev = again.mean + again.std[None, :, None, None] * r.image.noise
+    assert torch.allclose(prev, r.image.next_latents, atol=1e-5)
+
+
+def test_a_progressive_window_moves_with_the_rollouts(model):
+    rl = replace(tiny.RL, window="progressive", window_rollouts=2, window_size=3, window_range=(0, 5))
+    assert [list(stochastic_steps(rl, 5, i)) for i in range(5)] == [[0, 1, 2]] * 2 + [[3, 4]] * 2 + [[0, 1, 2]]
+    r = roll_out(model, PROMPTS, rl, 8, 5, 2)
+    assert list(r.image.window) == [3, 4] and r.image.noise.shape[1] == r.image.latents.shape[1] == 2
 
 
 def test_outside_the_window_painting_is_euler(model):
@@ -84,50 +115,142 @@ def test_guidance_follows_its_formula_and_counts_double(model):
     assert r.model_evaluations == 2 * roll_out(model, PROMPTS, tiny.RL, 8, 5, 0).model_evaluations
     with torch.no_grad():
         _, context, _ = model.encode(r.prompt_ids, r.trace)
-        x, t = r.image.latents[:, 0], r.image.times[r.image.window.start].expand(12)
+        x, t = r.image.latents[:, 0], r.image.times[r.image.window[0]].expand(12)
         cond, uncond = model.velocity(context, x, t), model.velocity(model.empty_context(12), x, t)
         assert torch.allclose(replay(model, r, rl).velocity[:, 0], uncond + 3 * (cond - uncond), atol=1e-4)
 
 
-def test_every_ratio_is_exactly_one_before_the_first_update(model, rollout):
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"ratio": "plain"},
+        {"context_gradient": "stage_boundary"},
+        {"transition": "cps"},
+        {"transition": "cps", "ratio": "plain"},
+        {"transition": "dance", "noise_level": 0.3},
+        {"transition": "dance", "ratio": "plain"},
+        {"window": "scattered"},
+        {"window": "progressive", "window_rollouts": 1},
+        {"kl_text": 0.1, "text_reduction": "dapo"},
+    ],
+    ids=str,
+)
+def test_every_ratio_is_exactly_one_before_the_first_update(model, settings):
     """Bitwise: old quantities come from a replay over the very slices that are updated."""
-    for rl in (tiny.RL, replace(tiny.RL, ratio="plain"), replace(tiny.RL, context_gradient="stage_boundary")):
-        steps = grpo.make_slices(model, model, rollout, advantages(), rl)
-        assert len(steps) == rl.epochs
-        for s in steps[0]:
-            new = replay(model, s.rollout, rl)
-            assert torch.equal(new.logp, s.old.logp)
-            assert torch.equal(new.mean, s.old.mean) and torch.equal(new.log_prob, s.old.log_prob)
-            assert (ratio_norm_log_ratio(new.mean, s.old.mean, s.rollout.image.noise) == 0).all()
-            assert torch.equal(new.velocity, s.reference.velocity)
+    rl = replace(tiny.RL, **settings)
+    rollout = roll_out(model, PROMPTS, rl, 8, seed=5, index=2)
+    steps = grpo.make_slices(networks(model), rollout, advantages(), rl)
+    assert len(steps) == rl.epochs
+    for s in steps[0]:
+        new = replay(model, s.rollout, rl)
+        assert torch.equal(new.logp, s.old.logp)
+        assert torch.equal(new.mean, s.old.mean) and torch.equal(new.log_prob, s.old.log_prob)
+        assert (ratio_norm_log_ratio(new.mean, s.old.mean, s.rollout.image.noise) == 0).all()
+        assert torch.equal(new.velocity, s.reference.velocity) and torch.equal(new.logp, s.reference.logp)
+
+
+@pytest.mark.parametrize("transition", ["cps", "dance"])
+def test_every_transition_records_the_noise_of_its_gaussian(model, transition):
+    """What RatioNorm's identity needs: next = mean + std * noise, under the density that the plain ratio takes."""
+    rl = replace(tiny.RL, transition=transition, noise_level=0.6)
+    r = roll_out(model, PROMPTS, rl, 8, 5, 2)
+    with torch.no_grad():
+        again = replay(model, r, rl)
+    std = again.std[None, :, None, None]
+    assert torch.allclose(again.mean + std * r.image.noise, r.image.next_latents, atol=1e-5)
+    density = torch.distributions.Normal(again.mean, std).log_prob(r.image.next_latents).mean((2, 3))
+    assert torch.allclose(again.log_prob, density, atol=1e-4)
+    assert not torch.allclose(r.image.images, roll_out(model, PROMPTS, tiny.RL, 8, 5, 2).image.images, atol=1e-3)
 
 
 def test_halves_are_disjoint_whole_groups_and_repeat_repeats():
-    halves = grpo.optimizer_steps(tiny.RL)
+    halves = methods.optimizer_steps(tiny.RL)
     assert halves == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11]]
-    assert grpo.optimizer_steps(replace(tiny.RL, epoch_convention="repeat")) == [list(range(12))] * 2
+    assert methods.optimizer_steps(replace(tiny.RL, epoch_convention="repeat")) == [list(range(12))] * 2
 
 
-def gradients(model, rollout, rl, weights) -> dict[str, torch.Tensor]:
+def perturbed(model):
     clone = copy.deepcopy(model)
-    for s in grpo.make_slices(clone, model, rollout, weights, rl)[0]:
-        grpo.accumulate(clone, s, rl, Accelerator(cpu=True))
+    with torch.no_grad():
+        for i, p in enumerate(clone.mot.parameters()):
+            p.add_(0.01 * torch.randn(p.shape, generator=torch.Generator().manual_seed(i)))
+    return clone
+
+
+def gradients(model, rollout, rl, weights, reference=None) -> dict[str, torch.Tensor]:
+    """Of the first optimiser step."""
+    clone = copy.deepcopy(model)
+    for s in grpo.make_slices(networks(clone, reference or model), rollout, weights, rl)[0]:
+        methods.accumulate(grpo, networks(clone), s, rl, Accelerator(cpu=True))
     return {name: p.grad.clone() for name, p in clone.mot.named_parameters() if p.grad is not None}
 
 
-def test_micro_batches_accumulate_to_the_whole(model, rollout):
-    whole = gradients(model, rollout, replace(tiny.RL, micro_batch=12), advantages())
-    parts = gradients(model, rollout, replace(tiny.RL, micro_batch=2), advantages())
+@pytest.mark.parametrize("reduction", ["grpo", "dr_grpo", "dapo"])
+def test_micro_batches_accumulate_to_the_whole(model, rollout, reduction):
+    reference = perturbed(model)
+    rl = replace(tiny.RL, text_reduction=reduction, kl_text=0.5)
+    whole = gradients(model, rollout, replace(rl, micro_batch=12), advantages(), reference)
+    parts = gradients(model, rollout, replace(rl, micro_batch=2), advantages(), reference)
     assert whole.keys() == parts.keys()
     for name in whole:
         assert torch.allclose(whole[name], parts[name], atol=1e-5 + 1e-4 * whole[name].abs().max().item()), name
+
+
+@pytest.mark.parametrize(
+    ("reduction", "weights"),
+    [
+        ("grpo", lambda mask: 1 / mask.sum(1) / len(mask)),
+        ("dr_grpo", lambda mask: torch.full((len(mask),), 1 / (8 * len(mask)))),
+        ("dapo", lambda mask: (1 / mask.sum()).expand(len(mask))),
+    ],
+)
+def test_text_reductions_weigh_tokens(model, rollout, reduction, weights):
+    """Before the update r = 1, so the gradient is that of -A log p, summed with one weight per row's tokens. Episodes
+    without advantage count among the tokens, also where they are left out of the update."""
+    rl = replace(tiny.RL, train=("text",), text_reduction=reduction)
+    some = advantages()
+    some[:3] = 0
+    ours = gradients(model, rollout, rl, some)
+    clone = copy.deepcopy(model)
+    half = rollout.select([0, 1, 2, 3, 4, 5])
+    new = replay(clone, half, rl)
+    (-(weights(half.trace.mask) * some[:6])[:, None] * new.logp).sum().backward()
+    for name, p in clone.mot.named_parameters():
+        if p.grad is not None:
+            assert torch.allclose(ours[name], p.grad, atol=1e-5 + 1e-4 * p.grad.abs().max().item()), name
+
+
+def test_the_text_kl_pulls_towards_the_reference(model, rollout):
+    """Alone it has the gradient of its closed form at the reference's log-probs; at the reference it has none."""
+    rl = replace(tiny.RL, train=("text",), kl_text=2.0, micro_batch=12)
+    still = gradients(model, rollout, rl, torch.zeros(12))
+    assert all(not g.any() for g in still.values())
+    reference, clone = perturbed(model), copy.deepcopy(model)
+    pulled = gradients(model, rollout, rl, torch.zeros(12), reference)
+    half = rollout.select([0, 1, 2, 3, 4, 5])
+    with torch.no_grad():
+        target = replay(reference, half, rl).logp
+    new, mask = replay(clone, half, rl).logp, half.trace.mask
+    gap = target - new
+    (2.0 * ((gap.exp() - 1 - gap).sum(1) / mask.sum(1)).mean()).backward()
+    for name, p in clone.mot.named_parameters():
+        if p.grad is not None:
+            assert torch.allclose(pulled[name], p.grad, atol=1e-6 + 1e-4 * p.grad.abs().max().item()), name
+    assert any(g.abs().max() > 1e-4 for g in pulled.values())
+
+
+def test_the_text_kl_leaves_the_image_loss_without_regulariser_as_it_is(model, rollout):
+    rl = replace(tiny.RL, train=("image",), regulariser="none")
+    plain, other = (gradients(model, rollout, replace(rl, kl_text=weight), advantages()) for weight in (0.0, 1.0))
+    assert all(torch.equal(plain[name], other[name]) for name in plain)
 
 
 def test_groups_without_spread_keep_their_share_but_need_no_replay(model, rollout):
     weights = advantages()
     weights[:3] = 0
     rl = replace(tiny.RL, train=("text",), micro_batch=12)
-    (only,) = grpo.make_slices(model, model, rollout, weights, rl)[0]
+    (only,) = grpo.make_slices(networks(model), rollout, weights, rl)[0]
     assert len(only.rollout.prompts) == 3 and only.share == 0.5
     kept = gradients(model, rollout, rl, weights)
     with_all = replace(rl, train=("text", "image"), image_scale=0.0, velocity_mse_weight=0.0)
@@ -153,8 +276,8 @@ def test_one_update_raises_the_probability_of_what_was_rewarded(model, rollout):
     optimizer, _ = train.optimizer_for(clone, rl)
     with torch.no_grad():
         before = replay(clone, rollout, rl)
-    for s in grpo.make_slices(clone, model, rollout, weights, rl)[0]:
-        grpo.accumulate(clone, s, rl, Accelerator(cpu=True))
+    for s in grpo.make_slices(networks(clone, model), rollout, weights, rl)[0]:
+        methods.accumulate(grpo, networks(clone), s, rl, Accelerator(cpu=True))
     optimizer.step()
     with torch.no_grad():
         after = replay(clone, rollout, rl)

@@ -19,6 +19,8 @@ from typing import Literal
 from unigrpo.files import read_json
 from unigrpo.types import UserError
 
+METHODS = sorted(path.stem for path in (Path(__file__).parent / "methods").glob("[a-z]*.py"))
+
 
 def require(condition: bool, key: str, expected: str) -> None:
     """Raise :class:`UserError` naming ``key`` unless ``condition`` holds."""
@@ -120,8 +122,10 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class RLConfig:
-    """GRPO of the reasoning and / or the denoising part (paper, Table 3)."""
+    """Reinforcement of the reasoning and / or the denoising part (paper, Table 3). The text's update is GRPO; the
+    image's is ``method``."""
 
+    method: str = "grpo"  # update rule of the image part: a file of src/unigrpo/methods
     train: tuple[Literal["text", "image"], ...] = ("text", "image")
     thinking: bool = True  # write traces during training
     rollouts: int = 60
@@ -134,12 +138,17 @@ class RLConfig:
     grid: Literal["points", "steps"] = "steps"
     shift: float = 3.0
     guidance: float = 1.0  # classifier-free guidance in training; 1 = none, the paper's choice
-    noise_level: float = 0.8  # a of sigma_t = a sqrt(t / (1 - t))
+    transition: Literal["sde", "cps", "dance"] = "sde"  # kind of the stochastic steps
+    noise_level: float = 0.8  # a of sigma_t = a sqrt(t / (1 - t)); what it means in the other kinds: flow.transition
+    window: Literal["contiguous", "scattered", "progressive"] = "contiguous"
+    window_rollouts: int = 10  # rollouts before a progressive window moves on by its size
     window_size: int = 3
     window_range: tuple[int, int] = (0, 5)  # the window lies inside these steps
     same_noise: bool = True  # the group shares its initial noise
     temperature: float = 1.0
     ratio: Literal["plain", "ratio_norm"] = "ratio_norm"
+    text_reduction: Literal["grpo", "dr_grpo", "dapo"] = "grpo"  # of the token losses: text_losses.reduce_tokens
+    kl_text: float = 0.0  # weight of the text's KL to the starting checkpoint (k3 estimator)
     clip_text: float = 0.02
     clip_image: float = 1.5e-4
     advantage_eps: float = 1e-4
@@ -153,6 +162,13 @@ class RLConfig:
     lr_text: float = 3e-4  # reasoning (understanding) expert
     lr_image: float = 2e-4  # denoising (generation) expert
     clip_norm: float = 1.0  # per expert
+    matching_samples: int = 8  # fpo, nft: (time, noise) pairs per finished image
+    matching_weight: Literal["uniform", "noise", "t", "t2", "huber", "ghuber"] = "noise"  # fpo: of a pair's loss
+    matching_ratio: Literal["mean", "each"] = "mean"  # fpo: one ratio per image, or one per pair
+    matching_clip: float = 0.05  # fpo: clip range of that ratio
+    nft_beta: float = 1.0  # nft: how far the implicit positive and negative velocities lie from the old one
+    nft_decay_rate: float = 1e-3  # nft: the old weights keep the share min(rate x updates, largest) after a rollout
+    nft_decay_largest: float = 0.5
     verifier_mix: float = 0.0  # share of verifier reward mixed into the learned reward; 0 = learned reward alone
     validate_every: int = 10  # rollouts
     validation_images: int = 1  # per validation prompt
@@ -162,10 +178,18 @@ class RLConfig:
         require(len(self.train) > 0 and len(set(self.train)) == len(self.train), "rl.train", "text, image or both")
         require(self.group_size >= 2, "rl.group_size", "at least 2: a group of one has no relative advantage")
         counts = "rollouts prompts_per_rollout epochs micro_batch validate_every validation_images checkpoint_every"
+        counts += " window_rollouts"
         numbers = "shift noise_level temperature clip_text clip_image lr_text lr_image clip_norm"
-        weights = "advantage_eps advantage_ddof image_weight image_scale velocity_mse_weight latent_kl_weight"
+        numbers += " matching_samples matching_clip nft_beta"
+        weights = "advantage_eps advantage_ddof image_weight image_scale velocity_mse_weight latent_kl_weight kl_text"
+        weights += " nft_decay_rate"
         require_ranges(self, "rl", positive=f"{counts} {numbers}", not_negative=weights)
         require(self.advantage_ddof < self.group_size, "rl.advantage_ddof", "less than rl.group_size")
+        require(
+            self.transition != "cps" or self.noise_level <= 1,
+            "rl.noise_level",
+            "at most 1 for transition: cps, where 1 replaces all of the noise",
+        )
         lo, hi = self.window_range
         require(self.window_size >= 1, "rl.window_size", "at least 1: an empty window trains nothing")
         n = self.n_steps
@@ -184,6 +208,26 @@ class RLConfig:
                 "rl.prompts_per_rollout",
                 "a multiple of rl.epochs for `halves`",
             )
+        require(0 <= self.nft_decay_largest < 1, "rl.nft_decay_largest", "a share in [0, 1)")
+        self._check_method()
+
+    def _check_method(self):
+        """What a method cannot work with. Only ``grpo`` has the stochastic window, hence its noise and densities."""
+        near = difflib.get_close_matches(self.method, METHODS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        require(self.method in METHODS, "rl.method", f"one of {', '.join(METHODS)}, got {self.method!r}{hint}")
+        if self.method == "grpo":
+            return
+        name = self.method
+        require("image" in self.train, "rl.train", f"image among the parts: {name} is an update of the image part")
+        require(not self.same_noise, "rl.same_noise", f"false for {name}: a group would paint one image")
+        require(self.regulariser != "latent_kl", "rl.regulariser", f"velocity_mse or none for {name}: it has no SDE")
+        if name in ("refl", "nft"):
+            require(self.train == ("image",), "rl.train", f"[image] for {name}, which trains no text")
+        if name in ("fpo", "nft"):
+            require(self.guidance == 1, "rl.guidance", f"1 for {name}, whose flow-matching loss is not guided")
+        if name == "refl":
+            require(self.verifier_mix == 0, "rl.verifier_mix", "0 for refl: the verifier has no gradient")
 
     @property
     def n_steps(self) -> int:

@@ -1,16 +1,15 @@
-"""Flow matching: time grids, the Euler step, the stochastic (SDE) step and guidance.
+"""Flow matching: time grids, the Euler step, the stochastic step in three kinds, and guidance.
 
-UniGRPO's image policy, following Flow-GRPO. Flow time runs from t = 1 (noise) to t = 0 (data):
-x_t = (1 - t) x_0 + t eps, v = eps - x_0, dt = t_next - t < 0. Pure functions. Half precision is lifted to
-fp32 first: bf16 would round the mean of a transition by more than two policies differ. A log-prob is the
-average over the latent elements of a sample, never the sum: that is why the paper's clip range is as small as
-1e-6.
+UniGRPO's image policy, following Flow-GRPO (sde); CPS and DanceGRPO's step (dance) are settings of the same
+function. Flow time runs from t = 1 (noise) to t = 0 (data): x_t = (1 - t) x_0 + t eps, v = eps - x_0,
+dt = t_next - t < 0. Pure functions. Half precision is lifted to fp32 first: bf16 would round the mean of a
+transition by more than two policies differ. A log-prob is the average over the latent elements of a sample,
+never the sum: that is why the paper's clip range is as small as 1e-6.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +20,9 @@ from unigrpo.types import UserError
 
 TRAIN_TIMESTEPS = 1000  # diffusers' flow-matching schedulers discretise time this finely
 
+Kind = Literal["sde", "cps", "dance"]
+Density = Literal["gaussian", "no_constants", "squared_error"]
+
 
 @dataclass(frozen=True)
 class Step:
@@ -28,9 +30,9 @@ class Step:
 
     prev: Tensor  # (B, *L) the latent at t_next (what samplers call the previous sample)
     mean: Tensor  # (B, *L) mean of the transition; the only part that carries gradient into log_prob
-    std: Tensor  # (B,) standard deviation of the transition, sigma * sqrt|dt|
-    sigma: Tensor  # (B,) diffusion coefficient; several public codes call this one "std_dev_t"
-    log_prob: Tensor | None  # (B,) log-density of prev, nats per latent element; None if noise_level is 0
+    std: Tensor  # (B,) standard deviation of the transition
+    sigma: Tensor  # (B,) diffusion coefficient std / sqrt|dt|; several public codes call this one "std_dev_t"
+    log_prob: Tensor | None  # (B,) log-density of prev, nats per latent element; None for a float noise_level 0
 
 
 @dataclass(frozen=True)
@@ -77,14 +79,23 @@ def clean_estimate(x: Tensor, v: Tensor, t: float | Tensor) -> Tensor:
     return x - v * _column(_rows(t, x), x)
 
 
-def transition(t: Tensor, t_next: Tensor, noise_level: Tensor, t_max: float) -> Transition:
-    """Flow-SDE coefficients (Flow-GRPO eq. 9), all arguments (B,) except t_max.
+def transition(t: Tensor, t_next: Tensor, noise_level: Tensor, t_max: float | None, kind: Kind = "sde") -> Transition:
+    """Coefficients of the stochastic step, all arguments (B,) except t_max; noise_level is called a.
 
-    sigma = a * sqrt(t / (1 - t)), x_coef = 1 + sigma^2 dt / (2 t), v_coef = (1 + sigma^2 (1 - t) / (2 t)) dt.
-    Where t == 1 exactly, 1 - t is taken at t_max, the grid's second value; std of this first step is then a.
+    ``sde`` (Flow-GRPO eq. 9): sigma = a * sqrt(t / (1 - t)), x_coef = 1 + sigma^2 dt / (2 t), v_coef = (1 + sigma^2
+    (1 - t) / (2 t)) dt. Where t == 1 exactly, 1 - t is taken at t_max, the grid's second value; std of this first step
+    is then a. ``dance`` (DanceGRPO): the same with sigma = a at every time. ``cps`` (coefficient-preserving sampling):
+    std = t_next sin(a pi / 2), and the mean is (1 - t_next) x_0 + sqrt(t_next^2 - std^2) eps with the data x_0 and the
+    noise eps that v implies, so noise of variance t_next^2 is kept exactly; a in [0, 1], 1 replaces all of it.
     """
     dt = t_next - t
-    sigma = noise_level * torch.sqrt(t / (1 - torch.where(t == 1, t_max, t)))
+    if kind == "cps":
+        std = t_next * torch.sin(noise_level * (math.pi / 2))
+        kept = t_next * torch.cos(noise_level * (math.pi / 2)).abs()
+        return Transition(1 - t_next + kept, kept * (1 - t) - (1 - t_next) * t, std, std / torch.sqrt(-dt))
+    sigma = noise_level
+    if kind == "sde":
+        sigma = noise_level * torch.sqrt(t / (1 - torch.where(t == 1, t_max, t)))
     drift = sigma.square() / (2 * t)
     return Transition(1 + drift * dt, (1 + drift * (1 - t)) * dt, sigma * torch.sqrt(-dt), sigma)
 
@@ -96,22 +107,25 @@ def sde_step(
     t_next: float | Tensor,
     *,
     noise_level: float | Tensor,
-    t_max: float,
+    t_max: float | None,
+    kind: Kind = "sde",
     noise: Tensor | None = None,
     prev: Tensor | None = None,
-    normalizer: bool = True,
+    density: Density = "gaussian",
 ) -> Step:
     """Sample (``noise`` given) or replay (``prev`` given: the recorded next latent) one stochastic step.
 
     x, v, noise, prev (B, *L); t, t_next, noise_level floats or (B,), so that one batch may mix times and mix
-    stochastic with deterministic rows. t_max: the grid's second value. ``normalizer=False`` leaves the two
-    constants -log std - log sqrt(2 pi) out of the log-prob (ratios do not change). Gradient reaches log_prob
-    through the mean only. noise_level 0 is the Euler step and has no density: log_prob is None for a float 0,
-    and rows of a (B,) noise_level that are 0 hold 0.
+    stochastic with deterministic rows. t_max: the grid's second value, used by kind sde only. Gradient reaches
+    log_prob through the mean only. noise_level 0 has no density: log_prob is None for a float 0, and rows whose std
+    is 0 hold 0; for kinds sde and dance it is the Euler step, for cps the same up to rounding.
+    ``density``: the log-prob is that of the Gaussian; ``no_constants`` leaves -log std - log sqrt(2 pi) out (ratios do
+    not change); ``squared_error`` is -<(prev - mean)^2>, as the public CPS codes have it, which scales log ratios by
+    2 std^2 and is defined at std 0 too.
     """
     x, v = widen(x), widen(v)
     times = _rows(t, x), _rows(t_next, x)
-    step = transition(*times, _rows(noise_level, x), t_max)
+    step = transition(*times, _rows(noise_level, x), t_max, kind)
     mean = _column(step.x_coef, x) * x + _column(step.v_coef, x) * v
     if (noise is None) == (prev is None):
         raise ValueError("sde_step: give either noise (to sample) or prev (to replay)")
@@ -120,12 +134,15 @@ def sde_step(
     prev = widen(prev)
     if isinstance(noise_level, (int, float)) and noise_level == 0:
         return Step(prev, mean, step.std, step.sigma, None)
-    stochastic = step.std > 0
-    std = torch.where(stochastic, step.std, 1)
-    log_prob = -_mean((prev.detach() - mean).square()) / (2 * std.square())
-    if normalizer:
-        log_prob = log_prob - std.log() - 0.5 * math.log(2 * math.pi)
-    return Step(prev, mean, step.std, step.sigma, torch.where(stochastic, log_prob, 0))
+    log_prob = -_mean((prev.detach() - mean).square())
+    if density != "squared_error":
+        stochastic = step.std > 0
+        std = torch.where(stochastic, step.std, 1)
+        log_prob = log_prob / (2 * std.square())
+        if density == "gaussian":
+            log_prob = log_prob - std.log() - 0.5 * math.log(2 * math.pi)
+        log_prob = torch.where(stochastic, log_prob, 0)
+    return Step(prev, mean, step.std, step.sigma, log_prob)
 
 
 def latent_kl_weight(t: float | Tensor, t_next: float | Tensor, *, noise_level: float, t_max: float) -> Tensor:
@@ -162,23 +179,6 @@ def guided_velocity(
     axes = {"global": tuple(range(1, cond.ndim)), "channel": (-1,)}[renorm]
     norm, guided_norm = (torch.linalg.vector_norm(velocity, dim=axes, keepdim=True) for velocity in (cond, guided))
     return guided * (norm / (guided_norm + 1e-8)).clamp(renorm_min, 1)
-
-
-def draw_window(generator: torch.Generator, size: int, window_range: Sequence[int], n_steps: int) -> range:
-    """A contiguous run of ``size`` stochastic steps inside window_range = (lo, hi), hi excluded.
-
-    The start is uniform over the integers lo .. hi - size, both included: size 3 in (0, 5) starts at 0, 1, 2.
-    Raises UserError if the window is empty or does not fit its range, or the range leaves the n_steps steps.
-    """
-    lo, hi = window_range
-    if size < 1:
-        raise UserError(f"SDE window: size {size} must be at least 1")
-    if not 0 <= lo < hi <= n_steps:
-        raise UserError(f"SDE window: range [{lo}, {hi}] must be non-empty and inside the {n_steps} steps of the grid")
-    if size > hi - lo:
-        raise UserError(f"SDE window: size {size} does not fit into the range [{lo}, {hi}]")
-    start = int(torch.randint(lo, hi - size + 1, (), generator=generator))
-    return range(start, start + size)
 
 
 def _shifted(u: Tensor, shift: float) -> Tensor:

@@ -1,14 +1,12 @@
-"""The terms of the UniGRPO objective (sections 3.1-3.3) as pure functions of tensors.
+"""The image terms of the UniGRPO objective (sections 3.2-3.3) as pure functions of tensors; text_losses has the text.
 
-    text_grpo_loss          text: clipped policy gradient per token, averaged per row, then over rows
-    flow_grpo_loss          image: clipped policy gradient per sample and step, of one of two log ratios:
+    flow_grpo_loss          clipped policy gradient per sample and step, of one of two log ratios:
       plain_log_ratio         log p - log p_old
       ratio_norm_log_ratio    RatioNorm (GRPO-Guard), centred on 0 and free of the noise scale
     velocity_mse, latent_kl regularisers: the paper's, and the one it replaces
 
-Shapes: B samples, T tokens, S stochastic steps, *L latent axes. Image terms come back as (B, S), unreduced:
-the caller averages, so that a sample with zero advantage keeps its share of the denominator. Metrics are
-detached 0-d tensors.
+Shapes: B samples, S stochastic steps, *L latent axes. Terms come back as (B, S), unreduced: the caller averages,
+so that a sample with zero advantage keeps its share of the denominator. Metrics are detached 0-d tensors.
 
 Image ratios differ from 1 by about 1e-6, while fp32 resolves 1.2e-7 around 1. So a ratio is never formed: it
 is clipped as a logarithm, against log1p(+-clip_range), and the loss is built from expm1.
@@ -23,41 +21,6 @@ import torch
 from torch import Tensor
 
 from unigrpo.flow import widen
-
-
-def text_grpo_loss(
-    logp: Tensor,
-    logp_old: Tensor,
-    mask: Tensor,
-    advantages: Tensor,
-    *,
-    clip_low: float,
-    clip_high: float,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Token-level clipped objective: mean over rows of the masked mean over the row of -min(r A, clip(r) A).
-
-    logp, logp_old (B, T) nats; mask (B, T) bool, True where the token counts; advantages (B,). r is clipped
-    to [1 - clip_low, 1 + clip_high]. A row without any token contributes 0 and still counts as a row.
-    Metrics, over all counted tokens: clip_low, clip_high (fraction where that side is active, i.e. where the
-    sign of A makes it bind), ratio_mean, approx_kl (mean of r - 1 - log r).
-    """
-    log_ratio = torch.where(mask, widen(logp) - widen(logp_old), 0)
-    ratio = log_ratio.exp()
-    advantages = advantages[:, None]
-    bounded = torch.where(advantages > 0, ratio.clamp(max=1 + clip_high), ratio.clamp(min=1 - clip_low))
-    per_token = torch.where(mask, -bounded * advantages, 0)
-    loss = (per_token.sum(1) / mask.sum(1).clamp(min=1)).mean()
-
-    def over_tokens(values: Tensor) -> Tensor:
-        return ((values * mask).sum() / mask.sum().clamp(min=1)).detach()
-
-    metrics = {
-        "clip_low": over_tokens((ratio < 1 - clip_low) & (advantages < 0)),
-        "clip_high": over_tokens((ratio > 1 + clip_high) & (advantages > 0)),
-        "ratio_mean": over_tokens(ratio),
-        "approx_kl": over_tokens(torch.expm1(log_ratio) - log_ratio),
-    }
-    return loss, metrics
 
 
 def plain_log_ratio(logp: Tensor, logp_old: Tensor) -> Tensor:

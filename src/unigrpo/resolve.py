@@ -1,4 +1,4 @@
-"""From the catalogue to a run: ``run config = defaults + scale + the run's own line``.
+"""From the catalogue to a run: ``run config = defaults + scale (+ its method's) + the run's own line``.
 
 The catalogue (``pipelines/experiments.yaml``) names runs, tables and figures; a scale file
 (``pipelines/scales/*.yaml``) holds sizes, seeds and optimiser settings. ``resolve`` composes one run at one
@@ -128,6 +128,9 @@ def load_scale(path: str | Path) -> dict:
     try:
         for stage in (BASE, SFT, "rl"):
             _compose(scale, line | {"stage": stage}, stage, Path(path).stem, 0)
+        for method in scale.get("methods", {}):
+            run = line | {"stage": "rl", "method": method, "train": ["image"], "same_noise": False}
+            _compose(scale, run, method, Path(path).stem, 0)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     return scale
@@ -153,6 +156,8 @@ def _compose(scale: dict, line: dict, run: str, scale_name: str, seed: int) -> R
     own = dict(scale.get(line["stage"], {}))
     sections = {key: scale.get(key, {}) for key in ("model", "sampling", "rl", "reward")}
     origin = {key: own.pop(key) for key in ("source", "released") if key in own}
+    if line["stage"] == "rl":
+        own |= scale.get("methods", {}).get(settings.get("method", RLConfig.method), {})
     sections["rl" if line["stage"] == "rl" else "supervised"] = own | settings
     machine = {key: scale[key] for key in ("backbone", "device", "precision", "threads") if key in scale}
     return from_dict(

@@ -1,19 +1,21 @@
 """Episodes: think, then paint; and their replay under new weights.
 
 A rollout is B = P * G episodes, prompt-major: one trace and one image each. Painting is Euler (ODE) outside one
-contiguous window of stochastic steps (paper, section 3.2, FlowGRPO-Fast); inside it the latents and noise are kept.
+window of stochastic steps (paper, section 3.2, FlowGRPO-Fast); inside it the latents and noise are kept.
 Replay folds the window's steps into the batch and returns what the losses need. All random draws come from streams
 named by (seed, rollout index).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from unigrpo import flow, seeding
+from unigrpo import flow, seeding, windows
 from unigrpo.backbones.mot import Context
 from unigrpo.backbones.unified import Trace, UnifiedModel
 from unigrpo.config import RLConfig
@@ -24,18 +26,34 @@ from unigrpo.types import Prompt
 class ImageTrack:
     """The stochastic window of B image trajectories.
 
-    times (N+1,) the whole grid; window: its stochastic steps; latents (B, S+1, *L): the state before each of them
-    and after the last; noise (B, S, *L) the standard normal draws; images (B, 3, H, W) in [0, 1].
+    times (N+1,) the whole grid; window: its S stochastic steps, increasing; latents, next_latents (B, S, *L): the
+    state before and after each of them; noise (B, S, *L) the standard normal draws; images (B, 3, H, W) in [0, 1].
     """
 
     times: Tensor
-    window: range
+    window: Sequence[int]
     latents: Tensor
+    next_latents: Tensor
     noise: Tensor
     images: Tensor
 
+    @property
+    def drawn(self) -> dict[str, int]:
+        """What was drawn for the whole rollout, for the record."""
+        return {"window_start": self.window[0]}
+
     def select(self, index) -> ImageTrack:
-        return ImageTrack(self.times, self.window, self.latents[index], self.noise[index], self.images[index])
+        per_episode = (self.latents, self.next_latents, self.noise, self.images)
+        return ImageTrack(self.times, self.window, *(x[index] for x in per_episode))
+
+
+class Track(Protocol):
+    """What every method's record of B paintings has; the rest is the method's own."""
+
+    images: Tensor  # (B, 3, H, W) finished, in [0, 1]
+    drawn: dict[str, int]
+
+    def select(self, index) -> Track: ...
 
 
 @dataclass(frozen=True)
@@ -45,8 +63,9 @@ class Rollout:
     prompts: tuple[Prompt, ...]  # (B,)
     prompt_ids: list[list[int]]
     trace: Trace | None
-    image: ImageTrack
+    image: Track
     model_evaluations: int
+    max_tokens: int  # length limit of a trace
 
     def select(self, rows: list[int]) -> Rollout:
         return Rollout(
@@ -55,6 +74,7 @@ class Rollout:
             None if self.trace is None else self.trace.select(rows),
             self.image.select(rows),
             self.model_evaluations,
+            self.max_tokens,
         )
 
 
@@ -78,29 +98,28 @@ def paint(
     *,
     guidance: float,
     renorm: str = "none",
-    window: range = range(0),
+    window: Sequence[int] = (),
+    transition: flow.Kind = "sde",
     noise_level: float = 0.0,
     noise: Tensor | None = None,
-) -> tuple[Tensor, list[Tensor]]:
+) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
     """Denoise latents x (B, N, token_dim) from times[0] to times[-1]; stochastic inside ``window``.
 
-    noise (B, S, N, token_dim) is used by the window's steps in order. Returns the final latents and, for a window,
-    the state before each stochastic step and after the last.
+    noise (B, S, N, token_dim) is used by the window's steps in order. Returns the final latents and the states before
+    and after each stochastic step.
     """
     uncond = model.empty_context(len(x)) if guidance > 1 else None
     kept = []
     for k in range(len(times) - 1):
         t, t_next = times[k], times[k + 1]
-        if k in window:
-            kept.append(x)
         v = guided(model, context, uncond, x, t.expand(len(x)), guidance, renorm)
         if k in window:
-            step_noise = noise[:, k - window.start]
-            x = flow.sde_step(x, v, t, t_next, noise_level=noise_level, t_max=times[1].item(), noise=step_noise).prev
+            drawn = {"noise": noise[:, len(kept)], "noise_level": noise_level, "t_max": times[1].item()}
+            after = flow.sde_step(x, v, t, t_next, kind=transition, **drawn).prev
+            kept.append((x, after))
+            x = after
         else:
             x = flow.euler_step(x, v, t, t_next)
-        if k == window.stop - 1:
-            kept.append(x)
     return x, kept
 
 
@@ -120,11 +139,38 @@ def guided(
     return flow.guided_velocity(v, model.velocity(uncond, x, t), guidance, renorm)
 
 
+def stochastic_steps(rl: RLConfig, seed: int, index: int) -> Sequence[int]:
+    """The window of rollout ``index``, the same for all its groups."""
+    if rl.window == "progressive":
+        return windows.moving_window(
+            index, rl.window_size, rl.window_range, stay=lambda _: rl.window_rollouts, shift=rl.window_size
+        )
+    draw = seeding.generator(seed, "window", index)
+    scattered = rl.window == "scattered"
+    return windows.draw_window(draw, rl.window_size, rl.window_range, rl.n_steps, scattered=scattered)
+
+
+@dataclass(frozen=True)
+class Start:
+    """B episodes that have been thought and not yet painted."""
+
+    prompts: tuple[Prompt, ...]  # (B,)
+    prompt_ids: list[list[int]]
+    trace: Trace | None
+    context: Context
+    times: Tensor  # (N+1,) the grid
+    x: Tensor  # (B, *L) initial noise
+    max_tokens: int  # length limit of a trace
+
+    def finish(self, image: Track, evaluations: int) -> Rollout:
+        """The rollout, after ``evaluations`` of the network per episode."""
+        evaluations *= len(self.prompts)
+        return Rollout(self.prompts, self.prompt_ids, self.trace, image, evaluations, self.max_tokens)
+
+
 @torch.no_grad()
-def roll_out(
-    model: UnifiedModel, prompts: list[Prompt], rl: RLConfig, max_tokens: int, seed: int, index: int
-) -> Rollout:
-    """Sample ``rl.group_size`` episodes of each prompt; ``index`` is the rollout's number in its run."""
+def think(model: UnifiedModel, prompts: list[Prompt], rl: RLConfig, max_tokens: int, seed: int, index: int) -> Start:
+    """Begin ``rl.group_size`` episodes of each prompt; ``index`` is the rollout's number in its run."""
     groups, b = rl.group_size, len(prompts) * rl.group_size
     episodes = tuple(p for p in prompts for _ in range(groups))
     short = model.prompt_ids([p.text for p in prompts])
@@ -134,10 +180,6 @@ def roll_out(
         uniforms = torch.rand(b, max_tokens, generator=seeding.generator(seed, "text", index)).to(model.device)
         trace = model.think(short, groups, max_tokens, uniforms, rl.temperature)
     _, context, _ = model.encode(prompt_ids, trace)
-
-    times = flow.time_grid(rl.steps, rl.shift, rl.grid).to(model.device)
-    draw = seeding.generator(seed, "window", index)
-    window = flow.draw_window(draw, rl.window_size, rl.window_range, rl.n_steps)
     start = torch.randn(
         len(prompts),
         1 if rl.same_noise else groups,
@@ -145,34 +187,61 @@ def roll_out(
         generator=seeding.generator(seed, "start", index),
     )
     x = start.expand(-1, groups, -1, -1).reshape(b, *model.latent_shape).to(model.device)
-    noise = torch.randn(b, len(window), *model.latent_shape, generator=seeding.generator(seed, "noise", index))
-    noise = noise.to(model.device)
+    times = flow.time_grid(rl.steps, rl.shift, rl.grid).to(model.device)
+    return Start(episodes, prompt_ids, trace, context, times, x, max_tokens)
+
+
+@torch.no_grad()
+def roll_out(
+    model: UnifiedModel, prompts: list[Prompt], rl: RLConfig, max_tokens: int, seed: int, index: int
+) -> Rollout:
+    """Episodes with a window of stochastic steps."""
+    begun = think(model, prompts, rl, max_tokens, seed, index)
+    window = stochastic_steps(rl, seed, index)
+    shape = len(begun.x), len(window), *model.latent_shape
+    noise = torch.randn(shape, generator=seeding.generator(seed, "noise", index)).to(model.device)
     final, kept = paint(
-        model, context, x, times, guidance=rl.guidance, window=window, noise_level=rl.noise_level, noise=noise
+        model,
+        begun.context,
+        begun.x,
+        begun.times,
+        guidance=rl.guidance,
+        window=window,
+        transition=rl.transition,
+        noise_level=rl.noise_level,
+        noise=noise,
     )
-    image = ImageTrack(times, window, torch.stack(kept, 1), noise, model.decode(final))
-    evaluations = b * rl.n_steps * (2 if rl.guidance > 1 else 1)
-    return Rollout(episodes, prompt_ids, trace, image, evaluations)
+    latents, next_latents = (torch.stack(states, 1) for states in zip(*kept, strict=True))
+    image = ImageTrack(begun.times, window, latents, next_latents, noise, model.decode(final))
+    return begun.finish(image, rl.n_steps * (2 if rl.guidance > 1 else 1))
+
+
+def replay_text(model: UnifiedModel, rollout: Rollout, rl: RLConfig) -> tuple[Tensor | None, Tensor | None, Context]:
+    """Log-probs and entropies (B, T) of the traces where the text is trained, and the context for painting, detached
+    where the image loss stops at the stage boundary."""
+    through, train_text = rl.gradient_through_context, "text" in rl.train
+    with torch.set_grad_enabled(torch.is_grad_enabled() and (train_text or through)):
+        hidden, context, starts = model.encode(rollout.prompt_ids, rollout.trace)
+    logp = entropy = None
+    if train_text:
+        logp, entropy = model.text_logp(hidden, starts, rollout.trace, rl.temperature)
+    return logp, entropy, context if through else context.detach()
 
 
 def replay(model: UnifiedModel, rollout: Rollout, rl: RLConfig) -> Replay:
     """Evaluate recorded episodes under ``model``: the text once, the window's steps folded into the batch."""
-    through = rl.gradient_through_context
-    train_text, train_image = "text" in rl.train, "image" in rl.train
-    with torch.set_grad_enabled(torch.is_grad_enabled() and (train_text or through)):
-        hidden, context, starts = model.encode(rollout.prompt_ids, rollout.trace)
-    logp = entropy = velocity = mean = log_prob = std = None
-    if train_text:
-        logp, entropy = model.text_logp(hidden, starts, rollout.trace, rl.temperature)
-    if train_image:
+    logp, entropy, context = replay_text(model, rollout, rl)
+    velocity = mean = log_prob = std = None
+    if "image" in rl.train:
         image, b, s = rollout.image, len(rollout.prompts), len(rollout.image.window)
-        steps = torch.arange(image.window.start, image.window.stop, device=image.times.device)
+        steps = torch.tensor(image.window, device=image.times.device)
         t, t_next = (image.times[steps + i].repeat_interleave(b) for i in (0, 1))  # (S*B,) step-major
-        before, after = (image.latents[:, i : i + s].transpose(0, 1).flatten(0, 1) for i in (0, 1))
-        folded = (context if through else context.detach()).repeat(s)
+        before, after = (x.transpose(0, 1).flatten(0, 1) for x in (image.latents, image.next_latents))
+        folded = context.repeat(s)
         uncond = model.empty_context(s * b) if rl.guidance > 1 else None
         v = guided(model, folded, uncond, before, t, rl.guidance)
-        step = flow.sde_step(before, v, t, t_next, noise_level=rl.noise_level, t_max=image.times[1].item(), prev=after)
+        recorded = {"prev": after, "noise_level": rl.noise_level, "t_max": image.times[1].item()}
+        step = flow.sde_step(before, v, t, t_next, kind=rl.transition, **recorded)
 
         def by_sample(x: Tensor) -> Tensor:
             return x.unflatten(0, (s, b)).transpose(0, 1)

@@ -2,12 +2,13 @@
 
 A set is benchmark x mode x guidance: GenEval-style and TA prompts, with thinking (``think``) or without (``direct``),
 at guidance 1 (``unguided``), as chosen on validation prompts (``tuned``), or tuned with greedy text (``greedy``).
-Each set's protocol.json says everything that a number made from it depends on.
+Each set's protocol.json says everything that a number made from it depends on. A run that was not trained has no sets.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,7 +71,9 @@ def main() -> None:
     weights = digest(args.run / "model.safetensors")
     record = read_json(args.run / "run.json", "ema")
     written = []
-    for mode in args.modes:
+    for old in args.out.glob("*/manifest.jsonl"):
+        shutil.rmtree(old.parent)
+    for mode in [] if record.get("not_trained") else args.modes:
         for benchmark, prompt_set in BENCHMARKS.items():
             numbers = world_prompts.samples_per_prompt(prompt_set, cfg.sampling.images_per_prompt)
             prompts = world_prompts.prompt_set(prompt_set)

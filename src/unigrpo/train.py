@@ -1,13 +1,19 @@
 """RL stage: ``python -m unigrpo.train --config config.json --out RUN --init PARENT --reward DIR --decoding FILE``.
 
-One loop: draw prompts, roll out, score, update, and now and then validate and checkpoint. A killed run continues
-from its last checkpoint with the same numbers, because every random draw is named by (seed, rollout index).
+One loop for every method (``unigrpo.methods``): draw prompts, roll out, score, update, and now and then validate and
+checkpoint. A killed run continues from its last checkpoint with the same numbers, because every random draw is named by
+(seed, rollout index).
+
+The collapse rule, the same for every run: a run has collapsed if something it computed (images, a loss, a gradient) is
+not finite, which ends it with the weights before that, or if its last validation gold is below half of its first. A
+run whose parent has collapsed is not trained. Either way the run is finished and the workflow goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import math
 import shutil
 import time
 from dataclasses import replace
@@ -17,22 +23,22 @@ import torch
 from tqdm import tqdm
 
 import rewards
-from unigrpo import checkpoint, config, provenance, seeding
+from unigrpo import checkpoint, config, methods, provenance, seeding
 from unigrpo.advantages import group_advantages
 from unigrpo.cli import run
 from unigrpo.config import RLConfig, RunConfig
-from unigrpo.files import write_json
-from unigrpo.methods import grpo
+from unigrpo.files import read_json, write_json
+from unigrpo.methods import Collapse, Networks
 from unigrpo.metrics import MetricsLog
 from unigrpo.resolve import training_fingerprint
-from unigrpo.rollout import Rollout, roll_out
+from unigrpo.rollout import Rollout
 from unigrpo.sampler import Decoding, read_decoding
 from unigrpo.setup import accelerate_for
 from unigrpo.types import Prompt, UserError
 from unigrpo.validate import validate
 from unigrpo.world import prompts as world_prompts
 
-COLLAPSE = 0.5  # a run has collapsed if its last validation gold is below this share of its first
+COLLAPSE = 0.5  # share of the first validation gold below which the last one is a collapse
 
 
 def draw_prompts(seed: int, index: int, n: int) -> list[Prompt]:
@@ -80,19 +86,54 @@ def merged(parts: list[tuple[float, dict[str, torch.Tensor]]]) -> dict[str, floa
     return result
 
 
+def networks(cfg: RunConfig, model, reward) -> Networks:
+    """The policy and what its method needs beside it. Raises UserError for a reward without the gradient it needs."""
+    needs = methods.load(cfg.rl.method).NEEDS
+    if "reward_gradient" in needs and not getattr(reward, "differentiable", False):
+        name = getattr(reward, "name", "of this run")
+        raise UserError(
+            f"{cfg.run}: rl.method: {cfg.rl.method} needs a differentiable reward, the reward {name} is not"
+        )
+
+    def frozen():
+        return copy.deepcopy(model).requires_grad_(False)
+
+    return Networks(model, frozen(), reward, frozen() if "old" in needs else None)
+
+
+def update(
+    nets: Networks, slices: list, rl: RLConfig, optimizer, trained: dict[str, list], accelerator
+) -> tuple[dict[str, float], dict[str, float]]:
+    """One optimiser step: metrics of its slices, and the norm of each expert's gradient before clipping. Raises
+    Collapse, without a step, where a loss or a gradient is not finite."""
+    method = methods.load(rl.method)
+    metrics = merged([(part.share, methods.accumulate(method, nets, part, rl, accelerator)) for part in slices])
+    norms = {name: torch.nn.utils.clip_grad_norm_(parameters, rl.clip_norm) for name, parameters in trained.items()}
+    for name in trained:
+        if not math.isfinite(metrics.get(f"{name}_loss", 0.0)):
+            raise Collapse(f"the {name} loss is not finite")
+    for name, norm in norms.items():
+        if not torch.isfinite(norm):
+            raise Collapse(f"the gradient of the {name} expert is not finite")
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return metrics, {f"{name}_grad_norm": norm.item() for name, norm in norms.items()}
+
+
 def train(cfg: RunConfig, out: Path, init: Path, reward, verifier, decoding: Decoding, settings: str) -> None:
     """Run all rollouts; writes model, metrics.jsonl and run.json into ``out``. Resumes from ``out/state`` where that
     was saved under the same ``settings``."""
-    rl = cfg.rl
+    rl, method = cfg.rl, methods.load(cfg.rl.method)
     accelerator, started = accelerate_for(cfg), time.monotonic()
     model = checkpoint.load_model(init, accelerator.device, cfg.model)
-    reference = copy.deepcopy(model).requires_grad_(False)
+    nets = networks(cfg, model, reward)
+    kept = {"model": model, "reference": nets.reference} | ({"old": nets.old} if nets.old is not None else {})
     optimizer, trained = optimizer_for(model, rl)
     first, counts = 0, {"updates": 0, "images": 0, "model_evaluations": 0, "wall_seconds": 0.0}
     state = checkpoint.load_state(out / "state", settings)
     if state is not None:
         first, tensors, counts = state
-        checkpoint.restore(tensors, {"model": model, "reference": reference}, optimizer)
+        checkpoint.restore(tensors, kept, optimizer)
     log = MetricsLog(out / "metrics.jsonl", "rollout", first)
     earlier = counts["wall_seconds"]
 
@@ -101,19 +142,13 @@ def train(cfg: RunConfig, out: Path, init: Path, reward, verifier, decoding: Dec
         log.write(kind="validation", rollout=index, update=counts["updates"], images=counts["images"], **scores)
         return scores
 
-    if first == 0:
-        check(-1)
-    bar = tqdm(
-        range(first, rl.rollouts),
-        initial=first,
-        total=rl.rollouts,
-        desc=f"{cfg.run}/{cfg.seed}",
-        mininterval=5,
-    )
-    for index in bar:
+    def learn(index: int) -> float:
+        """One rollout and its updates. Returns the mean reward."""
         begun = time.monotonic()
         batch = draw_prompts(cfg.seed, index, rl.prompts_per_rollout)
-        rollout = roll_out(model, batch, rl, cfg.sampling.max_trace_tokens, cfg.seed, index)
+        rollout = method.roll_out(nets, batch, rl, cfg.sampling.max_trace_tokens, cfg.seed, index)
+        if not torch.isfinite(rollout.image.images).all():
+            raise Collapse("the images are not finite")
         total = score(rollout, reward, verifier, rl.verifier_mix)
         advantages, spread = group_advantages(
             total,
@@ -123,17 +158,12 @@ def train(cfg: RunConfig, out: Path, init: Path, reward, verifier, decoding: Dec
         )
         rolled = time.monotonic()
         metrics: dict[str, float] = {}
-        for number, slices in enumerate(grpo.make_slices(model, reference, rollout, advantages, rl)):
-            measured = merged([(part.share, grpo.accumulate(model, part, rl, accelerator)) for part in slices])
-            metrics |= {f"{name}_{number}" if number else name: value for name, value in measured.items()}
-            for name, parameters in trained.items():
-                norm = torch.nn.utils.clip_grad_norm_(parameters, rl.clip_norm)
-                if not torch.isfinite(norm):
-                    raise UserError(f"{cfg.run}: rollout {index}: gradient of the {name} expert is not finite")
-                metrics[f"{name}_grad_norm"] = norm.item()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        for number, slices in enumerate(method.make_slices(nets, rollout, advantages, rl)):
+            measured, norms = update(nets, slices, rl, optimizer, trained, accelerator)
+            metrics |= {f"{name}_{number}" if number else name: value for name, value in measured.items()} | norms
             counts["updates"] += 1
+        if nets.old is not None:
+            method.update_old(nets, rl, counts["updates"])
         counts["images"] += len(total)
         counts["model_evaluations"] += rollout.model_evaluations
         log.write(
@@ -144,13 +174,31 @@ def train(cfg: RunConfig, out: Path, init: Path, reward, verifier, decoding: Dec
             model_evaluations=counts["model_evaluations"],
             proxy=total.mean(),
             **{k: v for k, v in spread.items() if k != "reward_mean"},
-            window_start=rollout.image.window.start,
+            **rollout.image.drawn,
             trace_tokens=0 if rollout.trace is None else rollout.trace.mask.sum() / len(total),
             seconds_rollout=rolled - begun,
             seconds_update=time.monotonic() - rolled,
             **metrics,
         )
-        bar.set_postfix(proxy=f"{total.mean().item():.3f}")
+        return total.mean().item()
+
+    if first == 0:
+        check(-1)
+    collapse = None
+    bar = tqdm(
+        range(first, rl.rollouts),
+        initial=first,
+        total=rl.rollouts,
+        desc=f"{cfg.run}/{cfg.seed}",
+        mininterval=5,
+    )
+    for index in bar:
+        try:
+            bar.set_postfix(proxy=f"{learn(index):.3f}")
+        except Collapse as reason:
+            collapse = f"rollout {index}: {reason}"
+            log.write(kind="collapse", rollout=index, update=counts["updates"], reason=str(reason))
+            break
         if (index + 1) % rl.validate_every == 0 or index + 1 == rl.rollouts:
             scores = check(index)
             tqdm.write(
@@ -158,22 +206,45 @@ def train(cfg: RunConfig, out: Path, init: Path, reward, verifier, decoding: Dec
             )
         if (index + 1) % rl.checkpoint_every == 0 and index + 1 < rl.rollouts:
             counts["wall_seconds"] = earlier + time.monotonic() - started
-            tensors = checkpoint.gather({"model": model, "reference": reference}, optimizer)
-            checkpoint.save_state(out / "state", index + 1, tensors, counts, settings)
+            checkpoint.save_state(out / "state", index + 1, checkpoint.gather(kept, optimizer), counts, settings)
 
     gold = log.column("gold", kind="validation")
+    if collapse is None and gold[-1] < COLLAPSE * gold[0]:
+        collapse = f"validation gold fell from {gold[0]:.3f} to {gold[-1]:.3f}"
     counts["wall_seconds"] = earlier + time.monotonic() - started
-    record = provenance.record(
-        cfg, device=str(accelerator.device), ema=False, collapsed=gold[-1] < COLLAPSE * gold[0], **counts
-    )
+    finish(cfg, out, model, accelerator.device, collapsed=collapse is not None, collapse=collapse, **counts)
+    if collapse is not None:
+        print(f"{cfg.run}/{cfg.seed} collapsed: {collapse}")
+
+
+def finish(cfg: RunConfig, out: Path, model, device, *, wall_seconds: float = 0.0, **facts) -> None:
+    """Write the run's model and record; nothing is left to resume from."""
     checkpoint.save_model(model, out, {"run": cfg.run, "seed": cfg.seed, "stage": cfg.stage})
+    record = provenance.record(cfg, device=str(device), wall_seconds=wall_seconds, ema=False, **facts)
     write_json(out / "run.json", record)
     shutil.rmtree(out / "state", ignore_errors=True)
 
 
+def fate_of(parent: Path) -> str | None:
+    """Why a run must not start from ``parent``, or None: it collapsed, or was itself not trained."""
+    if not (parent / "run.json").exists():
+        return None
+    record = read_json(parent / "run.json")
+    if record.get("collapsed"):
+        return f"its parent {record.get('run')} collapsed ({record.get('collapse')})"
+    return f"its parent {record.get('run')} was not trained" if record.get("not_trained") else None
+
+
+def pass_on(cfg: RunConfig, out: Path, init: Path, reason: str) -> None:
+    """Finish a run that is not trained: the parent's weights, an empty training record, and why."""
+    MetricsLog(out / "metrics.jsonl", "rollout", 0)
+    finish(cfg, out, checkpoint.load_model(init, "cpu", cfg.model), "cpu", collapsed=False, not_trained=reason)
+    print(f"{cfg.run}/{cfg.seed} is not trained: {reason}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="unigrpo.train", description="GRPO of the text part, the image part, or both."
+        prog="unigrpo.train", description="Reinforcement of the text part, the image part, or both."
     )
     parser.add_argument("--config", type=Path, required=True, help="resolved run configuration (JSON)")
     parser.add_argument("--out", type=Path, required=True, help="run folder to write")
@@ -186,6 +257,8 @@ def main() -> None:
         raise UserError(f"{args.config}: stage: expected 'rl', got {cfg.stage!r}; see unigrpo.pretrain")
     decoding = replace(read_decoding(args.decoding), thinking=cfg.rl.thinking)
     learned, verifier = rewards.load("learned", path=args.reward, device="auto"), rewards.load("verifier")
+    if (reason := fate_of(args.init)) is not None:
+        return pass_on(cfg, args.out, args.init, reason)
     weights = [folder / "model.safetensors" for folder in (args.init, args.reward)]
     settings = training_fingerprint(cfg, *weights, args.decoding)
     train(cfg, args.out, args.init, learned, verifier, decoding, settings)

@@ -1,7 +1,8 @@
-"""Advantages and time grids; the other sections of these files are named so that they can be reported."""
+"""Advantages, time grids, moving averages, windows and the objectives on the forward process; the rest is named."""
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,22 +10,38 @@ from pathlib import Path
 import torch
 
 from unigrpo.advantages import group_advantages
-from unigrpo.conformance.core import Case, Check, compare, read_pair
+from unigrpo.conformance import matching
+from unigrpo.conformance.core import Case, Check, compare, read_pair, same
+from unigrpo.ema import ema_update
 from unigrpo.flow import time_grid
+from unigrpo.windows import moving_window
 
 
 def cases(path: Path) -> Iterator[Case]:
-    info, _ = read_pair(path)
-    sections = {"advantages": _advantages, "schedules": _schedule}
+    info, tensors = read_pair(path)
+    sections = {
+        "advantages": _advantages,
+        "schedules": _schedule,
+        "ema": _ema,
+        "mixgrpo": _windows,
+        "fpo": matching.fpo,
+        "awm": matching.awm,
+        "nft": matching.nft,
+        "nft_decay": matching.nft_decay,
+    }
     for section, entries in info.items():
         if not isinstance(entries, list):
             continue
         for index, entry in enumerate(entries):
-            check = sections.get(section)
-            yield Case(f"extra_algos/{section}", str(index), lambda check=check, entry=entry: check(entry))
+            check, prefix = sections.get(section), f"{section}{entry['id']:02d}." if "id" in entry else None
+            own = {k.removeprefix(prefix): v for k, v in tensors.items() if prefix and k.startswith(prefix)}
+            feature = f"extra_algos/{section}"
+            if section == "mixgrpo" and entry["params"]["sample_strategy"] == "random":
+                feature += "-random"
+            yield Case(feature, str(index), lambda check=check, e=entry, own=own: check(e, own))
 
 
-def _advantages(entry: dict) -> list[Check]:
+def _advantages(entry: dict, _: dict) -> list[Check]:
     """Flow-GRPO's per-prompt tracker (float64, ddof 0) or TRL (fp32, ddof 1)."""
     rewards = torch.tensor(entry["rewards"], dtype=torch.float64)
     if "scale_rewards" in entry:
@@ -50,7 +67,7 @@ def _fp32_rounding(rewards: torch.Tensor, prompts: list[str]) -> torch.Tensor:
     return bound
 
 
-def _schedule(entry: dict) -> list[Check]:
+def _schedule(entry: dict, _: dict) -> list[Check]:
     n, shift = entry["N"], entry["shift"]
     grids = {
         "bagel_linspace_N_points": time_grid(n, shift, "points"),
@@ -63,3 +80,34 @@ def _schedule(entry: dict) -> list[Check]:
         for name, grid in grids.items()
         if name in entry
     ]
+
+
+def _ema(entry: dict, _: dict) -> list[Check]:
+    values = torch.tensor(entry["params"])
+    average, ours = values[0], []
+    for step, value in enumerate(values[1:]):
+        average = ema_update(average, value, step, decay=entry["decay"], every=entry["update_step_interval"])
+        ours.append(average)
+    return [compare("average", torch.stack(ours), torch.tensor(entry["ema"]), 1e-6)]
+
+
+def _windows(entry: dict, _: dict) -> list[Check]:
+    """MixGRPO's moving window. Its code counts the end of the range as one more start, with an empty window; there it
+    stays for good without ``roll_back``."""
+    params, end = entry["params"], entry["params"]["max_timesteps"]
+    size, iterations = params["group_size"], params["iters_per_group"]
+    shift = params.get("prog_overlap_step", 1) if params.get("prog_overlap") else size
+    least = max(1, iterations // 4)
+    stays = {
+        "progressive": lambda start: iterations,
+        "decay": lambda start: max(least, int(iterations + (least - iterations) * start / end)),
+        "exp_decay": lambda start: math.ceil(iterations * math.exp(-0.1 * max(0, start - 13))),
+    }
+    stay = stays[params["sample_strategy"]]
+    once = sum(map(stay, range(0, end + 1, shift)))
+    ours = []
+    for index in range(len(entry["windows"])):
+        window = moving_window(index, size, (0, end + 1), stay=stay, shift=shift)
+        ended = index >= once and not params.get("roll_back")
+        ours.append([] if ended else [step for step in window if step < end])
+    return [same("windows", ours, entry["windows"])]

@@ -8,19 +8,30 @@ from pathlib import Path
 from torch import Tensor
 
 from unigrpo.conformance.core import Case, Check, compare, numbered, read_pair
-from unigrpo.flow import sde_step
+from unigrpo.flow import Density, sde_step
 
 
 def cases(path: Path) -> Iterator[Case]:
     info, tensors = read_pair(path)
     for case in info["cases"]:
-        feature = f"sde_steps/{case['kind']}"
+        feature = f"sde_steps/{_kind(case)}"
         if case.get("mixed_batch"):
             feature += "-mixed-time"
         if not case.get("log_prob_normalizer", True) or "reduction" in case:
             feature += "-no-normalizer"
         stored = numbered(tensors, case["id"])
         yield Case(feature, str(case["id"]), lambda case=case, stored=stored: _check(case, stored))
+
+
+def _kind(case: dict) -> str:
+    """Codes give DanceGRPO's step several names that begin so."""
+    return "dance" if case["kind"].startswith("dance") else case["kind"]
+
+
+def _density(case: dict) -> Density:
+    if case["kind"] == "cps":
+        return "squared_error"
+    return "gaussian" if case.get("log_prob_normalizer", True) else "no_constants"
 
 
 def _check(case: dict, stored: dict[str, Tensor]) -> list[Check]:
@@ -39,9 +50,10 @@ def _check(case: dict, stored: dict[str, Tensor]) -> list[Check]:
         stored["sigma_next"],
         noise_level=case["noise_level"],
         t_max=case["sigma_max"],
+        kind=_kind(case),
         noise=latents["noise"] if sample else None,
         prev=None if sample else latents["prev"],
-        normalizer=case.get("log_prob_normalizer", True),
+        density=_density(case),
     )
     std = step.std if case["std_is"].startswith("transition std") else step.sigma
     checks = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,14 @@ import torch
 from torch import Tensor
 
 from unigrpo.conformance.core import Case, Check, compare, numbered, read_pair
-from unigrpo.losses import text_grpo_loss
+from unigrpo.text_losses import TextObjective, text_grpo_loss
+
+METRICS = (  # ours and TRL's names
+    ("clip_low", "clip_ratio/low_mean"),
+    ("clip_high", "clip_ratio/high_mean"),
+    ("clip_high", "cispo_clip_ratio"),
+    ("kl", "kl"),
+)
 
 
 def cases(path: Path) -> Iterator[Case]:
@@ -28,24 +36,47 @@ def cases(path: Path) -> Iterator[Case]:
         yield Case(feature, str(case["id"]), lambda case=case, stored=stored: _check(case, stored))
 
 
+def _objective(case: dict) -> TextObjective:
+    dapo_like = case["loss_type"] == "cispo"
+    plain = case["loss_type"] in ("grpo", "bnpo", "dr_grpo", "dapo")
+    return TextObjective(
+        clip_low=case["epsilon_low"],
+        clip_high=case["epsilon_high"] - 1 if dapo_like else case["epsilon_high"],  # cispo stores the bound itself
+        surrogate="clip" if plain else case["loss_type"],
+        level=case["importance_sampling_level"],
+        ratio_cap=math.inf if case["delta"] is None else case["delta"],
+        reduction=case["loss_type"] if plain else "dapo" if dapo_like else "grpo",
+        kl_weight=case["beta"],
+        kl_corrected=case["use_bias_correction_kl"],
+        entropy_share=case["top_entropy_quantile"],
+        entropy_weight=case["entropy_coef"],
+    )
+
+
 def _check(case: dict, stored: dict[str, Tensor]) -> list[Check]:
-    new = stored["new"].requires_grad_()
-    old = new.detach() if case["old_is_none"] else stored["old"]
+    new, objective = stored["new"].requires_grad_(), _objective(case)
+    denominators = {
+        "dr_grpo": len(new) * case["max_completion_length"],
+        "dapo": case["num_items_in_batch"],
+    }
     loss, metrics = text_grpo_loss(
         new,
-        old,
+        new.detach() if case["old_is_none"] else stored["old"],
         stored["mask"].bool(),
         stored["adv"],
-        clip_low=case["epsilon_low"],
-        clip_high=case["epsilon_high"],
+        objective,
+        logp_ref=stored["ref"],
+        entropy=stored["ent"],
+        denominator=denominators.get(objective.reduction),
     )
-    loss = loss / case["grad_accum"]
+    if objective.reduction != "dapo":
+        loss = loss / case["grad_accum"]
     (gradient,) = torch.autograd.grad(loss, new)
     checks = [
         compare("loss", loss, stored["loss"].squeeze(), 1e-6),
         compare("grad", gradient, stored["grad_new"], 1e-6, "largest"),
     ]
-    for ours, theirs in (("clip_low", "clip_ratio/low_mean"), ("clip_high", "clip_ratio/high_mean")):
+    for name, theirs in METRICS:
         if theirs in case["metrics"]:
-            checks.append(compare(ours, metrics[ours], torch.tensor(case["metrics"][theirs]), 1e-6))
+            checks.append(compare(name, metrics[name], torch.tensor(case["metrics"][theirs]), 1e-6))
     return checks

@@ -1,1 +1,158 @@
-"""Update rules: one file per rule that differs in kind."""
+"""Update rules of the image part: one file per rule that differs in kind, found by its name (``rl.method``).
+
+A file ``methods/<name>.py`` provides
+
+    NEEDS                         what it asks for beyond the policy: "old" (a second copy of the weights that makes the
+                                  rollouts, see update_old) and "reward_gradient" (a differentiable reward)
+    roll_out(nets, prompts, rl, max_tokens, seed, index) -> Rollout
+    make_slices(nets, rollout, advantages, rl) -> slices per optimiser step: what stays fixed during the updates
+    losses(nets, slice, rl) -> (part, loss, metrics) of each trained part, "text" first
+    update_old(nets, rl, updates)   only with "old": moves the old weights, after the updates of a rollout
+
+and ``train`` does the rest, the same for all: prompts, rewards, advantages, backward, optimiser, validation,
+checkpoints. The text part has one rule, GRPO, which every file that trains text takes from here (``text_loss``).
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from unigrpo.backbones.unified import UnifiedModel
+from unigrpo.config import RLConfig
+from unigrpo.losses import velocity_mse
+from unigrpo.rollout import Replay, Rollout
+from unigrpo.text_losses import TextObjective, text_grpo_loss
+
+
+class Collapse(Exception):
+    """Training cannot go on: something that it computed is not finite. The message says what."""
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The trained policy, the frozen checkpoint that it started from, the reward, and where the method needs it an
+    older copy of the policy."""
+
+    model: UnifiedModel
+    reference: UnifiedModel
+    reward: Callable[[Tensor, list], Tensor]
+    old: UnifiedModel | None = None
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Episodes of one backward pass, with everything that stays fixed during the updates."""
+
+    rollout: Rollout
+    advantages: Tensor  # (b,)
+    share: float  # of the optimiser step's denominator
+    old: Replay | None
+    reference: Replay | None
+    token_denominator: Tensor | None  # 0-d, what some text reductions divide by: this slice's share of the step's
+
+
+def load(name: str) -> ModuleType:
+    """The update rule called ``name`` (``config.METHODS`` lists them)."""
+    return importlib.import_module(f"unigrpo.methods.{name}")
+
+
+def optimizer_steps(rl: RLConfig) -> list[list[int]]:
+    """Episode numbers of each optimiser step of a rollout. ``halves``: disjoint parts, whole groups each;
+    ``repeat``: all episodes every time."""
+    n = rl.prompts_per_rollout * rl.group_size
+    if rl.epoch_convention == "repeat":
+        return [list(range(n))] * rl.epochs
+    size = n // rl.epochs
+    return [list(range(k * size, (k + 1) * size)) for k in range(rl.epochs)]
+
+
+@torch.no_grad()
+def slices(
+    nets: Networks,
+    rollout: Rollout,
+    advantages: Tensor,
+    rl: RLConfig,
+    old: Callable[[Rollout], Replay | None],
+    reference: Callable[[Rollout], Replay],
+    *,
+    keep_all: bool = False,
+) -> list[list[Slice]]:
+    """Slices per optimiser step, ``old`` and, where a regulariser needs it, ``reference`` evaluated once for each.
+    Without ``keep_all`` and a regulariser, episodes without advantage are left out; they keep their share of the
+    denominator either way."""
+    needs_reference = ("image" in rl.train and rl.regulariser != "none") or ("text" in rl.train and rl.kl_text > 0)
+    cache: dict[tuple[int, ...], Slice] = {}
+    steps = []
+    for rows in optimizer_steps(rl):
+        kept = rows if keep_all or needs_reference else [i for i in rows if advantages[i] != 0]
+        parts = []
+        for start in range(0, len(kept), rl.micro_batch):
+            part = tuple(kept[start : start + rl.micro_batch])
+            if part not in cache:
+                episodes, share = rollout.select(list(part)), len(part) / len(rows)
+                denominator = token_denominator(rollout, rows, rl)
+                cache[part] = Slice(
+                    episodes,
+                    advantages[list(part)].to(nets.model.device),
+                    share,
+                    old(episodes),
+                    reference(episodes) if needs_reference else None,
+                    None if denominator is None else denominator * share,
+                )
+            parts.append(cache[part])
+        steps.append(parts)
+    return steps
+
+
+def token_denominator(rollout: Rollout, rows: list[int], rl: RLConfig) -> Tensor | None:
+    """What an optimiser step on these episodes divides its token sum by; None where the reduction needs nothing."""
+    if "text" not in rl.train or rl.text_reduction == "grpo":
+        return None
+    mask = rollout.trace.mask[rows]
+    return mask.sum().clamp(min=1) if rl.text_reduction == "dapo" else torch.tensor(len(rows) * rollout.max_tokens)
+
+
+def text_loss(new: Replay, s: Slice, rl: RLConfig) -> tuple[str, Tensor, dict[str, Tensor]]:
+    """The text's part of every joint update: TextGRPO."""
+    mask = s.rollout.trace.mask
+    loss, metrics = text_grpo_loss(
+        new.logp,
+        s.old.logp,
+        mask,
+        s.advantages,
+        TextObjective(rl.clip_text, rl.clip_text, reduction=rl.text_reduction, kl_weight=rl.kl_text),
+        logp_ref=None if s.reference is None else s.reference.logp,
+        denominator=s.token_denominator,
+    )
+    entropy = new.entropy.detach().sum() / mask.sum()
+    return "text", loss, {**metrics, "entropy": entropy}
+
+
+def velocity_penalty(new: Replay, s: Slice, rl: RLConfig, metrics: dict[str, Tensor]) -> Tensor | float:
+    """The regulariser of rules without an SDE, noted in ``metrics``: velocity MSE or nothing."""
+    if rl.regulariser == "none":
+        return 0.0
+    distance = velocity_mse(new.velocity, s.reference.velocity).mean()
+    metrics["velocity_mse"] = distance.detach()
+    return rl.velocity_mse_weight * distance
+
+
+def accumulate(method: ModuleType, nets: Networks, s: Slice, rl: RLConfig, accelerator) -> dict[str, Tensor]:
+    """Add the gradients of one slice. At a stage boundary the image loss reaches the denoising expert only."""
+    experts = nets.model.mot.expert_parameters()
+    metrics, joint = {}, []
+    for part, loss, measured in method.losses(nets, s, rl):
+        metrics |= {f"{part}_{name}": value for name, value in measured.items()} | {f"{part}_loss": loss.detach()}
+        if part == "image" and not rl.gradient_through_context:
+            accelerator.backward(loss * s.share, inputs=experts["image"])
+        else:
+            joint.append(loss * s.share)
+    if joint:
+        accelerator.backward(sum(joint))
+    return metrics

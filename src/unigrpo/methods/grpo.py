@@ -1,6 +1,6 @@
 """GRPO on a rollout: FlowGRPO (image part), TextGRPO (text part) and UniGRPO (both) are settings of one update.
 
-J = J_text + lambda J_flow - regulariser (paper, section 3); both parts share one advantage per episode. Old
+J = J_text + lambda J_flow - regularisers (paper, section 3); both parts share one advantage per episode. Old
 quantities come from a replay without gradient over the very slices that are updated, so every ratio is exactly 1
 before the first update. Reference velocities are computed once per rollout.
 """
@@ -8,83 +8,35 @@ before the first update. Reference velocities are computed once per rollout.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import partial
 
-import torch
 from torch import Tensor
 
-from unigrpo.backbones.unified import UnifiedModel
+from unigrpo import rollout as episodes
 from unigrpo.config import RLConfig
-from unigrpo.losses import (
-    flow_grpo_loss,
-    latent_kl,
-    plain_log_ratio,
-    ratio_norm_log_ratio,
-    text_grpo_loss,
-    velocity_mse,
-)
-from unigrpo.rollout import Replay, Rollout, replay
+from unigrpo.losses import flow_grpo_loss, latent_kl, plain_log_ratio, ratio_norm_log_ratio, velocity_mse
+from unigrpo.methods import Networks, Slice, slices, text_loss
+from unigrpo.rollout import Rollout, replay
+
+NEEDS: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Slice:
-    """Episodes of one backward pass, with everything that stays fixed during the updates."""
-
-    rollout: Rollout
-    advantages: Tensor  # (b,)
-    share: float  # of the optimiser step's denominator
-    old: Replay
-    reference: Replay | None
+def roll_out(nets: Networks, *draw) -> Rollout:
+    """Episodes with a window of stochastic steps."""
+    return episodes.roll_out(nets.model, *draw)
 
 
-def optimizer_steps(rl: RLConfig) -> list[list[int]]:
-    """Episode numbers of each optimiser step of a rollout. ``halves``: disjoint parts, whole groups each;
-    ``repeat``: all episodes every time."""
-    n = rl.prompts_per_rollout * rl.group_size
-    if rl.epoch_convention == "repeat":
-        return [list(range(n))] * rl.epochs
-    size = n // rl.epochs
-    return [list(range(k * size, (k + 1) * size)) for k in range(rl.epochs)]
+def make_slices(nets: Networks, rollout: Rollout, advantages: Tensor, rl: RLConfig) -> list[list[Slice]]:
+    """Slices with the text and the window's steps under old and reference weights."""
+    old, reference = (partial(replay, model, rl=rl) for model in (nets.model, nets.reference))
+    return slices(nets, rollout, advantages, rl, old, reference)
 
 
-@torch.no_grad()
-def make_slices(
-    model: UnifiedModel, reference: UnifiedModel, rollout: Rollout, advantages: Tensor, rl: RLConfig
-) -> list[list[Slice]]:
-    """Slices per optimiser step. Episodes without advantage are left out only where no regulariser needs them; they
-    keep their share of the denominator either way."""
-    needs_reference = "image" in rl.train and rl.regulariser != "none"
-    cache: dict[tuple[int, ...], Slice] = {}
-    steps = []
-    for rows in optimizer_steps(rl):
-        kept = rows if needs_reference else [i for i in rows if advantages[i] != 0]
-        slices = []
-        for start in range(0, len(kept), rl.micro_batch):
-            part = tuple(kept[start : start + rl.micro_batch])
-            if part not in cache:
-                episodes = rollout.select(list(part))
-                cache[part] = Slice(
-                    episodes,
-                    advantages[list(part)].to(model.device),
-                    len(part) / len(rows),
-                    replay(model, episodes, rl),
-                    replay(reference, episodes, rl) if needs_reference else None,
-                )
-            slices.append(cache[part])
-        steps.append(slices)
-    return steps
-
-
-def slice_losses(model: UnifiedModel, s: Slice, rl: RLConfig) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
-    """Yield (part, loss, metrics) for each trained part; losses are means over the slice, to be weighted by share."""
-    new = replay(model, s.rollout, rl)
+def losses(nets: Networks, s: Slice, rl: RLConfig) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
+    """Losses are means over the slice, to be weighted by share."""
+    new = replay(nets.model, s.rollout, rl)
     if "text" in rl.train:
-        mask = s.rollout.trace.mask
-        loss, metrics = text_grpo_loss(
-            new.logp, s.old.logp, mask, s.advantages, clip_low=rl.clip_text, clip_high=rl.clip_text
-        )
-        entropy = new.entropy.detach().sum() / mask.sum()
-        yield "text", loss, {**metrics, "entropy": entropy}
+        yield text_loss(new, s, rl)
     if "image" in rl.train:
         if rl.ratio == "ratio_norm":
             log_ratio = ratio_norm_log_ratio(new.mean, s.old.mean, s.rollout.image.noise)
@@ -92,7 +44,7 @@ def slice_losses(model: UnifiedModel, s: Slice, rl: RLConfig) -> Iterator[tuple[
             log_ratio = plain_log_ratio(new.log_prob, s.old.log_prob)
         loss, metrics = flow_grpo_loss(log_ratio, s.advantages, clip_range=rl.clip_image)
         loss = rl.image_scale * loss.mean()
-        if s.reference is not None:
+        if rl.regulariser != "none":
             distance = velocity_mse(new.velocity, s.reference.velocity).mean()
             metrics["velocity_mse"] = distance.detach()
             if rl.regulariser == "velocity_mse":
@@ -100,18 +52,3 @@ def slice_losses(model: UnifiedModel, s: Slice, rl: RLConfig) -> Iterator[tuple[
             else:
                 loss = loss + rl.latent_kl_weight * latent_kl(new.mean, s.reference.mean, new.std).mean()
         yield "image", rl.image_weight * loss, metrics
-
-
-def accumulate(model: UnifiedModel, s: Slice, rl: RLConfig, accelerator) -> dict[str, Tensor]:
-    """Add the gradients of one slice. At a stage boundary the image loss reaches the denoising expert only."""
-    experts = model.mot.expert_parameters()
-    metrics, joint = {}, []
-    for part, loss, measured in slice_losses(model, s, rl):
-        metrics |= {f"{part}_{name}": value for name, value in measured.items()} | {f"{part}_loss": loss.detach()}
-        if part == "image" and not rl.gradient_through_context:
-            accelerator.backward(loss * s.share, inputs=experts["image"])
-        else:
-            joint.append(loss * s.share)
-    if joint:
-        accelerator.backward(sum(joint))
-    return metrics

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from unigrpo import cli
-from unigrpo.files import read_jsonl, replacing
+from unigrpo.files import json_lines, read_text, replacing
 from unigrpo.report.results import COLUMNS
 from unigrpo.types import UserError
 
@@ -23,8 +23,9 @@ KEYS = COLUMNS[2:-2]
 
 
 def tidy_rows(run: str, seed: int, path: Path) -> Iterator[tuple]:
-    """The rows of one scores.jsonl, in the order of COLUMNS. Raises UserError naming file and line."""
-    for where, row in read_jsonl(path):
+    """The rows of one scores.jsonl, in the order of COLUMNS; none of an empty one, which is that of a run that was not
+    trained. Raises UserError naming file and line."""
+    for where, row in json_lines(read_text(path), path):
         try:
             keys = [row[key] for key in KEYS]
             metrics = {name: float(value) for name, value in row["metrics"].items()}

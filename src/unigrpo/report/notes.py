@@ -46,6 +46,7 @@ def notes(kind: str, rows: Sequence[Row], lines: Sequence[Mapping], sources: Sou
     listed += [IN_DISTRIBUTION] * world + [_agreement(rows, sources)]
     if kind == "main":
         listed.append(_power(rows, sources))
+    listed += _collapses(rows, sources)
     code = {r.get("source_hash") for row in rows for r in sources.folder.records(row.run)}
     if len(code) > 1:
         listed.append(f"**Mixed code**: these runs were made by {len(code)} versions of the source.")
@@ -74,15 +75,29 @@ def _agreement(rows: Sequence[Row], sources: Sources) -> str:
 
 
 def _power(rows: Sequence[Row], sources: Sources) -> str:
-    """Smallest differences to the last row that these seeds and prompts resolve."""
+    """Smallest differences to the last row, the paper's last where it has one, that these seeds and prompts resolve."""
+    best = next((row for row in reversed(rows) if sources.paper.value(row.run, row.thinking, "geneval")), rows[-1])
     parts = []
     for name, metric in {
         "TA": ("ta", "ta"),
         "GenEval": ("geneval", "official"),
         "gold": ("geneval", "gold"),
     }.items():
-        gaps = [sources.gap(rows[-1], row, *metric) for row in rows[:-1]]
+        gaps = [sources.gap(best, row, *metric) for row in rows if row != best]
         sizes = [gap.resolvable for gap in gaps if gap]
         parts.append(f"{name} {min(sizes):.3f} to {max(sizes):.3f}" if sizes else f"{name} {MISSING}")
-    label = sources.folder.label(rows[-1].run)
+    label = sources.folder.label(best.run)
     return f"Smallest true difference to {label} found with 80 % power, paired by prompt: {', '.join(parts)}."
+
+
+def _collapses(rows: Sequence[Row], sources: Sources) -> list[str]:
+    """Why runs collapsed, or were not trained; the rule is the same for all of them."""
+    listed = []
+    for run in dict.fromkeys(row.run for row in rows):
+        for record in sources.folder.records(run):
+            name = f"{sources.folder.label(run)}, seed {record.get('seed')}"
+            if record.get("collapsed"):
+                listed.append(f"**Collapsed**: {name}: {record.get('collapse')}. Its last finite weights are judged.")
+            if record.get("not_trained"):
+                listed.append(f"**Not trained**: {name}: {record['not_trained']}.")
+    return listed

@@ -83,7 +83,7 @@ def _category_line(row: Row, rows: Sequence[Row], sources: Sources) -> Line:
         line |= {f"{name}_n": official and official.prompts} | _columns(name, official)
         line |= _columns(f"{name}_strict", sources.estimate(row, "geneval", "strict", tag))
         line[f"paper_{name}"] = sources.paper.value(row.run, row.thinking, name) or None
-    return line
+    return line | {"paper_collapsed": sources.paper.value(row.run, row.thinking, "collapsed") or None}
 
 
 def _decoding_line(row: Row, rows: Sequence[Row], sources: Sources) -> Line:
@@ -116,7 +116,7 @@ def _seeds(line: Mapping) -> str:
 
 
 def _paper(line: Mapping, name: str) -> str:
-    return line[f"paper_{name}"] or "–"
+    return line[f"paper_{name}"] or ("collapsed" if line["paper_collapsed"] == "yes" else "–")
 
 
 def _main_text(line: Mapping) -> Line:

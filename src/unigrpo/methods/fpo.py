@@ -1,0 +1,52 @@
+"""FPO for the image part, alone or beside TextGRPO (UniFPO); AWM is a setting of it.
+
+The importance ratio of a finished image is the exponential of the fall of its flow-matching loss on stored
+(time, noise) pairs, old minus new; then PPO's clip (arXiv 2507.21053). Images come from the
+ODE. Old losses come from a replay over the very slices that are updated, so every ratio is exactly 1 before the first
+update. docs/methods/fpo.md says what differs from the peers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from torch import Tensor
+
+from unigrpo.config import RLConfig
+from unigrpo.matching import flow_matching_loss, matching_log_ratio, matching_loss, surrogate_log_prob
+from unigrpo.methods import Networks, Slice, slices, text_loss, velocity_penalty
+from unigrpo.pairs import PairTrack, replay_pairs, roll_out_pairs
+from unigrpo.rollout import Replay, Rollout
+
+NEEDS: tuple[str, ...] = ()
+
+
+def roll_out(nets: Networks, *draw) -> Rollout:
+    """Episodes painted by the ODE, with their pairs."""
+    return roll_out_pairs(nets.model, *draw)
+
+
+def make_slices(nets: Networks, rollout: Rollout, advantages: Tensor, rl: RLConfig) -> list[list[Slice]]:
+    """Slices with the text and the pairs under old and reference weights."""
+    old, reference = (partial(replay_pairs, model, rl=rl) for model in (nets.model, nets.reference))
+    return slices(nets, rollout, advantages, rl, old, reference)
+
+
+def log_ratio(new: Replay, old: Replay, track: PairTrack, rl: RLConfig) -> tuple[Tensor, Tensor]:
+    """log ratios (B, 1) or (B, M), and the new flow-matching losses (B, M)."""
+    after, before = (flow_matching_loss(r.velocity, track.clean, track.noise) for r in (new, old))
+    new_log_prob, old_log_prob = (surrogate_log_prob(x, track.pair_times, rl.matching_weight) for x in (after, before))
+    return matching_log_ratio(new_log_prob, old_log_prob, rl.matching_ratio), after
+
+
+def losses(nets: Networks, s: Slice, rl: RLConfig) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
+    """Losses are means over the slice, to be weighted by share."""
+    new = replay_pairs(nets.model, s.rollout, rl)
+    if "text" in rl.train:
+        yield text_loss(new, s, rl)
+    ratios, matching = log_ratio(new, s.old, s.rollout.image, rl)
+    loss, metrics = matching_loss(ratios, s.advantages, clip_range=rl.matching_clip)
+    metrics["matching"] = matching.detach().mean()
+    loss = rl.image_scale * loss.mean() + velocity_penalty(new, s, rl, metrics)
+    yield "image", rl.image_weight * loss, metrics

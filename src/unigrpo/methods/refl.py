@@ -1,0 +1,89 @@
+"""ReFL (arXiv 2304.05977) for flow matching: the reward's own gradient, through one late denoising step.
+
+The image is painted without gradient up to a step drawn uniformly from the last quarter of the grid. There one
+evaluation of the network carries gradient; its clean estimate x_t - t v is decoded and judged, and the loss is minus
+the mean reward. Only the denoising expert is trained, with or without thinking. Painting then goes on without gradient
+to the end, so that the recorded reward is that of finished images as for every other method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from unigrpo import flow, seeding
+from unigrpo.backbones.unified import UnifiedModel
+from unigrpo.config import RLConfig
+from unigrpo.methods import Collapse, Networks, Slice, slices, velocity_penalty
+from unigrpo.rollout import Replay, Rollout, guided, paint, replay_text, think
+from unigrpo.types import Prompt
+
+NEEDS = ("reward_gradient",)
+
+
+@dataclass(frozen=True)
+class LateTrack:
+    """B paintings as they stood before step ``step`` of the grid, at flow time ``time``: latents (B, *L). images
+    (B, 3, H, W) in [0, 1] are the finished ones."""
+
+    step: int
+    time: Tensor  # ()
+    latents: Tensor
+    images: Tensor
+
+    @property
+    def drawn(self) -> dict[str, int]:
+        return {"late_step": self.step}
+
+    def select(self, index) -> LateTrack:
+        return LateTrack(self.step, self.time, self.latents[index], self.images[index])
+
+
+def draw_step(generator: torch.Generator, n_steps: int) -> int:
+    """One of the last quarter of the steps 0 .. n_steps - 1 (at least the last), each equally likely."""
+    return int(torch.randint(n_steps - max(1, n_steps // 4), n_steps, (), generator=generator))
+
+
+@torch.no_grad()
+def roll_out(nets: Networks, prompts: list[Prompt], rl: RLConfig, max_tokens: int, seed: int, index: int) -> Rollout:
+    """Episodes painted by the ODE; the late step is drawn once for all of them."""
+    model = nets.model
+    begun = think(model, prompts, rl, max_tokens, seed, index)
+    step = draw_step(seeding.generator(seed, "late step", index), rl.n_steps)
+    times, guidance = begun.times, rl.guidance
+    latents, _ = paint(model, begun.context, begun.x, times[: step + 1], guidance=guidance)
+    final, _ = paint(model, begun.context, latents, times[step:], guidance=guidance)
+    track = LateTrack(step, times[step], latents, model.decode(final))
+    return begun.finish(track, rl.n_steps * (2 if guidance > 1 else 1))
+
+
+def replay_late(model: UnifiedModel, rollout: Rollout, rl: RLConfig) -> Replay:
+    """The velocity (B, 1, *L) at the late step under ``model``."""
+    _, _, context = replay_text(model, rollout, rl)
+    track: LateTrack = rollout.image
+    b = len(rollout.prompts)
+    uncond = model.empty_context(b) if rl.guidance > 1 else None
+    v = guided(model, context, uncond, track.latents, track.time.expand(b), rl.guidance)
+    return Replay(None, None, v[:, None], None, None, None)
+
+
+def make_slices(nets: Networks, rollout: Rollout, advantages: Tensor, rl: RLConfig) -> list[list[Slice]]:
+    """All episodes; their advantages are not used."""
+    reference = partial(replay_late, nets.reference, rl=rl)
+    return slices(nets, rollout, advantages, rl, lambda part: None, reference, keep_all=True)
+
+
+def losses(nets: Networks, s: Slice, rl: RLConfig) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
+    """The loss is a mean over the slice, to be weighted by share."""
+    new, track = replay_late(nets.model, s.rollout, rl), s.rollout.image
+    clean = flow.clean_estimate(track.latents, new.velocity[:, 0], track.time)
+    if not torch.isfinite(clean).all():
+        raise Collapse("the clean estimates are not finite")
+    reward = nets.reward(nets.model.decode(clean), list(s.rollout.prompts)).mean()
+    metrics = {"estimate_reward": reward.detach()}
+    loss = -rl.image_scale * reward + velocity_penalty(new, s, rl, metrics)
+    yield "image", rl.image_weight * loss, metrics

@@ -1,0 +1,331 @@
+"""Update rules: the contract, ReFL's gradient, exact ratios, NFT's two weights, collapse, and every run of the paper
+through train."""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+import rewards
+from evals import run as evals_run
+from tests import tiny
+from unigrpo import config, flow, methods, sample_sets, seeding, train
+from unigrpo.files import read_jsonl
+from unigrpo.methods import fpo, nft, refl
+from unigrpo.pairs import replay_pairs
+from unigrpo.report import collect
+from unigrpo.sampler import Decoding
+from unigrpo.types import UserError
+
+IMAGE = {"train": ("image",), "thinking": False, "same_noise": False}
+RUNS = {
+    "grpo": {},
+    "refl": IMAGE | {"method": "refl"},
+    "refl_thinking": IMAGE | {"method": "refl", "thinking": True},
+    "fpo": IMAGE | {"method": "fpo"},
+    "unifpo": {"method": "fpo", "same_noise": False},
+    "awm": IMAGE | {"method": "fpo", "matching_weight": "ghuber", "matching_ratio": "each", "matching_clip": 1.0},
+    "nft": IMAGE | {"method": "nft"},
+}
+PROMPTS = train.draw_prompts(0, 0, 4)
+
+
+def settings(name: str, **changes) -> config.RLConfig:
+    changes = {"rollouts": 1, "matching_samples": 3} | RUNS[name] | changes
+    return replace(tiny.RL, **changes)
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("start")
+    tiny.write_start(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def learned(start):
+    return rewards.load("learned", path=start / "reward", device="cpu")
+
+
+def launch(start, out, reward, rl, cfg=None) -> dict:
+    """train() as its command calls it; returns run.json."""
+    cfg = cfg or tiny.run_config("rl", rl=rl)
+    decoding = Decoding(rl.thinking, 1.0, 1.0)
+    train.train(cfg, out, start / "init", reward, rewards.load("verifier"), decoding, "settings")
+    return json.loads((out / "run.json").read_text())
+
+
+def rows(out, kind):
+    return [row for _, row in read_jsonl(out / "metrics.jsonl") if row["kind"] == kind]
+
+
+def test_every_file_is_a_method_of_the_contract():
+    assert config.METHODS == ["fpo", "grpo", "nft", "refl"]
+    for name in config.METHODS:
+        method = methods.load(name)
+        assert set(method.NEEDS) <= {"old", "reward_gradient"}
+        wanted = ["roll_out", "make_slices", "losses"] + ["update_old"] * ("old" in method.NEEDS)
+        assert all(callable(getattr(method, function)) for function in wanted)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "flo"}, "rl.method: expected one of fpo, grpo, nft, refl, got 'flo'; did you mean fpo?"),
+        ({"method": "fpo"}, "rl.same_noise: expected false for fpo"),
+        ({"method": "fpo", "same_noise": False, "train": ("text",)}, "rl.train: expected image among the parts"),
+        ({"method": "refl", "same_noise": False}, r"rl.train: expected \[image\] for refl"),
+        (IMAGE | {"method": "nft", "guidance": 2.0}, "rl.guidance: expected 1 for nft"),
+        (IMAGE | {"method": "refl", "verifier_mix": 0.1}, "rl.verifier_mix: expected 0 for refl"),
+        (IMAGE | {"method": "fpo", "regulariser": "latent_kl"}, "rl.regulariser: expected velocity_mse or none"),
+        ({"nft_decay_largest": 1.0}, "rl.nft_decay_largest: expected a share"),
+        ({"matching_samples": 0}, "rl.matching_samples: expected more than 0"),
+    ],
+)
+def test_what_a_method_cannot_work_with_is_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        replace(tiny.RL, **changes)
+
+
+# ---- every run ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_two_updates_change_the_trained_experts_alone(start, learned, tmp_path, name):
+    rl = settings(name)
+    record = launch(start, tmp_path, learned, rl)
+    (row,) = rows(tmp_path, "train")
+    assert (record["updates"], record["collapsed"], record["collapse"]) == (2, False, None)
+    assert row["update"] == 2 and row["images"] == 12 and row["model_evaluations"] == 12 * rl.n_steps
+    assert ("window_start" in row, "late_step" in row) == (rl.method == "grpo", rl.method == "refl")
+    before = tiny.model().mot
+    after = train.checkpoint.load_model(tmp_path).mot
+    for part, parameters in before.expert_parameters().items():
+        moved = [not torch.equal(a, b) for a, b in zip(parameters, after.expert_parameters()[part], strict=True)]
+        assert any(moved) == (part in rl.train), part
+
+
+# ---- ReFL --------------------------------------------------------------------------------------------------
+
+
+class Toy(nn.Module):
+    """A velocity field and a decoder in double precision, with the members of a model that ReFL touches."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.linspace(-1, 1, 12, dtype=torch.float64).view(4, 3))
+        self.mot = SimpleNamespace(expert_parameters=lambda: {"image": [self.weight]})
+        self.device = torch.device("cpu")
+
+    def encode(self, prompt_ids, trace):
+        return None, SimpleNamespace(detach=lambda: None), None
+
+    def velocity(self, context, x, t):
+        return torch.tanh(torch.cat([x, t[:, None, None].expand(*x.shape[:2], 1)], -1) @ self.weight)
+
+    def decode(self, x):
+        return torch.sigmoid(x)
+
+
+def toy_reward(images, prompts):
+    return (images[..., 0] * images[..., 1] - images[..., 2].square()).mean(1)
+
+
+def test_refl_has_the_gradient_of_the_reward():
+    """Against central differences of -s R(decode(x - t v)) + w <(v - v_ref)^2>, written out."""
+    rl = settings("refl", image_scale=1.7, velocity_mse_weight=0.4, image_weight=0.5)
+    toy, reference = Toy(), Toy()
+    with torch.no_grad():
+        reference.weight.add_(0.1)
+    x, t = torch.linspace(-2, 2, 30, dtype=torch.float64).view(5, 2, 3).sin(), torch.tensor(0.25, dtype=torch.float64)
+    part = SimpleNamespace(prompts=range(5), prompt_ids=None, trace=None, image=refl.LateTrack(4, t, x, None))
+    nets = methods.Networks(toy, reference, toy_reward)
+    with torch.no_grad():
+        s = methods.Slice(part, None, 1.0, None, refl.replay_late(reference, part, rl), None)
+    ((name, loss, _),) = refl.losses(nets, s, rl)
+
+    def by_hand(weight):
+        times = t.expand(5, 2, 1)
+        v, v_ref = (torch.tanh(torch.cat([x, times], -1) @ w) for w in (weight, reference.weight))
+        reward = toy_reward(torch.sigmoid(x - 0.25 * v), None).mean()
+        return (0.5 * (-1.7 * reward + 0.4 * (v - v_ref).square().mean())).item()
+
+    assert name == "image" and loss.item() == pytest.approx(by_hand(toy.weight))
+    (gradient,) = torch.autograd.grad(loss, toy.weight)
+    for i in range(4):
+        for j in range(3):
+            nudge = torch.zeros(4, 3, dtype=torch.float64)
+            nudge[i, j] = 1e-5
+            slope = (by_hand(toy.weight + nudge) - by_hand(toy.weight - nudge)) / 2e-5
+            assert gradient[i, j].item() == pytest.approx(slope, rel=1e-6, abs=1e-9)
+
+
+def test_the_late_step_is_uniform_over_the_last_quarter():
+    for n, first in ((40, 30), (10, 8), (6, 5), (2, 1), (1, 0)):
+        drawn = [refl.draw_step(seeding.generator(0, "test", i), n) for i in range(60 * (n - first))]
+        assert set(drawn) == set(range(first, n))
+        assert min(drawn.count(k) for k in set(drawn)) > 30
+
+
+def test_refl_finishes_the_image_that_it_judges_late(learned):
+    """After the last step the estimate is the finished image."""
+    model, rl = tiny.model(), settings("refl")
+    rollout = refl.roll_out(methods.Networks(model, model, learned), PROMPTS, rl, 8, 5, 0)
+    track = rollout.image
+    assert track.step == rl.n_steps - 1 and track.time == flow.time_grid(rl.steps, rl.shift, rl.grid)[track.step]
+    with torch.no_grad():
+        v = refl.replay_late(model, rollout, rl).velocity[:, 0]
+        estimate = model.decode(flow.clean_estimate(track.latents, v, track.time))
+    assert torch.allclose(estimate, track.images, atol=1e-5)
+
+
+def test_refl_is_refused_where_the_reward_has_no_gradient(start, learned, tmp_path):
+    assert learned.differentiable and not rewards.load("verifier").differentiable
+    with pytest.raises(UserError, match="rl.method: refl needs a differentiable reward, the reward verifier is not"):
+        launch(start, tmp_path / "run", rewards.load("verifier"), settings("refl"))
+    assert not (tmp_path / "run").exists()
+
+
+# ---- FPO and NFT -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["fpo", "unifpo", "awm"])
+def test_every_ratio_is_exactly_one_before_the_first_update(name):
+    model, rl = tiny.model(), settings(name)
+    nets = methods.Networks(model, model, None)
+    rollout = fpo.roll_out(nets, PROMPTS, rl, 8, 5, 0)
+    advantages = torch.randn(12, generator=torch.Generator().manual_seed(0))
+    for s in fpo.make_slices(nets, rollout, advantages, rl)[0]:
+        with torch.no_grad():
+            new = replay_pairs(model, s.rollout, rl)
+            ratios, _ = fpo.log_ratio(new, s.old, s.rollout.image, rl)
+        assert (ratios == 0).all() and torch.equal(new.velocity, s.reference.velocity)
+        assert ratios.shape[1] == (rl.matching_samples if name == "awm" else 1)
+
+
+def test_one_fpo_update_fits_what_was_rewarded():
+    model, rl = copy.deepcopy(tiny.model()), settings("fpo", regulariser="none")
+    nets = methods.Networks(model, tiny.model(), None)
+    optimizer, _ = train.optimizer_for(model, rl)
+    rollout, advantages = fpo.roll_out(nets, PROMPTS, rl, 8, 5, 0), torch.tensor([1.0, -0.5, -0.5] * 4)
+    slices = fpo.make_slices(nets, rollout, advantages, rl)[0]
+    for s in slices:
+        methods.accumulate(fpo, nets, s, rl, Accelerator(cpu=True))
+    optimizer.step()
+    gain = 0.0
+    for s in slices:
+        with torch.no_grad():
+            ratios, _ = fpo.log_ratio(replay_pairs(model, s.rollout, rl), s.old, s.rollout.image, rl)
+        gain += (ratios[:, 0] * s.advantages).sum().item()
+    assert gain > 0
+
+
+def test_nft_paints_with_the_old_weights_which_follow_slowly():
+    old, new, rl = tiny.model(), copy.deepcopy(tiny.model()), settings("nft", nft_decay_rate=0.2)
+    with torch.no_grad():
+        for p in new.mot.parameters():
+            p.add_(0.01)
+    nets = methods.Networks(new, old, None, copy.deepcopy(old))
+    painted = [nft.roll_out(methods.Networks(m, old, None, old), PROMPTS, rl, 8, 5, 0).image.images for m in (old, new)]
+    assert torch.equal(*painted)
+    nft.update_old(nets, rl, 2)
+    for a, b, c in zip(old.parameters(), new.parameters(), nets.old.parameters(), strict=True):
+        assert torch.allclose(c, 0.4 * a + 0.6 * b)
+
+
+def test_nft_resumes_bit_for_bit(start, learned, tmp_path, monkeypatch):
+    """Killed after the updates of its 2nd rollout; the old weights are part of the state."""
+    rl, calls, update_old = settings("nft", rollouts=3, nft_decay_rate=0.1), [], nft.update_old
+    launch(start, tmp_path / "calm", learned, rl)
+
+    def deadly(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        update_old(*arguments)
+
+    monkeypatch.setattr(nft, "update_old", deadly)
+    with pytest.raises(KeyboardInterrupt):
+        launch(start, tmp_path / "killed", learned, rl)
+    launch(start, tmp_path / "killed", learned, rl)
+    one, other = (
+        [
+            {k: v for k, v in row.items() if not k.startswith("seconds")}
+            for _, row in read_jsonl(tmp_path / f / "metrics.jsonl")
+        ]
+        for f in ("calm", "killed")
+    )
+    weights = [(tmp_path / f / "model.safetensors").read_bytes() for f in ("calm", "killed")]
+    assert len(calls) == 4 and one == other and weights[0] == weights[1]
+
+
+# ---- collapse ----------------------------------------------------------------------------------------------
+
+
+def broken_gradient(images, prompts):
+    """Finite scores whose gradient is not: the root's slope at 0."""
+    return 0.5 + (images - images.detach()).sum((1, 2, 3)).abs().sqrt()
+
+
+def test_a_gradient_that_is_not_finite_ends_the_run_with_its_last_weights(start, tmp_path):
+    reward = rewards.Reward("broken", broken_gradient, True)
+    record = launch(start, tmp_path, reward, settings("refl", rollouts=3))
+    assert record["collapsed"] and record["collapse"] == "rollout 0: the gradient of the image expert is not finite"
+    assert [row["reason"] for row in rows(tmp_path, "collapse")] == ["the gradient of the image expert is not finite"]
+    assert len(rows(tmp_path, "validation")) == 1 and record["updates"] == 0
+    assert (tmp_path / "model.safetensors").read_bytes() == (start / "init" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_loss_that_is_not_finite_is_a_collapse_of_every_run(start, learned, tmp_path, monkeypatch, name):
+    method, losses = methods.load(RUNS[name].get("method", "grpo")), []
+
+    def poisoned(*arguments):
+        for part, loss, metrics in original(*arguments):
+            losses.append(part)
+            yield part, loss * (1.0 if len(losses) < 8 else float("inf")), metrics
+
+    original = method.losses
+    monkeypatch.setattr(method, "losses", poisoned)
+    record = launch(start, tmp_path, learned, settings(name, rollouts=4))
+    assert record["collapsed"] and "loss is not finite" in record["collapse"] and record["updates"] > 0
+    assert all(p.isfinite().all() for p in train.checkpoint.load_model(tmp_path).parameters())
+
+
+def test_gold_below_half_of_the_first_is_a_collapse(start, learned, tmp_path, monkeypatch):
+    gold = iter([0.8, 0.39])
+    monkeypatch.setattr(train, "validate", lambda *a, **k: {"gold": next(gold)})
+    record = launch(start, tmp_path, learned, settings("fpo"))
+    assert (record["collapsed"], record["collapse"]) == (True, "validation gold fell from 0.800 to 0.390")
+
+
+def test_a_run_whose_parent_collapsed_is_not_trained_and_has_no_scores(start, tmp_path, monkeypatch, capsys):
+    parent, run = tmp_path / "parent", tmp_path / "runs" / "child" / "seed0"
+    train.checkpoint.save_model(tiny.model(), parent, {})
+    (parent / "run.json").write_text(json.dumps({"run": "refl", "collapsed": True, "collapse": "why"}))
+
+    def command(module, *options):
+        monkeypatch.setattr(sys, "argv", ["command", *map(str, options)])
+        module.main()
+
+    common = ["--config", start / "rl.json", "--decoding", start / "decoding.json"]
+    command(train, *common, "--init", parent, "--reward", start / "reward", "--out", run)
+    record = json.loads((run / "run.json").read_text())
+    assert record["not_trained"] == "its parent refl collapsed (why)" and not record["collapsed"]
+    assert "tiny/3 is not trained: its parent refl collapsed (why)" in capsys.readouterr().out
+    assert (run / "metrics.jsonl").read_text() == ""
+    assert train.fate_of(run) == "its parent tiny was not trained" and train.fate_of(start / "init") is None
+
+    command(sample_sets, *common, "--run", run, "--modes", "think", "--out", run / "samples")
+    assert json.loads((run / "samples/done.json").read_text()) == {"sets": []}
+    evals_run.score_folder(run / "samples", [], run / "scores.jsonl")
+    collect.main(["--out", str(tmp_path / "scores.csv"), f"child={run}"])
+    assert (tmp_path / "scores.csv").read_text().splitlines() == [",".join(collect.COLUMNS)]
