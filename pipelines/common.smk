@@ -85,7 +85,7 @@ def table_inputs(wildcards):
 def figure_inputs(wildcards):
     """What a figure reads besides the scores."""
     figure = FIGURES[wildcards.name]
-    record = {"curves": "run.json", "grid": "samples/done.json"}.get(figure["kind"])
+    record = {"curves": "run.json", "grid": "samples/done.json", "traces": "samples/done.json"}.get(figure["kind"])
     configs = [f"{folder(run, 0)}/config.json" for run in resolve.named(figure)]
     return configs + (files(figure["runs"], record) if record else [])
 

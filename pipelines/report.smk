@@ -44,6 +44,7 @@ rule table:
         configs=table_inputs,
     output:
         csv="results/{scale}/tables/{name}.csv",
+        tex="results/{scale}/tables/{name}.tex",
         md=report(
             "results/{scale}/tables/{name}.md",
             caption="captions/table.rst",
