@@ -72,6 +72,16 @@ def spec(wildcards):
     return resolve.fingerprint({"table": TABLES, "figure": FIGURES}[wildcards.kind][wildcards.name])
 
 
+def kind_of_table(wildcards):
+    """What the table's caption in the report turns on."""
+    return TABLES[wildcards.name]["kind"]
+
+
+def kind_of_figure(wildcards):
+    """What the figure's caption in the report turns on."""
+    return FIGURES[wildcards.name]["kind"]
+
+
 def collected(wildcards):
     """``run=folder`` for every run and seed that a table or figure needs."""
     return [f"{run}={folder(run, seed)}" for run in USED for seed in STUDY.seeds(run)]

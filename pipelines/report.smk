@@ -56,6 +56,8 @@ rule table:
     localrule: True
     conda:
         "../environment.yml"
+    params:
+        kind=kind_of_table,
     shell:
         "python -m unigrpo.report.tables --name {wildcards.name} --spec {input.spec:q} --scores {input.scores:q}"
         " --results results/{wildcards.scale} --paper {input.paper:q} --out results/{wildcards.scale}/tables 2>&1 | tee {log:q}"
@@ -81,6 +83,8 @@ rule figure:
     localrule: True
     conda:
         "../environment.yml"
+    params:
+        kind=kind_of_figure,
     shell:
         "python -m unigrpo.report.figures --name {wildcards.name} --spec {input.spec:q} --scores {input.scores:q}"
         " --results results/{wildcards.scale} --paper {input.paper:q} --out results/{wildcards.scale}/figures 2>&1 | tee {log:q}"

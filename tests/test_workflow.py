@@ -26,7 +26,7 @@ MAKES = {
     "reward_data": "images.npy manifest.jsonl",
     "train_learned": "model.safetensors model.json report.json run.json",
     "sample_sets": "done.json",
-    "tables": "{name}.csv {name}.md",
+    "tables": "{name}.csv {name}.md {name}.tex",
     "figures": "{name}.csv {name}.png {name}.pdf",
     "gallery": "index.html",
 }
@@ -119,7 +119,7 @@ def test_every_scale_plans_every_run_and_result(shipped, scale, seeds):
     assert (jobs["sft"], jobs["train"]) == (1, 3 * seeds)
     assert jobs["sample"] == jobs["score"] == 2 + 3 * seeds
     assert jobs["tune"] == jobs["learned_reward"] == jobs["collect"] == jobs["gallery"] == 1
-    assert (jobs["table"], jobs["figure"]) == (4, 3)
+    assert (jobs["table"], jobs["figure"]) == (4, 6)
     assert ("base" in jobs) == (scale == "cpu") and ("pretrain" in jobs) == (scale != "cpu")
 
 
@@ -173,7 +173,7 @@ def test_a_bad_catalogue_ends_with_one_message_and_writes_nothing(root, tmp_path
 def test_a_finished_study_has_nothing_to_do(finished):
     assert plan(finished, "--config", "scale=smoke") == {}
     results = finished / "results/smoke"
-    assert {p.name for p in (results / "tables").iterdir()} == {"main.csv", "main.md"}
+    assert {p.name for p in (results / "tables").iterdir()} == {"main.csv", "main.md", "main.tex"}
     assert {p.name for p in (results / "figures").iterdir()} == {"curves.csv", "curves.png", "curves.pdf"}
     config = json.loads((results / "runs/unigrpo/seed0/training.json").read_text())
     assert (config["run"], config["init"], config["scale"]) == ("unigrpo", "sft", "smoke")

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from unigrpo.report.notes import MISSING
+
 SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "|": "$|$",
@@ -19,7 +21,7 @@ SPECIAL = {
 TEMPLATE = r"""%% needs \usepackage{booktabs}
 \begin{table*}[t]
   \centering\scriptsize
-  \setlength{\tabcolsep}{3pt}
+  \setlength{\tabcolsep}{2pt}
   \caption{%(caption)s}
   \label{tab:%(label)s}
   \medskip
@@ -40,8 +42,16 @@ def escape(text: str) -> str:
     return re.sub(r"`([^`]*)`", r"\\texttt{\1}", escaped)
 
 
+def stacked(text: str) -> str:
+    """Words one above the other."""
+    words = escape(text).split()
+    return words[0] if len(words) == 1 else r"\shortstack{" + r"\\".join(words) + "}"
+
+
 def cell(text: str) -> str:
     """A cell; what follows in brackets and parentheses goes below, smaller, an interval without leading zeros."""
+    if text == MISSING:
+        return stacked(text)
     first, *below = [escape(part) for part in re.split(r" (?=[\[(])", text)]
     if not below:
         return first
@@ -50,12 +60,6 @@ def cell(text: str) -> str:
 
 def _short(part: str) -> str:
     return re.sub(r"\b0\.", ".", part) if part[0] == "[" else part
-
-
-def head(text: str) -> str:
-    """The title of a column, its words one above the other."""
-    words = escape(text).split()
-    return words[0] if len(words) == 1 else r"\shortstack{" + r"\\".join(words) + "}"
 
 
 def table(frame: pd.DataFrame, caption: Sequence[str], label: str, texts: int = 2) -> str:
@@ -68,6 +72,6 @@ def table(frame: pd.DataFrame, caption: Sequence[str], label: str, texts: int = 
         "caption": " ".join(escape(sentence) for sentence in caption),
         "label": label,
         "columns": "l" * texts + "c" * (frame.shape[1] - texts),
-        "head": " & ".join(head(name) for name in frame.columns),
+        "head": " & ".join(stacked(name) for name in frame.columns),
         "rows": " \\\\\\addlinespace[2pt]\n    ".join(rows),
     }
