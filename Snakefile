@@ -30,7 +30,7 @@ include: "pipelines/report.smk"
 rule all:
     default_target: True
     input:
-        tables=collect("results/{scale}/tables/{name}.{suffix}", scale=SCALE, name=TABLES, suffix=("md", "tex")),
+        tables=collect("results/{scale}/tables/{name}.{suffix}", scale=SCALE, name=TABLES, suffix=("html", "md", "tex")),
         figures=collect("results/{scale}/figures/{name}.png", scale=SCALE, name=FIGURES),
         gallery=f"results/{SCALE}/gallery",
 

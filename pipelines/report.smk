@@ -44,9 +44,10 @@ rule table:
         configs=table_inputs,
     output:
         csv="results/{scale}/tables/{name}.csv",
+        md="results/{scale}/tables/{name}.md",
         tex="results/{scale}/tables/{name}.tex",
-        md=report(
-            "results/{scale}/tables/{name}.md",
+        html=report(
+            "results/{scale}/tables/{name}.html",
             caption="captions/table.rst",
             category="Tables",
             labels={"table": "{name}"},
@@ -95,11 +96,12 @@ rule gallery:
         runs=gallery_inputs,
         scores="results/{scale}/scores.csv",
     output:
-        pages=report(
-            directory("results/{scale}/gallery"),
-            htmlindex="index.html",
+        pages=directory("results/{scale}/gallery"),
+        single=report(
+            "results/{scale}/gallery.html",
             caption="captions/gallery.rst",
             category="Gallery",
+            labels={"gallery": "all runs"},
         ),
     log:
         "results/{scale}/logs/gallery.log",
@@ -107,4 +109,5 @@ rule gallery:
     conda:
         "../environment.yml"
     shell:
-        "python -m unigrpo.report.gallery --results results/{wildcards.scale} --out {output.pages:q} 2>&1 | tee {log:q}"
+        "python -m unigrpo.report.gallery --results results/{wildcards.scale} --out {output.pages:q}"
+        " --single {output.single:q} 2>&1 | tee {log:q}"

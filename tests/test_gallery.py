@@ -1,5 +1,6 @@
 """The gallery: what its page says, and how a real browser shows it at the widths of a desk and of a phone."""
 
+import base64
 import html
 import json
 import os
@@ -68,11 +69,15 @@ CHOICES = [
 ]
 
 
+def make(results, out):
+    gallery.main(["--results", str(results), "--out", str(out), "--single", str(out.with_suffix(".html"))])
+
+
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     root = tmp_path_factory.mktemp("study") / "cpu"
     write_scenes(root, RUNS)
-    gallery.main(["--results", str(root), "--out", str(root / "gallery")])
+    make(root, root / "gallery")
     return root
 
 
@@ -111,10 +116,18 @@ def test_verdicts_and_reasons_are_those_of_the_scores(study):
     assert sorted(items) == reasons
 
 
+def test_the_single_file_is_the_page_with_its_images_inside(study):
+    single, page = ((study / name).read_text() for name in ("gallery.html", "gallery/index.html"))
+    found = re.findall(r'src="data:image/png;base64,([^"]+)"', single)
+    names = re.findall(r'src="([^"]+)"', page)
+    assert [base64.b64decode(data) for data in found] == [(study / "gallery" / name).read_bytes() for name in names]
+    assert re.sub(r'src="[^"]+"', "", single) == re.sub(r'src="[^"]+"', "", page)
+
+
 def test_a_new_gallery_replaces_the_old_one(study, tmp_path):
     (tmp_path / "gallery").mkdir()
     (tmp_path / "gallery/stale.html").write_text("old")
-    gallery.main(["--results", str(study), "--out", str(tmp_path / "gallery")])
+    make(study, tmp_path / "gallery")
     assert sorted(p.name for p in (tmp_path / "gallery").iterdir()) == ["images", "index.html"]
     assert (tmp_path / "gallery/index.html").read_bytes() == (study / "gallery/index.html").read_bytes()
 
@@ -124,14 +137,14 @@ def test_a_prompt_that_a_run_lacks_says_so(study, tmp_path):
     shutil.copytree(study / "runs", root / "runs")
     manifest = root / "runs/sft/seed0/samples/ta.think.tuned/manifest.jsonl"
     manifest.write_text(manifest.read_text().splitlines()[0] + "\n")
-    gallery.main(["--results", str(root), "--out", str(root / "gallery")])
+    make(root, root / "gallery")
     page = (root / "gallery/index.html").read_text()
     assert page.count("not available") == 1 and page.count("<figure") == PROMPTS * len(RUNS)
 
 
 def test_it_needs_samples(tmp_path):
     with pytest.raises(UserError, match="no run has samples"):
-        gallery.main(["--results", str(tmp_path), "--out", str(tmp_path / "gallery")])
+        make(tmp_path, tmp_path / "gallery")
     assert list(tmp_path.iterdir()) == []
 
 

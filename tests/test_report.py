@@ -1,6 +1,7 @@
 """Collecting scores, tables and figures, on a small study whose numbers are known."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -134,6 +135,16 @@ def test_main_table_holds_hand_computed_means_beside_the_papers(study, tmp_path)
     ):
         assert words in text
     assert text.count("1 (prompts only)") == 2
+
+
+def test_the_html_table_holds_what_the_markdown_does(study, tmp_path):
+    _, text = make_table(study, tmp_path, {"kind": "main", "title": "A < B", "rows": ROWS})
+    page = (tmp_path / "tables/table1.html").read_text()
+    head, _, *lines = [line for line in text.splitlines() if line.startswith("|")]
+    expected = [cell.strip() for line in (head, *lines) for cell in line.strip("|").split("|")]
+    assert re.findall(r"<t[hd]>(.*?)</t[hd]>", page) == expected
+    assert "Table 1: A &lt; B, tuned guidance" in page and "Scale <code>cpu</code>." in page
+    assert page.count("<li>") == text.count("\n* ")
 
 
 def test_category_table_counts_prompts_and_keeps_both_verdicts(study, tmp_path):

@@ -1,15 +1,16 @@
 """A static gallery: every prompt, the same noise in every run side by side, with trace, verdict and scores.
 
 One page, index.html (its template is gallery.html), and small PNG files; it opens from disk, without a server or a
-network. It shows the first sample of each run's first seed: nothing is picked by hand. The reader can filter by
+network. The same page with its images inside is one file to pass on, and what the workflow's report holds. It shows the first sample of each run's first seed: nothing is picked by hand. The reader can filter by
 category and by what changed between two runs.
 
-    python -m unigrpo.report.gallery --results results/cpu --out results/cpu/gallery
+    python -m unigrpo.report.gallery --results results/cpu --out results/cpu/gallery --single results/cpu/gallery.html
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import os
 import re
 import shutil
@@ -92,16 +93,27 @@ def write(folder: Folder, out: Path, guidance: str) -> None:
     write_text(out / "index.html", html)
 
 
+def embedded(folder: Path) -> str:
+    """The page of ``folder`` with its images inside, as data URIs."""
+
+    def data(match: re.Match) -> str:
+        return f'src="data:image/png;base64,{base64.b64encode((folder / match[1]).read_bytes()).decode()}"'
+
+    return re.sub(r'src="(images/[^"]+)"', data, read_text(folder / "index.html"))
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m unigrpo.report.gallery", description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, required=True, help="folder of the scale, results/<scale>")
     parser.add_argument("--out", type=Path, required=True, help="folder to write, replaced if it exists")
+    parser.add_argument("--single", type=Path, required=True, help="file to write: the page with its images inside")
     parser.add_argument("--guidance", choices=("tuned", "unguided"), default="tuned")
     args = parser.parse_args(argv)
     temporary = args.out.with_name(f".{args.out.name}.{os.getpid()}")
     temporary.mkdir(parents=True)
     try:
         write(Folder(args.results), temporary, args.guidance)
+        write_text(args.single, embedded(temporary))
         shutil.rmtree(args.out, ignore_errors=True)
         os.replace(temporary, args.out)
     finally:

@@ -1,4 +1,4 @@
-"""Tables 1 and 2 beside the paper's numbers, and the table of decoding knobs: scores.csv -> CSV, Markdown, LaTeX.
+"""Tables 1 and 2 beside the paper's numbers, and the table of decoding knobs: CSV, Markdown, HTML, LaTeX.
 
 Kinds of table, chosen by ``kind`` in the table's specification:
 
@@ -7,7 +7,7 @@ Kinds of table, chosen by ``kind`` in the table's specification:
 * decoding: what guidance and temperature alone bring the first runs, beside the last run, ``gold_gap`` =
 the last run minus the row, paired by prompt and seed
 
-The CSV holds every number; the Markdown a readable choice of them and the notes that belong beside it; the LaTeX
+The CSV holds every number; Markdown and HTML a readable choice of them and the notes that belong beside it; LaTeX
 what a paper prints. What is missing stands as an empty cell (CSV) or "not available" (elsewhere), never as a
 missing row.
 
@@ -26,7 +26,7 @@ import pandas as pd
 
 from unigrpo import cli
 from unigrpo.files import read_json, write_text
-from unigrpo.report import latex
+from unigrpo.report import latex, page
 from unigrpo.report.notes import HEADS, MISSING, caption, notes
 from unigrpo.report.results import CATEGORIES, PAPER, Folder, Paper, Scores
 from unigrpo.report.rows import Row, Sources
@@ -226,10 +226,11 @@ def read_rows(spec: Mapping, where: str) -> list[Row]:
 
 @dataclass(frozen=True)
 class Table:
-    """One table in its three forms."""
+    """One table in its four forms."""
 
     csv: str
     md: str
+    html: str
     tex: str
 
 
@@ -241,13 +242,16 @@ def make(name: str, spec: Mapping, sources: Sources, where: str) -> Table:
     title = spec.get("title", TITLES[spec["kind"]])
     if spec["kind"] != "decoding":
         title += f", {rows[0].guidance} guidance"
-    text = pd.DataFrame([kind.text(line) for line in lines]).to_markdown(index=False, disable_numparse=True)
-    below = "\n".join(f"* {note}" for note in notes(spec["kind"], rows, lines, sources))
-    frame = pd.DataFrame([kind.latex(line) for line in lines])
+    titled = NAMES[spec["kind"]] + title
+    text = pd.DataFrame([kind.text(line) for line in lines])
+    below = notes(spec["kind"], rows, lines, sources)
+    listed = "\n".join(f"* {note}" for note in below)
+    printed = pd.DataFrame([kind.latex(line) for line in lines])
     return Table(
         csv=pd.DataFrame(lines).to_csv(index=False, float_format="%.4f"),
-        md=f"# {NAMES[spec['kind']]}{title}\n\n{text}\n\n{below}\n",
-        tex=latex.table(frame, [f"{title}.", *caption(spec["kind"], rows, sources)], name),
+        md=f"# {titled}\n\n{text.to_markdown(index=False, disable_numparse=True)}\n\n{listed}\n",
+        html=page.table(text, titled, below),
+        tex=latex.table(printed, [f"{title}.", *caption(spec["kind"], rows, sources)], name),
     )
 
 
@@ -258,7 +262,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--scores", type=Path, required=True, help="scores.csv")
     parser.add_argument("--results", type=Path, required=True, help="folder of the scale, results/<scale>")
     parser.add_argument("--paper", type=Path, default=PAPER, help="the paper's numbers")
-    parser.add_argument("--out", type=Path, required=True, help="folder for <name>.csv, .md and .tex")
+    parser.add_argument("--out", type=Path, required=True, help="folder for <name>.csv, .md, .html and .tex")
     args = parser.parse_args(argv)
     sources = Sources(Scores(args.scores), Paper(args.paper), Folder(args.results))
     table = make(args.name, read_json(args.spec), sources, str(args.spec))
