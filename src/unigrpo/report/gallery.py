@@ -1,8 +1,9 @@
 """A static gallery: every prompt, the same noise in every run side by side, with trace, verdict and scores.
 
 One page, index.html (its template is gallery.html), and small PNG files; it opens from disk, without a server or a
-network. The same page with its images inside is one file to pass on, and what the workflow's report holds. It shows the first sample of each run's first seed: nothing is picked by hand. The reader can filter by
-category and by what changed between two runs.
+network. The same page with its images inside is one file to pass on, and what the workflow's report holds. It shows
+the first sample of each run's first seed: nothing is picked by hand. The reader can filter by category and by what
+changed between two runs.
 
     python -m unigrpo.report.gallery --results results/cpu --out results/cpu/gallery --single results/cpu/gallery.html
 """
