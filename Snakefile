@@ -30,9 +30,9 @@ include: "pipelines/report.smk"
 rule all:
     default_target: True
     input:
-        tables=collect("results/{scale}/tables/{name}.md", scale=SCALE, name=TABLES),
+        tables=collect("results/{scale}/tables/{name}.{suffix}", scale=SCALE, name=TABLES, suffix=("html", "md", "tex")),
         figures=collect("results/{scale}/figures/{name}.png", scale=SCALE, name=FIGURES),
-        gallery=f"results/{SCALE}/gallery",
+        gallery=[f"results/{SCALE}/gallery", f"results/{SCALE}/gallery.html"],
 
 
 rule one_run:

@@ -72,6 +72,16 @@ def spec(wildcards):
     return resolve.fingerprint({"table": TABLES, "figure": FIGURES}[wildcards.kind][wildcards.name])
 
 
+def kind_of_table(wildcards):
+    """What the table's caption in the report turns on."""
+    return TABLES[wildcards.name]["kind"]
+
+
+def kind_of_figure(wildcards):
+    """What the figure's caption in the report turns on."""
+    return FIGURES[wildcards.name]["kind"]
+
+
 def collected(wildcards):
     """``run=folder`` for every run and seed that a table or figure needs."""
     return [f"{run}={folder(run, seed)}" for run in USED for seed in STUDY.seeds(run)]
@@ -85,7 +95,7 @@ def table_inputs(wildcards):
 def figure_inputs(wildcards):
     """What a figure reads besides the scores."""
     figure = FIGURES[wildcards.name]
-    record = {"curves": "run.json", "grid": "samples/done.json"}.get(figure["kind"])
+    record = {"curves": "run.json", "grid": "samples/done.json", "traces": "samples/done.json"}.get(figure["kind"])
     configs = [f"{folder(run, 0)}/config.json" for run in resolve.named(figure)]
     return configs + (files(figure["runs"], record) if record else [])
 

@@ -44,8 +44,10 @@ rule table:
         configs=table_inputs,
     output:
         csv="results/{scale}/tables/{name}.csv",
-        md=report(
-            "results/{scale}/tables/{name}.md",
+        md="results/{scale}/tables/{name}.md",
+        tex="results/{scale}/tables/{name}.tex",
+        html=report(
+            "results/{scale}/tables/{name}.html",
             caption="captions/table.rst",
             category="Tables",
             labels={"table": "{name}"},
@@ -55,6 +57,8 @@ rule table:
     localrule: True
     conda:
         "../environment.yml"
+    params:
+        kind=kind_of_table,
     shell:
         "python -m unigrpo.report.tables --name {wildcards.name} --spec {input.spec:q} --scores {input.scores:q}"
         " --results results/{wildcards.scale} --paper {input.paper:q} --out results/{wildcards.scale}/tables 2>&1 | tee {log:q}"
@@ -80,6 +84,8 @@ rule figure:
     localrule: True
     conda:
         "../environment.yml"
+    params:
+        kind=kind_of_figure,
     shell:
         "python -m unigrpo.report.figures --name {wildcards.name} --spec {input.spec:q} --scores {input.scores:q}"
         " --results results/{wildcards.scale} --paper {input.paper:q} --out results/{wildcards.scale}/figures 2>&1 | tee {log:q}"
@@ -90,11 +96,12 @@ rule gallery:
         runs=gallery_inputs,
         scores="results/{scale}/scores.csv",
     output:
-        pages=report(
-            directory("results/{scale}/gallery"),
-            htmlindex="index.html",
+        pages=directory("results/{scale}/gallery"),
+        single=report(
+            "results/{scale}/gallery.html",
             caption="captions/gallery.rst",
             category="Gallery",
+            labels={"gallery": "all runs"},
         ),
     log:
         "results/{scale}/logs/gallery.log",
@@ -102,4 +109,5 @@ rule gallery:
     conda:
         "../environment.yml"
     shell:
-        "python -m unigrpo.report.gallery --results results/{wildcards.scale} --out {output.pages:q} 2>&1 | tee {log:q}"
+        "python -m unigrpo.report.gallery --results results/{wildcards.scale} --out {output.pages:q}"
+        " --single {output.single:q} 2>&1 | tee {log:q}"

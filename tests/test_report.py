@@ -1,4 +1,4 @@
-"""Collecting scores, tables, figures and the gallery, on a small study whose numbers are known."""
+"""Collecting scores, tables and figures, on a small study whose numbers are known."""
 
 import json
 import re
@@ -9,140 +9,15 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from study import score_rows, write_jsonl, write_study
 
-from unigrpo.report import collect, figures, gallery, tables
+from unigrpo.report import collect, figures, pictures, tables
 from unigrpo.report.results import CATEGORIES, Folder, Paper, Scores
 from unigrpo.report.results import PAPER as PAPER_FILE
 from unigrpo.report.rows import Row, Sources
 from unigrpo.types import UserError
-from unigrpo.world.render import render
-from unigrpo.world.scenes import random_scene
 
-TAGS = (*CATEGORIES, "compound")
-LABELS = {
-    "base": "Base",
-    "sft": "SFT",
-    "flow_grpo": "FlowGRPO",
-    "text_grpo": "TextGRPO",
-    "unigrpo": "UniGRPO",
-}
 ROWS = [["base", "no"], ["sft", "yes"], ["unigrpo", "yes"]]
-PAPER = (
-    "run,thinking,method,ta,geneval,single_object,two_object,counting,colors,position,color_attr,collapsed\n"
-    "base,no,Bagel,0.6810,0.78,0.98,0.96,0.78,0.84,0.52,0.58,no\n"
-    "unigrpo,yes,UniGRPO,0.8381,0.90,0.99,0.99,0.91,0.91,0.73,0.86,no\n"
-)
-
-
-def write_jsonl(path, rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def score_rows(mode, guidance, level, rng, prompts=3, samples=2):
-    """Verdicts that are right with probability ``level``."""
-    for tag in TAGS:
-        ta = tag == "compound"
-        for prompt in range(prompts):
-            for sample in range(samples):
-                right = float(rng.random() < level)
-                metrics = {
-                    "strict": right * (rng.random() < 0.8),
-                    "soft": (1 + right) / 2,
-                    "artefact": 0.01,
-                    "proxy": level,
-                }
-                metrics["gold"] = 0.5 * metrics["strict"] + 0.5 * metrics["soft"]
-                metrics |= (
-                    {"ta": metrics["soft"], "atoms": 6}
-                    if ta
-                    else {"official": right, "second": right if prompt else 1 - right}
-                )
-                yield {
-                    "benchmark": "ta" if ta else "geneval",
-                    "version": "1",
-                    "mode": mode,
-                    "guidance": guidance,
-                    "prompt_id": f"{tag}/{prompt:03d}",
-                    "tag": tag,
-                    "sample": sample,
-                    "metrics": metrics,
-                    "reason": "" if right else "expected more\nthan this",
-                }
-
-
-def write_samples(folder, benchmark, mode, guidance, rng, prompts=3, samples=2):
-    tags = ("compound",) if benchmark == "ta" else CATEGORIES
-    keys = [(tag, p, s) for tag in tags for p in range(prompts) for s in range(samples)]
-    folder = folder / "samples" / f"{benchmark}.{mode}.{guidance}"
-    rows = [
-        {
-            "index": i,
-            "prompt_id": f"{tag}/{p:03d}",
-            "prompt": f"a photo of two red circles left of a blue square ({tag} {p})",
-            "tag": tag,
-            "meta": {"include": []},
-            "sample": s,
-            "seed": i,
-            "trace": "<think> red circle upper-left , red circle middle-left , blue square center </think>"
-            if mode == "think"
-            else None,
-        }
-        for i, (tag, p, s) in enumerate(keys)
-    ]
-    write_jsonl(folder / "manifest.jsonl", rows)
-    np.save(folder / "images.npy", render([random_scene(rng, 1 + i % 4) for i in range(len(keys))], 48))
-    protocol = {"benchmark": benchmark, "version": "1", "prompt_hash": "ab" * 32, "mode": mode}
-    protocol |= {"guidance_name": guidance, "guidance": 2.0, "steps": 20, "grid": "steps", "shift": 3.0}
-    protocol |= {"temperature": 0.7, "resolution": 48, "seed": 0, "ema": True}
-    (folder / "protocol.json").write_text(json.dumps(protocol))
-
-
-def write_study(root, runs, updates=12, prompts=3):
-    """results/<scale> with scores, curves and samples: runs is name -> (level, seeds)."""
-    rng = np.random.default_rng(0)
-    for run, (level, seeds) in runs.items():
-        for seed in range(seeds):
-            folder = root / "runs" / run / f"seed{seed}"
-            rows = []
-            for mode, shift in (("think", 0.0), ("direct", -0.1)):
-                for guidance in ("tuned", "unguided"):
-                    rows += score_rows(mode, guidance, level + shift, rng, prompts)
-                    for benchmark in ("ta", "geneval"):
-                        write_samples(folder, benchmark, mode, guidance, rng, prompts)
-            write_jsonl(folder / "scores.jsonl", rows)
-            (folder / "config.json").write_text(
-                json.dumps(
-                    {"label": LABELS[run], "backbone": "world", "stage": run if run in ("base", "sft") else "rl"}
-                )
-            )
-            record = {
-                "run": run,
-                "seed": seed,
-                "source_hash": "h",
-                "model_evaluations": 1000 * (seed + 1),
-                "collapsed": False,
-            }
-            (folder / "run.json").write_text(json.dumps(record))
-            curve = []
-            for update in range(updates):
-                now = 0.4 + 0.3 * (1 - np.exp(-4 * update / updates)) + 0.02 * rng.normal()
-                curve.append(
-                    {
-                        "kind": "train",
-                        "rollout": update,
-                        "update": 2 * update,
-                        "proxy": now,
-                        "gold": now - 0.1,
-                    }
-                )
-                if update % 3 == 0:
-                    curve.append(curve[-1] | {"kind": "validation", "official": now, "strict": now - 0.2})
-            write_jsonl(folder / "metrics.jsonl", curve)
-    sources = [f"{run}={root}/runs/{run}/seed{seed}" for run, (_, seeds) in runs.items() for seed in range(seeds)]
-    collect.main(["--out", str(root / "scores.csv"), *sources])
-    (root / "paper.csv").write_text(PAPER)
 
 
 @pytest.fixture(scope="module")
@@ -261,6 +136,16 @@ def test_main_table_holds_hand_computed_means_beside_the_papers(study, tmp_path)
     ):
         assert words in text
     assert text.count("1 (prompts only)") == 2
+
+
+def test_the_html_table_holds_what_the_markdown_does(study, tmp_path):
+    _, text = make_table(study, tmp_path, {"kind": "main", "title": "A < B", "rows": ROWS})
+    page = (tmp_path / "tables/table1.html").read_text()
+    head, _, *lines = [line for line in text.splitlines() if line.startswith("|")]
+    expected = [cell.strip() for line in (head, *lines) for cell in line.strip("|").split("|")]
+    assert re.findall(r"<t[hd]>(.*?)</t[hd]>", page) == expected
+    assert "Table 1: A &lt; B, tuned guidance" in page and "Scale <code>cpu</code>." in page
+    assert page.count("<li>") == text.count("\n* ")
 
 
 def test_category_table_counts_prompts_and_keeps_both_verdicts(study, tmp_path):
@@ -410,7 +295,7 @@ def test_grid_shows_the_same_prompts_for_every_run_with_traces(study, tmp_path):
     data = make_figure(study, tmp_path, {"kind": "grid", "runs": ["base", "unigrpo"]})
     by_run = [data[data["run"] == run]["prompt_id"].tolist() for run in ("base", "unigrpo")]
     assert by_run[0] == by_run[1]
-    assert [prompt.split("/")[0] for prompt in by_run[0]] == list(figures.GRID_TAGS)
+    assert [prompt.split("/")[0] for prompt in by_run[0]] == list(pictures.GRID_TAGS)
     assert len(set(by_run[0])) == len(by_run[0])
     assert data["trace"].str.contains("red circle upper-left").all()
     scored = {
@@ -439,44 +324,17 @@ def test_dots_csv_agrees_with_the_table(study, tmp_path):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"kind": "pie", "runs": ["base"]}, "'kind', one of curves, grid, dots"),
+        ({"kind": "pie", "runs": ["base"]}, "'kind', one of curves, grid, dots, traces"),
         ({"kind": "dots"}, "and 'runs'"),
         ({"kind": "curves", "runs": ["text_grpo"]}, "text_grpo: no seed folder"),
         ({"kind": "grid", "runs": ["text_grpo"]}, "text_grpo: no images"),
+        ({"kind": "traces", "runs": ["base", "sft"]}, "'traces' shows one run, found 'runs' base, sft"),
         ({"kind": "dots", "runs": ["text_grpo"]}, "none of the runs text_grpo is scored"),
     ],
 )
 def test_bad_figures_are_named(study, tmp_path, spec, message):
     with pytest.raises(UserError, match=message):
         make_figure(study, tmp_path, spec)
-
-
-# --------------------------------------------------------------------------------------- gallery
-
-
-def test_gallery_stands_alone_and_shows_every_run(study, tmp_path):
-    out = tmp_path / "gallery"
-    out.mkdir()
-    (out / "stale.html").write_text("old")
-    gallery.main(["--results", str(study), "--out", str(out), "--per-category", "2"])
-    page = (out / "index.html").read_text()
-    sources = re.findall(r'src="([^"]+)"', page)
-    assert len(sources) == 7 * 2 * 3 and len(set(sources)) == len(sources)  # categories x prompts x runs
-    assert not re.search(r"https?://|<script", page) and not (out / "stale.html").exists()
-    first = np.load(study / "runs/unigrpo/seed0/samples/geneval.think.tuned/images.npy")[0]
-    with Image.open(out / "images/unigrpo/single_object-000.png") as picture:
-        assert np.array_equal(np.asarray(picture), first)
-    assert page.count("<li>red circle upper-left</li>") == len(sources)
-    wrong, right = page.count('class="wrong"'), page.count('class="right"')
-    assert wrong + right == len(sources) and wrong and right
-    assert page.index(">Base<") < page.index(">SFT<") < page.index(">UniGRPO<")
-    assert page.count("✗ expected more\nthan this") == wrong
-
-
-def test_gallery_needs_samples(tmp_path):
-    with pytest.raises(UserError, match="no run has samples"):
-        gallery.main(["--results", str(tmp_path), "--out", str(tmp_path / "gallery")])
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_reports_never_import_torch():

@@ -26,7 +26,7 @@ MAKES = {
     "reward_data": "images.npy manifest.jsonl",
     "train_learned": "model.safetensors model.json report.json run.json",
     "sample_sets": "done.json",
-    "tables": "{name}.csv {name}.md",
+    "tables": "{name}.csv {name}.md {name}.html {name}.tex",
     "figures": "{name}.csv {name}.png {name}.pdf",
     "gallery": "index.html",
 }
@@ -40,7 +40,8 @@ if module == "pretrain":
         time.sleep(0.05)
     if Path("fail").exists():
         sys.exit("error: told to fail")
-for path in [out / name for name in MAKES.get(module, "").format(name=word("--name")).split()] or [out]:
+made = [out / name for name in MAKES.get(module, "").format(name=word("--name")).split()] or [out]
+for path in made + [Path(single) for single in [word("--single")] if single]:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.open("a").write("finished\\n")
 """
@@ -120,7 +121,7 @@ def test_every_scale_plans_every_run_and_result(shipped, scale, seeds):
     assert (jobs["sft"], jobs["train"]) == (1, 10 * seeds)
     assert jobs["sample"] == jobs["score"] == 2 + 10 * seeds
     assert jobs["tune"] == jobs["learned_reward"] == jobs["collect"] == jobs["gallery"] == 1
-    assert (jobs["table"], jobs["figure"]) == (4, 3)
+    assert (jobs["table"], jobs["figure"]) == (4, 6)
     assert ("base" in jobs) == (scale == "cpu") and ("pretrain" in jobs) == (scale != "cpu")
 
 
@@ -174,7 +175,9 @@ def test_a_bad_catalogue_ends_with_one_message_and_writes_nothing(root, tmp_path
 def test_a_finished_study_has_nothing_to_do(finished):
     assert plan(finished, "--config", "scale=smoke") == {}
     results = finished / "results/smoke"
-    assert {p.name for p in (results / "tables").iterdir()} == {"main.csv", "main.md"}
+    assert {p.name for p in (results / "tables").iterdir()} == {
+        f"main.{suffix}" for suffix in ("csv", "md", "html", "tex")
+    }
     assert {p.name for p in (results / "figures").iterdir()} == {"curves.csv", "curves.png", "curves.pdf"}
     config = json.loads((results / "runs/unigrpo/seed0/training.json").read_text())
     assert (config["run"], config["init"], config["scale"]) == ("unigrpo", "sft", "smoke")

@@ -4,8 +4,7 @@ Kinds, chosen by ``kind`` in the figure's specification:
 
 * curves (Figure 3): training and validation reward against gradient updates, thin lines for seeds, a thick
   one for their mean; the gold judge, which training never sees, beside them
-* grid (Figure 2): prompts x runs, one image each with its trace and verdict. Prompts are drawn by a fixed
-  rule, not picked: one of each of GRID_TAGS; always the first seed and sample
+* grid (Figure 2) and traces (Figures 6-8): images with their traces and verdicts, see pictures.py
 * dots: TA and GenEval of every row with intervals, beside the paper's values
 
     python -m unigrpo.report.figures --name fig3 --spec spec.json --scores scores.csv --results results/cpu
@@ -16,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -31,18 +29,14 @@ from matplotlib.lines import Line2D
 
 from unigrpo import cli
 from unigrpo.files import read_json, read_jsonl, replacing, write_text
+from unigrpo.report.pictures import WIDTH, grid, traces
 from unigrpo.report.results import PAPER, Folder, Paper, Scores
 from unigrpo.report.rows import Row, Sources
-from unigrpo.report.samples import Sample, read_samples, trace_lines
-from unigrpo.seeding import numpy_generator
 from unigrpo.types import UserError
 
-WIDTH = 6.4  # inches: the text width of a page
 # Apart in hue and in lightness, so that greyscale keeps them apart; the line styles say the same again.
 COLORS = ("#08306b", "#c0392b", "#f0a830", "#5b8c5a", "#9b7fb8", "#8c8c8c")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
-RIGHT, WRONG, NEUTRAL = "#1b7837", "#b2182b", "#7f7f7f"
-GRID_TAGS = ("counting", "position", "color_attr", "compound", "compound")
 PANELS = (  # title, kind of row in metrics.jsonl, metric
     ("training reward", "train", "proxy"),
     ("validation reward", "validation", "proxy"),
@@ -108,62 +102,6 @@ def curves(spec: Mapping, sources: Sources) -> tuple[Figure, pd.DataFrame]:
     return figure, data
 
 
-# ------------------------------------------------------------------------------------------ grid
-
-
-def drawn_prompts(samples: Mapping[str, Sample]) -> list[str]:
-    """Prompt ids by the rule of GRID_TAGS."""
-    rng = numpy_generator(0, "grid")
-    drawn: list[str] = []
-    for tag in GRID_TAGS:
-        left = [s.prompt_id for s in samples.values() if s.tag == tag and s.prompt_id not in drawn]
-        if left:
-            drawn.append(left[rng.integers(len(left))])
-    return drawn
-
-
-def grid(spec: Mapping, sources: Sources) -> tuple[Figure, pd.DataFrame]:
-    """A column a prompt, a row a run; the trace under each image."""
-    runs, guidance = spec["runs"], spec.get("guidance", "tuned")
-    found = {run: read_samples(sources.folder, run, "think", guidance) for run in runs}
-    prompts = drawn_prompts(found[runs[0]])
-    if not prompts:
-        raise UserError(f"{sources.folder.root / 'runs' / runs[0]}: no images with thinking at guidance '{guidance}'")
-    size = (WIDTH, 0.55 + len(runs) * (WIDTH / len(prompts) + 0.4))
-    figure, axes = plt.subplots(len(runs), len(prompts), figsize=size, squeeze=False)
-    rows = []
-    for line, run in zip(axes, runs, strict=True):
-        line[0].set_ylabel(sources.folder.label(run), fontweight="bold", fontsize=8.5)
-        for axis, prompt in zip(line, prompts, strict=True):
-            axis.set(xticks=[], yticks=[])
-            axis.grid(False)
-            sample = found[run].get(prompt)
-            if sample is None:
-                axis.text(0.5, 0.5, "not available", ha="center", va="center", transform=axis.transAxes)
-                axis.set_box_aspect(1)
-            else:
-                _draw(axis, sample)
-                rows.append((prompt, sample.prompt, run, sample.trace or "", sample.correct, sample.reason))
-    for axis, prompt in zip(axes[0], prompts, strict=True):
-        text = found[runs[0]][prompt].prompt.removeprefix("a photo of ")
-        axis.set_title(textwrap.fill(text, 22), fontsize=7.5, pad=5)
-    return figure, pd.DataFrame(rows, columns=["prompt_id", "prompt", "run", "trace", "correct", "reason"])
-
-
-def _draw(axis, sample: Sample) -> None:
-    """The image framed by its verdict, the trace under it."""
-    axis.imshow(sample.image, interpolation="bicubic")
-    mark, color = {True: ("✓ ", RIGHT), False: ("✗ ", WRONG), None: ("", NEUTRAL)}[sample.correct]
-    lines = [part for line in trace_lines(sample.trace) for part in textwrap.wrap(line, 30)]  # malformed ones are long
-    axis.set_xlabel("\n".join(lines[:5]), fontsize=6.2, linespacing=1.2, labelpad=3)
-    axis.annotate(
-        mark, (0, 0), xytext=(0, -2.5), xycoords="axes fraction", textcoords="offset points",
-        ha="left", va="top", fontsize=8, fontweight="bold", color=color,
-    )  # fmt: skip
-    for spine in axis.spines.values():
-        spine.set(visible=True, color=color, linewidth=1.0)
-
-
 # ------------------------------------------------------------------------------------------ dots
 
 DOTS = (  # title, benchmark, metric of the filled dot, metric of the hollow one, the paper's column
@@ -211,7 +149,7 @@ def dots(spec: Mapping, sources: Sources) -> tuple[Figure, pd.DataFrame]:
 
 # ------------------------------------------------------------------------------------------ command
 
-KINDS = {"curves": curves, "grid": grid, "dots": dots}
+KINDS = {"curves": curves, "grid": grid, "dots": dots, "traces": traces}
 
 
 def save(figure: Figure, data: pd.DataFrame, out: Path, name: str) -> None:

@@ -1,14 +1,17 @@
-"""A static gallery: the same prompt side by side for every run, with its trace and verdict (Figures 2 and 6-8).
+"""A static gallery: every prompt, the same noise in every run side by side, with trace, verdict and scores.
 
-One page, index.html, and small PNG files; it opens from disk, without a server or a network. It shows the first
-prompts of every category, always the first seed and sample: nothing is picked by hand.
+One page, index.html (its template is gallery.html), and small PNG files; it opens from disk, without a server or a
+network. The same page with its images inside is one file to pass on, and what the workflow's report holds. It shows
+the first sample of each run's first seed: nothing is picked by hand. The reader can filter by category and by what
+changed between two runs.
 
-    python -m unigrpo.report.gallery --results results/cpu --out results/cpu/gallery
+    python -m unigrpo.report.gallery --results results/cpu --out results/cpu/gallery --single results/cpu/gallery.html
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import os
 import re
 import shutil
@@ -19,59 +22,19 @@ import jinja2
 from PIL import Image
 
 from unigrpo import cli
-from unigrpo.files import write_text
+from unigrpo.files import read_text, write_text
+from unigrpo.report.notes import scale_note
 from unigrpo.report.results import CATEGORIES, Folder
-from unigrpo.report.samples import Sample, read_samples, trace_lines
+from unigrpo.report.samples import Sample, read_samples
 from unigrpo.types import UserError
 
-PER_CATEGORY = 8
+TEMPLATE = Path(__file__).with_name("gallery.html")
 STAGES = ("base", "sft", "rl")
-
-PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>{{ title }}</title>
-<style>
-  :root { color-scheme: light dark; --line: #8884; --right: #1b7837; --wrong: #b2182b; }
-  body { font: 15px/1.4 system-ui, sans-serif; margin: 2em auto; padding: 0 1em; }
-  body { max-width: {{ 12 * runs|length + 4 }}em; }
-  nav a { margin-right: 1em; }
-  h2 { margin: 2em 0 0; border-bottom: 1px solid var(--line); }
-  h3 { font-size: 1em; margin: 1.6em 0 .5em; }
-  .row { display: grid; grid-template-columns: repeat({{ runs|length }}, minmax(9em, 1fr)); gap: 1em; }
-  figure { margin: 0; font-size: .8em; }
-  figure b { display: block; margin-bottom: .2em; }
-  img { width: 100%; max-width: 12em; border: 2px solid var(--line); box-sizing: border-box; }
-  .right img { border-color: var(--right); } .wrong img { border-color: var(--wrong); }
-  ul { list-style: none; margin: .3em 0; padding: 0; opacity: .8; }
-  .verdict { color: var(--wrong); white-space: pre-line; } .right .verdict { color: var(--right); }
-</style>
-<h1>{{ title }}</h1>
-<p>The first {{ per_category }} prompts of every category, {{ guidance }} guidance, first seed and sample; nothing is
-picked by hand. Under each image the trace that was written before it, and the verdict: GenEval's official one, or the
-exam questions that failed.</p>
-<nav>{% for tag in categories %}<a href="#{{ tag }}">{{ tag }}</a>{% endfor %}</nav>
-{% for tag, prompts in categories.items() %}
-<h2 id="{{ tag }}">{{ tag }}</h2>
-{% for prompt, cells in prompts %}
-<h3>{{ prompt }}</h3>
-<div class="row">
-{% for run, cell in cells %}
-  <figure{% if cell and cell.correct is not none %} class="{{ 'right' if cell.correct else 'wrong' }}"{% endif %}>
-    <b>{{ run }}</b>
-    {% if cell %}
-    <img src="{{ cell.src }}" alt="{{ prompt }}, {{ run }}" loading="lazy">
-    <ul>{% for line in cell.trace %}<li>{{ line }}</li>{% endfor %}</ul>
-    <div class="verdict">{{ cell.verdict }}</div>
-    {% else %}not available{% endif %}
-  </figure>
-{% endfor %}
-</div>
-{% endfor %}
-{% endfor %}
-</html>
-"""
+LARGEST = 256  # pixels: what a page of hundreds of images needs of each
+VERDICTS = {True: "right", False: "wrong", None: "unjudged"}
+WORDS = {"right": "✓ right", "wrong": "✗ wrong", "unjudged": "not judged"}
+SCORES = ("ta", "strict", "gold", "second", "proxy")
+"""Shown beside an image, where it has them; GenEval's official verdict is the headline itself."""
 
 
 def runs_with_samples(folder: Folder, guidance: str) -> dict[str, Mapping[str, Sample]]:
@@ -92,53 +55,66 @@ def _cell(sample: Sample, run: str, out: Path) -> dict:
     """Write the image; what the page says of it."""
     source = f"images/{run}/{re.sub(r'[^A-Za-z0-9_-]+', '-', sample.prompt_id)}.png"
     (out / source).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(sample.image).save(out / source)
-    words = {True: "✓", False: f"✗ {sample.reason}", None: "not judged"}
-    verdict = words[sample.correct]
-    return {"src": source, "trace": trace_lines(sample.trace), "correct": sample.correct, "verdict": verdict}
+    picture = Image.fromarray(sample.image)
+    picture.thumbnail((LARGEST, LARGEST))
+    picture.save(out / source)
+    return {
+        "src": source,
+        "side": picture.width,
+        "verdict": VERDICTS[sample.correct],
+        "plan": sample.plan or [],
+        "raw": sample.raw_trace,
+        "reason": sample.reason.splitlines(),
+        "scores": {name: sample.scores[name] for name in SCORES if name in sample.scores},
+    }
 
 
-def write(folder: Folder, out: Path, guidance: str, per_category: int) -> None:
+def _cells(prompt: str, runs: Mapping[str, Mapping[str, Sample]], out: Path) -> dict[str, dict | None]:
+    """Run -> what the page says of its image of a prompt; None without one."""
+    return {run: _cell(samples[prompt], run, out) if prompt in samples else None for run, samples in runs.items()}
+
+
+def write(folder: Folder, out: Path, guidance: str) -> None:
     """Write index.html and its images into the empty folder ``out``."""
     runs = runs_with_samples(folder, guidance)
     if not runs:
         raise UserError(f"{folder.root / 'runs'}: no run has samples at guidance '{guidance}'")
     prompts = {s.prompt_id: s for samples in runs.values() for s in samples.values()}
-    tags = [*CATEGORIES, *sorted({s.tag for s in prompts.values()} - set(CATEGORIES))]
-    labels = {run: folder.label(run) for run in runs}
-    categories = {}
-    for tag in tags:
-        shown = [s for s in prompts.values() if s.tag == tag][:per_category]
-        if shown:
-            categories[tag] = [
-                (
-                    s.prompt,
-                    [
-                        (labels[r], _cell(runs[r][s.prompt_id], r, out) if s.prompt_id in runs[r] else None)
-                        for r in runs
-                    ],
-                )
-                for s in shown
-            ]
-    page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(PAGE)
-    html = page.render(
-        title=f"Samples, scale {folder.root.name}", runs=list(runs), guidance=guidance,
-        per_category=per_category, categories=categories,
+    tags = dict.fromkeys([*CATEGORIES, *(s.tag for s in prompts.values())])
+    categories = {
+        tag: [(s.prompt, _cells(s.prompt_id, runs, out)) for s in prompts.values() if s.tag == tag] for tag in tags
+    }
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    world = all(folder.config(run).get("backbone", "world") == "world" for run in runs)
+    html = environment.from_string(read_text(TEMPLATE)).render(
+        title=f"Samples, scale {folder.root.name}", scale=scale_note(folder.root.name, world).replace("`", ""),
+        guidance=guidance, labels={run: folder.label(run) for run in runs}, verdicts=WORDS,
+        categories={tag: shown for tag, shown in categories.items() if shown},
     )  # fmt: skip
     write_text(out / "index.html", html)
+
+
+def embedded(folder: Path) -> str:
+    """The page of ``folder`` with its images inside, as data URIs."""
+
+    def data(match: re.Match) -> str:
+        return f'src="data:image/png;base64,{base64.b64encode((folder / match[1]).read_bytes()).decode()}"'
+
+    return re.sub(r'src="(images/[^"]+)"', data, read_text(folder / "index.html"))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m unigrpo.report.gallery", description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, required=True, help="folder of the scale, results/<scale>")
     parser.add_argument("--out", type=Path, required=True, help="folder to write, replaced if it exists")
+    parser.add_argument("--single", type=Path, required=True, help="file to write: the page with its images inside")
     parser.add_argument("--guidance", choices=("tuned", "unguided"), default="tuned")
-    parser.add_argument("--per-category", type=int, default=PER_CATEGORY, help="prompts of each category")
     args = parser.parse_args(argv)
     temporary = args.out.with_name(f".{args.out.name}.{os.getpid()}")
     temporary.mkdir(parents=True)
     try:
-        write(Folder(args.results), temporary, args.guidance, args.per_category)
+        write(Folder(args.results), temporary, args.guidance)
+        write_text(args.single, embedded(temporary))
         shutil.rmtree(args.out, ignore_errors=True)
         os.replace(temporary, args.out)
     finally:

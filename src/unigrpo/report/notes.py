@@ -22,6 +22,7 @@ WORLD = (
     "This scale is a controlled synthetic world (small images of coloured shapes) that tests the paper's "
     "claims. It is not a rerun of BAGEL-7B: directions compare with the paper's columns, levels do not."
 )
+SMOKE = "It only shows that every step runs: its models are hardly trained, and its numbers mean nothing."
 METRICS = (
     "GenEval is the official verdict (at least what was asked; extra objects are free). Strict wants "
     "exactly what was asked. Gold is the mean of strict and of the share of facts less a penalty for extras. "
@@ -34,16 +35,26 @@ INTERVALS = (
 IN_DISTRIBUTION = "Single-object prompts are in-distribution: the same prompts occur in training."
 
 
+def caption(kind: str, rows: Sequence[Row], sources: Sources) -> list[str]:
+    """What a table needs said where its notes do not follow: the scale, the metrics, the brackets."""
+    cells = ["Under each official value its interval and, in parentheses, the paper's."] * (kind == "categories")
+    return [scale_note(sources.folder.root.name, _is_world(rows, sources)), *cells, METRICS, INTERVALS]
+
+
+def scale_note(name: str, world: bool) -> str:
+    """What a scale is: its name, whether it is the synthetic ``world``, and what its numbers are worth."""
+    return " ".join([f"Scale `{name}`.", *[WORLD] * world, *[SMOKE] * (name == "smoke")])
+
+
 def notes(kind: str, rows: Sequence[Row], lines: Sequence[Mapping], sources: Sources) -> list[str]:
     """One sentence or two each, in reading order."""
-    world = _is_world(rows, sources)
-    listed = [f"Scale `{sources.folder.root.name}`." + (f" {WORLD}" if world else "")]
+    listed = [scale_note(sources.folder.root.name, _is_world(rows, sources))]
     if kind == "categories":
         sizes = {HEADS[t]: max((line[f"{t}_n"] or 0) for line in lines) for t in CATEGORIES}
         prompts = ", ".join(f"{head} {size}" for head, size in sizes.items())
         listed.append(f"Cells: official / strict (the paper's official value). Prompts per category: {prompts}.")
     listed += [_protocol(rows, sources), METRICS, INTERVALS]
-    listed += [IN_DISTRIBUTION] * world + [_agreement(rows, sources)]
+    listed += [IN_DISTRIBUTION] * _is_world(rows, sources) + [_agreement(rows, sources)]
     if kind == "main":
         listed.append(_power(rows, sources))
     listed += _collapses(rows, sources)

@@ -1,13 +1,15 @@
-"""Images with their traces and verdicts, for the grid figure and the gallery."""
+"""Images with their traces and verdicts, for the figures that show pictures and for the gallery."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from unigrpo import sample_folder
 from unigrpo.files import read_jsonl
+from unigrpo.report.marks import Line, marked
 from unigrpo.report.results import Folder
 from unigrpo.types import UserError
 
@@ -16,15 +18,32 @@ BENCHMARKS = ("geneval", "ta")
 
 @dataclass(frozen=True)
 class Sample:
-    """One image (H, W, 3) uint8. ``correct``: official verdict, or every exam point; None if not judged."""
+    """One image (H, W, 3) uint8 and its trace, None if painted without one.
+
+    ``correct``: official verdict, or every exam point, None if not judged; ``reason``: why not, one line a failure;
+    ``scores``: metric -> value.
+    """
 
     prompt_id: str
     prompt: str
     tag: str
+    benchmark: str
+    meta: dict
     image: np.ndarray
     trace: str | None
     correct: bool | None
     reason: str
+    scores: dict[str, float]
+
+    @cached_property
+    def plan(self) -> list[Line] | None:
+        """The trace's objects with the words marked that the verdict turned on; None without a well-formed trace."""
+        return marked(self.trace, self.benchmark, self.meta, self.reason)
+
+    @property
+    def raw_trace(self) -> str:
+        """The trace without its markers."""
+        return (self.trace or "").replace("<think>", "").replace("</think>", "").strip()
 
 
 def read_samples(folder: Folder, run: str, mode: str, guidance: str) -> dict[str, Sample]:
@@ -42,12 +61,12 @@ def _first_samples(path, verdicts: dict):
     content = sample_folder.read(path)
     for row, image in zip(content.rows, content.images, strict=True):
         if row["sample"] == 0:
-            correct, reason = verdicts.get(row["prompt_id"], (None, ""))
-            yield Sample(row["prompt_id"], row["prompt"], row["tag"], image, row.get("trace"), correct, reason)
+            told = (row["prompt_id"], row["prompt"], row["tag"], content.protocol["benchmark"], row["meta"], image)
+            yield Sample(*told, row.get("trace"), *verdicts.get(row["prompt_id"], (None, "", {})))
 
 
-def _verdicts(path, mode: str, guidance: str) -> dict[str, tuple[bool, str]]:
-    """Prompt id -> (correct, reason) of the first samples."""
+def _verdicts(path, mode: str, guidance: str) -> dict[str, tuple[bool, str, dict[str, float]]]:
+    """Prompt id -> (correct, reason, scores) of the first samples."""
     if not path.exists():
         return {}
     verdicts = {}
@@ -55,15 +74,7 @@ def _verdicts(path, mode: str, guidance: str) -> dict[str, tuple[bool, str]]:
         try:
             if (row["mode"], row["guidance"], row["sample"]) == (mode, guidance, 0):
                 headline = row["metrics"]["ta" if row["benchmark"] == "ta" else "official"]
-                verdicts[row["prompt_id"]] = (headline == 1, row["reason"])
+                verdicts[row["prompt_id"]] = (headline == 1, row["reason"], row["metrics"])
         except KeyError as error:
             raise UserError(f"{where}: has no {error}") from None
     return verdicts
-
-
-def trace_lines(trace: str | None) -> list[str]:
-    """The objects of a trace, one a line, without its markers."""
-    if not trace:
-        return []
-    inner = trace.replace("<think>", "").replace("</think>", "")
-    return [part.strip() for part in inner.split(",")]

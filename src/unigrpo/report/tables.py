@@ -1,4 +1,4 @@
-"""Tables 1 and 2 beside the paper's numbers, and the table of decoding knobs: scores.csv -> CSV and Markdown.
+"""Tables 1 and 2 beside the paper's numbers, and the table of decoding knobs: CSV, Markdown, HTML, LaTeX.
 
 Kinds of table, chosen by ``kind`` in the table's specification:
 
@@ -7,8 +7,9 @@ Kinds of table, chosen by ``kind`` in the table's specification:
 * decoding: what guidance and temperature alone bring the first runs, beside the last run, ``gold_gap`` =
 the last run minus the row, paired by prompt and seed
 
-The CSV holds every number; the Markdown a readable choice of them and the notes that belong beside it. What
-is missing stands as an empty cell (CSV) or "not available" (Markdown), never as a missing row.
+The CSV holds every number; Markdown and HTML a readable choice of them and the notes that belong beside it; LaTeX
+what a paper prints. What is missing stands as an empty cell (CSV) or "not available" (elsewhere), never as a
+missing row.
 
     python -m unigrpo.report.tables --name table1 --spec spec.json --scores scores.csv --results results/cpu
         --out results/cpu/tables
@@ -18,20 +19,27 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from unigrpo import cli
 from unigrpo.files import read_json, write_text
-from unigrpo.report.notes import HEADS, MISSING, notes
+from unigrpo.report import latex, page
+from unigrpo.report.notes import HEADS, MISSING, caption, notes
 from unigrpo.report.results import CATEGORIES, PAPER, Folder, Paper, Scores
 from unigrpo.report.rows import Row, Sources
 from unigrpo.report.stats import Estimate
 from unigrpo.types import UserError
 
 DECODING = ("unguided", "tuned", "greedy")
-TITLES = {"main": "Table 1", "categories": "Table 2", "decoding": "Decoding"}
+NAMES = {"main": "Table 1: ", "categories": "Table 2: ", "decoding": ""}
+TITLES = {
+    "main": "Text alignment and GenEval",
+    "categories": "GenEval by category",
+    "decoding": "What decoding alone brings, beside reinforcement",
+}
 
 
 Line = dict[str, object]
@@ -94,7 +102,7 @@ def _decoding_line(row: Row, rows: Sequence[Row], sources: Sources) -> Line:
     return _head(row, sources) | knobs | _overall(row, sources) | _columns("gold_gap", gap)
 
 
-# ------------------------------------------------------------------------------------------ Markdown
+# ------------------------------------------------------------------------------------------ text
 
 
 def _number(line: Mapping, name: str) -> str:
@@ -152,12 +160,46 @@ def _decoding_text(line: Mapping) -> Line:
     return {"run": line["label"], "decoding": line["guidance"]} | knobs | numbers | gap | {"seeds": _seeds(line)}
 
 
+# ------------------------------------------------------------------------------------------ LaTeX
+
+BOOKKEEPING = ("images", "model evaluations", "collapsed seeds")
+"""Columns that a page has no room for."""
+
+
+def _main_latex(line: Mapping) -> Line:
+    text = _main_text(line) | {"seeds": line["seeds"]}
+    return {name: value for name, value in text.items() if name not in BOOKKEEPING}
+
+
+def _category_latex(line: Mapping) -> Line:
+    """The official values with their intervals, which leave no room for strict ones."""
+    text = _who(line)
+    for name in ("geneval", *CATEGORIES):
+        head = "overall" if name == "geneval" else HEADS[name]
+        text[head] = f"{_interval(line, name)} ({_paper(line, name)})"
+    return text | {"seeds": line["seeds"]}
+
+
+def _decoding_latex(line: Mapping) -> Line:
+    return _decoding_text(line) | {"seeds": line["seeds"]}
+
+
 # ------------------------------------------------------------------------------------------ tables
 
-KINDS: dict[str, tuple[Callable, Callable]] = {
-    "main": (_main_line, _main_text),
-    "categories": (_category_line, _category_text),
-    "decoding": (_decoding_line, _decoding_text),
+
+@dataclass(frozen=True)
+class Kind:
+    """How a kind of table makes the row of its CSV, of its Markdown and of its LaTeX."""
+
+    line: Callable[..., Line]
+    text: Callable[[Mapping], Line]
+    latex: Callable[[Mapping], Line]
+
+
+KINDS = {
+    "main": Kind(_main_line, _main_text, _main_latex),
+    "categories": Kind(_category_line, _category_text, _category_latex),
+    "decoding": Kind(_decoding_line, _decoding_text, _decoding_latex),
 }
 
 
@@ -182,15 +224,35 @@ def read_rows(spec: Mapping, where: str) -> list[Row]:
     return rows
 
 
-def make(spec: Mapping, sources: Sources, where: str) -> tuple[pd.DataFrame, str]:
-    """(rows of the CSV, Markdown) of one specification."""
+@dataclass(frozen=True)
+class Table:
+    """One table in its four forms."""
+
+    csv: str
+    md: str
+    html: str
+    tex: str
+
+
+def make(name: str, spec: Mapping, sources: Sources, where: str) -> Table:
+    """The table of one specification; ``where`` is what an error names, ``name`` its LaTeX label."""
     rows = read_rows(spec, where)
-    line_of, text_of = KINDS[spec["kind"]]
-    lines = [line_of(row, rows, sources) for row in rows]
+    kind = KINDS[spec["kind"]]
+    lines = [kind.line(row, rows, sources) for row in rows]
     title = spec.get("title", TITLES[spec["kind"]])
-    table = pd.DataFrame([text_of(line) for line in lines]).to_markdown(index=False, disable_numparse=True)
-    below = "\n".join(f"* {note}" for note in notes(spec["kind"], rows, lines, sources))
-    return pd.DataFrame(lines), f"# {title}\n\n{table}\n\n{below}\n"
+    if spec["kind"] != "decoding":
+        title += f", {rows[0].guidance} guidance"
+    titled = NAMES[spec["kind"]] + title
+    text = pd.DataFrame([kind.text(line) for line in lines])
+    below = notes(spec["kind"], rows, lines, sources)
+    listed = "\n".join(f"* {note}" for note in below)
+    printed = pd.DataFrame([kind.latex(line) for line in lines])
+    return Table(
+        csv=pd.DataFrame(lines).to_csv(index=False, float_format="%.4f"),
+        md=f"# {titled}\n\n{text.to_markdown(index=False, disable_numparse=True)}\n\n{listed}\n",
+        html=page.table(text, titled, below),
+        tex=latex.table(printed, [f"{title}.", *caption(spec["kind"], rows, sources)], name),
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -200,12 +262,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--scores", type=Path, required=True, help="scores.csv")
     parser.add_argument("--results", type=Path, required=True, help="folder of the scale, results/<scale>")
     parser.add_argument("--paper", type=Path, default=PAPER, help="the paper's numbers")
-    parser.add_argument("--out", type=Path, required=True, help="folder for <name>.csv and <name>.md")
+    parser.add_argument("--out", type=Path, required=True, help="folder for <name>.csv, .md, .html and .tex")
     args = parser.parse_args(argv)
     sources = Sources(Scores(args.scores), Paper(args.paper), Folder(args.results))
-    frame, markdown = make(read_json(args.spec), sources, str(args.spec))
-    write_text(args.out / f"{args.name}.csv", frame.to_csv(index=False, float_format="%.4f"))
-    write_text(args.out / f"{args.name}.md", markdown)
+    table = make(args.name, read_json(args.spec), sources, str(args.spec))
+    for suffix, text in asdict(table).items():
+        write_text(args.out / f"{args.name}.{suffix}", text)
 
 
 if __name__ == "__main__":
