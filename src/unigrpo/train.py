@@ -92,7 +92,7 @@ def train(cfg: RunConfig, out: Path, init: Path, reward, verifier, decoding: Dec
     state = checkpoint.load_state(out / "state", settings)
     if state is not None:
         first, tensors, counts = state
-        checkpoint.restore(tensors, {"model": model, "reference": reference}, optimizer)
+        checkpoint.restore(tensors, {"model": model, "reference": reference}, optimizer, out / "state")
     log = MetricsLog(out / "metrics.jsonl", "rollout", first)
     earlier = counts["wall_seconds"]
 
