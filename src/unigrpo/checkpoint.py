@@ -67,7 +67,10 @@ class Card:
 def write_tensors(path: Path, tensors: dict[str, Tensor], notes: dict[str, str] | None = None) -> None:
     """Write safetensors, whole or not at all; ``notes`` go into its header."""
     with replacing(path) as temporary:
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, notes)
+        try:
+            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, notes)
+        except SafetensorError as error:
+            raise UserError(f"{path}: cannot be written ({error})") from None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -81,7 +84,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def check_weights(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Raise UserError naming the first of ``tensors`` that is not of ``module`` in name, shape or kind, or not finite."""
+    """Raise UserError naming the first of ``tensors`` that is not finite or not of ``module``: name, shape, kind."""
     own = module.state_dict()
     for name in sorted(own.keys() | tensors.keys()):
         if name not in tensors:
@@ -106,8 +109,7 @@ def load_weights(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> N
 
 def save_model(model: UnifiedModel, folder: Path, info: dict, half: bool = False) -> None:
     """Write a finished model; ``half`` stores fp16. ``info`` (provenance) goes into model.json."""
-    folder.mkdir(parents=True, exist_ok=True)
-    model.tokenizer.save_pretrained(folder / "tokenizer")
+    _save_tokenizer(model.tokenizer, folder / "tokenizer")
     tensors = model.state_dict()
     write_tensors(folder / "model.safetensors", {k: v.half() if half else v for k, v in tensors.items()})
     codec = CodecCard(model.codec.channels, model.codec.patch, model.codec.downsample)
@@ -161,6 +163,14 @@ def _load_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerFast:
     if len(tokenizer) > vocab_size:
         raise UserError(f"{path}: expected at most {vocab_size} words, the model's vocab_size, got {len(tokenizer)}")
     return tokenizer
+
+
+def _save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tokenizer.save_pretrained(folder)
+    except Exception as error:  # the tokenizers library raises nothing narrower
+        raise UserError(f"{folder}: cannot be written ({error})") from None
 
 
 def save_state(folder: Path, step: int, tensors: dict[str, Tensor], data: dict, settings: str) -> None:
