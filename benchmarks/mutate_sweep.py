@@ -3,10 +3,10 @@
     python benchmarks/mutate_sweep.py [--cases 400] [--seed 0]
 
 Files that a user may write, edit or damage are changed at random, one change a case, and handed to the command that
-reads them, in this process. The command must either refuse by a UserError of one line that names a file (the
-damaged one, its folder, or the one that it contradicts), leaving no unfinished file behind, or work: by ending well, or by still being at it
-after ``LIMIT`` seconds. Weights that are not finite must be refused. Everything else is a finding; any ends with exit
-code 1. Needs nothing but the checkout.
+reads them, in this process. The command must either refuse by a UserError of one line that names a file (the damaged
+one, its folder, or the one that it contradicts) and leave no unfinished file behind, or work: by ending well, or by
+still being at it after ``LIMIT`` seconds. Weights that are not finite must be refused. Everything else is a finding;
+any ends with exit code 1. Needs nothing but the checkout.
 """
 
 from __future__ import annotations

@@ -72,11 +72,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise UserError(f"{path}: cannot be written, expected a file in a folder that may be written to")
+    if path.is_dir():
+        raise UserError(f"{path}: cannot be written, expected a file, found a folder")
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with writing(path):
+            temporary.touch()  # refused now rather than after the work
             yield temporary
             os.replace(temporary, path)
     finally:
