@@ -196,7 +196,7 @@ def _bad(meta: Mapping, where: str, problem: str) -> UserError:
 def _class_and_count(meta: Mapping, name: str, index: int) -> tuple[str, int]:
     clause, where = meta[name][index], f"{name}[{index}]"
     cls, count = clause.get("class"), clause.get("count")
-    if not isinstance(cls, str):
+    if not isinstance(cls, str) or not cls:
         raise _bad(meta, where, f"needs 'class', a class name, found {cls!r}")
     if not isinstance(count, int) or count < 1:
         raise _bad(meta, where, f"needs 'count', a whole number above 0, found {count!r}")
@@ -222,8 +222,13 @@ def check(meta: Mapping) -> None:
             raise _bad(meta, name, f"must be a list of clauses, found {clauses!r}")
         for index, clause in enumerate(clauses):
             _class_and_count(meta, name, index)
-            if "position" in clause:
-                _target(meta, index, [None] * index)
+            if not isinstance(clause.get("color", ""), str):
+                raise _bad(meta, f"{name}[{index}]", f"needs a name as 'color', found {clause['color']!r}")
+            if name == "include" and "position" in clause:
+                relation, _ = _target(meta, index, [None] * index)
+                if relation not in RELATIONS:
+                    known = ", ".join(RELATIONS)
+                    raise _bad(meta, f"{name}[{index}]", f"needs a relation among {known}, found {relation!r}")
 
 
 def _colors_of(colors: Mapping[str, Sequence[str]], cls: str, count: int) -> list[str]:

@@ -101,7 +101,10 @@ def score_set(samples: SampleFolder, judges: Sequence[Judge]) -> Iterator[dict]:
     for start in range(0, len(rows), BATCH):
         part = slice(start, start + BATCH)
         prompts = [Prompt(row["prompt_id"], row["prompt"], row["tag"], row["meta"]) for row in rows[part]]
-        judged = [look(protocol["benchmark"], prompts, samples.images[part]) for look in judges]
+        try:
+            judged = [look(protocol["benchmark"], prompts, samples.images[part]) for look in judges]
+        except UserError as error:
+            raise UserError(f"{samples.where[start]} or below: {error}") from None
         for row, where, *dicts in zip(rows[part], samples.where[part], *judged, strict=True):
             metrics = {name: value for d in dicts for name, value in d.items()}
             reason = metrics.pop("reason", "")

@@ -72,13 +72,17 @@ def exam_points(meta: Mapping) -> list[ExamPoint]:
             points.append(ExamPoint(_existence(group), "yes", "attribute", group))
         if group.count > 1:
             question = f"How many {group.noun} are in the image?"
-            points.append(ExamPoint(question, NUMBERS[group.count], "count", group))
+            points.append(ExamPoint(question, _number(group.count), "count", group))
         if "position" in clause:
             relation, index = clause["position"]
             verb = "Are" if group.count > 1 else "Is"
             question = f"{verb} the {group.noun} {relation} the {groups[index].noun}?"
             points.append(ExamPoint(question, "yes", "position", group, relation, groups[index]))
     return points
+
+
+def _number(count: int) -> str:
+    return NUMBERS[count] if count < len(NUMBERS) else str(count)
 
 
 def _existence(group: Group) -> str:
@@ -111,7 +115,7 @@ def answer_from(detections: Sequence[Detection]) -> Answerer:
     def answer(point: ExamPoint) -> str:
         found = len(point.group.among(detections))
         if point.skill == "count":
-            return NUMBERS[found] if found < len(NUMBERS) else str(found)
+            return _number(found)
         if point.skill == "position":
             pairs = [(o.box, t.box) for o in best(point.group) for t in best(point.target)]
             holds = bool(pairs) and all(point.relation in relative_position(o, t) for o, t in pairs)

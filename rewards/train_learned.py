@@ -115,6 +115,11 @@ def read_samples(folder: Path) -> tuple[Labelled, Labelled]:
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
     verdicts = [judge(p.meta, f.detections) for p, f in zip(prompts, inspect_images(samples.images), strict=True)]
+    for prompt, verdict, where in zip(prompts, verdicts, samples.where, strict=True):
+        try:
+            fact_labels(prompt, verdict.facts)
+        except (ValueError, IndexError):
+            raise UserError(f"{where}: 'prompt' must say what 'meta' includes, found {prompt.text!r}") from None
     everything = Labelled(prompts, samples.images, verdicts)
     held_out = [p.id.startswith("val/") for p in prompts]
     if all(held_out) or not any(held_out):
@@ -176,6 +181,10 @@ def main() -> None:
     with torch.random.fork_rng(devices=[]):  # open_clip initialises from the global generator
         torch.manual_seed(seeding.stream(cfg.seed, "reward", "initialise"))
         model = LearnedReward(settings, cfg.model.image_size)
+    try:
+        model.word_ids(data.prompts + held_out.prompts)
+    except UserError as error:
+        raise UserError(f"{args.data / 'manifest.jsonl'}: {error}") from None
     model = model.to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=0.02, fused=True)
     from_samples = round(settings.sample_share * settings.batch_size)

@@ -113,7 +113,7 @@ SETTINGS = {
         "reward.sample_share: expected a share that leaves samples and renders",
     ),
     "stage": ("stage", "sft", "stage: expected 'rl', got 'sft'; see unigrpo.pretrain"),
-    "device": ("device", "tpu", "device: expected 'auto', 'cpu' or 'cuda', got 'tpu'"),
+    "device": ("device", "tpu", "device: expected one of 'auto', 'cpu', 'cuda', got 'tpu'"),
 }
 
 
@@ -122,7 +122,7 @@ def test_a_bad_setting_is_named(folder, monkeypatch, key, value, message):
     set_json(folder / "rl.json", key, value)
     said = call(monkeypatch, folder, "unigrpo.train")
     assert re.search(message, said)
-    assert key == "device" or said.startswith("rl.json: ")
+    assert said.startswith("rl.json: ")
 
 
 @pytest.mark.parametrize(
@@ -162,6 +162,24 @@ def test_a_missing_model_is_named(folder, monkeypatch, module):
     assert call(monkeypatch, folder, module).startswith("init/model.")
 
 
+def poison(path: Path) -> None:
+    """Make one weight of a checkpoint NaN."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(path)
+    next(iter(tensors.values())).view(-1)[-1] = float("nan")
+    save_file(tensors, path)
+
+
+@pytest.mark.parametrize("module", ["unigrpo.train", "unigrpo.pretrain", "unigrpo.sample_sets", "unigrpo.ship"])
+def test_a_model_with_a_weight_that_is_no_number_is_refused(folder, monkeypatch, module):
+    poison(folder / "init/model.safetensors")
+    for name in ("run.json", "metrics.jsonl"):
+        (folder / "init" / name).write_text('{"ema": true}')
+    said = call(monkeypatch, folder, module)
+    assert re.match(r"init/model.safetensors: tensor \S+: expected finite numbers, got NaN or infinity", said)
+
+
 REWARD = {
     "missing": (lambda f: shutil.rmtree(f), "reward/model.json: cannot be read"),
     "weights cut": (lambda f: os.truncate(f / "model.safetensors", 999), "model.safetensors: damaged or truncated"),
@@ -175,6 +193,7 @@ REWARD = {
         "model.json: image_size: expected a multiple of 3",
     ),
     "size": (lambda f: set_json(f / "model.json", "settings.layers", 2), r"model.safetensors: tensor \S+ is missing"),
+    "values": (lambda f: poison(f / "model.safetensors"), r"model.safetensors: tensor \S+: expected finite numbers"),
 }
 
 
@@ -258,7 +277,7 @@ def test_a_reward_of_nan_ends_training_without_a_model(folder, monkeypatch):
     from safetensors.torch import load_file, save_file
 
     path = folder / "reward" / "model.safetensors"
-    save_file({k: v * float("nan") for k, v in load_file(path).items()}, path)
+    save_file({k: v * 1e30 for k, v in load_file(path).items()}, path)  # finite, but their products are not
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", ["train", *COMMANDS["unigrpo.train"].split()])
     with pytest.raises(UserError, match=r"reward learned: sample 0 \(val/\S+, 'a photo of .*'\): .* got nan"):

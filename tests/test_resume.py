@@ -180,7 +180,7 @@ def test_optimiser_and_modules_return_bit_for_bit(tmp_path):
     step(module, optimizer, 0.3)
     checkpoint.save_state(tmp_path, 1, checkpoint.gather({"model": module}, optimizer), {}, "s")
     other, again = make()
-    checkpoint.restore(checkpoint.load_state(tmp_path, "s")[1], {"model": other}, again)
+    checkpoint.restore(checkpoint.load_state(tmp_path, "s")[1], {"model": other}, again, tmp_path)
     for m, o in ((module, optimizer), (other, again)):
         step(m, o, -0.7)
     assert all(torch.equal(a, b) for a, b in zip(module.parameters(), other.parameters(), strict=True))
@@ -218,4 +218,35 @@ def test_a_damaged_state_is_named(tmp_path):
     path = tmp_path / "state.safetensors"
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(UserError, match=r"state.safetensors: damaged or truncated"):
+        checkpoint.load_state(tmp_path, "s")
+
+
+DAMAGE = {
+    "lost": (lambda t: t.pop("model/weight"), "tensor weight is missing"),
+    "shape": (lambda t: t.update({"model/weight": torch.zeros(4, 3)}), r"tensor weight: expected shape \(3, 4\)"),
+    "value": (lambda t: t["model/bias"].fill_(float("nan")), "tensor bias: expected finite numbers"),
+    "owner": (lambda t: t.update({"ema/w": torch.zeros(1)}), "unexpected tensors of ema"),
+    "moment": (lambda t: t.pop("optimizer/1/exp_avg"), "optimizer/1: expected step, exp_avg, exp_avg_sq"),
+    "moments": (lambda t: t.update({"optimizer/0/exp_avg": torch.zeros(4)}), "optimizer/0: expected step, "),
+    "parameter": (lambda t: t.update({"optimizer/2/step": torch.zeros(())}), "unexpected tensor optimizer/2/step"),
+}
+
+
+@pytest.mark.parametrize("damage, message", DAMAGE.values(), ids=DAMAGE)
+def test_a_state_of_other_tensors_is_refused(tmp_path, damage, message):
+    module = torch.nn.Linear(4, 3)
+    optimizer = torch.optim.AdamW(module.parameters())
+    module(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+    tensors = {name: value.clone() for name, value in checkpoint.gather({"model": module}, optimizer).items()}
+    checkpoint.restore(tensors, {"model": module}, optimizer, tmp_path)
+    damage(tensors)
+    with pytest.raises(UserError, match=f"^{tmp_path}/state.safetensors: {message}"):
+        checkpoint.restore(tensors, {"model": module}, optimizer, tmp_path)
+
+
+@pytest.mark.parametrize("notes", [None, {"settings": "s"}, {"settings": "s", "step": "two", "data": "{}"}])
+def test_a_state_without_its_notes_is_refused(tmp_path, notes):
+    checkpoint.write_tensors(tmp_path / "state.safetensors", {"w": torch.zeros(1)}, notes)
+    with pytest.raises(UserError, match="state.safetensors: damaged, expected a training state with its step"):
         checkpoint.load_state(tmp_path, "s")

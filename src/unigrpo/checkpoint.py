@@ -24,6 +24,8 @@ from unigrpo.files import read_json, replacing, write_json
 from unigrpo.types import UserError
 
 FORMAT = 1
+STATE = "state.safetensors"
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of a parameter
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,10 @@ class Card:
 def write_tensors(path: Path, tensors: dict[str, Tensor], notes: dict[str, str] | None = None) -> None:
     """Write safetensors, whole or not at all; ``notes`` go into its header."""
     with replacing(path) as temporary:
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, notes)
+        try:
+            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, notes)
+        except SafetensorError as error:
+            raise UserError(f"{path}: cannot be written ({error})") from None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -79,7 +84,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def check_weights(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Raise UserError naming the first of ``tensors`` that is not of ``module`` in name, shape or kind."""
+    """Raise UserError naming the first of ``tensors`` that is not finite or not of ``module``: name, shape, kind."""
     own = module.state_dict()
     for name in sorted(own.keys() | tensors.keys()):
         if name not in tensors:
@@ -91,6 +96,8 @@ def check_weights(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> 
             raise UserError(f"{path}: tensor {name}: expected shape {expected}, got {got}")
         if own[name].is_floating_point() != tensors[name].is_floating_point():
             raise UserError(f"{path}: tensor {name}: expected {own[name].dtype}, got {tensors[name].dtype}")
+        if not tensors[name].isfinite().all():
+            raise UserError(f"{path}: tensor {name}: expected finite numbers, got NaN or infinity")
 
 
 def load_weights(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
@@ -102,8 +109,7 @@ def load_weights(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> N
 
 def save_model(model: UnifiedModel, folder: Path, info: dict, half: bool = False) -> None:
     """Write a finished model; ``half`` stores fp16. ``info`` (provenance) goes into model.json."""
-    folder.mkdir(parents=True, exist_ok=True)
-    model.tokenizer.save_pretrained(folder / "tokenizer")
+    _save_tokenizer(model.tokenizer, folder / "tokenizer")
     tensors = model.state_dict()
     write_tensors(folder / "model.safetensors", {k: v.half() if half else v for k, v in tensors.items()})
     codec = CodecCard(model.codec.channels, model.codec.patch, model.codec.downsample)
@@ -159,25 +165,35 @@ def _load_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+def _save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tokenizer.save_pretrained(folder)
+    except Exception as error:  # the tokenizers library raises nothing narrower
+        raise UserError(f"{folder}: cannot be written ({error})") from None
+
+
 def save_state(folder: Path, step: int, tensors: dict[str, Tensor], data: dict, settings: str) -> None:
     """Write what a run resumes from after ``step`` steps: one file, so that a kill at any moment leaves the old state
     or the new one. ``settings`` is the fingerprint of all that decides the run; ``data`` is JSON."""
     notes = {"step": str(step), "settings": settings, "data": json.dumps(data)}
-    write_tensors(folder / "state.safetensors", tensors, notes)
+    write_tensors(folder / STATE, tensors, notes)
 
 
 def load_state(folder: Path, settings: str) -> tuple[int, dict[str, Tensor], dict] | None:
     """The saved state (step, tensors, data), or None without one or where it was saved under other ``settings``.
     Raises UserError for a damaged one."""
-    path = folder / "state.safetensors"
+    path = folder / STATE
     if not path.exists():
         return None
     tensors = read_tensors(path)
     with safe_open(path, "pt") as file:
-        notes = file.metadata()
-    if notes["settings"] != settings:
-        return None
-    return int(notes["step"]), tensors, json.loads(notes["data"])
+        notes = file.metadata() or {}
+    try:
+        written_under, step, data = notes["settings"], int(notes["step"]), json.loads(notes["data"])
+    except (KeyError, ValueError):
+        raise UserError(f"{path}: damaged, expected a training state with its step, settings and data") from None
+    return (step, tensors, data) if written_under == settings else None
 
 
 def gather(modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -188,16 +204,30 @@ def gather(modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> d
     return tensors
 
 
-def restore(tensors: dict[str, Tensor], modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> None:
-    """Inverse of :func:`gather`; learning rates stay those of ``optimizer``."""
+def restore(
+    tensors: dict[str, Tensor], modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, folder: Path
+) -> None:
+    """Inverse of :func:`gather`; learning rates stay those of ``optimizer``. Raises UserError for a tensor that is
+    missing, damaged or of another training than that of ``modules``; ``folder`` is where they were loaded from."""
+    path = folder / STATE
     parts: dict[str, dict[str, Tensor]] = {}
     for name, value in tensors.items():
-        owner, key = name.split("/", 1)
+        owner, _, key = name.partition("/")
         parts.setdefault(owner, {})[key] = value
     for name, module in modules.items():
-        module.load_state_dict(parts[name])
+        load_weights(module, parts.pop(name, {}), path)
+    moments = parts.pop("optimizer", {})
+    if parts:
+        raise UserError(f"{path}: unexpected tensors of {', '.join(parts)}: a state of another training?")
     state: dict[int, dict[str, Tensor]] = {}
-    for name, value in parts.get("optimizer", {}).items():
-        index, key = name.split("/")
-        state.setdefault(int(index), {})[key] = value
+    for index, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
+        found = {key: moments.pop(f"{index}/{key}") for key in MOMENTS if f"{index}/{key}" in moments}
+        if not found:
+            continue  # a parameter that never had a gradient
+        shapes = [value.shape for value in found.values()]
+        if shapes != [torch.Size(), parameter.shape, parameter.shape]:
+            raise UserError(f"{path}: optimizer/{index}: expected {', '.join(MOMENTS)} of its parameter's shape")
+        state[index] = found
+    if moments:
+        raise UserError(f"{path}: unexpected tensor optimizer/{min(moments)}: a state of another training?")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

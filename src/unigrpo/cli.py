@@ -9,10 +9,11 @@ from unigrpo.types import UserError
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call ``main``; a UserError ends the process with its message alone on stderr and exit code 2."""
+    """Call ``main``; a UserError, or what the system refuses (a read-only folder, a full disk), ends the process with
+    its message alone on stderr and exit code 2."""
     try:
         main()
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:

@@ -278,7 +278,7 @@ class RunConfig:
     backbone: Literal["world", "bagel"] = "world"
     source: Literal["train", "shipped", "released"] = "train"  # of the base: trained, in this repository, or ...
     released: str | None = None  # ... a local folder or hub id of published weights
-    device: str = "auto"  # auto = CUDA where there is one
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto = CUDA where there is one
     precision: Literal["no", "bf16"] = "no"
     threads: int = 1
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -68,20 +68,29 @@ def _object(text: str, path: str, first: int) -> dict:
 def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place at the end, or vanishes after an error. Creates the
     folder. What a killed process leaves behind, the next one to write ``path`` overwrites. Raises UserError where no
-    file can be written."""
+    file can be written: a taken name, a read-only folder, a full disk."""
     path = Path(path)
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error})") from None
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise UserError(f"{path}: cannot be written, expected a file in a folder that may be written to")
+    if path.is_dir():
+        raise UserError(f"{path}: cannot be written, expected a file, found a folder")
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with writing(path):
+            temporary.touch()  # refused now rather than after the work
+            yield temporary
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What the system refuses inside the block is a UserError that names ``path``, which is being written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error})") from None
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -103,8 +112,10 @@ def exclusive(path: str | Path) -> Iterator[int]:
     holder ends, however it ends, so there is never a stale one to remove.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from unigrpo.files import json_lines, read_jsonl, read_text, write_text
+from unigrpo.files import json_lines, read_jsonl, read_text, write_text, writing
 from unigrpo.types import UserError
 
 
@@ -26,7 +26,7 @@ class MetricsLog:
         write_text(path, "".join(kept))
 
     def write(self, **row) -> None:
-        with self.path.open("a") as file:
+        with writing(self.path), self.path.open("a") as file:
             file.write(json.dumps({k: _plain(v) for k, v in row.items()}) + "\n")
 
     def column(self, name: str, **where) -> list[float]:

@@ -180,7 +180,7 @@ def train(cfg: RunConfig, out: Path, init: Path | None) -> None:
     if state is not None:
         first, tensors, data = state
         earlier = data["wall_seconds"]
-        checkpoint.restore(tensors, {"model": model, "ema": ema}, optimizer)
+        checkpoint.restore(tensors, {"model": model, "ema": ema}, optimizer, out / "state")
     log = MetricsLog(out / "metrics.jsonl", "step", first)
     bar = tqdm(range(first, s.steps), initial=first, total=s.steps, desc=cfg.run, mininterval=5, dynamic_ncols=True)
     for step in bar:

@@ -84,6 +84,10 @@ def main() -> None:
     if args.prompts is not None:
         jobs = [(prompt, 0) for prompt in read_prompts(args.prompts)]
         columns = math.ceil(math.sqrt(len(jobs)))
+        try:
+            model.prompt_ids([prompt.text for prompt, _ in jobs])
+        except UserError as error:
+            raise UserError(f"{args.prompts}: {error}") from None
     else:
         jobs = [(Prompt("prompt", args.prompt, "custom", {}), k) for k in range(args.grid**2)]
         columns = args.grid

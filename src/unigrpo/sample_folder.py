@@ -6,6 +6,7 @@ A manifest row names its image by ``index`` into images.npy, or, in a folder mad
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ def _read_images(folder: Path, where: Sequence[str], rows: Sequence[dict]) -> np
 def _read_stack(path: Path) -> np.ndarray:
     try:
         stack = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as a numpy array ({error})") from None
     if stack.ndim != 4 or stack.shape[-1] != 3 or stack.dtype != np.uint8:
         raise UserError(f"{path}: expected uint8 (n, H, W, 3), found {stack.dtype} {stack.shape}")
@@ -90,9 +91,10 @@ def _read_picture(path: Path, place: str) -> np.ndarray:
 def write(folder: Path, jobs: Sequence[tuple[Prompt, int]], samples, protocol: dict) -> None:
     """Write sampled images of ``jobs`` (prompt, sample number); ``samples`` has ``images`` (n, H, W, 3) uint8 and
     ``traces`` (n). The manifest comes last: a folder with one is complete."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / "images.npy") as temporary, temporary.open("wb") as file:
-        np.save(file, samples.images, allow_pickle=False)
+    content = io.BytesIO()  # numpy's own writing to a file does not say why it failed
+    np.save(content, samples.images, allow_pickle=False)
+    with replacing(folder / "images.npy") as temporary:
+        temporary.write_bytes(content.getbuffer())
     write_json(folder / "protocol.json", protocol)
     rows = [
         {

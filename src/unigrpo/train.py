@@ -47,6 +47,9 @@ def draw_prompts(seed: int, index: int, n: int) -> list[Prompt]:
     tags = list(dict.fromkeys(p.tag for p in pool))
     rng = seeding.numpy_generator(seed, "prompts", index)
     offset = int(rng.integers(len(tags)))
+    least = min(sum(p.tag == tag for p in pool) for tag in tags)
+    if n > least * len(tags):
+        raise UserError(f"rl.prompts_per_rollout: expected at most {least * len(tags)} distinct prompts, got {n}")
     drawn: list[Prompt] = []
     for i in range(n):
         choices = [p for p in pool if p.tag == tags[(offset + i) % len(tags)] and p not in drawn]
@@ -133,7 +136,7 @@ def train(cfg: RunConfig, out: Path, init: Path, reward, verifier, decoding: Dec
     state = checkpoint.load_state(out / "state", settings)
     if state is not None:
         first, tensors, counts = state
-        checkpoint.restore(tensors, kept, optimizer)
+        checkpoint.restore(tensors, kept, optimizer, out / "state")
     log = MetricsLog(out / "metrics.jsonl", "rollout", first)
     earlier = counts["wall_seconds"]
 
@@ -255,6 +258,10 @@ def main() -> None:
     cfg = config.load(args.config)
     if cfg.stage != "rl":
         raise UserError(f"{args.config}: stage: expected 'rl', got {cfg.stage!r}; see unigrpo.pretrain")
+    try:
+        draw_prompts(cfg.seed, 0, cfg.rl.prompts_per_rollout)
+    except UserError as error:
+        raise UserError(f"{args.config}: {error}") from None
     decoding = replace(read_decoding(args.decoding), thinking=cfg.rl.thinking)
     learned, verifier = rewards.load("learned", path=args.reward, device="auto"), rewards.load("verifier")
     if (reason := fate_of(args.init)) is not None:
