@@ -9,7 +9,6 @@ Every random choice of step n is drawn from streams named by (seed, n): a resume
 
 from __future__ import annotations
 
-import argparse
 import math
 import shutil
 import time
@@ -22,12 +21,11 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from unigrpo import checkpoint, config, provenance, seeding
+from unigrpo import checkpoint, cli, config, provenance, seeding
 from unigrpo.backbones.codec import PatchCodec
 from unigrpo.backbones.mot import MoT, MoTConfig
 from unigrpo.backbones.tokenizer import BOS, END_OF_IMAGE, EOS, START_OF_IMAGE, build_tokenizer
 from unigrpo.backbones.unified import UnifiedModel
-from unigrpo.cli import run
 from unigrpo.config import RunConfig, SupervisedConfig
 from unigrpo.files import write_json
 from unigrpo.metrics import MetricsLog
@@ -150,9 +148,12 @@ def learning_rate(step: int, s: SupervisedConfig) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="unigrpo.pretrain", description=__doc__.split(":")[0])
-    parser.add_argument("--config", type=Path, required=True, help="resolved run configuration (JSON)")
-    parser.add_argument("--out", type=Path, required=True, help="run folder to write")
+    parser = cli.parser(
+        "unigrpo.pretrain",
+        "Supervised stages, base and SFT.",
+        config="resolved run configuration (JSON)",
+        out="run folder to write",
+    )
     parser.add_argument("--init", type=Path, help="folder of the parent run (none: from scratch)")
     args = parser.parse_args()
     cfg = config.load(args.config)
@@ -233,4 +234,4 @@ def averaged(model: UnifiedModel, ema: AveragedModel) -> UnifiedModel:
 
 
 if __name__ == "__main__":
-    run(main)
+    cli.run(main)

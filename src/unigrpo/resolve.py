@@ -9,7 +9,6 @@ and key.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import hashlib
 import json
@@ -257,17 +256,18 @@ def load_study(catalogue_file: Path, scale_folder: Path, options: dict) -> Study
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Write one run's resolved configuration, or the spec of a table or figure."
+    parser = cli.parser(
+        "unigrpo.resolve",
+        "Write one run's resolved configuration, or the spec of a table or figure.",
+        catalogue="runs, tables and figures (YAML)",
+        out="JSON file to write",
     )
-    parser.add_argument("--catalogue", type=Path, required=True, help="runs, tables and figures (YAML)")
     parser.add_argument("--scale-file", type=Path, help="sizes and settings (YAML); needed for --run")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--run", help="name of the run")
     what.add_argument("--table", help="name of the table")
     what.add_argument("--figure", help="name of the figure")
     parser.add_argument("--seed", type=int, default=0, help="seed of the run")
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     args = parser.parse_args()
     if args.run and not args.scale_file:
         parser.error("--run needs --scale-file")

@@ -6,7 +6,6 @@ from its last checkpoint with the same numbers, because every random draw is nam
 
 from __future__ import annotations
 
-import argparse
 import copy
 import shutil
 import time
@@ -17,9 +16,8 @@ import torch
 from tqdm import tqdm
 
 import rewards
-from unigrpo import checkpoint, config, provenance, seeding
+from unigrpo import checkpoint, cli, config, provenance, seeding
 from unigrpo.advantages import group_advantages
-from unigrpo.cli import run
 from unigrpo.config import RLConfig, RunConfig
 from unigrpo.files import write_json
 from unigrpo.methods import grpo
@@ -172,14 +170,15 @@ def train(cfg: RunConfig, out: Path, init: Path, reward, verifier, decoding: Dec
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="unigrpo.train", description="GRPO of the text part, the image part, or both."
+    parser = cli.parser(
+        "unigrpo.train",
+        "GRPO of the text part, the image part, or both.",
+        config="resolved run configuration (JSON)",
+        out="run folder to write",
+        init="folder of the parent run",
+        reward="folder of the learned reward",
+        decoding="decoding.json, for validation",
     )
-    parser.add_argument("--config", type=Path, required=True, help="resolved run configuration (JSON)")
-    parser.add_argument("--out", type=Path, required=True, help="run folder to write")
-    parser.add_argument("--init", type=Path, required=True, help="folder of the parent run")
-    parser.add_argument("--reward", type=Path, required=True, help="folder of the learned reward")
-    parser.add_argument("--decoding", type=Path, required=True, help="decoding.json, for validation")
     args = parser.parse_args()
     cfg = config.load(args.config)
     if cfg.stage != "rl":
@@ -192,4 +191,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    cli.run(main)

@@ -8,7 +8,6 @@ this file, so a released scores.csv stands in for all training.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import re
 from collections.abc import Iterator, Sequence
@@ -58,9 +57,10 @@ def collect(arguments: Sequence[str], out: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m unigrpo.report.collect", description=__doc__.splitlines()[0])
+    parser = cli.parser(
+        "unigrpo.report.collect", "Put all scores of a study into one tidy table.", out="scores.csv to write"
+    )
     parser.add_argument("sources", nargs="+", metavar="RUN=PATH", help="run name and one of its seed folders")
-    parser.add_argument("--out", type=Path, required=True, help="scores.csv to write")
     args = parser.parse_args(argv)
     collect(args.sources, args.out)
 

@@ -8,7 +8,6 @@ prompts of every category, always the first seed and sample: nothing is picked b
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import shutil
@@ -129,10 +128,13 @@ def write(folder: Folder, out: Path, guidance: str, per_category: int) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m unigrpo.report.gallery", description=__doc__.splitlines()[0])
-    parser.add_argument("--results", type=Path, required=True, help="folder of the scale, results/<scale>")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write, replaced if it exists")
-    parser.add_argument("--guidance", choices=("tuned", "unguided"), default="tuned")
+    parser = cli.parser(
+        "unigrpo.report.gallery",
+        "Show samples of all runs side by side, in a static page.",
+        results="folder of the scale, results/<scale>",
+        out="folder to write, replaced if it exists",
+    )
+    parser.add_argument("--guidance", choices=("tuned", "unguided"), default="tuned", help="which samples to show")
     parser.add_argument("--per-category", type=int, default=PER_CATEGORY, help="prompts of each category")
     args = parser.parse_args(argv)
     temporary = args.out.with_name(f".{args.out.name}.{os.getpid()}")
