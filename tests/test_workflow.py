@@ -68,6 +68,8 @@ def make_checkout(root: Path, folder: Path) -> Path:
     package.mkdir(parents=True)
     for name in ("__init__", "types", "config", "files", "cli", "schema", "resolve", "reproduce"):
         shutil.copy(root / "src" / "unigrpo" / f"{name}.py", package)
+    for name in ("rewards", "src/unigrpo/world"):
+        shutil.copytree(root / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for step in [package / name for name in STEPS.split()] + [folder / "evals/run", folder / "rewards/train_learned"]:
         step.parent.mkdir(exist_ok=True)
         step.with_suffix(".py").write_text(FAKE)

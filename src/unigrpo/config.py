@@ -153,7 +153,9 @@ class RLConfig:
     lr_text: float = 3e-4  # reasoning (understanding) expert
     lr_image: float = 2e-4  # denoising (generation) expert
     clip_norm: float = 1.0  # per expert
-    verifier_mix: float = 0.0  # share of verifier reward mixed into the learned reward; 0 = learned reward alone
+    reward: str = "learned"  # name of a file in rewards/
+    verifier_mix: float = 0.0  # share of verifier reward mixed into the reward; 0 = the reward alone
+    prompt_file: str | None = None  # prompts to train on, one JSON object a line; none = the world's
     validate_every: int = 10  # rollouts
     validation_images: int = 1  # per validation prompt
     checkpoint_every: int = 10  # rollouts

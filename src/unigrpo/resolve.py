@@ -20,7 +20,9 @@ from unigrpo import cli, files
 from unigrpo.config import RLConfig, RunConfig, SupervisedConfig, from_dict, to_dict
 from unigrpo.schema import check, nearest, read_yaml
 from unigrpo.types import UserError
+from unigrpo.world.pool import training_pool
 
+REWARDS = Path(__file__).resolve().parents[2] / "rewards"
 BASE = "base"  # the one run without a parent
 SFT = "sft"  # the run that decoding is chosen and the reward learned on
 MODES = {"yes": "think", "no": "direct"}  # thinking at evaluation, as tables say it -> as files say it
@@ -137,9 +139,29 @@ def resolve(catalogue: dict, scale: dict, scale_name: str, run: str, seed: int) 
     if run not in catalogue["runs"]:
         raise UserError(f"runs: no run is called {run!r}{nearest(run, catalogue['runs'])}")
     try:
-        return _compose(scale, catalogue["runs"][run], run, scale_name, seed)
+        config = _compose(scale, catalogue["runs"][run], run, scale_name, seed)
+        if config.stage == "rl":
+            _check_inputs(config.rl)
+        return config
     except UserError as error:
         raise UserError(re.sub(r"^(rl|supervised)\.", f"runs.{run}.", str(error))) from None
+
+
+def reward_names() -> list[str]:
+    """The files in ``rewards/`` that are rewards: those with a function ``build``. Imports none of them."""
+    build = re.compile(r"^def build\(", re.MULTILINE)
+    return sorted(path.stem for path in REWARDS.glob("*.py") if build.search(files.read_text(path)))
+
+
+def _check_inputs(rl: RLConfig) -> None:
+    """The reward and the prompts that a run names are there and can be trained on."""
+    known = reward_names()
+    if rl.reward not in known:
+        raise UserError(f"rl.reward: no reward of this name in rewards/: {rl.reward!r}{nearest(rl.reward, known)}")
+    try:
+        training_pool(rl)
+    except UserError as error:
+        raise UserError(f"rl.prompt_file: {error}") from None
 
 
 def _section(stage: str) -> type:

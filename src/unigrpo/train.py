@@ -29,13 +29,15 @@ from unigrpo.setup import accelerate_for
 from unigrpo.types import Prompt, UserError
 from unigrpo.validate import validate
 from unigrpo.world import prompts as world_prompts
+from unigrpo.world.pool import training_pool
 
 COLLAPSE = 0.5  # a run has collapsed if its last validation gold is below this share of its first
 
 
-def draw_prompts(seed: int, index: int, n: int) -> list[Prompt]:
-    """The prompts of rollout ``index``: distinct, categories equally often; the same for every run of a seed."""
-    pool = world_prompts.prompt_set("train")
+def draw_prompts(seed: int, index: int, n: int, pool: list[Prompt] | None = None) -> list[Prompt]:
+    """The prompts of rollout ``index``: distinct, categories equally often; the same for every run of a seed. From
+    the world's training prompts without a ``pool``."""
+    pool = world_prompts.prompt_set("train") if pool is None else pool
     tags = list(dict.fromkeys(p.tag for p in pool))
     rng = seeding.numpy_generator(seed, "prompts", index)
     offset = int(rng.integers(len(tags)))
@@ -48,7 +50,7 @@ def draw_prompts(seed: int, index: int, n: int) -> list[Prompt]:
 
 @torch.no_grad()
 def score(rollout: Rollout, reward, verifier, mix: float) -> torch.Tensor:
-    """Rewards (B,) float64: the learned reward, mixed with ``mix`` of the verifier where the scale asks for it."""
+    """Rewards (B,) float64: the reward, mixed with ``mix`` of the verifier where the scale asks for it."""
     total = reward(rollout.image.images, list(rollout.prompts)).double().cpu()
     if mix > 0:
         total = (1 - mix) * total + mix * verifier(rollout.image.images, list(rollout.prompts)).double().cpu()
@@ -81,7 +83,7 @@ def merged(parts: list[tuple[float, dict[str, torch.Tensor]]]) -> dict[str, floa
 def train(cfg: RunConfig, out: Path, init: Path, reward, verifier, decoding: Decoding, settings: str) -> None:
     """Run all rollouts; writes model, metrics.jsonl and run.json into ``out``. Resumes from ``out/state`` where that
     was saved under the same ``settings``."""
-    rl = cfg.rl
+    rl, pool = cfg.rl, training_pool(cfg.rl)
     accelerator, started = accelerate_for(cfg), time.monotonic()
     model = checkpoint.load_model(init, accelerator.device, cfg.model)
     reference = copy.deepcopy(model).requires_grad_(False)
@@ -110,7 +112,7 @@ def train(cfg: RunConfig, out: Path, init: Path, reward, verifier, decoding: Dec
     )
     for index in bar:
         begun = time.monotonic()
-        batch = draw_prompts(cfg.seed, index, rl.prompts_per_rollout)
+        batch = draw_prompts(cfg.seed, index, rl.prompts_per_rollout, pool)
         rollout = roll_out(model, batch, rl, cfg.sampling.max_trace_tokens, cfg.seed, index)
         total = score(rollout, reward, verifier, rl.verifier_mix)
         advantages, spread = group_advantages(
@@ -169,6 +171,16 @@ def train(cfg: RunConfig, out: Path, init: Path, reward, verifier, decoding: Dec
     shutil.rmtree(out / "state", ignore_errors=True)
 
 
+def reward_source(name: str, folder: Path | None) -> tuple[dict, Path]:
+    """Options that the reward is built with, and the file that decides it: its weights, or the source of one without.
+    ``folder`` is that of the learned reward, which alone needs it. Raises UserError where it is missing."""
+    if name != "learned":
+        return {}, rewards.source(name)
+    if folder is None:
+        raise UserError("--reward: expected the folder of the learned reward (rl.reward: learned)")
+    return {"path": folder, "device": "auto"}, folder / "model.safetensors"
+
+
 def main() -> None:
     parser = cli.parser(
         "unigrpo.train",
@@ -176,18 +188,21 @@ def main() -> None:
         config="resolved run configuration (JSON)",
         out="run folder to write",
         init="folder of the parent run",
-        reward="folder of the learned reward",
         decoding="decoding.json, for validation",
+    )
+    parser.add_argument(
+        "--reward", type=Path, metavar="PATH", help="folder of the learned reward, for rl.reward: learned"
     )
     args = parser.parse_args()
     cfg = config.load(args.config)
     if cfg.stage != "rl":
         raise UserError(f"{args.config}: stage: expected 'rl', got {cfg.stage!r}; see unigrpo.pretrain")
     decoding = replace(read_decoding(args.decoding), thinking=cfg.rl.thinking)
-    learned, verifier = rewards.load("learned", path=args.reward, device="auto"), rewards.load("verifier")
-    weights = [folder / "model.safetensors" for folder in (args.init, args.reward)]
-    settings = training_fingerprint(cfg, *weights, args.decoding)
-    train(cfg, args.out, args.init, learned, verifier, decoding, settings)
+    options, source = reward_source(cfg.rl.reward, args.reward)
+    reward, verifier = rewards.load(cfg.rl.reward, **options), rewards.load("verifier")
+    inputs = [args.init / "model.safetensors", source, args.decoding]
+    inputs += [] if cfg.rl.prompt_file is None else [Path(cfg.rl.prompt_file)]
+    train(cfg, args.out, args.init, reward, verifier, decoding, training_fingerprint(cfg, *inputs))
 
 
 if __name__ == "__main__":
