@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = (
     ("types",),
     ("config", "seeding", "files", "cli", "compat", "metrics", "schema"),
-    ("provenance", "setup", "sample_folder"),
-    ("flow", "advantages", "losses", "world", "backbones", "checkpoint", "resolve"),
+    ("provenance", "setup", "sample_folder", "tracking"),
+    ("flow", "advantages", "losses", "world", "backbones", "checkpoint", "resolve", "cost"),
     ("sampler", "rollout", "methods"),
     ("evals", "rewards", "validate", "conformance", "report"),
 )

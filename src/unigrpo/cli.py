@@ -34,6 +34,12 @@ def parser(module: str, does: str, **paths: str) -> Parser:
     return made
 
 
+def add_training_options(made: Parser, trackers: list[str]) -> None:
+    """What both training commands can do besides training."""
+    made.add_argument("--tracker", choices=trackers, help="also log to this tracker, whose package must be installed")
+    made.add_argument("--dry-run", action="store_true", help="print configuration and cost (JSON), do nothing else")
+
+
 def run(main: Callable[[], None]) -> None:
     """Call ``main``; a UserError ends the process with its message alone on stderr and exit code 2."""
     try:

@@ -7,6 +7,7 @@ from its last checkpoint with the same numbers, because every random draw is nam
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 import time
 from dataclasses import replace
@@ -16,9 +17,9 @@ import torch
 from tqdm import tqdm
 
 import rewards
-from unigrpo import checkpoint, cli, config, provenance, seeding
+from unigrpo import checkpoint, cli, config, cost, provenance, seeding, tracking
 from unigrpo.advantages import group_advantages
-from unigrpo.config import RLConfig, RunConfig
+from unigrpo.config import RLConfig, RunConfig, to_dict
 from unigrpo.files import write_json
 from unigrpo.methods import grpo
 from unigrpo.metrics import MetricsLog
@@ -80,11 +81,20 @@ def merged(parts: list[tuple[float, dict[str, torch.Tensor]]]) -> dict[str, floa
     return result
 
 
-def train(cfg: RunConfig, out: Path, init: Path, reward, verifier, decoding: Decoding, settings: str) -> None:
+def train(
+    cfg: RunConfig,
+    out: Path,
+    init: Path,
+    reward,
+    verifier,
+    decoding: Decoding,
+    settings: str,
+    tracker: str | None = None,
+) -> None:
     """Run all rollouts; writes model, metrics.jsonl and run.json into ``out``. Resumes from ``out/state`` where that
-    was saved under the same ``settings``."""
+    was saved under the same ``settings``. ``tracker`` names one that follows metrics.jsonl."""
     rl, pool = cfg.rl, training_pool(cfg.rl)
-    accelerator, started = accelerate_for(cfg), time.monotonic()
+    accelerator, started = accelerate_for(cfg, **tracking.options(tracker, out)), time.monotonic()
     model = checkpoint.load_model(init, accelerator.device, cfg.model)
     reference = copy.deepcopy(model).requires_grad_(False)
     optimizer, trained = optimizer_for(model, rl)
@@ -93,7 +103,7 @@ def train(cfg: RunConfig, out: Path, init: Path, reward, verifier, decoding: Dec
     if state is not None:
         first, tensors, counts = state
         checkpoint.restore(tensors, {"model": model, "reference": reference}, optimizer)
-    log = MetricsLog(out / "metrics.jsonl", "rollout", first)
+    log = MetricsLog(out / "metrics.jsonl", "rollout", first, tracking.follower(accelerator, cfg, "rollout", first))
     earlier = counts["wall_seconds"]
 
     def check(index: int) -> dict[str, float]:
@@ -169,6 +179,7 @@ def train(cfg: RunConfig, out: Path, init: Path, reward, verifier, decoding: Dec
     checkpoint.save_model(model, out, {"run": cfg.run, "seed": cfg.seed, "stage": cfg.stage})
     write_json(out / "run.json", record)
     shutil.rmtree(out / "state", ignore_errors=True)
+    accelerator.end_training()
 
 
 def reward_source(name: str, folder: Path | None) -> tuple[dict, Path]:
@@ -193,16 +204,20 @@ def main() -> None:
     parser.add_argument(
         "--reward", type=Path, metavar="PATH", help="folder of the learned reward, for rl.reward: learned"
     )
+    cli.add_training_options(parser, tracking.NAMES)
     args = parser.parse_args()
     cfg = config.load(args.config)
     if cfg.stage != "rl":
         raise UserError(f"{args.config}: stage: expected 'rl', got {cfg.stage!r}; see unigrpo.pretrain")
     decoding = replace(read_decoding(args.decoding), thinking=cfg.rl.thinking)
+    if args.dry_run:
+        print(json.dumps({"config": to_dict(cfg), "cost": cost.reinforcement(cfg, decoding.guidance)}, indent=2))
+        return
     options, source = reward_source(cfg.rl.reward, args.reward)
     reward, verifier = rewards.load(cfg.rl.reward, **options), rewards.load("verifier")
     inputs = [args.init / "model.safetensors", source, args.decoding]
     inputs += [] if cfg.rl.prompt_file is None else [Path(cfg.rl.prompt_file)]
-    train(cfg, args.out, args.init, reward, verifier, decoding, training_fingerprint(cfg, *inputs))
+    train(cfg, args.out, args.init, reward, verifier, decoding, training_fingerprint(cfg, *inputs), args.tracker)
 
 
 if __name__ == "__main__":
