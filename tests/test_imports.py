@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 ROOMS = (
     ("types",),
-    ("config", "seeding", "files", "cli", "compat", "metrics", "schema"),
-    ("provenance", "setup", "sample_folder", "tracking"),
+    ("config", "seeding", "files", "cli", "compat", "metrics", "schema", "experts"),
+    ("provenance", "setup", "sample_folder", "run_folder", "tracking"),
     ("flow", "advantages", "losses", "world", "backbones", "checkpoint", "resolve", "cost"),
     ("sampler", "rollout", "methods"),
     ("evals", "rewards", "validate", "conformance", "report"),
@@ -22,7 +22,8 @@ ROOMS = (
 COMMANDS = len(ROOMS)  # every other module that can be run: the top room
 
 WITHOUT_TORCH = (
-    "unigrpo.config", "unigrpo.types", "unigrpo.seeding", "unigrpo.resolve", "unigrpo.report", "evals.geneval",
+    "unigrpo.config", "unigrpo.types", "unigrpo.seeding", "unigrpo.resolve", "unigrpo.report", "unigrpo.cost",
+    "unigrpo.diff", "unigrpo.run_folder", "evals.geneval",
 )  # fmt: skip
 HEAVY = {"torch", "torchvision", "transformers", "diffusers", "accelerate", "open_clip", "timm", "safetensors"}
 

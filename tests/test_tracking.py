@@ -83,5 +83,5 @@ def test_a_tracker_that_is_not_installed_says_so(tmp_path):
 
 
 def test_settings_are_flat_and_of_kinds_that_trackers_take():
-    flat = tracking._flat({"a": 1, "b": {"c": [1, 2], "d": None, "e": {"f": "x", "g": True}}})
+    flat = tracking._plain({"a": 1, "b": {"c": [1, 2], "d": None, "e": {"f": "x", "g": True}}})
     assert flat == {"a": 1, "b.c": json.dumps([1, 2]), "b.d": "null", "b.e.f": "x", "b.e.g": True}

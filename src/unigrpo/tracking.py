@@ -15,6 +15,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType, ProjectConfiguration
 
 from unigrpo.config import RunConfig, to_dict
+from unigrpo.run_folder import flat
 from unigrpo.types import UserError
 
 NAMES = [kind.value for kind in LoggerType if kind is not LoggerType.ALL]
@@ -39,7 +40,7 @@ def follower(accelerator: Accelerator, cfg: RunConfig, key: str, first: int) -> 
     ``key`` counts steps in a row; a run resumes after ``first`` of them, and TensorBoard hides what was logged later.
     """
     resumed = {"tensorboard": {"purge_step": first + 1 if first else 0}}
-    accelerator.init_trackers(PROJECT, config=_flat(to_dict(cfg)), init_kwargs=resumed)
+    accelerator.init_trackers(PROJECT, config=_plain(to_dict(cfg)), init_kwargs=resumed)
 
     def follow(row: dict) -> None:
         thinking = {True: "think/", False: "direct/"}.get(row.get("thinking"), "")
@@ -49,12 +50,7 @@ def follower(accelerator: Accelerator, cfg: RunConfig, key: str, first: int) -> 
     return follow
 
 
-def _flat(config: dict, prefix: str = "") -> dict:
+def _plain(settings: dict) -> dict:
     """``{"rl.lr_text": ...}``: settings as trackers take them, lists and none as text."""
-    flat = {}
-    for name, value in config.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value if isinstance(value, bool | int | float | str) else json.dumps(value)
-    return flat
+    kinds = bool | int | float | str
+    return {key: v if isinstance(v, kinds) else json.dumps(v) for key, v in flat(settings).items()}

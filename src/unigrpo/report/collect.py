@@ -49,6 +49,11 @@ def collect(arguments: Sequence[str], out: Path) -> None:
     for run, seed, _ in sources:
         if sum((r, s) == (run, seed) for r, s, _ in sources) > 1:
             raise UserError(f"run '{run}', seed {seed} is given twice")
+    write_scores(sources, out)
+
+
+def write_scores(sources: Sequence[tuple[str, int, Path]], out: Path) -> None:
+    """Write ``out`` from (run, seed, scores.jsonl) each."""
     with replacing(out) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
