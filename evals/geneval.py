@@ -14,7 +14,6 @@ Boxes and scores are compared in float32, as the official detector gives them: 0
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -304,7 +303,7 @@ def exact_verdict(meta: Mapping, detections: Boxes, colors: Mapping[str, Sequenc
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m evals.geneval", description=__doc__.splitlines()[0])
+    parser = cli.parser("evals.geneval", "GenEval: the official prompts.")
     prompts = parser.add_subparsers(required=True).add_parser("prompts", help="print the prompts, one a line")
     prompts.add_argument("--metadata", action="store_true", help="print the metadata rows as JSON instead")
     args = parser.parse_args(argv)

@@ -15,7 +15,6 @@ The world's detections are decisions, not confidences, so GenEval's score thresh
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -121,13 +120,7 @@ def check(samples: SampleFolder, folder: Path) -> None:
     if benchmark not in VERDICTS:
         known = ", ".join(VERDICTS)
         raise UserError(f"{folder / 'protocol.json'}: 'benchmark' must be one of {known}, found {benchmark!r}")
-    for row, where in zip(samples.rows, samples.where, strict=True):
-        if not row["meta"].get("include"):
-            raise UserError(f"{where}: 'meta' needs 'include', the clauses to judge, found {row['meta']!r}")
-        try:
-            geneval.check(row["meta"])
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from None
+    sample_folder.require_clauses(samples, geneval.check)
 
 
 def score_folder(root: Path, judges: Sequence[Judge], out: Path) -> None:
@@ -148,11 +141,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     import rewards
     from unigrpo.world import detector
 
-    parser = argparse.ArgumentParser(prog="python -m evals.run", description=__doc__.splitlines()[0])
-    parser.add_argument("--samples", type=Path, required=True, help="folder of sample sets")
-    parser.add_argument("--reward", type=Path, required=True, help="folder of the learned reward")
-    parser.add_argument("--detector", type=Path, required=True, help="folder of the second evaluator")
-    parser.add_argument("--out", type=Path, required=True, help="scores.jsonl to write")
+    parser = cli.parser(
+        "evals.run",
+        "Judge the images of every sample set of a run.",
+        samples="folder of sample sets",
+        reward="folder of the learned reward",
+        detector="folder of the second evaluator",
+        out="scores.jsonl to write",
+    )
     args = parser.parse_args(argv)
     learned = rewards.load("learned", path=args.reward, device="cpu")
     judges = [inspected, second(detector.load(args.detector)), proxy(learned)]

@@ -13,7 +13,6 @@ compound prompts, and "left of" means what GenEval's position rule says.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -144,7 +143,7 @@ def score(meta: Mapping, answer: Answerer) -> Score:
 def main(argv: Sequence[str] | None = None) -> None:
     from unigrpo.world.prompts import prompt_set
 
-    parser = argparse.ArgumentParser(prog="python -m evals.ta", description=__doc__.splitlines()[0])
+    parser = cli.parser("evals.ta", "Text alignment: prompts and exam points of the world's prompts.")
     parser.add_subparsers(required=True).add_parser("prompts", help="print the prompts with their exam points")
     parser.parse_args(argv)
     for prompt in prompt_set("ta_eval"):

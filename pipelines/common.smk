@@ -67,6 +67,12 @@ def parent_model(wildcards):
     return f"{folder(*STUDY.parent(wildcards.run, int(wildcards.seed)))}/model.safetensors"
 
 
+def prompt_file(wildcards):
+    """The prompts that the run is trained on, where it has its own."""
+    path = STUDY.config(wildcards.run, int(wildcards.seed))["rl"]["prompt_file"]
+    return [path] if path else []
+
+
 def spec(wildcards):
     """Fingerprint of the catalogue's entry of a table or figure."""
     return resolve.fingerprint({"table": TABLES, "figure": FIGURES}[wildcards.kind][wildcards.name])

@@ -193,6 +193,7 @@ rule train:
         parent=parent_model,
         reward="results/{scale}/reward/model.safetensors",
         decoding="results/{scale}/decoding.json",
+        prompts=prompt_file,
     output:
         model="results/{scale}/runs/{run}/seed{seed}/model.safetensors",
         card="results/{scale}/runs/{run}/seed{seed}/model.json",

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -31,12 +33,22 @@ class Reward:
 
 
 def load(name: str, **options) -> Reward:
-    """The reward called ``name``. Raises UserError where no file is a reward of that name."""
-    found = name.isidentifier() and importlib.util.find_spec(f"rewards.{name}") is not None
-    module = importlib.import_module(f"rewards.{name}") if found else None
-    if not hasattr(module, "build"):
-        raise UserError(f"reward {name!r}: expected the name of a file in rewards/ that has a function `build`")
+    """The reward called ``name``. Raises UserError where no file is a reward of that name or it needs other options."""
+    source(name)
+    module = importlib.import_module(f"rewards.{name}")
+    try:
+        inspect.signature(module.build).bind(**options)
+    except TypeError as error:
+        raise UserError(f"reward {name}: build() called with {options or 'no options'}: {error}") from None
     return Reward(name, module.build(**options), getattr(module, "DIFFERENTIABLE", False))
+
+
+def source(name: str) -> Path:
+    """The file of the reward called ``name``. Raises UserError where no file is a reward of that name."""
+    found = importlib.util.find_spec(f"rewards.{name}") if name.isidentifier() else None
+    if found is None or not hasattr(importlib.import_module(f"rewards.{name}"), "build"):
+        raise UserError(f"reward {name!r}: expected the name of a file in rewards/ that has a function `build`")
+    return Path(found.origin)
 
 
 def checked(scores: Tensor, prompts: Sequence[Prompt], name: str) -> Tensor:

@@ -20,6 +20,7 @@ from unigrpo.checkpoint import load_weights, read_tensors, write_tensors
 from unigrpo.config import RewardConfig, from_dict, require
 from unigrpo.files import read_json, write_json
 from unigrpo.types import Prompt, UserError
+from unigrpo.world.pool import REWARD_WORDS
 from unigrpo.world.prompts import vocabulary
 from unigrpo.world.scenes import CLASSES, COLORS, GRID
 
@@ -29,7 +30,7 @@ from open_clip.model import CustomTextCLIP  # noqa: E402
 
 DIFFERENTIABLE = True
 PAD, FIRST_WORD = 0, 1
-CONTEXT = 24  # words
+CONTEXT = REWARD_WORDS
 
 
 @dataclass(frozen=True)

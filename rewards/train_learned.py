@@ -9,7 +9,6 @@ validation prompts, per category.
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 from collections.abc import Sequence
@@ -24,8 +23,7 @@ from tqdm import tqdm
 
 from evals import geneval
 from rewards.learned import CONTEXT, LearnedReward, save
-from unigrpo import config, provenance, sample_folder, seeding
-from unigrpo.cli import run
+from unigrpo import cli, config, provenance, sample_folder, seeding
 from unigrpo.config import RewardConfig
 from unigrpo.files import write_json
 from unigrpo.setup import accelerate_for
@@ -107,13 +105,7 @@ def read_samples(folder: Path) -> tuple[Labelled, Labelled]:
     """SFT samples of training prompts and of validation prompts, labelled by the inspector."""
     samples = sample_folder.read(folder)
     prompts = [Prompt(r["prompt_id"], r["prompt"], r["tag"], r["meta"]) for r in samples.rows]
-    for row, where in zip(samples.rows, samples.where, strict=True):
-        if not row["meta"].get("include"):
-            raise UserError(f"{where}: 'meta' needs 'include', the clauses to judge, found {row['meta']!r}")
-        try:
-            geneval.check(row["meta"])
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from None
+    sample_folder.require_clauses(samples, geneval.check)
     verdicts = [judge(p.meta, f.detections) for p, f in zip(prompts, inspect_images(samples.images), strict=True)]
     for prompt, verdict, where in zip(prompts, verdicts, samples.where, strict=True):
         try:
@@ -165,11 +157,13 @@ def pixels(images: np.ndarray, device) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="rewards.train_learned", description="Train the learned reward.")
-    parser.add_argument("--config", type=Path, required=True, help="resolved configuration of the SFT run (JSON)")
-    parser.add_argument("--data", type=Path, required=True, help="sample folder of the SFT run")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    args = parser.parse_args()
+    args = cli.parser(
+        "rewards.train_learned",
+        "Train the learned reward.",
+        config="resolved configuration of the SFT run (JSON)",
+        data="sample folder of the SFT run",
+        out="folder to write",
+    ).parse_args()
     cfg, started = config.load(args.config), time.monotonic()
     settings, device = cfg.reward, accelerate_for(cfg).device
     data, held_out = read_samples(args.data)
@@ -245,4 +239,4 @@ def evaluate(model: LearnedReward, data: Labelled, device) -> dict:
 
 
 if __name__ == "__main__":
-    run(main)
+    cli.run(main)

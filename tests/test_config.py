@@ -317,7 +317,7 @@ def test_a_bad_resolved_configuration_is_refused(tmp_path, content, message):
 def test_every_rl_setting_refuses_a_wrong_type():
     for name, hint in typing.get_type_hints(RLConfig).items():
         with pytest.raises(UserError, match=f"^rl.{name}"):
-            from_dict(RLConfig, {name: 3 if hint is str else "?"}, "rl")
+            from_dict(RLConfig, {name: 3 if hint in (str, str | None) else "?"}, "rl")
 
 
 # ---------------------------------------------------------------------------------------------- the command line

@@ -13,16 +13,30 @@ ROOT = Path(__file__).resolve().parents[1]
 
 ROOMS = (
     ("types",),
-    ("config", "seeding", "files", "cli", "compat", "metrics", "schema"),
-    ("resolve", "provenance", "setup", "sample_folder"),
-    ("flow", "windows", "advantages", "losses", "text_losses", "matching", "ema", "world", "backbones", "checkpoint"),
+    ("config", "seeding", "files", "cli", "compat", "metrics", "schema", "experts"),
+    ("provenance", "setup", "sample_folder", "run_folder", "tracking"),
+    (
+        "flow",
+        "windows",
+        "advantages",
+        "losses",
+        "text_losses",
+        "matching",
+        "ema",
+        "world",
+        "backbones",
+        "checkpoint",
+        "resolve",
+        "cost",
+    ),
     ("sampler", "rollout", "pairs", "methods"),
     ("evals", "rewards", "validate", "conformance", "report"),
 )
 COMMANDS = len(ROOMS)  # every other module that can be run: the top room
 
 WITHOUT_TORCH = (
-    "unigrpo.config", "unigrpo.types", "unigrpo.seeding", "unigrpo.resolve", "unigrpo.report", "evals.geneval",
+    "unigrpo.config", "unigrpo.types", "unigrpo.seeding", "unigrpo.resolve", "unigrpo.report", "unigrpo.cost",
+    "unigrpo.diff", "unigrpo.run_folder", "evals.geneval",
 )  # fmt: skip
 HEAVY = {"torch", "torchvision", "transformers", "diffusers", "accelerate", "open_clip", "timm", "safetensors"}
 

@@ -70,6 +70,8 @@ def make_checkout(root: Path, folder: Path) -> Path:
     for name in ("__init__", "types", "config", "files", "cli", "schema", "resolve", "reproduce"):
         shutil.copy(root / "src" / "unigrpo" / f"{name}.py", package)
     shutil.copytree(root / "src/unigrpo/methods", package / "methods")
+    for name in ("rewards", "src/unigrpo/world"):
+        shutil.copytree(root / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for step in [package / name for name in STEPS.split()] + [folder / "evals/run", folder / "rewards/train_learned"]:
         step.parent.mkdir(exist_ok=True)
         step.with_suffix(".py").write_text(FAKE)

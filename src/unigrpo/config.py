@@ -169,7 +169,9 @@ class RLConfig:
     nft_beta: float = 1.0  # nft: how far the implicit positive and negative velocities lie from the old one
     nft_decay_rate: float = 1e-3  # nft: the old weights keep the share min(rate x updates, largest) after a rollout
     nft_decay_largest: float = 0.5
-    verifier_mix: float = 0.0  # share of verifier reward mixed into the learned reward; 0 = learned reward alone
+    reward: str = "learned"  # name of a file in rewards/
+    verifier_mix: float = 0.0  # share of verifier reward mixed into the reward; 0 = the reward alone
+    prompt_file: str | None = None  # prompts to train on, one JSON object a line; none = the world's
     validate_every: int = 10  # rollouts
     validation_images: int = 1  # per validation prompt
     checkpoint_every: int = 10  # rollouts

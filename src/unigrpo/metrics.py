@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from unigrpo.files import json_lines, read_jsonl, read_text, write_text, writing
@@ -10,11 +11,12 @@ from unigrpo.types import UserError
 
 
 class MetricsLog:
-    """Appends rows. A run that starts at ``step`` > 0 keeps the rows before it (by the key that counts steps) and
-    drops a last line that a kill cut short; at 0 the log starts anew. Raises UserError naming a damaged line."""
+    """Appends rows, and hands each to ``follow`` where one is given. A run that starts at ``step`` > 0 keeps the rows
+    before it (by the key that counts steps) and drops a last line that a kill cut short; at 0 the log starts anew.
+    Raises UserError naming a damaged line."""
 
-    def __init__(self, path: Path, key: str, step: int):
-        self.path = path
+    def __init__(self, path: Path, key: str, step: int, follow: Callable[[dict], None] | None = None):
+        self.path, self.follow = path, follow
         kept = []
         if step:
             whole, end, _ = read_text(path).rpartition("\n")
@@ -26,8 +28,11 @@ class MetricsLog:
         write_text(path, "".join(kept))
 
     def write(self, **row) -> None:
+        plain = {k: _plain(v) for k, v in row.items()}
         with writing(self.path), self.path.open("a") as file:
-            file.write(json.dumps({k: _plain(v) for k, v in row.items()}) + "\n")
+            file.write(json.dumps(plain) + "\n")
+        if self.follow is not None:
+            self.follow(plain)
 
     def column(self, name: str, **where) -> list[float]:
         """Values of ``name`` in the rows that match, in order."""

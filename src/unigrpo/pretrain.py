@@ -9,7 +9,7 @@ Every random choice of step n is drawn from streams named by (seed, n): a resume
 
 from __future__ import annotations
 
-import argparse
+import json
 import math
 import shutil
 import time
@@ -22,13 +22,12 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from unigrpo import checkpoint, config, provenance, seeding
+from unigrpo import checkpoint, cli, config, cost, provenance, seeding, tracking
 from unigrpo.backbones.codec import PatchCodec
 from unigrpo.backbones.mot import MoT, MoTConfig
 from unigrpo.backbones.tokenizer import BOS, END_OF_IMAGE, EOS, START_OF_IMAGE, build_tokenizer
 from unigrpo.backbones.unified import UnifiedModel
-from unigrpo.cli import run
-from unigrpo.config import RunConfig, SupervisedConfig
+from unigrpo.config import RunConfig, SupervisedConfig, to_dict
 from unigrpo.files import write_json
 from unigrpo.metrics import MetricsLog
 from unigrpo.resolve import training_fingerprint
@@ -150,10 +149,14 @@ def learning_rate(step: int, s: SupervisedConfig) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="unigrpo.pretrain", description=__doc__.split(":")[0])
-    parser.add_argument("--config", type=Path, required=True, help="resolved run configuration (JSON)")
-    parser.add_argument("--out", type=Path, required=True, help="run folder to write")
+    parser = cli.parser(
+        "unigrpo.pretrain",
+        "Supervised stages, base and SFT.",
+        config="resolved run configuration (JSON)",
+        out="run folder to write",
+    )
     parser.add_argument("--init", type=Path, help="folder of the parent run (none: from scratch)")
+    cli.add_training_options(parser, tracking.NAMES)
     args = parser.parse_args()
     cfg = config.load(args.config)
     if cfg.stage == "rl":
@@ -161,15 +164,19 @@ def main() -> None:
     if (cfg.stage == "sft") != (args.init is not None):
         expected = "the folder of the parent run" if cfg.stage == "sft" else "nothing, the base starts from scratch"
         raise UserError(f"--init: expected {expected} (stage {cfg.stage!r} of {args.config})")
-    train(cfg, args.out, args.init)
+    if args.dry_run:
+        print(json.dumps({"config": to_dict(cfg), "cost": cost.supervised(cfg)}, indent=2))
+        return
+    train(cfg, args.out, args.init, args.tracker)
 
 
-def train(cfg: RunConfig, out: Path, init: Path | None) -> None:
-    """Train to ``supervised.steps``; resumes from ``out/state``. Writes model, metrics and run.json."""
+def train(cfg: RunConfig, out: Path, init: Path | None, tracker: str | None = None) -> None:
+    """Train to ``supervised.steps``; resumes from ``out/state``. Writes model, metrics and run.json. ``tracker`` names
+    one that follows the metrics."""
     if cfg.backbone != "world":
         raise UserError(f"backbone: {cfg.backbone!r} cannot be trained by this version, expected 'world'")
     s = cfg.supervised
-    accelerator, started = accelerate_for(cfg), time.monotonic()
+    accelerator, started = accelerate_for(cfg, **tracking.options(tracker, out)), time.monotonic()
     model = (new_model(cfg) if init is None else checkpoint.load_model(init, expected=cfg.model)).to(accelerator.device)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=s.lr, weight_decay=s.weight_decay, betas=(0.9, 0.99), fused=True)
@@ -181,7 +188,7 @@ def train(cfg: RunConfig, out: Path, init: Path | None) -> None:
         first, tensors, data = state
         earlier = data["wall_seconds"]
         checkpoint.restore(tensors, {"model": model, "ema": ema}, optimizer, out / "state")
-    log = MetricsLog(out / "metrics.jsonl", "step", first)
+    log = MetricsLog(out / "metrics.jsonl", "step", first, tracking.follower(accelerator, cfg, "step", first))
     bar = tqdm(range(first, s.steps), initial=first, total=s.steps, desc=cfg.run, mininterval=5, dynamic_ncols=True)
     for step in bar:
         for group in optimizer.param_groups:
@@ -200,8 +207,9 @@ def train(cfg: RunConfig, out: Path, init: Path | None) -> None:
             bar.set_postfix(flow=f"{parts['flow']:.4f}", ce=f"{parts['ce']:.4f}")
             log.write(kind="train", step=step, lr=learning_rate(step, s), loss=loss, **parts)
         if (step + 1) % s.validate_every == 0 or step + 1 == s.steps:
+            images = cost.SUPERVISED_VALIDATION_IMAGES
             for thinking in (True, False):
-                scores = validate(averaged(model, ema), cfg, Decoding(thinking, 1.0, 1.0), per_prompt=2)
+                scores = validate(averaged(model, ema), cfg, Decoding(thinking, 1.0, 1.0), per_prompt=images)
                 log.write(kind="validation", step=step, thinking=thinking, **scores)
                 tqdm.write(
                     f"{cfg.run} step {step + 1} thinking={thinking}: "
@@ -225,6 +233,7 @@ def train(cfg: RunConfig, out: Path, init: Path | None) -> None:
     checkpoint.save_model(averaged(model, ema), out, {"run": cfg.run, "seed": cfg.seed, "stage": cfg.stage})
     write_json(out / "run.json", record)
     shutil.rmtree(out / "state", ignore_errors=True)
+    accelerator.end_training()
 
 
 def averaged(model: UnifiedModel, ema: AveragedModel) -> UnifiedModel:
@@ -233,4 +242,4 @@ def averaged(model: UnifiedModel, ema: AveragedModel) -> UnifiedModel:
 
 
 if __name__ == "__main__":
-    run(main)
+    cli.run(main)

@@ -16,7 +16,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from unigrpo.config import RunConfig
+from unigrpo.config import RunConfig, to_dict
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "numpy", "transformers", "diffusers", "open_clip_torch", "safetensors")
@@ -83,4 +83,5 @@ def record(config: RunConfig, *, device: str, wall_seconds: float, **facts: obje
         "peak_memory_mb": round(peak_memory_mb(), 1),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         **facts,
+        "config": to_dict(config),
     }

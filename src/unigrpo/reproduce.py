@@ -19,9 +19,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="unigrpo.reproduce", description=__doc__.split(":")[0])
-    parser.add_argument("--scale", default="cpu", help="file in pipelines/scales (default: cpu)")
-    parser.add_argument("--cores", type=int, default=2, help="CPU cores to use (default: 2)")
+    parser = cli.parser("unigrpo.reproduce", "Make everything of a scale, safely: an interrupted call is continued.")
+    parser.add_argument("--scale", default="cpu", help="file in pipelines/scales")
+    parser.add_argument("--cores", type=int, default=2, help="CPU cores to use")
     parser.add_argument("--seeds", type=int, help="number of seeds (default: the scale's)")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--run", help="make only this run and its scores")

@@ -9,7 +9,6 @@ and key.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import hashlib
 import json
@@ -21,7 +20,9 @@ from unigrpo import cli, files
 from unigrpo.config import RLConfig, RunConfig, SupervisedConfig, from_dict, to_dict
 from unigrpo.schema import check, nearest, read_yaml
 from unigrpo.types import UserError
+from unigrpo.world.pool import training_pool
 
+REWARDS = Path(__file__).resolve().parents[2] / "rewards"
 BASE = "base"  # the one run without a parent
 SFT = "sft"  # the run that decoding is chosen and the reward learned on
 MODES = {"yes": "think", "no": "direct"}  # thinking at evaluation, as tables say it -> as files say it
@@ -141,9 +142,29 @@ def resolve(catalogue: dict, scale: dict, scale_name: str, run: str, seed: int) 
     if run not in catalogue["runs"]:
         raise UserError(f"runs: no run is called {run!r}{nearest(run, catalogue['runs'])}")
     try:
-        return _compose(scale, catalogue["runs"][run], run, scale_name, seed)
+        config = _compose(scale, catalogue["runs"][run], run, scale_name, seed)
+        if config.stage == "rl":
+            _check_inputs(config.rl)
+        return config
     except UserError as error:
         raise UserError(re.sub(r"^(rl|supervised)\.", f"runs.{run}.", str(error))) from None
+
+
+def reward_names() -> list[str]:
+    """The files in ``rewards/`` that are rewards: those with a function ``build``. Imports none of them."""
+    build = re.compile(r"^def build\(", re.MULTILINE)
+    return sorted(path.stem for path in REWARDS.glob("*.py") if build.search(files.read_text(path)))
+
+
+def _check_inputs(rl: RLConfig) -> None:
+    """The reward and the prompts that a run names are there and can be trained on."""
+    known = reward_names()
+    if rl.reward not in known:
+        raise UserError(f"rl.reward: no reward of this name in rewards/: {rl.reward!r}{nearest(rl.reward, known)}")
+    try:
+        training_pool(rl)
+    except UserError as error:
+        raise UserError(f"rl.prompt_file: {error}") from None
 
 
 def _section(stage: str) -> type:
@@ -262,17 +283,18 @@ def load_study(catalogue_file: Path, scale_folder: Path, options: dict) -> Study
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Write one run's resolved configuration, or the spec of a table or figure."
+    parser = cli.parser(
+        "unigrpo.resolve",
+        "Write one run's resolved configuration, or the spec of a table or figure.",
+        catalogue="runs, tables and figures (YAML)",
+        out="JSON file to write",
     )
-    parser.add_argument("--catalogue", type=Path, required=True, help="runs, tables and figures (YAML)")
     parser.add_argument("--scale-file", type=Path, help="sizes and settings (YAML); needed for --run")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--run", help="name of the run")
     what.add_argument("--table", help="name of the table")
     what.add_argument("--figure", help="name of the figure")
     parser.add_argument("--seed", type=int, default=0, help="seed of the run")
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     args = parser.parse_args()
     if args.run and not args.scale_file:
         parser.error("--run needs --scale-file")

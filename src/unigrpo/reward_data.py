@@ -6,13 +6,9 @@ without guidance and at temperature 1, half with thinking and half without.
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import numpy as np
 
-from unigrpo import checkpoint, config, sample_folder, seeding
-from unigrpo.cli import run
+from unigrpo import checkpoint, cli, config, sample_folder, seeding
 from unigrpo.pretrain import training_prompts
 from unigrpo.sampler import Decoding, Samples, sample
 from unigrpo.setup import accelerate_for
@@ -23,13 +19,13 @@ HELD_OUT_PER_PROMPT = 8
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="unigrpo.reward_data", description="Sample the SFT model for the learned reward."
-    )
-    parser.add_argument("--config", type=Path, required=True, help="resolved configuration of the SFT run (JSON)")
-    parser.add_argument("--run", type=Path, required=True, help="folder of the SFT run")
-    parser.add_argument("--out", type=Path, required=True, help="sample folder to write")
-    args = parser.parse_args()
+    args = cli.parser(
+        "unigrpo.reward_data",
+        "Sample the SFT model for the learned reward.",
+        config="resolved configuration of the SFT run (JSON)",
+        run="folder of the SFT run",
+        out="sample folder to write",
+    ).parse_args()
     cfg = config.load(args.config)
     model = checkpoint.load_model(args.run, accelerate_for(cfg).device, cfg.model).eval()
     rng = seeding.numpy_generator(cfg.seed, "reward", "prompts")
@@ -63,4 +59,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    cli.run(main)

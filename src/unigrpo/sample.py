@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 import math
 from pathlib import Path
@@ -13,8 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from unigrpo import checkpoint
-from unigrpo.cli import run
+from unigrpo import checkpoint, cli
 from unigrpo.config import SamplingConfig
 from unigrpo.files import replacing
 from unigrpo.sampler import Decoding, sample
@@ -46,28 +44,24 @@ def picture_format(path: Path) -> str:
 
 
 def main() -> None:
-    defaults = SamplingConfig()
-    parser = argparse.ArgumentParser(
-        prog="unigrpo.sample", description="Write a trace and paint a picture for one prompt."
+    parser = cli.parser(
+        "unigrpo.sample",
+        "Write a trace and paint a picture for a prompt, or for every prompt of a file.",
+        checkpoint="model folder: a run, an exported one, or assets/base",
+        out="picture to write (its ending chooses the format)",
     )
-    parser.add_argument("--checkpoint", type=Path, required=True, help="model folder: a run, or assets/base")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--prompt", help="what to paint")
     what.add_argument(
         "--prompts", type=Path, help="a file with one JSON object a line, its key `prompt`: one image each"
     )
-    parser.add_argument("--out", type=Path, required=True, help="picture to write (its ending chooses the format)")
-    parser.add_argument("--seed", type=int, default=0, help="of noise and text (default 0)")
-    parser.add_argument(
-        "--guidance", type=float, default=1.0, help="classifier-free guidance scale, 1 = none (default 1)"
-    )
-    parser.add_argument("--temperature", type=float, default=1.0, help="of the trace, 0 = greedy (default 1)")
-    parser.add_argument("--steps", type=int, default=defaults.steps, help=f"denoising steps (default {defaults.steps})")
+    parser.add_argument("--seed", type=int, default=0, help="of noise and text")
+    parser.add_argument("--guidance", type=float, default=1.0, help="classifier-free guidance scale, 1 = none")
+    parser.add_argument("--temperature", type=float, default=1.0, help="of the trace, 0 = greedy")
+    parser.add_argument("--steps", type=int, default=SamplingConfig.steps, help="denoising steps")
     parser.add_argument("--no-thinking", action="store_true", help="paint from the prompt alone")
-    parser.add_argument(
-        "--grid", type=int, default=1, metavar="N", help="paint N x N samples of the prompt (default 1)"
-    )
-    parser.add_argument("--enlarge", type=int, default=8, help="pixels per pixel in the file (default 8)")
+    parser.add_argument("--grid", type=int, default=1, metavar="N", help="paint N x N samples of the prompt")
+    parser.add_argument("--enlarge", type=int, default=8, help="pixels per pixel in the file")
     args = parser.parse_args()
     for name, low in (
         ("guidance", 1),
@@ -103,4 +97,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    cli.run(main)

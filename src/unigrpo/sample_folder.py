@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +48,17 @@ def read(folder: Path) -> SampleFolder:
         if seen.setdefault(name, place) != place:
             raise UserError(f"{place}: prompt '{name[0]}', sample {name[1]} is already in {seen[name]}")
     return SampleFolder(protocol, list(rows), list(where), _read_images(folder, where, rows))
+
+
+def require_clauses(samples: SampleFolder, check: Callable[[dict], None]) -> None:
+    """Raise UserError naming the first row whose metadata states nothing, or that ``check`` refuses by a UserError."""
+    for row, where in zip(samples.rows, samples.where, strict=True):
+        if not row["meta"].get("include"):
+            raise UserError(f"{where}: 'meta' needs 'include', the clauses to judge, found {row['meta']!r}")
+        try:
+            check(row["meta"])
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
 
 
 def _read_images(folder: Path, where: Sequence[str], rows: Sequence[dict]) -> np.ndarray:

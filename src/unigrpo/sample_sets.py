@@ -7,13 +7,10 @@ Each set's protocol.json says everything that a number made from it depends on. 
 
 from __future__ import annotations
 
-import argparse
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
-from unigrpo import checkpoint, config, sample_folder
-from unigrpo.cli import run
+from unigrpo import checkpoint, cli, config, sample_folder
 from unigrpo.config import RunConfig
 from unigrpo.files import digest, read_json, write_json
 from unigrpo.sampler import Decoding, read_decoding, sample
@@ -58,12 +55,15 @@ def protocol(cfg: RunConfig, benchmark: str, name: str, decoding: Decoding, weig
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="unigrpo.sample_sets", description="Sample every evaluation set of a run.")
-    parser.add_argument("--config", type=Path, required=True, help="resolved run configuration (JSON)")
-    parser.add_argument("--run", type=Path, required=True, help="run folder with the trained model")
-    parser.add_argument("--decoding", type=Path, required=True, help="decoding.json")
+    parser = cli.parser(
+        "unigrpo.sample_sets",
+        "Sample every evaluation set of a run.",
+        config="resolved run configuration (JSON)",
+        run="run folder with the trained model",
+        decoding="decoding.json",
+        out="folder of the sets to write",
+    )
     parser.add_argument("--modes", nargs="+", choices=MODES, required=True, help="how the run is evaluated")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the sets")
     args = parser.parse_args()
     cfg, chosen = config.load(args.config), read_decoding(args.decoding)
     device = accelerate_for(cfg).device
@@ -89,4 +89,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    cli.run(main)

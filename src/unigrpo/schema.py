@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import types
 import typing
 from collections.abc import Iterable
 from pathlib import Path
@@ -90,6 +91,8 @@ def _json_type(hint) -> dict:
         return {"enum": list(args)}
     if origin is tuple:
         return {"type": "array", "items": _json_type(args[0])}
+    if origin is types.UnionType:  # None is said by leaving it out
+        return _json_type(args[0])
     return {"type": {int: "integer", float: "number", str: "string", bool: "boolean"}[hint]}
 
 

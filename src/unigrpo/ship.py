@@ -5,16 +5,16 @@ The weights are stored in half precision; the record of the training goes with t
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 from unigrpo import checkpoint, cli, files
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="unigrpo.ship", description=__doc__.split(":")[0])
-    parser.add_argument("--run", type=Path, required=True, help="folder of the finished run")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser = cli.parser(
+        "unigrpo.ship",
+        "Make a trained run shippable: weights in half precision, with the record of the training.",
+        run="folder of the finished run",
+        out="folder to write",
+    )
     args = parser.parse_args()
     card = files.read_json(args.run / "model.json")
     own = ("format", "architecture", "codec", "image_size")

@@ -11,8 +11,8 @@ run whose parent has collapsed is not trained. Either way the run is finished an
 
 from __future__ import annotations
 
-import argparse
 import copy
+import json
 import math
 import shutil
 import time
@@ -23,10 +23,9 @@ import torch
 from tqdm import tqdm
 
 import rewards
-from unigrpo import checkpoint, config, methods, provenance, seeding
+from unigrpo import checkpoint, cli, config, cost, methods, provenance, seeding, tracking
 from unigrpo.advantages import group_advantages
-from unigrpo.cli import run
-from unigrpo.config import RLConfig, RunConfig
+from unigrpo.config import RLConfig, RunConfig, to_dict
 from unigrpo.files import read_json, write_json
 from unigrpo.methods import Collapse, Networks
 from unigrpo.metrics import MetricsLog
@@ -37,13 +36,15 @@ from unigrpo.setup import accelerate_for
 from unigrpo.types import Prompt, UserError
 from unigrpo.validate import validate
 from unigrpo.world import prompts as world_prompts
+from unigrpo.world.pool import training_pool
 
 COLLAPSE = 0.5  # share of the first validation gold below which the last one is a collapse
 
 
-def draw_prompts(seed: int, index: int, n: int) -> list[Prompt]:
-    """The prompts of rollout ``index``: distinct, categories equally often; the same for every run of a seed."""
-    pool = world_prompts.prompt_set("train")
+def draw_prompts(seed: int, index: int, n: int, pool: list[Prompt] | None = None) -> list[Prompt]:
+    """The prompts of rollout ``index``: distinct, categories equally often; the same for every run of a seed. From
+    the world's training prompts without a ``pool``."""
+    pool = world_prompts.prompt_set("train") if pool is None else pool
     tags = list(dict.fromkeys(p.tag for p in pool))
     rng = seeding.numpy_generator(seed, "prompts", index)
     offset = int(rng.integers(len(tags)))
@@ -59,7 +60,7 @@ def draw_prompts(seed: int, index: int, n: int) -> list[Prompt]:
 
 @torch.no_grad()
 def score(rollout: Rollout, reward, verifier, mix: float) -> torch.Tensor:
-    """Rewards (B,) float64: the learned reward, mixed with ``mix`` of the verifier where the scale asks for it."""
+    """Rewards (B,) float64: the reward, mixed with ``mix`` of the verifier where the scale asks for it."""
     total = reward(rollout.image.images, list(rollout.prompts)).double().cpu()
     if mix > 0:
         total = (1 - mix) * total + mix * verifier(rollout.image.images, list(rollout.prompts)).double().cpu()
@@ -123,11 +124,20 @@ def update(
     return metrics, {f"{name}_grad_norm": norm.item() for name, norm in norms.items()}
 
 
-def train(cfg: RunConfig, out: Path, init: Path, reward, verifier, decoding: Decoding, settings: str) -> None:
+def train(
+    cfg: RunConfig,
+    out: Path,
+    init: Path,
+    reward,
+    verifier,
+    decoding: Decoding,
+    settings: str,
+    tracker: str | None = None,
+) -> None:
     """Run all rollouts; writes model, metrics.jsonl and run.json into ``out``. Resumes from ``out/state`` where that
-    was saved under the same ``settings``."""
-    rl, method = cfg.rl, methods.load(cfg.rl.method)
-    accelerator, started = accelerate_for(cfg), time.monotonic()
+    was saved under the same ``settings``. ``tracker`` names one that follows metrics.jsonl."""
+    rl, method, pool = cfg.rl, methods.load(cfg.rl.method), training_pool(cfg.rl)
+    accelerator, started = accelerate_for(cfg, **tracking.options(tracker, out)), time.monotonic()
     model = checkpoint.load_model(init, accelerator.device, cfg.model)
     nets = networks(cfg, model, reward)
     kept = {"model": model, "reference": nets.reference} | ({"old": nets.old} if nets.old is not None else {})
@@ -137,7 +147,7 @@ def train(cfg: RunConfig, out: Path, init: Path, reward, verifier, decoding: Dec
     if state is not None:
         first, tensors, counts = state
         checkpoint.restore(tensors, kept, optimizer, out / "state")
-    log = MetricsLog(out / "metrics.jsonl", "rollout", first)
+    log = MetricsLog(out / "metrics.jsonl", "rollout", first, tracking.follower(accelerator, cfg, "rollout", first))
     earlier = counts["wall_seconds"]
 
     def check(index: int) -> dict[str, float]:
@@ -148,7 +158,7 @@ def train(cfg: RunConfig, out: Path, init: Path, reward, verifier, decoding: Dec
     def learn(index: int) -> float:
         """One rollout and its updates. Returns the mean reward."""
         begun = time.monotonic()
-        batch = draw_prompts(cfg.seed, index, rl.prompts_per_rollout)
+        batch = draw_prompts(cfg.seed, index, rl.prompts_per_rollout, pool)
         rollout = method.roll_out(nets, batch, rl, cfg.sampling.max_trace_tokens, cfg.seed, index)
         if not torch.isfinite(rollout.image.images).all():
             raise Collapse("the images are not finite")
@@ -218,6 +228,7 @@ def train(cfg: RunConfig, out: Path, init: Path, reward, verifier, decoding: Dec
     finish(cfg, out, model, accelerator.device, collapsed=collapse is not None, collapse=collapse, **counts)
     if collapse is not None:
         print(f"{cfg.run}/{cfg.seed} collapsed: {collapse}")
+    accelerator.end_training()
 
 
 def finish(cfg: RunConfig, out: Path, model, device, *, wall_seconds: float = 0.0, **facts) -> None:
@@ -226,6 +237,16 @@ def finish(cfg: RunConfig, out: Path, model, device, *, wall_seconds: float = 0.
     record = provenance.record(cfg, device=str(device), wall_seconds=wall_seconds, ema=False, **facts)
     write_json(out / "run.json", record)
     shutil.rmtree(out / "state", ignore_errors=True)
+
+
+def reward_source(name: str, folder: Path | None) -> tuple[dict, Path]:
+    """Options that the reward is built with, and the file that decides it: its weights, or the source of one without.
+    ``folder`` is that of the learned reward, which alone needs it. Raises UserError where it is missing."""
+    if name != "learned":
+        return {}, rewards.source(name)
+    if folder is None:
+        raise UserError("--reward: expected the folder of the learned reward (rl.reward: learned)")
+    return {"path": folder, "device": "auto"}, folder / "model.safetensors"
 
 
 def fate_of(parent: Path) -> str | None:
@@ -246,30 +267,38 @@ def pass_on(cfg: RunConfig, out: Path, init: Path, reason: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="unigrpo.train", description="Reinforcement of the text part, the image part, or both."
+    parser = cli.parser(
+        "unigrpo.train",
+        "Reinforcement of the text part, the image part, or both.",
+        config="resolved run configuration (JSON)",
+        out="run folder to write",
+        init="folder of the parent run",
+        decoding="decoding.json, for validation",
     )
-    parser.add_argument("--config", type=Path, required=True, help="resolved run configuration (JSON)")
-    parser.add_argument("--out", type=Path, required=True, help="run folder to write")
-    parser.add_argument("--init", type=Path, required=True, help="folder of the parent run")
-    parser.add_argument("--reward", type=Path, required=True, help="folder of the learned reward")
-    parser.add_argument("--decoding", type=Path, required=True, help="decoding.json, for validation")
+    parser.add_argument(
+        "--reward", type=Path, metavar="PATH", help="folder of the learned reward, for rl.reward: learned"
+    )
+    cli.add_training_options(parser, tracking.NAMES)
     args = parser.parse_args()
     cfg = config.load(args.config)
     if cfg.stage != "rl":
         raise UserError(f"{args.config}: stage: expected 'rl', got {cfg.stage!r}; see unigrpo.pretrain")
     try:
-        draw_prompts(cfg.seed, 0, cfg.rl.prompts_per_rollout)
+        draw_prompts(cfg.seed, 0, cfg.rl.prompts_per_rollout, training_pool(cfg.rl))
     except UserError as error:
         raise UserError(f"{args.config}: {error}") from None
     decoding = replace(read_decoding(args.decoding), thinking=cfg.rl.thinking)
-    learned, verifier = rewards.load("learned", path=args.reward, device="auto"), rewards.load("verifier")
+    if args.dry_run:
+        print(json.dumps({"config": to_dict(cfg), "cost": cost.reinforcement(cfg, decoding.guidance)}, indent=2))
+        return
     if (reason := fate_of(args.init)) is not None:
         return pass_on(cfg, args.out, args.init, reason)
-    weights = [folder / "model.safetensors" for folder in (args.init, args.reward)]
-    settings = training_fingerprint(cfg, *weights, args.decoding)
-    train(cfg, args.out, args.init, learned, verifier, decoding, settings)
+    options, source = reward_source(cfg.rl.reward, args.reward)
+    reward, verifier = rewards.load(cfg.rl.reward, **options), rewards.load("verifier")
+    inputs = [args.init / "model.safetensors", source, args.decoding]
+    inputs += [] if cfg.rl.prompt_file is None else [Path(cfg.rl.prompt_file)]
+    train(cfg, args.out, args.init, reward, verifier, decoding, training_fingerprint(cfg, *inputs), args.tracker)
 
 
 if __name__ == "__main__":
-    run(main)
+    cli.run(main)

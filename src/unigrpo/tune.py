@@ -9,15 +9,12 @@ difference over prompts. Without that rule noise picks among equals, and stronge
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 
-from unigrpo import checkpoint, config
-from unigrpo.cli import run
+from unigrpo import checkpoint, cli, config
 from unigrpo.files import write_json
 from unigrpo.sampler import Decoding, sample
 from unigrpo.setup import accelerate_for
@@ -28,13 +25,13 @@ PER_PROMPT = 4  # images per validation prompt and setting
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="unigrpo.tune", description="Choose guidance and temperature on validation prompts."
-    )
-    parser.add_argument("--config", type=Path, required=True, help="resolved configuration of the SFT run (JSON)")
-    parser.add_argument("--run", type=Path, required=True, help="folder of the SFT run")
-    parser.add_argument("--out", type=Path, required=True, help="decoding.json to write")
-    args = parser.parse_args()
+    args = cli.parser(
+        "unigrpo.tune",
+        "Choose guidance and temperature on validation prompts.",
+        config="resolved configuration of the SFT run (JSON)",
+        run="folder of the SFT run",
+        out="decoding.json to write",
+    ).parse_args()
     cfg = config.load(args.config)
     model = checkpoint.load_model(args.run, accelerate_for(cfg).device, cfg.model).eval()
     s = cfg.sampling
@@ -84,4 +81,4 @@ def choose(gold: dict[float, np.ndarray], tags: Sequence[str]) -> float:
 
 
 if __name__ == "__main__":
-    run(main)
+    cli.run(main)

@@ -56,7 +56,7 @@ def judge_samples(jobs: list[tuple[Prompt, int]], samples: Samples) -> dict[str,
 def validate(
     model: UnifiedModel, cfg: RunConfig, decoding: Decoding, *, per_prompt: int = 1, proxy=None
 ) -> dict[str, float]:
-    """Sample the validation prompts and judge them; ``proxy`` adds the learned reward's mean."""
+    """Sample the validation prompts and judge them; ``proxy`` adds the mean of the reward trained on."""
     jobs = validation_jobs(per_prompt)
     samples = sample(model, jobs, cfg.sampling, decoding, SEED)
     metrics = judge_samples(jobs, samples)

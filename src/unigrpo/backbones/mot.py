@@ -25,6 +25,8 @@ from transformers.models.qwen2.modeling_qwen2 import (
     apply_rotary_pos_emb,
 )
 
+from unigrpo.experts import expert_of
+
 TIME_FEATURES = 256
 
 
@@ -298,10 +300,9 @@ class MoT(nn.Module):
     def expert_parameters(self) -> dict[str, list[nn.Parameter]]:
         """Trainable parameters by expert: ``text`` = reasoning (understanding), ``image`` = denoising (generation)."""
         groups: dict[str, list[nn.Parameter]] = {"text": [], "image": []}
-        image_only = ("vae2llm", "llm2vae", "time_embedder")
         for name, p in self.named_parameters():
-            if p is not self.latent_pos_embed.pos_embed:
-                groups["image" if "_moe_gen" in name or name.startswith(image_only) else "text"].append(p)
+            if (expert := expert_of(name)) is not None:
+                groups[expert].append(p)
         return groups
 
     # -- the decoder ---------------------------------------------------------------------------------------------

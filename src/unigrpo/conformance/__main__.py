@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import re
@@ -90,10 +89,7 @@ def run(folder: Path) -> tuple[dict[str, Tally], dict[str, int]]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m unigrpo.conformance",
-        description="Check the maths and the backbone against stored vectors.",
-    )
+    parser = cli.parser("unigrpo.conformance", "Check the maths and the backbone against stored vectors.")
     parser.add_argument("folder", type=Path, help="folder with vector files")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of lines")
     args = parser.parse_args(argv)

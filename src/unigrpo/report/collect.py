@@ -8,7 +8,6 @@ this file, so a released scores.csv stands in for all training.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import re
 from collections.abc import Iterator, Sequence
@@ -51,6 +50,11 @@ def collect(arguments: Sequence[str], out: Path) -> None:
     for run, seed, _ in sources:
         if sum((r, s) == (run, seed) for r, s, _ in sources) > 1:
             raise UserError(f"run '{run}', seed {seed} is given twice")
+    write_scores(sources, out)
+
+
+def write_scores(sources: Sequence[tuple[str, int, Path]], out: Path) -> None:
+    """Write ``out`` from (run, seed, scores.jsonl) each."""
     with replacing(out) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
@@ -59,9 +63,10 @@ def collect(arguments: Sequence[str], out: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m unigrpo.report.collect", description=__doc__.splitlines()[0])
+    parser = cli.parser(
+        "unigrpo.report.collect", "Put all scores of a study into one tidy table.", out="scores.csv to write"
+    )
     parser.add_argument("sources", nargs="+", metavar="RUN=PATH", help="run name and one of its seed folders")
-    parser.add_argument("--out", type=Path, required=True, help="scores.csv to write")
     args = parser.parse_args(argv)
     collect(args.sources, args.out)
 

@@ -13,7 +13,6 @@ Kinds, chosen by ``kind`` in the figure's specification:
 
 from __future__ import annotations
 
-import argparse
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -163,13 +162,16 @@ def save(figure: Figure, data: pd.DataFrame, out: Path, name: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m unigrpo.report.figures", description=__doc__.splitlines()[0])
+    parser = cli.parser(
+        "unigrpo.report.figures",
+        "Make one figure from the scores.",
+        spec="JSON: the figure's entry of the catalogue",
+        scores="scores.csv",
+        results="folder of the scale, results/<scale>",
+        out="folder for <name>.png, .pdf and .csv",
+    )
     parser.add_argument("--name", required=True, help="name of the figure's files")
-    parser.add_argument("--spec", type=Path, required=True, help="JSON: the figure's entry of the catalogue")
-    parser.add_argument("--scores", type=Path, required=True, help="scores.csv")
-    parser.add_argument("--results", type=Path, required=True, help="folder of the scale, results/<scale>")
-    parser.add_argument("--paper", type=Path, default=PAPER, help="the paper's numbers")
-    parser.add_argument("--out", type=Path, required=True, help="folder for <name>.png, .pdf and .csv")
+    parser.add_argument("--paper", type=Path, default=PAPER, help="the paper's numbers (default in results/reference)")
     args = parser.parse_args(argv)
     spec = read_json(args.spec)
     if spec.get("kind") not in KINDS or not spec.get("runs"):

@@ -10,7 +10,6 @@ changed between two runs.
 
 from __future__ import annotations
 
-import argparse
 import base64
 import os
 import re
@@ -104,11 +103,14 @@ def embedded(folder: Path) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m unigrpo.report.gallery", description=__doc__.splitlines()[0])
-    parser.add_argument("--results", type=Path, required=True, help="folder of the scale, results/<scale>")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write, replaced if it exists")
-    parser.add_argument("--single", type=Path, required=True, help="file to write: the page with its images inside")
-    parser.add_argument("--guidance", choices=("tuned", "unguided"), default="tuned")
+    parser = cli.parser(
+        "unigrpo.report.gallery",
+        "Show samples of all runs side by side, in a static page.",
+        results="folder of the scale, results/<scale>",
+        out="folder to write, replaced if it exists",
+        single="file to write: the page with its images inside",
+    )
+    parser.add_argument("--guidance", choices=("tuned", "unguided"), default="tuned", help="which samples to show")
     args = parser.parse_args(argv)
     temporary = args.out.with_name(f".{args.out.name}.{os.getpid()}")
     temporary.mkdir(parents=True)

@@ -17,7 +17,6 @@ missing row.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -256,13 +255,16 @@ def make(name: str, spec: Mapping, sources: Sources, where: str) -> Table:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m unigrpo.report.tables", description=__doc__.splitlines()[0])
+    parser = cli.parser(
+        "unigrpo.report.tables",
+        "Make one table from the scores.",
+        spec="JSON: the table's entry of the catalogue",
+        scores="scores.csv",
+        results="folder of the scale, results/<scale>",
+        out="folder for <name>.csv, .md, .html and .tex",
+    )
     parser.add_argument("--name", required=True, help="name of the table's files")
-    parser.add_argument("--spec", type=Path, required=True, help="JSON: the table's entry of the catalogue")
-    parser.add_argument("--scores", type=Path, required=True, help="scores.csv")
-    parser.add_argument("--results", type=Path, required=True, help="folder of the scale, results/<scale>")
-    parser.add_argument("--paper", type=Path, default=PAPER, help="the paper's numbers")
-    parser.add_argument("--out", type=Path, required=True, help="folder for <name>.csv, .md, .html and .tex")
+    parser.add_argument("--paper", type=Path, default=PAPER, help="the paper's numbers (default in results/reference)")
     args = parser.parse_args(argv)
     sources = Sources(Scores(args.scores), Paper(args.paper), Folder(args.results))
     table = make(args.name, read_json(args.spec), sources, str(args.spec))

@@ -10,7 +10,6 @@ python -m unigrpo.world.detector --out assets/detector
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -242,12 +241,15 @@ def load(path: str | Path) -> Detector:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder for detector.safetensors and detector.json")
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
+    parser = cli.parser(
+        "unigrpo.world.detector",
+        "Train the second evaluator.",
+        out="folder for detector.safetensors and detector.json",
+    )
+    parser.add_argument("--steps", type=int, default=2000, help="optimiser steps")
+    parser.add_argument("--batch", type=int, default=64, help="renders a step")
+    parser.add_argument("--seed", type=int, default=0, help="of initialisation and renders")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     started = time.perf_counter()

@@ -1,0 +1,72 @@
+"""What a training run will cost, counted from its configuration alone. Imports no torch.
+
+An image evaluation is one image through the image part once; guidance doubles them. Text is counted in tokens of
+traces. "At most": a trace may end early, and episodes without advantage are not replayed where no
+regulariser needs them. "Replays" are without gradient (old and reference weights), "updates" with it.
+"""
+
+from __future__ import annotations
+
+from unigrpo.config import RLConfig, RunConfig, SamplingConfig
+from unigrpo.world.prompts import prompt_set
+
+SUPERVISED_VALIDATION_IMAGES = 2  # per validation prompt, with thinking and again without
+
+
+def reinforcement(cfg: RunConfig, validation_guidance: float) -> dict[str, int]:
+    """Updates, images, image evaluations and text tokens of an RL run, in rollouts, replays and validation."""
+    rl, episodes = cfg.rl, cfg.rl.prompts_per_rollout * cfg.rl.group_size
+    checks = 1 + validations(rl.rollouts, rl.validate_every)
+    judged = checks * len(prompt_set("val")) * rl.validation_images
+    trace = cfg.sampling.max_trace_tokens if rl.thinking else 0
+    with_gradient, without = replays(rl)
+    guided = 2 if rl.guidance > 1 else 1
+    replayed = {"grpo": rl.window_size * guided, "refl": 1}.get(rl.method, rl.matching_samples)  # of an episode
+    windows = replayed if "image" in rl.train else 0
+    images = rl.rollouts * episodes
+    return {
+        "rollouts": rl.rollouts,
+        "updates": rl.rollouts * rl.epochs,
+        "images": images,
+        "rollout_image_evaluations": images * rl.n_steps * guided,
+        "rollout_text_tokens_at_most": images * trace,
+        "replay_image_evaluations_at_most": images * without * windows,
+        "update_image_evaluations_at_most": images * with_gradient * windows,
+        "replay_text_tokens_at_most": images * without * trace,
+        "update_text_tokens_at_most": images * with_gradient * trace,
+        "validation_images": judged,
+        "validation_image_evaluations": judged * sampling_steps(cfg.sampling) * (2 if validation_guidance > 1 else 1),
+        "validation_text_tokens_at_most": judged * trace,
+    }
+
+
+def supervised(cfg: RunConfig) -> dict[str, int]:
+    """Updates, images, image evaluations and text tokens of a supervised run, in training and validation."""
+    s = cfg.supervised
+    checks = validations(s.steps, s.validate_every)
+    judged = checks * len(prompt_set("val")) * SUPERVISED_VALIDATION_IMAGES
+    return {
+        "updates": s.steps,
+        "images": s.steps * s.batch_size,
+        "update_image_evaluations": s.steps * s.batch_size,
+        "validation_images": 2 * judged,
+        "validation_image_evaluations": 2 * judged * sampling_steps(cfg.sampling),
+        "validation_text_tokens_at_most": judged * cfg.sampling.max_trace_tokens,
+    }
+
+
+def validations(steps: int, every: int) -> int:
+    """Validations during ``steps``: after each ``every``, and after the last."""
+    return -(-steps // every)
+
+
+def replays(rl: RLConfig) -> tuple[int, int]:
+    """How often an episode is replayed with gradient, and without: under the old weights, and under the reference
+    where a regulariser needs it."""
+    with_gradient = rl.epochs if rl.epoch_convention == "repeat" else 1
+    return with_gradient, 2 if "image" in rl.train and rl.regulariser != "none" else 1
+
+
+def sampling_steps(sampling: SamplingConfig) -> int:
+    """Evaluations of one image at evaluation, without guidance."""
+    return sampling.steps - 1 if sampling.grid == "points" else sampling.steps

@@ -1,0 +1,13 @@
+"""Which expert of the Mixture-of-Transformers a parameter belongs to, by its name. Imports no torch."""
+
+from __future__ import annotations
+
+IMAGE_ONLY = ("vae2llm", "llm2vae", "time_embedder")
+FIXED = "latent_pos_embed.pos_embed"  # the position table is never trained
+
+
+def expert_of(name: str) -> str | None:
+    """``text`` = reasoning (understanding), ``image`` = denoising (generation); None for what is not trained."""
+    if name == FIXED:
+        return None
+    return "image" if "_moe_gen" in name or name.startswith(IMAGE_ONLY) else "text"

@@ -1,0 +1,84 @@
+"""What a checkpoint is, read from its files without loading it: ``python -m unigrpo.inspect assets/base``."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from unigrpo import cli, run_folder
+from unigrpo.experts import expert_of
+from unigrpo.files import digest, read_json
+from unigrpo.types import UserError
+
+
+def parameters(path: Path) -> tuple[dict[str, int], list[str]]:
+    """Numbers held by ``text``, ``image`` and ``fixed`` (codec, position table), and the types they are stored in.
+    Raises UserError for a file that is absent, damaged or not of this network."""
+    counts, kinds = {"text": 0, "image": 0, "fixed": 0}, set()
+    try:
+        with safe_open(path, "numpy") as file:
+            for name in file.keys():  # noqa: SIM118
+                part = file.get_slice(name)
+                room, _, rest = name.partition(".")
+                if room not in ("mot", "codec"):
+                    raise UserError(f"{path}: unexpected tensor {name}, expected those of a unigrpo model")
+                counts[(expert_of(rest) if room == "mot" else None) or "fixed"] += math.prod(part.get_shape())
+                kinds.add(part.get_dtype())
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a complete safetensors file ({error})") from None
+    return counts, sorted(kinds)
+
+
+def describe(folder: Path) -> dict:
+    """Everything that the command tells; None for what the folder does not record."""
+    card = read_json(folder / "model.json", "architecture", "codec", "image_size")
+    weights = folder / "model.safetensors"
+    counts, kinds = parameters(weights)
+    record, config = run_folder.record(folder), run_folder.configuration(folder)
+    return {
+        "architecture": card["architecture"],
+        "image_size": card["image_size"],
+        **{key: card.get(key) for key in ("run", "seed", "stage")},
+        **{key: record.get(key) for key in ("parent", "commit", "source_hash", "versions", "finished")},
+        "config": None if config is None else config[1],
+        "parameters": counts,
+        "stored_as": kinds,
+        "bytes": weights.stat().st_size,
+        "sha256": digest(weights),
+    }
+
+
+def lines(told: dict) -> list[str]:
+    """The same for people."""
+    a, n = told["architecture"], told["parameters"]
+    none = "not recorded"
+    shape = f"{a['layers']} layers, hidden size {a['hidden_size']}, {a['heads']} heads, {a['vocab_size']} tokens"
+    origin = ", ".join(f"{key} {none if told[key] is None else told[key]}" for key in ("run", "seed", "stage"))
+    settings = none if told["config"] is None else f"{len(run_folder.flat(told['config']))} settings (see --json)"
+    rows = {
+        "what": f"Mixture-of-Transformers, {shape}, images of {told['image_size']} x {told['image_size']} pixels",
+        "from": f"{origin}, parent {told['parent'] or none}",
+        "commit": told["commit"] or none,
+        "finished": told["finished"] or none,
+        "config": settings,
+        "parameters": f"reasoning expert {n['text']:,}, denoising expert {n['image']:,}, fixed {n['fixed']:,}",
+        "file": f"{told['bytes']:,} bytes, {' and '.join(told['stored_as'])}",
+        "sha256": told["sha256"],
+    }
+    return [f"{name:<12}{value}" for name, value in rows.items()]
+
+
+def main() -> None:
+    parser = cli.parser("unigrpo.inspect", "Tell what a checkpoint is and where it comes from.")
+    parser.add_argument("checkpoint", type=Path, help="model folder: a run, an exported one, or assets/base")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of lines")
+    args = parser.parse_args()
+    told = describe(args.checkpoint)
+    print(json.dumps(told, indent=2) if args.json else "\n".join(lines(told)))
+
+
+if __name__ == "__main__":
+    cli.run(main)
