@@ -26,12 +26,11 @@ FLAGS += " --disable-component-update --disable-sync --virtual-time-budget=20000
 
 FRAME = """<!doctype html><body><iframe src="page.html" style="border:0;width:{width}px;height:900px"></iframe>
 <script>onmessage = event => document.body.innerText = JSON.stringify(event.data)</script>"""
-# Runs inside the page and tells the frame around it what it finds. A browser's window has a least width, a frame none.
-PROBE = r"""<script type="module">
-const all = selector => [...document.querySelectorAll(selector)];
-const images = all("img");
-for (const image of images) image.loading = "eager";
-await Promise.all(images.map(image => image.decode().catch(() => {})));
+# Runs inside the page, once its images are there, and tells the frame around it what it finds. A browser's window has a
+# least width, a frame none.
+PROBE = r"""<script>
+addEventListener("load", () => {
+const all = selector => [...document.querySelectorAll(selector)], images = all("img");
 const look = {width: innerWidth, scroll: document.documentElement.scrollWidth, out: [], cut: []};
 const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), range = document.createRange();
 while (walker.nextNode()) {
@@ -44,7 +43,7 @@ for (const element of all("body *"))
   if (element.scrollWidth > element.clientWidth + 1 && element.clientWidth) look.cut.push(element.outerHTML);
 look.loaded = images.map(image => image.naturalWidth);
 look.rows = new Set([...all("article")[0].querySelectorAll("img")].map(i => i.getBoundingClientRect().top)).size;
-const form = document.querySelector("form"), shown = {};
+const shown = {};
 for (const [name, category, a, b] of CHOICES) {
   form.category.value = category; form.a.value = a; form.b.value = b;
   form.a.dispatchEvent(new Event("change", {bubbles: true}));
@@ -58,6 +57,7 @@ for (const [name, category, a, b] of CHOICES) {
 }
 form.a.focus();
 parent.postMessage({...look, shown, focus: document.activeElement.name}, "*");
+});
 </script>"""
 CHOICES = [
     ("all", "", "", ""),
@@ -158,7 +158,7 @@ def seen(request, study, tmp_path_factory):
         pytest.skip("no chromium on the path: the page is not looked at with a browser")
     width, home = request.param, tmp_path_factory.mktemp("browser")
     site = shutil.copytree(study / "gallery", home / "gallery")
-    page = (site / "index.html").read_text()
+    page = (site / "index.html").read_text().replace('loading="lazy"', "")
     (site / "page.html").write_text(page.replace("</html>", PROBE.replace("CHOICES", json.dumps(CHOICES)) + "</html>"))
     (site / "frame.html").write_text(FRAME.format(width=width))
     command = [
