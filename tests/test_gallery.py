@@ -15,10 +15,12 @@ from study import write_scenes
 
 from unigrpo.files import read_jsonl
 from unigrpo.report import gallery
+from unigrpo.report.results import Folder
+from unigrpo.report.samples import read_samples
 from unigrpo.types import UserError
 from unigrpo.world.traces import Imperfection
 
-RUNS = {"base": None, "sft": Imperfection(wrong_traces=0.5, paint_noise=0.5), "unigrpo": Imperfection()}
+RUNS = {"base": None, "sft": Imperfection(wrong_traces=0.5, paint_noise=0.5), "unigrpo": Imperfection(wrong_traces=0.3)}
 PROMPTS = 7 * 2  # categories x prompts of each
 BROWSER = shutil.which("chromium")
 FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
@@ -116,6 +118,17 @@ def test_verdicts_and_reasons_are_those_of_the_scores(study):
     assert sorted(items) == reasons
 
 
+def test_words_are_marked_where_the_verdict_turned_on_them(study):
+    page = (study / "gallery/index.html").read_text()
+    main = page[page.index("<main>") :]
+    words = [
+        w for run in RUNS for s in read_samples(Folder(study), run, "think", "tuned").values() for w in s.plan or ()
+    ]
+    for mark in ("plan", "paint"):
+        expected = sorted(word for line in words for word, m in line if m == mark)
+        assert expected and sorted(re.findall(rf'<mark class="{mark}">(.*?)</mark>', main)) == expected
+
+
 def test_the_single_file_is_the_page_with_its_images_inside(study):
     single, page = ((study / name).read_text() for name in ("gallery.html", "gallery/index.html"))
     found = re.findall(r'src="data:image/png;base64,([^"]+)"', single)
@@ -194,7 +207,7 @@ def test_filters_show_what_they_promise(seen, study):
     ids = {"images/base/" + re.sub(r"[^A-Za-z0-9_-]+", "-", prompt) + ".png": prompt for prompt in before}
     shown = {name: {ids[i] for i in found["images"]} for name, found in seen["shown"].items()}
     changed = {p for p in ids.values() if before[p][0] != after[p][0]}
-    assert changed and changed != set(ids.values())
+    assert changed != set(ids.values()) and {after[p][0] for p in changed} == {True, False}
     assert shown["all"] == shown["half"] == set(ids.values()) and shown["changed"] == changed
     assert shown["counting"] == {p for p in ids.values() if "/counting/" in p}
     assert shown["both"] == {p for p in changed if "/position/" in p} and shown["same"] == set()
