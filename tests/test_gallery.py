@@ -20,8 +20,8 @@ from unigrpo.report.samples import read_samples
 from unigrpo.types import UserError
 from unigrpo.world.traces import Imperfection
 
-RUNS = {"base": None, "sft": Imperfection(wrong_traces=0.5, paint_noise=0.5), "unigrpo": Imperfection(wrong_traces=0.3)}
-PROMPTS = 7 * 2  # categories x prompts of each
+RUNS = {"base": None, "sft": Imperfection(wrong_traces=0.5, paint_noise=0.5), "unigrpo": Imperfection(wrong_traces=0.4)}
+PROMPTS = 7 * 4  # categories x prompts of each
 BROWSER = shutil.which("chromium")
 FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
 FLAGS += " --disable-component-update --disable-sync --virtual-time-budget=20000 --dump-dom"
@@ -78,7 +78,7 @@ def make(results, out):
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     root = tmp_path_factory.mktemp("study") / "cpu"
-    write_scenes(root, RUNS)
+    write_scenes(root, RUNS, per_tag=4)
     make(root, root / "gallery")
     return root
 
@@ -121,11 +121,10 @@ def test_verdicts_and_reasons_are_those_of_the_scores(study):
 def test_words_are_marked_where_the_verdict_turned_on_them(study):
     page = (study / "gallery/index.html").read_text()
     main = page[page.index("<main>") :]
-    words = [
-        w for run in RUNS for s in read_samples(Folder(study), run, "think", "tuned").values() for w in s.plan or ()
-    ]
+    samples = [s for run in RUNS for s in read_samples(Folder(study), run, "think", "tuned").values()]
+    lines = [line for sample in samples for line in sample.plan or ()]
     for mark in ("plan", "paint"):
-        expected = sorted(word for line in words for word, m in line if m == mark)
+        expected = sorted(word for line in lines for word, m in line if m == mark)
         assert expected and sorted(re.findall(rf'<mark class="{mark}">(.*?)</mark>', main)) == expected
 
 
@@ -152,7 +151,7 @@ def test_a_prompt_that_a_run_lacks_says_so(study, tmp_path):
     manifest.write_text(manifest.read_text().splitlines()[0] + "\n")
     make(root, root / "gallery")
     page = (root / "gallery/index.html").read_text()
-    assert page.count("not available") == 1 and page.count("<figure") == PROMPTS * len(RUNS)
+    assert page.count("not available") == PROMPTS // 7 - 1 and page.count("<figure") == PROMPTS * len(RUNS)
 
 
 def test_it_needs_samples(tmp_path):
