@@ -171,7 +171,7 @@ BAD_CATALOGUE = [  # what stands there, what is written instead, what the messag
     ("train: [image], thinking", "train: [image], thinkin", "runs.image.thinkin: unknown key; did you mean thinking?"),
     ("like: joint, guidance: 2", "like: joint, zzz: 2", "runs.guided.zzz: unknown key"),
     ("tables:", "tabels:", "tabels: unknown key; did you mean tables?"),
-    ("{kind: curves", "{kind: curve", "figures.curves.kind: expected one of grid, curves, dots, got 'curve'"),
+    ("{kind: curves", "{kind: curve", "figures.curves.kind: expected one of grid, traces, curves, dots, got 'curve'"),
     ("kind: main", "kind: main, guidance: best", "tables.main.guidance: expected one of tuned, unguided, got 'best'"),
     ("guidance: 2", "guidance: two", "runs.guided.guidance: expected number, got 'two'"),
     ("guidance: 2", "guidance: true", "runs.guided.guidance: expected number, got True"),

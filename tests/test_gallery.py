@@ -15,23 +15,24 @@ from study import write_scenes
 
 from unigrpo.files import read_jsonl
 from unigrpo.report import gallery
+from unigrpo.report.results import Folder
+from unigrpo.report.samples import read_samples
 from unigrpo.types import UserError
 from unigrpo.world.traces import Imperfection
 
-RUNS = {"base": None, "sft": Imperfection(wrong_traces=0.5, paint_noise=0.5), "unigrpo": Imperfection()}
-PROMPTS = 7 * 2  # categories x prompts of each
+RUNS = {"base": None, "sft": Imperfection(wrong_traces=0.5, paint_noise=0.5), "unigrpo": Imperfection(wrong_traces=0.4)}
+PROMPTS = 7 * 4  # categories x prompts of each
 BROWSER = shutil.which("chromium")
 FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
 FLAGS += " --disable-component-update --disable-sync --virtual-time-budget=20000 --dump-dom"
 
 FRAME = """<!doctype html><body><iframe src="page.html" style="border:0;width:{width}px;height:900px"></iframe>
 <script>onmessage = event => document.body.innerText = JSON.stringify(event.data)</script>"""
-# Runs inside the page and tells the frame around it what it finds. A browser's window has a least width, a frame none.
-PROBE = r"""<script type="module">
-const all = selector => [...document.querySelectorAll(selector)];
-const images = all("img");
-for (const image of images) image.loading = "eager";
-await Promise.all(images.map(image => image.decode().catch(() => {})));
+# Runs inside the page, once its images are there, and tells the frame around it what it finds. A browser's window has a
+# least width, a frame none.
+PROBE = r"""<script>
+addEventListener("load", () => {
+const all = selector => [...document.querySelectorAll(selector)], images = all("img");
 const look = {width: innerWidth, scroll: document.documentElement.scrollWidth, out: [], cut: []};
 const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), range = document.createRange();
 while (walker.nextNode()) {
@@ -44,7 +45,7 @@ for (const element of all("body *"))
   if (element.scrollWidth > element.clientWidth + 1 && element.clientWidth) look.cut.push(element.outerHTML);
 look.loaded = images.map(image => image.naturalWidth);
 look.rows = new Set([...all("article")[0].querySelectorAll("img")].map(i => i.getBoundingClientRect().top)).size;
-const form = document.querySelector("form"), shown = {};
+const shown = {};
 for (const [name, category, a, b] of CHOICES) {
   form.category.value = category; form.a.value = a; form.b.value = b;
   form.a.dispatchEvent(new Event("change", {bubbles: true}));
@@ -58,6 +59,7 @@ for (const [name, category, a, b] of CHOICES) {
 }
 form.a.focus();
 parent.postMessage({...look, shown, focus: document.activeElement.name}, "*");
+});
 </script>"""
 CHOICES = [
     ("all", "", "", ""),
@@ -76,7 +78,7 @@ def make(results, out):
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     root = tmp_path_factory.mktemp("study") / "cpu"
-    write_scenes(root, RUNS)
+    write_scenes(root, RUNS, per_tag=4)
     make(root, root / "gallery")
     return root
 
@@ -116,6 +118,16 @@ def test_verdicts_and_reasons_are_those_of_the_scores(study):
     assert sorted(items) == reasons
 
 
+def test_words_are_marked_where_the_verdict_turned_on_them(study):
+    page = (study / "gallery/index.html").read_text()
+    main = page[page.index("<main>") :]
+    samples = [s for run in RUNS for s in read_samples(Folder(study), run, "think", "tuned").values()]
+    lines = [line for sample in samples for line in sample.plan or ()]
+    for mark in ("plan", "paint"):
+        expected = sorted(word for line in lines for word, m in line if m == mark)
+        assert expected and sorted(re.findall(rf'<mark class="{mark}">(.*?)</mark>', main)) == expected
+
+
 def test_the_single_file_is_the_page_with_its_images_inside(study):
     single, page = ((study / name).read_text() for name in ("gallery.html", "gallery/index.html"))
     found = re.findall(r'src="data:image/png;base64,([^"]+)"', single)
@@ -139,7 +151,7 @@ def test_a_prompt_that_a_run_lacks_says_so(study, tmp_path):
     manifest.write_text(manifest.read_text().splitlines()[0] + "\n")
     make(root, root / "gallery")
     page = (root / "gallery/index.html").read_text()
-    assert page.count("not available") == 1 and page.count("<figure") == PROMPTS * len(RUNS)
+    assert page.count("not available") == PROMPTS // 7 - 1 and page.count("<figure") == PROMPTS * len(RUNS)
 
 
 def test_it_needs_samples(tmp_path):
@@ -158,7 +170,7 @@ def seen(request, study, tmp_path_factory):
         pytest.skip("no chromium on the path: the page is not looked at with a browser")
     width, home = request.param, tmp_path_factory.mktemp("browser")
     site = shutil.copytree(study / "gallery", home / "gallery")
-    page = (site / "index.html").read_text()
+    page = (site / "index.html").read_text().replace('loading="lazy"', "")
     (site / "page.html").write_text(page.replace("</html>", PROBE.replace("CHOICES", json.dumps(CHOICES)) + "</html>"))
     (site / "frame.html").write_text(FRAME.format(width=width))
     command = [
@@ -194,7 +206,7 @@ def test_filters_show_what_they_promise(seen, study):
     ids = {"images/base/" + re.sub(r"[^A-Za-z0-9_-]+", "-", prompt) + ".png": prompt for prompt in before}
     shown = {name: {ids[i] for i in found["images"]} for name, found in seen["shown"].items()}
     changed = {p for p in ids.values() if before[p][0] != after[p][0]}
-    assert changed and changed != set(ids.values())
+    assert changed != set(ids.values()) and {after[p][0] for p in changed} == {True, False}
     assert shown["all"] == shown["half"] == set(ids.values()) and shown["changed"] == changed
     assert shown["counting"] == {p for p in ids.values() if "/counting/" in p}
     assert shown["both"] == {p for p in changed if "/position/" in p} and shown["same"] == set()

@@ -185,6 +185,20 @@ def test_a_finished_study_has_nothing_to_do(finished):
     assert (config["run"], config["init"], config["scale"]) == ("unigrpo", "sft", "smoke")
 
 
+def test_the_report_is_one_page_that_captions_every_result(finished):
+    done = snakemake(finished, "--report", "report.html", "--config", "scale=smoke")
+    assert done.returncode == 0, done.stderr
+    report = (finished / "report.html").read_text()
+    results, _ = json.JSONDecoder().raw_decode(report, report.index('{"results/smoke'))
+    for path, words in {
+        "tables/main.html": "beside the paper's Table 1",
+        "figures/curves.png": "Training reward, validation reward",
+        "gallery.html": "same noise in every run side by side",
+    }.items():
+        caption = " ".join(results[f"results/smoke/{path}"]["caption"].split())
+        assert words in caption and "only shows that every step runs" in caption
+
+
 AFTERWARDS = {"collect": 1, "table": 1, "figure": 1, "gallery": 1, "all": 1}
 
 

@@ -18,9 +18,10 @@ PAGE = """<!doctype html>
   body { font: 15px/1.45 system-ui, sans-serif; color: #1b1b1b; background: #fff; margin: 0; padding: 1rem; }
   h1 { font-size: 1.3rem; }
   div { overflow-x: auto; }
-  table { border-collapse: collapse; font-variant-numeric: tabular-nums; border-block: 2px solid; }
+  table { border-collapse: collapse; font-variant-numeric: tabular-nums; border-block: 2px solid; font-size: .85rem; }
   th { text-align: left; vertical-align: bottom; border-bottom: 1px solid; }
-  th, td { padding: .3rem .6rem; white-space: nowrap; }
+  th, td { padding: .3rem .45rem; }
+  td { white-space: nowrap; }
   ul { max-width: 60rem; padding-left: 1.2rem; }
 </style>
 <h1>%(title)s</h1>
