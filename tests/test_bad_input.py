@@ -112,6 +112,11 @@ SETTINGS = {
         1.0,
         "reward.sample_share: expected a share that leaves samples and renders",
     ),
+    "more prompts than there are": (
+        "rl.prompts_per_rollout",
+        58,
+        "rl.prompts_per_rollout: expected at most 56 distinct prompts, got 58",
+    ),
     "stage": ("stage", "sft", "stage: expected 'rl', got 'sft'; see unigrpo.pretrain"),
     "device": ("device", "tpu", "device: expected one of 'auto', 'cpu', 'cuda', got 'tpu'"),
 }
@@ -314,6 +319,20 @@ def test_samples_that_cannot_be_judged_are_named(folder, monkeypatch, meta, mess
     assert call(monkeypatch, folder, "rewards.train_learned").startswith(message)
 
 
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("a photo of two stars", "line 2: 'prompt' must say what 'meta' includes, found 'a photo of two stars'"),
+        ("a fine circle", "learned reward: prompt 'a fine circle': unknown word 'fine'"),
+    ],
+)
+def test_samples_that_the_reward_cannot_read_are_named(folder, monkeypatch, text, message):
+    mine = Prompt("mine", text, "x", {"include": [{"class": "circle", "count": 1}]})
+    write_data(folder, [prompt_set("val")[0], mine])
+    said = call(monkeypatch, folder, "rewards.train_learned")
+    assert said.startswith("data/manifest.jsonl") and message in said
+
+
 def test_samples_of_both_kinds_are_needed(folder, monkeypatch):
     for name in ("val", "train"):
         write_data(folder, prompt_set(name)[:3])
@@ -339,6 +358,12 @@ def test_a_bad_line_of_prompts_is_named(tmp_path, line, message):
     with pytest.raises(UserError) as refusal:
         read_prompts(path)
     assert str(refusal.value).startswith(f"{path}, {message}")
+
+
+def test_a_file_of_prompts_the_model_cannot_read_is_named(folder, monkeypatch):
+    (folder / "mine.jsonl").write_text('{"prompt": "a photo of a ring"}\n{"prompt": "a photo of a dog"}\n')
+    said = call(monkeypatch, folder, "unigrpo.sample", "--checkpoint init --prompts mine.jsonl --out new/x.png")
+    assert said == "mine.jsonl: prompt 'a photo of a dog': the word 'dog' is not in this model's vocabulary"
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,19 @@ GOOD = scenes([CIRCLE])
         (GOOD.astype(np.float32), [row()], {}, r"images.npy: expected uint8 \(n, H, W, 3\), found float32"),
         (GOOD[0], [row()], {}, r"images.npy: expected uint8"),
         (None, [row()], {}, r"images.npy: cannot be read"),
+        (GOOD, [row(meta=META | {"include": [{"class": "", "count": 1}]})], {}, r"line 1: .* needs 'class'"),
+        (
+            GOOD,
+            [row(meta=META | {"include": [{"class": "ring", "count": 1, "color": ["red"]}]})],
+            {},
+            r"line 1: .*'color'",
+        ),
+        (
+            GOOD,
+            [row(meta=META | {"include": [LEFT[0], LEFT[1] | {"position": ["on", 0]}]})],
+            {},
+            r"line 1: .* among left of",
+        ),
         (None, [row() | {"image": "none.png"}], {}, r"line 1: image .*none.png cannot be read"),
         (GOOD, [row()], {"version": 1}, r"protocol.json: 'version' must be a text, found 1"),
         (GOOD, [row()], {"benchmark": "other"}, r"protocol.json: 'benchmark' must be one of geneval, ta"),
@@ -127,6 +140,22 @@ def test_bad_folders_are_named(tmp_path, images, rows, protocol, message):
     with pytest.raises(UserError, match=message):
         scored(tmp_path)
     assert not (tmp_path / "scores.jsonl").exists()
+
+
+def test_an_empty_file_of_images_is_named(tmp_path):
+    folder = write_set(tmp_path / "samples", "geneval.think.tuned", rows=[row()])
+    (folder / "images.npy").write_bytes(b"")
+    with pytest.raises(UserError, match=r"images.npy: cannot be read as a numpy array \("):
+        scored(tmp_path)
+
+
+def test_what_a_judge_refuses_is_placed(tmp_path):
+    def refuse(benchmark, prompts, images):
+        raise UserError("unknown word 'hoto'")
+
+    write_set(tmp_path / "samples", "geneval.think.tuned", GOOD, [row()])
+    with pytest.raises(UserError, match=r"manifest.jsonl, line 1 or below: unknown word 'hoto'"):
+        scored(tmp_path, [refuse])
 
 
 def test_a_broken_line_is_named(tmp_path):

@@ -221,6 +221,17 @@ def test_a_damaged_state_is_named(tmp_path):
         checkpoint.load_state(tmp_path, "s")
 
 
+@pytest.mark.parametrize("gold", [{}, {"gold": "0.3"}, {"gold": None}])
+def test_a_row_without_its_number_is_named(tmp_path, gold):
+    log = MetricsLog(tmp_path / "metrics.jsonl", "step", 0)
+    log.write(kind="train", step=0)
+    log.write(kind="validation", step=0, gold=0.5)
+    assert log.column("gold", kind="validation") == [0.5]
+    log.write(kind="validation", step=1, **gold)
+    with pytest.raises(UserError, match=r"metrics.jsonl, line 3: 'gold' must be a number, found "):
+        log.column("gold", kind="validation")
+
+
 DAMAGE = {
     "lost": (lambda t: t.pop("model/weight"), "tensor weight is missing"),
     "shape": (lambda t: t.update({"model/weight": torch.zeros(4, 3)}), r"tensor weight: expected shape \(3, 4\)"),

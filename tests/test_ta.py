@@ -90,6 +90,8 @@ def test_many_objects_are_counted_in_figures():
     crowd = [shape("red", "circle", 8, 8)] * 12
     count = next(p for p in ta.exam_points(META) if p.skill == "count")
     assert ta.answer_from(crowd)(count) == "12"
+    asked = ta.exam_points({"include": [{"class": "circle", "count": 12}]})
+    assert asked[-1].expected == "12" and ta.answer_from(crowd)(asked[-1]) == "12"
 
 
 def test_prompts_command_prints_the_worlds_150_rows(capsys):

@@ -35,9 +35,14 @@ class MetricsLog:
             self.follow(plain)
 
     def column(self, name: str, **where) -> list[float]:
-        """Values of ``name`` in the rows that match, in order."""
-        rows = (row for _, row in read_jsonl(self.path))
-        return [row[name] for row in rows if all(row.get(k) == v for k, v in where.items())]
+        """Values of ``name`` in the rows that match, in order. Raises UserError naming a line without such a number."""
+        values = []
+        for place, row in read_jsonl(self.path):
+            if all(row.get(k) == v for k, v in where.items()):
+                if not isinstance(row.get(name), int | float):
+                    raise UserError(f"{place}: '{name}' must be a number, found {row.get(name)!r}")
+                values.append(row[name])
+        return values
 
 
 def _plain(value):
