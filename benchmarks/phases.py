@@ -32,19 +32,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `rewards` an
 
 from rewards import verifier
 from rewards.learned import LearnedReward
-from unigrpo import checkpoint, cli, config, provenance, seeding
+from unigrpo import checkpoint, cli, config, methods, provenance, seeding
 from unigrpo.advantages import group_advantages
 from unigrpo.backbones.unified import Trace, UnifiedModel
 from unigrpo.config import RunConfig
 from unigrpo.files import write_json
-from unigrpo.methods import grpo
+from unigrpo.methods import Networks
 from unigrpo.pretrain import draw_examples, new_model, supervised_loss
 from unigrpo.provenance import ROOT
 from unigrpo.resolve import load_catalogue, load_scale, resolve
-from unigrpo.rollout import roll_out
 from unigrpo.sampler import Decoding
 from unigrpo.setup import accelerate_for
-from unigrpo.train import draw_prompts, optimizer_for, score
+from unigrpo.train import draw_prompts, optimizer_for, score, update
 from unigrpo.types import UserError
 from unigrpo.validate import validate, validation_jobs
 from unigrpo.world import inspector, render, scenes
@@ -84,14 +83,13 @@ class Writer(UnifiedModel):
         return Trace(trace.tokens, torch.ones_like(trace.mask)) if self.whole else trace
 
 
-def rl_step(
-    cfg: RunConfig, model: Writer, reference: UnifiedModel, optimizer, trained: dict, reward, accelerator, index: int
-) -> dict[str, Lap]:
+def rl_step(cfg: RunConfig, nets: Networks, optimizer, trained: dict, accelerator, index: int) -> dict[str, Lap]:
     """Rollout ``index`` and its updates as in ``unigrpo.train``, then one validation."""
-    rl, laps, device = cfg.rl, {}, model.device
+    rl, laps, model, reward = cfg.rl, {}, nets.model, nets.reward
+    method, device = methods.load(rl.method), model.device
     begun = clock(device)
     prompts = draw_prompts(cfg.seed, index, rl.prompts_per_rollout)
-    rollout = roll_out(model, prompts, rl, cfg.sampling.max_trace_tokens, cfg.seed, index)
+    rollout = method.roll_out(nets, prompts, rl, cfg.sampling.max_trace_tokens, cfg.seed, index)
     episodes, rolled = len(rollout.prompts), clock(device)
     if rollout.trace is not None:
         laps["text rollout"] = Lap(model.seconds, {"tokens": int(rollout.trace.mask.sum())})
@@ -105,17 +103,12 @@ def rl_step(
     scored = clock(device)
     laps["reward"] = Lap(scored - rolled, {"images": episodes})
 
-    steps = grpo.make_slices(model, reference, rollout, advantages, rl)
+    steps = list(method.make_slices(nets, rollout, advantages, rl))
     replayed = clock(device)
     laps["replay"] = Lap(replayed - scored, {"episodes": episodes})
 
     for slices in steps:
-        for part in slices:
-            grpo.accumulate(model, part, rl, accelerator)
-        for parameters in trained.values():
-            torch.nn.utils.clip_grad_norm_(parameters, rl.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        update(nets, slices, rl, optimizer, trained, accelerator)
     updated = clock(device)
     replays = sum(len(part.advantages) for slices in steps for part in slices)
     laps["update"] = Lap(updated - replayed, {"episodes": replays, "optimiser steps": len(steps)})
@@ -199,8 +192,8 @@ def measure(cfg: RunConfig, sft: RunConfig, folder: Path | None, repeats: int) -
     def reward(images, prompts):
         return judge(images.to(device), judge.word_ids(prompts).to(device)).sigmoid()
 
-    reference = copy.deepcopy(start).requires_grad_(False)
-    phases = repeat(partial(rl_step, cfg, model, reference, optimizer, trained, reward, accelerator), repeats)
+    nets = Networks(model, copy.deepcopy(start).requires_grad_(False), reward)
+    phases = repeat(partial(rl_step, cfg, nets, optimizer, trained, accelerator), repeats)
     for name, share in shares(phases, cfg.rl.validate_every).items():
         phases[name]["share"] = share
 

@@ -14,6 +14,7 @@ import rewards
 from tests import tiny
 from unigrpo import checkpoint, config, cost, pretrain, train
 from unigrpo.backbones.unified import UnifiedModel
+from unigrpo.methods import grpo
 from unigrpo.sampler import Decoding
 
 
@@ -34,7 +35,7 @@ def counted(monkeypatch):
 
         monkeypatch.setattr(module, name, call)
 
-    for module, name in ((train, "roll_out"), (train, "validate"), (pretrain, "validate")):
+    for module, name in ((grpo, "roll_out"), (train, "validate"), (pretrain, "validate")):
         during(module, name)
     velocity, think, text_logp = UnifiedModel.velocity, UnifiedModel.think, UnifiedModel.text_logp
 
