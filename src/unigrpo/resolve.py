@@ -37,10 +37,10 @@ def load_catalogue(path: str | Path) -> dict:
     """
     catalogue = read_yaml(path)
     check(catalogue, "experiments", path)
-    runs = catalogue["runs"]
     for name in (BASE, SFT):
-        if name not in runs:
+        if name not in catalogue["runs"]:
             raise UserError(f"{path}: runs.{name}: missing, the workflow needs a run of this name")
+    runs, sweeps = _spread(path, catalogue["runs"])
     lines = {name: {"label": name, **_inherit(path, runs, name)} for name in runs}
     for name, line in lines.items():
         line["stage"] = BASE if name == BASE else "rl" if "train" in line else "sft"
@@ -48,11 +48,44 @@ def load_catalogue(path: str | Path) -> dict:
         _check_line(path, name, line)
     for name in lines:
         _follow(path, lines, name, "init")
-    filled = {"runs": lines, "tables": catalogue.get("tables", {}), "figures": catalogue.get("figures", {})}
+    filled = {"runs": lines}
     for kind in ("tables", "figures"):
+        filled[kind] = {name: _name_each(spec, sweeps) for name, spec in catalogue.get(kind, {}).items()}
         for name, spec in filled[kind].items():
             _check_spec(path, f"{kind}.{name}", spec, lines)
     return filled
+
+
+def _spread(path, runs: dict) -> tuple[dict, dict[str, list[str]]]:
+    """Every run with ``vary: {setting: [values]}`` replaced by one run per value, called ``<name>_<setting>_<value>``;
+    and the names that each was replaced by."""
+    spread, sweeps = {}, {}
+    for name, line in runs.items():
+        if "vary" not in line:
+            spread[name] = line
+            continue
+        ((setting, values),) = line["vary"].items()
+        own = {key: value for key, value in line.items() if key != "vary"}
+        members = {
+            re.sub(r"[^a-z0-9_]", "_", f"{name}_{setting}_{value}".lower()): own
+            | {"label": f"{line.get('label', name)}, {setting} {value}", setting: value}
+            for value in values
+        }
+        for clash in members.keys() & (runs.keys() | spread.keys()):
+            raise UserError(f"{path}: runs.{name}.vary: makes a run called {clash!r}, which is there already")
+        spread |= members
+        sweeps[name] = list(members)
+    return spread, sweeps
+
+
+def _name_each(spec: dict, sweeps: dict[str, list[str]]) -> dict:
+    """A table or figure with each run that is varied named value by value."""
+    named_each = dict(spec)
+    if "runs" in spec:
+        named_each["runs"] = [run for name in spec["runs"] for run in sweeps.get(name, [name])]
+    if "rows" in spec:
+        named_each["rows"] = [[run, *mode] for name, *mode in spec["rows"] for run in sweeps.get(name, [name])]
+    return named_each
 
 
 def _follow(path, runs: dict, name: str, key: str) -> list[str]:
