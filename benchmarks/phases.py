@@ -34,6 +34,7 @@ from rewards import verifier
 from rewards.learned import LearnedReward
 from unigrpo import checkpoint, cli, config, methods, provenance, seeding
 from unigrpo.advantages import group_advantages
+from unigrpo.backbones.mot import Context
 from unigrpo.backbones.unified import Trace, UnifiedModel
 from unigrpo.config import RunConfig
 from unigrpo.files import write_json
@@ -76,11 +77,11 @@ class Writer(UnifiedModel):
     whole = False
     seconds = 0.0
 
-    def think(self, *args) -> Trace:
+    def think(self, *args) -> tuple[Trace, Context]:
         begun = clock(self.device)
-        trace = super().think(*args)
+        trace, context = super().think(*args)
         self.seconds = clock(self.device) - begun
-        return Trace(trace.tokens, torch.ones_like(trace.mask)) if self.whole else trace
+        return (Trace(trace.tokens, torch.ones_like(trace.mask)) if self.whole else trace), context
 
 
 def rl_step(cfg: RunConfig, nets: Networks, optimizer, trained: dict, accelerator, index: int) -> dict[str, Lap]:

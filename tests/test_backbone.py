@@ -33,16 +33,16 @@ def test_a_ragged_batch_equals_one_by_one(model):
     t = torch.tensor([0.9, 0.4, 0.7])
     ids, trace = model.prompt_ids(PROMPTS), model.trace_from_texts(TRACES)
     with torch.no_grad():
-        hidden, context, starts = model.encode(ids, trace)
-        logp, _ = model.text_logp(hidden, starts, trace, 1.0)
+        hidden, context = model.encode(ids, trace)
+        logp, _ = model.text_logp(hidden, trace, 1.0)
         v = model.velocity(context, x, t)
         for i in range(3):
             own = model.trace_from_texts([TRACES[i]])
-            hidden, context, starts = model.encode([ids[i]], own)
+            hidden, context = model.encode([ids[i]], own)
             assert torch.allclose(model.velocity(context, x[i : i + 1], t[i : i + 1])[0], v[i], atol=1e-5)
             n = int(own.mask.sum())
             if n:
-                alone, _ = model.text_logp(hidden, starts, own, 1.0)
+                alone, _ = model.text_logp(hidden, own, 1.0)
                 assert torch.allclose(alone[0, :n], logp[i, :n], atol=1e-5)
             assert (logp[i, n:] == 0).all()
 
@@ -50,11 +50,11 @@ def test_a_ragged_batch_equals_one_by_one(model):
 def test_cached_generation_equals_full_recomputation(model):
     """Greedy tokens with cached keys and values are the arg-max of an uncached forward over the same text."""
     with torch.no_grad():
-        trace = model.think(model.prompt_ids(PROMPTS), 1, 6, None, 0.0)
-        hidden, _, starts = model.encode(model.prompt_ids(PROMPTS), trace)
+        trace, _ = model.think(model.prompt_ids(PROMPTS), 6, None, 0.0)
+        hidden, _ = model.encode(model.prompt_ids(PROMPTS), trace)
         for i in range(3):
             n = int(trace.mask[i].sum())
-            predicted = model.mot.logits(hidden[i, starts[i] : starts[i] + n]).argmax(-1)
+            predicted = model.mot.logits(hidden[i, :n]).argmax(-1)
             assert torch.equal(predicted, trace.tokens[i, :n])
 
 
@@ -62,13 +62,13 @@ def test_sampling_follows_the_policy(model):
     """First tokens drawn by inverse transform occur as often as softmax(logits / T) says (chi-square)."""
     ids, n, temperature = model.prompt_ids(PROMPTS[:1]), 20000, 1.7
     uniforms = torch.rand(n, 1, generator=torch.Generator().manual_seed(1))
-    tokens = model.think(ids, n, 1, uniforms, temperature).tokens[:, 0]
+    tokens = model.think(ids * n, 1, uniforms, temperature)[0].tokens[:, 0]
     with torch.no_grad():
         every = Trace(
             torch.arange(model.mot.config.vocab_size)[:, None], torch.ones(model.mot.config.vocab_size, 1).bool()
         )
-        hidden, _, starts = model.encode(ids * len(every.tokens), every)
-        logp, _ = model.text_logp(hidden, starts, every, temperature)
+        hidden, _ = model.encode(ids * len(every.tokens), every)
+        logp, _ = model.text_logp(hidden, every, temperature)
     expected = logp[:, 0].exp() * n
     assert expected.sum().item() == pytest.approx(n, rel=1e-4)
     observed = torch.bincount(tokens, minlength=len(expected)).float()
@@ -79,9 +79,9 @@ def test_sampling_follows_the_policy(model):
 def test_temperature_reaches_the_log_probs(model):
     ids, trace = model.prompt_ids(PROMPTS[:1]), model.trace_from_texts(TRACES[:1])
     with torch.no_grad():
-        hidden, _, starts = model.encode(ids, trace)
-        logits = model.mot.logits(hidden[0, starts[0]])
-        logp, entropy = model.text_logp(hidden, starts, trace, 2.0)
+        hidden, _ = model.encode(ids, trace)
+        logits = model.mot.logits(hidden[0, 0])
+        logp, entropy = model.text_logp(hidden, trace, 2.0)
     reference = (logits / 2).log_softmax(-1)
     assert logp[0, 0].item() == pytest.approx(reference[trace.tokens[0, 0]].item(), abs=1e-6)
     assert entropy[0, 0].item() == pytest.approx(-(reference.exp() * reference).sum().item(), abs=1e-5)
@@ -90,7 +90,7 @@ def test_temperature_reaches_the_log_probs(model):
 def test_an_empty_context_is_what_dropping_leaves(model):
     x, t = torch.randn(2, *model.latent_shape, generator=torch.Generator().manual_seed(2)), torch.tensor([0.8, 0.3])
     with torch.no_grad():
-        _, context, _ = model.encode(model.prompt_ids(PROMPTS[:2]), None)
+        _, context = model.encode(model.prompt_ids(PROMPTS[:2]), None)
         kept = model.velocity(context, x, t)
         dropped = model.velocity(context.drop(torch.tensor([True, False])), x, t)
         empty = model.velocity(model.empty_context(2), x, t)

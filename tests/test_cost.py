@@ -12,9 +12,8 @@ import torch
 
 import rewards
 from tests import tiny
-from unigrpo import checkpoint, config, cost, pretrain, train
+from unigrpo import checkpoint, config, cost, methods, pretrain, train
 from unigrpo.backbones.unified import UnifiedModel
-from unigrpo.methods import grpo
 from unigrpo.sampler import Decoding
 
 
@@ -35,7 +34,8 @@ def counted(monkeypatch):
 
         monkeypatch.setattr(module, name, call)
 
-    for module, name in ((grpo, "roll_out"), (train, "validate"), (pretrain, "validate")):
+    rollouts = [(methods.load(method), "roll_out") for method in config.METHODS]
+    for module, name in (*rollouts, (train, "validate"), (pretrain, "validate")):
         during(module, name)
     velocity, think, text_logp = UnifiedModel.velocity, UnifiedModel.think, UnifiedModel.text_logp
 
@@ -46,13 +46,13 @@ def counted(monkeypatch):
         counts[f"{now()}_image_evaluations"] += len(x)
         return velocity(self, context, x, t)
 
-    def count_think(self, ids, groups, tokens, *rest):
-        counts[f"{now()}_text_tokens"] += len(ids) * groups * tokens
-        return think(self, ids, groups, tokens, *rest)
+    def count_think(self, ids, tokens, *rest):
+        counts[f"{now()}_text_tokens"] += len(ids) * tokens
+        return think(self, ids, tokens, *rest)
 
-    def count_logp(self, hidden, starts, trace, temperature):
+    def count_logp(self, hidden, trace, temperature):
         counts[f"{now()}_episodes_of_text"] += len(trace.mask)
-        return text_logp(self, hidden, starts, trace, temperature)
+        return text_logp(self, hidden, trace, temperature)
 
     monkeypatch.setattr(UnifiedModel, "velocity", count_velocity)
     monkeypatch.setattr(UnifiedModel, "think", count_think)
@@ -65,10 +65,15 @@ def predicted(told, name):
     return told.get(name, told.get(f"{name}_at_most"))
 
 
+IMAGE = {"train": ("image",), "thinking": False, "same_noise": False}
 RUNS = {
     "both": {},
     "repeat": {"epoch_convention": "repeat", "epochs": 3, "validate_every": 3},
+    "one update": {"epochs": 1, "epoch_convention": "repeat", "kl_text": 0.1, "regulariser": "none"},
     "guided images": {"train": ("image",), "thinking": False, "guidance": 2.0, "regulariser": "latent_kl"},
+    "fpo": {"method": "fpo", "same_noise": False, "matching_samples": 3},
+    "nft": IMAGE | {"method": "nft", "matching_samples": 3},
+    "refl": IMAGE | {"method": "refl", "guidance": 2.0},
     "unregularised text": {"train": ("text",), "grid": "points", "steps": 7},
 }
 
@@ -81,10 +86,11 @@ def test_reinforcement_costs_what_was_told(tmp_path, counted, changes):
     marks = iter(range(10**6))
 
     def distinct(images, prompts):  # every episode has an advantage: none is left out
-        return torch.tensor([(next(marks) % 7 / 7) ** 2 for _ in prompts])
+        return torch.tensor([(next(marks) % 7 / 7) ** 2 for _ in prompts]) + 0 * images.sum()
 
     decoding = Decoding(cfg.rl.thinking, 2.0, 1.0)
-    train.train(cfg, tmp_path / "out", tmp_path / "init", distinct, rewards.load("verifier"), decoding, "x")
+    reward = rewards.Reward("distinct", distinct, True)
+    train.train(cfg, tmp_path / "out", tmp_path / "init", reward, rewards.load("verifier"), decoding, "x")
     for phase in ("rollout", "replay", "update", "validation"):
         assert counted[f"{phase}_image_evaluations"] == predicted(told, f"{phase}_image_evaluations"), phase
     for phase in ("rollout", "validation"):

@@ -126,7 +126,7 @@ class Toy(nn.Module):
         self.device = torch.device("cpu")
 
     def encode(self, prompt_ids, trace):
-        return None, SimpleNamespace(detach=lambda: None), None
+        return None, SimpleNamespace(detach=lambda: None)
 
     def velocity(self, context, x, t):
         return torch.tanh(torch.cat([x, t[:, None, None].expand(*x.shape[:2], 1)], -1) @ self.weight)
@@ -199,7 +199,7 @@ def test_refl_is_refused_where_the_reward_has_no_gradient(start, learned, tmp_pa
 
 @pytest.mark.parametrize("name", ["fpo", "unifpo", "awm"])
 def test_every_ratio_is_exactly_one_before_the_first_update(name):
-    model, rl = tiny.model(), settings(name)
+    model, rl = tiny.model(), settings(name, epoch_convention="repeat")
     nets = methods.Networks(model, model, None)
     rollout = fpo.roll_out(nets, PROMPTS, rl, 8, 5, 0)
     advantages = torch.randn(12, generator=torch.Generator().manual_seed(0))
@@ -211,19 +211,42 @@ def test_every_ratio_is_exactly_one_before_the_first_update(name):
         assert ratios.shape[1] == (rl.matching_samples if name == "awm" else 1)
 
 
+@pytest.mark.parametrize("name", ["fpo", "unifpo", "awm"])
+def test_fpo_on_policy_is_an_explicit_replay(name):
+    """The first of two steps; the second has its old losses, the rule with weights of its own has them in both."""
+    rl, weights = settings(name), torch.randn(12, generator=torch.Generator().manual_seed(0))
+    nets = methods.Networks(tiny.model(), tiny.model(), None)
+    rollout = fpo.roll_out(nets, PROMPTS, rl, 8, 5, 0)
+    first, second = fpo.make_slices(nets, rollout, weights, rl)
+    assert all(s.old is None for s in first) and all(s.old is not None for s in second)
+    s = first[0]
+    with torch.no_grad():
+        explicit = replace(s, old=replay_pairs(nets.model, s.rollout, rl))
+
+    def gradient(s):
+        loss = sum(loss for _, loss, _ in fpo.losses(nets, s, rl))
+        return [loss, *torch.autograd.grad(loss, nets.model.mot.expert_parameters()["image"])]
+
+    assert all(torch.equal(a, b) for a, b in zip(gradient(s), gradient(explicit), strict=True))
+    own = replace(nets, old=nets.model)
+    assert all(s.old is not None for step in nft.make_slices(own, rollout, weights, settings("nft")) for s in step)
+
+
 def test_one_fpo_update_fits_what_was_rewarded():
     model, rl = copy.deepcopy(tiny.model()), settings("fpo", regulariser="none")
     nets = methods.Networks(model, tiny.model(), None)
     optimizer, _ = train.optimizer_for(model, rl)
     rollout, advantages = fpo.roll_out(nets, PROMPTS, rl, 8, 5, 0), torch.tensor([1.0, -0.5, -0.5] * 4)
     slices = fpo.make_slices(nets, rollout, advantages, rl)[0]
+    with torch.no_grad():
+        replays = [replay_pairs(model, s.rollout, rl) for s in slices]
     for s in slices:
         methods.accumulate(fpo, nets, s, rl, Accelerator(cpu=True))
     optimizer.step()
     gain = 0.0
-    for s in slices:
+    for s, before in zip(slices, replays, strict=True):
         with torch.no_grad():
-            ratios, _ = fpo.log_ratio(replay_pairs(model, s.rollout, rl), s.old, s.rollout.image, rl)
+            ratios, _ = fpo.log_ratio(replay_pairs(model, s.rollout, rl), before, s.rollout.image, rl)
         gain += (ratios[:, 0] * s.advantages).sum().item()
     assert gain > 0
 

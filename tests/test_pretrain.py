@@ -57,10 +57,10 @@ def by_hand(model, examples, s, generator):
         for i, example in enumerate(half):
             ids = model.prompt_ids([example.prompt])
             trace = None if example.trace is None else model.trace_from_texts([example.trace])
-            hidden, context, starts = model.encode(ids, trace)
+            hidden, context = model.encode(ids, trace)
             if trace is not None:
                 n = trace.tokens.shape[1]
-                logits = model.mot.logits(hidden[0, starts[0] : starts[0] + n])
+                logits = model.mot.logits(hidden[0, :n])
                 nats += cross_entropy(logits, trace.tokens[0], reduction="sum").item()
                 tokens += n
             pixels = render.render([example.scene], model.image_size)

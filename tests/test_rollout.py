@@ -78,7 +78,7 @@ def test_a_scattered_window_leaves_euler_steps_between(model):
     r = roll_out(model, PROMPTS, rl, 8, 5, index)
     first, last = r.image.window
     with torch.no_grad():
-        _, context, _ = model.encode(r.prompt_ids, r.trace)
+        _, context = model.encode(r.prompt_ids, r.trace)
         x = r.image.next_latents[:, 0]
         for k in range(first + 1, last):
             t, t_next = r.image.times[k], r.image.times[k + 1]
@@ -101,7 +101,7 @@ def test_outside_the_window_painting_is_euler(model):
     times = flow.time_grid(4, 3.0, "steps")
     x0 = torch.randn(1, *model.latent_shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        _, context, _ = model.encode(ids, None)
+        _, context = model.encode(ids, None)
         painted, kept = paint(model, context, x0, times, guidance=1.0)
         x = x0
         for t, t_next in zip(times[:-1], times[1:], strict=True):
@@ -114,7 +114,7 @@ def test_guidance_follows_its_formula_and_counts_double(model):
     r = roll_out(model, PROMPTS, rl, 8, 5, 0)
     assert r.model_evaluations == 2 * roll_out(model, PROMPTS, tiny.RL, 8, 5, 0).model_evaluations
     with torch.no_grad():
-        _, context, _ = model.encode(r.prompt_ids, r.trace)
+        _, context = model.encode(r.prompt_ids, r.trace)
         x, t = r.image.latents[:, 0], r.image.times[r.image.window[0]].expand(12)
         cond, uncond = model.velocity(context, x, t), model.velocity(model.empty_context(12), x, t)
         assert torch.allclose(replay(model, r, rl).velocity[:, 0], uncond + 3 * (cond - uncond), atol=1e-4)
@@ -138,7 +138,7 @@ def test_guidance_follows_its_formula_and_counts_double(model):
 )
 def test_every_ratio_is_exactly_one_before_the_first_update(model, settings):
     """Bitwise: old quantities come from a replay over the very slices that are updated."""
-    rl = replace(tiny.RL, **settings)
+    rl = replace(tiny.RL, epoch_convention="repeat", **settings)
     rollout = roll_out(model, PROMPTS, rl, 8, seed=5, index=2)
     steps = grpo.make_slices(networks(model), rollout, advantages(), rl)
     assert len(steps) == rl.epochs
@@ -148,6 +148,91 @@ def test_every_ratio_is_exactly_one_before_the_first_update(model, settings):
         assert torch.equal(new.mean, s.old.mean) and torch.equal(new.log_prob, s.old.log_prob)
         assert (ratio_norm_log_ratio(new.mean, s.old.mean, s.rollout.image.noise) == 0).all()
         assert torch.equal(new.velocity, s.reference.velocity) and torch.equal(new.logp, s.reference.logp)
+
+
+@pytest.mark.parametrize(
+    "settings, replayed",
+    [({}, [False, True]), ({"epochs": 1}, [False]), ({"epochs": 1, "epoch_convention": "repeat"}, [False])]
+    + [({"epoch_convention": "repeat"}, [True, True]), ({"epochs": 4}, [False, True, True, True])],
+    ids=str,
+)
+def test_only_what_a_later_step_uses_is_replayed_under_old_weights(model, rollout, settings, replayed):
+    steps = grpo.make_slices(networks(model), rollout, advantages(), replace(tiny.RL, **settings))
+    assert [[s.old is not None for s in step] for step in steps] == [
+        [kept] * len(step) for kept, step in zip(replayed, steps, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("settings", [{}, {"ratio": "plain"}, {"kl_text": 0.1, "text_reduction": "dapo"}], ids=str)
+def test_on_policy_losses_and_gradients_are_those_of_an_explicit_replay(model, rollout, settings):
+    rl, reference = replace(tiny.RL, **settings), perturbed(model)
+
+    def first_step(explicit: bool):
+        clone, losses = copy.deepcopy(model), []
+        nets = networks(clone, reference)
+        for s in grpo.make_slices(nets, rollout, advantages(), rl)[0]:
+            assert s.old is None
+            if explicit:
+                with torch.no_grad():
+                    s = replace(s, old=replay(clone, s.rollout, rl))
+            losses.append(methods.accumulate(grpo, nets, s, rl, Accelerator(cpu=True)))
+        return losses, {name: p.grad for name, p in clone.mot.named_parameters() if p.grad is not None}
+
+    (losses, grads), (explicit_losses, explicit_grads) = first_step(False), first_step(True)
+    assert losses == explicit_losses and grads.keys() == explicit_grads.keys()
+    assert all(torch.equal(grads[name], explicit_grads[name]) for name in grads)
+
+
+def test_a_shared_prompt_gives_what_one_of_its_own_gives(model, rollout):
+    """Slices that hold parts of groups, and whole ones: log-probs, velocities and gradients of a replay that reads each
+    prompt once are those of episodes replayed one by one."""
+    weights = torch.randn(12, generator=torch.Generator().manual_seed(3))
+
+    def replayed(parts: list[list[int]]):
+        clone, kept = copy.deepcopy(model), []
+        for rows in parts:
+            new, part = replay(clone, rollout.select(rows), tiny.RL), weights[rows]
+            (part @ new.logp.sum(1) + part @ new.velocity.square().mean((1, 2, 3))).backward()
+            kept += zip(new.logp.detach().sum(1), new.velocity.detach(), strict=True)
+        grads = {name: p.grad for name, p in clone.mot.named_parameters() if p.grad is not None}
+        return [torch.stack(x) for x in zip(*kept, strict=True)], grads
+
+    alone, alone_grads = replayed([[i] for i in range(12)])
+    for parts in ([list(range(12))], [list(range(k, k + 4)) for k in (0, 4, 8)]):
+        together, grads = replayed(parts)
+        assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(together, alone, strict=True))
+        for name, grad in alone_grads.items():
+            assert torch.allclose(grads[name], grad, atol=1e-5 + 1e-4 * grad.abs().max().item()), name
+
+
+def test_each_prompt_of_a_group_is_read_once(model, rollout, monkeypatch):
+    """Rows read in rollout and replay: 4 prompts, and the tokens of 12 traces."""
+    read, encode_text = [], model.mot.encode_text
+
+    def watch(ids, mask, context=None):
+        read.append(len(ids) if context is None else -len(ids))
+        return encode_text(ids, mask, context)
+
+    monkeypatch.setattr(model.mot, "encode_text", watch)
+    for work in (lambda: roll_out(model, PROMPTS, tiny.RL, 8, 5, 2), lambda: replay(model, rollout, tiny.RL)):
+        read.clear()
+        work()
+        assert read[0] == 4 and set(read[1:]) == {-12}
+
+
+@pytest.mark.parametrize("limit", [3, 8, 30])
+def test_painting_sees_what_was_thought(model, limit):
+    """The context that writing leaves is the one that reading prompts and traces gives: traces cut at the limit,
+    traces that ended, and both."""
+    ids = model.prompt_ids([p.text for p in PROMPTS for _ in range(4)])
+    uniforms = torch.rand(16, limit, generator=torch.Generator().manual_seed(2))
+    x = torch.randn(16, *model.latent_shape, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        trace, written = model.think(ids, limit, uniforms, 1.0)
+        _, read = model.encode(ids, trace)
+        seen = [model.velocity(context, x, torch.full((16,), 0.6)) for context in (written, read)]
+    assert torch.equal(written.rope, read.rope) and torch.equal(written.mask.sum(1), read.mask.sum(1))
+    assert torch.allclose(*seen, atol=1e-5)
 
 
 @pytest.mark.parametrize("transition", ["cps", "dance"])

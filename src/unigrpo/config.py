@@ -236,6 +236,11 @@ class RLConfig:
         return self.steps - 1 if self.grid == "points" else self.steps
 
     @property
+    def needs_reference(self) -> bool:
+        """Whether anything holds the policy near the checkpoint that it started from."""
+        return ("image" in self.train and self.regulariser != "none") or ("text" in self.train and self.kl_text > 0)
+
+    @property
     def gradient_through_context(self) -> bool:
         if self.context_gradient == "auto":
             return set(self.train) == {"text", "image"}

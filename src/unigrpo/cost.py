@@ -15,25 +15,26 @@ SUPERVISED_VALIDATION_IMAGES = 2  # per validation prompt, with thinking and aga
 
 def reinforcement(cfg: RunConfig, validation_guidance: float) -> dict[str, int]:
     """Updates, images, image evaluations and text tokens of an RL run, in rollouts, replays and validation."""
-    rl, episodes = cfg.rl, cfg.rl.prompts_per_rollout * cfg.rl.group_size
+    rl = cfg.rl
+    images = rl.rollouts * rl.prompts_per_rollout * rl.group_size
     checks = 1 + validations(rl.rollouts, rl.validate_every)
     judged = checks * len(prompt_set("val")) * rl.validation_images
     trace = cfg.sampling.max_trace_tokens if rl.thinking else 0
-    with_gradient, without = replays(rl)
+    with_gradient = images * (rl.epochs if rl.epoch_convention == "repeat" else 1)
+    without = images * rl.needs_reference + rl.rollouts * old_replays(rl)
     guided = 2 if rl.guidance > 1 else 1
-    replayed = {"grpo": rl.window_size * guided, "refl": 1}.get(rl.method, rl.matching_samples)  # of an episode
+    replayed = {"grpo": rl.window_size * guided, "refl": guided}.get(rl.method, rl.matching_samples)  # of an episode
     windows = replayed if "image" in rl.train else 0
-    images = rl.rollouts * episodes
     return {
         "rollouts": rl.rollouts,
         "updates": rl.rollouts * rl.epochs,
         "images": images,
         "rollout_image_evaluations": images * rl.n_steps * guided,
         "rollout_text_tokens_at_most": images * trace,
-        "replay_image_evaluations_at_most": images * without * windows,
-        "update_image_evaluations_at_most": images * with_gradient * windows,
-        "replay_text_tokens_at_most": images * without * trace,
-        "update_text_tokens_at_most": images * with_gradient * trace,
+        "replay_image_evaluations_at_most": without * windows,
+        "update_image_evaluations_at_most": with_gradient * windows,
+        "replay_text_tokens_at_most": without * trace,
+        "update_text_tokens_at_most": with_gradient * trace,
         "validation_images": judged,
         "validation_image_evaluations": judged * sampling_steps(cfg.sampling) * (2 if validation_guidance > 1 else 1),
         "validation_text_tokens_at_most": judged * trace,
@@ -60,11 +61,17 @@ def validations(steps: int, every: int) -> int:
     return -(-steps // every)
 
 
-def replays(rl: RLConfig) -> tuple[int, int]:
-    """How often an episode is replayed with gradient, and without: under the old weights, and under the reference
-    where a regulariser needs it."""
-    with_gradient = rl.epochs if rl.epoch_convention == "repeat" else 1
-    return with_gradient, 2 if "image" in rl.train and rl.regulariser != "none" else 1
+def old_replays(rl: RLConfig) -> int:
+    """Episodes of a rollout that are replayed under the old weights: all where these are a copy of their own,
+    otherwise those that a later optimiser step than the first uses, and none for a rule without a ratio."""
+    episodes = rl.prompts_per_rollout * rl.group_size
+    if rl.method == "refl":
+        return 0
+    if rl.method == "nft":
+        return episodes
+    if rl.epoch_convention == "repeat":
+        return episodes if rl.epochs > 1 else 0
+    return episodes - episodes // rl.epochs
 
 
 def sampling_steps(sampling: SamplingConfig) -> int:

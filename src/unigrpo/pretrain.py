@@ -98,8 +98,8 @@ def supervised_loss(
         dropped = (torch.rand(n, generator=generator) < settings.condition_dropout).to(model.device)
 
         trace = model.trace_from_texts([e.trace for e in part])
-        hidden, context, starts = model.encode(model.prompt_ids([e.prompt for e in part]), trace)
-        logp, _ = model.text_logp(hidden, starts, trace, 1.0)
+        hidden, context = model.encode(model.prompt_ids([e.prompt for e in part]), trace)
+        logp, _ = model.text_logp(hidden, trace, 1.0)
         ce, tokens = ce - logp.sum(), tokens + int(trace.mask.sum())
         x = (1 - t)[:, None, None] * data + t[:, None, None] * noise
         error = model.velocity(context.drop(dropped), x, t) - (noise - data)

@@ -89,6 +89,9 @@ class Replay:
     log_prob: Tensor | None  # (B, S) mean nats per latent element
     std: Tensor | None  # (S,) transition std
 
+    def detach(self) -> Replay:
+        return Replay(*(None if x is None else x.detach() for x in vars(self).values()))
+
 
 def paint(
     model: UnifiedModel,
@@ -173,13 +176,12 @@ def think(model: UnifiedModel, prompts: list[Prompt], rl: RLConfig, max_tokens: 
     """Begin ``rl.group_size`` episodes of each prompt; ``index`` is the rollout's number in its run."""
     groups, b = rl.group_size, len(prompts) * rl.group_size
     episodes = tuple(p for p in prompts for _ in range(groups))
-    short = model.prompt_ids([p.text for p in prompts])
-    prompt_ids = [ids for ids in short for _ in range(groups)]
-    trace = None
+    prompt_ids = [ids for ids in model.prompt_ids([p.text for p in prompts]) for _ in range(groups)]
     if rl.thinking:
         uniforms = torch.rand(b, max_tokens, generator=seeding.generator(seed, "text", index)).to(model.device)
-        trace = model.think(short, groups, max_tokens, uniforms, rl.temperature)
-    _, context, _ = model.encode(prompt_ids, trace)
+        trace, context = model.think(prompt_ids, max_tokens, uniforms, rl.temperature)
+    else:
+        trace, context = None, model.read_prompts(prompt_ids)
     start = torch.randn(
         len(prompts),
         1 if rl.same_noise else groups,
@@ -221,10 +223,10 @@ def replay_text(model: UnifiedModel, rollout: Rollout, rl: RLConfig) -> tuple[Te
     where the image loss stops at the stage boundary."""
     through, train_text = rl.gradient_through_context, "text" in rl.train
     with torch.set_grad_enabled(torch.is_grad_enabled() and (train_text or through)):
-        hidden, context, starts = model.encode(rollout.prompt_ids, rollout.trace)
+        hidden, context = model.encode(rollout.prompt_ids, rollout.trace)
     logp = entropy = None
     if train_text:
-        logp, entropy = model.text_logp(hidden, starts, rollout.trace, rl.temperature)
+        logp, entropy = model.text_logp(hidden, rollout.trace, rl.temperature)
     return logp, entropy, context if through else context.detach()
 
 

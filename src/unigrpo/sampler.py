@@ -64,7 +64,6 @@ def sample(
     for start in tqdm(starts, desc=progress, disable=progress is None, mininterval=5):
         batch = jobs[start : start + settings.batch_size]
         ids = model.prompt_ids([p.text for p, _ in batch])
-        trace, text = None, [None] * len(batch)
         if decoding.thinking:
             uniforms = torch.stack(
                 [
@@ -73,9 +72,10 @@ def sample(
                 ]
             )
             uniforms = uniforms.to(model.device)
-            trace = model.think(ids, 1, settings.max_trace_tokens, uniforms, decoding.temperature)
+            trace, context = model.think(ids, settings.max_trace_tokens, uniforms, decoding.temperature)
             text = model.trace_texts(trace)
-        _, context, _ = model.encode(ids, trace)
+        else:
+            text, context = [None] * len(batch), model.read_prompts(ids)
         noise = [torch.randn(model.latent_shape, generator=seeding.generator(seed, "start", p.id, k)) for p, k in batch]
         x, _ = paint(
             model,

@@ -110,11 +110,10 @@ class Attention(nn.Module):
 
     def project(self, x: Tensor, rope: tuple[Tensor, Tensor], suffix: str) -> tuple[Tensor, Tensor, Tensor]:
         """x (B, L, D) -> q (B, heads, L, hd), k and v (B, kv_heads, L, hd); q and k normalised and rotated."""
-        shape = (*x.shape[:-1], -1, self.head_dim)
-        part = self._modules
-        q = part["q_norm" + suffix](part["q_proj" + suffix](x).view(shape)).transpose(1, 2)
-        k = part["k_norm" + suffix](part["k_proj" + suffix](x).view(shape)).transpose(1, 2)
-        v = part["v_proj" + suffix](x).view(shape).transpose(1, 2)
+        part, by_head = self._modules, (-1, self.head_dim)
+        q = part["q_norm" + suffix](part["q_proj" + suffix](x).unflatten(-1, by_head)).transpose(1, 2)
+        k = part["k_norm" + suffix](part["k_proj" + suffix](x).unflatten(-1, by_head)).transpose(1, 2)
+        v = part["v_proj" + suffix](x).unflatten(-1, by_head).transpose(1, 2)
         q, k = apply_rotary_pos_emb(q, k, *rope)
         return q, k, v
 
@@ -131,13 +130,17 @@ class Attention(nn.Module):
             q[start : start + n] += strength * torch.cos((head + 1) * angle)
             q[start + half : start + half + n] -= strength * torch.sin((head + 1) * angle)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """Joint softmax. mask broadcasts to (B, heads, queries, keys), True = visible. Returns (B, queries, D)."""
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        """Joint softmax. mask (B, 1, queries or 1, keys), True = visible. Returns (B, queries, D).
+
+        Query heads that share a key head stand below each other as its queries, so that keys and values are not
+        copied once a head."""
         groups = self.heads // self.kv_heads
-        if groups > 1:
-            k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return out.transpose(1, 2).flatten(2)
+        if mask.shape[2] > 1:
+            mask = mask.repeat(1, 1, groups, 1)
+        stacked = q.reshape(len(q), self.kv_heads, groups * q.shape[2], self.head_dim)
+        out = F.scaled_dot_product_attention(stacked, k, v, attn_mask=mask)
+        return out.reshape(q.shape).transpose(1, 2).flatten(2)
 
 
 class Layer(nn.Module):
@@ -381,13 +384,14 @@ class MoT(nn.Module):
         *,
         temperature: float,
         uniforms: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Context]:
         """Write one text piece after ``context``, token by token with cached keys and values.
 
         temperature > 0 samples from softmax(logits / temperature) by inverting its distribution function at
         ``uniforms`` (B, max_tokens) in [0, 1), so that a sample depends on its own draws only; 0 takes the arg-max.
-        Returns tokens (B, L) without the leading bos, end token included where it came within ``max_tokens``, and
-        mask (B, L) bool of the tokens that the policy chose.
+        Returns tokens (B, L) without the leading bos, end token included where it came within ``max_tokens``;
+        mask (B, L) bool of the tokens that the policy chose; and the context after the piece, which has an end token
+        also where the limit cut it.
         """
         b, device = context.rope.shape[0], context.rope.device
         token = torch.full((b,), self.config.bos_id, device=device)
@@ -407,4 +411,9 @@ class MoT(nn.Module):
             alive = alive & (token != self.config.eos_id)
             if not alive.any():
                 break
-        return torch.stack(tokens, 1), torch.stack(masks, 1)
+        end = torch.full_like(token, self.config.eos_id)
+        unread = torch.stack([torch.where(alive, token, end), end], 1)  # a row that was cut has its last token too
+        present = torch.stack([torch.ones_like(alive), alive], 1)
+        width = 1 + int(alive.any())
+        _, context = self.encode_text(unread[:, :width], present[:, :width], context)
+        return torch.stack(tokens, 1), torch.stack(masks, 1), context

@@ -27,7 +27,10 @@ class Trace:
     mask: Tensor
 
     def select(self, index) -> Trace:
-        return Trace(self.tokens[index], self.mask[index])
+        """These rows, as wide as the longest of them."""
+        mask = self.mask[index]
+        width = int(mask.any(0).sum())
+        return Trace(self.tokens[index, :width], mask[:, :width])
 
 
 class UnifiedModel(nn.Module):
@@ -84,51 +87,58 @@ class UnifiedModel(nn.Module):
         keep = trace.mask & (trace.tokens != self.mot.config.eos_id)
         return [self.tokenizer.decode(t[m]) for t, m in zip(trace.tokens, keep, strict=True)]
 
-    def encode(self, prompt_ids: list[list[int]], trace: Trace | None) -> tuple[Tensor, Context, Tensor]:
+    def encode(self, prompt_ids: list[list[int]], trace: Trace | None) -> tuple[Tensor | None, Context]:
         """Prompt pieces, then trace pieces, as one causal text.
 
-        Returns hidden (B, L, D), the context for painting, and starts (B,): the index of the hidden state that
-        predicts the first trace token. A trace cut at its length limit gets its end token here, unscored; a row
-        whose mask is all False has no trace piece.
+        Returns hidden (B, L, D) of the trace pieces, whose k-th column predicts the k-th token of the trace (None
+        without traces), and the context for painting.
         """
-        bos, eos = self.mot.config.bos_id, self.mot.config.eos_id
-        rows = [torch.tensor(ids) for ids in prompt_ids]
-        starts = torch.tensor([len(r) for r in rows], device=self.device)
-        if trace is not None:
-            tokens, lengths = trace.tokens.cpu(), trace.mask.sum(1).tolist()
-            for i, (row, n) in enumerate(zip(rows, lengths, strict=True)):
-                if n == 0:
-                    continue
-                written = tokens[i, :n]
-                end = [] if written[-1] == eos else [eos]
-                rows[i] = torch.cat([row, torch.tensor([bos]), written, torch.tensor(end, dtype=torch.long)])
-        ids = pad_sequence(rows, batch_first=True, padding_value=eos).to(self.device)
-        lengths = torch.tensor([len(r) for r in rows], device=self.device)
-        mask = torch.arange(ids.shape[1], device=self.device) < lengths[:, None]
-        hidden, context = self.mot.encode_text(ids, mask)
-        return hidden, context, starts
+        context = self.read_prompts(prompt_ids)
+        if trace is None:
+            return None, context
+        return self.mot.encode_text(*self.trace_pieces(trace), context)
 
-    def text_logp(self, hidden: Tensor, starts: Tensor, trace: Trace, temperature: float) -> tuple[Tensor, Tensor]:
+    def read_prompts(self, prompt_ids: list[list[int]]) -> Context:
+        """The context of B prompt pieces. Equal prompts, as the episodes of a group have, are read once."""
+        numbers: dict[tuple[int, ...], int] = {}
+        which = [numbers.setdefault(tuple(ids), len(numbers)) for ids in prompt_ids]
+        eos = self.mot.config.eos_id
+        ids = pad_sequence([torch.tensor(p) for p in numbers], batch_first=True, padding_value=eos)
+        mask = torch.arange(ids.shape[1]) < torch.tensor([len(p) for p in numbers])[:, None]
+        _, context = self.mot.encode_text(ids.to(self.device), mask.to(self.device))
+        return context.select(torch.tensor(which, device=self.device))
+
+    def trace_pieces(self, trace: Trace) -> tuple[Tensor, Tensor]:
+        """ids and mask (B, L), L <= T + 2, of the pieces bos + tokens + eos. A trace cut at its length limit gets its
+        end token here, unscored; a row whose mask is all False has no piece."""
+        eos, counts = self.mot.config.eos_id, trace.mask.sum(1)
+        first = torch.full_like(counts, self.mot.config.bos_id)[:, None]
+        ids = torch.cat([first, trace.tokens.masked_fill(~trace.mask, eos), torch.full_like(first, eos)], 1)
+        ended = (trace.mask & (trace.tokens == eos)).any(1)
+        lengths = torch.where(counts > 0, counts + 2 - ended.long(), 0)
+        mask = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
+        width = int(lengths.max())
+        return ids[:, :width], mask[:, :width]
+
+    def text_logp(self, hidden: Tensor, trace: Trace, temperature: float) -> tuple[Tensor, Tensor]:
         """Log-probabilities (B, T) in nats of the trace's tokens under softmax(logits / temperature), and their
-        entropies (B, T); both fp32, 0 where the mask is False."""
-        steps = torch.arange(trace.tokens.shape[1], device=hidden.device)
-        at = (starts[:, None] + steps).clamp_max(hidden.shape[1] - 1)
-        picked = hidden.gather(1, at[..., None].expand(-1, -1, hidden.shape[-1]))
+        entropies (B, T); both fp32, 0 where the mask is False. hidden as from :meth:`encode`."""
+        picked = hidden[:, : trace.tokens.shape[1]]
         logp = (self.mot.logits(picked).float() / temperature).log_softmax(-1)
         entropy = -(logp.exp() * logp).sum(-1)
         chosen = logp.gather(-1, trace.tokens[..., None])[..., 0]
         return chosen.masked_fill(~trace.mask, 0.0), entropy.masked_fill(~trace.mask, 0.0)
 
+    @torch.no_grad()
     def think(
-        self, prompts: list[list[int]], repeats: int, max_tokens: int, uniforms: Tensor, temperature: float
-    ) -> Trace:
-        """Write ``repeats`` traces per prompt; the prompt is encoded once. uniforms (P * repeats, max_tokens)."""
-        with torch.no_grad():
-            _, context, _ = self.encode(prompts, None)
-            tokens, mask = self.mot.generate_text(
-                context.repeat_interleave(repeats), max_tokens, temperature=temperature, uniforms=uniforms
-            )
-        return Trace(tokens, mask)
+        self, prompt_ids: list[list[int]], max_tokens: int, uniforms: Tensor | None, temperature: float
+    ) -> tuple[Trace, Context]:
+        """Write a trace after each of B prompts; uniforms (B, max_tokens). Returns also the context for painting, as
+        :meth:`encode` makes it from the same traces."""
+        tokens, mask, context = self.mot.generate_text(
+            self.read_prompts(prompt_ids), max_tokens, temperature=temperature, uniforms=uniforms
+        )
+        return Trace(tokens, mask), context
 
     # -- images --------------------------------------------------------------------------------------------------
 

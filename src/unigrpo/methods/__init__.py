@@ -52,9 +52,13 @@ class Slice:
     rollout: Rollout
     advantages: Tensor  # (b,)
     share: float  # of the optimiser step's denominator
-    old: Replay | None
+    old: Replay | None  # None where nothing is updated between the rollout and these losses
     reference: Replay | None
     token_denominator: Tensor | None  # 0-d, what some text reductions divide by: this slice's share of the step's
+
+    def before(self, new: Replay) -> Replay:
+        """What ``new``, the replay under the policy, is compared with: under the weights that made the rollout."""
+        return new.detach() if self.old is None else self.old
 
 
 def load(name: str) -> ModuleType:
@@ -84,13 +88,14 @@ def slices(
     keep_all: bool = False,
 ) -> list[list[Slice]]:
     """Slices per optimiser step, ``old`` and, where a regulariser needs it, ``reference`` evaluated once for each.
-    Without ``keep_all`` and a regulariser, episodes without advantage are left out; they keep their share of the
-    denominator either way."""
-    needs_reference = ("image" in rl.train and rl.regulariser != "none") or ("text" in rl.train and rl.kl_text > 0)
+    A policy that made its rollout itself is still the old one in the first step, so episodes of that step alone need
+    no ``old``. Without ``keep_all`` and a regulariser, episodes without advantage are left out; they keep their share
+    of the denominator either way."""
     cache: dict[tuple[int, ...], Slice] = {}
-    steps = []
-    for rows in optimizer_steps(rl):
-        kept = rows if keep_all or needs_reference else [i for i in rows if advantages[i] != 0]
+    steps, planned = [], optimizer_steps(rl)
+    for number, rows in enumerate(planned):
+        on_policy = nets.old is None and number == 0 and rows not in planned[1:]
+        kept = rows if keep_all or rl.needs_reference else [i for i in rows if advantages[i] != 0]
         parts = []
         for start in range(0, len(kept), rl.micro_batch):
             part = tuple(kept[start : start + rl.micro_batch])
@@ -101,8 +106,8 @@ def slices(
                     episodes,
                     advantages[list(part)].to(nets.model.device),
                     share,
-                    old(episodes),
-                    reference(episodes) if needs_reference else None,
+                    None if on_policy else old(episodes),
+                    reference(episodes) if rl.needs_reference else None,
                     None if denominator is None else denominator * share,
                 )
             parts.append(cache[part])
@@ -123,7 +128,7 @@ def text_loss(new: Replay, s: Slice, rl: RLConfig) -> tuple[str, Tensor, dict[st
     mask = s.rollout.trace.mask
     loss, metrics = text_grpo_loss(
         new.logp,
-        s.old.logp,
+        s.before(new).logp,
         mask,
         s.advantages,
         TextObjective(rl.clip_text, rl.clip_text, reduction=rl.text_reduction, kl_weight=rl.kl_text),

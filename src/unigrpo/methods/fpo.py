@@ -2,8 +2,9 @@
 
 The importance ratio of a finished image is the exponential of the fall of its flow-matching loss on stored
 (time, noise) pairs, old minus new; then PPO's clip (arXiv 2507.21053). Images come from the
-ODE. Old losses come from a replay over the very slices that are updated, so every ratio is exactly 1 before the first
-update. docs/methods/fpo.md says what differs from the peers.
+ODE. Old losses are the new ones where no update lies between, and come from a replay over the very slices that are
+updated elsewhere, so every ratio is exactly 1 before the first update. docs/methods/fpo.md says what differs from the
+peers.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def losses(nets: Networks, s: Slice, rl: RLConfig) -> Iterator[tuple[str, Tensor
     new = replay_pairs(nets.model, s.rollout, rl)
     if "text" in rl.train:
         yield text_loss(new, s, rl)
-    ratios, matching = log_ratio(new, s.old, s.rollout.image, rl)
+    ratios, matching = log_ratio(new, s.before(new), s.rollout.image, rl)
     loss, metrics = matching_loss(ratios, s.advantages, clip_range=rl.matching_clip)
     metrics["matching"] = matching.detach().mean()
     loss = rl.image_scale * loss.mean() + velocity_penalty(new, s, rl, metrics)

@@ -1,8 +1,9 @@
 """GRPO on a rollout: FlowGRPO (image part), TextGRPO (text part) and UniGRPO (both) are settings of one update.
 
 J = J_text + lambda J_flow - regularisers (paper, section 3); both parts share one advantage per episode. Old
-quantities come from a replay without gradient over the very slices that are updated, so every ratio is exactly 1
-before the first update. Reference velocities are computed once per rollout.
+quantities are the new ones where no update lies between, and come from a replay without gradient over the very slices
+that are updated elsewhere, so every ratio is exactly 1 before the first update. Reference velocities are computed once
+per rollout.
 """
 
 from __future__ import annotations
@@ -38,10 +39,11 @@ def losses(nets: Networks, s: Slice, rl: RLConfig) -> Iterator[tuple[str, Tensor
     if "text" in rl.train:
         yield text_loss(new, s, rl)
     if "image" in rl.train:
+        old = s.before(new)
         if rl.ratio == "ratio_norm":
-            log_ratio = ratio_norm_log_ratio(new.mean, s.old.mean, s.rollout.image.noise)
+            log_ratio = ratio_norm_log_ratio(new.mean, old.mean, s.rollout.image.noise)
         else:
-            log_ratio = plain_log_ratio(new.log_prob, s.old.log_prob)
+            log_ratio = plain_log_ratio(new.log_prob, old.log_prob)
         loss, metrics = flow_grpo_loss(log_ratio, s.advantages, clip_range=rl.clip_image)
         loss = rl.image_scale * loss.mean()
         if rl.regulariser != "none":
