@@ -26,7 +26,7 @@ def counted(monkeypatch):
         original = getattr(module, name)
 
         def call(*arguments, **options):
-            phase.append({"roll_out": "rollout", "validate": "validation"}[name])
+            phase.append({"roll_out": "rollout", "validate": "validation"}.get(name, "drift"))
             try:
                 return original(*arguments, **options)
             finally:
@@ -35,7 +35,7 @@ def counted(monkeypatch):
         monkeypatch.setattr(module, name, call)
 
     rollouts = [(methods.load(method), "roll_out") for method in config.METHODS]
-    for module, name in (*rollouts, (train, "validate"), (pretrain, "validate")):
+    for module, name in (*rollouts, (train, "validate"), (train, "probe"), (train, "drift"), (pretrain, "validate")):
         during(module, name)
     velocity, think, text_logp = UnifiedModel.velocity, UnifiedModel.think, UnifiedModel.text_logp
 
@@ -91,9 +91,9 @@ def test_reinforcement_costs_what_was_told(tmp_path, counted, changes):
     decoding = Decoding(cfg.rl.thinking, 2.0, 1.0)
     reward = rewards.Reward("distinct", distinct, True)
     train.train(cfg, tmp_path / "out", tmp_path / "init", reward, rewards.load("verifier"), decoding, "x")
-    for phase in ("rollout", "replay", "update", "validation"):
+    for phase in ("rollout", "replay", "update", "validation", "drift"):
         assert counted[f"{phase}_image_evaluations"] == predicted(told, f"{phase}_image_evaluations"), phase
-    for phase in ("rollout", "validation"):
+    for phase in ("rollout", "validation", "drift"):
         assert counted[f"{phase}_text_tokens"] == predicted(told, f"{phase}_text_tokens"), phase
     if "text" in cfg.rl.train:
         for phase in ("replay", "update"):

@@ -14,11 +14,13 @@ SUPERVISED_VALIDATION_IMAGES = 2  # per validation prompt, with thinking and aga
 
 
 def reinforcement(cfg: RunConfig, validation_guidance: float) -> dict[str, int]:
-    """Updates, images, image evaluations and text tokens of an RL run, in rollouts, replays and validation."""
+    """Updates, images, image evaluations and text tokens of an RL run, in rollouts, replays and updates, in
+    validation, and for the drift measured beside it."""
     rl = cfg.rl
     images = rl.rollouts * rl.prompts_per_rollout * rl.group_size
     checks = 1 + validations(rl.rollouts, rl.validate_every)
-    judged = checks * len(prompt_set("val")) * rl.validation_images
+    prompts = len(prompt_set("val"))
+    judged, probed = checks * prompts * rl.validation_images, (1 + checks) * prompts * rl.n_steps
     trace = cfg.sampling.max_trace_tokens if rl.thinking else 0
     with_gradient = images * (rl.epochs if rl.epoch_convention == "repeat" else 1)
     without = images * rl.needs_reference + rl.rollouts * old_replays(rl)
@@ -38,6 +40,8 @@ def reinforcement(cfg: RunConfig, validation_guidance: float) -> dict[str, int]:
         "validation_images": judged,
         "validation_image_evaluations": judged * sampling_steps(cfg.sampling) * (2 if validation_guidance > 1 else 1),
         "validation_text_tokens_at_most": judged * trace,
+        "drift_image_evaluations": probed,
+        "drift_text_tokens_at_most": prompts * trace,
     }
 
 

@@ -47,6 +47,13 @@ class ImageTrack:
         return ImageTrack(self.times, self.window, *(x[index] for x in per_episode))
 
 
+def diversity(images: Tensor, group_size: int) -> Tensor:
+    """How unlike the images of a group are: root mean square difference between two of them, mean over groups.
+    images (P * G, 3, H, W) in [0, 1] -> () in [0, 1]."""
+    variance = images.unflatten(0, (-1, group_size)).var(1).flatten(1).mean(1)
+    return (2 * variance).sqrt().mean()
+
+
 class Track(Protocol):
     """What every method's record of B paintings has; the rest is the method's own."""
 

@@ -26,11 +26,12 @@ import rewards
 from unigrpo import checkpoint, cli, config, cost, methods, provenance, seeding, tracking
 from unigrpo.advantages import group_advantages
 from unigrpo.config import RLConfig, RunConfig, to_dict
+from unigrpo.drift import drift, probe
 from unigrpo.files import read_json, write_json
 from unigrpo.methods import Collapse, Networks
 from unigrpo.metrics import MetricsLog
 from unigrpo.resolve import training_fingerprint
-from unigrpo.rollout import Rollout
+from unigrpo.rollout import Rollout, diversity
 from unigrpo.sampler import Decoding, read_decoding
 from unigrpo.setup import accelerate_for
 from unigrpo.types import Prompt, UserError
@@ -147,12 +148,16 @@ def train(
     if state is not None:
         first, tensors, counts = state
         checkpoint.restore(tensors, kept, optimizer, out / "state")
+    yardstick = probe(nets.reference, world_prompts.prompt_set("val"), rl, cfg.sampling.max_trace_tokens)
     log = MetricsLog(out / "metrics.jsonl", "rollout", first, tracking.follower(accelerator, cfg, "rollout", first))
     earlier = counts["wall_seconds"]
 
     def check(index: int) -> dict[str, float]:
         scores = validate(model, cfg, decoding, per_prompt=rl.validation_images, proxy=reward)
-        log.write(kind="validation", rollout=index, update=counts["updates"], images=counts["images"], **scores)
+        moved = drift(model, yardstick)
+        distances = {"drift": sum(moved) / len(moved)} | {f"drift_{k}": value for k, value in enumerate(moved)}
+        so_far = {"update": counts["updates"], "images": counts["images"]}
+        log.write(kind="validation", rollout=index, **so_far, **scores, **distances)
         return scores
 
     def learn(index: int) -> float:
@@ -187,6 +192,7 @@ def train(
             model_evaluations=counts["model_evaluations"],
             proxy=total.mean(),
             **{k: v for k, v in spread.items() if k != "reward_mean"},
+            diversity=diversity(rollout.image.images, rl.group_size),
             **rollout.image.drawn,
             trace_tokens=0 if rollout.trace is None else rollout.trace.mask.sum() / len(total),
             seconds_rollout=rolled - begun,
