@@ -32,6 +32,7 @@ rule all:
     input:
         tables=collect("results/{scale}/tables/{name}.{suffix}", scale=SCALE, name=TABLES, suffix=("html", "md", "tex")),
         figures=collect("results/{scale}/figures/{name}.png", scale=SCALE, name=FIGURES),
+        claims=f"results/{SCALE}/claims.csv",
         gallery=[f"results/{SCALE}/gallery", f"results/{SCALE}/gallery.html"],
 
 

@@ -110,6 +110,11 @@ def gallery_inputs(wildcards):
     return [f"{folder(run, 0)}/config.json" for run in USED] + files(USED, "samples/done.json")
 
 
+def claims_inputs(wildcards):
+    """What the claims read besides the scores: what trained runs cost, which collapsed, and their labels."""
+    return [f"{folder(run, 0)}/config.json" for run in USED] + files(USED, "run.json")
+
+
 def one_run_scores(wildcards):
     """Scores of the run that `--config run=` names."""
     if "run" not in config:

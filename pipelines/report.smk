@@ -91,6 +91,32 @@ rule figure:
         " --results results/{wildcards.scale} --paper {input.paper:q} --out results/{wildcards.scale}/figures 2>&1 | tee {log:q}"
 
 
+rule claims:
+    input:
+        scores="results/{scale}/scores.csv",
+        paper=PAPER,
+        runs=claims_inputs,
+    output:
+        csv="results/{scale}/claims.csv",
+        md="results/{scale}/claims.md",
+        html=report(
+            "results/{scale}/claims.html",
+            caption="captions/claims.rst",
+            category="Tables",
+            labels={"table": "claims"},
+        ),
+    log:
+        "results/{scale}/logs/claims.log",
+    localrule: True
+    conda:
+        "../environment.yml"
+    params:
+        out=subpath(output.csv, parent=True),
+    shell:
+        "python -m unigrpo.report.claims --scores {input.scores:q} --results {params.out:q} --paper {input.paper:q}"
+        " --out {params.out:q} 2>&1 | tee {log:q}"
+
+
 rule gallery:
     input:
         runs=gallery_inputs,

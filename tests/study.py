@@ -107,7 +107,11 @@ def write_study(root, runs, updates=12, prompts=3):
             write_jsonl(folder / "scores.jsonl", rows)
             (folder / "config.json").write_text(
                 json.dumps(
-                    {"label": LABELS[run], "backbone": "world", "stage": run if run in ("base", "sft") else "rl"}
+                    {
+                        "label": LABELS.get(run, run),
+                        "backbone": "world",
+                        "stage": run if run in ("base", "sft") else "rl",
+                    }
                 )
             )
             record = {

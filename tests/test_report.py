@@ -338,6 +338,6 @@ def test_bad_figures_are_named(study, tmp_path, spec, message):
 
 
 def test_reports_never_import_torch():
-    modules = "collect, figures, gallery, tables"
+    modules = "claims, collect, figures, gallery, tables"
     code = f"import sys; from unigrpo.report import {modules}; import evals.geneval; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})

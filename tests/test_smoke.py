@@ -83,6 +83,14 @@ def test_every_figure_and_the_gallery_are_there(results):
     assert images and all((results / "gallery" / image).exists() for image in images)
 
 
+def test_every_claim_has_a_verdict(results):
+    claims = pd.read_csv(results / "claims.csv")
+    assert claims["id"].tolist() == ["C1", "C2", "C3", "C4", "C10", "C11", "C12"]
+    words = ("holds", "does not hold", "undecided at this n", "not available: ")
+    assert claims["verdict"].str.startswith(words).all()
+    assert all((results / f"claims.{suffix}").stat().st_size > 1000 for suffix in ("md", "html"))
+
+
 def test_scores_are_tidy_and_every_set_states_its_protocol(results):
     scores = pd.read_csv(results / "scores.csv")
     assert {"official", "strict", "gold", "second", "proxy", "artefact", "ta"} <= set(scores["metric"])

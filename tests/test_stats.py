@@ -4,8 +4,9 @@ import time
 
 import numpy as np
 import pytest
+from scipy.stats import bootstrap, spearmanr
 
-from unigrpo.report.stats import Cells, _resampled, difference, estimate, prompt_weights
+from unigrpo.report.stats import Cells, _resampled, difference, estimate, prompt_weights, rank_correlation
 from unigrpo.types import UserError
 
 
@@ -64,6 +65,16 @@ def test_resampled_means_have_the_unbiased_variance():
     deviations = _resampled(values, rng(), 200_000)
     assert deviations.var() == pytest.approx(values.var(ddof=1) / 3, rel=0.02)
     assert deviations.mean() == pytest.approx(0, abs=0.02)
+
+
+def test_one_seed_and_category_is_the_plain_bootstrap_of_a_mean():
+    values = rng(6).exponential(size=400)  # skewed, so that a symmetric interval would not agree
+    e = estimate(cells([values]), rng(), resamples=20_000)
+    theirs = bootstrap((values,), np.mean, n_resamples=20_000, method="percentile", rng=rng(1)).confidence_interval
+    wider = np.sqrt(400 / 399)  # n - 1 of n draws, theirs are n
+    mean = values.mean()
+    expected = (mean + (theirs.low - mean) * wider, mean + (theirs.high - mean) * wider)
+    assert (e.lo, e.hi) == pytest.approx(expected, abs=0.03 * (e.hi - e.lo))
 
 
 @pytest.mark.parametrize(
@@ -128,3 +139,23 @@ def test_a_whole_table_takes_a_moment():
     for _ in range(20):
         estimate(c, rng())
     assert time.perf_counter() - start < 2
+
+
+def test_rank_correlation_is_scipys_with_its_bootstrap_over_rows():
+    draw = rng(9)
+    a = draw.normal(size=14)
+    b = np.round(a + 0.5 * draw.normal(size=14), 1)  # rounded as the paper's numbers are: ties
+    found = rank_correlation(a, b, rng(), resamples=9999)
+    assert (found.rho, found.rows) == (pytest.approx(spearmanr(a, b).statistic), 14)
+    theirs = bootstrap(
+        (a, b), lambda x, y: spearmanr(x, y).statistic, paired=True, vectorized=False, n_resamples=999,
+        method="percentile", rng=rng(1),
+    ).confidence_interval  # fmt: skip
+    assert (found.lo, found.hi) == pytest.approx((theirs.low, theirs.high), abs=0.06)
+
+
+def test_rank_correlation_of_few_or_equal_rows_is_not_available():
+    assert rank_correlation([1, 2, 3], [1, 2, 3], rng()) is None
+    assert rank_correlation([1, 1, 1, 1], [1, 2, 3, 4], rng()) is None
+    found = rank_correlation([1, 2, 3, 4], [4, 3, 2, 1], rng())  # resamples of one row only have no order
+    assert (found.rho, found.lo, found.hi) == pytest.approx((-1, -1, -1))

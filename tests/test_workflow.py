@@ -29,6 +29,7 @@ MAKES = {
     "tables": "{name}.csv {name}.md {name}.html {name}.tex",
     "figures": "{name}.csv {name}.png {name}.pdf",
     "gallery": "index.html",
+    "claims": "claims.csv claims.md claims.html",
 }
 module, word = Path(sys.argv[0]).stem, lambda key: sys.argv[sys.argv.index(key) + 1] if key in sys.argv else ""
 out = Path(word("--out"))
@@ -46,6 +47,7 @@ for path in made + [Path(single) for single in [word("--single")] if single]:
     path.open("a").write("finished\\n")
 """
 STEPS = "pretrain train tune reward_data sample_sets report/collect report/tables report/figures report/gallery"
+STEPS += " report/claims"
 
 CATALOGUE = """
 runs:
@@ -122,7 +124,7 @@ def test_every_scale_plans_every_run_and_result(shipped, scale, seeds):
     jobs = plan(shipped, "--config", f"scale={scale}")
     assert (jobs["sft"], jobs["train"]) == (1, 3 * seeds)
     assert jobs["sample"] == jobs["score"] == 2 + 3 * seeds
-    assert jobs["tune"] == jobs["learned_reward"] == jobs["collect"] == jobs["gallery"] == 1
+    assert jobs["tune"] == jobs["learned_reward"] == jobs["collect"] == jobs["gallery"] == jobs["claims"] == 1
     assert (jobs["table"], jobs["figure"]) == (4, 6)
     assert ("base" in jobs) == (scale == "cpu") and ("pretrain" in jobs) == (scale != "cpu")
 
@@ -193,13 +195,14 @@ def test_the_report_is_one_page_that_captions_every_result(finished):
     for path, words in {
         "tables/main.html": "beside the paper's Table 1",
         "figures/curves.png": "Training reward, validation reward",
+        "claims.html": "by a rule that stood beforehand",
         "gallery.html": "same noise in every run side by side",
     }.items():
         caption = " ".join(results[f"results/smoke/{path}"]["caption"].split())
         assert words in caption and "only shows that every step runs" in caption
 
 
-AFTERWARDS = {"collect": 1, "table": 1, "figure": 1, "gallery": 1, "all": 1}
+AFTERWARDS = {"collect": 1, "table": 1, "figure": 1, "gallery": 1, "claims": 1, "all": 1}
 
 
 @pytest.mark.parametrize(

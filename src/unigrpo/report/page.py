@@ -1,4 +1,4 @@
-"""A table as one HTML page that needs nothing else: what the workflow's report shows when a table is opened."""
+"""Tables as one HTML page that needs nothing else: what the workflow's report shows when a table is opened."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ PAGE = """<!doctype html>
   :root { color-scheme: light; }
   body { font: 15px/1.45 system-ui, sans-serif; color: #1b1b1b; background: #fff; margin: 0; padding: 1rem; }
   h1 { font-size: 1.3rem; }
+  h2 { font-size: 1.1rem; }
   div { overflow-x: auto; }
   table { border-collapse: collapse; font-variant-numeric: tabular-nums; border-block: 2px solid; font-size: .85rem; }
   th { text-align: left; vertical-align: bottom; border-bottom: 1px solid; }
@@ -25,8 +26,7 @@ PAGE = """<!doctype html>
   ul { max-width: 60rem; padding-left: 1.2rem; }
 </style>
 <h1>%(title)s</h1>
-<div tabindex="0" role="region" aria-label="table">%(table)s</div>
-<ul>%(notes)s</ul>
+%(body)s
 </html>
 """
 
@@ -36,10 +36,20 @@ def _inline(text: str) -> str:
     return re.sub(r"`(.*?)`", r"<code>\1</code>", re.sub(r"\*\*(.*?)\*\*", r"<b>\1</b>", html.escape(text)))
 
 
+def _part(content: pd.DataFrame | Sequence[str]) -> str:
+    """A frame as a table, sentences as a list."""
+    if isinstance(content, pd.DataFrame):
+        table = content.to_html(index=False, border=0)
+        return f'<div tabindex="0" role="region" aria-label="table">{table}</div>'
+    return f"<ul>{''.join(f'<li>{_inline(note)}</li>' for note in content)}</ul>"
+
+
+def parts(title: str, sections: Sequence[tuple[str, pd.DataFrame | Sequence[str]]]) -> str:
+    """The page of several frames and lists, each under its heading; nothing above one whose heading is empty."""
+    body = "".join(f"<h2>{html.escape(head)}</h2>" * bool(head) + _part(content) for head, content in sections)
+    return PAGE % {"title": html.escape(title), "body": body}
+
+
 def table(frame: pd.DataFrame, title: str, notes: Sequence[str]) -> str:
     """The page of a ``frame`` of strings and numbers, with its title above and its notes below."""
-    return PAGE % {
-        "title": html.escape(title),
-        "table": frame.to_html(index=False, border=0),
-        "notes": "".join(f"<li>{_inline(note)}</li>" for note in notes),
-    }
+    return parts(title, [("", frame), ("", notes)])

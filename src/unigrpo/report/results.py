@@ -81,6 +81,11 @@ class Paper:
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{path}: cannot be read as the paper's numbers ({error})") from None
 
+    @property
+    def rows(self) -> list[tuple[str, str]]:
+        """(run, thinking) of every row, in the paper's order."""
+        return list(self._rows)
+
     def value(self, run: str, thinking: str, column: str) -> str:
         """'' where the paper has no such row or no number in it."""
         return self._rows.get((run, thinking), {}).get(column, "")

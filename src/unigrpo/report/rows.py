@@ -42,12 +42,16 @@ class Sources:
         return estimate(cells.only(tag) if tag else cells, rng, by_category=benchmark == "geneval")
 
     def gap(self, better: Row, row: Row, benchmark: str, metric: str) -> Estimate | None:
-        """``better`` - ``row``, paired by prompt and seed."""
+        """``better`` - ``row``, paired by prompt and seed; None where either was not scored."""
         a, b = self.cells(better, benchmark, metric), self.cells(row, benchmark, metric)
         if a is None or b is None:
             return None
-        rng = numpy_generator(0, "gap", better.run, row.run, row.mode, row.guidance, benchmark, metric)
+        rng = numpy_generator(0, "gap", better.run, better.mode, row.run, row.mode, row.guidance, benchmark, metric)
         return estimate(difference(a, b), rng, by_category=benchmark == "geneval")
+
+    def name(self, row: Row) -> str:
+        """The row in words."""
+        return f"{self.folder.label(row.run)}{', thinking' if row.thinking == 'yes' else ''}"
 
     def cost(self, run: str) -> dict:
         """Training cost and number of collapsed seeds, from run.json; empty without one."""

@@ -15,11 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import rankdata
 
 from unigrpo.types import UserError
 
 RESAMPLES = 2000
 LEVEL = 0.95
+LEAST_RANKED = 4  # rows: fewer have no rank correlation worth a number
 
 
 @dataclass(frozen=True)
@@ -118,3 +120,36 @@ def difference(a: Cells, b: Cells) -> Cells:
         raise UserError(f"scores: a paired difference needs a shared seed, found {a.seeds} and {b.seeds}")
     rows = [[c.seeds.index(s) for s in seeds] for c in (a, b)]
     return Cells(a.values[rows[0]] - b.values[rows[1]], seeds, a.prompts, a.tags)
+
+
+@dataclass(frozen=True)
+class RankCorrelation:
+    """Spearman's rank correlation of two columns with its interval, over ``rows`` rows."""
+
+    rho: float
+    lo: float
+    hi: float
+    rows: int
+
+
+def rank_correlation(
+    a: Sequence[float], b: Sequence[float], rng: np.random.Generator, resamples: int = RESAMPLES
+) -> RankCorrelation | None:
+    """Spearman's rank correlation of two columns of n numbers, with a bootstrap percentile interval over rows.
+
+    None under LEAST_RANKED rows, or where a column is constant and has no order. So has a resample that draws one
+    value only; it is left out.
+    """
+    a, b, n = np.asarray(a, dtype=float), np.asarray(b, dtype=float), len(a)
+    if n < LEAST_RANKED or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return None
+    drawn = rng.integers(n, size=(resamples, n))
+    lo, hi = np.nanquantile(_spearman(a[drawn], b[drawn]), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return RankCorrelation(float(_spearman(a, b)), float(lo), float(hi), n)
+
+
+def _spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(..., n) twice -> (...): Pearson's correlation of the ranks, ties sharing theirs; NaN without an order."""
+    a, b = (rankdata(x, axis=-1) - (x.shape[-1] + 1) / 2 for x in (a, b))
+    squares = (a * a).sum(-1) * (b * b).sum(-1)
+    return np.divide((a * b).sum(-1), np.sqrt(squares), out=np.full(squares.shape, np.nan), where=squares > 0)
