@@ -122,8 +122,8 @@ def plan(folder: Path, *arguments: str) -> dict[str, int]:
 @pytest.mark.parametrize("scale, seeds", [("smoke", 1), ("cpu", 3), ("gpu", 5), ("paper", 1)])
 def test_every_scale_plans_every_run_and_result(shipped, scale, seeds):
     jobs = plan(shipped, "--config", f"scale={scale}")
-    assert (jobs["sft"], jobs["train"]) == (1, 3 * seeds)
-    assert jobs["sample"] == jobs["score"] == 2 + 3 * seeds
+    assert (jobs["sft"], jobs["train"]) == (1, 10 * seeds)
+    assert jobs["sample"] == jobs["score"] == 2 + 10 * seeds
     assert jobs["tune"] == jobs["learned_reward"] == jobs["collect"] == jobs["gallery"] == jobs["claims"] == 1
     assert (jobs["table"], jobs["figure"]) == (4, 6)
     assert ("base" in jobs) == (scale == "cpu") and ("pretrain" in jobs) == (scale != "cpu")
