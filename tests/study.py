@@ -119,6 +119,8 @@ def write_study(root, runs, updates=12, prompts=3):
                 "seed": seed,
                 "source_hash": "h",
                 "model_evaluations": 1000 * (seed + 1),
+                "images": 100 * (seed + 1),
+                "wall_seconds": 10.0 * (seed + 1),
                 "collapsed": False,
             }
             (folder / "run.json").write_text(json.dumps(record))

@@ -124,7 +124,9 @@ def test_main_table_holds_hand_computed_means_beside_the_papers(study, tmp_path)
     assert uni["ta"] == pytest.approx(by_hand(study, "unigrpo", 3, "think", "ta"), abs=1e-4)
     assert uni["geneval_lo"] < uni["geneval"] < uni["geneval_hi"]
     assert (uni["seeds"], uni["n"], uni["prompts_ta"], uni["prompts_geneval"]) == (3, 3 * 7 * 3 * 2, 3, 18)
-    assert (uni["model_evaluations"], uni["collapsed"]) == (2000, 0)
+    assert uni[["model_evaluations", "images", "wall_seconds", "collapsed"]].tolist() == [2000, 200, 20, 0]
+    costs = [cell.strip() for cell in text.splitlines()[6].split("|")][-5:-1]
+    assert costs == ["200", "2,000", "20", "0"]
     assert (uni["paper_ta"], uni["paper_geneval"]) == (0.8381, 0.90)
     assert np.isnan(frame.iloc[1]["paper_ta"])  # this paper file has no SFT row
     for words in (
@@ -223,6 +225,55 @@ def test_decoding_table_shows_knobs_beside_reinforcement(study, tmp_path):
     gap = frame.iloc[4]["gold"] - frame.iloc[1]["gold"]
     assert frame.iloc[1]["gold_gap"] == pytest.approx(gap, abs=2e-4) and np.isnan(frame.iloc[4]["gold_gap"])
     assert "gold: last run" in text
+
+
+def test_a_training_table_needs_no_scores(study, tmp_path):
+    for run, seed in (("unigrpo", 0), ("unigrpo", 1)):
+        shutil.copytree(study / "runs" / run / f"seed{seed}", tmp_path / f"cpu/runs/{run}/seed{seed}")
+    untrained = tmp_path / "cpu/runs/text_grpo/seed0"
+    untrained.mkdir(parents=True)
+    (untrained / "metrics.jsonl").touch()
+    (untrained / "run.json").write_text('{"seed": 0, "collapsed": false, "not_trained": "its parent a collapsed (b)"}')
+    (tmp_path / "spec.json").write_text('{"kind": "training", "runs": ["unigrpo", "text_grpo", "nft"]}')
+    arguments = ["--name", "t", "--spec", tmp_path / "spec.json", "--results", tmp_path / "cpu", "--out", tmp_path]
+    tables.main([str(a) for a in arguments])
+    frame, text = pd.read_csv(tmp_path / "t.csv").set_index("run"), (tmp_path / "t.md").read_text()
+    logs = [(study / f"runs/unigrpo/seed{seed}/metrics.jsonl").read_text().splitlines() for seed in (0, 1)]
+    gold, rewards = (
+        [[row[name] for row in map(json.loads, log) if row["kind"] == kind] for log in logs]
+        for kind, name in (("validation", "gold"), ("train", "proxy"))
+    )
+    expected = {
+        "seeds": 2,
+        "rollouts": 12,
+        "model_evaluations": 1500,
+        "images": 150,
+        "wall_seconds": 15,
+        "collapsed": 0,
+        "gold_first": np.mean([g[0] for g in gold]),
+        "gold_best": np.mean([max(g) for g in gold]),
+        "gold_last": np.mean([g[-1] for g in gold]),
+        "training_first": np.mean([r[:10] for r in rewards]),
+        "training_last": np.mean([r[-10:] for r in rewards]),
+    }
+    assert frame.loc["unigrpo", list(expected)].astype(float).to_dict() == pytest.approx(expected, abs=1e-4)
+    assert frame.loc["text_grpo", "seeds"] == frame.loc["nft", "seeds"] == 0
+    assert np.isnan(frame.loc["text_grpo", "gold_first"]) and np.isnan(frame.loc["text_grpo", "images"])
+    assert "**Not trained**: text_grpo, seed 0: its parent a collapsed (b)." in text
+    assert [line.count("not available") for line in text.splitlines() if line.startswith("| nft")] == [12]
+    assert "Scale `cpu`" in text and "guidance\n" not in text.splitlines()[0]
+
+
+def test_a_bad_training_record_is_named(study, tmp_path):
+    log = tmp_path / "cpu/runs/a/seed0/metrics.jsonl"
+    write_jsonl(log, [{"kind": "validation", "gold": 0.5, "proxy": 0.5}, {"kind": "train", "proxy": None}])
+    (tmp_path / "spec.json").write_text('{"kind": "training", "runs": ["a"]}')
+    arguments = ["--name", "t", "--spec", tmp_path / "spec.json", "--results", tmp_path / "cpu", "--out", tmp_path]
+    with pytest.raises(UserError, match="metrics.jsonl, line 2: 'proxy' must be a number, found None"):
+        tables.main([str(a) for a in arguments])
+    (tmp_path / "spec.json").write_text('{"kind": "main", "rows": [["a", "yes"]]}')
+    with pytest.raises(UserError, match="spec.json: 'kind': shows verdicts on images, which need --scores"):
+        tables.main([str(a) for a in arguments])
 
 
 def test_tables_need_scores_only(study, tmp_path):

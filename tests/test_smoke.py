@@ -28,6 +28,8 @@ COLUMNS = [
     "paper_ta",
     "paper_geneval",
     "model_evaluations",
+    "images",
+    "wall_seconds",
     "collapsed",
 ]
 PAPER = [  # the rows of the paper's tables, in its order
@@ -81,6 +83,15 @@ def test_every_figure_and_the_gallery_are_there(results):
     page = (results / "gallery/index.html").read_text()
     images = [part.split('"')[0] for part in page.split('src="')[1:]]
     assert images and all((results / "gallery" / image).exists() for image in images)
+
+
+def test_the_training_table_has_every_reinforced_run(results):
+    table = pd.read_csv(results / "tables/training.csv").set_index("run")
+    assert set(table.index) == {run for run, _ in ROWS} - {"base", "sft"} | {"unigrpo_cfg"}
+    trained = table[table["seeds"] > 0]
+    assert set(table.index) - set(trained.index) <= SECOND_STAGE
+    assert trained[["gold_first", "training_last", "model_evaluations"]].notna().all(axis=None)
+    assert not (results / "runs/unigrpo_cfg/seed0/samples").exists()  # nothing shows its images
 
 
 def test_every_claim_has_a_verdict(results):

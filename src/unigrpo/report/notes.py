@@ -32,13 +32,25 @@ INTERVALS = (
     "Brackets are 95 % intervals: bootstrap over seeds and, within categories, over prompts. With one seed "
     "the interval covers prompts only. The number of images counts all seeds."
 )
+TRAINING = (
+    "Rewards are means over seeds. Gold, the judge that training never sees, and the reward that the run is trained on "
+    "are measured on validation prompts at the tuned guidance, with or without thinking as the run is trained; the "
+    "best validation is known in hindsight only. Training reward is the mean of the first and of the last ten rollouts."
+)
+COSTS = (
+    "Images, model evaluations and wall seconds are those of training: images and seconds medians over seeds, model "
+    "evaluations the mean, counted in rollouts."
+)
 IN_DISTRIBUTION = "Single-object prompts are in-distribution: the same prompts occur in training."
 
 
 def caption(kind: str, rows: Sequence[Row], sources: Sources) -> list[str]:
     """What a table needs said where its notes do not follow: the scale, the metrics, the brackets."""
+    scale = scale_note(sources.folder.root.name, is_world(runs_of(rows), sources))
+    if kind == "training":
+        return [scale, TRAINING, COSTS]
     cells = ["Under each official value its interval and, in parentheses, the paper's."] * (kind == "categories")
-    return [scale_note(sources.folder.root.name, is_world(runs_of(rows), sources)), *cells, METRICS, INTERVALS]
+    return [scale, *cells, METRICS, INTERVALS]
 
 
 def scale_note(name: str, world: bool) -> str:
@@ -51,6 +63,8 @@ def notes(kind: str, rows: Sequence[Row], lines: Sequence[Mapping], sources: Sou
     runs = runs_of(rows)
     world = is_world(runs, sources)
     listed = [scale_note(sources.folder.root.name, world)]
+    if kind == "training":
+        return listed + [TRAINING, COSTS] + fates(runs, sources) + mixed_code(runs, sources)
     if kind == "categories":
         sizes = {HEADS[t]: max((line[f"{t}_n"] or 0) for line in lines) for t in CATEGORIES}
         prompts = ", ".join(f"{head} {size}" for head, size in sizes.items())
@@ -58,7 +72,7 @@ def notes(kind: str, rows: Sequence[Row], lines: Sequence[Mapping], sources: Sou
     listed += [_protocol(rows, sources), METRICS, INTERVALS]
     listed += [IN_DISTRIBUTION] * world + [_agreement(rows, sources)]
     if kind == "main":
-        listed.append(_power(rows, sources))
+        listed += [_power(rows, sources), COSTS]
     return listed + fates(runs, sources) + mixed_code(runs, sources)
 
 
