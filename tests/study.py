@@ -132,6 +132,7 @@ def write_study(root, runs, updates=12, prompts=3):
                         "kind": "train",
                         "rollout": update,
                         "update": 2 * update,
+                        "images": 100 * update,
                         "proxy": now,
                         "gold": now - 0.1,
                     }

@@ -6,12 +6,13 @@ import shutil
 import subprocess
 import sys
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 from study import score_rows, write_jsonl, write_study
 
-from unigrpo.report import collect, figures, pictures, tables
+from unigrpo.report import collect, courses, figures, pictures, tables
 from unigrpo.report.results import CATEGORIES, Folder, Paper, Scores
 from unigrpo.report.results import PAPER as PAPER_FILE
 from unigrpo.report.rows import Row, Sources
@@ -334,6 +335,71 @@ def test_curves_csv_holds_every_point(study, tmp_path):
         assert part["value"].tolist() == pytest.approx([v for _, v in expected], rel=1e-4)
 
 
+def add_fates(study, folder):
+    """A copy of the study in which one seed of UniGRPO collapsed and TextGRPO was not trained."""
+    shutil.copytree(study, folder, ignore=shutil.ignore_patterns("samples"))
+    fallen, untrained = folder / "runs/unigrpo/seed1", folder / "runs/text_grpo/seed0"
+    lines = (fallen / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (fallen / "metrics.jsonl").write_text("".join(lines[:10]))
+    (fallen / "run.json").write_text('{"seed": 1, "collapsed": true, "collapse": "rollout 7: x"}')
+    untrained.mkdir(parents=True)
+    (untrained / "metrics.jsonl").touch()
+    (untrained / "run.json").write_text('{"seed": 0, "collapsed": false, "not_trained": "its parent a collapsed (b)"}')
+    return folder
+
+
+def drawn(kind, spec, folder):
+    """The figure before it is saved, with the words in its first panel."""
+    sources = Sources(Scores(folder / "scores.csv"), Paper(folder / "paper.csv"), Folder(folder))
+    figure, _ = figures.KINDS[kind](spec, sources)
+    plt.close(figure)
+    return figure, [text.get_text() for text in figure.axes[0].texts]
+
+
+def test_training_is_drawn_as_long_as_every_seed_goes_on(study, tmp_path):
+    folder = add_fates(study, tmp_path / "cpu")
+    runs = {"runs": ["unigrpo", "text_grpo"]}
+    figure, words = drawn("progress", runs, folder)
+    assert words == ["UniGRPO (1 of 3 collapsed)", "text_grpo (1 of 1 not trained)"]
+    line, cross = figure.axes[0].lines[:2]
+    assert line.get_xdata().tolist() == [0, 300, 600]  # of validations at 0, 300, 600 and 900 images
+    assert cross.get_marker() == "x" and cross.get_xdata()[0] == 600
+    data = make_figure(folder, tmp_path, {"kind": "progress", **runs})
+    assert set(data["run"]) == {"unigrpo"} and set(data["metric"]) == {"gold"} and data["images"].max() == 900
+    figure, _ = drawn("curves", runs, folder)
+    assert "collapsed" in [text.get_text() for text in figure.legends[0].texts]
+    assert [line.get_marker() for line in figure.axes[0].lines].count("x") == 1
+
+
+def test_labels_are_moved_apart_in_order():
+    heights = [0.5, 0.52, 0.99, 1.0, 0.0]
+    placed = courses.spread(heights, 0.1)
+    assert np.argsort(placed).tolist() == np.argsort(heights).tolist()
+    assert np.diff(np.sort(placed)).min() > 0.0999 and placed.max() <= 1 and placed[4] == 0
+    assert courses.spread([0.2, 0.8], 0.1).tolist() == [0.2, 0.8]
+
+
+def test_category_dots_agree_with_the_table(study, tmp_path):
+    data = make_figure(study, tmp_path, {"kind": "category_dots", "runs": ["base", "unigrpo"]})
+    data = data.set_index(["run", "thinking", "metric"])
+    table, _ = make_table(study, tmp_path, {"kind": "categories", "rows": ROWS}, "table2")
+    for tag in CATEGORIES:
+        ours = data.loc[("unigrpo", "yes", tag), ["value", "lo", "hi"]].tolist()
+        assert ours == pytest.approx(table.iloc[2][[tag, f"{tag}_lo", f"{tag}_hi"]].tolist(), abs=1e-4)
+    assert data.loc[("unigrpo", "yes", "paper_counting"), "value"] == 0.91
+
+
+@pytest.mark.parametrize("kind", ["dots", "category_dots"])
+def test_a_row_of_the_paper_that_was_not_scored_stays_visible(study, tmp_path, kind):
+    folder = tmp_path / "cpu"
+    shutil.copytree(study, folder, ignore=shutil.ignore_patterns("samples"))
+    (folder / "paper.csv").write_text(PAPER_FILE.read_text())
+    figure, words = drawn(kind, {"runs": ["base", "unifpo", "text_grpo"]}, folder)
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert names == ["Base", "Base, thinking", "unifpo, thinking", "text_grpo, thinking"]
+    assert sorted(words) == ["ours: not available", "ours: not available", "paper: collapsed"]
+
+
 def test_figures_are_reproducible(study, tmp_path):
     files = []
     for _ in range(2):
@@ -375,7 +441,7 @@ def test_dots_csv_agrees_with_the_table(study, tmp_path):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"kind": "pie", "runs": ["base"]}, "'kind', one of curves, grid, dots, traces"),
+        ({"kind": "pie", "runs": ["base"]}, "'kind', one of curves, progress, grid, traces, dots"),
         ({"kind": "dots"}, "and 'runs'"),
         ({"kind": "curves", "runs": ["text_grpo"]}, "text_grpo: no seed folder"),
         ({"kind": "grid", "runs": ["text_grpo"]}, "text_grpo: no images"),

@@ -78,7 +78,8 @@ def test_table_2_has_six_categories_both_ways(results):
 
 
 def test_every_figure_and_the_gallery_are_there(results):
-    for name in ("fig2_samples", "fig3_curves", "fig6_unigrpo", "fig7_base", "fig8_sft", "scores"):
+    drawn = ("fig2_samples", "fig3_curves", "fig6_unigrpo", "fig7_base", "fig8_sft", "training", "scores", "categories")
+    for name in drawn:
         assert (results / f"figures/{name}.png").stat().st_size > 10_000
     page = (results / "gallery/index.html").read_text()
     images = [part.split('"')[0] for part in page.split('src="')[1:]]

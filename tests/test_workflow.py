@@ -125,7 +125,7 @@ def test_every_scale_plans_every_run_and_result(shipped, scale, seeds):
     assert (jobs["sft"], jobs["train"]) == (1, 11 * seeds)
     assert jobs["sample"] == jobs["score"] == 2 + 10 * seeds  # all but unigrpo_cfg, whose cost alone is shown
     assert jobs["tune"] == jobs["learned_reward"] == jobs["collect"] == jobs["gallery"] == jobs["claims"] == 1
-    assert (jobs["table"], jobs["figure"]) == (5, 6)
+    assert (jobs["table"], jobs["figure"]) == (5, 8)
     assert ("base" in jobs) == (scale == "cpu") and ("pretrain" in jobs) == (scale != "cpu")
 
 
