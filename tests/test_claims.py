@@ -127,6 +127,18 @@ def test_a_missing_row_is_named(study, tmp_path):
     assert "| not available: TextGRPO, thinking |" in text and "n = 13 rows" in text
 
 
+@pytest.mark.parametrize(("moved", "verdict"), [(1, OPEN), (7, "not available: a seed that")])
+def test_the_seed_that_is_left_of_a_reinforced_run_does_not_stand_for_all(study, tmp_path, moved, verdict):
+    frame = pd.read_csv(study / "scores.csv")
+    frame = frame[(frame["run"] != "refl_thinking_text_grpo") | (frame["seed"] == 1)]
+    frame.loc[frame["run"] == "refl_thinking_text_grpo", "seed"] = moved
+    frame.to_csv(tmp_path / "scores.csv", index=False)
+    found, text = check(study, tmp_path, tmp_path / "scores.csv")
+    assert found.loc["C11", "verdict"].startswith(verdict)
+    shown = [line for line in text.split("## All comparisons")[1].splitlines() if line.startswith("| C11 ")]
+    assert all(("1 seed × " if moved == 1 else "not available") in line for line in shown)
+
+
 def test_scores_alone_leave_counts_of_training_unavailable(study, tmp_path):
     frame, _ = check(tmp_path / "nothing", tmp_path, study / "scores.csv")
     assert frame.loc["C4", "verdict"] == "not available: unifpo"

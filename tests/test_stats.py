@@ -119,6 +119,12 @@ def test_a_single_checkpoint_is_paired_with_every_seed():
     assert difference(one, many).seeds == (0, 1)
 
 
+def test_the_seed_that_is_left_of_a_run_is_paired_with_itself():
+    many, left = cells([[1.0, 2.0], [5.0, 6.0]], seeds=(0, 1)), cells([[1.0, 1.0]], seeds=(1,))
+    assert difference(many, left, one_for_all=False).values.tolist() == [[4, 5]]
+    assert difference(many, left, one_for_all=False).seeds == (1,)
+
+
 def test_difference_refuses_other_prompts_and_strange_seeds():
     with pytest.raises(UserError, match=r"same prompts.*p1"):
         difference(cells([[1.0]]), cells([[1.0, 2.0]]))

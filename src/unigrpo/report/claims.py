@@ -110,10 +110,10 @@ def compared(better: Pair, than: Pair, metric: str, sources: Sources) -> Finding
     rows = [Row(*pair, GUIDANCE) for pair in (better, than)]
     first, second = map(sources.name, rows)
     what = f"{metric}: {first} − {second}"
-    missing = tuple(sources.name(row) for row in rows if sources.cells(row, *METRICS[metric]) is None)
-    if missing:
-        return Finding(what, missing=missing)
     e = sources.gap(*rows, *METRICS[metric])
+    if e is None:
+        missing = tuple(sources.name(row) for row in rows if sources.cells(row, *METRICS[metric]) is None)
+        return Finding(what, missing=missing or (f"a seed that {first} and {second} share",))
     return Finding(what, answer(e), e.mean, e.lo, e.hi, e.seeds, e.prompts)
 
 
@@ -311,10 +311,10 @@ def sections(outcomes: Sequence[Outcome], sources: Sources) -> list[tuple[str, p
             "id": o.claim.id,
             "claim": o.claim.text,
             "verdict": o.verdict,
+            "kind": o.claim.kind,
             "turns on": o.weakest.what,
             "effect": o.weakest.shown,
             "n": o.weakest.basis,
-            "kind": o.claim.kind,
         }
         for o in outcomes
     ]
@@ -323,12 +323,12 @@ def sections(outcomes: Sequence[Outcome], sources: Sources) -> list[tuple[str, p
         for o in outcomes
         for f in o.findings
     ]
-    rule = [scale_note(sources.folder.root.name, is_world(runs, sources)), *RULE]
     return [
+        ("", [scale_note(sources.folder.root.name, is_world(runs, sources))]),
         ("", pd.DataFrame(summary)),
         ("Why it was designed in, or could have failed", [f"**{o.claim.id}**: {o.claim.why}" for o in outcomes]),
         ("The order of rows", [*rankings(sources), "Brackets are 95 % intervals: bootstrap over rows."]),
-        ("The rule", [*rule, *fates(runs, sources), *mixed_code(runs, sources)]),
+        ("The rule", [*RULE, *fates(runs, sources), *mixed_code(runs, sources)]),
         ("All comparisons", pd.DataFrame(comparisons)),
     ]
 

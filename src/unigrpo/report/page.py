@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+PROSE = 40
+
 PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -22,7 +24,8 @@ PAGE = """<!doctype html>
   table { border-collapse: collapse; font-variant-numeric: tabular-nums; border-block: 2px solid; font-size: .85rem; }
   th { text-align: left; vertical-align: bottom; border-bottom: 1px solid; }
   th, td { padding: .3rem .45rem; }
-  td { white-space: nowrap; }
+  td { white-space: nowrap; vertical-align: top; }
+  td.prose { white-space: normal; min-width: 14rem; }
   ul { max-width: 60rem; padding-left: 1.2rem; }
 </style>
 <h1>%(title)s</h1>
@@ -37,9 +40,11 @@ def _inline(text: str) -> str:
 
 
 def _part(content: pd.DataFrame | Sequence[str]) -> str:
-    """A frame as a table, sentences as a list."""
+    """A frame as a table, sentences as a list. Numbers stay on one line, cells of PROSE and more characters do not."""
     if isinstance(content, pd.DataFrame):
-        table = content.to_html(index=False, border=0)
+        table = re.sub(
+            rf"<td>([^<]{{{PROSE},}})</td>", r'<td class="prose">\1</td>', content.to_html(index=False, border=0)
+        )
         return f'<div tabindex="0" role="region" aria-label="table">{table}</div>'
     return f"<ul>{''.join(f'<li>{_inline(note)}</li>' for note in content)}</ul>"
 

@@ -50,12 +50,21 @@ class Sources:
         return estimate(cells.only(tag) if tag else cells, rng, by_category=benchmark == "geneval")
 
     def gap(self, better: Row, row: Row, benchmark: str, metric: str) -> Estimate | None:
-        """``better`` - ``row``, paired by prompt and seed; None where either was not scored."""
+        """``better`` - ``row``, paired by prompt and seed; None where either was not scored or no seed is shared.
+
+        The only seed of a supervised run stands for all. One that is left of a reinforced run does not.
+        """
         a, b = self.cells(better, benchmark, metric), self.cells(row, benchmark, metric)
         if a is None or b is None:
             return None
+        left = any(self._is_reinforced(r.run) for r, c in ((better, a), (row, b)) if len(c.seeds) == 1)
+        if left and not set(a.seeds) & set(b.seeds):
+            return None
         rng = numpy_generator(0, "gap", better.run, better.mode, row.run, row.mode, row.guidance, benchmark, metric)
-        return estimate(difference(a, b), rng, by_category=benchmark == "geneval")
+        return estimate(difference(a, b, one_for_all=not left), rng, by_category=benchmark == "geneval")
+
+    def _is_reinforced(self, run: str) -> bool:
+        return self.folder.config(run).get("stage") == "rl"
 
     def name(self, row: Row) -> str:
         """The row in words."""

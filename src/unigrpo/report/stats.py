@@ -102,17 +102,17 @@ def estimate(cells: Cells, rng: np.random.Generator, by_category: bool = True, r
     return Estimate(mean, float(lo), float(hi), len(cells.seeds), len(cells.prompts))
 
 
-def difference(a: Cells, b: Cells) -> Cells:
+def difference(a: Cells, b: Cells, one_for_all: bool = True) -> Cells:
     """Cells of a - b, paired by prompt and by seed; only seeds that both have take part.
 
-    A run with a single seed (a checkpoint that all others start from) is paired with every seed of the
-    other; its own spread between seeds is then in no interval. Raises UserError when prompts differ or no
-    seed is shared.
+    ``one_for_all``: a run with a single seed (a checkpoint that all others start from) is paired with every seed of
+    the other; its own spread between seeds is then in no interval. Raises UserError when prompts differ or no seed
+    is shared.
     """
     if a.prompts != b.prompts:
         odd = sorted(set(a.prompts) ^ set(b.prompts))
         raise UserError(f"scores: a paired difference needs the same prompts in both runs; unmatched: {odd[:3]}")
-    if len(a.seeds) == 1 or len(b.seeds) == 1:
+    if one_for_all and (len(a.seeds) == 1 or len(b.seeds) == 1):
         seeds = a.seeds if len(b.seeds) == 1 else b.seeds
         return Cells(a.values - b.values, seeds, a.prompts, a.tags)
     seeds = tuple(s for s in a.seeds if s in b.seeds)
