@@ -300,7 +300,7 @@ def rankings(sources: Sources) -> Iterator[str]:
                 pairs.append((ours.mean, float(theirs)))
         found = rank_correlation(*zip(*pairs, strict=True), numpy_generator(0, "ranks", name)) if pairs else None
         told = f"{found.rho:.2f} [{found.lo:.2f}, {found.hi:.2f}]" if found else MISSING
-        yield f"{name}: Spearman's rank correlation of our rows with the paper's {told}, n = {len(pairs)} rows."
+        yield f"{name}: Spearman's rank correlation of our rows with the paper's: {told}, n = {len(pairs)} rows."
 
 
 def sections(outcomes: Sequence[Outcome], sources: Sources) -> list[tuple[str, pd.DataFrame | list[str]]]:
