@@ -30,8 +30,14 @@ include: "pipelines/report.smk"
 rule all:
     default_target: True
     input:
-        tables=collect("results/{scale}/tables/{name}.{suffix}", scale=SCALE, name=TABLES, suffix=("html", "md", "tex")),
-        figures=collect("results/{scale}/figures/{name}.png", scale=SCALE, name=FIGURES),
+        tables=collect(
+            "results/{scale}/tables/{name}.{suffix}",
+            scale=SCALE,
+            name=resolve.by_default(TABLES),
+            suffix=("html", "md", "tex"),
+        ),
+        figures=collect("results/{scale}/figures/{name}.png", scale=SCALE, name=resolve.by_default(FIGURES)),
+        claims=f"results/{SCALE}/claims.csv",
         gallery=[f"results/{SCALE}/gallery", f"results/{SCALE}/gallery.html"],
 
 

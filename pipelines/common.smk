@@ -23,7 +23,8 @@ SCALE = STUDY.scale_name
 SCALE_FILE = SCALES / f"{SCALE}.yaml"
 TABLES = STUDY.catalogue["tables"]
 FIGURES = STUDY.catalogue["figures"]
-USED = resolve.runs_in_use(STUDY.catalogue)
+TRAINED = resolve.runs_in_use(STUDY.catalogue)
+JUDGED = resolve.runs_in_use(STUDY.catalogue, judged=True)
 IS_SHIPPED = STUDY.scale["base"].get("source") == "shipped"
 PRETRAINED = "results/{scale}/base" if IS_SHIPPED else "results/{scale}/runs/base/seed0"
 THREADS = STUDY.scale.get("threads", 1)
@@ -34,6 +35,7 @@ wildcard_constraints:
     scale=SCALE,
     run="[a-z][a-z0-9_]*",
     seed="[0-9]+",
+    kind="table|figure",
     name="[a-z][a-z0-9_]*",
 
 
@@ -73,9 +75,14 @@ def prompt_file(wildcards):
     return [path] if path else []
 
 
+def entry(kind, name):
+    """The catalogue's entry of a table or figure."""
+    return {"table": TABLES, "figure": FIGURES}[kind][name]
+
+
 def spec(wildcards):
-    """Fingerprint of the catalogue's entry of a table or figure."""
-    return resolve.fingerprint({"table": TABLES, "figure": FIGURES}[wildcards.kind][wildcards.name])
+    """Fingerprint of that entry."""
+    return resolve.fingerprint(entry(wildcards.kind, wildcards.name))
 
 
 def kind_of_table(wildcards):
@@ -88,26 +95,60 @@ def kind_of_figure(wildcards):
     return FIGURES[wildcards.name]["kind"]
 
 
-def collected(wildcards):
-    """``run=folder`` for every run and seed that a table or figure needs."""
-    return [f"{run}={folder(run, seed)}" for run in USED for seed in STUDY.seeds(run)]
+def collected(runs):
+    """``run=folder`` for every seed of these runs."""
+    return [f"{run}={folder(run, seed)}" for run in runs for seed in STUDY.seeds(run)]
 
 
-def table_inputs(wildcards):
-    """What a table reads besides the scores: its runs' configurations, for their labels."""
-    return [f"{folder(run, 0)}/config.json" for run in resolve.named(TABLES[wildcards.name])]
+def named_scores(wildcards):
+    """Scores of the runs that a table or figure names."""
+    return files(resolve.named(entry(wildcards.kind, wildcards.name)), "scores.jsonl")
 
 
-def figure_inputs(wildcards):
-    """What a figure reads besides the scores."""
-    figure = FIGURES[wildcards.name]
-    record = {"curves": "run.json", "grid": "samples/done.json", "traces": "samples/done.json"}.get(figure["kind"])
-    configs = [f"{folder(run, 0)}/config.json" for run in resolve.named(figure)]
-    return configs + (files(figure["runs"], record) if record else [])
+def named_runs(wildcards):
+    """The same, as the collection is told of them."""
+    return collected(resolve.named(entry(wildcards.kind, wildcards.name)))
 
 
-def gallery_inputs(wildcards):
-    return [f"{folder(run, 0)}/config.json" for run in USED] + files(USED, "samples/done.json")
+def scores_of(kind):
+    """The collection that a table or figure is made from: one of its own where it is not made by default, none where
+    it shows training alone."""
+
+    def path(wildcards):
+        wanted = entry(kind, wildcards.name)
+        own = "scores" if wanted.get("default", True) else f"scores/{kind}.{wildcards.name}"
+        return [] if wanted["kind"] in resolve.OF_TRAINING else [f"results/{SCALE}/{own}.csv"]
+
+    return path
+
+
+def scores_option(wildcards, input):
+    return ["--scores", *input.scores] if input.scores else []
+
+
+def configs(runs):
+    """Configurations of these runs, for their labels."""
+    return [f"{folder(run, 0)}/config.json" for run in runs]
+
+
+RECORDS = {
+    "training": "run.json",
+    "curves": "run.json",
+    "progress": "run.json",
+    "grid": "samples/done.json",
+    "traces": "samples/done.json",
+}
+
+
+def inputs_of(kind):
+    """What a table or figure reads besides the scores."""
+
+    def paths(wildcards):
+        wanted = entry(kind, wildcards.name)
+        runs, record = resolve.named(wanted), RECORDS.get(wanted["kind"])
+        return configs(runs) + (files(runs, record) if record else [])
+
+    return paths
 
 
 def one_run_scores(wildcards):

@@ -1,9 +1,9 @@
-"""From scores to tables, figures and the gallery. Tables need scores.csv alone."""
+"""From scores to claims, tables, figures and the gallery. What the default target shows is made from one scores.csv."""
 
 
 rule collect:
     input:
-        scores=files(USED, "scores.jsonl"),
+        scores=files(JUDGED, "scores.jsonl"),
     output:
         scores="results/{scale}/scores.csv",
     log:
@@ -12,9 +12,20 @@ rule collect:
     conda:
         "../environment.yml"
     params:
-        runs=collected,
+        runs=collected(JUDGED),
     shell:
         "python -m unigrpo.report.collect --out {output.scores:q} {params.runs:q} 2>&1 | tee {log:q}"
+
+
+use rule collect as collect_apart with:
+    input:
+        scores=named_scores,
+    output:
+        scores="results/{scale}/scores/{kind}.{name}.csv",
+    log:
+        "results/{scale}/logs/collect.{kind}.{name}.log",
+    params:
+        runs=named_runs,
 
 
 rule spec:
@@ -24,8 +35,6 @@ rule spec:
         spec="results/{scale}/specs/{kind}.{name}.json",
     log:
         "results/{scale}/logs/spec.{kind}.{name}.log",
-    wildcard_constraints:
-        kind="table|figure",
     localrule: True
     conda:
         "../environment.yml"
@@ -39,9 +48,9 @@ rule spec:
 rule table:
     input:
         spec="results/{scale}/specs/table.{name}.json",
-        scores="results/{scale}/scores.csv",
+        scores=scores_of("table"),
         paper=PAPER,
-        configs=table_inputs,
+        runs=inputs_of("table"),
     output:
         csv="results/{scale}/tables/{name}.csv",
         md="results/{scale}/tables/{name}.md",
@@ -59,17 +68,18 @@ rule table:
         "../environment.yml"
     params:
         kind=kind_of_table,
+        scores=scores_option,
     shell:
-        "python -m unigrpo.report.tables --name {wildcards.name} --spec {input.spec:q} --scores {input.scores:q}"
+        "python -m unigrpo.report.tables --name {wildcards.name} --spec {input.spec:q} {params.scores:q}"
         " --results results/{wildcards.scale} --paper {input.paper:q} --out results/{wildcards.scale}/tables 2>&1 | tee {log:q}"
 
 
 rule figure:
     input:
         spec="results/{scale}/specs/figure.{name}.json",
-        scores="results/{scale}/scores.csv",
+        scores=scores_of("figure"),
         paper=PAPER,
-        runs=figure_inputs,
+        runs=inputs_of("figure"),
     output:
         csv="results/{scale}/figures/{name}.csv",
         pdf="results/{scale}/figures/{name}.pdf",
@@ -86,14 +96,41 @@ rule figure:
         "../environment.yml"
     params:
         kind=kind_of_figure,
+        scores=scores_option,
     shell:
-        "python -m unigrpo.report.figures --name {wildcards.name} --spec {input.spec:q} --scores {input.scores:q}"
+        "python -m unigrpo.report.figures --name {wildcards.name} --spec {input.spec:q} {params.scores:q}"
         " --results results/{wildcards.scale} --paper {input.paper:q} --out results/{wildcards.scale}/figures 2>&1 | tee {log:q}"
+
+
+rule claims:
+    input:
+        scores="results/{scale}/scores.csv",
+        paper=PAPER,
+        runs=configs(TRAINED) + files(TRAINED, "run.json"),
+    output:
+        csv="results/{scale}/claims.csv",
+        md="results/{scale}/claims.md",
+        html=report(
+            "results/{scale}/claims.html",
+            caption="captions/claims.rst",
+            category="Tables",
+            labels={"table": "claims"},
+        ),
+    log:
+        "results/{scale}/logs/claims.log",
+    localrule: True
+    conda:
+        "../environment.yml"
+    params:
+        out=subpath(output.csv, parent=True),
+    shell:
+        "python -m unigrpo.report.claims --scores {input.scores:q} --results {params.out:q} --paper {input.paper:q}"
+        " --out {params.out:q} 2>&1 | tee {log:q}"
 
 
 rule gallery:
     input:
-        runs=gallery_inputs,
+        runs=configs(JUDGED) + files(JUDGED, "samples/done.json"),
         scores="results/{scale}/scores.csv",
     output:
         pages=directory("results/{scale}/gallery"),

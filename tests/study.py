@@ -107,7 +107,11 @@ def write_study(root, runs, updates=12, prompts=3):
             write_jsonl(folder / "scores.jsonl", rows)
             (folder / "config.json").write_text(
                 json.dumps(
-                    {"label": LABELS[run], "backbone": "world", "stage": run if run in ("base", "sft") else "rl"}
+                    {
+                        "label": LABELS.get(run, run),
+                        "backbone": "world",
+                        "stage": run if run in ("base", "sft") else "rl",
+                    }
                 )
             )
             record = {
@@ -115,6 +119,8 @@ def write_study(root, runs, updates=12, prompts=3):
                 "seed": seed,
                 "source_hash": "h",
                 "model_evaluations": 1000 * (seed + 1),
+                "images": 100 * (seed + 1),
+                "wall_seconds": 10.0 * (seed + 1),
                 "collapsed": False,
             }
             (folder / "run.json").write_text(json.dumps(record))
@@ -126,6 +132,7 @@ def write_study(root, runs, updates=12, prompts=3):
                         "kind": "train",
                         "rollout": update,
                         "update": 2 * update,
+                        "images": 100 * update,
                         "proxy": now,
                         "gold": now - 0.1,
                     }

@@ -103,6 +103,9 @@ def test_supervised_runs_have_one_seed_that_all_share(files):
 def test_only_runs_that_something_shows_are_in_use(files):
     catalogue = resolve.load_catalogue(files[0])
     assert resolve.runs_in_use(catalogue) == ["base", "sft", "joint", "guided", "twice"]  # with all ancestors
+    assert resolve.runs_in_use(catalogue, judged=True) == ["base", "sft", "joint"]  # curves need no images
+    catalogue["figures"]["curves"]["default"] = False
+    assert resolve.runs_in_use(catalogue) == ["base", "sft", "joint"] and resolve.by_default(catalogue["figures"]) == []
 
 
 def test_the_first_run_of_a_decoding_table_is_also_sampled_greedily(files):
@@ -171,7 +174,11 @@ BAD_CATALOGUE = [  # what stands there, what is written instead, what the messag
     ("train: [image], thinking", "train: [image], thinkin", "runs.image.thinkin: unknown key; did you mean thinking?"),
     ("like: joint, guidance: 2", "like: joint, zzz: 2", "runs.guided.zzz: unknown key"),
     ("tables:", "tabels:", "tabels: unknown key; did you mean tables?"),
-    ("{kind: curves", "{kind: curve", "figures.curves.kind: expected one of grid, traces, curves, dots, got 'curve'"),
+    (
+        "{kind: curves",
+        "{kind: curve",
+        "figures.curves.kind: expected one of grid, traces, curves, progress, dots, category_dots, got 'curve'",
+    ),
     ("kind: main", "kind: main, guidance: best", "tables.main.guidance: expected one of tuned, unguided, got 'best'"),
     ("guidance: 2", "guidance: two", "runs.guided.guidance: expected number, got 'two'"),
     ("guidance: 2", "guidance: true", "runs.guided.guidance: expected number, got True"),
@@ -214,6 +221,15 @@ BAD_CATALOGUE = [  # what stands there, what is written instead, what the messag
     ("[joint, yes]", "[joint]", "tables.main.rows.1: "),
     ("runs: [sft, joint]", "runs: [sft, image]", "tables.decoding.runs.1: run 'image' is not evaluated with thinking"),
     ("kind: curves, runs: [twice]", "kind: curves", "figures.curves.runs: missing, a curves shows them"),
+    ("kind: curves, runs: [twice]", "kind: progress, runs: [sft]", "run 'sft' is not trained by reinforcement"),
+    (
+        "decoding, runs: [sft, joint]",
+        "training, runs: [jont]",
+        "tables.decoding.runs.0: no run is called 'jont'; did you",
+    ),
+    ("decoding, runs: [sft, joint]", "training, runs: [base]", "run 'base' is not trained by reinforcement"),
+    ("decoding, runs: [sft, joint]", "training", "tables.decoding.runs: missing, a training shows them"),
+    ("{kind: curves, runs: [twice]", "{kind: curves, default: 0, runs: [twice]", "curves.default: expected boolean"),
     ("runs: [twice]", "runs: [once]", "figures.curves.runs.0: no run is called 'once'"),
     ("tables:", "tables: zzz:", "line 9: "),
     ("  guided: ", "  1: ", "runs.1: a name has small letters, digits and underscores only"),

@@ -6,12 +6,13 @@ import shutil
 import subprocess
 import sys
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 from study import score_rows, write_jsonl, write_study
 
-from unigrpo.report import collect, figures, pictures, tables
+from unigrpo.report import collect, courses, figures, pictures, tables
 from unigrpo.report.results import CATEGORIES, Folder, Paper, Scores
 from unigrpo.report.results import PAPER as PAPER_FILE
 from unigrpo.report.rows import Row, Sources
@@ -124,7 +125,9 @@ def test_main_table_holds_hand_computed_means_beside_the_papers(study, tmp_path)
     assert uni["ta"] == pytest.approx(by_hand(study, "unigrpo", 3, "think", "ta"), abs=1e-4)
     assert uni["geneval_lo"] < uni["geneval"] < uni["geneval_hi"]
     assert (uni["seeds"], uni["n"], uni["prompts_ta"], uni["prompts_geneval"]) == (3, 3 * 7 * 3 * 2, 3, 18)
-    assert (uni["model_evaluations"], uni["collapsed"]) == (2000, 0)
+    assert uni[["model_evaluations", "images", "wall_seconds", "collapsed"]].tolist() == [2000, 200, 20, 0]
+    costs = [cell.strip() for cell in text.splitlines()[6].split("|")][-5:-1]
+    assert costs == ["200", "2,000", "20", "0"]
     assert (uni["paper_ta"], uni["paper_geneval"]) == (0.8381, 0.90)
     assert np.isnan(frame.iloc[1]["paper_ta"])  # this paper file has no SFT row
     for words in (
@@ -225,6 +228,55 @@ def test_decoding_table_shows_knobs_beside_reinforcement(study, tmp_path):
     assert "gold: last run" in text
 
 
+def test_a_training_table_needs_no_scores(study, tmp_path):
+    for run, seed in (("unigrpo", 0), ("unigrpo", 1)):
+        shutil.copytree(study / "runs" / run / f"seed{seed}", tmp_path / f"cpu/runs/{run}/seed{seed}")
+    untrained = tmp_path / "cpu/runs/text_grpo/seed0"
+    untrained.mkdir(parents=True)
+    (untrained / "metrics.jsonl").touch()
+    (untrained / "run.json").write_text('{"seed": 0, "collapsed": false, "not_trained": "its parent a collapsed (b)"}')
+    (tmp_path / "spec.json").write_text('{"kind": "training", "runs": ["unigrpo", "text_grpo", "nft"]}')
+    arguments = ["--name", "t", "--spec", tmp_path / "spec.json", "--results", tmp_path / "cpu", "--out", tmp_path]
+    tables.main([str(a) for a in arguments])
+    frame, text = pd.read_csv(tmp_path / "t.csv").set_index("run"), (tmp_path / "t.md").read_text()
+    logs = [(study / f"runs/unigrpo/seed{seed}/metrics.jsonl").read_text().splitlines() for seed in (0, 1)]
+    gold, rewards = (
+        [[row[name] for row in map(json.loads, log) if row["kind"] == kind] for log in logs]
+        for kind, name in (("validation", "gold"), ("train", "proxy"))
+    )
+    expected = {
+        "seeds": 2,
+        "rollouts": 12,
+        "model_evaluations": 1500,
+        "images": 150,
+        "wall_seconds": 15,
+        "collapsed": 0,
+        "gold_first": np.mean([g[0] for g in gold]),
+        "gold_best": np.mean([max(g) for g in gold]),
+        "gold_last": np.mean([g[-1] for g in gold]),
+        "training_first": np.mean([r[:10] for r in rewards]),
+        "training_last": np.mean([r[-10:] for r in rewards]),
+    }
+    assert frame.loc["unigrpo", list(expected)].astype(float).to_dict() == pytest.approx(expected, abs=1e-4)
+    assert frame.loc["text_grpo", "seeds"] == frame.loc["nft", "seeds"] == 0
+    assert np.isnan(frame.loc["text_grpo", "gold_first"]) and np.isnan(frame.loc["text_grpo", "images"])
+    assert "**Not trained**: text_grpo, seed 0: its parent a collapsed (b)." in text
+    assert [line.count("not available") for line in text.splitlines() if line.startswith("| nft")] == [12]
+    assert "Scale `cpu`" in text and "guidance\n" not in text.splitlines()[0]
+
+
+def test_a_bad_training_record_is_named(study, tmp_path):
+    log = tmp_path / "cpu/runs/a/seed0/metrics.jsonl"
+    write_jsonl(log, [{"kind": "validation", "gold": 0.5, "proxy": 0.5}, {"kind": "train", "proxy": None}])
+    (tmp_path / "spec.json").write_text('{"kind": "training", "runs": ["a"]}')
+    arguments = ["--name", "t", "--spec", tmp_path / "spec.json", "--results", tmp_path / "cpu", "--out", tmp_path]
+    with pytest.raises(UserError, match="metrics.jsonl, line 2: 'proxy' must be a number, found None"):
+        tables.main([str(a) for a in arguments])
+    (tmp_path / "spec.json").write_text('{"kind": "main", "rows": [["a", "yes"]]}')
+    with pytest.raises(UserError, match="spec.json: 'kind': shows verdicts on images, which need --scores"):
+        tables.main([str(a) for a in arguments])
+
+
 def test_tables_need_scores_only(study, tmp_path):
     bare = tmp_path / "cpu"
     bare.mkdir()
@@ -283,6 +335,71 @@ def test_curves_csv_holds_every_point(study, tmp_path):
         assert part["value"].tolist() == pytest.approx([v for _, v in expected], rel=1e-4)
 
 
+def add_fates(study, folder):
+    """A copy of the study in which one seed of UniGRPO collapsed and TextGRPO was not trained."""
+    shutil.copytree(study, folder, ignore=shutil.ignore_patterns("samples"))
+    fallen, untrained = folder / "runs/unigrpo/seed1", folder / "runs/text_grpo/seed0"
+    lines = (fallen / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (fallen / "metrics.jsonl").write_text("".join(lines[:10]))
+    (fallen / "run.json").write_text('{"seed": 1, "collapsed": true, "collapse": "rollout 7: x"}')
+    untrained.mkdir(parents=True)
+    (untrained / "metrics.jsonl").touch()
+    (untrained / "run.json").write_text('{"seed": 0, "collapsed": false, "not_trained": "its parent a collapsed (b)"}')
+    return folder
+
+
+def drawn(kind, spec, folder):
+    """The figure before it is saved, with the words in its first panel."""
+    sources = Sources(Scores(folder / "scores.csv"), Paper(folder / "paper.csv"), Folder(folder))
+    figure, _ = figures.KINDS[kind](spec, sources)
+    plt.close(figure)
+    return figure, [text.get_text() for text in figure.axes[0].texts]
+
+
+def test_training_is_drawn_as_long_as_every_seed_goes_on(study, tmp_path):
+    folder = add_fates(study, tmp_path / "cpu")
+    runs = {"runs": ["unigrpo", "text_grpo"]}
+    figure, words = drawn("progress", runs, folder)
+    assert words == ["UniGRPO (1 of 3 collapsed)", "text_grpo (1 of 1 not trained)"]
+    line, cross = figure.axes[0].lines[:2]
+    assert line.get_xdata().tolist() == [0, 300, 600]  # of validations at 0, 300, 600 and 900 images
+    assert cross.get_marker() == "x" and cross.get_xdata()[0] == 600
+    data = make_figure(folder, tmp_path, {"kind": "progress", **runs})
+    assert set(data["run"]) == {"unigrpo"} and set(data["metric"]) == {"gold"} and data["images"].max() == 900
+    figure, _ = drawn("curves", runs, folder)
+    assert "collapsed" in [text.get_text() for text in figure.legends[0].texts]
+    assert [line.get_marker() for line in figure.axes[0].lines].count("x") == 1
+
+
+def test_labels_are_moved_apart_in_order():
+    heights = [0.5, 0.52, 0.99, 1.0, 0.0]
+    placed = courses.spread(heights, 0.1)
+    assert np.argsort(placed).tolist() == np.argsort(heights).tolist()
+    assert np.diff(np.sort(placed)).min() > 0.0999 and placed.max() <= 1 and placed[4] == 0
+    assert courses.spread([0.2, 0.8], 0.1).tolist() == [0.2, 0.8]
+
+
+def test_category_dots_agree_with_the_table(study, tmp_path):
+    data = make_figure(study, tmp_path, {"kind": "category_dots", "runs": ["base", "unigrpo"]})
+    data = data.set_index(["run", "thinking", "metric"])
+    table, _ = make_table(study, tmp_path, {"kind": "categories", "rows": ROWS}, "table2")
+    for tag in CATEGORIES:
+        ours = data.loc[("unigrpo", "yes", tag), ["value", "lo", "hi"]].tolist()
+        assert ours == pytest.approx(table.iloc[2][[tag, f"{tag}_lo", f"{tag}_hi"]].tolist(), abs=1e-4)
+    assert data.loc[("unigrpo", "yes", "paper_counting"), "value"] == 0.91
+
+
+@pytest.mark.parametrize("kind", ["dots", "category_dots"])
+def test_a_row_of_the_paper_that_was_not_scored_stays_visible(study, tmp_path, kind):
+    folder = tmp_path / "cpu"
+    shutil.copytree(study, folder, ignore=shutil.ignore_patterns("samples"))
+    (folder / "paper.csv").write_text(PAPER_FILE.read_text())
+    figure, words = drawn(kind, {"runs": ["base", "unifpo", "text_grpo"]}, folder)
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert names == ["Base", "Base, thinking", "unifpo, thinking", "text_grpo, thinking"]
+    assert sorted(words) == ["ours: not available", "ours: not available", "paper: collapsed"]
+
+
 def test_figures_are_reproducible(study, tmp_path):
     files = []
     for _ in range(2):
@@ -324,7 +441,7 @@ def test_dots_csv_agrees_with_the_table(study, tmp_path):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"kind": "pie", "runs": ["base"]}, "'kind', one of curves, grid, dots, traces"),
+        ({"kind": "pie", "runs": ["base"]}, "'kind', one of curves, progress, grid, traces, dots"),
         ({"kind": "dots"}, "and 'runs'"),
         ({"kind": "curves", "runs": ["text_grpo"]}, "text_grpo: no seed folder"),
         ({"kind": "grid", "runs": ["text_grpo"]}, "text_grpo: no images"),
@@ -338,6 +455,6 @@ def test_bad_figures_are_named(study, tmp_path, spec, message):
 
 
 def test_reports_never_import_torch():
-    modules = "collect, figures, gallery, tables"
+    modules = "claims, collect, figures, gallery, tables"
     code = f"import sys; from unigrpo.report import {modules}; import evals.geneval; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})

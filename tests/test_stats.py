@@ -4,8 +4,9 @@ import time
 
 import numpy as np
 import pytest
+from scipy.stats import bootstrap, spearmanr
 
-from unigrpo.report.stats import Cells, _resampled, difference, estimate, prompt_weights
+from unigrpo.report.stats import Cells, _resampled, difference, estimate, prompt_weights, rank_correlation
 from unigrpo.types import UserError
 
 
@@ -66,6 +67,16 @@ def test_resampled_means_have_the_unbiased_variance():
     assert deviations.mean() == pytest.approx(0, abs=0.02)
 
 
+def test_one_seed_and_category_is_the_plain_bootstrap_of_a_mean():
+    values = rng(6).exponential(size=400)  # skewed, so that a symmetric interval would not agree
+    e = estimate(cells([values]), rng(), resamples=20_000)
+    theirs = bootstrap((values,), np.mean, n_resamples=20_000, method="percentile", rng=rng(1)).confidence_interval
+    wider = np.sqrt(400 / 399)  # n - 1 of n draws, theirs are n
+    mean = values.mean()
+    expected = (mean + (theirs.low - mean) * wider, mean + (theirs.high - mean) * wider)
+    assert (e.lo, e.hi) == pytest.approx(expected, abs=0.03 * (e.hi - e.lo))
+
+
 @pytest.mark.parametrize(
     ("seed_sd", "prompt_sd", "noise_sd", "least"),
     [(0.03, 0.3, 0.3, 0.9), (0.0, 0.3, 0.3, 0.93), (0.0, 0.0, 0.3, 0.93)],
@@ -108,6 +119,12 @@ def test_a_single_checkpoint_is_paired_with_every_seed():
     assert difference(one, many).seeds == (0, 1)
 
 
+def test_the_seed_that_is_left_of_a_run_is_paired_with_itself():
+    many, left = cells([[1.0, 2.0], [5.0, 6.0]], seeds=(0, 1)), cells([[1.0, 1.0]], seeds=(1,))
+    assert difference(many, left, one_for_all=False).values.tolist() == [[4, 5]]
+    assert difference(many, left, one_for_all=False).seeds == (1,)
+
+
 def test_difference_refuses_other_prompts_and_strange_seeds():
     with pytest.raises(UserError, match=r"same prompts.*p1"):
         difference(cells([[1.0]]), cells([[1.0, 2.0]]))
@@ -128,3 +145,23 @@ def test_a_whole_table_takes_a_moment():
     for _ in range(20):
         estimate(c, rng())
     assert time.perf_counter() - start < 2
+
+
+def test_rank_correlation_is_scipys_with_its_bootstrap_over_rows():
+    draw = rng(9)
+    a = draw.normal(size=14)
+    b = np.round(a + 0.5 * draw.normal(size=14), 1)  # rounded as the paper's numbers are: ties
+    found = rank_correlation(a, b, rng(), resamples=9999)
+    assert (found.rho, found.rows) == (pytest.approx(spearmanr(a, b).statistic), 14)
+    theirs = bootstrap(
+        (a, b), lambda x, y: spearmanr(x, y).statistic, paired=True, vectorized=False, n_resamples=999,
+        method="percentile", rng=rng(1),
+    ).confidence_interval  # fmt: skip
+    assert (found.lo, found.hi) == pytest.approx((theirs.low, theirs.high), abs=0.06)
+
+
+def test_rank_correlation_of_few_or_equal_rows_is_not_available():
+    assert rank_correlation([1, 2, 3], [1, 2, 3], rng()) is None
+    assert rank_correlation([1, 1, 1, 1], [1, 2, 3, 4], rng()) is None
+    found = rank_correlation([1, 2, 3, 4], [4, 3, 2, 1], rng())  # resamples of one row only have no order
+    assert (found.rho, found.lo, found.hi) == pytest.approx((-1, -1, -1))

@@ -29,6 +29,7 @@ MAKES = {
     "tables": "{name}.csv {name}.md {name}.html {name}.tex",
     "figures": "{name}.csv {name}.png {name}.pdf",
     "gallery": "index.html",
+    "claims": "claims.csv claims.md claims.html",
 }
 module, word = Path(sys.argv[0]).stem, lambda key: sys.argv[sys.argv.index(key) + 1] if key in sys.argv else ""
 out = Path(word("--out"))
@@ -46,6 +47,7 @@ for path in made + [Path(single) for single in [word("--single")] if single]:
     path.open("a").write("finished\\n")
 """
 STEPS = "pretrain train tune reward_data sample_sets report/collect report/tables report/figures report/gallery"
+STEPS += " report/claims"
 
 CATALOGUE = """
 runs:
@@ -120,10 +122,10 @@ def plan(folder: Path, *arguments: str) -> dict[str, int]:
 @pytest.mark.parametrize("scale, seeds", [("smoke", 1), ("cpu", 3), ("gpu", 5), ("paper", 1)])
 def test_every_scale_plans_every_run_and_result(shipped, scale, seeds):
     jobs = plan(shipped, "--config", f"scale={scale}")
-    assert (jobs["sft"], jobs["train"]) == (1, 3 * seeds)
-    assert jobs["sample"] == jobs["score"] == 2 + 3 * seeds
-    assert jobs["tune"] == jobs["learned_reward"] == jobs["collect"] == jobs["gallery"] == 1
-    assert (jobs["table"], jobs["figure"]) == (4, 6)
+    assert (jobs["sft"], jobs["train"]) == (1, 11 * seeds)
+    assert jobs["sample"] == jobs["score"] == 2 + 10 * seeds  # all but unigrpo_cfg, whose cost alone is shown
+    assert jobs["tune"] == jobs["learned_reward"] == jobs["collect"] == jobs["gallery"] == jobs["claims"] == 1
+    assert (jobs["table"], jobs["figure"]) == (5, 8)
     assert ("base" in jobs) == (scale == "cpu") and ("pretrain" in jobs) == (scale != "cpu")
 
 
@@ -193,13 +195,14 @@ def test_the_report_is_one_page_that_captions_every_result(finished):
     for path, words in {
         "tables/main.html": "beside the paper's Table 1",
         "figures/curves.png": "Training reward, validation reward",
+        "claims.html": "by a rule that stood beforehand",
         "gallery.html": "same noise in every run side by side",
     }.items():
         caption = " ".join(results[f"results/smoke/{path}"]["caption"].split())
         assert words in caption and "only shows that every step runs" in caption
 
 
-AFTERWARDS = {"collect": 1, "table": 1, "figure": 1, "gallery": 1, "all": 1}
+AFTERWARDS = {"collect": 1, "table": 1, "figure": 1, "gallery": 1, "claims": 1, "all": 1}
 
 
 @pytest.mark.parametrize(
@@ -209,7 +212,7 @@ AFTERWARDS = {"collect": 1, "table": 1, "figure": 1, "gallery": 1, "all": 1}
             "experiments.yaml",
             "tables:\n  main: {kind: main, rows: [",
             "  no_mse: {like: unigrpo, regulariser: none}\ntables:\n  main: {kind: main, rows: [[no_mse, yes], ",
-            {"config": 3, "spec": 1, "train": 1, "sample": 1, "score": 1, **AFTERWARDS},
+            {"config": 3, "spec": 1, "train": 1, "sample": 1, "score": 1, **AFTERWARDS, "figure": 0},
         ),
         ("experiments.yaml", "tables:", "  no_mse: {like: unigrpo, regulariser: none}\ntables:", {}),
         (
@@ -237,6 +240,40 @@ def test_a_change_reruns_what_depends_on_it_and_no_more(finished, name, old, new
         assert plan(finished, "--config", "scale=smoke") == {rule: n for rule, n in expected.items() if n}
     finally:
         path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    "catalogued, target, expected",
+    [
+        ("tables:\n  apart: {kind: training, ", "tables/apart.md", {"config": 2}),
+        ("tables:\n  apart: {kind: main, rows: [[no_mse, yes]], ", "tables/apart.md", {"config": 3, "sample": 1}),
+        ("figures:\n  apart: {kind: curves, ", "figures/apart.png", {"config": 2}),
+        ("figures:\n  apart: {kind: dots, ", "figures/apart.png", {"config": 3, "sample": 1}),
+    ],
+    ids=["a training table", "a main table", "curves", "dots"],
+)
+def test_what_is_not_made_by_default_is_made_when_asked_for(finished, catalogued, target, expected):
+    """By exactly the jobs it needs: no images for what shows training alone, else a collection of its own runs."""
+    path = finished / "pipelines/experiments.yaml"
+    text = path.read_text()
+    before, old, after = text.partition(catalogued.split("\n")[0])
+    entry = f"{catalogued}default: false, runs: [no_mse]}}"
+    run = "  no_mse: {like: unigrpo, regulariser: none}\n"
+    jobs = {"spec": 1, "train": 1, Path(target).parts[0].rstrip("s"): 1, **expected}
+    if "sample" in expected:
+        jobs |= {"score": 1, "collect_apart": 1}
+    try:
+        path.write_text((before + entry + after).replace("tables:\n", f"{run}tables:\n", 1))
+        assert plan(finished, "--config", "scale=smoke") == {}
+        assert plan(finished, f"results/smoke/{target}", "--config", "scale=smoke") == jobs
+    finally:
+        path.write_text(text)
+
+
+def test_a_sweep_is_planned_without_an_image(shipped):
+    jobs = plan(shipped, "results/smoke/tables/tuning.md", "--config", "scale=smoke", "seeds=2")
+    assert (jobs["train"], jobs["table"], jobs["sft"]) == (9 * 3 * 2, 1, 1)
+    assert not {"sample", "score", "collect", "collect_apart", "figure", "gallery"} & set(jobs)
 
 
 # ------------------------------------------------------------------------------------------------- interruption

@@ -59,7 +59,8 @@ def _places(results: Path, args: argparse.Namespace) -> str:
         return "\nbase     assets/base"
     if args.run:
         return f"\nrun      {results}/runs/{args.run}/seed*/"
-    return f"\ntables   {results}/tables/\nfigures  {results}/figures/\ngallery  {results}/gallery/index.html"
+    places = {"claims": "claims.md", "tables": "tables/", "figures": "figures/", "gallery": "gallery/index.html"}
+    return "\n" + "\n".join(f"{what:8} {results}/{place}" for what, place in places.items())
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ REWARDS = Path(__file__).resolve().parents[2] / "rewards"
 BASE = "base"  # the one run without a parent
 SFT = "sft"  # the run that decoding is chosen and the reward learned on
 MODES = {"yes": "think", "no": "direct"}  # thinking at evaluation, as tables say it -> as files say it
+OF_TRAINING = ("training", "curves", "progress")  # kinds of table and figure that need no images of their runs
 
 
 # ---------------------------------------------------------------------------------------------- the catalogue
@@ -137,6 +138,8 @@ def _check_spec(path, where: str, spec: dict, runs: dict) -> None:
             raise UserError(f"{path}: {where}.{key}: no run is called {run!r}{nearest(run, runs)}")
         if mode and mode not in runs[run]["evaluate"]:
             raise UserError(f"{path}: {where}.{key}: run {run!r} is not evaluated with thinking {mode!r}")
+        if spec["kind"] in ("training", "progress") and runs[run]["stage"] != "rl":
+            raise UserError(f"{path}: {where}.{key}: run {run!r} is not trained by reinforcement")
 
 
 def named(spec: dict) -> list[str]:
@@ -144,12 +147,17 @@ def named(spec: dict) -> list[str]:
     return list(dict.fromkeys([*spec.get("runs", []), *(row[0] for row in spec.get("rows", []))]))
 
 
-def runs_in_use(catalogue: dict) -> list[str]:
-    """Runs that a table or figure names, and all they descend from, in the catalogue's order."""
-    specs = [*catalogue["tables"].values(), *catalogue["figures"].values()]
-    used = {
-        ancestor for spec in specs for run in named(spec) for ancestor in _follow("", catalogue["runs"], run, "init")
-    }
+def by_default(specs: dict) -> list[str]:
+    """The tables or figures that are made unless they say ``default: false``."""
+    return [name for name, spec in specs.items() if spec.get("default", True)]
+
+
+def runs_in_use(catalogue: dict, judged: bool = False) -> list[str]:
+    """Runs that a default table or figure names, and all they descend from, in the catalogue's order; where ``judged``,
+    only for the tables and figures that need images."""
+    specs = [catalogue[kind][name] for kind in ("tables", "figures") for name in by_default(catalogue[kind])]
+    shown = {run for spec in specs if not (judged and spec["kind"] in OF_TRAINING) for run in named(spec)}
+    used = {ancestor for run in shown for ancestor in _follow("", catalogue["runs"], run, "init")}
     return [run for run in catalogue["runs"] if run in used]
 
 

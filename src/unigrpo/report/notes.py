@@ -32,13 +32,25 @@ INTERVALS = (
     "Brackets are 95 % intervals: bootstrap over seeds and, within categories, over prompts. With one seed "
     "the interval covers prompts only. The number of images counts all seeds."
 )
+TRAINING = (
+    "Rewards are means over seeds. Gold, the judge that training never sees, and the reward that the run is trained on "
+    "are measured on validation prompts at the tuned guidance, with or without thinking as the run is trained; the "
+    "best validation is known in hindsight only. Training reward is the mean of the first and of the last ten rollouts."
+)
+COSTS = (
+    "Images, model evaluations and wall seconds are those of training: images and seconds medians over seeds, model "
+    "evaluations the mean, counted in rollouts."
+)
 IN_DISTRIBUTION = "Single-object prompts are in-distribution: the same prompts occur in training."
 
 
 def caption(kind: str, rows: Sequence[Row], sources: Sources) -> list[str]:
     """What a table needs said where its notes do not follow: the scale, the metrics, the brackets."""
+    scale = scale_note(sources.folder.root.name, is_world(runs_of(rows), sources))
+    if kind == "training":
+        return [scale, TRAINING, COSTS]
     cells = ["Under each official value its interval and, in parentheses, the paper's."] * (kind == "categories")
-    return [scale_note(sources.folder.root.name, _is_world(rows, sources)), *cells, METRICS, INTERVALS]
+    return [scale, *cells, METRICS, INTERVALS]
 
 
 def scale_note(name: str, world: bool) -> str:
@@ -48,24 +60,35 @@ def scale_note(name: str, world: bool) -> str:
 
 def notes(kind: str, rows: Sequence[Row], lines: Sequence[Mapping], sources: Sources) -> list[str]:
     """One sentence or two each, in reading order."""
-    listed = [scale_note(sources.folder.root.name, _is_world(rows, sources))]
+    runs = runs_of(rows)
+    world = is_world(runs, sources)
+    listed = [scale_note(sources.folder.root.name, world)]
+    if kind == "training":
+        return listed + [TRAINING, COSTS] + fates(runs, sources) + mixed_code(runs, sources)
     if kind == "categories":
         sizes = {HEADS[t]: max((line[f"{t}_n"] or 0) for line in lines) for t in CATEGORIES}
         prompts = ", ".join(f"{head} {size}" for head, size in sizes.items())
         listed.append(f"Cells: official / strict (the paper's official value). Prompts per category: {prompts}.")
     listed += [_protocol(rows, sources), METRICS, INTERVALS]
-    listed += [IN_DISTRIBUTION] * _is_world(rows, sources) + [_agreement(rows, sources)]
+    listed += [IN_DISTRIBUTION] * world + [_agreement(rows, sources)]
     if kind == "main":
-        listed.append(_power(rows, sources))
-    listed += _collapses(rows, sources)
-    code = {r.get("source_hash") for row in rows for r in sources.folder.records(row.run)}
-    if len(code) > 1:
-        listed.append(f"**Mixed code**: these runs were made by {len(code)} versions of the source.")
-    return listed
+        listed += [_power(rows, sources), COSTS]
+    return listed + fates(runs, sources) + mixed_code(runs, sources)
 
 
-def _is_world(rows: Sequence[Row], sources: Sources) -> bool:
-    return all(sources.folder.config(row.run).get("backbone", "world") == "world" for row in rows)
+def runs_of(rows: Sequence[Row]) -> list[str]:
+    """The runs of these rows, each once."""
+    return list(dict.fromkeys(row.run for row in rows))
+
+
+def mixed_code(runs: Sequence[str], sources: Sources) -> list[str]:
+    code = {record.get("source_hash") for run in runs for record in sources.folder.records(run)}
+    warning = f"**Mixed code**: these runs were made by {len(code)} versions of the source."
+    return [warning] * (len(code) > 1)
+
+
+def is_world(runs: Sequence[str], sources: Sources) -> bool:
+    return all(sources.folder.config(run).get("backbone", "world") == "world" for run in runs)
 
 
 def _protocol(rows: Sequence[Row], sources: Sources) -> str:
@@ -101,10 +124,10 @@ def _power(rows: Sequence[Row], sources: Sources) -> str:
     return f"Smallest true difference to {label} found with 80 % power, paired by prompt: {', '.join(parts)}."
 
 
-def _collapses(rows: Sequence[Row], sources: Sources) -> list[str]:
+def fates(runs: Sequence[str], sources: Sources) -> list[str]:
     """Why runs collapsed, or were not trained; the rule is the same for all of them."""
     listed = []
-    for run in dict.fromkeys(row.run for row in rows):
+    for run in runs:
         for record in sources.folder.records(run):
             name = f"{sources.folder.label(run)}, seed {record.get('seed')}"
             if record.get("collapsed"):

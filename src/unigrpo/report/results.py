@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from unigrpo.files import read_json
+from unigrpo.files import json_lines, read_json, read_text
 from unigrpo.report.stats import Cells
 from unigrpo.types import UserError
 
@@ -81,6 +81,11 @@ class Paper:
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{path}: cannot be read as the paper's numbers ({error})") from None
 
+    @property
+    def rows(self) -> list[tuple[str, str]]:
+        """(run, thinking) of every row, in the paper's order."""
+        return list(self._rows)
+
     def value(self, run: str, thinking: str, column: str) -> str:
         """'' where the paper has no such row or no number in it."""
         return self._rows.get((run, thinking), {}).get(column, "")
@@ -109,6 +114,12 @@ class Folder:
         """run.json of every seed that has one."""
         paths = [folder / "run.json" for folder in self.seed_folders(run).values()]
         return [read_json(path) for path in paths if path.exists()]
+
+    def metrics(self, run: str) -> dict[int, list[tuple[str, dict]]]:
+        """metrics.jsonl of every seed that has one: ("file, line n", row) each; no rows of a run that was not trained.
+        Raises UserError naming the line that is damaged."""
+        paths = {seed: folder / "metrics.jsonl" for seed, folder in self.seed_folders(run).items()}
+        return {seed: list(json_lines(read_text(path), path)) for seed, path in paths.items() if path.exists()}
 
     def protocols(self, run: str, mode: str, guidance: str) -> list[dict]:
         """protocol.json of every seed and benchmark of a table's row."""

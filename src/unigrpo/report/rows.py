@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
 
-from unigrpo.report.results import MODES, Folder, Paper, Scores
+from unigrpo.report.results import MODES, PAPER, Folder, Paper, Scores
 from unigrpo.report.stats import Cells, Estimate, difference, estimate
 from unigrpo.seeding import numpy_generator
+from unigrpo.types import UserError
+
+Line = dict[str, object]
+"""One row of a table's CSV: column -> value, None where not available."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: a run, judged with (yes) or without (no) thinking at one guidance."""
+    """One line of a table: a run, judged with (yes) or without (no) thinking at one guidance; both are empty where a
+    table shows its training alone."""
 
     run: str
-    thinking: str
-    guidance: str
+    thinking: str = ""
+    guidance: str = ""
 
     @property
     def mode(self) -> str:
@@ -24,9 +32,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Sources:
-    """Everything a table is made from."""
+    """Everything a table is made from; no scores where it shows training alone."""
 
-    scores: Scores
+    scores: Scores | None
     paper: Paper
     folder: Folder
 
@@ -42,18 +50,54 @@ class Sources:
         return estimate(cells.only(tag) if tag else cells, rng, by_category=benchmark == "geneval")
 
     def gap(self, better: Row, row: Row, benchmark: str, metric: str) -> Estimate | None:
-        """``better`` - ``row``, paired by prompt and seed."""
+        """``better`` - ``row``, paired by prompt and seed; None where either was not scored or no seed is shared.
+
+        The only seed of a supervised run stands for all. One that is left of a reinforced run does not.
+        """
         a, b = self.cells(better, benchmark, metric), self.cells(row, benchmark, metric)
         if a is None or b is None:
             return None
-        rng = numpy_generator(0, "gap", better.run, row.run, row.mode, row.guidance, benchmark, metric)
-        return estimate(difference(a, b), rng, by_category=benchmark == "geneval")
+        left = any(self._is_reinforced(r.run) for r, c in ((better, a), (row, b)) if len(c.seeds) == 1)
+        if left and not set(a.seeds) & set(b.seeds):
+            return None
+        rng = numpy_generator(0, "gap", better.run, better.mode, row.run, row.mode, row.guidance, benchmark, metric)
+        return estimate(difference(a, b, one_for_all=not left), rng, by_category=benchmark == "geneval")
 
-    def cost(self, run: str) -> dict:
-        """Training cost and number of collapsed seeds, from run.json; empty without one."""
+    def _is_reinforced(self, run: str) -> bool:
+        return self.folder.config(run).get("stage") == "rl"
+
+    def name(self, row: Row) -> str:
+        """The row in words."""
+        return f"{self.folder.label(row.run)}{', thinking' if row.thinking == 'yes' else ''}"
+
+    def cost(self, run: str) -> Line:
+        """Training cost and number of collapsed seeds, from run.json; None without one. Of the seeds that were trained:
+        mean model evaluations, median images and seconds."""
         records = self.folder.records(run)
-        evaluations = [r["model_evaluations"] for r in records if r.get("model_evaluations") is not None]
+        trained = [r for r in records if not r.get("not_trained")]
+        evaluations, images, seconds = (
+            [r[key] for r in trained if r.get(key) is not None]
+            for key in ("model_evaluations", "images", "wall_seconds")
+        )
         return {
             "model_evaluations": round(sum(evaluations) / len(evaluations)) if evaluations else None,
+            "images": round(median(images)) if images else None,
+            "wall_seconds": median(seconds) if seconds else None,
             "collapsed": sum(bool(r.get("collapsed")) for r in records) if records else None,
         }
+
+
+def add_source_options(parser: argparse.ArgumentParser) -> None:
+    """What a table or figure is made from, besides the folder of the scale."""
+    parser.add_argument(
+        "--scores", type=Path, metavar="PATH", help="scores.csv; not needed for what shows training alone"
+    )
+    parser.add_argument("--paper", type=Path, default=PAPER, help="the paper's numbers (default in results/reference)")
+
+
+def read_sources(args: argparse.Namespace, judged: bool) -> Sources:
+    """The sources that the options name. Raises UserError where images are ``judged`` and there are no scores."""
+    if judged and args.scores is None:
+        raise UserError(f"{args.spec}: 'kind': shows verdicts on images, which need --scores")
+    scores = Scores(args.scores) if judged else None
+    return Sources(scores, Paper(args.paper), Folder(args.results))

@@ -15,11 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import rankdata
 
 from unigrpo.types import UserError
 
 RESAMPLES = 2000
 LEVEL = 0.95
+LEAST_RANKED = 4  # rows: fewer have no rank correlation worth a number
 
 
 @dataclass(frozen=True)
@@ -100,17 +102,17 @@ def estimate(cells: Cells, rng: np.random.Generator, by_category: bool = True, r
     return Estimate(mean, float(lo), float(hi), len(cells.seeds), len(cells.prompts))
 
 
-def difference(a: Cells, b: Cells) -> Cells:
+def difference(a: Cells, b: Cells, one_for_all: bool = True) -> Cells:
     """Cells of a - b, paired by prompt and by seed; only seeds that both have take part.
 
-    A run with a single seed (a checkpoint that all others start from) is paired with every seed of the
-    other; its own spread between seeds is then in no interval. Raises UserError when prompts differ or no
-    seed is shared.
+    ``one_for_all``: a run with a single seed (a checkpoint that all others start from) is paired with every seed of
+    the other; its own spread between seeds is then in no interval. Raises UserError when prompts differ or no seed
+    is shared.
     """
     if a.prompts != b.prompts:
         odd = sorted(set(a.prompts) ^ set(b.prompts))
         raise UserError(f"scores: a paired difference needs the same prompts in both runs; unmatched: {odd[:3]}")
-    if len(a.seeds) == 1 or len(b.seeds) == 1:
+    if one_for_all and (len(a.seeds) == 1 or len(b.seeds) == 1):
         seeds = a.seeds if len(b.seeds) == 1 else b.seeds
         return Cells(a.values - b.values, seeds, a.prompts, a.tags)
     seeds = tuple(s for s in a.seeds if s in b.seeds)
@@ -118,3 +120,36 @@ def difference(a: Cells, b: Cells) -> Cells:
         raise UserError(f"scores: a paired difference needs a shared seed, found {a.seeds} and {b.seeds}")
     rows = [[c.seeds.index(s) for s in seeds] for c in (a, b)]
     return Cells(a.values[rows[0]] - b.values[rows[1]], seeds, a.prompts, a.tags)
+
+
+@dataclass(frozen=True)
+class RankCorrelation:
+    """Spearman's rank correlation of two columns with its interval, over ``rows`` rows."""
+
+    rho: float
+    lo: float
+    hi: float
+    rows: int
+
+
+def rank_correlation(
+    a: Sequence[float], b: Sequence[float], rng: np.random.Generator, resamples: int = RESAMPLES
+) -> RankCorrelation | None:
+    """Spearman's rank correlation of two columns of n numbers, with a bootstrap percentile interval over rows.
+
+    None under LEAST_RANKED rows, or where a column is constant and has no order. So has a resample that draws one
+    value only; it is left out.
+    """
+    a, b, n = np.asarray(a, dtype=float), np.asarray(b, dtype=float), len(a)
+    if n < LEAST_RANKED or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return None
+    drawn = rng.integers(n, size=(resamples, n))
+    lo, hi = np.nanquantile(_spearman(a[drawn], b[drawn]), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return RankCorrelation(float(_spearman(a, b)), float(lo), float(hi), n)
+
+
+def _spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(..., n) twice -> (...): Pearson's correlation of the ranks, ties sharing theirs; NaN without an order."""
+    a, b = (rankdata(x, axis=-1) - (x.shape[-1] + 1) / 2 for x in (a, b))
+    squares = (a * a).sum(-1) * (b * b).sum(-1)
+    return np.divide((a * b).sum(-1), np.sqrt(squares), out=np.full(squares.shape, np.nan), where=squares > 0)

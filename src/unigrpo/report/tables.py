@@ -6,6 +6,7 @@ Kinds of table, chosen by ``kind`` in the table's specification:
 * categories (Table 2): the six GenEval categories, official and strict, with their number of prompts
 * decoding: what guidance and temperature alone bring the first runs, beside the last run, ``gold_gap`` =
 the last run minus the row, paired by prompt and seed
+* training: what runs cost and how their rewards went; needs no scores, see training.py
 
 The CSV holds every number; Markdown and HTML a readable choice of them and the notes that belong beside it; LaTeX
 what a paper prints. What is missing stands as an empty cell (CSV) or "not available" (elsewhere), never as a
@@ -19,30 +20,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import pandas as pd
 
 from unigrpo import cli
 from unigrpo.files import read_json, write_text
-from unigrpo.report import latex, page
+from unigrpo.report import latex, page, training
 from unigrpo.report.notes import HEADS, MISSING, caption, notes
-from unigrpo.report.results import CATEGORIES, PAPER, Folder, Paper, Scores
-from unigrpo.report.rows import Row, Sources
+from unigrpo.report.results import CATEGORIES
+from unigrpo.report.rows import Line, Row, Sources, add_source_options, read_sources
 from unigrpo.report.stats import Estimate
+from unigrpo.resolve import OF_TRAINING
 from unigrpo.types import UserError
 
 DECODING = ("unguided", "tuned", "greedy")
-NAMES = {"main": "Table 1: ", "categories": "Table 2: ", "decoding": ""}
+NAMES = {"main": "Table 1: ", "categories": "Table 2: "}
 TITLES = {
     "main": "Text alignment and GenEval",
     "categories": "GenEval by category",
     "decoding": "What decoding alone brings, beside reinforcement",
+    "training": "Cost and course of training",
 }
-
-
-Line = dict[str, object]
-"""One row of the CSV: column -> value, None where not available."""
 
 
 # ------------------------------------------------------------------------------------------ CSV rows
@@ -127,7 +125,7 @@ def _paper(line: Mapping, name: str) -> str:
 
 
 def _main_text(line: Mapping) -> Line:
-    evaluations = line["model_evaluations"]
+    costs = {"training images": "images", "model evaluations": "model_evaluations", "wall seconds": "wall_seconds"}
     return _who(line) | {
         "TA": _interval(line, "ta"),
         "GenEval": _interval(line, "geneval"),
@@ -137,7 +135,7 @@ def _main_text(line: Mapping) -> Line:
         "paper GenEval": _paper(line, "geneval"),
         "seeds": _seeds(line),
         "images": line["n"],
-        "model evaluations": MISSING if evaluations is None else f"{evaluations:,}",
+        **{head: MISSING if line[name] is None else f"{line[name]:,.0f}" for head, name in costs.items()},
         "collapsed seeds": MISSING if line["collapsed"] is None else str(line["collapsed"]),
     }
 
@@ -161,7 +159,7 @@ def _decoding_text(line: Mapping) -> Line:
 
 # ------------------------------------------------------------------------------------------ LaTeX
 
-BOOKKEEPING = ("images", "model evaluations", "collapsed seeds")
+BOOKKEEPING = ("images", "training images", "model evaluations", "wall seconds", "collapsed seeds")
 """Columns that a page has no room for."""
 
 
@@ -199,6 +197,7 @@ KINDS = {
     "main": Kind(_main_line, _main_text, _main_latex),
     "categories": Kind(_category_line, _category_text, _category_latex),
     "decoding": Kind(_decoding_line, _decoding_text, _decoding_latex),
+    "training": Kind(training.line, training.text, training.text),
 }
 
 
@@ -206,9 +205,11 @@ def read_rows(spec: Mapping, where: str) -> list[Row]:
     """The rows that a specification asks for. Raises UserError naming the key."""
     if spec.get("kind") not in KINDS:
         raise UserError(f"{where}: 'kind' must be one of {', '.join(KINDS)}, found {spec.get('kind')!r}")
-    if spec["kind"] == "decoding":
+    if spec["kind"] in ("decoding", "training"):
         if not spec.get("runs"):
             raise UserError(f"{where}: 'runs' must name at least one run")
+        if spec["kind"] == "training":
+            return [Row(run) for run in spec["runs"]]
         knobs = {run: DECODING[:2] for run in spec["runs"]} | {spec["runs"][0]: DECODING}
         return [Row(run, "yes", guidance) for run in spec["runs"] for guidance in knobs[run]]
     rows = []
@@ -239,9 +240,9 @@ def make(name: str, spec: Mapping, sources: Sources, where: str) -> Table:
     kind = KINDS[spec["kind"]]
     lines = [kind.line(row, rows, sources) for row in rows]
     title = spec.get("title", TITLES[spec["kind"]])
-    if spec["kind"] != "decoding":
+    if "rows" in spec:
         title += f", {rows[0].guidance} guidance"
-    titled = NAMES[spec["kind"]] + title
+    titled = NAMES.get(spec["kind"], "") + title
     text = pd.DataFrame([kind.text(line) for line in lines])
     below = notes(spec["kind"], rows, lines, sources)
     listed = "\n".join(f"* {note}" for note in below)
@@ -259,15 +260,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         "unigrpo.report.tables",
         "Make one table from the scores.",
         spec="JSON: the table's entry of the catalogue",
-        scores="scores.csv",
         results="folder of the scale, results/<scale>",
         out="folder for <name>.csv, .md, .html and .tex",
     )
     parser.add_argument("--name", required=True, help="name of the table's files")
-    parser.add_argument("--paper", type=Path, default=PAPER, help="the paper's numbers (default in results/reference)")
+    add_source_options(parser)
     args = parser.parse_args(argv)
-    sources = Sources(Scores(args.scores), Paper(args.paper), Folder(args.results))
-    table = make(args.name, read_json(args.spec), sources, str(args.spec))
+    spec = read_json(args.spec)
+    sources = read_sources(args, judged=spec.get("kind") not in OF_TRAINING)
+    table = make(args.name, spec, sources, str(args.spec))
     for suffix, text in asdict(table).items():
         write_text(args.out / f"{args.name}.{suffix}", text)
 
