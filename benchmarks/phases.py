@@ -84,8 +84,8 @@ class Writer(UnifiedModel):
         return (Trace(trace.tokens, torch.ones_like(trace.mask)) if self.whole else trace), context
 
 
-def rl_step(cfg: RunConfig, nets: Networks, optimizer, trained: dict, accelerator, index: int) -> dict[str, Lap]:
-    """Rollout ``index`` and its updates as in ``unigrpo.train``, then one validation."""
+def training_step(cfg: RunConfig, nets: Networks, optimizer, trained: dict, accelerator, index: int) -> dict[str, Lap]:
+    """Rollout ``index`` and its updates as in ``unigrpo.train``."""
     rl, laps, model, reward = cfg.rl, {}, nets.model, nets.reward
     method, device = methods.load(rl.method), model.device
     begun = clock(device)
@@ -113,10 +113,17 @@ def rl_step(cfg: RunConfig, nets: Networks, optimizer, trained: dict, accelerato
     updated = clock(device)
     replays = sum(len(part.advantages) for slices in steps for part in slices)
     laps["update"] = Lap(updated - replayed, {"episodes": replays, "optimiser steps": len(steps)})
-
-    validate(model, cfg, Decoding(rl.thinking, VALIDATION_GUIDANCE, 1.0), per_prompt=rl.validation_images, proxy=reward)
-    laps[AMORTISED] = Lap(clock(device) - updated, {"images": len(validation_jobs(rl.validation_images))})
     return laps
+
+
+def rl_step(cfg: RunConfig, nets: Networks, *rest) -> dict[str, Lap]:
+    """A training step, then one validation."""
+    laps, rl = training_step(cfg, nets, *rest), cfg.rl
+    begun = clock(nets.model.device)
+    decoding = Decoding(rl.thinking, VALIDATION_GUIDANCE, 1.0)
+    validate(nets.model, cfg, decoding, per_prompt=rl.validation_images, proxy=nets.reward)
+    seconds = clock(nets.model.device) - begun
+    return laps | {AMORTISED: Lap(seconds, {"images": len(validation_jobs(rl.validation_images))})}
 
 
 def supervised_step(cfg: RunConfig, model: UnifiedModel, optimizer, ema, accelerator, index: int) -> dict[str, Lap]:
@@ -175,26 +182,50 @@ def load_fresh(cfg: RunConfig, device: torch.device) -> UnifiedModel:
         return checkpoint.load_model(folder, device)
 
 
-def measure(cfg: RunConfig, sft: RunConfig, folder: Path | None, repeats: int) -> dict:
-    """All measurements of the RL run ``cfg`` and the supervised run ``sft``; ``folder`` holds trained weights."""
-    accelerator = accelerate_for(cfg)
-    device = accelerator.device
-    if folder is None:
-        tokens = min(LONGEST_TRACE, cfg.sampling.max_trace_tokens)
-        cfg = dataclasses.replace(cfg, sampling=dataclasses.replace(cfg.sampling, max_trace_tokens=tokens))
-    start = load_fresh(cfg, device) if folder is None else checkpoint.load_model(folder, device, cfg.model)
+def with_longest_traces(cfg: RunConfig) -> RunConfig:
+    """For a model that never learned to end a trace."""
+    tokens = min(LONGEST_TRACE, cfg.sampling.max_trace_tokens)
+    return dataclasses.replace(cfg, sampling=dataclasses.replace(cfg.sampling, max_trace_tokens=tokens))
 
+
+def training(cfg: RunConfig, start: UnifiedModel, accelerator, *, whole: bool) -> tuple:
+    """What :func:`training_step` and :func:`rl_step` take before the rollout's number: a copy of ``start`` to train,
+    ``start`` as its reference, a learned reward of random weights, the optimiser."""
     own = copy.deepcopy(start)
     model = Writer(own.mot, own.codec, own.tokenizer, own.image_size)
-    model.whole = folder is None
+    model.whole = whole
     optimizer, trained = optimizer_for(model, cfg.rl)
+    device = accelerator.device
     judge = LearnedReward(cfg.reward, cfg.model.image_size).to(device).eval().requires_grad_(False)
 
     def reward(images, prompts):
         return judge(images.to(device), judge.word_ids(prompts).to(device)).sigmoid()
 
     nets = Networks(model, copy.deepcopy(start).requires_grad_(False), reward)
-    phases = repeat(partial(rl_step, cfg, nets, optimizer, trained, accelerator), repeats)
+    return cfg, nets, optimizer, trained, accelerator
+
+
+def circumstances(device: torch.device, threads: int) -> dict:
+    """Code, versions and machine of a measurement, for its record."""
+    return {
+        "source_hash": provenance.source_hash(),
+        "commit": provenance.commit(),
+        "versions": provenance.versions(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": threads,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def measure(cfg: RunConfig, sft: RunConfig, folder: Path | None, repeats: int) -> dict:
+    """All measurements of the RL run ``cfg`` and the supervised run ``sft``; ``folder`` holds trained weights."""
+    accelerator = accelerate_for(cfg)
+    device = accelerator.device
+    if folder is None:
+        cfg = with_longest_traces(cfg)
+    start = load_fresh(cfg, device) if folder is None else checkpoint.load_model(folder, device, cfg.model)
+    phases = repeat(partial(rl_step, *training(cfg, start, accelerator, whole=folder is None)), repeats)
     for name, share in shares(phases, cfg.rl.validate_every).items():
         phases[name]["share"] = share
 
@@ -223,15 +254,7 @@ def measure(cfg: RunConfig, sft: RunConfig, folder: Path | None, repeats: int) -
         "phases": phases,
         "others": others,
         "peak_memory_mb": round(provenance.peak_memory_mb(), 1),
-        "provenance": {
-            "source_hash": provenance.source_hash(),
-            "commit": provenance.commit(),
-            "versions": provenance.versions(),
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-            "threads": cfg.threads,
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        },
+        "provenance": circumstances(device, cfg.threads),
     }
 
 

@@ -163,10 +163,9 @@ class Layer(nn.Module):
         q, k, v = (torch.cat(p, 2) if len(p) > 1 else p[0] for p in zip(*parts, strict=True))
         keys, values = (k, v) if past is None else (torch.cat([past[0], k], 2), torch.cat([past[1], v], 2))
         attended = self.self_attn.attend(q, keys, values, mask)
-        out, start = [], 0
-        for s, x in streams:
-            x = x + self.self_attn._modules["o_proj" + s](attended[:, start : start + x.shape[1]])
-            start += x.shape[1]
+        out = []
+        for (s, x), seen in zip(streams, attended.split([x.shape[1] for _, x in streams], 1), strict=True):
+            x = x + self.self_attn._modules["o_proj" + s](seen)
             x = x + self._modules["mlp" + s](self._modules["post_attention_layernorm" + s](x))
             out.append((s, x))
         return out, keys, values

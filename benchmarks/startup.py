@@ -1,0 +1,92 @@
+"""How long the commands take to start.
+
+    python benchmarks/startup.py [--repeats 3]
+
+Calls every command of the method, the evaluations and the rewards with ``--help``, in turn and as often as told after
+one unmeasured round, and shows medians: what is paid before a command does anything. Prints a table in Markdown and
+writes all of it as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from unigrpo import cli, provenance
+from unigrpo.files import write_json
+from unigrpo.provenance import ROOT
+from unigrpo.types import UserError
+
+ROOMS = (ROOT / "src" / "unigrpo", ROOT / "evals", ROOT / "rewards")
+BARE = {"(an empty program)": ("-c", "pass"), "(import torch)": ("-c", "import torch")}
+
+
+def commands() -> list[str]:
+    """Modules that can be run, by name."""
+    found = []
+    for room in ROOMS:
+        for path in sorted(room.rglob("*.py")):
+            if 'if __name__ == "__main__"' in path.read_text():
+                parts = path.relative_to(room.parent).with_suffix("").parts
+                found.append(".".join(parts[:-1] if parts[-1] == "__main__" else parts))
+    return found
+
+
+def seconds(arguments: tuple[str, ...]) -> float:
+    """Of one process of this interpreter. Raises UserError where it fails."""
+    begun = time.perf_counter()
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise UserError(f"{' '.join(arguments)}: {done.stderr.strip()}")
+    return time.perf_counter() - begun
+
+
+def measure(names: list[str], repeats: int) -> dict:
+    """Medians with extremes of every command, and of an empty program and torch alone for comparison."""
+    work = BARE | {name: ("-m", name, "--help") for name in names}
+    rounds = [{name: seconds(arguments) for name, arguments in work.items()} for _ in range(1 + repeats)][1:]
+    taken = {name: [laps[name] for laps in rounds] for name in work}
+    return {
+        "repeats": repeats,
+        "warm_up": 1,
+        "commands": {
+            name: {"seconds": statistics.median(laps), "fastest": min(laps), "slowest": max(laps)}
+            for name, laps in taken.items()
+        },
+        "provenance": {
+            "source_hash": provenance.source_hash(),
+            "commit": provenance.commit(),
+            "versions": provenance.versions(),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        },
+    }
+
+
+def table(result: dict) -> str:
+    """The medians as a Markdown table, slowest first."""
+    lines = ["| command | seconds |", "|---|---:|"]
+    for name, row in sorted(result["commands"].items(), key=lambda item: -item[1]["seconds"]):
+        shown = name if name in BARE else f"`python -m {name} --help`"
+        lines.append(f"| {shown} | {row['seconds']:.2f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure how long the commands take to start.")
+    parser.add_argument("--repeats", type=int, default=3, help="measured rounds (default: 3)")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "startup.json")
+    args = parser.parse_args()
+    if args.repeats < 1:
+        parser.error("--repeats: expected at least 1")
+    result = measure(commands(), args.repeats)
+    write_json(args.out, result)
+    print(table(result))
+
+
+if __name__ == "__main__":
+    cli.run(main)
