@@ -3,9 +3,10 @@
     python benchmarks/peers.py [--only flow_grpo] [--repeats 20]
 
 ``trl``: a GRPO rollout of text with two updates, against TRL's GRPOTrainer on a causal LM of the reasoning expert's
-sizes (needs ``pip install -e .[bench]``). ``flow_grpo``: a FlowGRPO-Fast step on images, against the loop of Flow-GRPO's
-public ``train_sd3_fast.py``. That code is on no package index, so its side is our own plain re-statement of the loop's
-structure on our network (:func:`flow_grpo_loop`). One thread. Prints a table in Markdown and writes all of it as JSON.
+sizes (needs ``pip install -e .[bench]``). ``flow_grpo``: a FlowGRPO-Fast step on images, against the loop of the public
+Flow-GRPO code, ``train_sd3_fast.py``. That code is on no package index, so its side is our own plain re-statement of
+the loop's structure on our network (:func:`flow_grpo_loop`). One thread. Prints a table in Markdown and writes all of
+it as JSON.
 """
 
 from __future__ import annotations
