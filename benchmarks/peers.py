@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -238,7 +239,7 @@ def trl(cfg: RunConfig, repeats: int) -> tuple[Laps, dict]:
             eos_token_id=network.eos_id,
         )
     )
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):  # the trainer prints a summary
         GRPOTrainer(
             causal,
             reward_funcs=lambda completion_ids, **_: [evenness(ids) for ids in completion_ids],

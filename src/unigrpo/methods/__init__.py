@@ -153,12 +153,11 @@ def velocity_penalty(new: Replay, s: Slice, rl: RLConfig, metrics: dict[str, Ten
 
 def accumulate(method: ModuleType, nets: Networks, s: Slice, rl: RLConfig, accelerator) -> dict[str, Tensor]:
     """Add the gradients of one slice. At a stage boundary the image loss reaches the denoising expert only."""
-    experts = nets.model.mot.expert_parameters()
     metrics, joint = {}, []
     for part, loss, measured in method.losses(nets, s, rl):
         metrics |= {f"{part}_{name}": value for name, value in measured.items()} | {f"{part}_loss": loss.detach()}
         if part == "image" and not rl.gradient_through_context:
-            accelerator.backward(loss * s.share, inputs=experts["image"])
+            accelerator.backward(loss * s.share, inputs=nets.model.mot.expert_parameters()["image"])
         else:
             joint.append(loss * s.share)
     if joint:
