@@ -79,7 +79,10 @@ def prompt_file(wildcards):
 
 def entry(kind, name):
     """The catalogue's entry of a table or figure."""
-    return {"table": TABLES, "figure": FIGURES}[kind][name]
+    entries = {"table": TABLES, "figure": FIGURES}[kind]
+    if name not in entries:
+        sys.exit(f"error: {CATALOGUE_FILE}: no {kind} is called {name!r}{resolve.nearest(name, entries)}")
+    return entries[name]
 
 
 def spec(wildcards):
@@ -89,12 +92,12 @@ def spec(wildcards):
 
 def kind_of_table(wildcards):
     """What the table's caption in the report turns on."""
-    return TABLES[wildcards.name]["kind"]
+    return entry("table", wildcards.name)["kind"]
 
 
 def kind_of_figure(wildcards):
     """What the figure's caption in the report turns on."""
-    return FIGURES[wildcards.name]["kind"]
+    return entry("figure", wildcards.name)["kind"]
 
 
 def collected(runs):

@@ -23,6 +23,8 @@ from unigrpo.types import UserError
 from unigrpo.world.pool import training_pool
 
 REWARDS = Path(__file__).resolve().parents[2] / "rewards"
+METHODS = Path(__file__).parent / "methods"
+CONTRACT = ("NEEDS", "roll_out", "make_slices", "losses")  # of a file in METHODS
 BASE = "base"  # the one run without a parent
 SFT = "sft"  # the run that decoding is chosen and the reward learned on
 MODES = {"yes": "think", "no": "direct"}  # thinking at evaluation, as tables say it -> as files say it
@@ -122,7 +124,9 @@ def _check_line(path, name: str, line: dict) -> None:
         raise UserError(f"{where}.evaluate: missing, [yes], [no] or [no, yes] (thinking at evaluation)")
     known = {field.name for field in dataclasses.fields(_section(line["stage"]))}
     for key in line.keys() - known - {"label", "stage", "init", "evaluate"}:
-        raise UserError(f"{where}.{key}: not a setting of {line['stage']} runs{nearest(key, known)}")
+        ours = key in {field.name for field in dataclasses.fields(RLConfig)}
+        hint = "; it needs `train`: [text], [image] or both" if ours else nearest(key, known)
+        raise UserError(f"{where}.{key}: not a setting of {line['stage']} runs{hint}")
 
 
 def _check_spec(path, where: str, spec: dict, runs: dict) -> None:
@@ -198,7 +202,10 @@ def reward_names() -> list[str]:
 
 
 def _check_inputs(rl: RLConfig) -> None:
-    """The reward and the prompts that a run names are there and can be trained on."""
+    """The method, the reward and the prompts that a run names are there and can be trained with."""
+    method = METHODS / f"{rl.method}.py"
+    if missing := [name for name in CONTRACT if not re.search(rf"^(def )?{name}\b", files.read_text(method), re.M)]:
+        raise UserError(f"rl.method: {method.name} has no {', '.join(missing)}; unigrpo.methods says what it needs")
     known = reward_names()
     if rl.reward not in known:
         raise UserError(f"rl.reward: no reward of this name in rewards/: {rl.reward!r}{nearest(rl.reward, known)}")
@@ -312,7 +319,9 @@ def load_study(catalogue_file: Path, scale_folder: Path, options: dict) -> Study
     catalogue, scale = load_catalogue(catalogue_file), load_scale(scale_file)
     runs = catalogue["runs"]
     if "run" in options and options["run"] not in runs:
-        raise UserError(f"--config run={options['run']}: no such run{nearest(options['run'], runs)}")
+        members = [run for run in runs if run.startswith(f"{options['run']}_")]
+        hint = f"; there are {', '.join(members)}" if members else nearest(options["run"], runs)
+        raise UserError(f"--config run={options['run']}: no such run{hint}")
     scale = scale | {"seeds": options.get("seeds", scale["seeds"])}
     check(scale, "scale", "--config")
     for run in runs:
