@@ -1,11 +1,18 @@
-"""The benchmark runs, its table is complete and its shares add up. No time is asserted."""
+"""The benchmarks run, their tables are complete and what they count is what was done. No time is asserted."""
 
+import copy
 import json
 import sys
+from dataclasses import replace
 
 import pytest
+import torch
 
-from benchmarks import phases
+from benchmarks import peers, phases, scaling, startup
+from unigrpo.methods import Networks, grpo
+from unigrpo.pretrain import new_model
+from unigrpo.setup import accelerate_for
+from unigrpo.train import draw_prompts, optimizer_for
 
 STEP = {
     "text rollout": {"tokens"},
@@ -18,14 +25,20 @@ STEP = {
 OTHERS = {"supervised step": {"examples"}, "inspector": {"images"}}
 
 
+PROVENANCE = {"source_hash", "commit", "versions", "finished"}
+
+
+def run(benchmark, out, *arguments) -> dict:
+    """What the command writes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["benchmark", *arguments, "--repeats", "1", "--out", str(out)])
+        benchmark.main()
+    return json.loads(out.read_text())
+
+
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
-    out = tmp_path_factory.mktemp("benchmark") / "phases.json"
-    arguments = ["phases.py", "--scale", "smoke", "--repeats", "1", "--out", str(out)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", arguments)
-        phases.main()
-    return json.loads(out.read_text())
+    return run(phases, tmp_path_factory.mktemp("benchmark") / "phases.json", "--scale", "smoke")
 
 
 def test_every_phase_is_measured(result):
@@ -34,7 +47,7 @@ def test_every_phase_is_measured(result):
         for row in result[group].values():
             assert 0 < row["fastest"] <= row["seconds"] <= row["slowest"]
     assert result["peak_memory_mb"] > 0
-    assert {"source_hash", "commit", "versions", "device", "threads"} <= set(result["provenance"])
+    assert PROVENANCE | {"device", "threads"} <= set(result["provenance"])
 
 
 def test_shares_sum_to_one(result):
@@ -76,6 +89,93 @@ def test_the_warm_up_is_not_measured():
     assert calls == [0, 1, 2]
 
 
-def test_the_readme_shows_the_recorded_run(root):
-    recorded = json.loads((root / "benchmarks/results/phases.json").read_text())
-    assert phases.table(recorded) in (root / "benchmarks/README.md").read_text()
+@pytest.mark.parametrize("benchmark", [phases, scaling, startup, peers], ids=lambda m: m.__name__)
+def test_the_readme_shows_the_recorded_run(root, benchmark):
+    recorded = json.loads((root / f"benchmarks/results/{benchmark.__name__.split('.')[-1]}.json").read_text())
+    assert benchmark.table(recorded) in (root / "benchmarks/README.md").read_text()
+    assert set(recorded["provenance"]) >= PROVENANCE
+
+
+# ---- scaling -----------------------------------------------------------------------------------------------
+
+
+def test_scaling_moves_one_axis_at_a_time_and_measures_each_point(tmp_path, monkeypatch):
+    """Smoke: 4 prompts x 4 episodes, 8 steps, width 32. In this process, with models that are not saved first."""
+    models = {}
+    monkeypatch.setattr(phases, "load_fresh", lambda cfg, device: models.setdefault(cfg.model, new_model(cfg)))
+    monkeypatch.setattr(scaling, "alone", scaling.measure)
+    result = run(scaling, tmp_path / "scaling.json", "--scale", "smoke")
+    assert {axis: [row["value"] for row in rows] for axis, rows in result["axes"].items()} == {
+        "group size": [2, 4, 8],
+        "prompts": [2, 4, 8],
+        "denoising steps": [8, 16, 32],
+        "model width": [16, 32, 64],
+        "guidance": [1, 2],
+    }
+    own = dict(zip(result["axes"], (4, 4, 8, 32, 1), strict=True))
+    base = [row for axis, rows in result["axes"].items() for row in rows if row["value"] == own[axis]]
+    assert all({**row, "value": None} == {**base[0], "value": None} for row in base)
+    for axis, rows in result["axes"].items():
+        for row in rows:
+            images = row["images_per_second"] * row["seconds"]
+            assert images == pytest.approx(4 * row["value"] if axis in ("group size", "prompts") else 16)
+            assert row["seconds"] == pytest.approx(sum(phase["seconds"] for phase in row["phases"].values()))
+            assert set(row["phases"]) == set(STEP) - {"validation"} and row["peak_memory_mb"] > 0
+    assert set(result["provenance"]) >= PROVENANCE
+    assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
+    assert len(scaling.table(result).splitlines()) == 2 + 14
+
+
+# ---- start-up ----------------------------------------------------------------------------------------------
+
+
+def test_every_command_is_found():
+    found = startup.commands()
+    some = {"unigrpo.train", "unigrpo.conformance", "unigrpo.report.tables", "evals.run", "rewards.train_learned"}
+    assert some <= set(found)
+    assert len(found) == len(set(found)) > 20 and "unigrpo.cli" not in found
+
+
+def test_start_up_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(startup, "commands", lambda: ["unigrpo.diff"])
+    result = run(startup, tmp_path / "startup.json")
+    assert set(result["commands"]) == {"unigrpo.diff", *startup.BARE}
+    assert all(0 < row["fastest"] <= row["seconds"] <= row["slowest"] for row in result["commands"].values())
+    assert "| `python -m unigrpo.diff --help` |" in startup.table(result)
+
+
+# ---- peers -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", peers.PEERS)
+def test_peers_are_measured(tmp_path, name):
+    pytest.importorskip("torch" if name == "flow_grpo" else name)
+    row = run(peers, tmp_path / "peers.json", "--only", name)["pairs"][name]
+    for side in ("peer", "ours"):
+        assert 0 < row[side]["fastest"] <= row[side]["seconds"] <= row[side]["slowest"]
+    assert row["ratio"] == pytest.approx(row["ours"]["seconds"] / row["peer"]["seconds"])
+    assert row["parameters"] == {"flow_grpo": 281232, "trl": 107072}[name]
+
+
+def test_the_restated_loop_does_the_same_work():
+    """One step of plain gradient descent from the same weights and draws, clipping out of reach: the same weights."""
+    cfg = peers.image_settings(phases.configurations("cpu", None)[0])
+    rl, accelerator, start = replace(cfg.rl, clip_norm=1e9, clip_image=0.5), accelerate_for(cfg), new_model(cfg)
+    reference = copy.deepcopy(start)
+    with torch.no_grad():
+        for k, p in enumerate(reference.mot.parameters()):
+            p.add_(0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(k)))
+    prompts, moved = draw_prompts(0, 1, peers.PROMPTS), []
+    for ours in (True, False):
+        nets = Networks(copy.deepcopy(start), reference, peers.redness)
+        _, trained = optimizer_for(nets.model, rl)
+        optimizer = torch.optim.SGD(trained["image"], lr=1e3)  # far enough to be read from fp32 weights
+        if ours:
+            rollout = grpo.roll_out(nets, prompts, rl, 0, peers.SEED, 1)
+            rewards = peers.redness(rollout.image.images, [])
+            peers.learn(nets, rollout, rewards, rl, optimizer, trained, accelerator)
+        else:
+            peers.flow_grpo_loop(nets, prompts, rl, 1, optimizer, trained)
+        moved.append([p - q for p, q in zip(trained["image"], start.mot.expert_parameters()["image"], strict=True)])
+    for a, b in zip(*moved, strict=True):
+        assert a.abs().max() > 0 and torch.allclose(a, b, atol=1e-3 * a.abs().max().item())

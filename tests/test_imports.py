@@ -29,7 +29,7 @@ ROOMS = (
         "resolve",
         "cost",
     ),
-    ("sampler", "rollout", "pairs", "methods"),
+    ("sampler", "rollout", "pairs", "drift", "methods"),
     ("evals", "rewards", "validate", "conformance", "report"),
 )
 COMMANDS = len(ROOMS)  # every other module that can be run: the top room

@@ -199,14 +199,14 @@ def test_refl_is_refused_where_the_reward_has_no_gradient(start, learned, tmp_pa
 
 @pytest.mark.parametrize("name", ["fpo", "unifpo", "awm"])
 def test_every_ratio_is_exactly_one_before_the_first_update(name):
-    model, rl = tiny.model(), settings(name, epoch_convention="repeat")
+    model, rl = tiny.model(), settings(name)
     nets = methods.Networks(model, model, None)
     rollout = fpo.roll_out(nets, PROMPTS, rl, 8, 5, 0)
     advantages = torch.randn(12, generator=torch.Generator().manual_seed(0))
-    for s in fpo.make_slices(nets, rollout, advantages, rl)[0]:
+    for s in sum(fpo.make_slices(nets, rollout, advantages, rl), []):
         with torch.no_grad():
             new = replay_pairs(model, s.rollout, rl)
-            ratios, _ = fpo.log_ratio(new, s.old, s.rollout.image, rl)
+            ratios, _ = fpo.log_ratio(new, s.before(new), s.rollout.image, rl)
         assert (ratios == 0).all() and torch.equal(new.velocity, s.reference.velocity)
         assert ratios.shape[1] == (rl.matching_samples if name == "awm" else 1)
 

@@ -67,14 +67,12 @@ def validations(steps: int, every: int) -> int:
 
 def old_replays(rl: RLConfig) -> int:
     """Episodes of a rollout that are replayed under the old weights: all where these are a copy of their own,
-    otherwise those that a later optimiser step than the first uses, and none for a rule without a ratio."""
+    otherwise those that the first optimiser step does not use, and none for a rule without a ratio."""
     episodes = rl.prompts_per_rollout * rl.group_size
-    if rl.method == "refl":
-        return 0
     if rl.method == "nft":
         return episodes
-    if rl.epoch_convention == "repeat":
-        return episodes if rl.epochs > 1 else 0
+    if rl.method == "refl" or rl.epoch_convention == "repeat":
+        return 0
     return episodes - episodes // rl.epochs
 
 

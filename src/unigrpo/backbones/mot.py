@@ -18,12 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Qwen2Config
-from transformers.models.qwen2.modeling_qwen2 import (
-    Qwen2MLP,
-    Qwen2RMSNorm,
-    Qwen2RotaryEmbedding,
-    apply_rotary_pos_emb,
-)
+from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP
 
 from unigrpo.experts import expert_of
 
@@ -92,6 +87,26 @@ class Context:
         return Context(self.keys, self.values, self.mask & ~dropped[:, None], self.rope.masked_fill(dropped, 0))
 
 
+class Rotary(nn.Module):
+    """Rotations of a head by position, its two halves paired as in Qwen2."""
+
+    def __init__(self, head_dim: int, theta: float):
+        super().__init__()
+        frequencies = 1 / theta ** (torch.arange(0, head_dim, 2).float() / head_dim)
+        self.register_buffer("frequencies", frequencies, persistent=False)
+
+    def forward(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """positions (B, L) -> what :func:`rotate` takes, (B, 1, L, head_dim) each, in the dtype of x."""
+        angle = positions[:, None, :, None] * self.frequencies
+        cos, sin = angle.cos(), angle.sin()
+        return torch.cat([cos, cos], -1).to(x.dtype), torch.cat([-sin, sin], -1).to(x.dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
+    """Queries or keys x (B, heads, L, head_dim); the sine is negative over the first half."""
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), signed_sin)
+
+
 class Attention(nn.Module):
     """Grouped-query attention with per-expert projections and per-head q/k norms."""
 
@@ -105,8 +120,8 @@ class Attention(nn.Module):
             self.add_module("k_proj" + suffix, nn.Linear(d, kv))
             self.add_module("v_proj" + suffix, nn.Linear(d, kv))
             self.add_module("o_proj" + suffix, nn.Linear(d, d, bias=False))
-            self.add_module("q_norm" + suffix, Qwen2RMSNorm(self.head_dim, config.rms_norm_eps))
-            self.add_module("k_norm" + suffix, Qwen2RMSNorm(self.head_dim, config.rms_norm_eps))
+            self.add_module("q_norm" + suffix, nn.RMSNorm(self.head_dim, config.rms_norm_eps))
+            self.add_module("k_norm" + suffix, nn.RMSNorm(self.head_dim, config.rms_norm_eps))
 
     def project(self, x: Tensor, rope: tuple[Tensor, Tensor], suffix: str) -> tuple[Tensor, Tensor, Tensor]:
         """x (B, L, D) -> q (B, heads, L, hd), k and v (B, kv_heads, L, hd); q and k normalised and rotated."""
@@ -114,8 +129,7 @@ class Attention(nn.Module):
         q = part["q_norm" + suffix](part["q_proj" + suffix](x).unflatten(-1, by_head)).transpose(1, 2)
         k = part["k_norm" + suffix](part["k_proj" + suffix](x).unflatten(-1, by_head)).transpose(1, 2)
         v = part["v_proj" + suffix](x).unflatten(-1, by_head).transpose(1, 2)
-        q, k = apply_rotary_pos_emb(q, k, *rope)
-        return q, k, v
+        return rotate(q, *rope), rotate(k, *rope), v
 
     @torch.no_grad()
     def look_back(self, rope_theta: float, strength: float = 3.0, frequencies: int = 5) -> None:
@@ -152,7 +166,7 @@ class Layer(nn.Module):
         for suffix in ("", "_moe_gen"):
             self.add_module("mlp" + suffix, Qwen2MLP(qwen))
             for name in ("input_layernorm", "post_attention_layernorm"):
-                self.add_module(name + suffix, Qwen2RMSNorm(config.hidden_size, config.rms_norm_eps))
+                self.add_module(name + suffix, nn.RMSNorm(config.hidden_size, config.rms_norm_eps))
 
     def forward(self, streams, ropes, mask, past):
         """streams: list of (suffix, (B, L, D)); ropes alike. Returns the new streams and the keys and values."""
@@ -176,8 +190,8 @@ class Decoder(nn.Module):
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config, qwen) for _ in range(config.layers))
-        self.norm = Qwen2RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.norm_moe_gen = Qwen2RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.norm_moe_gen = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
 class LanguageModel(nn.Module):
@@ -259,14 +273,13 @@ class MoT(nn.Module):
             num_attention_heads=config.heads,
             num_key_value_heads=config.kv_heads,
             rms_norm_eps=config.rms_norm_eps,
-            rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
         )
         self.language_model = LanguageModel(config, qwen)
         self.vae2llm = nn.Linear(config.token_dim, config.hidden_size)
         self.llm2vae = nn.Linear(config.hidden_size, config.token_dim)
         self.time_embedder = TimeEmbedder(config.hidden_size)
         self.latent_pos_embed = PositionTable(config.max_latent_size, config.hidden_size)
-        self.rotary = Qwen2RotaryEmbedding(qwen)
+        self.rotary = Rotary(config.hidden_size // config.heads, config.rope_theta)
 
     # -- initialisation ------------------------------------------------------------------------------------------
 

@@ -128,10 +128,10 @@ class UnifiedModel(nn.Module):
 
     def text_logp(self, hidden: Tensor, trace: Trace, temperature: float) -> tuple[Tensor, Tensor]:
         """Log-probabilities (B, T) in nats of the trace's tokens under softmax(logits / temperature), and their
-        entropies (B, T); both fp32, 0 where the mask is False. hidden as from :meth:`encode`."""
+        entropies (B, T), without gradient; both fp32, 0 where the mask is False. hidden as from :meth:`encode`."""
         picked = hidden[:, : trace.tokens.shape[1]]
         logp = (self.mot.logits(picked).float() / temperature).log_softmax(-1)
-        entropy = -(logp.exp() * logp).sum(-1)
+        entropy = -(logp.detach().exp() * logp.detach()).sum(-1)  # told, not trained
         chosen = logp.gather(-1, trace.tokens[..., None])[..., 0]
         return chosen.masked_fill(~trace.mask, 0.0), entropy.masked_fill(~trace.mask, 0.0)
 

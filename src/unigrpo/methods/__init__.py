@@ -45,20 +45,23 @@ class Networks:
     old: UnifiedModel | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Slice:
     """Episodes of one backward pass, with everything that stays fixed during the updates."""
 
     rollout: Rollout
     advantages: Tensor  # (b,)
     share: float  # of the optimiser step's denominator
-    old: Replay | None  # None where nothing is updated between the rollout and these losses
+    old: Replay | None  # None until the first losses where these are taken before any update
     reference: Replay | None
     token_denominator: Tensor | None  # 0-d, what some text reductions divide by: this slice's share of the step's
 
     def before(self, new: Replay) -> Replay:
-        """What ``new``, the replay under the policy, is compared with: under the weights that made the rollout."""
-        return new.detach() if self.old is None else self.old
+        """What ``new``, the replay under the policy, is compared with: under the weights that made the rollout. Before
+        any update these are the policy's own, and what they gave is kept for steps that use the slice again."""
+        if self.old is None:
+            self.old = new.detach()
+        return self.old
 
 
 def load(name: str) -> ModuleType:
@@ -88,13 +91,13 @@ def slices(
     keep_all: bool = False,
 ) -> list[list[Slice]]:
     """Slices per optimiser step, ``old`` and, where a regulariser needs it, ``reference`` evaluated once for each.
-    A policy that made its rollout itself is still the old one in the first step, so episodes of that step alone need
-    no ``old``. Without ``keep_all`` and a regulariser, episodes without advantage are left out; they keep their share
-    of the denominator either way."""
+    A policy that made its rollout itself is still the old one in the first step, whose slices need no ``old``. Without
+    ``keep_all`` and a regulariser, episodes without advantage are left out; they keep their share of the denominator
+    either way."""
     cache: dict[tuple[int, ...], Slice] = {}
-    steps, planned = [], optimizer_steps(rl)
-    for number, rows in enumerate(planned):
-        on_policy = nets.old is None and number == 0 and rows not in planned[1:]
+    steps = []
+    for number, rows in enumerate(optimizer_steps(rl)):
+        on_policy = number == 0 and nets.old is None
         kept = rows if keep_all or rl.needs_reference else [i for i in rows if advantages[i] != 0]
         parts = []
         for start in range(0, len(kept), rl.micro_batch):
@@ -150,12 +153,11 @@ def velocity_penalty(new: Replay, s: Slice, rl: RLConfig, metrics: dict[str, Ten
 
 def accumulate(method: ModuleType, nets: Networks, s: Slice, rl: RLConfig, accelerator) -> dict[str, Tensor]:
     """Add the gradients of one slice. At a stage boundary the image loss reaches the denoising expert only."""
-    experts = nets.model.mot.expert_parameters()
     metrics, joint = {}, []
     for part, loss, measured in method.losses(nets, s, rl):
         metrics |= {f"{part}_{name}": value for name, value in measured.items()} | {f"{part}_loss": loss.detach()}
         if part == "image" and not rl.gradient_through_context:
-            accelerator.backward(loss * s.share, inputs=experts["image"])
+            accelerator.backward(loss * s.share, inputs=nets.model.mot.expert_parameters()["image"])
         else:
             joint.append(loss * s.share)
     if joint:
