@@ -123,7 +123,7 @@ def test_load_think_paint_update_save_load(folder, tmp_path):
 def test_half_precision_on_disk_and_in_memory(folder, tmp_path):
     model = bagel.load(folder, dtype=torch.bfloat16)
     assert {p.dtype for p in model.mot.parameters()} == {torch.bfloat16} and model.image_size == 64
-    assert model.mot.rotary.inv_freq.dtype == next(model.codec.parameters()).dtype == torch.float32
+    assert model.mot.rotary.frequencies.dtype == next(model.codec.parameters()).dtype == torch.float32
     wide = checkpoint.load_model(folder, expected=release.MODEL)
     bagel.save(wide, tmp_path, {}, half=True)  # it came from bf16, so nothing is lost
     own, saved = load_file(folder / "ema.safetensors"), load_file(tmp_path / "ema.safetensors")

@@ -16,11 +16,10 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor, nn
 from transformers import Qwen2Tokenizer
-from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
 from unigrpo.backbones import bagel_files
 from unigrpo.backbones.bagel_files import AUTOENCODER, NETWORK, TABLES
-from unigrpo.backbones.mot import Context, MoT, MoTConfig, sincos_table
+from unigrpo.backbones.mot import Context, MoT, MoTConfig, Rotary, sincos_table
 from unigrpo.backbones.multimodal import MultimodalMoT
 from unigrpo.backbones.unified import Trace, UnifiedModel
 from unigrpo.backbones.vae import Autoencoder
@@ -84,7 +83,7 @@ def load(
     stored = [name for name in mot.state_dict() if name in release.network.shapes]
     _fill(mot, release.network.read(stored), dtype, device)
     _fill(mot, _tables(mot, release.network), dtype, device)
-    mot.rotary = Qwen2RotaryEmbedding(mot.rotary.config).to(device)
+    mot.rotary = Rotary(release.mot.hidden_size // release.mot.heads, release.mot.rope_theta).to(device)
     for name, parameter in mot.named_parameters():
         parameter.requires_grad_(expert_of(name) is not None)
     codec.to_empty(device=device).requires_grad_(False)
