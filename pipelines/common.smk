@@ -37,6 +37,8 @@ GPUS = int(STUDY.scale.get("device") == "cuda")
 wildcard_constraints:
     scale=SCALE,
     run="[a-z][a-z0-9_]*",
+    a="|".join(STUDY.runs()),
+    b="|".join(STUDY.runs()),
     seed="[0-9]+",
     kind="table|figure",
     name="[a-z][a-z0-9_]*",
@@ -132,6 +134,12 @@ def scores_of(kind):
 
 def scores_option(wildcards, input):
     return ["--scores", *input.scores] if input.scores else []
+
+
+def shared_mode(wildcards):
+    """With thinking where both runs are evaluated so, else without."""
+    both = all("think" in STUDY.modes(run) for run in (wildcards.a, wildcards.b))
+    return "yes" if both else "no"
 
 
 def configs(runs):

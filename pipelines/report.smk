@@ -128,6 +128,38 @@ rule claims:
         " --out {params.out:q} 2>&1 | tee {log:q}"
 
 
+use rule collect as collect_two with:
+    input:
+        scores=lambda wildcards: files((wildcards.a, wildcards.b), "scores.jsonl"),
+    output:
+        scores="results/{scale}/scores/{a}.vs.{b}.csv",
+    log:
+        "results/{scale}/logs/collect.{a}.vs.{b}.log",
+    params:
+        runs=lambda wildcards: collected((wildcards.a, wildcards.b)),
+
+
+rule compare:
+    input:
+        scores="results/{scale}/scores/{a}.vs.{b}.csv",
+        runs=lambda wildcards: configs((wildcards.a, wildcards.b)),
+    output:
+        csv="results/{scale}/compare/{a}.vs.{b}.csv",
+        md="results/{scale}/compare/{a}.vs.{b}.md",
+        pdf="results/{scale}/compare/{a}.vs.{b}.pdf",
+        png="results/{scale}/compare/{a}.vs.{b}.png",
+    log:
+        "results/{scale}/logs/compare.{a}.vs.{b}.log",
+    localrule: True
+    conda:
+        "../environment.yml"
+    params:
+        thinking=shared_mode,
+    shell:
+        "python -m unigrpo.report.compare {wildcards.a} {wildcards.b} --thinking {params.thinking} --scores {input.scores:q}"
+        " --results results/{wildcards.scale} --out results/{wildcards.scale}/compare 2>&1 | tee {log:q}"
+
+
 rule gallery:
     input:
         runs=configs(JUDGED) + files(JUDGED, "samples/done.json"),

@@ -71,7 +71,7 @@ def _wrapped(texts: Iterable[str], width: int) -> list[str]:
     return [part for text in texts for part in textwrap.wrap(text, width)]
 
 
-def _show(axis, sample: Sample) -> None:
+def draw_sample(axis, sample: Sample) -> None:
     """The image in a frame that tells the verdict."""
     axis.imshow(sample.image, interpolation="bicubic")
     axis.set(xticks=[], yticks=[])
@@ -101,7 +101,7 @@ def grid(spec: Mapping, sources: Sources) -> tuple[Figure, pd.DataFrame]:
                 axis.text(0.5, 0.5, "not available", ha="center", va="center", transform=axis.transAxes)
                 axis.set_box_aspect(1)
             else:
-                _show(axis, sample)
+                draw_sample(axis, sample)
                 _under(axis, sample)
                 rows.append(_record(run, sample))
     for axis, prompt in zip(axes[0], prompts, strict=True):
@@ -150,7 +150,7 @@ def traces(spec: Mapping, sources: Sources) -> tuple[Figure, pd.DataFrame]:
         picture.set_visible(False)
     for (picture, text), sample in zip(pairs, shown, strict=False):
         picture.set_visible(True)
-        _show(picture, sample)
+        draw_sample(picture, sample)
         _beside(text, sample)
     figure.suptitle(sources.folder.label(run), fontweight="bold", fontsize=9)
     for x, mark in ((0.27, PLAN), (0.73, PAINT)):

@@ -49,8 +49,9 @@ class Sources:
         rng = numpy_generator(0, row.run, row.mode, row.guidance, benchmark, metric, tag or "")
         return estimate(cells.only(tag) if tag else cells, rng, by_category=benchmark == "geneval")
 
-    def gap(self, better: Row, row: Row, benchmark: str, metric: str) -> Estimate | None:
-        """``better`` - ``row``, paired by prompt and seed; None where either was not scored or no seed is shared.
+    def gap(self, better: Row, row: Row, benchmark: str, metric: str, tag: str | None = None) -> Estimate | None:
+        """``better`` - ``row``, paired by prompt and seed, over one category where ``tag`` is given; None where either
+        was not scored or no seed is shared.
 
         The only seed of a supervised run stands for all. One that is left of a reinforced run does not.
         """
@@ -60,8 +61,9 @@ class Sources:
         left = any(self._is_reinforced(r.run) for r, c in ((better, a), (row, b)) if len(c.seeds) == 1)
         if left and not set(a.seeds) & set(b.seeds):
             return None
-        rng = numpy_generator(0, "gap", better.run, better.mode, row.run, row.mode, row.guidance, benchmark, metric)
-        return estimate(difference(a, b, one_for_all=not left), rng, by_category=benchmark == "geneval")
+        names = (better.run, better.mode, row.run, row.mode, row.guidance, benchmark, metric, *([tag] if tag else []))
+        rng, apart = numpy_generator(0, "gap", *names), difference(a, b, one_for_all=not left)
+        return estimate(apart.only(tag) if tag else apart, rng, by_category=benchmark == "geneval")
 
     def _is_reinforced(self, run: str) -> bool:
         return self.folder.config(run).get("stage") == "rl"
