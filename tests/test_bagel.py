@@ -240,6 +240,7 @@ DAMAGE = {
     "unexpected tensor": (change_tensor("lora.weight", torch.ones(2)), r"tensor lora\.weight is unexpected"),
     "shape": (change_tensor("connector.fc2.bias", torch.ones(3)), r"fc2\.bias: expected shape \(32,\).*got \(3,\)"),
     "not square": (change_tensor(TABLES[0], torch.ones(15, 32)), "pos_embed: expected 1 times a square"),
+    "quantised": (change_tensor("vae2llm.bias", torch.ones(32, dtype=torch.int8)), r"vae2llm\.bias: .*got I8: quant"),
     "not finite": (change_tensor("vae2llm.bias", torch.full((32,), torch.nan)), r"vae2llm\.bias: expected finite"),
     "autoencoder": (
         change_tensor("decoder.conv_out.bias", None, "ae.safetensors"),

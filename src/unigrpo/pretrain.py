@@ -165,7 +165,8 @@ def main() -> None:
         expected = "the folder of the parent run" if cfg.stage == "sft" else "nothing, the base starts from scratch"
         raise UserError(f"--init: expected {expected} (stage {cfg.stage!r} of {args.config})")
     if args.dry_run:
-        print(json.dumps({"config": to_dict(cfg), "cost": cost.supervised(cfg)}, indent=2))
+        told = {} if cfg.source == "released" else cost.supervised(cfg)
+        print(json.dumps({"config": to_dict(cfg), "cost": told}, indent=2))
         return
     if cfg.source == "released":
         return adopt(cfg, args.out)

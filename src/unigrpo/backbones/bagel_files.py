@@ -31,6 +31,7 @@ NETWORK, AUTOENCODER, LLM, VIT = "ema.safetensors", "ae.safetensors", "llm_confi
 INDEX = "model.safetensors.index.json"  # of a network in several files
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
 TABLES = ("latent_pos_embed.pos_embed", "vit_pos_embed.pos_embed")  # fixed: computed where a file lacks them
+FLOATS = ("F32", "BF16", "F16")  # how a tensor may be stored
 TABLE_SIDE = 64  # of the latents' table, where the file lacks it
 UNSUPPORTED = {  # what the published network does not use, and no value but these can be loaded
     LLM: {"hidden_act": "silu", "rope_scaling": None, "use_sliding_window": False},
@@ -138,7 +139,8 @@ def fetch(source: str | Path) -> Path:
     try:
         return Path(snapshot_download(str(source), allow_patterns=["*.json", "*.txt", "*.safetensors"]))
     except Exception as error:  # the hub's client raises many kinds for one thing: it cannot be had
-        raise UserError(f"{source}: no such folder, and not to be had from the hub either ({error})") from None
+        reason = " ".join(str(error).split())
+        raise UserError(f"{source}: no such folder, and not to be had from the hub either ({reason})") from None
 
 
 def read_release(folder: Path) -> Release:
@@ -224,7 +226,10 @@ def _stored(folder: Path, name: str) -> Stored:
     for part in paths:
         with _opened(part) as file:
             for tensor in file.keys():  # noqa: SIM118
-                files[tensor], shapes[tensor] = part, tuple(file.get_slice(tensor).get_shape())
+                stored = file.get_slice(tensor)
+                if stored.get_dtype() not in FLOATS:
+                    raise UserError(f"{part}: tensor {tensor}: expected {FLOATS}, got {stored.get_dtype()}: quantised?")
+                files[tensor], shapes[tensor] = part, tuple(stored.get_shape())
     return Stored(path, files, shapes)
 
 
