@@ -113,7 +113,7 @@ def save_model(model: UnifiedModel, folder: Path, info: dict, half: bool = False
         from unigrpo.backbones import bagel  # diffusers takes seconds to import
 
         return bagel.save(model, folder, info, half)
-    _save_tokenizer(model.tokenizer, folder / "tokenizer")
+    save_tokenizer(model.tokenizer, folder / "tokenizer")
     tensors = model.state_dict()
     write_tensors(folder / "model.safetensors", {k: v.half() if half else v for k, v in tensors.items()})
     codec = CodecCard(model.codec.channels, model.codec.patch, model.codec.downsample)
@@ -173,7 +173,8 @@ def _load_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write a tokenizer's files into ``folder``. Raises UserError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tokenizer.save_pretrained(folder)

@@ -23,7 +23,7 @@ from unigrpo.backbones.mot import Context, MoT, MoTConfig, Rotary, sincos_table
 from unigrpo.backbones.multimodal import MultimodalMoT
 from unigrpo.backbones.unified import Trace, UnifiedModel
 from unigrpo.backbones.vae import Autoencoder
-from unigrpo.checkpoint import write_tensors
+from unigrpo.checkpoint import save_tokenizer, write_tensors
 from unigrpo.config import ModelConfig
 from unigrpo.experts import expert_of
 from unigrpo.files import read_json, read_text, write_json, write_text, writing
@@ -175,7 +175,7 @@ def save(model: Bagel, folder: Path, info: dict, half: bool = False) -> None:
         write_json(folder / name, card)
     write_text(folder / SYSTEM_PROMPT, model.system_prompt)
     with writing(folder), TemporaryDirectory(dir=folder) as place:  # it would write through a link
-        model.tokenizer.save_pretrained(place)
+        save_tokenizer(model.tokenizer, Path(place))
         for path in Path(place).iterdir():
             path.replace(folder / path.name)
     _write_card(folder, model.mot.config, model.codec, model.image_size, info)
