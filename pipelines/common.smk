@@ -28,6 +28,9 @@ JUDGED = resolve.runs_in_use(STUDY.catalogue, judged=True)
 IS_SHIPPED = STUDY.scale["base"].get("source") == "shipped"
 PRETRAINED = "results/{scale}/base" if IS_SHIPPED else "results/{scale}/runs/base/seed0"
 THREADS = STUDY.scale.get("threads", 1)
+RELEASED = STUDY.scale.get("backbone") == "bagel"  # runs are folders of the files of a release
+WEIGHTS = "ema.safetensors" if RELEASED else "model.safetensors"
+TOKENIZER = "tokenizer.json" if RELEASED else "tokenizer"
 GPUS = int(STUDY.scale.get("device") == "cuda")
 
 
@@ -39,6 +42,11 @@ wildcard_constraints:
     seed="[0-9]+",
     kind="table|figure",
     name="[a-z][a-z0-9_]*",
+
+
+def kept(tokenizer):
+    """The output that holds a tokenizer: a folder, or with a release one file among its others."""
+    return tokenizer if RELEASED else directory(tokenizer)
 
 
 def any_of(*stages):
@@ -68,7 +76,7 @@ def modes(wildcards):
 
 def parent_model(wildcards):
     """The checkpoint that this run starts from."""
-    return f"{folder(*STUDY.parent(wildcards.run, int(wildcards.seed)))}/model.safetensors"
+    return f"{folder(*STUDY.parent(wildcards.run, int(wildcards.seed)))}/{WEIGHTS}"
 
 
 def prompt_file(wildcards):

@@ -4,7 +4,7 @@
 rule sample:
     input:
         config="results/{scale}/runs/{run}/seed{seed}/evaluation.json",
-        model="results/{scale}/runs/{run}/seed{seed}/model.safetensors",
+        model=f"results/{{scale}}/runs/{{run}}/seed{{seed}}/{WEIGHTS}",
         decoding="results/{scale}/decoding.json",
     output:
         done="results/{scale}/runs/{run}/seed{seed}/samples/done.json",

@@ -30,9 +30,9 @@ rule pretrain:
     input:
         config="results/{scale}/runs/base/seed0/training.json",
     output:
-        model=f"{PRETRAINED}/model.safetensors",
+        model=f"{PRETRAINED}/{WEIGHTS}",
         card=f"{PRETRAINED}/model.json",
-        tokenizer=directory(f"{PRETRAINED}/tokenizer"),
+        tokenizer=kept(f"{PRETRAINED}/{TOKENIZER}"),
         record=f"{PRETRAINED}/run.json",
     log:
         "results/{scale}/logs/pretrain.log",
@@ -51,7 +51,7 @@ rule pretrain:
 
 rule ship_base:
     input:
-        model=f"{PRETRAINED}/model.safetensors".format(scale=SCALE),
+        model=f"{PRETRAINED}/{WEIGHTS}".format(scale=SCALE),
     log:
         f"results/{SCALE}/logs/ship_base.log",
     localrule: True
@@ -91,9 +91,9 @@ rule sft:
         config="results/{scale}/runs/{run}/seed{seed}/training.json",
         parent=parent_model,
     output:
-        model="results/{scale}/runs/{run}/seed{seed}/model.safetensors",
+        model=f"results/{{scale}}/runs/{{run}}/seed{{seed}}/{WEIGHTS}",
         card="results/{scale}/runs/{run}/seed{seed}/model.json",
-        tokenizer=directory("results/{scale}/runs/{run}/seed{seed}/tokenizer"),
+        tokenizer=kept(f"results/{{scale}}/runs/{{run}}/seed{{seed}}/{TOKENIZER}"),
         record="results/{scale}/runs/{run}/seed{seed}/run.json",
     log:
         "results/{scale}/logs/sft.{run}.{seed}.log",
@@ -117,7 +117,7 @@ rule sft:
 rule tune:
     input:
         config="results/{scale}/runs/sft/seed0/tuning.json",
-        model="results/{scale}/runs/sft/seed0/model.safetensors",
+        model=f"results/{{scale}}/runs/sft/seed0/{WEIGHTS}",
     output:
         decoding="results/{scale}/decoding.json",
     log:
@@ -139,7 +139,7 @@ rule tune:
 rule reward_data:
     input:
         config="results/{scale}/runs/sft/seed0/reward.json",
-        model="results/{scale}/runs/sft/seed0/model.safetensors",
+        model=f"results/{{scale}}/runs/sft/seed0/{WEIGHTS}",
     output:
         images="results/{scale}/reward/data/images.npy",
         manifest="results/{scale}/reward/data/manifest.jsonl",
@@ -195,9 +195,9 @@ rule train:
         decoding="results/{scale}/decoding.json",
         prompts=prompt_file,
     output:
-        model="results/{scale}/runs/{run}/seed{seed}/model.safetensors",
+        model=f"results/{{scale}}/runs/{{run}}/seed{{seed}}/{WEIGHTS}",
         card="results/{scale}/runs/{run}/seed{seed}/model.json",
-        tokenizer=directory("results/{scale}/runs/{run}/seed{seed}/tokenizer"),
+        tokenizer=kept(f"results/{{scale}}/runs/{{run}}/seed{{seed}}/{TOKENIZER}"),
         record="results/{scale}/runs/{run}/seed{seed}/run.json",
     log:
         "results/{scale}/logs/train.{run}.{seed}.log",

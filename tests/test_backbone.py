@@ -8,8 +8,9 @@ import torch
 from tests import tiny
 from unigrpo.backbones.codec import PatchCodec
 from unigrpo.backbones.mot import MoT, patchify, unpatchify
+from unigrpo.backbones.multimodal import MultimodalMoT
 from unigrpo.backbones.unified import Trace
-from unigrpo.conformance import bagel
+from unigrpo.conformance import bagel_file
 from unigrpo.types import UserError
 from unigrpo.world import render, scenes
 
@@ -121,7 +122,9 @@ def test_experts_are_disjoint_and_complete(model):
 
 
 def test_training_sampling_and_conformance_use_one_class(model):
-    assert isinstance(model.mot, MoT) and bagel.MoT is MoT
+    """BAGEL's network only adds the reading of pictures."""
+    own = {name for name in vars(MultimodalMoT) if not name.startswith("__")}
+    assert isinstance(model.mot, MoT) and issubclass(bagel_file.MultimodalMoT, MoT) and not own & set(dir(MoT))
 
 
 def test_patchify_is_inverted_and_channel_fastest():

@@ -111,6 +111,26 @@ def test_every_implemented_feature_is_stored_and_passes(capsys):
         ("bagel_tiny", "expected.D.cfg4.v"),
         ("bagel_tiny", "expected.E.latent_position_ids"),
         ("bagel_tiny", "language_model.model.layers.0.mlp_moe_gen.up_proj.weight"),
+        ("bagel_tiny", "expected.A2.attention_mask_0"),
+        ("bagel_tiny", "expected.A2.last_hidden"),
+        ("bagel_tiny", "expected.A2.mse"),
+        ("bagel_tiny", "expected.A2.grad_l2"),
+        ("bagel_tiny", "input.A2.packed_vit_position_ids"),
+        ("bagel_tiny", "expected.D.think.x"),
+        ("bagel_tiny", "expected.D.think.block_position"),
+        ("bagel_tiny", "expected.D.renorm_global_min0p5"),
+        ("bagel_tiny", "expected.D.renorm_channel"),
+        ("bagel_tiny", "expected.D.renorm_text_channel_textonly"),
+        ("bagel_tiny", "expected.F.vit_output"),
+        ("bagel_tiny", "expected.F.greedy_tokens"),
+        ("bagel_tiny", "expected.G.positions"),
+        ("bagel_tiny", "expected.G.vae_block_cache_k"),
+        ("bagel_tiny", "expected.G.velocity_cfg"),
+        ("bagel_tiny", "vit_model.vision_model.embeddings.patch_embedding.weight"),
+        ("bagel_tiny_vae", "expected.moments"),
+        ("bagel_tiny_vae", "expected.latent_mode"),
+        ("bagel_tiny_vae", "expected.decoded"),
+        ("bagel_tiny_vae", "decoder.conv_out.bias"),
     ],
 )
 def test_one_changed_number_fails(tmp_path, capsys, family, tensor):
@@ -157,6 +177,13 @@ def test_every_text_feature_notices_a_changed_number(tmp_path, name):
 def test_one_changed_entry_fails(tmp_path, family, keys):
     changed_json(tmp_path, family, *keys)
     assert exit_code(tmp_path) == 1
+
+
+def test_weights_of_another_autoencoder_are_refused(tmp_path):
+    path = copied("bagel_tiny_vae", tmp_path) / "bagel_tiny_vae.safetensors"
+    save_file({k: t for k, t in load_file(path).items() if k != "decoder.up.2.upsample.conv.bias"}, path)
+    with pytest.raises(UserError, match=r"decoder\.up\.2\.upsample\.conv\.bias"):
+        run(tmp_path)
 
 
 def test_a_nan_in_a_stored_result_fails(tmp_path):

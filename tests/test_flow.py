@@ -262,3 +262,14 @@ def test_renormalisation_limits_the_norm_per_sample_or_per_token(rng, renorm_min
         for n in range(3):
             factor = min(max((cond[b, n].norm() / plain[b, n].norm()).item(), renorm_min), 1)
             torch.testing.assert_close(by_token[b, n], factor * plain[b, n])
+
+
+def test_two_guidances_go_away_from_two_contexts_in_turn():
+    cond, no_text, no_picture = torch.randn(3, 2, 5, 4, generator=torch.Generator().manual_seed(8))
+    text = no_text + 4 * (cond - no_text)
+    both = no_picture + 1.5 * (text - no_picture)
+    torch.testing.assert_close(guided_velocity(cond, no_text, 4.0, "none", 0.0, no_picture, 1.5), both)
+    assert torch.equal(guided_velocity(cond, no_text, 1.0, "none", 0.0, no_picture, 1.5), cond)
+    first = text * (cond.norm(dim=-1, keepdim=True) / text.norm(dim=-1, keepdim=True)).clamp(max=1)
+    shortened = guided_velocity(cond, no_text, 4.0, "text_channel", 0.0, no_picture, 1.5)
+    torch.testing.assert_close(shortened, no_picture + 1.5 * (first - no_picture))

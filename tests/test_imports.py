@@ -28,6 +28,7 @@ ROOMS = (
         "checkpoint",
         "resolve",
         "cost",
+        "sizes",
     ),
     ("sampler", "rollout", "pairs", "drift", "methods"),
     ("evals", "rewards", "validate", "conformance", "report"),
@@ -36,6 +37,7 @@ COMMANDS = len(ROOMS)  # every other module that can be run: the top room
 
 WITHOUT_TORCH = (
     "unigrpo.config", "unigrpo.types", "unigrpo.seeding", "unigrpo.resolve", "unigrpo.report", "unigrpo.cost",
+    "unigrpo.sizes", "unigrpo.plan",
     "unigrpo.diff", "unigrpo.run_folder", "evals.geneval",
 )  # fmt: skip
 HEAVY = {"torch", "torchvision", "transformers", "diffusers", "accelerate", "open_clip", "timm", "safetensors"}

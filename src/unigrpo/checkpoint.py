@@ -1,7 +1,7 @@
 """Checkpoints: safetensors + JSON, each file replaced as a whole. Loading one never executes code.
 
-``model.json`` + ``model.safetensors`` + ``tokenizer/`` are a finished model; ``state/state.safetensors`` is what a
-killed run resumes from.
+``model.json`` + ``model.safetensors`` + ``tokenizer/`` are a finished model of the world; a BAGEL is a folder of the
+files of its release. ``state/state.safetensors`` is what a killed run resumes from.
 """
 
 from __future__ import annotations
@@ -108,8 +108,12 @@ def load_weights(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> N
 
 
 def save_model(model: UnifiedModel, folder: Path, info: dict, half: bool = False) -> None:
-    """Write a finished model; ``half`` stores fp16. ``info`` (provenance) goes into model.json."""
-    _save_tokenizer(model.tokenizer, folder / "tokenizer")
+    """Write a finished model; ``half`` stores fp16 (BAGEL: bf16). ``info`` (provenance) goes into model.json."""
+    if model.backbone == "bagel":
+        from unigrpo.backbones import bagel  # diffusers takes seconds to import
+
+        return bagel.save(model, folder, info, half)
+    save_tokenizer(model.tokenizer, folder / "tokenizer")
     tensors = model.state_dict()
     write_tensors(folder / "model.safetensors", {k: v.half() if half else v for k, v in tensors.items()})
     codec = CodecCard(model.codec.channels, model.codec.patch, model.codec.downsample)
@@ -122,6 +126,10 @@ def load_model(
     """Rebuild a model from its folder alone. Raises UserError for absent, damaged or foreign checkpoints, and for
     another architecture than ``expected``."""
     folder = Path(folder)
+    if (folder / "llm_config.json").exists():
+        from unigrpo.backbones import bagel  # diffusers takes seconds to import
+
+        return bagel.load(folder, device=device, expected=expected)
     path, weights = folder / "model.json", folder / "model.safetensors"
     names = Card.__dataclass_fields__
     data = read_json(path, *names)
@@ -165,7 +173,8 @@ def _load_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write a tokenizer's files into ``folder``. Raises UserError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tokenizer.save_pretrained(folder)

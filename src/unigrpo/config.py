@@ -301,6 +301,11 @@ class RunConfig:
             "released",
             "a folder or hub id for, and only for, source: released",
         )
+        if self.stage == "base":
+            same = (self.backbone == "bagel") == (self.source == "released")
+            require(
+                same, "base.source", "released for, and only for, backbone: bagel, which is not trained from nothing"
+            )
         require(self.seed >= 0, "seed", "a whole number >= 0")
         require(self.threads >= 1, "threads", "a whole number >= 1")
 

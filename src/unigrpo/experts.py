@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 IMAGE_ONLY = ("vae2llm", "llm2vae", "time_embedder")
-FIXED = "latent_pos_embed.pos_embed"  # the position table is never trained
+FIXED = ("latent_pos_embed", "vit_pos_embed", "vit_model", "connector")  # position tables; what reads pictures
 
 
 def expert_of(name: str) -> str | None:
     """``text`` = reasoning (understanding), ``image`` = denoising (generation); None for what is not trained."""
-    if name == FIXED:
+    if name.startswith(FIXED):
         return None
     return "image" if "_moe_gen" in name or name.startswith(IMAGE_ONLY) else "text"

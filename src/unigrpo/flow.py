@@ -160,25 +160,38 @@ def guided_velocity(
     cond: Tensor,
     uncond: Tensor,
     scale: float,
-    renorm: Literal["none", "global", "channel"] = "none",
+    renorm: Literal["none", "global", "channel", "text_channel"] = "none",
     renorm_min: float = 0.0,
+    image_uncond: Tensor | None = None,
+    image_scale: float = 1.0,
 ) -> Tensor:
     """Classifier-free guidance g = uncond + scale * (cond - uncond), only if scale > 1 (else cond).
 
-    cond, uncond (B, T, C). ``global`` multiplies g by clamp(|cond| / (|g| + 1e-8), renorm_min, 1) with norms
-    over all tokens and channels of a sample; ``channel`` does the same per token, norms over the last axis.
-    Source: BAGEL.
+    cond, uncond, image_uncond (B, T, C). ``image_scale`` > 1 guides a second time, away from ``image_uncond``: g' =
+    image_uncond + image_scale * (g - image_uncond). ``global`` multiplies the result by clamp(|cond| / (|result| +
+    1e-8), renorm_min, 1) with norms over all tokens and channels of a sample; ``channel`` does the same per token,
+    norms over the last axis; ``text_channel`` does that to g, before the second guidance. Source: BAGEL.
     """
     cond = widen(cond)
     if scale <= 1:
         return cond
     uncond = widen(uncond)
     guided = uncond + scale * (cond - uncond)
-    if renorm == "none":
+    if renorm == "text_channel":
+        guided = _shortened(guided, cond, (-1,), renorm_min)
+    if image_scale > 1:
+        image_uncond = widen(image_uncond)
+        guided = image_uncond + image_scale * (guided - image_uncond)
+    if renorm in ("none", "text_channel"):
         return guided
     axes = {"global": tuple(range(1, cond.ndim)), "channel": (-1,)}[renorm]
-    norm, guided_norm = (torch.linalg.vector_norm(velocity, dim=axes, keepdim=True) for velocity in (cond, guided))
-    return guided * (norm / (guided_norm + 1e-8)).clamp(renorm_min, 1)
+    return _shortened(guided, cond, axes, renorm_min)
+
+
+def _shortened(x: Tensor, model: Tensor, axes: tuple[int, ...], least: float) -> Tensor:
+    """x, brought down to the norm of ``model`` over ``axes`` where it exceeds that, by a factor not below ``least``."""
+    norm, own = (torch.linalg.vector_norm(v, dim=axes, keepdim=True) for v in (model, x))
+    return x * (norm / (own + 1e-8)).clamp(least, 1)
 
 
 def _shifted(u: Tensor, shift: float) -> Tensor:

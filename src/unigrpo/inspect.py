@@ -15,14 +15,16 @@ from unigrpo.types import UserError
 
 
 def parameters(path: Path) -> tuple[dict[str, int], list[str]]:
-    """Numbers held by ``text``, ``image`` and ``fixed`` (codec, position table), and the types they are stored in.
-    Raises UserError for a file that is absent, damaged or not of this network."""
+    """Numbers held by ``text``, ``image`` and ``fixed`` (codec, position tables, what reads pictures), and the types
+    they are stored in. Raises UserError for a file that is absent, damaged or not of this network."""
     counts, kinds = {"text": 0, "image": 0, "fixed": 0}, set()
     try:
         with safe_open(path, "numpy") as file:
             for name in file.keys():  # noqa: SIM118
                 part = file.get_slice(name)
                 room, _, rest = name.partition(".")
+                if path.name == "ema.safetensors":
+                    room, rest = "mot", name
                 if room not in ("mot", "codec"):
                     raise UserError(f"{path}: unexpected tensor {name}, expected those of a unigrpo model")
                 counts[(expert_of(rest) if room == "mot" else None) or "fixed"] += math.prod(part.get_shape())
@@ -35,7 +37,7 @@ def parameters(path: Path) -> tuple[dict[str, int], list[str]]:
 def describe(folder: Path) -> dict:
     """Everything that the command tells; None for what the folder does not record."""
     card = read_json(folder / "model.json", "architecture", "codec", "image_size")
-    weights = folder / "model.safetensors"
+    weights = run_folder.weights(folder)
     counts, kinds = parameters(weights)
     record, config = run_folder.record(folder), run_folder.configuration(folder)
     return {

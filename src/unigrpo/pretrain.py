@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from unigrpo import checkpoint, cli, config, cost, provenance, seeding, tracking
+from unigrpo import checkpoint, cli, config, cost, provenance, run_folder, seeding, tracking
 from unigrpo.backbones.codec import PatchCodec
 from unigrpo.backbones.mot import MoT, MoTConfig
 from unigrpo.backbones.tokenizer import BOS, END_OF_IMAGE, EOS, START_OF_IMAGE, build_tokenizer
@@ -165,16 +165,28 @@ def main() -> None:
         expected = "the folder of the parent run" if cfg.stage == "sft" else "nothing, the base starts from scratch"
         raise UserError(f"--init: expected {expected} (stage {cfg.stage!r} of {args.config})")
     if args.dry_run:
-        print(json.dumps({"config": to_dict(cfg), "cost": cost.supervised(cfg)}, indent=2))
+        told = {} if cfg.source == "released" else cost.supervised(cfg)
+        print(json.dumps({"config": to_dict(cfg), "cost": told}, indent=2))
         return
+    if cfg.source == "released":
+        return adopt(cfg, args.out)
     train(cfg, args.out, args.init, args.tracker)
+
+
+def adopt(cfg: RunConfig, out: Path) -> None:
+    """The base of a scale that starts from published weights: links to their files, and a record."""
+    from unigrpo.backbones import bagel  # diffusers takes seconds to import
+
+    started = time.monotonic()
+    bagel.adopt(cfg.released, out, cfg.model, {"run": cfg.run, "seed": cfg.seed, "stage": cfg.stage})
+    facts = {"images": 0, "model_evaluations": 0, "updates": 0, "ema": True, "collapsed": False}
+    seconds = time.monotonic() - started
+    write_json(out / "run.json", provenance.record(cfg, device="none", wall_seconds=seconds, **facts))
 
 
 def train(cfg: RunConfig, out: Path, init: Path | None, tracker: str | None = None) -> None:
     """Train to ``supervised.steps``; resumes from ``out/state``. Writes model, metrics and run.json. ``tracker`` names
     one that follows the metrics."""
-    if cfg.backbone != "world":
-        raise UserError(f"backbone: {cfg.backbone!r} cannot be trained by this version, expected 'world'")
     s = cfg.supervised
     accelerator, started = accelerate_for(cfg, **tracking.options(tracker, out)), time.monotonic()
     model = (new_model(cfg) if init is None else checkpoint.load_model(init, expected=cfg.model)).to(accelerator.device)
@@ -182,7 +194,7 @@ def train(cfg: RunConfig, out: Path, init: Path | None, tracker: str | None = No
     optimizer = torch.optim.AdamW(parameters, lr=s.lr, weight_decay=s.weight_decay, betas=(0.9, 0.99), fused=True)
     ema = AveragedModel(model.mot, multi_avg_fn=get_ema_multi_avg_fn(s.ema_decay))
     first, earlier = 0, 0.0
-    settings = training_fingerprint(cfg, *([] if init is None else [init / "model.safetensors"]))
+    settings = training_fingerprint(cfg, *([] if init is None else [run_folder.weights(init)]))
     state = checkpoint.load_state(out / "state", settings)
     if state is not None:
         first, tensors, data = state
@@ -238,7 +250,7 @@ def train(cfg: RunConfig, out: Path, init: Path | None, tracker: str | None = No
 
 def averaged(model: UnifiedModel, ema: AveragedModel) -> UnifiedModel:
     """The model with averaged weights: what is evaluated and saved."""
-    return UnifiedModel(ema.module, model.codec, model.tokenizer, model.image_size)
+    return model.with_mot(ema.module)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,12 @@ def record(folder: Path) -> dict:
     return read_json(path) if path.exists() else {}
 
 
+def weights(folder: Path) -> Path:
+    """The file that holds the network's weights: BAGEL's keep the name under which they are published."""
+    released = folder / "ema.safetensors"
+    return released if released.exists() else folder / "model.safetensors"
+
+
 def configuration(folder: Path) -> tuple[str, dict] | None:
     """(where it stands, resolved configuration), or None where the folder has none. Raises UserError without the
     folder."""

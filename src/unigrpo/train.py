@@ -23,7 +23,7 @@ import torch
 from tqdm import tqdm
 
 import rewards
-from unigrpo import checkpoint, cli, config, cost, methods, provenance, seeding, tracking
+from unigrpo import checkpoint, cli, config, cost, methods, provenance, run_folder, seeding, tracking
 from unigrpo.advantages import group_advantages
 from unigrpo.config import RLConfig, RunConfig, to_dict
 from unigrpo.drift import drift, probe
@@ -301,7 +301,7 @@ def main() -> None:
         return pass_on(cfg, args.out, args.init, reason)
     options, source = reward_source(cfg.rl.reward, args.reward)
     reward, verifier = rewards.load(cfg.rl.reward, **options), rewards.load("verifier")
-    inputs = [args.init / "model.safetensors", source, args.decoding]
+    inputs = [run_folder.weights(args.init), source, args.decoding]
     inputs += [] if cfg.rl.prompt_file is None else [Path(cfg.rl.prompt_file)]
     train(cfg, args.out, args.init, reward, verifier, decoding, training_fingerprint(cfg, *inputs), args.tracker)
 

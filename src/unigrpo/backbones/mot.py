@@ -378,11 +378,17 @@ class MoT(nn.Module):
         The block [start, latents, end] shares one position and attends to the context and to all of itself; it
         leaves no trace in the context. Start and end go through the understanding expert.
         """
-        b, n, _ = gen.shape
-        mask = torch.cat([context.mask, context.mask.new_ones(b, n + 2)], 1)[:, None, None]
-        positions = [context.rope[:, None].expand(-1, 2), context.rope[:, None].expand(-1, n)]
-        (und, gen), _, _ = self.run([("", und), ("_moe_gen", gen)], positions, mask, context)
+        (und, gen), _ = self.read_block(context, [("", und), ("_moe_gen", gen)])
         return und, gen
+
+    def read_block(self, context: Context, streams: list[tuple[str, Tensor]]) -> tuple[list[Tensor], Context]:
+        """Hidden states of an image block as from :meth:`run`, and the context with the block in it: its keys and
+        values in the order of ``streams``, the next free position one further."""
+        lengths = [x.shape[1] for _, x in streams]
+        mask = torch.cat([context.mask, context.mask.new_ones(len(context.rope), sum(lengths))], 1)
+        positions = [context.rope[:, None].expand(-1, n) for n in lengths]
+        hidden, keys, values = self.run(streams, positions, mask[:, None, None], context)
+        return hidden, Context(keys, values, mask, context.rope + 1)
 
     def velocity(self, context: Context, x: Tensor, t: Tensor, grid: tuple[int, int]) -> Tensor:
         """Velocity of noisy latent tokens: x (B, N, token_dim), t (B,) in (0, 1], grid (rows, cols) with N tokens."""

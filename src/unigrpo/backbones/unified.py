@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerFast
 
-from unigrpo.backbones.codec import PatchCodec
 from unigrpo.backbones.mot import Context, MoT, patchify, unpatchify
 from unigrpo.types import UserError
 
@@ -34,9 +33,12 @@ class Trace:
 
 
 class UnifiedModel(nn.Module):
-    """Text and images from one network; ``mot`` is trained, ``codec`` is fixed."""
+    """Text and images from one network; ``mot`` is trained, ``codec`` is fixed: it encodes and decodes images as
+    ``codec.PatchCodec`` does."""
 
-    def __init__(self, mot: MoT, codec: PatchCodec, tokenizer: PreTrainedTokenizerFast, image_size: int):
+    backbone = "world"  # its name in configurations
+
+    def __init__(self, mot: MoT, codec: nn.Module, tokenizer: PreTrainedTokenizerFast, image_size: int):
         super().__init__()
         self.mot, self.codec, self.tokenizer, self.image_size = mot, codec, tokenizer, image_size
         side = image_size // codec.stride
@@ -44,7 +46,11 @@ class UnifiedModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.codec.mean.device
+        return self.mot.vae2llm.weight.device
+
+    def with_mot(self, mot: MoT) -> UnifiedModel:
+        """The same model with another network."""
+        return UnifiedModel(mot, self.codec, self.tokenizer, self.image_size)
 
     @property
     def latent_shape(self) -> tuple[int, int]:

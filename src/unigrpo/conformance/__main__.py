@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from unigrpo import cli
-from unigrpo.conformance import IMPLEMENTED, bagel, extra_algos, geneval, ratio_norm, sde_steps, text_grpo
+from unigrpo.conformance import IMPLEMENTED, bagel, extra_algos, geneval, ratio_norm, sde_steps, text_grpo, vae
 from unigrpo.conformance.core import Case, Check
 from unigrpo.types import UserError
 
@@ -21,7 +21,7 @@ FAMILIES: tuple[tuple[str, Callable[[Path], Iterator[Case]]], ...] = (  # name p
     (r"extra_algos.*\.(json|safetensors)", extra_algos.cases),
     (r"geneval_cases.*\.jsonl", geneval.verdict_cases),
     (r"geneval_filter_cases.*\.jsonl", geneval.filter_cases),
-    (r"bagel_.*vae.*\.(json|safetensors)", bagel.vae_cases),
+    (r"bagel_.*vae.*\.(json|safetensors)", vae.cases),
     (r"bagel_.*\.(json|safetensors)", bagel.cases),
 )
 SHOWN_FAILURES = 5

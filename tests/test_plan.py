@@ -1,0 +1,215 @@
+"""The plan: its formulas against what real models hold, keep and compute; its verdicts."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
+
+from tests import tiny
+from unigrpo import plan, sizes, train
+from unigrpo.advantages import group_advantages
+from unigrpo.backbones.mot import MoTConfig
+from unigrpo.backbones.multimodal import MultimodalMoT
+from unigrpo.backbones.vae import Autoencoder, VaeConfig
+from unigrpo.backbones.vit import VitConfig
+from unigrpo.config import ModelConfig
+from unigrpo.methods import grpo
+from unigrpo.pretrain import new_model
+from unigrpo.resolve import load_catalogue, load_scale, resolve
+
+MEDIUM = ModelConfig(
+    hidden_size=128, intermediate_size=320, layers=5, heads=8, kv_heads=2, latent_channels=8, latent_patch=1,
+    latent_downsample=4, max_latent_size=12,
+)  # fmt: skip
+
+
+def configured(root, scale, run="unigrpo"):
+    catalogue = load_catalogue(root / "pipelines/experiments.yaml")
+    return resolve(catalogue, load_scale(root / f"pipelines/scales/{scale}.yaml"), scale, run, 0)
+
+
+def update(model_config, train_parts=("text", "image"), trace=8):
+    """A model and one slice of an update of it, with what the formula is told of the slice."""
+    torch.set_num_threads(1)
+    rl = replace(tiny.RL, epochs=1, micro_batch=12, train=train_parts)
+    cfg = tiny.run_config(rl=rl, model=model_config)
+    model = copy.deepcopy(tiny.model()) if model_config == tiny.MODEL else new_model(replace(cfg, stage="base"))
+    nets = train.networks(cfg, model, None)
+    train.optimizer_for(model, rl)
+    drawn = train.draw_prompts(3, 0, rl.prompts_per_rollout)
+    rollout = grpo.roll_out(nets, drawn, rl, trace, 3, 0)
+    advantages, _ = group_advantages(torch.rand(12).double(), [i // 3 for i in range(12)], ddof=0, eps=1e-4)
+    ((part,),) = grpo.make_slices(nets, rollout, advantages, rl)
+    longest = max(map(len, rollout.prompt_ids))
+    told = sizes.Batch(12, 4, longest, model.trace_pieces(rollout.trace)[0].shape[1], model.latent_shape[0], 2)
+    return cfg, model, nets, part, replace(told, steps=2 if "image" in train_parts else 0)
+
+
+def kept(model, work) -> int:
+    """Bytes that autograd saves while ``work`` runs, each storage once, parameters left out."""
+    own = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
+    held = {}
+
+    def pack(tensor):
+        if (place := tensor.untyped_storage().data_ptr()) not in own:
+            held[place] = tensor  # keeps the storage, so that no other takes its place
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        work()
+    return sum(tensor.untyped_storage().nbytes() for tensor in held.values())
+
+
+@pytest.mark.parametrize("size", [tiny.MODEL, MEDIUM], ids=["tiny", "medium"])
+@pytest.mark.parametrize("parts", [("text", "image"), ("image",), ("text",)], ids="+".join)
+def test_activations_are_those_that_autograd_keeps(size, parts):
+    cfg, model, nets, part, told = update(size, parts)
+    measured = kept(model, lambda: list(grpo.losses(nets, part, cfg.rl)))
+    text = "text" in parts or cfg.rl.gradient_through_context
+    assert sizes.activations(sizes.network(cfg), told, text) == pytest.approx(measured, rel=0.12)
+
+
+def test_checkpointed_layers_keep_their_inputs():
+    """With torch's checkpointing around every layer of the real model; the formula adds one layer computed again."""
+    cfg, model, nets, part, told = update(MEDIUM)
+    inputs = {}
+
+    def checkpointed(plain):
+        def forward(streams, ropes, mask, past):
+            for tensor in [x for _, x in streams] + [x for pair in ropes for x in pair] + [mask, *(past or ())]:
+                inputs[tensor.untyped_storage().data_ptr()] = tensor  # torch holds these outside of its hooks
+            return checkpoint(plain, streams, ropes, mask, past, use_reentrant=False)
+
+        return forward
+
+    for layer in model.mot.language_model.model.layers:
+        layer.forward = checkpointed(layer.forward)
+    measured = kept(model, lambda: list(grpo.losses(nets, part, cfg.rl)))
+    measured += sum(tensor.untyped_storage().nbytes() for tensor in inputs.values())
+    planned = sizes.activations(sizes.network(cfg), told, True, checkpointing=True)
+    whole = sizes.activations(sizes.network(cfg), told, True)
+    one_layer = (whole - sizes.activations(sizes.network(cfg), replace(told, steps=0), True)) / MEDIUM.layers
+    assert planned - one_layer == pytest.approx(measured, rel=0.15)
+
+
+@pytest.mark.parametrize("size", [tiny.MODEL, MEDIUM], ids=["tiny", "medium"])
+def test_what_stands_in_memory_is_as_large_as_planned(size):
+    """Weights, the frozen copy, gradients and optimiser state after an update; keys and values of a rollout."""
+    cfg, model, nets, part, told = update(size)
+    optimizer, trained = train.optimizer_for(model, cfg.rl)
+    planned = plan.memory(cfg, plan.as_it_is(cfg, 1))["update"]
+    weights = sum(t.nbytes for t in [*model.parameters(), *model.codec.buffers()])
+    assert planned["weights"] == planned["reference"] == weights
+    sum(loss for _, loss, _ in grpo.losses(nets, part, cfg.rl)).backward()
+    held = [p for group in trained.values() for p in group]
+    assert planned["gradients"] == sum(p.nbytes for p in held)
+    optimizer.step()
+    state = sum(t.nbytes for s in optimizer.state.values() for t in s.values() if t.dim())
+    assert planned["optimiser"] == pytest.approx(state, rel=0.05)  # rows without a gradient have none
+    context = model.read_prompts(part.rollout.prompt_ids)
+    cached = sum(t.nbytes for t in [*context.keys, *context.values])
+    assert cached == sizes.cache(sizes.network(cfg), told.episodes, told.prompt)
+
+
+def test_parameters_of_the_models_there_are(root):
+    """The world's, in miniature and at every scale, and BAGEL-7B-MoT to the last number."""
+    for cfg in (tiny.run_config("base"), configured(root, "smoke", "base"), configured(root, "cpu", "base")):
+        model = new_model(cfg)
+        counted = sizes.parameters(sizes.network(cfg))
+        assert {k: counted[k] for k in ("text", "image")} == {
+            k: sum(p.numel() for p in part) for k, part in model.mot.expert_parameters().items()
+        }
+        assert sum(counted.values()) == sum(t.numel() for t in model.state_dict().values())
+    ids = (151644, 151645, 151652, 151653)
+    with torch.device("meta"):
+        mot = MultimodalMoT(
+            MoTConfig(152064, 3584, 18944, 28, 28, 4, 16, 2, 64, *ids), VitConfig(1152, 4304, 26, 16, 14, 70)
+        )
+        codec = Autoencoder(VaeConfig((128, 256, 512, 512), 2, 16), 2)
+    counted = sizes.parameters(sizes.network(configured(root, "paper")))
+    assert {k: sum(p.numel() for p in v) for k, v in mot.expert_parameters().items()} == {
+        k: counted[k] for k in ("text", "image")
+    }
+    assert sum(counted.values()) == sum(t.numel() for part in (mot, codec) for t in part.parameters())
+
+
+def test_flops_are_those_of_the_matrices():
+    cfg = tiny.run_config(model=MEDIUM)
+    model, net = new_model(replace(cfg, stage="base")).eval(), sizes.network(cfg)
+    context = model.read_prompts(model.prompt_ids(["a photo of a red circle"]))
+    tokens, seen = model.latent_shape[0] + 2, int(context.rope[0]) + model.latent_shape[0] + 2
+    x, t = torch.randn(1, *model.latent_shape), torch.tensor([0.5])
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # all of it counted
+        model.velocity(context, x, t)
+    assert sizes.flops(net, tokens, seen) == pytest.approx(counter.get_total_flops(), rel=0.05)
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # all of it counted
+        hidden, _ = model.mot.encode_text(torch.zeros(1, 9, dtype=torch.long), torch.ones(1, 9).bool())
+        model.mot.logits(hidden)
+    assert sizes.flops(net, 9, 9, head=True) == pytest.approx(counter.get_total_flops(), rel=0.05)
+
+
+# ---------------------------------------------------------------------------------------------------- verdicts
+def run(capsys, *words):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["plan", *words])
+        try:
+            plan.main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+    return code, capsys.readouterr().out
+
+
+def test_a_small_scale_fits(capsys):
+    code, out = run(capsys, "--scale", "cpu", "--gpu-memory", "8")
+    assert code == 0 and "fits          yes" in out and "what would make it fit" not in out
+
+
+def test_bagel_does_not_fit_and_is_told_what_would_help(capsys):
+    code, out = run(capsys, "--scale", "paper", "--gpus", "8", "--gpu-memory", "80")
+    assert code == 1 and "fits          no" in out
+    assert "parameters" in out and "with checkpointing" in out and "FLOPs" in out and "hours" in out
+    assert all(f"\n  {word}" in out for word in plan.KINDS)
+    assert "split among 8 devices" in out and "rollouts in parts of" in out and "then about" in out
+
+
+def test_what_helps_is_enough(root):
+    cfg = configured(root, "paper")
+    room = 80e9 * (1 - plan.RESERVED)
+    steps = plan.remedies(cfg, 8, room)
+    needs = [plan.need(cfg, plan.as_it_is(cfg, 8)), *(plan.need(cfg, setup) for _, setup in steps)]
+    assert needs[0] > room >= needs[-1] and all(a >= b for a, b in zip(needs, needs[1:], strict=False))
+    assert plan.need(cfg, plan.remedies(cfg, 1, room)[-1][1]) > room  # one device is too small whatever is done
+
+
+def test_more_in_a_batch_needs_more_and_costs_more(root):
+    cfg = configured(root, "gpu")
+    small = plan.as_it_is(cfg, 1)
+    large = replace(small, micro=2 * small.micro)
+    assert plan.need_update(cfg, large) > plan.need_update(cfg, small)
+    guided = replace(cfg, rl=replace(cfg.rl, guidance=2.0))
+    assert plan.work(guided, small)["rollout"] > plan.work(cfg, small)["rollout"]
+    again = plan.work(cfg, replace(small, checkpointing=True))["update"]
+    assert again == pytest.approx(4 / 3 * plan.work(cfg, small)["update"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--scale", "huge"), "--config scale=huge: no such file"),
+        (("--scale", "cpu", "--run", "nothing"), "--config run=nothing: no such run"),
+        (("--scale", "cpu", "--run", "sft"), "--run sft: expected a run that is reinforced"),
+        (("--scale", "cpu", "--gpus", "0"), "--gpus: expected a number above 0, got 0"),
+        (("--scale", "cpu", "--gpu-memory", "nan"), "--gpu-memory: expected a number above 0, got nan"),
+        ((), "the following arguments are required: --scale"),
+    ],
+)
+def test_bad_options_are_named(capsys, words, message):
+    with pytest.raises(plan.UserError, match=message):
+        run(capsys, *words)
