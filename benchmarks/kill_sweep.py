@@ -30,7 +30,7 @@ from unigrpo.types import UserError
 
 COMMAND = ("-m", "unigrpo.reproduce", "--scale", "smoke", "--seeds", "1")
 COMPARED = ("scores.csv", "tables/*.csv", "tables/*.md", "runs/*/seed*/model.safetensors")
-LONGEST = 0.25  # of the undisturbed time: the longest that an attempt may run before it is killed
+LONGEST = 0.15  # of the undisturbed time: the longest that an attempt may run before it is killed
 RULE = re.compile(r"^(?:local)?rule (\w+):$", re.MULTILINE)
 
 
