@@ -68,8 +68,8 @@ def _draw_paper(axis, y: float, row: Row, column: str, sources: Sources, size: f
 
 
 def _say(axis, y: float, words: str, color: str) -> None:
-    """Words at the right end of a row, where values of what collapsed are not."""
-    axis.text(0.98, y, words, transform=axis.get_yaxis_transform(), ha="right", va="center", fontsize=6, color=color)
+    """Words at the left end of a row, where good values are not."""
+    axis.text(0.02, y, words, transform=axis.get_yaxis_transform(), ha="left", va="center", fontsize=6, color=color)
 
 
 def _legend(figure: Figure, strict: bool) -> None:

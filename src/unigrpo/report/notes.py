@@ -82,7 +82,9 @@ def runs_of(rows: Sequence[Row]) -> list[str]:
 
 
 def mixed_code(runs: Sequence[str], sources: Sources) -> list[str]:
-    code = {record.get("source_hash") for run in runs for record in sources.folder.records(run)}
+    """A warning where runs were made by different code; a shipped base, which is older by nature, apart."""
+    own = [run for run in runs if sources.folder.config(run).get("source") != "shipped"]
+    code = {record.get("source_hash") for run in own for record in sources.folder.records(run)}
     warning = f"**Mixed code**: these runs were made by {len(code)} versions of the source."
     return [warning] * (len(code) > 1)
 
