@@ -4,13 +4,16 @@
 
 In a temporary clone of the last commit, ``python -m unigrpo.reproduce --scale smoke --seeds 1`` runs undisturbed once.
 Then the same command is started, all its processes are ended at a random moment by SIGKILL, and it is started again,
-until it finishes; its scores, tables and weights must be those of the undisturbed run, byte for byte. A reproduction
+until it finishes; its scores, tables (wall seconds apart) and weights must be those of the undisturbed run, byte for
+byte. A reproduction
 that finishes before all kills are spent is deleted and another begun. Ends with exit code 1 on any difference.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import hashlib
 import os
 import re
 import shutil
@@ -30,6 +33,7 @@ from unigrpo.types import UserError
 
 COMMAND = ("-m", "unigrpo.reproduce", "--scale", "smoke", "--seeds", "1")
 COMPARED = ("scores.csv", "tables/*.csv", "tables/*.md", "runs/*/seed*/model.safetensors")
+WALL = ("wall_seconds", "wall seconds")
 LONGEST = 0.15  # of the undisturbed time: the longest that an attempt may run before it is killed
 RULE = re.compile(r"^(?:local)?rule (\w+):$", re.MULTILINE)
 
@@ -39,10 +43,28 @@ def moments(seed: int, kills: int, longest: float) -> Iterator[float]:
     return (seeding.numpy_generator(seed, "kill", n).random() * longest for n in range(kills))
 
 
+def timeless(table: str) -> str:
+    """A table, CSV or Markdown, without its column of wall seconds: the one thing that a kill may change."""
+    rows = table.splitlines()
+    lines = [row.split("|") if row.startswith("|") else next(csv.reader([row]), []) for row in rows]
+    head = next((cells for cells in lines if any(cell.strip() in WALL for cell in cells)), None)
+    if head is None:
+        return table
+    dropped = next(i for i, cell in enumerate(head) if cell.strip() in WALL)
+    return "\n".join(
+        "|".join(c for i, c in enumerate(line) if i != dropped or len(line) != len(head)) for line in lines
+    )
+
+
 def fingerprints(results: Path) -> dict[str, str]:
-    """Relative path -> sha256 of every compared file."""
+    """Relative path -> sha256 of every compared file; of a table, without its wall seconds."""
     found = (path for pattern in COMPARED for path in sorted(results.glob(pattern)))
-    return {path.relative_to(results).as_posix(): digest(path) for path in found}
+    return {
+        path.relative_to(results).as_posix(): hashlib.sha256(timeless(path.read_text()).encode()).hexdigest()
+        if path.parent.name == "tables"
+        else digest(path)
+        for path in found
+    }
 
 
 def differences(calm: dict[str, str], other: dict[str, str]) -> list[str]:

@@ -210,3 +210,13 @@ def test_the_summary_counts_differences():
     ended = [{"kills": 2, "differences": []}, {"kills": 1, "differences": ["scores.csv"]}]
     said = kill_sweep.summary({"kills": kills, "reproductions": ended, "compared": 14})
     assert said == "3 kills in 2 rules, 2 reproductions of 14 compared files each: 1 with differences"
+
+
+def test_tables_are_compared_without_their_wall_seconds():
+    csv = 'run,label,wall_seconds,gold\na,"A, b",{},0.5\n'
+    md = "| run | wall seconds | gold |\n|:--|:--|:--|\n| a | {} | {} |\n\n* Note.\n"
+    assert kill_sweep.timeless(csv.format(12)) == kill_sweep.timeless(csv.format(31))
+    assert kill_sweep.timeless(csv.format(12)) != kill_sweep.timeless(csv.format(12).replace("0.5", "0.6"))
+    assert kill_sweep.timeless(md.format(12, 0.5)) == kill_sweep.timeless(md.format("7,031", 0.5))
+    assert kill_sweep.timeless(md.format(12, 0.5)) != kill_sweep.timeless(md.format(12, 0.6))
+    assert kill_sweep.timeless("run,gold\na,0.5\n") == "run,gold\na,0.5\n"
