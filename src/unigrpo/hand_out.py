@@ -15,13 +15,10 @@ from unigrpo.config import SamplingConfig
 from unigrpo.files import write_json, write_text
 from unigrpo.world import prompts as world_prompts
 
-BENCHMARKS = {"geneval": "geneval_eval", "ta": "ta_eval"}
 
-
-def lines(prompt_set: str, images_per_prompt: int) -> list[dict]:
-    """The manifest of a prompt set, in the order of its prompts; images per prompt as our own runs are given."""
-    numbers = world_prompts.samples_per_prompt(prompt_set, images_per_prompt)
-    jobs = [(p, k) for p, n in zip(world_prompts.prompt_set(prompt_set), numbers, strict=True) for k in range(n)]
+def lines(benchmark: str, images_per_prompt: int) -> list[dict]:
+    """The manifest of a benchmark, in the order of its prompts; images per prompt as our own runs are given."""
+    jobs = world_prompts.evaluation_jobs(benchmark, images_per_prompt)
     return [
         {"image": f"{i:05d}.png", "prompt_id": p.id, "prompt": p.text, "tag": p.tag, "meta": p.meta, "sample": k}
         for i, (p, k) in enumerate(jobs)
@@ -39,11 +36,11 @@ def main() -> None:
     args = parser.parse_args()
     if args.images_per_prompt < 1:
         parser.error("--images-per-prompt: expected at least 1")
-    for benchmark, prompt_set in BENCHMARKS.items():
+    for benchmark in world_prompts.BENCHMARKS:
         folder: Path = args.out / f"{benchmark}.direct.tuned"
         described = {"benchmark": benchmark, "version": world_prompts.VERSION, "mode": "direct"}
         write_json(folder / "protocol.json", described | {"guidance_name": "tuned"})
-        rows = lines(prompt_set, args.images_per_prompt)
+        rows = lines(benchmark, args.images_per_prompt)
         write_text(folder / "manifest.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         print(f"{folder}: {len(rows)} pictures expected, named in manifest.jsonl")
 

@@ -17,7 +17,6 @@ from unigrpo.sampler import Decoding, read_decoding, sample
 from unigrpo.setup import accelerate_for
 from unigrpo.world import prompts as world_prompts
 
-BENCHMARKS = {"geneval": "geneval_eval", "ta": "ta_eval"}
 SEED = 2  # of evaluation noise: the same for every run, so that differences are paired
 MODES = ("think", "direct", "greedy")
 
@@ -32,7 +31,7 @@ def decodings(chosen: Decoding, mode: str) -> dict[str, Decoding]:
 
 def protocol(cfg: RunConfig, benchmark: str, name: str, decoding: Decoding, weights: str, record: dict) -> dict:
     """Everything that the numbers of a set depend on."""
-    s, prompts = cfg.sampling, world_prompts.prompt_set(BENCHMARKS[benchmark])
+    s, prompts = cfg.sampling, world_prompts.prompt_set(world_prompts.BENCHMARKS[benchmark])
     return {
         "benchmark": benchmark,
         "version": world_prompts.VERSION,
@@ -74,10 +73,8 @@ def main() -> None:
     for old in args.out.glob("*/manifest.jsonl"):
         shutil.rmtree(old.parent)
     for mode in [] if record.get("not_trained") else args.modes:
-        for benchmark, prompt_set in BENCHMARKS.items():
-            numbers = world_prompts.samples_per_prompt(prompt_set, cfg.sampling.images_per_prompt)
-            prompts = world_prompts.prompt_set(prompt_set)
-            jobs = [(p, k) for p, n in zip(prompts, numbers, strict=True) for k in range(n)]
+        for benchmark in world_prompts.BENCHMARKS:
+            jobs = world_prompts.evaluation_jobs(benchmark, cfg.sampling.images_per_prompt)
             for name, decoding in decodings(chosen, mode).items():
                 described = protocol(cfg, benchmark, name, decoding, weights, record)
                 folder = f"{benchmark}.{described['mode']}.{name}"

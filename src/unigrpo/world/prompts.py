@@ -23,6 +23,7 @@ from unigrpo.files import read_jsonl
 from unigrpo.types import Prompt, UserError
 from unigrpo.world.scenes import CLASSES, COLORS, PLACES, RELATIONS, random_kind
 
+BENCHMARKS = {"geneval": "geneval_eval", "ta": "ta_eval"}  # as evaluations say it -> its prompt set
 VERSION = "1"
 GENEVAL_TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 COMPOUND = "compound"
@@ -318,6 +319,13 @@ def samples_per_prompt(name: str, base: int = 4) -> list[int]:
         return [base] * len(prompts)
     sizes = {tag: sum(p.tag == tag for p in prompts) for tag in GENEVAL_TAGS}
     return [base * -(-40 // sizes[p.tag]) for p in prompts]
+
+
+def evaluation_jobs(benchmark: str, base: int) -> list[tuple[Prompt, int]]:
+    """(prompt, sample number) for every image of one of BENCHMARKS, prompt by prompt."""
+    name = BENCHMARKS[benchmark]
+    numbers = samples_per_prompt(name, base)
+    return [(p, k) for p, n in zip(prompt_set(name), numbers, strict=True) for k in range(n)]
 
 
 def prompt_hash(prompts: Sequence[Prompt]) -> str:
