@@ -97,7 +97,9 @@ def assert_same(out, other):
     records = [json.loads((folder / "run.json").read_text()) for folder in (out, other)]
     for name in ("images", "model_evaluations", "updates", "collapsed"):
         assert records[0].get(name) == records[1].get(name), name
-    assert sorted(p.name for p in out.iterdir()) == sorted(p.name for p in other.iterdir())
+    assert sorted(p.name for p in out.rglob("*")) == sorted(p.name for p in other.rglob("*"))
+    for path in (other / "validation").glob("*"):
+        assert (out / "validation" / path.name).read_bytes() == path.read_bytes(), path.name
 
 
 def test_reinforcement_survives_three_kills(root, start, tmp_path):

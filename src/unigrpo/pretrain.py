@@ -221,7 +221,7 @@ def train(cfg: RunConfig, out: Path, init: Path | None, tracker: str | None = No
         if (step + 1) % s.validate_every == 0 or step + 1 == s.steps:
             images = cost.SUPERVISED_VALIDATION_IMAGES
             for thinking in (True, False):
-                scores = validate(averaged(model, ema), cfg, Decoding(thinking, 1.0, 1.0), per_prompt=images)
+                scores = validate(averaged(model, ema), cfg, Decoding(thinking, 1.0, 1.0), per_prompt=images).means
                 log.write(kind="validation", step=step, thinking=thinking, **scores)
                 tqdm.write(
                     f"{cfg.run} step {step + 1} thinking={thinking}: "

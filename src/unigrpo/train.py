@@ -35,7 +35,7 @@ from unigrpo.rollout import Rollout, diversity
 from unigrpo.sampler import Decoding, read_decoding
 from unigrpo.setup import accelerate_for
 from unigrpo.types import Prompt, UserError
-from unigrpo.validate import validate
+from unigrpo.validate import record, validate
 from unigrpo.world import prompts as world_prompts
 from unigrpo.world.pool import training_pool
 
@@ -153,12 +153,13 @@ def train(
     earlier = counts["wall_seconds"]
 
     def check(index: int) -> dict[str, float]:
-        scores = validate(model, cfg, decoding, per_prompt=rl.validation_images, proxy=reward)
+        validation = validate(model, cfg, decoding, per_prompt=rl.validation_images, proxy=reward)
+        record(validation, out / "validation", counts["updates"])
         moved = drift(model, yardstick)
         distances = {"drift": sum(moved) / len(moved)} | {f"drift_{k}": value for k, value in enumerate(moved)}
         so_far = {"update": counts["updates"], "images": counts["images"]}
-        log.write(kind="validation", rollout=index, **so_far, **scores, **distances)
-        return scores
+        log.write(kind="validation", rollout=index, **so_far, **validation.means, **distances)
+        return validation.means
 
     def learn(index: int) -> float:
         """One rollout and its updates. Returns the mean reward."""
@@ -240,8 +241,8 @@ def train(
 def finish(cfg: RunConfig, out: Path, model, device, *, wall_seconds: float = 0.0, **facts) -> None:
     """Write the run's model and record; nothing is left to resume from."""
     checkpoint.save_model(model, out, {"run": cfg.run, "seed": cfg.seed, "stage": cfg.stage})
-    record = provenance.record(cfg, device=str(device), wall_seconds=wall_seconds, ema=False, **facts)
-    write_json(out / "run.json", record)
+    facts = provenance.record(cfg, device=str(device), wall_seconds=wall_seconds, ema=False, **facts)
+    write_json(out / "run.json", facts)
     shutil.rmtree(out / "state", ignore_errors=True)
 
 

@@ -18,8 +18,7 @@ from unigrpo import checkpoint, cli, config
 from unigrpo.files import write_json
 from unigrpo.sampler import Decoding, sample
 from unigrpo.setup import accelerate_for
-from unigrpo.validate import SEED, judge_samples, validation_jobs
-from unigrpo.world import inspector, judge
+from unigrpo.validate import SEED, by_category, judge_each, validation_jobs
 
 PER_PROMPT = 4  # images per validation prompt and setting
 
@@ -41,12 +40,10 @@ def main() -> None:
     def measure(decoding: Decoding) -> np.ndarray:
         """Gold (P,) per validation prompt; the means go into ``grid``."""
         samples = sample(model, jobs, s, decoding, SEED)
-        scores = judge_samples(jobs, samples)
-        grid.append({**asdict(decoding), **scores})
+        rows, painted = judge_each(jobs, samples)
+        grid.append(asdict(decoding) | by_category(jobs, rows) | painted)
         print(" ".join(f"{name} {float(value):.3f}" for name, value in grid[-1].items()), flush=True)
-        found = inspector.inspect_images(samples.images)
-        gold = [judge.judge(p.meta, f.detections).gold for (p, _), f in zip(jobs, found, strict=True)]
-        return np.reshape(gold, (-1, PER_PROMPT)).mean(1)
+        return np.reshape([row["gold"] for row in rows], (-1, PER_PROMPT)).mean(1)
 
     tags = [prompt.tag for prompt, _ in jobs[::PER_PROMPT]]
     first = s.temperature_grid[0]

@@ -1,18 +1,28 @@
 """Validation: sample on the validation prompts and judge by the world's verifier.
 
 Every choice (settings, guidance, stopping) is made on these numbers; evaluation prompts are never seen here.
+
+``record`` keeps a validation image by image, ``<update>.jsonl``, with its first image of every prompt side by side in
+``<update>.png``: what tables and figures of over-optimisation read.
 """
 
 from __future__ import annotations
 
+import json
+import math
+import shutil
 from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from evals.geneval import official_verdict
 from unigrpo.backbones.unified import UnifiedModel
 from unigrpo.config import RunConfig
+from unigrpo.files import replacing, write_text
 from unigrpo.sampler import Decoding, Samples, sample
 from unigrpo.types import Prompt
 from unigrpo.world import inspector, judge, prompts, traces
@@ -25,44 +35,95 @@ def validation_jobs(per_prompt: int) -> list[tuple[Prompt, int]]:
     return [(p, k) for p in prompts.prompt_set("val") for k in range(per_prompt)]
 
 
-def judge_samples(jobs: list[tuple[Prompt, int]], samples: Samples) -> dict[str, float]:
-    """Means over images, categories weighted equally: gold, official, strict, soft, artefact; with traces also the
-    share of traces that are right for their prompt, and over painted objects of valid plans the share found in
-    their cell, with the right colour, with the right class, and images that match their trace in everything."""
-    rows: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+def judge_each(jobs: list[tuple[Prompt, int]], samples: Samples) -> tuple[list[dict[str, float]], dict[str, float]]:
+    """Of every image: gold, strict, soft, official, artefact, and with a trace trace_correct, whether it is right for
+    its prompt. Over painted objects of valid plans: the share found in their cell (cell_hit), with the right colour,
+    with the right class; and image_given_trace, the share of images that match their trace in everything."""
+    rows: list[dict[str, float]] = []
     parts: dict[str, list[float]] = defaultdict(list)
     for (prompt, _), found, text in zip(jobs, inspector.inspect_images(samples.images), samples.traces, strict=True):
         verdict = judge.judge(prompt.meta, found.detections)
-        row = rows[prompt.tag]
-        row["gold"].append(verdict.gold)
-        row["strict"].append(verdict.strict)
-        row["soft"].append(verdict.soft)
-        row["artefact"].append(found.artefact)
-        row["official"].append(official_verdict(prompt.meta, *inspector.to_geneval(found.detections)).correct)
+        official = official_verdict(prompt.meta, *inspector.to_geneval(found.detections)).correct
+        row = {
+            "gold": verdict.gold,
+            "strict": float(verdict.strict),
+            "soft": verdict.soft,
+            "artefact": found.artefact,
+            "official": float(official),
+        }
         if text is not None:
             plan = traces.parse_trace(text)
-            row["trace_correct"].append(plan is not None and traces.trace_matches(prompt.meta, plan))
+            row["trace_correct"] = float(plan is not None and traces.trace_matches(prompt.meta, plan))
             if plan:
                 hits = traces.image_matches_trace(plan, found.detections, samples.images.shape[1])
                 for name, values in zip(("cell_hit", "color_hit", "class_hit"), zip(*hits, strict=True), strict=True):
                     parts[name] += values
                 whole = len(found.detections) == len(plan) and all(all(h) for h in hits)
                 parts["image_given_trace"].append(whole)
-    names = {name for row in rows.values() for name in row}
-    means = {name: float(np.mean([np.mean(row[name]) for row in rows.values()])) for name in sorted(names)}
-    return means | {name: float(np.mean(values)) for name, values in parts.items()}
+        rows.append(row)
+    return rows, {name: float(np.mean(values)) for name, values in parts.items()}
 
 
-def validate(
-    model: UnifiedModel, cfg: RunConfig, decoding: Decoding, *, per_prompt: int = 1, proxy=None
-) -> dict[str, float]:
-    """Sample the validation prompts and judge them; ``proxy`` adds the mean of the reward trained on."""
+def by_category(jobs: list[tuple[Prompt, int]], rows: list[dict[str, float]]) -> dict[str, float]:
+    """Means over images of each metric, categories weighted equally."""
+    tags = [prompt.tag for prompt, _ in jobs]
+    kept = {name: [[r[name] for r, t in zip(rows, tags, strict=True) if t == tag] for tag in dict.fromkeys(tags)]
+            for name in sorted(rows[0])}  # fmt: skip
+    return {name: float(np.mean([np.mean(values) for values in groups])) for name, groups in kept.items()}
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Images of validation prompts and what was said of each: ``rows`` (n), as judge_each gives them, with ``proxy``,
+    the reward trained on, where one was asked; ``means`` over them, categories weighted equally."""
+
+    jobs: list[tuple[Prompt, int]]
+    samples: Samples
+    rows: list[dict[str, float]]
+    means: dict[str, float]
+
+
+def validate(model: UnifiedModel, cfg: RunConfig, decoding: Decoding, *, per_prompt: int = 1, proxy=None) -> Validation:
+    """Sample the validation prompts and judge them; ``proxy`` is the reward trained on, whose mean is over images."""
     jobs = validation_jobs(per_prompt)
     samples = sample(model, jobs, cfg.sampling, decoding, SEED)
-    metrics = judge_samples(jobs, samples)
+    rows, painted = judge_each(jobs, samples)
+    means = by_category(jobs, rows) | painted
     if proxy is not None:
-        metrics["proxy"] = float(proxy(to_float(samples.images), [p for p, _ in jobs]).mean())
-    return metrics
+        scores = proxy(to_float(samples.images), [p for p, _ in jobs])
+        means["proxy"] = float(scores.mean())
+        rows = [row | {"proxy": score} for row, score in zip(rows, scores.tolist(), strict=True)]
+    return Validation(jobs, samples, rows, means)
+
+
+TILE = 96  # pixels: the largest side of an image in a sheet
+COLUMNS = 10  # images of a row of a sheet
+
+
+def sheet(validation: Validation) -> Image.Image:
+    """The first image of every prompt, in rows of COLUMNS in the prompts' order, none larger than TILE."""
+    first = [i for i, (_, number) in enumerate(validation.jobs) if number == 0]
+    side = min(TILE, validation.samples.images.shape[1])
+    whole = Image.new("RGB", (COLUMNS * side, math.ceil(len(first) / COLUMNS) * side), "white")
+    for place, index in enumerate(first):
+        row, column = divmod(place, COLUMNS)
+        tile = Image.fromarray(validation.samples.images[index]).resize((side, side))
+        whole.paste(tile, (column * side, row * side))
+    return whole
+
+
+def record(validation: Validation, folder: Path, update: int) -> None:
+    """Write ``<update>.jsonl``, one image a line, and ``<update>.png``, its sheet, into ``folder``, which starts anew
+    at update 0. Raises UserError where they cannot be written."""
+    if update == 0:
+        shutil.rmtree(folder, ignore_errors=True)
+    rows = [
+        {"prompt_id": p.id, "tag": p.tag, "sample": number} | {name: round(v, 6) for name, v in row.items()}
+        for (p, number), row in zip(validation.jobs, validation.rows, strict=True)
+    ]
+    write_text(folder / f"{update:06d}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    with replacing(folder / f"{update:06d}.png") as temporary:
+        sheet(validation).save(temporary, format="png")
 
 
 def to_float(images: np.ndarray) -> torch.Tensor:
