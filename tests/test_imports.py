@@ -30,7 +30,7 @@ ROOMS = (
         "cost",
         "sizes",
     ),
-    ("sampler", "rollout", "pairs", "drift", "methods"),
+    ("sampler", "rollout", "pairs", "drift", "examples", "methods"),
     ("evals", "rewards", "validate", "conformance", "report"),
 )
 COMMANDS = len(ROOMS)  # every other module that can be run: the top room

@@ -12,18 +12,21 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate import Accelerator
+from scipy.stats import rankdata
 from torch import nn
 
 import rewards
 from evals import run as evals_run
 from tests import tiny
 from unigrpo import config, flow, methods, sample_sets, seeding, train
+from unigrpo.examples import SupervisedData
 from unigrpo.files import read_jsonl
-from unigrpo.methods import fpo, nft, refl
+from unigrpo.methods import ddrl, fpo, gardo, nft, refl
 from unigrpo.pairs import replay_pairs
 from unigrpo.report import collect
 from unigrpo.sampler import Decoding
 from unigrpo.types import UserError
+from unigrpo.world.traces import parse_trace, trace_matches
 
 IMAGE = {"train": ("image",), "thinking": False, "same_noise": False}
 RUNS = {
@@ -34,7 +37,10 @@ RUNS = {
     "unifpo": {"method": "fpo", "same_noise": False},
     "awm": IMAGE | {"method": "fpo", "matching_weight": "ghuber", "matching_ratio": "each", "matching_clip": 1.0},
     "nft": IMAGE | {"method": "nft"},
+    "ddrl": {"method": "ddrl", "regulariser": "none"},
+    "gardo": {"method": "gardo", "reference_every": 2},
 }
+WINDOWED = ("grpo", "ddrl", "gardo")
 PROMPTS = train.draw_prompts(0, 0, 4)
 
 
@@ -68,24 +74,31 @@ def rows(out, kind):
 
 
 def test_every_file_is_a_method_of_the_contract():
-    assert config.METHODS == ["fpo", "grpo", "nft", "refl"]
+    assert config.METHODS == ["ddrl", "fpo", "gardo", "grpo", "nft", "refl"]
     for name in config.METHODS:
         method = methods.load(name)
-        assert set(method.NEEDS) <= {"old", "reward_gradient"}
-        wanted = ["roll_out", "make_slices", "losses"] + ["update_old"] * ("old" in method.NEEDS)
+        assert set(method.NEEDS) <= {"old", "reward_gradient", "data"}
+        wanted = ["roll_out", "make_slices", "losses"] + ["follow"] * ("old" in method.NEEDS)
         assert all(callable(getattr(method, function)) for function in wanted)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": "flo"}, "rl.method: expected one of fpo, grpo, nft, refl, got 'flo'; did you mean fpo?"),
+        (
+            {"method": "flo"},
+            "rl.method: expected one of ddrl, fpo, gardo, grpo, nft, refl, got 'flo'; did you mean fpo?",
+        ),
         ({"method": "fpo"}, "rl.same_noise: expected false for fpo"),
         ({"method": "fpo", "same_noise": False, "train": ("text",)}, "rl.train: expected image among the parts"),
         ({"method": "refl", "same_noise": False}, r"rl.train: expected \[image\] for refl"),
         (IMAGE | {"method": "nft", "guidance": 2.0}, "rl.guidance: expected 1 for nft"),
         (IMAGE | {"method": "refl", "verifier_mix": 0.1}, "rl.verifier_mix: expected 0 for refl"),
         (IMAGE | {"method": "fpo", "regulariser": "latent_kl"}, "rl.regulariser: expected velocity_mse or none"),
+        ({"method": "ddrl"}, "rl.regulariser: expected none for ddrl"),
+        ({"method": "gardo", "regulariser": "none"}, "rl.regulariser: expected velocity_mse for gardo"),
+        ({"method": "gardo", "train": ("text",)}, "rl.train: expected image among the parts"),
+        ({"gardo_share": 0}, r"rl.gardo_share: expected a share in \(0, 1\]"),
         ({"nft_decay_largest": 1.0}, "rl.nft_decay_largest: expected a share"),
         ({"matching_samples": 0}, "rl.matching_samples: expected more than 0"),
     ],
@@ -105,7 +118,7 @@ def test_two_updates_change_the_trained_experts_alone(start, learned, tmp_path, 
     (row,) = rows(tmp_path, "train")
     assert (record["updates"], record["collapsed"], record["collapse"]) == (2, False, None)
     assert row["update"] == 2 and row["images"] == 12 and row["model_evaluations"] == 12 * rl.n_steps
-    assert ("window_start" in row, "late_step" in row) == (rl.method == "grpo", rl.method == "refl")
+    assert ("window_start" in row, "late_step" in row) == (rl.method in WINDOWED, rl.method == "refl")
     before = tiny.model().mot
     after = train.checkpoint.load_model(tmp_path).mot
     for part, parameters in before.expert_parameters().items():
@@ -259,23 +272,25 @@ def test_nft_paints_with_the_old_weights_which_follow_slowly():
     nets = methods.Networks(new, old, None, copy.deepcopy(old))
     painted = [nft.roll_out(methods.Networks(m, old, None, old), PROMPTS, rl, 8, 5, 0).image.images for m in (old, new)]
     assert torch.equal(*painted)
-    nft.update_old(nets, rl, 2)
+    nft.follow(nets, rl, 2)
     for a, b, c in zip(old.parameters(), new.parameters(), nets.old.parameters(), strict=True):
         assert torch.allclose(c, 0.4 * a + 0.6 * b)
 
 
-def test_nft_resumes_bit_for_bit(start, learned, tmp_path, monkeypatch):
-    """Killed after the updates of its 2nd rollout; the old weights are part of the state."""
-    rl, calls, update_old = settings("nft", rollouts=3, nft_decay_rate=0.1), [], nft.update_old
+@pytest.mark.parametrize(("name", "changes"), [("nft", {"nft_decay_rate": 0.1}), ("gardo", {"reference_every": 1})])
+def test_what_follows_the_policy_resumes_bit_for_bit(start, learned, tmp_path, monkeypatch, name, changes):
+    """Killed after the updates of its 2nd rollout; old weights and a reference that moved are part of the state."""
+    rl, method, calls = settings(name, rollouts=3, **changes), methods.load(name), []
+    follow = method.follow
     launch(start, tmp_path / "calm", learned, rl)
 
     def deadly(*arguments):
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        update_old(*arguments)
+        follow(*arguments)
 
-    monkeypatch.setattr(nft, "update_old", deadly)
+    monkeypatch.setattr(method, "follow", deadly)
     with pytest.raises(KeyboardInterrupt):
         launch(start, tmp_path / "killed", learned, rl)
     launch(start, tmp_path / "killed", learned, rl)
@@ -288,6 +303,128 @@ def test_nft_resumes_bit_for_bit(start, learned, tmp_path, monkeypatch):
     )
     weights = [(tmp_path / f / "model.safetensors").read_bytes() for f in ("calm", "killed")]
     assert len(calls) == 4 and one == other and weights[0] == weights[1]
+    assert one[-1]["drift"] > 0  # measured from where the run started
+
+
+# ---- data in place of a reference --------------------------------------------------------------------------
+
+
+def networks(reward=None, **supervised):
+    model = copy.deepcopy(tiny.model())
+    data = SupervisedData(config.SupervisedConfig(**supervised))
+    return methods.Networks(model, tiny.model(), reward, data=data)
+
+
+def test_the_loss_on_data_is_the_mean_of_flow_matching_one_by_one():
+    nets, rl = networks(wrong_traces=0.5), settings("ddrl")
+    track = ddrl.roll_out(nets, PROMPTS, rl, 8, 5, 0).image.select([7, 0, 3])
+    model, each = nets.model, []
+    for i in range(3):
+        _, context = model.encode(model.prompt_ids([track.texts[i]]), model.trace_from_texts([track.traces[i]]))
+        t, noise = track.data_times[i], track.data_noise[i]
+        v = model.velocity(context, ((1 - t) * track.clean[i] + t * noise)[None], t[None])
+        each.append((v[0] - (noise - track.clean[i])).square().mean())
+    assert ddrl.data_loss(model, track, True).item() == pytest.approx(torch.stack(each).mean().item(), rel=1e-5)
+    assert (track.data_times > 0).all() and (track.data_times < 1).all()
+
+
+def test_examples_are_of_the_episodes_own_prompts_and_of_the_stated_data():
+    rl = settings("ddrl")
+    right, wrong = (ddrl.roll_out(networks(wrong_traces=w), PROMPTS, rl, 8, 5, 0) for w in (0.0, 1.0))
+    assert right.image.texts == [p.text for p in right.prompts]
+    judged = [
+        [trace_matches(p.meta, parse_trace(t)) for p, t in zip(r.prompts, r.image.traces, strict=True)]
+        for r in (right, wrong)
+    ]
+    assert all(judged[0]) and not any(judged[1])
+    directly = ddrl.roll_out(networks(), PROMPTS, replace(rl, thinking=False, train=("image",)), 8, 5, 0)
+    assert set(directly.image.traces) == {None}
+
+
+@pytest.mark.parametrize("boundary", [True, False])
+def test_the_loss_on_data_reaches_the_reasoning_expert_where_the_images_does(boundary):
+    gradients = []
+    for weight in (1e-30, 5.0):
+        rl = settings("ddrl", data_weight=weight, context_gradient="stage_boundary" if boundary else "full")
+        nets = networks()
+        rollout = ddrl.roll_out(nets, PROMPTS, rl, 8, 5, 0)
+        for s in ddrl.make_slices(nets, rollout, torch.linspace(-1, 1, 12), rl)[0]:
+            methods.accumulate(ddrl, nets, s, rl, Accelerator(cpu=True))
+        experts = nets.model.mot.expert_parameters()
+        gradients.append(
+            {part: torch.cat([p.grad.flatten() for p in experts[part] if p.grad is not None]) for part in experts}
+        )
+    same = {part: torch.allclose(gradients[0][part], gradients[1][part], atol=1e-7) for part in ("text", "image")}
+    assert same == {"text": boundary, "image": False}
+
+
+def test_without_weight_data_change_nothing(start, learned, tmp_path):
+    launch(start, tmp_path / "ddrl", learned, settings("ddrl", data_weight=1e-30))
+    launch(start, tmp_path / "grpo", learned, settings("grpo", regulariser="none"))
+    one, other = ((tmp_path / f / "model.safetensors").read_bytes() for f in ("ddrl", "grpo"))
+    assert one == other
+    launch(start, tmp_path / "more", learned, settings("ddrl"))
+    assert (tmp_path / "more/model.safetensors").read_bytes() != other
+
+
+# ---- a gated penalty towards a reference that follows ------------------------------------------------------
+
+
+def test_ranks_are_scipys():
+    scores = torch.tensor([0.3, 0.1, 0.3, 0.9, 0.1, 0.1, -2.0])
+    assert torch.equal(gardo.ranks(scores).double(), torch.from_numpy(rankdata(scores)) - 1)
+
+
+def test_uncertain_are_those_that_fall_most_in_rank():
+    scores = torch.tensor([0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
+    second = torch.tensor([0.1, 0.8, 0.75, 0.2, 0.9, 0.3])  # ranks 5 4 3 2 1 0 against 0 4 3 1 5 2
+    assert gardo.gate(scores, second, 1 / 3).tolist() == [1, 0, 0, 1, 0, 0]
+    assert gardo.gate(scores, second, 1.0).tolist() == [1, 0, 0, 1, 0, 0]  # a sample ranked no higher is certain
+    assert gardo.gate(scores, second, 1 / 6).tolist() == [1, 0, 0, 0, 0, 0]
+    assert gardo.gate(scores, scores, 1.0).sum() == 0
+
+
+def test_a_score_that_rests_on_one_pixel_is_uncertain():
+    """The reward counts images' exact white corner; noise takes it away, an even brightness stays."""
+
+    def reward(images, prompts):
+        return images.mean((1, 2, 3)) + 10.0 * (images[:, :, 0, 0].amin(1) == 1).float()
+
+    images = torch.linspace(0.2, 0.6, 10)[:, None, None, None].repeat(1, 3, 8, 8)
+    images[2, :, 0, 0] = 1
+    second = gardo.second_opinion(reward, images, [None] * 10, torch.Generator().manual_seed(0))
+    assert gardo.gate(reward(images, []), second, 0.1).argmax() == 2
+
+
+def test_with_all_uncertain_and_a_fixed_reference_it_is_grpo(start, learned, tmp_path, monkeypatch):
+    launch(start, tmp_path / "grpo", learned, settings("grpo", rollouts=2))
+    monkeypatch.setattr(gardo, "gate", lambda scores, second, share: torch.ones_like(scores))
+    launch(start, tmp_path / "gardo", learned, settings("gardo", rollouts=2, reference_every=9))
+    monkeypatch.setattr(gardo, "gate", lambda scores, second, share: torch.zeros_like(scores))
+    launch(start, tmp_path / "open", learned, settings("gardo", rollouts=2, reference_every=9))
+    launch(start, tmp_path / "none", learned, settings("grpo", rollouts=2, regulariser="none"))
+    weights = {f: (tmp_path / f / "model.safetensors").read_bytes() for f in ("grpo", "gardo", "open", "none")}
+    assert weights["grpo"] == weights["gardo"] and weights["gardo"] != weights["open"]
+    loaded = [train.checkpoint.load_model(tmp_path / f).state_dict() for f in ("open", "none")]
+    for name, value in loaded[0].items():
+        assert torch.allclose(value, loaded[1][name], atol=1e-6), name
+
+
+def test_the_reference_is_renewed_at_intervals_of_rollouts():
+    rl, policy, reference = (
+        settings("gardo", reference_every=3),
+        copy.deepcopy(tiny.model()),
+        copy.deepcopy(tiny.model()),
+    )
+    with torch.no_grad():
+        for p in policy.parameters():
+            p.add_(0.5)
+    renewed = []
+    for rollout in range(1, 7):
+        reference = copy.deepcopy(tiny.model())
+        gardo.follow(methods.Networks(policy, reference, None), rl, rollout * rl.epochs)
+        renewed.append(torch.equal(next(reference.mot.parameters()), next(policy.mot.parameters())))
+    assert renewed == [False, False, True, False, False, True]
 
 
 # ---- collapse ----------------------------------------------------------------------------------------------
@@ -325,7 +462,8 @@ def test_a_loss_that_is_not_finite_is_a_collapse_of_every_run(start, learned, tm
 
 def test_gold_below_half_of_the_first_is_a_collapse(start, learned, tmp_path, monkeypatch):
     gold = iter([0.8, 0.39])
-    monkeypatch.setattr(train, "validate", lambda *a, **k: {"gold": next(gold)})
+    monkeypatch.setattr(train, "validate", lambda *a, **k: SimpleNamespace(means={"gold": next(gold)}))
+    monkeypatch.setattr(train, "record", lambda *a: None)
     record = launch(start, tmp_path, learned, settings("fpo"))
     assert (record["collapsed"], record["collapse"]) == (True, "validation gold fell from 0.800 to 0.390")
 

@@ -18,8 +18,9 @@ from tests import tiny
 from unigrpo import checkpoint, pretrain
 from unigrpo.backbones.mot import Context
 from unigrpo.config import SupervisedConfig
+from unigrpo.examples import Example, draw_examples, training_times
 from unigrpo.files import read_json
-from unigrpo.pretrain import draw_examples, learning_rate, supervised_loss, training_times
+from unigrpo.pretrain import learning_rate, supervised_loss
 from unigrpo.types import UserError
 from unigrpo.world import prompts, render, scenes, traces
 from unigrpo.world.judge import judge
@@ -94,7 +95,7 @@ def test_the_condition_is_dropped_for_its_share_of_examples(model, monkeypatch):
     dropped, original = [], Context.drop
     monkeypatch.setattr(Context, "drop", lambda self, mask: dropped.append(mask) or original(self, mask))
     scene = scenes.random_scene(np.random.default_rng(0), 1)
-    batch = [pretrain.Example("a photo of a circle", None, scene)] * 100
+    batch = [Example("a photo of a circle", None, scene)] * 100
     for seed in range(10):
         supervised_loss(model, batch, replace(SETTINGS, condition_dropout=0.3), seeded(seed))
     count = int(torch.cat(dropped).sum())

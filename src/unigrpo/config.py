@@ -169,6 +169,9 @@ class RLConfig:
     nft_beta: float = 1.0  # nft: how far the implicit positive and negative velocities lie from the old one
     nft_decay_rate: float = 1e-3  # nft: the old weights keep the share min(rate x updates, largest) after a rollout
     nft_decay_largest: float = 0.5
+    data_weight: float = 1.0  # ddrl: of the flow-matching loss on SFT's data
+    gardo_share: float = 0.1  # gardo: of a rollout's samples that count as uncertain and are penalised
+    reference_every: int = 10  # gardo: rollouts after which the reference becomes the policy
     reward: str = "learned"  # name of a file in rewards/
     verifier_mix: float = 0.0  # share of verifier reward mixed into the reward; 0 = the reward alone
     prompt_file: str | None = None  # prompts to train on, one JSON object a line; none = the world's
@@ -182,7 +185,7 @@ class RLConfig:
         counts = "rollouts prompts_per_rollout epochs micro_batch validate_every validation_images checkpoint_every"
         counts += " window_rollouts"
         numbers = "shift noise_level temperature clip_text clip_image lr_text lr_image clip_norm"
-        numbers += " matching_samples matching_clip nft_beta"
+        numbers += " matching_samples matching_clip nft_beta data_weight reference_every"
         weights = "advantage_eps advantage_ddof image_weight image_scale velocity_mse_weight latent_kl_weight kl_text"
         weights += " nft_decay_rate"
         require_ranges(self, "rl", positive=f"{counts} {numbers}", not_negative=weights)
@@ -211,10 +214,12 @@ class RLConfig:
                 "a multiple of rl.epochs for `halves`",
             )
         require(0 <= self.nft_decay_largest < 1, "rl.nft_decay_largest", "a share in [0, 1)")
+        require(0 < self.gardo_share <= 1, "rl.gardo_share", "a share in (0, 1]")
         self._check_method()
 
     def _check_method(self):
-        """What a method cannot work with. Only ``grpo`` has the stochastic window, hence its noise and densities."""
+        """What a method cannot work with. Only GRPO and what is made of it has the stochastic window, hence its noise
+        and densities."""
         near = difflib.get_close_matches(self.method, METHODS, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         require(self.method in METHODS, "rl.method", f"one of {', '.join(METHODS)}, got {self.method!r}{hint}")
@@ -222,6 +227,15 @@ class RLConfig:
             return
         name = self.method
         require("image" in self.train, "rl.train", f"image among the parts: {name} is an update of the image part")
+        if name == "ddrl":
+            require(self.regulariser == "none", "rl.regulariser", "none for ddrl: its loss on data takes the place")
+            require(
+                self.prompt_file is None, "rl.prompt_file", "none for ddrl: its data are made for the world's prompts"
+            )
+        if name == "gardo":
+            require(self.regulariser == "velocity_mse", "rl.regulariser", "velocity_mse for gardo, which gates it")
+        if name in ("ddrl", "gardo"):
+            return
         require(not self.same_noise, "rl.same_noise", f"false for {name}: a group would paint one image")
         require(self.regulariser != "latent_kl", "rl.regulariser", f"velocity_mse or none for {name}: it has no SDE")
         if name in ("refl", "nft"):

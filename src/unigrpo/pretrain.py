@@ -13,8 +13,6 @@ import json
 import math
 import shutil
 import time
-from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -28,56 +26,17 @@ from unigrpo.backbones.mot import MoT, MoTConfig
 from unigrpo.backbones.tokenizer import BOS, END_OF_IMAGE, EOS, START_OF_IMAGE, build_tokenizer
 from unigrpo.backbones.unified import UnifiedModel
 from unigrpo.config import RunConfig, SupervisedConfig, to_dict
+from unigrpo.examples import Example, draw_examples, training_times
 from unigrpo.files import write_json
 from unigrpo.metrics import MetricsLog
 from unigrpo.resolve import training_fingerprint
 from unigrpo.sampler import Decoding
 from unigrpo.setup import accelerate_for
-from unigrpo.types import Prompt, UserError
+from unigrpo.types import UserError
 from unigrpo.validate import validate
-from unigrpo.world import prompts, render, scenes, traces
+from unigrpo.world import prompts, render, traces
 
 LENGTH_BUCKETS = 2
-
-
-@dataclass(frozen=True)
-class Example:
-    prompt: str
-    trace: str | None
-    scene: scenes.Scene
-
-
-def draw_examples(cfg: RunConfig, step: int) -> list[Example]:
-    """The examples of one training step: random captions for the base, training prompts for SFT."""
-    s = cfg.supervised
-    rng = seeding.numpy_generator(cfg.seed, cfg.stage, "examples", step)
-    painting = traces.Imperfection(painter_habits=s.painter_habits, paint_noise=s.paint_noise)
-    writing = replace(painting, wrong_traces=s.wrong_traces, habitual_errors=s.habitual_errors)
-    examples = []
-    for _ in range(s.batch_size):
-        thinking = rng.random() >= s.no_thinking
-        imperfection = writing if thinking else painting
-        if cfg.stage == "base":
-            examples.append(Example(*traces.base_example(rng, thinking, imperfection)))
-            continue
-        category = training_prompts()[rng.integers(len(training_prompts()))]  # categories equally often
-        prompt = category[rng.integers(len(category))]
-        trace, scene = traces.annotate(prompt.meta, rng, imperfection)
-        examples.append(Example(prompt.text, trace if thinking else None, scene))
-    return examples
-
-
-@cache
-def training_prompts() -> tuple[tuple[Prompt, ...], ...]:
-    """Training prompts by category."""
-    pool = prompts.prompt_set("train")
-    return tuple(tuple(p for p in pool if p.tag == tag) for tag in dict.fromkeys(p.tag for p in pool))
-
-
-def training_times(n: int, shift: float, generator: torch.Generator) -> Tensor:
-    """(n,) flow times: sigmoid of a standard normal, shifted towards noise by t' = s t / (1 + (s - 1) t)."""
-    t = torch.randn(n, generator=generator).sigmoid()
-    return shift * t / (1 + (shift - 1) * t)
 
 
 def supervised_loss(

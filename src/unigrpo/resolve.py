@@ -27,6 +27,7 @@ METHODS = Path(__file__).parent / "methods"
 CONTRACT = ("NEEDS", "roll_out", "make_slices", "losses")  # of a file in METHODS
 BASE = "base"  # the one run without a parent
 SFT = "sft"  # the run that decoding is chosen and the reward learned on
+COMMON = ("label", "stage", "init", "evaluate")  # keys of a run's line that are not settings of its stage
 MODES = {"yes": "think", "no": "direct"}  # thinking at evaluation, as tables say it -> as files say it
 OF_TRAINING = ("training", "curves", "progress")  # kinds of table and figure that need no images of their runs
 
@@ -187,12 +188,19 @@ def resolve(catalogue: dict, scale: dict, scale_name: str, run: str, seed: int) 
     if run not in catalogue["runs"]:
         raise UserError(f"runs: no run is called {run!r}{nearest(run, catalogue['runs'])}")
     try:
-        config = _compose(scale, catalogue["runs"][run], run, scale_name, seed)
+        line = catalogue["runs"][run]
+        config = _compose(scale, line, run, scale_name, seed, _data_of(catalogue["runs"], run))
         if config.stage == "rl":
             _check_inputs(config.rl)
         return config
     except UserError as error:
         raise UserError(re.sub(r"^(rl|supervised)\.", f"runs.{run}.", str(error))) from None
+
+
+def _data_of(runs: dict, run: str) -> dict:
+    """The settings of the supervised stage that ``run`` descends from, as its own line has them."""
+    ancestor = next((name for name in _follow("", runs, run, "init") if runs[name]["stage"] == SFT), None)
+    return {key: value for key, value in runs[ancestor].items() if key not in COMMON} if ancestor else {}
 
 
 def reward_names() -> list[str]:
@@ -219,14 +227,16 @@ def _section(stage: str) -> type:
     return RLConfig if stage == "rl" else SupervisedConfig
 
 
-def _compose(scale: dict, line: dict, run: str, scale_name: str, seed: int) -> RunConfig:
-    common = {key: line[key] for key in ("label", "stage", "init", "evaluate")}
+def _compose(scale: dict, line: dict, run: str, scale_name: str, seed: int, data: dict | None = None) -> RunConfig:
+    """``data``: what the run's supervised ancestor changes in the scale's; a reinforced run knows its data by it."""
+    common = {key: line[key] for key in COMMON}
     settings = {key: value for key, value in line.items() if key not in common}
     own = dict(scale.get(line["stage"], {}))
     sections = {key: scale.get(key, {}) for key in ("model", "sampling", "rl", "reward")}
     origin = {key: own.pop(key) for key in ("source", "released") if key in own}
     if line["stage"] == "rl":
         own |= scale.get("methods", {}).get(settings.get("method", RLConfig.method), {})
+        sections["supervised"] = scale.get(SFT, {}) | (data or {})
     sections["rl" if line["stage"] == "rl" else "supervised"] = own | settings
     machine = {key: scale[key] for key in ("backbone", "device", "precision", "threads") if key in scale}
     return from_dict(
@@ -251,11 +261,18 @@ def part(resolved: dict, name: str) -> dict:
     if name == "config":
         return resolved
     stage = "rl" if resolved["stage"] == "rl" else "supervised"
-    own = {"training": stage, "reward": "reward"}.get(name)
-    drop = {"label", "evaluate", "supervised", "rl", "reward"} - {own}
+    own = {"training": {stage}, "reward": {"reward"}}.get(name, set())
+    if name == "training" and stage == "rl" and _needs_data(resolved["rl"]["method"]):
+        own = own | {"supervised"}
+    drop = {"label", "evaluate", "supervised", "rl", "reward"} - own
     unread = {"evaluation": _TUNING, "tuning": _EVALUATION}.get(name, _TUNING | _EVALUATION)
     sampling = {key: value for key, value in resolved["sampling"].items() if key not in unread}
     return {key: value for key, value in resolved.items() if key not in drop} | {"sampling": sampling}
+
+
+def _needs_data(method: str) -> bool:
+    """Whether the method asks for the data of supervised fine-tuning. Does not import it."""
+    return bool(re.search(r'^NEEDS\b.*"data"', files.read_text(METHODS / f"{method}.py"), re.MULTILINE))
 
 
 def fingerprint(settings: object) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from unigrpo import checkpoint, cli, config, sample_folder, seeding
-from unigrpo.pretrain import training_prompts
+from unigrpo.examples import training_prompts
 from unigrpo.sampler import Decoding, Samples, sample
 from unigrpo.setup import accelerate_for
 from unigrpo.validate import validation_jobs

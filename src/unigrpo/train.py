@@ -27,6 +27,7 @@ from unigrpo import checkpoint, cli, config, cost, methods, provenance, run_fold
 from unigrpo.advantages import group_advantages
 from unigrpo.config import RLConfig, RunConfig, to_dict
 from unigrpo.drift import drift, probe
+from unigrpo.examples import SupervisedData
 from unigrpo.files import read_json, write_json
 from unigrpo.methods import Collapse, Networks
 from unigrpo.metrics import MetricsLog
@@ -103,7 +104,8 @@ def networks(cfg: RunConfig, model, reward) -> Networks:
     def frozen():
         return copy.deepcopy(model).requires_grad_(False)
 
-    return Networks(model, frozen(), reward, frozen() if "old" in needs else None)
+    data = SupervisedData(cfg.supervised) if "data" in needs else None
+    return Networks(model, frozen(), reward, frozen() if "old" in needs else None, data)
 
 
 def update(
@@ -142,13 +144,13 @@ def train(
     model = checkpoint.load_model(init, accelerator.device, cfg.model)
     nets = networks(cfg, model, reward)
     kept = {"model": model, "reference": nets.reference} | ({"old": nets.old} if nets.old is not None else {})
+    yardstick = probe(nets.reference, world_prompts.prompt_set("val"), rl, cfg.sampling.max_trace_tokens)
     optimizer, trained = optimizer_for(model, rl)
     first, counts = 0, {"updates": 0, "images": 0, "model_evaluations": 0, "wall_seconds": 0.0}
     state = checkpoint.load_state(out / "state", settings)
     if state is not None:
         first, tensors, counts = state
         checkpoint.restore(tensors, kept, optimizer, out / "state")
-    yardstick = probe(nets.reference, world_prompts.prompt_set("val"), rl, cfg.sampling.max_trace_tokens)
     log = MetricsLog(out / "metrics.jsonl", "rollout", first, tracking.follower(accelerator, cfg, "rollout", first))
     earlier = counts["wall_seconds"]
 
@@ -181,8 +183,8 @@ def train(
             measured, norms = update(nets, slices, rl, optimizer, trained, accelerator)
             metrics |= {f"{name}_{number}" if number else name: value for name, value in measured.items()} | norms
             counts["updates"] += 1
-        if nets.old is not None:
-            method.update_old(nets, rl, counts["updates"])
+        if hasattr(method, "follow"):
+            method.follow(nets, rl, counts["updates"])
         counts["images"] += len(total)
         counts["model_evaluations"] += rollout.model_evaluations
         log.write(

@@ -3,11 +3,13 @@
 A file ``methods/<name>.py`` provides
 
     NEEDS                         what it asks for beyond the policy: "old" (a second copy of the weights that makes the
-                                  rollouts, see update_old) and "reward_gradient" (a differentiable reward)
+                                  rollouts), "reward_gradient" (a differentiable reward) and "data" (examples of
+                                  supervised fine-tuning)
     roll_out(nets, prompts, rl, max_tokens, seed, index) -> Rollout
     make_slices(nets, rollout, advantages, rl) -> slices per optimiser step: what stays fixed during the updates
     losses(nets, slice, rl) -> (part, loss, metrics) of each trained part, "text" first
-    update_old(nets, rl, updates)   only with "old": moves the old weights, after the updates of a rollout
+    follow(nets, rl, updates)       where anything follows the policy (old weights, the reference): moves it, after the
+                                  updates of a rollout; ``updates`` counts those of the run
 
 and ``train`` does the rest, the same for all: prompts, rewards, advantages, backward, optimiser, validation,
 checkpoints. The text part has one rule, GRPO, which every file that trains text takes from here (``text_loss``).
@@ -25,6 +27,7 @@ from torch import Tensor
 
 from unigrpo.backbones.unified import UnifiedModel
 from unigrpo.config import RLConfig
+from unigrpo.examples import SupervisedData
 from unigrpo.losses import velocity_mse
 from unigrpo.rollout import Replay, Rollout
 from unigrpo.text_losses import TextObjective, text_grpo_loss
@@ -36,13 +39,14 @@ class Collapse(Exception):
 
 @dataclass(frozen=True)
 class Networks:
-    """The trained policy, the frozen checkpoint that it started from, the reward, and where the method needs it an
-    older copy of the policy."""
+    """The trained policy, the frozen checkpoint that it started from, the reward, and where the method needs them an
+    older copy of the policy and the data of supervised fine-tuning."""
 
     model: UnifiedModel
     reference: UnifiedModel
     reward: Callable[[Tensor, list], Tensor]
     old: UnifiedModel | None = None
+    data: SupervisedData | None = None
 
 
 @dataclass

@@ -17,7 +17,7 @@ from unigrpo import rollout as episodes
 from unigrpo.config import RLConfig
 from unigrpo.losses import flow_grpo_loss, latent_kl, plain_log_ratio, ratio_norm_log_ratio, velocity_mse
 from unigrpo.methods import Networks, Slice, slices, text_loss
-from unigrpo.rollout import Rollout, replay
+from unigrpo.rollout import Replay, Rollout, replay
 
 NEEDS: tuple[str, ...] = ()
 
@@ -39,18 +39,28 @@ def losses(nets: Networks, s: Slice, rl: RLConfig) -> Iterator[tuple[str, Tensor
     if "text" in rl.train:
         yield text_loss(new, s, rl)
     if "image" in rl.train:
-        old = s.before(new)
-        if rl.ratio == "ratio_norm":
-            log_ratio = ratio_norm_log_ratio(new.mean, old.mean, s.rollout.image.noise)
-        else:
-            log_ratio = plain_log_ratio(new.log_prob, old.log_prob)
-        loss, metrics = flow_grpo_loss(log_ratio, s.advantages, clip_range=rl.clip_image)
-        loss = rl.image_scale * loss.mean()
+        loss, metrics = surrogate(new, s, rl)
         if rl.regulariser != "none":
-            distance = velocity_mse(new.velocity, s.reference.velocity).mean()
-            metrics["velocity_mse"] = distance.detach()
-            if rl.regulariser == "velocity_mse":
-                loss = loss + rl.velocity_mse_weight * distance
-            else:
-                loss = loss + rl.latent_kl_weight * latent_kl(new.mean, s.reference.mean, new.std).mean()
+            loss = loss + penalty(new, s, rl, metrics).mean()
         yield "image", rl.image_weight * loss, metrics
+
+
+def surrogate(new: Replay, s: Slice, rl: RLConfig) -> tuple[Tensor, dict[str, Tensor]]:
+    """The clipped policy gradient of the window's steps, a mean over the slice."""
+    old = s.before(new)
+    if rl.ratio == "ratio_norm":
+        log_ratio = ratio_norm_log_ratio(new.mean, old.mean, s.rollout.image.noise)
+    else:
+        log_ratio = plain_log_ratio(new.log_prob, old.log_prob)
+    loss, metrics = flow_grpo_loss(log_ratio, s.advantages, clip_range=rl.clip_image)
+    return rl.image_scale * loss.mean(), metrics
+
+
+def penalty(new: Replay, s: Slice, rl: RLConfig, metrics: dict[str, Tensor]) -> Tensor:
+    """The weighted distance to the reference (b, S) of each sample and step; the velocity MSE is noted in ``metrics``
+    whichever it is."""
+    distance = velocity_mse(new.velocity, s.reference.velocity)
+    metrics["velocity_mse"] = distance.detach().mean()
+    if rl.regulariser == "velocity_mse":
+        return rl.velocity_mse_weight * distance
+    return rl.latent_kl_weight * latent_kl(new.mean, s.reference.mean, new.std)

@@ -1,7 +1,7 @@
 """DiffusionNFT (arXiv 2509.16117), a comparator beyond the paper: no ratio, no densities.
 
 An older copy of the weights paints the images; on noised copies of them the policy's velocity is drawn towards what
-reproduces good images and away from what reproduces bad ones. The old weights follow slowly (``update_old``).
+reproduces good images and away from what reproduces bad ones. The old weights follow slowly (``follow``).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def losses(nets: Networks, s: Slice, rl: RLConfig) -> Iterator[tuple[str, Tensor
 
 
 @torch.no_grad()
-def update_old(nets: Networks, rl: RLConfig, updates: int) -> None:
+def follow(nets: Networks, rl: RLConfig, updates: int) -> None:
     """old <- d old + (1 - d) policy, d = ``matching.old_decay`` of the optimiser steps so far."""
     d = old_decay(updates, rate=rl.nft_decay_rate, largest=rl.nft_decay_largest)
     for old, new in zip(nets.old.parameters(), nets.model.parameters(), strict=True):

@@ -1,0 +1,94 @@
+"""Gated penalty towards a reference that follows (GARDO, arXiv 2512.24138): GRPO whose velocity MSE counts only for
+samples whose reward is uncertain, against a copy of the policy that is renewed at intervals.
+
+Uncertain is a sample that the reward ranks higher than a second opinion does: the share ``rl.gardo_share`` of a rollout
+with the greatest fall in rank. The paper's second opinions are two other reward models; here it is the reward itself on
+copies of the image with a little noise, so that any reward will do and a score that rests on a few pixels is found out.
+Not taken over: the paper's bonus for diverse samples, and its second trigger for renewal, a threshold on the KL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from unigrpo import seeding
+from unigrpo.config import RLConfig
+from unigrpo.methods import Networks, Slice, grpo, text_loss
+from unigrpo.rollout import ImageTrack, Rollout, replay
+from unigrpo.types import Prompt
+
+NEEDS: tuple[str, ...] = ()
+COPIES, NOISE = 4, 0.05  # noised copies of an image, and the noise's standard deviation in [0, 1] pixels
+
+make_slices = grpo.make_slices
+
+
+@dataclass(frozen=True)
+class GatedTrack(ImageTrack):
+    """B image trajectories, and whether each one's reward is uncertain, (B,) 0 or 1."""
+
+    uncertain: Tensor
+
+    def select(self, index) -> GatedTrack:
+        return GatedTrack(**vars(super().select(index)), uncertain=self.uncertain[index])
+
+
+def ranks(scores: Tensor) -> Tensor:
+    """(B,) 0 for the lowest of B scores to B - 1 for the highest; equal scores share the mean of their ranks."""
+    below = (scores[:, None] > scores).sum(1)
+    return below + ((scores[:, None] == scores).sum(1) - 1) / 2
+
+
+def gate(scores: Tensor, second: Tensor, share: float) -> Tensor:
+    """(B,) 1 for the ``share`` of B samples whose rank by ``scores`` most exceeds that by ``second``, else 0; ties at
+    the border go to the earlier ones, and a sample that is not ranked higher is never uncertain."""
+    excess = ranks(scores) - ranks(second)
+    chosen = excess.argsort(descending=True, stable=True)[: round(share * len(scores))]
+    uncertain = torch.zeros_like(excess)
+    uncertain[chosen] = 1.0
+    return uncertain * (excess > 0)
+
+
+@torch.no_grad()
+def second_opinion(
+    reward: Callable[[Tensor, list[Prompt]], Tensor],
+    images: Tensor,
+    prompts: list[Prompt],
+    draw: torch.Generator,
+) -> Tensor:
+    """Mean reward (B,) of COPIES of each image (B, 3, H, W) with noise of NOISE, cut to [0, 1]."""
+    noise = torch.randn(COPIES, *images.shape, generator=draw).to(images)
+    return torch.stack([reward((images + NOISE * n).clamp(0, 1), prompts) for n in noise]).mean(0)
+
+
+@torch.no_grad()
+def roll_out(nets: Networks, prompts: list[Prompt], rl: RLConfig, max_tokens: int, seed: int, index: int) -> Rollout:
+    """GRPO's episodes, the uncertain ones marked."""
+    rollout = grpo.roll_out(nets, prompts, rl, max_tokens, seed, index)
+    images, episodes = rollout.image.images, list(rollout.prompts)
+    second = second_opinion(nets.reward, images, episodes, seeding.generator(seed, "second opinion", index))
+    uncertain = gate(nets.reward(images, episodes), second, rl.gardo_share).to(images)
+    return replace(rollout, image=GatedTrack(**vars(rollout.image), uncertain=uncertain))
+
+
+def losses(nets: Networks, s: Slice, rl: RLConfig) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
+    """GRPO's losses, the penalty only where the reward is uncertain; still a mean over all samples."""
+    new = replay(nets.model, s.rollout, rl)
+    if "text" in rl.train:
+        yield text_loss(new, s, rl)
+    loss, metrics = grpo.surrogate(new, s, rl)
+    uncertain = s.rollout.image.uncertain
+    loss = loss + (uncertain[:, None] * grpo.penalty(new, s, rl, metrics)).mean()
+    yield "image", rl.image_weight * loss, metrics | {"uncertain": uncertain.mean()}
+
+
+@torch.no_grad()
+def follow(nets: Networks, rl: RLConfig, updates: int) -> None:
+    """The reference becomes the policy after every ``rl.reference_every`` rollouts."""
+    if updates % (rl.reference_every * rl.epochs) == 0:
+        for reference, policy in zip(nets.reference.parameters(), nets.model.parameters(), strict=True):
+            reference.copy_(policy)
