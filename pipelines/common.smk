@@ -79,6 +79,12 @@ def parent_model(wildcards):
     return f"{folder(*STUDY.parent(wildcards.run, int(wildcards.seed)))}/{WEIGHTS}"
 
 
+def reward_model(wildcards):
+    """The learned reward that the run is trained on."""
+    name = STUDY.config(wildcards.run, int(wildcards.seed))["rl"]["reward"]
+    return f"results/{SCALE}/{'weak_reward' if name == 'weak' else 'reward'}/model.safetensors"
+
+
 def prompt_file(wildcards):
     """The prompts that the run is trained on, where it has its own."""
     path = STUDY.config(wildcards.run, int(wildcards.seed))["rl"]["prompt_file"]

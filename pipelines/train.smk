@@ -180,18 +180,39 @@ rule learned_reward:
     resources:
         gpu=GPUS,
     params:
+        settings="reward",
         data=subpath(input.images, parent=True),
         out=subpath(output.model, parent=True),
     shell:
-        "python -m rewards.train_learned --config {input.config:q} --data {params.data:q}"
+        "python -m rewards.train_learned --config {input.config:q} --settings {params.settings} --data {params.data:q}"
         " --out {params.out:q} 2>&1 | tee {log:q}"
+
+
+use rule learned_reward as weak_reward with:
+    input:
+        config="results/{scale}/runs/sft/seed0/weak_reward.json",
+        images="results/{scale}/reward/data/images.npy",
+        manifest="results/{scale}/reward/data/manifest.jsonl",
+    output:
+        model="results/{scale}/weak_reward/model.safetensors",
+        card="results/{scale}/weak_reward/model.json",
+        report="results/{scale}/weak_reward/report.json",
+        record="results/{scale}/weak_reward/run.json",
+    log:
+        "results/{scale}/logs/weak_reward.log",
+    benchmark:
+        "results/{scale}/benchmarks/weak_reward.jsonl"
+    params:
+        settings="weak_reward",
+        data=subpath(input.images, parent=True),
+        out=subpath(output.model, parent=True),
 
 
 rule train:
     input:
         config="results/{scale}/runs/{run}/seed{seed}/training.json",
         parent=parent_model,
-        reward="results/{scale}/reward/model.safetensors",
+        reward=reward_model,
         decoding="results/{scale}/decoding.json",
         prompts=prompt_file,
     output:

@@ -157,15 +157,19 @@ def pixels(images: np.ndarray, device) -> Tensor:
 
 
 def main() -> None:
-    args = cli.parser(
+    parser = cli.parser(
         "rewards.train_learned",
         "Train the learned reward.",
         config="resolved configuration of the SFT run (JSON)",
         data="sample folder of the SFT run",
         out="folder to write",
-    ).parse_args()
+    )
+    parser.add_argument(
+        "--settings", choices=("reward", "weak_reward"), default="reward", help="section of the configuration"
+    )
+    args = parser.parse_args()
     cfg, started = config.load(args.config), time.monotonic()
-    settings, device = cfg.reward, accelerate_for(cfg).device
+    settings, device = getattr(cfg, args.settings), accelerate_for(cfg).device
     data, held_out = read_samples(args.data)
     pool = world_prompts.prompt_set("train")
     by_tag = [[p for p in pool if p.tag == tag] for tag in dict.fromkeys(p.tag for p in pool)]

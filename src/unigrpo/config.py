@@ -307,6 +307,7 @@ class RunConfig:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     rl: RLConfig = field(default_factory=RLConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
+    weak_reward: RewardConfig = field(default_factory=RewardConfig)  # of `rl.reward: weak`
 
     def __post_init__(self):
         require(self.stage == "base" or self.init is not None, "init", "a parent run (only the base has none)")

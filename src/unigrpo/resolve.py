@@ -124,7 +124,7 @@ def _check_line(path, name: str, line: dict) -> None:
     if not line.get("evaluate"):
         raise UserError(f"{where}.evaluate: missing, [yes], [no] or [no, yes] (thinking at evaluation)")
     known = {field.name for field in dataclasses.fields(_section(line["stage"]))}
-    for key in line.keys() - known - {"label", "stage", "init", "evaluate"}:
+    for key in line.keys() - known - {*COMMON, "seeds"}:
         ours = key in {field.name for field in dataclasses.fields(RLConfig)}
         hint = "; it needs `train`: [text], [image] or both" if ours else nearest(key, known)
         raise UserError(f"{where}.{key}: not a setting of {line['stage']} runs{hint}")
@@ -153,8 +153,19 @@ def named(spec: dict) -> list[str]:
 
 
 def by_default(specs: dict) -> list[str]:
-    """The tables or figures that are made unless they say ``default: false``."""
-    return [name for name, spec in specs.items() if spec.get("default", True)]
+    """The tables or figures that are made unless they say ``default: false`` or belong to a group."""
+    return [name for name, spec in specs.items() if spec.get("default", "group" not in spec)]
+
+
+def of_group(specs: dict, group: str | None) -> list[str]:
+    """The tables or figures of a group, which are made together when it is asked for."""
+    return [name for name, spec in specs.items() if group is not None and spec.get("group") == group]
+
+
+def groups(catalogue: dict) -> list[str]:
+    """The names of all groups."""
+    specs = [*catalogue["tables"].values(), *catalogue["figures"].values()]
+    return list(dict.fromkeys(spec["group"] for spec in specs if "group" in spec))
 
 
 def runs_in_use(catalogue: dict, judged: bool = False) -> list[str]:
@@ -200,7 +211,7 @@ def resolve(catalogue: dict, scale: dict, scale_name: str, run: str, seed: int) 
 def _data_of(runs: dict, run: str) -> dict:
     """The settings of the supervised stage that ``run`` descends from, as its own line has them."""
     ancestor = next((name for name in _follow("", runs, run, "init") if runs[name]["stage"] == SFT), None)
-    return {key: value for key, value in runs[ancestor].items() if key not in COMMON} if ancestor else {}
+    return {key: value for key, value in runs[ancestor].items() if key not in (*COMMON, "seeds")} if ancestor else {}
 
 
 def reward_names() -> list[str]:
@@ -230,9 +241,10 @@ def _section(stage: str) -> type:
 def _compose(scale: dict, line: dict, run: str, scale_name: str, seed: int, data: dict | None = None) -> RunConfig:
     """``data``: what the run's supervised ancestor changes in the scale's; a reinforced run knows its data by it."""
     common = {key: line[key] for key in COMMON}
-    settings = {key: value for key, value in line.items() if key not in common}
+    settings = {key: value for key, value in line.items() if key not in (*COMMON, "seeds")}
     own = dict(scale.get(line["stage"], {}))
     sections = {key: scale.get(key, {}) for key in ("model", "sampling", "rl", "reward")}
+    sections["weak_reward"] = sections["reward"] | scale.get("weak_reward", {})
     origin = {key: own.pop(key) for key in ("source", "released") if key in own}
     if line["stage"] == "rl":
         own |= scale.get("methods", {}).get(settings.get("method", RLConfig.method), {})
@@ -247,7 +259,7 @@ def _compose(scale: dict, line: dict, run: str, scale_name: str, seed: int, data
 # --------------------------------------------------------------------------------------- what depends on what
 # A step reads a whole configuration, but is run again only when its own part of it has changed. The part's
 # name is the name of the JSON file that the step reads; tables and figures read ``config``.
-PARTS = ("config", "training", "reward", "tuning", "evaluation")
+PARTS = ("config", "training", "reward", "weak_reward", "tuning", "evaluation")
 _EVALUATION = {"images_per_prompt", "batch_size"}
 _TUNING = {"guidance_grid", "temperature_grid"}
 
@@ -255,16 +267,17 @@ _TUNING = {"guidance_grid", "temperature_grid"}
 def part(resolved: dict, name: str) -> dict:
     """The settings of a resolved configuration that decide one step's outcome.
 
-    ``config``: all of them; ``training``: those of the weights and the training record; ``reward``: of the
-    learned reward and its data; ``tuning``: of the choice of decoding; ``evaluation``: of the images judged.
+    ``config``: all of them; ``training``: those of the weights and the training record; ``reward``: of the learned
+    reward and its data, ``weak_reward``: of the weaker one; ``tuning``: of the choice of decoding; ``evaluation``: of
+    the images judged.
     """
     if name == "config":
         return resolved
     stage = "rl" if resolved["stage"] == "rl" else "supervised"
-    own = {"training": {stage}, "reward": {"reward"}}.get(name, set())
+    own = {"training": {stage}, "reward": {"reward"}, "weak_reward": {"weak_reward"}}.get(name, set())
     if name == "training" and stage == "rl" and _needs_data(resolved["rl"]["method"]):
         own = own | {"supervised"}
-    drop = {"label", "evaluate", "supervised", "rl", "reward"} - own
+    drop = {"label", "evaluate", "supervised", "rl", "reward", "weak_reward"} - own
     unread = {"evaluation": _TUNING, "tuning": _EVALUATION}.get(name, _TUNING | _EVALUATION)
     sampling = {key: value for key, value in resolved["sampling"].items() if key not in unread}
     return {key: value for key, value in resolved.items() if key not in drop} | {"sampling": sampling}
@@ -299,8 +312,10 @@ class Study:
         return [name for name in lines if not stages or lines[name]["stage"] in stages]
 
     def seeds(self, run: str) -> range:
-        """Those of the scale for RL; one for the supervised runs, which all seeds share."""
-        return range(self.scale["seeds"] if self.catalogue["runs"][run]["stage"] == "rl" else 1)
+        """Those of the scale for RL, or fewer where the run's line says so; one for the supervised runs, which all
+        seeds share."""
+        line, most = self.catalogue["runs"][run], self.scale["seeds"]
+        return range(min(most, line.get("seeds", most)) if line["stage"] == "rl" else 1)
 
     def parent(self, run: str, seed: int) -> tuple[str, int]:
         """The run and seed that ``run`` starts from: the same seed, or the parent's only one."""

@@ -40,6 +40,7 @@ from unigrpo.validate import record, validate
 from unigrpo.world import prompts as world_prompts
 from unigrpo.world.pool import training_pool
 
+LEARNED = ("learned", "weak")  # rewards that are trained here, and read from a folder
 COLLAPSE = 0.5  # share of the first validation gold below which the last one is a collapse
 
 
@@ -250,11 +251,11 @@ def finish(cfg: RunConfig, out: Path, model, device, *, wall_seconds: float = 0.
 
 def reward_source(name: str, folder: Path | None) -> tuple[dict, Path]:
     """Options that the reward is built with, and the file that decides it: its weights, or the source of one without.
-    ``folder`` is that of the learned reward, which alone needs it. Raises UserError where it is missing."""
-    if name != "learned":
+    ``folder`` is that of a learned reward, which alone needs it. Raises UserError where it is missing."""
+    if name not in LEARNED:
         return {}, rewards.source(name)
     if folder is None:
-        raise UserError("--reward: expected the folder of the learned reward (rl.reward: learned)")
+        raise UserError(f"--reward: expected the folder of the learned reward (rl.reward: {name})")
     return {"path": folder, "device": "auto"}, folder / "model.safetensors"
 
 
@@ -285,7 +286,7 @@ def main() -> None:
         decoding="decoding.json, for validation",
     )
     parser.add_argument(
-        "--reward", type=Path, metavar="PATH", help="folder of the learned reward, for rl.reward: learned"
+        "--reward", type=Path, metavar="PATH", help="folder of the learned reward, for rl.reward: learned or weak"
     )
     cli.add_training_options(parser, tracking.NAMES)
     args = parser.parse_args()

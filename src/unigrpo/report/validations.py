@@ -1,0 +1,103 @@
+"""The validations of a reinforced run, prompt by prompt: what ``validate.record`` left beside metrics.jsonl."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from unigrpo.files import json_lines, read_text
+from unigrpo.report.results import Folder
+from unigrpo.report.stats import Cells
+from unigrpo.types import UserError
+
+METRICS = ("gold", "strict", "proxy", "artefact")
+
+
+@dataclass(frozen=True)
+class Course:
+    """One run: ``values[metric]`` (K, U, P) are means over the images of a prompt, at each of K seeds and at each of
+    the U validations that all of them reached; ``updates`` (U,) increasing, from 0; ``spread[metric]`` is the
+    standard deviation over the images of the first validation, mean over seeds."""
+
+    run: str
+    seeds: tuple[int, ...]
+    updates: tuple[int, ...]
+    prompts: tuple[str, ...]
+    tags: tuple[str, ...]
+    values: dict[str, np.ndarray]
+    spread: dict[str, float]
+
+    def cells(self, metric: str, at: int) -> Cells:
+        """The metric at validation number ``at``, for ``stats``."""
+        return Cells(self.values[metric][:, at], self.seeds, self.prompts, self.tags)
+
+    @cached_property
+    def means(self) -> dict[str, np.ndarray]:
+        """metric -> (K, U), categories weighing equally."""
+        tags = np.array(self.tags)
+        groups = [tags == tag for tag in dict.fromkeys(self.tags)]
+        return {m: np.mean([v[..., g].mean(-1) for g in groups], axis=0) for m, v in self.values.items()}
+
+    def peak(self, metric: str = "gold") -> int:
+        """Number of the validation at which the mean over seeds is highest, the first of equals."""
+        return int(self.means[metric].mean(0).argmax())
+
+
+def _read(path: Path) -> tuple[list[str], list[str], dict[str, list[list[float]]]]:
+    """Prompts, their tags, and of each metric the values of every prompt's images."""
+    tags: dict[str, str] = {}
+    values: dict[str, dict[str, list[float]]] = {metric: defaultdict(list) for metric in METRICS}
+    for where, row in json_lines(read_text(path), path):
+        try:
+            tags[row["prompt_id"]] = row["tag"]
+            for metric in METRICS:
+                values[metric][row["prompt_id"]].append(float(row[metric]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{where}: expected prompt_id, tag, {', '.join(METRICS)} ({error!r})") from None
+    if not tags:
+        raise UserError(f"{path}: expected an image a line, found none")
+    return list(tags), list(tags.values()), {m: [values[m][p] for p in tags] for m in METRICS}
+
+
+def sheet(run: str, seed: int, update: int, folder: Folder) -> Path:
+    """The picture with the first image of every validation prompt, in rows of ``validate.COLUMNS``."""
+    return folder.seed_folders(run)[seed] / "validation" / f"{update:06d}.png"
+
+
+def course(run: str, folder: Folder) -> Course | None:
+    """All seeds of the run that have validations; None without any. Raises UserError naming a damaged file, or one
+    whose prompts differ from the others'."""
+    found = {seed: sorted((path / "validation").glob("*.jsonl")) for seed, path in folder.seed_folders(run).items()}
+    found = {seed: paths for seed, paths in found.items() if paths}
+    if not found:
+        return None
+    updates = sorted(set.intersection(*({int(path.stem) for path in paths} for paths in found.values())))
+    first, values, spreads = None, {m: [] for m in METRICS}, {m: [] for m in METRICS}
+    for paths in found.values():
+        kept = {m: [] for m in METRICS}
+        for path in paths:
+            if int(path.stem) not in updates:
+                continue
+            prompts, tags, scores = _read(path)
+            first = first or (prompts, tags)
+            if first != (prompts, tags):
+                raise UserError(f"{path}: expected the prompts of {run}'s other validations, in their order")
+            for m in METRICS:
+                kept[m].append([np.mean(images) for images in scores[m]])
+                if int(path.stem) == updates[0]:
+                    spreads[m].append(np.std(np.concatenate(scores[m])))
+        for m in METRICS:
+            values[m].append(kept[m])
+    return Course(
+        run,
+        tuple(found),
+        tuple(updates),
+        tuple(first[0]),
+        tuple(first[1]),
+        {m: np.array(values[m]) for m in METRICS},
+        {m: float(np.mean(spreads[m])) for m in METRICS},
+    )
