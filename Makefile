@@ -1,4 +1,5 @@
 # make reproduce   environment, training, evaluation, tables, figures, gallery   SCALE=smoke|cpu|gpu|paper SEEDS=n CORES=n
+# make overoptimise                         reward hacking: regularisers on a proxy that gives way, their tables and figures
 # make test        the tests
 # make run RUN=unigrpo   one run with its evaluation         make base   train the base that the repository ships
 SCALE ?= cpu
@@ -7,10 +8,13 @@ PYTHON ?= python3
 STAMP := .venv/installed
 REPRODUCE = .venv/bin/python -m unigrpo.reproduce --scale $(SCALE) --cores $(CORES) $(if $(SEEDS),--seeds $(SEEDS))
 
-.PHONY: reproduce run base test env clean
+.PHONY: reproduce overoptimise run base test env clean
 
 reproduce: env
 	$(REPRODUCE)
+
+overoptimise: env
+	$(REPRODUCE) --group overoptimisation
 
 run: env
 	$(if $(RUN),,$(error RUN is missing: make run RUN=unigrpo))$(REPRODUCE) --run $(RUN)

@@ -1,7 +1,7 @@
 """UniGRPO, from the catalogue to the tables. `snakemake --cores 2` makes everything of the scale `cpu`.
 
 `--config scale=smoke|cpu|gpu|paper` chooses a scale, `seeds=1` overrides its number of seeds, `run=NAME` names the run
-of the target `one_run`. What is trained and shown is declared in pipelines/experiments.yaml.
+of the target `one_run`, `group=NAME` the tables and figures of the target `one_group`. What is trained and shown is declared in pipelines/experiments.yaml.
 """
 
 import os
@@ -44,3 +44,15 @@ rule all:
 rule one_run:
     input:
         scores=one_run_scores,
+
+
+rule one_group:
+    input:
+        tables=collect(
+            "results/{scale}/tables/{name}.{suffix}",
+            scale=SCALE,
+            name=resolve.of_group(TABLES, GROUP),
+            suffix=("html", "md", "tex"),
+        ),
+        figures=collect("results/{scale}/figures/{name}.png", scale=SCALE, name=resolve.of_group(FIGURES, GROUP)),
+        claims=f"results/{SCALE}/claims.csv",

@@ -31,6 +31,7 @@ THREADS = STUDY.scale.get("threads", 1)
 RELEASED = STUDY.scale.get("backbone") == "bagel"  # runs are folders of the files of a release
 WEIGHTS = "ema.safetensors" if RELEASED else "model.safetensors"
 TOKENIZER = "tokenizer.json" if RELEASED else "tokenizer"
+GROUP = config.get("group")
 GPUS = int(STUDY.scale.get("device") == "cuda")
 
 
@@ -160,6 +161,12 @@ RECORDS = {
     "training": "run.json",
     "curves": "run.json",
     "progress": "run.json",
+    "guidance": "run.json",
+    "regularisers": "run.json",
+    "overoptimisation": "run.json",
+    "frontier": "run.json",
+    "mechanism": "run.json",
+    "sheets": "run.json",
     "grid": "samples/done.json",
     "traces": "samples/done.json",
 }
@@ -174,6 +181,17 @@ def inputs_of(kind):
         return configs(runs) + (files(runs, record) if record else [])
 
     return paths
+
+
+def claimed(wildcards):
+    """Records of the runs that claims read beside the scores: those made by default, and of the groups those that are
+    asked for or there already."""
+    shown = [spec for name, spec in TABLES.items() if "group" in spec]
+    asked = {run for name in resolve.of_group(TABLES, GROUP) for run in resolve.named(TABLES[name])}
+    apart = list(dict.fromkeys(run for spec in shown for run in resolve.named(spec)))
+    there = [run for run in apart if run in asked or all(map(os.path.exists, files([run], "run.json")))]
+    runs = list(dict.fromkeys(TRAINED + there))
+    return configs(runs) + files(runs, "run.json")
 
 
 def one_run_scores(wildcards):

@@ -106,7 +106,7 @@ rule claims:
     input:
         scores="results/{scale}/scores.csv",
         paper=PAPER,
-        runs=configs(TRAINED) + files(TRAINED, "run.json"),
+        runs=claimed,
     output:
         csv="results/{scale}/claims.csv",
         md="results/{scale}/claims.md",

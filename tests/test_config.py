@@ -100,6 +100,40 @@ def test_supervised_runs_have_one_seed_that_all_share(files):
     assert list(study(files, seeds=1).seeds("joint")) == [0]
 
 
+def test_a_line_may_ask_for_fewer_seeds(files):
+    files[0].write_text(CATALOGUE.replace("guidance: 2}", "guidance: 2, seeds: 2}"))
+    loaded = study(files)
+    assert [len(loaded.seeds(run)) for run in ("joint", "guided", "twice")] == [3, 2, 2]  # inherited like the rest
+    assert loaded.parent("twice", 1) == ("guided", 1) and len(study(files, seeds=1).seeds("guided")) == 1
+
+
+def test_a_group_is_made_when_asked_for(files):
+    files[0].write_text(CATALOGUE.replace("{kind: curves,", "{kind: curves, group: extra,"))
+    loaded = study(files, group="extra")
+    assert resolve.runs_in_use(loaded.catalogue) == ["base", "sft", "joint"]
+    assert resolve.of_group(loaded.catalogue["figures"], "extra") == ["curves"]
+    assert resolve.of_group(loaded.catalogue["figures"], None) == []
+    with pytest.raises(UserError, match="--config group=extro: no such group; did you mean extra?"):
+        study(files, group="extro")
+
+
+def test_a_reinforced_run_knows_the_data_it_descends_from(files):
+    text = CATALOGUE.replace("sft: {init: base,", "sft: {init: base, painter_habits: 0.25,")
+    files[0].write_text(text)
+    twice = study(files).config("twice", 1)["supervised"]
+    assert (twice["painter_habits"], twice["lr"], twice["steps"]) == (0.25, 1e-4, 20)
+
+
+def test_only_methods_on_data_depend_on_the_data():
+    def training(method, **supervised):
+        rl = {"method": method, "regulariser": "none" if method == "ddrl" else "velocity_mse"}
+        data = {"run": "r", "label": "r", "stage": "rl", "scale": "cpu", "seed": 0, "init": "sft", "evaluate": ["yes"]}
+        return resolve.part(to_dict(from_dict(RunConfig, data | {"rl": rl, "supervised": supervised})), "training")
+
+    for method, depends in (("grpo", False), ("ddrl", True), ("gardo", False)):
+        assert (training(method) != training(method, paint_noise=0.5)) == depends
+
+
 def test_only_runs_that_something_shows_are_in_use(files):
     catalogue = resolve.load_catalogue(files[0])
     assert resolve.runs_in_use(catalogue) == ["base", "sft", "joint", "guided", "twice"]  # with all ancestors
@@ -177,9 +211,19 @@ BAD_CATALOGUE = [  # what stands there, what is written instead, what the messag
     (
         "{kind: curves",
         "{kind: curve",
-        "figures.curves.kind: expected one of grid, traces, curves, progress, dots, category_dots, got 'curve'",
+        "mechanism, sheets, got 'curve'; did you mean curves?",
     ),
     ("kind: main", "kind: main, guidance: best", "tables.main.guidance: expected one of tuned, unguided, got 'best'"),
+    ("guidance: 2", "guidance: 1", "runs.guided: is the same run as joint, expected a setting that differs"),
+    ("guidance: 2", "guidance: 2, lr_text: 2e-4", "runs.guided.lr_text: changes nothing, lr_text is 0.0002 without it"),
+    ("init: guided, train", "init: guided, guidance: 2, train", "runs.twice.guidance: changes nothing, guidance is 2"),
+    (
+        "  twice:",
+        "  s: {like: joint, vary: {guidance: [1, 3]}}\n  twice:",
+        "runs.s_guidance_1: is the same run as joint",
+    ),
+    ("  twice:", "  s: {like: joint, vary: {guidanse: [1, 3]}}\n  twice:", "guidanse: not a setting of rl runs"),
+    ("guidance: 2", "guidance: 2, seeds: 0", "runs.guided.seeds: 0 is less than"),
     ("guidance: 2", "guidance: two", "runs.guided.guidance: expected number, got 'two'"),
     ("guidance: 2", "guidance: true", "runs.guided.guidance: expected number, got True"),
     ("guidance: 2", "guidance: 0.5", "runs.guided.guidance: expected a scale >= 1"),

@@ -8,8 +8,8 @@ from PIL import Image
 
 from unigrpo import validate
 from unigrpo.sampler import Samples
-from unigrpo.types import Prompt
-from unigrpo.validate import COLUMNS, Validation, by_category, judge_each, record, sheet, validation_jobs
+from unigrpo.types import SHEET_COLUMNS, Prompt
+from unigrpo.validate import Validation, by_category, judge_each, record, sheet, validation_jobs
 from unigrpo.world.render import render
 from unigrpo.world.traces import Imperfection, annotate
 
@@ -38,16 +38,16 @@ def test_categories_weigh_equally():
 def test_a_sheet_has_the_first_image_of_each_prompt_in_its_place(truth):
     jobs, samples = truth
     page = np.asarray(sheet(Validation(jobs, samples, [], {})))
-    for place in (0, 7, COLUMNS, 33):
-        row, column = divmod(place, COLUMNS)
+    for place in (0, 7, SHEET_COLUMNS, 33):
+        row, column = divmod(place, SHEET_COLUMNS)
         tile = page[48 * row : 48 * (row + 1), 48 * column : 48 * (column + 1)]
         assert (tile == samples.images[2 * place]).all()
-    assert page.shape == (48 * -(-len(jobs) // 2 // COLUMNS), 48 * COLUMNS, 3)
+    assert page.shape == (48 * -(-len(jobs) // 2 // SHEET_COLUMNS), 48 * SHEET_COLUMNS, 3)
 
 
 def test_larger_images_are_reduced(monkeypatch, truth):
     monkeypatch.setattr(validate, "TILE", 12)
-    assert sheet(Validation(*truth, [], {})).size[0] == 12 * COLUMNS
+    assert sheet(Validation(*truth, [], {})).size[0] == 12 * SHEET_COLUMNS
 
 
 def test_the_record_is_one_line_an_image_and_starts_anew(truth, tmp_path):
@@ -60,4 +60,4 @@ def test_the_record_is_one_line_an_image_and_starts_anew(truth, tmp_path):
     lines = [json.loads(line) for line in (folder / "000000.jsonl").read_text().splitlines()]
     assert [(line["prompt_id"], line["tag"], line["sample"]) for line in lines] == [(p.id, p.tag, k) for p, k in jobs]
     assert [line["gold"] for line in lines] == pytest.approx([row["gold"] for row in rows], abs=1e-6)
-    assert Image.open(folder / "000000.png").size[0] == 48 * COLUMNS
+    assert Image.open(folder / "000000.png").size[0] == 48 * SHEET_COLUMNS

@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, help="number of seeds (default: the scale's)")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--run", help="make only this run and its scores")
+    what.add_argument("--group", help="make the tables and figures of this group, and the claims")
     what.add_argument("--ship-base", action="store_true", help="train the base and put it into assets/base")
     args = parser.parse_args()
 
@@ -33,6 +34,8 @@ def main() -> None:
         options["seeds"] = args.seeds
     if args.run:
         options["run"], target = args.run, "one_run"
+    if args.group:
+        options["group"], target = args.group, "one_group"
     if args.ship_base:
         target = "ship_base"
     snakemake = [sys.executable, "-m", "snakemake", "--cores", str(args.cores)]

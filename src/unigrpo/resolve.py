@@ -29,15 +29,18 @@ BASE = "base"  # the one run without a parent
 SFT = "sft"  # the run that decoding is chosen and the reward learned on
 COMMON = ("label", "stage", "init", "evaluate")  # keys of a run's line that are not settings of its stage
 MODES = {"yes": "think", "no": "direct"}  # thinking at evaluation, as tables say it -> as files say it
-OF_TRAINING = ("training", "curves", "progress")  # kinds of table and figure that need no images of their runs
+OF_TRAINING = (  # kinds of table and figure that need no images of their runs
+    "training", "curves", "progress", "regularisers", "overoptimisation", "frontier", "mechanism", "sheets"
+)  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------- the catalogue
 def load_catalogue(path: str | Path) -> dict:
     """Read the catalogue, check it and fill every run's line in: ``like`` followed, label and stage set.
 
-    Returns ``{"runs": {name: line}, "tables": {name: spec}, "figures": {name: spec}}``, where a line holds
-    ``label``, ``stage`` (base, sft or rl), ``init``, ``evaluate`` and its own settings. Raises UserError.
+    Returns ``{"runs": {name: line}, "tables": {name: spec}, "figures": {name: spec}, "overrides": {name: {key:
+    line}}}``, where a line holds ``label``, ``stage`` (base, sft or rl), ``init``, ``evaluate`` and its own settings,
+    and the last is a run's line without each setting that it makes itself. Raises UserError.
     """
     catalogue = read_yaml(path)
     check(catalogue, "experiments", path)
@@ -46,13 +49,14 @@ def load_catalogue(path: str | Path) -> dict:
             raise UserError(f"{path}: runs.{name}: missing, the workflow needs a run of this name")
     runs, sweeps = _spread(path, catalogue["runs"])
     lines = {name: {"label": name, **_inherit(path, runs, name)} for name in runs}
+    kept = {name: _overrides(runs, catalogue["runs"], name) for name in runs}
     for name, line in lines.items():
         line["stage"] = BASE if name == BASE else "rl" if "train" in line else "sft"
         line.setdefault("init", None)
         _check_line(path, name, line)
     for name in lines:
         _follow(path, lines, name, "init")
-    filled = {"runs": lines}
+    filled = {"runs": lines, "overrides": kept}
     for kind in ("tables", "figures"):
         filled[kind] = {name: _name_each(spec, sweeps) for name, spec in catalogue.get(kind, {}).items()}
         for name, spec in filled[kind].items():
@@ -114,6 +118,12 @@ def _inherit(path, runs: dict, name: str) -> dict:
     return merged
 
 
+def _overrides(runs: dict, written: dict, name: str) -> dict[str, dict]:
+    """The line of ``name`` without each setting of its own; those that a sweep varies are what it is for."""
+    own = runs[name].keys() - {*COMMON, "seeds", "like", "train"} if name in written else set()
+    return {key: _inherit("", runs | {name: {k: v for k, v in runs[name].items() if k != key}}, name) for key in own}
+
+
 def _check_line(path, name: str, line: dict) -> None:
     """What the schema cannot say of a run: it has a parent, a mode, and only settings of its own stage."""
     where = f"{path}: runs.{name}"
@@ -143,7 +153,7 @@ def _check_spec(path, where: str, spec: dict, runs: dict) -> None:
             raise UserError(f"{path}: {where}.{key}: no run is called {run!r}{nearest(run, runs)}")
         if mode and mode not in runs[run]["evaluate"]:
             raise UserError(f"{path}: {where}.{key}: run {run!r} is not evaluated with thinking {mode!r}")
-        if spec["kind"] in ("training", "progress") and runs[run]["stage"] != "rl":
+        if spec["kind"] in OF_TRAINING and spec["kind"] != "curves" and runs[run]["stage"] != "rl":
             raise UserError(f"{path}: {where}.{key}: run {run!r} is not trained by reinforcement")
 
 
@@ -332,12 +342,35 @@ class Study:
         return to_dict(resolve(self.catalogue, self.scale, self.scale_name, run, seed))
 
 
-OPTIONS = ("scale", "seeds", "run")
+OPTIONS = ("scale", "seeds", "run", "group")
+
+
+def _check_runs(catalogue: dict, scale: dict, scale_name: str) -> None:
+    """Every run can be resolved, none twice under two names, and no line has a setting that changes nothing; but errors
+    in supervised data, which ablations of the world set, mean nothing to another backbone."""
+    seen: dict[str, str] = {}
+    for run in catalogue["runs"]:
+        config = resolve(catalogue, scale, scale_name, run, 0)
+        if config.stage != "rl" and config.backbone != "world":
+            continue
+        same = fingerprint({k: v for k, v in to_dict(config).items() if k not in ("run", "label", "evaluate")})
+        if same in seen:
+            raise UserError(f"runs.{run}: is the same run as {seen[same]}, expected a setting that differs")
+        seen[same] = run
+        for key, line in catalogue["overrides"][run].items():
+            without = catalogue["runs"] | {run: {"label": run, "stage": config.stage, "init": config.init} | line}
+            try:
+                changed = resolve(catalogue | {"runs": without}, scale, scale_name, run, 0) != config
+            except UserError:
+                continue  # the line does not work without it
+            if not changed:
+                value = catalogue["runs"][run][key]
+                raise UserError(f"runs.{run}.{key}: changes nothing, {key} is {value} without it; leave it out")
 
 
 def load_study(catalogue_file: Path, scale_folder: Path, options: dict) -> Study:
-    """The study that ``options`` choose: ``scale`` (default cpu), ``seeds`` in place of the scale's, and
-    ``run``, one run of the catalogue.
+    """The study that ``options`` choose: ``scale`` (default cpu), ``seeds`` in place of the scale's,
+    ``run``, one run of the catalogue, and ``group``, one of its groups of tables and figures.
 
     Every run is resolved once, so that bad settings are met before anything runs. Raises UserError.
     """
@@ -354,13 +387,15 @@ def load_study(catalogue_file: Path, scale_folder: Path, options: dict) -> Study
         members = [run for run in runs if run.startswith(f"{options['run']}_")]
         hint = f"; there are {', '.join(members)}" if members else nearest(options["run"], runs)
         raise UserError(f"--config run={options['run']}: no such run{hint}")
+    if "group" in options and options["group"] not in groups(catalogue):
+        known = groups(catalogue)
+        raise UserError(f"--config group={options['group']}: no such group{nearest(options['group'], known)}")
     scale = scale | {"seeds": options.get("seeds", scale["seeds"])}
     check(scale, "scale", "--config")
-    for run in runs:
-        try:
-            resolve(catalogue, scale, name, run, 0)
-        except UserError as error:
-            raise UserError(f"{catalogue_file}: {error} (with {scale_file})") from None
+    try:
+        _check_runs(catalogue, scale, name)
+    except UserError as error:
+        raise UserError(f"{catalogue_file}: {error} (with {scale_file})") from None
     return Study(catalogue, name, scale)
 
 

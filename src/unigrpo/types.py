@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+SHEET_COLUMNS = 10  # images in a row of a validation's sheet
+
 
 class UserError(Exception):
     """Bad input. The message names the file, the key (or line, or sample) and what was expected.

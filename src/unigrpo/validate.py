@@ -24,7 +24,7 @@ from unigrpo.backbones.unified import UnifiedModel
 from unigrpo.config import RunConfig
 from unigrpo.files import replacing, write_text
 from unigrpo.sampler import Decoding, Samples, sample
-from unigrpo.types import Prompt
+from unigrpo.types import SHEET_COLUMNS, Prompt
 from unigrpo.world import inspector, judge, prompts, traces
 
 SEED = 1  # of validation noise: fixed, so that runs and updates are compared on the same draws
@@ -97,16 +97,15 @@ def validate(model: UnifiedModel, cfg: RunConfig, decoding: Decoding, *, per_pro
 
 
 TILE = 96  # pixels: the largest side of an image in a sheet
-COLUMNS = 10  # images of a row of a sheet
 
 
 def sheet(validation: Validation) -> Image.Image:
-    """The first image of every prompt, in rows of COLUMNS in the prompts' order, none larger than TILE."""
+    """The first image of every prompt, in rows of SHEET_COLUMNS in the prompts' order, none larger than TILE."""
     first = [i for i, (_, number) in enumerate(validation.jobs) if number == 0]
     side = min(TILE, validation.samples.images.shape[1])
-    whole = Image.new("RGB", (COLUMNS * side, math.ceil(len(first) / COLUMNS) * side), "white")
+    whole = Image.new("RGB", (SHEET_COLUMNS * side, math.ceil(len(first) / SHEET_COLUMNS) * side), "white")
     for place, index in enumerate(first):
-        row, column = divmod(place, COLUMNS)
+        row, column = divmod(place, SHEET_COLUMNS)
         tile = Image.fromarray(validation.samples.images[index]).resize((side, side))
         whole.paste(tile, (column * side, row * side))
     return whole

@@ -8,6 +8,8 @@ Kinds, chosen by ``kind`` in the figure's specification:
 * grid (Figure 2) and traces (Figures 6-8): images with their traces and verdicts, see pictures.py
 * dots: TA and GenEval of every row with intervals, beside the paper's values, and category_dots: each GenEval
   category, see dots.py
+* frontier, overoptimisation, mechanism, sheets: regularisers compared on runs that over-optimise their reward, see
+  frontier.py, hacking.py, mechanism.py and sheets.py
 
     python -m unigrpo.report.figures --name fig3 --spec spec.json --scores scores.csv --results results/cpu
         --out results/cpu/figures
@@ -31,8 +33,12 @@ from unigrpo import cli
 from unigrpo.files import read_json, replacing, write_text
 from unigrpo.report.courses import curves, progress
 from unigrpo.report.dots import category_dots, dots
+from unigrpo.report.frontier import frontier
+from unigrpo.report.hacking import overoptimisation
+from unigrpo.report.mechanism import mechanism
 from unigrpo.report.pictures import grid, traces
 from unigrpo.report.rows import add_source_options, read_sources
+from unigrpo.report.sheets import sheets
 from unigrpo.resolve import OF_TRAINING
 from unigrpo.types import UserError
 
@@ -61,6 +67,10 @@ KINDS = {
     "traces": traces,
     "dots": dots,
     "category_dots": category_dots,
+    "frontier": frontier,
+    "overoptimisation": overoptimisation,
+    "mechanism": mechanism,
+    "sheets": sheets,
 }
 
 
