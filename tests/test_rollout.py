@@ -14,7 +14,7 @@ from unigrpo import flow, methods, train
 from unigrpo.losses import ratio_norm_log_ratio
 from unigrpo.methods import grpo
 from unigrpo.rollout import paint, replay, roll_out, stochastic_steps
-from unigrpo.sampler import Decoding, sample
+from unigrpo.sampler import Decoding, sample, sample_guided
 from unigrpo.world.prompts import prompt_set
 
 PROMPTS = train.draw_prompts(0, 0, 4)
@@ -408,3 +408,14 @@ def test_prompts_of_a_rollout_are_distinct_and_balanced():
     assert len({p.id for p in drawn}) == 14
     assert all(n == 2 for n in {t: sum(p.tag == t for p in drawn) for t in {p.tag for p in drawn}}.values())
     assert [p.id for p in train.draw_prompts(1, 3, 14)] == [p.id for p in drawn]
+
+
+def test_guidance_scales_that_share_their_text_paint_what_each_paints_alone(model):
+    jobs = [(prompt, k) for prompt in prompt_set("val")[:3] for k in range(2)]
+    settings, decoding = tiny.run_config().sampling, Decoding(True, 3.0, 1.0)
+    shared = sample_guided(model, jobs, settings, decoding, [1.0, 2.0], 7)
+    for scale, made in zip((1.0, 2.0), shared, strict=True):
+        alone = sample(model, jobs, settings, replace(decoding, guidance=scale), 7)
+        assert (made.images == alone.images).all() and made.traces == alone.traces
+        assert made.model_evaluations == alone.model_evaluations
+    assert (shared[0].images != shared[1].images).any()

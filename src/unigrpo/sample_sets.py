@@ -13,7 +13,7 @@ from dataclasses import replace
 from unigrpo import checkpoint, cli, config, sample_folder
 from unigrpo.config import RunConfig
 from unigrpo.files import digest, read_json, write_json
-from unigrpo.sampler import Decoding, read_decoding, sample
+from unigrpo.sampler import Decoding, read_decoding, sample_guided
 from unigrpo.setup import accelerate_for
 from unigrpo.world import prompts as world_prompts
 
@@ -22,7 +22,7 @@ MODES = ("think", "direct", "greedy")
 
 
 def decodings(chosen: Decoding, mode: str) -> dict[str, Decoding]:
-    """Guidance name -> decoding, for one of MODES."""
+    """Guidance name -> decoding, for one of MODES; those of one mode differ in guidance alone."""
     if mode == "greedy":
         return {"greedy": replace(chosen, temperature=0.0)}
     tuned = replace(chosen, thinking=mode == "think")
@@ -75,12 +75,16 @@ def main() -> None:
     for mode in [] if record.get("not_trained") else args.modes:
         for benchmark in world_prompts.BENCHMARKS:
             jobs = world_prompts.evaluation_jobs(benchmark, cfg.sampling.images_per_prompt)
-            for name, decoding in decodings(chosen, mode).items():
+            named = decodings(chosen, mode)
+            shared, *_ = named.values()
+            scales = [decoding.guidance for decoding in named.values()]
+            progress = f"{cfg.run}/{cfg.seed} {benchmark} {mode}"
+            samples = sample_guided(model, jobs, cfg.sampling, shared, scales, SEED, progress=progress)
+            for (name, decoding), made in zip(named.items(), samples, strict=True):
                 described = protocol(cfg, benchmark, name, decoding, weights, record)
+                described["model_evaluations"] = made.model_evaluations
                 folder = f"{benchmark}.{described['mode']}.{name}"
-                samples = sample(model, jobs, cfg.sampling, decoding, SEED, progress=f"{cfg.run}/{cfg.seed} {folder}")
-                described["model_evaluations"] = samples.model_evaluations
-                sample_folder.write(args.out / folder, jobs, samples, described)
+                sample_folder.write(args.out / folder, jobs, made, described)
                 written.append(folder)
     write_json(args.out / "done.json", {"sets": written})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +47,6 @@ class Samples:
     model_evaluations: int
 
 
-@torch.no_grad()
 def sample(
     model: UnifiedModel,
     jobs: list[tuple[Prompt, int]],
@@ -58,8 +58,24 @@ def sample(
 ) -> Samples:
     """One image per (prompt, sample number). The noise and the text draws of a job depend on nothing else, so the
     same prompt and sample number start alike for every run. ``progress`` names a progress bar."""
+    return sample_guided(model, jobs, settings, decoding, [decoding.guidance], seed, progress=progress)[0]
+
+
+@torch.no_grad()
+def sample_guided(
+    model: UnifiedModel,
+    jobs: list[tuple[Prompt, int]],
+    settings: SamplingConfig,
+    decoding: Decoding,
+    scales: Sequence[float],
+    seed: int,
+    *,
+    progress: str | None = None,
+) -> list[Samples]:
+    """What :func:`sample` returns at each of the guidance ``scales`` in place of the decoding's own. Guidance does not
+    reach the text, which is therefore written once."""
     times = flow.time_grid(settings.steps, settings.shift, settings.grid).to(model.device)
-    images, traces = [], []
+    images, traces = [[] for _ in scales], []
     starts = range(0, len(jobs), settings.batch_size)
     for start in tqdm(starts, desc=progress, disable=progress is None, mininterval=5):
         batch = jobs[start : start + settings.batch_size]
@@ -77,15 +93,13 @@ def sample(
         else:
             text, context = [None] * len(batch), model.read_prompts(ids)
         noise = [torch.randn(model.latent_shape, generator=seeding.generator(seed, "start", p.id, k)) for p, k in batch]
-        x, _ = paint(
-            model,
-            context,
-            torch.stack(noise).to(model.device),
-            times,
-            guidance=decoding.guidance,
-            renorm=settings.renorm,
-        )
-        images.append((model.decode(x).permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu().numpy())
+        noise = torch.stack(noise).to(model.device)
+        for scale, painted in zip(scales, images, strict=True):
+            x, _ = paint(model, context, noise, times, guidance=scale, renorm=settings.renorm)
+            painted.append((model.decode(x).permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu().numpy())
         traces += text
-    per_image = (len(times) - 1) * (2 if decoding.guidance > 1 else 1)
-    return Samples(np.concatenate(images), traces, len(jobs) * per_image)
+    evaluations = len(jobs) * (len(times) - 1)
+    return [
+        Samples(np.concatenate(painted), traces, evaluations * (2 if scale > 1 else 1))
+        for scale, painted in zip(scales, images, strict=True)
+    ]
