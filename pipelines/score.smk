@@ -14,6 +14,7 @@ rule sample:
         "results/{scale}/benchmarks/sample.{run}.{seed}.jsonl"
     conda:
         "../environment.yml"
+    priority: 1
     threads: THREADS
     resources:
         gpu=GPUS,

@@ -3,6 +3,9 @@
 Every step reads a run's whole configuration from a file of its own, which is rewritten only when the settings that
 matter to that step have changed. A run's folder also holds `state/` and `metrics.jsonl`; they are not declared as
 outputs, which Snakemake removes when a job fails or starts anew, so that an interrupted training resumes from them.
+
+Priorities, here and in score.smk: what reinforcement waits for comes first, then training, then sampling, then scoring,
+so that the last jobs are short ones and no core waits for a training that began late.
 """
 
 
@@ -103,6 +106,7 @@ rule sft:
         run=any_of("sft"),
     conda:
         "../environment.yml"
+    priority: 2
     threads: THREADS
     resources:
         gpu=GPUS,
@@ -126,6 +130,7 @@ rule tune:
         "results/{scale}/benchmarks/tune.jsonl"
     conda:
         "../environment.yml"
+    priority: 2
     threads: THREADS
     resources:
         gpu=GPUS,
@@ -149,6 +154,7 @@ rule reward_data:
         "results/{scale}/benchmarks/reward_data.jsonl"
     conda:
         "../environment.yml"
+    priority: 3
     threads: THREADS
     resources:
         gpu=GPUS,
@@ -176,6 +182,7 @@ rule learned_reward:
         "results/{scale}/benchmarks/learned_reward.jsonl"
     conda:
         "../environment.yml"
+    priority: 3
     threads: THREADS
     resources:
         gpu=GPUS,
@@ -228,6 +235,7 @@ rule train:
         run=any_of("rl"),
     conda:
         "../environment.yml"
+    priority: 2
     threads: THREADS
     resources:
         gpu=GPUS,
