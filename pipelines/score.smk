@@ -12,9 +12,9 @@ rule sample:
         "results/{scale}/logs/sample.{run}.{seed}.log",
     benchmark:
         "results/{scale}/benchmarks/sample.{run}.{seed}.jsonl"
+    priority: 1
     conda:
         "../environment.yml"
-    priority: 1
     threads: THREADS
     resources:
         gpu=GPUS,

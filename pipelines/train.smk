@@ -104,9 +104,9 @@ rule sft:
         "results/{scale}/benchmarks/sft.{run}.{seed}.jsonl"
     wildcard_constraints:
         run=any_of("sft"),
+    priority: 2
     conda:
         "../environment.yml"
-    priority: 2
     threads: THREADS
     resources:
         gpu=GPUS,
@@ -128,9 +128,9 @@ rule tune:
         "results/{scale}/logs/tune.log",
     benchmark:
         "results/{scale}/benchmarks/tune.jsonl"
+    priority: 2
     conda:
         "../environment.yml"
-    priority: 2
     threads: THREADS
     resources:
         gpu=GPUS,
@@ -152,9 +152,9 @@ rule reward_data:
         "results/{scale}/logs/reward_data.log",
     benchmark:
         "results/{scale}/benchmarks/reward_data.jsonl"
+    priority: 3
     conda:
         "../environment.yml"
-    priority: 3
     threads: THREADS
     resources:
         gpu=GPUS,
@@ -180,9 +180,9 @@ rule learned_reward:
         "results/{scale}/logs/learned_reward.log",
     benchmark:
         "results/{scale}/benchmarks/learned_reward.jsonl"
+    priority: 3
     conda:
         "../environment.yml"
-    priority: 3
     threads: THREADS
     resources:
         gpu=GPUS,
@@ -233,9 +233,9 @@ rule train:
         "results/{scale}/benchmarks/train.{run}.{seed}.jsonl"
     wildcard_constraints:
         run=any_of("rl"),
+    priority: 2
     conda:
         "../environment.yml"
-    priority: 2
     threads: THREADS
     resources:
         gpu=GPUS,
