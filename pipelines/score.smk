@@ -12,6 +12,7 @@ rule sample:
         "results/{scale}/logs/sample.{run}.{seed}.log",
     benchmark:
         "results/{scale}/benchmarks/sample.{run}.{seed}.jsonl"
+    priority: 1
     conda:
         "../environment.yml"
     threads: THREADS

@@ -3,6 +3,9 @@
 Every step reads a run's whole configuration from a file of its own, which is rewritten only when the settings that
 matter to that step have changed. A run's folder also holds `state/` and `metrics.jsonl`; they are not declared as
 outputs, which Snakemake removes when a job fails or starts anew, so that an interrupted training resumes from them.
+
+Priorities, here and in score.smk: what reinforcement waits for comes first, then training, then sampling, then scoring,
+so that the last jobs are short ones and no core waits for a training that began late.
 """
 
 
@@ -101,6 +104,7 @@ rule sft:
         "results/{scale}/benchmarks/sft.{run}.{seed}.jsonl"
     wildcard_constraints:
         run=any_of("sft"),
+    priority: 2
     conda:
         "../environment.yml"
     threads: THREADS
@@ -124,6 +128,7 @@ rule tune:
         "results/{scale}/logs/tune.log",
     benchmark:
         "results/{scale}/benchmarks/tune.jsonl"
+    priority: 2
     conda:
         "../environment.yml"
     threads: THREADS
@@ -147,6 +152,7 @@ rule reward_data:
         "results/{scale}/logs/reward_data.log",
     benchmark:
         "results/{scale}/benchmarks/reward_data.jsonl"
+    priority: 3
     conda:
         "../environment.yml"
     threads: THREADS
@@ -174,6 +180,7 @@ rule learned_reward:
         "results/{scale}/logs/learned_reward.log",
     benchmark:
         "results/{scale}/benchmarks/learned_reward.jsonl"
+    priority: 3
     conda:
         "../environment.yml"
     threads: THREADS
@@ -226,6 +233,7 @@ rule train:
         "results/{scale}/benchmarks/train.{run}.{seed}.jsonl"
     wildcard_constraints:
         run=any_of("rl"),
+    priority: 2
     conda:
         "../environment.yml"
     threads: THREADS

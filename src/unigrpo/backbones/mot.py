@@ -17,8 +17,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import Qwen2Config
-from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP
 
 from unigrpo.experts import expert_of
 
@@ -157,14 +155,28 @@ class Attention(nn.Module):
         return out.reshape(q.shape).transpose(1, 2).flatten(2)
 
 
+class MLP(nn.Module):
+    """Gated MLP with SiLU, as in Qwen2. Not transformers' own class: importing that takes every command seconds."""
+
+    def __init__(self, config: MoTConfig):
+        super().__init__()
+        d, inner = config.hidden_size, config.intermediate_size
+        self.gate_proj = nn.Linear(d, inner, bias=False)
+        self.up_proj = nn.Linear(d, inner, bias=False)
+        self.down_proj = nn.Linear(inner, d, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
 class Layer(nn.Module):
     """One decoder layer over an understanding stream and a generation stream (either may be absent)."""
 
-    def __init__(self, config: MoTConfig, qwen: Qwen2Config):
+    def __init__(self, config: MoTConfig):
         super().__init__()
         self.self_attn = Attention(config)
         for suffix in ("", "_moe_gen"):
-            self.add_module("mlp" + suffix, Qwen2MLP(qwen))
+            self.add_module("mlp" + suffix, MLP(config))
             for name in ("input_layernorm", "post_attention_layernorm"):
                 self.add_module(name + suffix, nn.RMSNorm(config.hidden_size, config.rms_norm_eps))
 
@@ -186,18 +198,18 @@ class Layer(nn.Module):
 
 
 class Decoder(nn.Module):
-    def __init__(self, config: MoTConfig, qwen: Qwen2Config):
+    def __init__(self, config: MoTConfig):
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Layer(config, qwen) for _ in range(config.layers))
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.norm_moe_gen = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
 class LanguageModel(nn.Module):
-    def __init__(self, config: MoTConfig, qwen: Qwen2Config):
+    def __init__(self, config: MoTConfig):
         super().__init__()
-        self.model = Decoder(config, qwen)
+        self.model = Decoder(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
 
@@ -265,16 +277,7 @@ class MoT(nn.Module):
     def __init__(self, config: MoTConfig):
         super().__init__()
         self.config = config
-        qwen = Qwen2Config(
-            vocab_size=config.vocab_size,
-            hidden_size=config.hidden_size,
-            intermediate_size=config.intermediate_size,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            num_key_value_heads=config.kv_heads,
-            rms_norm_eps=config.rms_norm_eps,
-        )
-        self.language_model = LanguageModel(config, qwen)
+        self.language_model = LanguageModel(config)
         self.vae2llm = nn.Linear(config.token_dim, config.hidden_size)
         self.llm2vae = nn.Linear(config.hidden_size, config.token_dim)
         self.time_embedder = TimeEmbedder(config.hidden_size)

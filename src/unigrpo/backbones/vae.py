@@ -10,8 +10,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from diffusers import AutoencoderKL
 from torch import Tensor, nn
+
+from unigrpo.compat import ensure_torchvision
+
+ensure_torchvision()  # diffusers imports it through transformers
+
+from diffusers import AutoencoderKL  # noqa: E402
 
 SCALE, SHIFT = 0.3611, 0.1159  # latent = SCALE * (z - SHIFT)
 GROUPS = 32  # of the group norms

@@ -12,8 +12,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import SiglipVisionConfig
-from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
+
+from unigrpo.compat import ensure_torchvision
+
+ensure_torchvision()  # transformers imports it with its models
+
+from transformers import SiglipVisionConfig  # noqa: E402
+from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer  # noqa: E402
 
 COLOURS = 3
 

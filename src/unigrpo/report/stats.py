@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
 
 from unigrpo.types import UserError
 
@@ -160,6 +159,8 @@ def rank_correlation(
 
 def _spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """(..., n) twice -> (...): Pearson's correlation of the ranks, ties sharing theirs; NaN without an order."""
+    from scipy.stats import rankdata  # takes longer to import than most tables to make
+
     a, b = (rankdata(x, axis=-1) - (x.shape[-1] + 1) / 2 for x in (a, b))
     squares = (a * a).sum(-1) * (b * b).sum(-1)
     return np.divide((a * b).sum(-1), np.sqrt(squares), out=np.full(squares.shape, np.nan), where=squares > 0)
