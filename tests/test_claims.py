@@ -7,9 +7,10 @@ import pytest
 from study import write_study
 
 from unigrpo.report import claims
-from unigrpo.report.claims import CLAIMS, FAILS, HOLDS, MARGIN, NO, OPEN, UNDECIDED, YES
+from unigrpo.report.claims import CLAIMS
 from unigrpo.report.results import PAPER
 from unigrpo.report.stats import Estimate
+from unigrpo.report.verdicts import FAILS, HOLDS, MARGIN, NO, OPEN, UNDECIDED, YES
 
 LEVELS = {  # run -> share of right images with thinking, seeds; without thinking it is 0.1 less
     "base": (0.1, 1), "sft": (0.6, 1), "flow_grpo": (0.6, 2), "text_grpo": (0.6, 2), "unigrpo": (0.95, 2),

@@ -1,7 +1,7 @@
 """The paper's claims as checks: what holds in these scores, what does not, and why.
 
-A claim is made of comparisons, each a difference of two rows at tuned guidance, paired by prompt and seed. The rule
-stood before any outcome was known:
+A claim is made of comparisons, each a difference of two rows at tuned guidance, paired by prompt and seed, or of
+training records (training_claims.py). The rule (verdicts.py, and RULE in words) stood before any outcome was known:
 
 * a comparison is *yes* where its interval lies above 0 and its estimate is at least MARGIN; *no* where its interval
   lies below MARGIN, so that no difference that matters is left; else *undecided*
@@ -25,88 +25,46 @@ from unigrpo.report import page
 from unigrpo.report.notes import MISSING, fates, is_world, mixed_code, scale_note
 from unigrpo.report.results import PAPER, Folder, Paper, Scores
 from unigrpo.report.rows import Row, Sources
-from unigrpo.report.stats import Estimate, rank_correlation
+from unigrpo.report.stats import rank_correlation
+from unigrpo.report.training import ENDS
+from unigrpo.report.training_claims import (
+    Findings,
+    hacked,
+    higher_training_reward,
+    lets_artefacts_in,
+    runs_read,
+    steady_and_best,
+)
+from unigrpo.report.verdicts import (
+    ARTEFACT_MARGIN,
+    MARGIN,
+    NO,
+    UNDECIDED,
+    YES,
+    Finding,
+    answer,
+    any_one,
+    every_one,
+    not_every_one,
+    not_worse,
+)
 from unigrpo.seeding import numpy_generator
 
-MARGIN = 0.02  # the smallest difference that matters, in TA and in GenEval
 GUIDANCE = "tuned"
 METRICS = {"TA": ("ta", "ta"), "GenEval": ("geneval", "official")}
 """As tables say it -> benchmark, metric."""
 
-YES, NO, UNDECIDED = "yes", "no", "undecided"
-HOLDS, FAILS, OPEN = "holds", "does not hold", "undecided at this n"
 DESIGNED, FREE = "designed in", "could have failed"
 
 Pair = tuple[str, str]
 """A row at tuned guidance: run, thinking."""
 
 
-# ------------------------------------------------------------------------------------------ the rule
-
-
-def answer(difference: Estimate) -> str:
-    """What one comparison says."""
-    if difference.lo > 0 and difference.mean >= MARGIN:
-        return YES
-    return NO if difference.hi < MARGIN else UNDECIDED
-
-
-def every_one(answers: Sequence[str]) -> str:
-    """The verdict on a claim that needs every comparison."""
-    if NO in answers:
-        return FAILS
-    return HOLDS if set(answers) == {YES} else OPEN
-
-
-def not_every_one(answers: Sequence[str]) -> str:
-    """The verdict on a claim that denies that every comparison is a gain."""
-    return {HOLDS: FAILS, FAILS: HOLDS}.get(every_one(answers), OPEN)
-
-
 # ------------------------------------------------------------------------------------------ comparisons
 
 
-@dataclass(frozen=True)
-class Finding:
-    """How one comparison came out: its effect, the interval of a difference, and on how much it rests.
-
-    ``missing`` names what it lacks; ``prompts`` is 0 where it is a count over seeds.
-    """
-
-    what: str
-    answer: str = MISSING
-    effect: float | None = None
-    lo: float | None = None
-    hi: float | None = None
-    seeds: int = 0
-    prompts: int = 0
-    missing: tuple[str, ...] = ()
-
-    @property
-    def n(self) -> int:
-        """Paired values: prompts times seeds, or the seeds counted."""
-        return self.seeds * (self.prompts or 1)
-
-    @property
-    def weight(self) -> tuple[int, float]:
-        """Sorts the weakest first: by its answer, then by its effect."""
-        return (NO, UNDECIDED, YES).index(self.answer), self.effect
-
-    @property
-    def shown(self) -> str:
-        if self.effect is None:
-            return MISSING
-        return f"{self.effect:.3f}" if self.lo is None else f"{self.effect:+.3f} [{self.lo:+.3f}, {self.hi:+.3f}]"
-
-    @property
-    def basis(self) -> str:
-        if self.effect is None:
-            return MISSING
-        return f"{self.seeds} seed{'s' * (self.seeds != 1)}" + f" × {self.prompts} prompts" * bool(self.prompts)
-
-
-def compared(better: Pair, than: Pair, metric: str, sources: Sources) -> Finding:
-    """``better`` - ``than`` in one of METRICS."""
+def compared(better: Pair, than: Pair, metric: str, sources: Sources, said: Callable = answer) -> Finding:
+    """``better`` - ``than`` in one of METRICS; ``said`` answers by the interval."""
     rows = [Row(*pair, GUIDANCE) for pair in (better, than)]
     first, second = map(sources.name, rows)
     what = f"{metric}: {first} − {second}"
@@ -114,15 +72,14 @@ def compared(better: Pair, than: Pair, metric: str, sources: Sources) -> Finding
     if e is None:
         missing = tuple(sources.name(row) for row in rows if sources.cells(row, *METRICS[metric]) is None)
         return Finding(what, missing=missing or (f"a seed that {first} and {second} share",))
-    return Finding(what, answer(e), e.mean, e.lo, e.hi, e.seeds, e.prompts)
+    return Finding.of(what, e, said(e))
 
 
-Findings = Callable[[Sources], list[Finding]]
-
-
-def differences(*pairs: tuple[Pair, Pair], metrics: Sequence[str] = tuple(METRICS)) -> Findings:
+def differences(
+    *pairs: tuple[Pair, Pair], metrics: Sequence[str] = tuple(METRICS), said: Callable = answer
+) -> Findings:
     """Comparisons of the first row of each pair with the second, in every metric."""
-    return lambda sources: [compared(*pair, metric, sources) for metric in metrics for pair in pairs]
+    return lambda sources: [compared(*pair, metric, sources, said) for metric in metrics for pair in pairs]
 
 
 def highest(best: Pair) -> Findings:
@@ -212,6 +169,49 @@ CLAIMS = (
         collapsed_seeds("unifpo"),
     ),
     Claim(
+        "C5",
+        "Training without guidance ends equal or better than training with it, both evaluated with guidance",
+        FREE,
+        "Both runs have the same settings but guidance. Rollouts with guidance train on images nearer to those that "
+        "are judged, which leans against the claim.",
+        differences((UNIGRPO, ("unigrpo_cfg", "yes")), said=not_worse),
+    ),
+    Claim(
+        "C6",
+        "With guidance in training, the training reward itself is higher",
+        FREE,
+        "Guidance improves the images of SFT, so rollouts with it start higher; that they stay higher is open.",
+        higher_training_reward("unigrpo_cfg", "unigrpo"),
+    ),
+    Claim(
+        "C7",
+        "Without a regulariser the training reward rises while the validation reward falls after a peak",
+        FREE,
+        "The learned reward of these runs was trained less, until a run without a regulariser gave way to it: that "
+        "leans towards the claim, which is checked at all seeds. Prompts of training differ between rollouts, so the "
+        "rise is that of the reward trained on (proxy) on validation prompts. The paper's validation reward is the "
+        "same reward model on held-out prompts; here the gold judge stands for it, and the paper's reading is shown "
+        "without being counted.",
+        hacked,
+    ),
+    Claim(
+        "C8",
+        "Latent KL strong enough to lower the training reward clearly still lets artefacts in",
+        FREE,
+        "The learned reward was trained less until a run without a regulariser gave way to it; nothing was done for a "
+        "latent KL to fail, and every weight of its sweep that lowers the reward counts.",
+        lets_artefacts_in,
+        any_one,
+    ),
+    Claim(
+        "C9",
+        "Velocity MSE trains stably and has the best validation reward of the three: none, latent KL, velocity MSE",
+        FREE,
+        "Both weights were chosen by one rule, the highest gold at the last validation of seed 0, which leans a little "
+        "towards both against none, and towards neither against the other.",
+        steady_and_best,
+    ),
+    Claim(
         "C10",
         "Before RL, thinking does not improve GenEval consistently (base, SFT)",
         FREE,
@@ -243,13 +243,20 @@ RULE = (
     f"A comparison is **yes** where its 95 % interval lies above 0 and its estimate is at least {MARGIN}; **no** where "
     f"its interval lies below {MARGIN}, so that no difference that matters is left; else **undecided**. Differences "
     f"are paired by prompt and seed, at {GUIDANCE} guidance.",
+    f"Where no gain is claimed (C5, and last − peak in C9) it is **yes** where the interval lies above −{MARGIN}, so "
+    f"that nothing that matters is lost, **no** where it lies below −{MARGIN}, else **undecided**.",
     "A claim **holds** where every comparison is yes, **does not hold** where any is no, else it is **undecided at "
     "this n**. C10, which denies a gain, holds where any comparison is no and does not hold where all are yes. C4 "
     "holds where all seeds collapsed and does not hold where none did. C12 holds where the ratio is exactly one half.",
-    "The effect of a claim is that of its weakest comparison; n is seeds times prompts there. Each interval is for "
-    "one comparison: the more of them a claim has, the likelier one of them errs. With one seed, as base and SFT "
-    "have, it covers prompts only.",
-    "Not checked here: C5 to C9, which are about guidance in training and about regularisers.",
+    f"C6 pairs mean training rewards by seed and rollout, whose prompts are the same, over the last {ENDS} rollouts "
+    "that all seeds reached. C7 to C9 pair validations by prompt and seed. The peak of a seed is where the mean of the "
+    "*other* seeds is highest, so that its choice does not make a fall. What is *not counted* decides nothing.",
+    "C8 asks of every weight of the latent KL whether the proxy at the last validation is lower than without a "
+    "regulariser, by a yes; of those that lower it, whether artefacts rise, by a yes with a margin of "
+    f"{ARTEFACT_MARGIN} of the image's area. It holds where any does and does not hold where all are no.",
+    "The effect of a claim is that of its weakest comparison, C8's that of its strongest; n is seeds times prompts "
+    "there. Each interval is for one comparison: the more of them a claim has, the likelier one of them errs. With one "
+    "seed, as base and SFT have, it covers prompts only.",
 )
 
 
@@ -261,19 +268,24 @@ class Outcome:
     findings: list[Finding]
 
     @property
+    def counted(self) -> list[Finding]:
+        return [finding for finding in self.findings if finding.counted]
+
+    @property
     def missing(self) -> list[str]:
-        return list(dict.fromkeys(name for finding in self.findings for name in finding.missing))
+        return list(dict.fromkeys(name for finding in self.counted for name in finding.missing))
 
     @property
     def verdict(self) -> str:
         if self.missing:
             return f"{MISSING}: {'; '.join(self.missing)}"
-        return self.claim.verdict([finding.answer for finding in self.findings])
+        return self.claim.verdict([finding.answer for finding in self.counted])
 
     @property
-    def weakest(self) -> Finding:
+    def decisive(self) -> Finding:
         """The comparison that the verdict turns on; an empty one where any is missing."""
-        return Finding(MISSING) if self.missing else min(self.findings, key=lambda finding: finding.weight)
+        turns = max if self.claim.verdict is any_one else min
+        return Finding(MISSING) if self.missing else turns(self.counted, key=lambda finding: finding.weight)
 
 
 # ------------------------------------------------------------------------------------------ text
@@ -283,7 +295,7 @@ def csv(outcomes: Sequence[Outcome]) -> str:
     """id, claim, effect, lo, hi, n, verdict, kind, why; empty cells where not available."""
     lines = []
     for o in outcomes:
-        w, c = o.weakest, o.claim
+        w, c = o.decisive, o.claim
         found = {"effect": w.effect, "lo": w.lo, "hi": w.hi, "n": w.n or None}
         lines.append({"id": c.id, "claim": c.text} | found | {"verdict": o.verdict, "kind": c.kind, "why": c.why})
     return pd.DataFrame(lines).astype({"n": "Int64"}).to_csv(index=False, float_format="%.4f")
@@ -305,21 +317,21 @@ def rankings(sources: Sources) -> Iterator[str]:
 
 def sections(outcomes: Sequence[Outcome], sources: Sources) -> list[tuple[str, pd.DataFrame | list[str]]]:
     """Heading and content of the page, in reading order."""
-    runs = list(dict.fromkeys([*(run for run, _ in sources.paper.rows), "unigrpo_cfg"]))
+    runs = list(dict.fromkeys([*(run for run, _ in sources.paper.rows), "unigrpo_cfg", *runs_read(sources)]))
     summary = [
         {
             "id": o.claim.id,
             "claim": o.claim.text,
             "verdict": o.verdict,
             "kind": o.claim.kind,
-            "turns on": o.weakest.what,
-            "effect": o.weakest.shown,
-            "n": o.weakest.basis,
+            "turns on": o.decisive.what,
+            "effect": o.decisive.shown,
+            "n": o.decisive.basis,
         }
         for o in outcomes
     ]
     comparisons = [
-        {"id": o.claim.id, "comparison": f.what, "effect": f.shown, "n": f.basis, "answer": f.answer}
+        {"id": o.claim.id, "comparison": f.what, "effect": f.shown, "n": f.basis, "answer": f.said}
         for o in outcomes
         for f in o.findings
     ]

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, median
 
 from unigrpo.report.notes import MISSING
+from unigrpo.report.results import Folder
 from unigrpo.report.rows import Line, Row, Sources
 from unigrpo.types import UserError
 
@@ -28,7 +29,7 @@ REWARDS = {
 """Column of the CSV -> head in Markdown."""
 
 
-def _column(rows: Sequence[tuple[str, dict]], kind: str, name: str) -> list[float]:
+def column(rows: Sequence[tuple[str, dict]], kind: str, name: str) -> list[float]:
     """``name`` in the rows of this kind, in order. Raises UserError naming a row without it."""
     for where, row in rows:
         if row.get("kind") == kind and not isinstance(row.get(name), int | float):
@@ -36,10 +37,29 @@ def _column(rows: Sequence[tuple[str, dict]], kind: str, name: str) -> list[floa
     return [row[name] for _, row in rows if row.get("kind") == kind]
 
 
+def recorded(rows: Sequence[tuple[str, dict]], kind: str, name: str) -> list[float]:
+    """``column``, but empty where no row of this kind has it."""
+    return column(rows, kind, name) if any(row.get("kind") == kind and name in row for _, row in rows) else []
+
+
+def ends(run: str, name: str, folder: Folder) -> tuple[float | None, float | None]:
+    """Mean of ``name`` over the first and over the last ENDS rollouts, mean over seeds; None where no seed has it."""
+    seeds = [values for rows in folder.metrics(run).values() if (values := recorded(rows, "train", name))]
+    if not seeds:
+        return None, None
+    return mean(mean(values[:ENDS]) for values in seeds), mean(mean(values[-ENDS:]) for values in seeds)
+
+
+def at_the_end(run: str, name: str, folder: Folder) -> float | None:
+    """``name`` at the last validation, mean over seeds; None where no seed has it."""
+    seeds = [values[-1] for rows in folder.metrics(run).values() if (values := recorded(rows, "validation", name))]
+    return mean(seeds) if seeds else None
+
+
 def _course(rows: Sequence[tuple[str, dict]]) -> Line:
     """One seed's rollouts and rewards; {} of a seed that was not trained."""
-    gold, proxy = (_column(rows, "validation", name) for name in ("gold", "proxy"))
-    rewards = _column(rows, "train", "proxy")
+    gold, proxy = (column(rows, "validation", name) for name in ("gold", "proxy"))
+    rewards = column(rows, "train", "proxy")
     validation = {
         "gold_first": gold[0],
         "gold_best": max(gold),
