@@ -1,11 +1,13 @@
 """Small studies on disk, as the workflow leaves them: one of made-up numbers, one of real scenes and verdicts."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from evals.run import inspected
+from unigrpo.config import RLConfig
 from unigrpo.report import collect
 from unigrpo.report.results import CATEGORIES
 from unigrpo.world.prompts import prompt_set
@@ -143,6 +145,38 @@ def write_study(root, runs, updates=12, prompts=3):
     sources = [f"{run}={root}/runs/{run}/seed{seed}" for run, (_, seeds) in runs.items() for seed in range(seeds)]
     collect.main(["--out", str(root / "scores.csv"), *sources])
     (root / "paper.csv").write_text(PAPER)
+
+
+def write_validations(root, run, values, tags=("a", "a", "a", "b"), rl=None, label=None, logs=None, step=20):
+    """A finished reinforced run with validations: ``values[metric]`` is (K, U, P, I), seeds x validations (every
+    ``step`` updates) x prompts, whose categories are ``tags``, x images of a prompt. ``rl`` are settings of RLConfig,
+    ``logs`` the rows of metrics.jsonl of every seed."""
+    for seed in range(len(values["gold"])):
+        folder = root / "runs" / run / f"seed{seed}"
+        for number in range(values["gold"].shape[1]):
+            rows = [
+                {"prompt_id": f"{tag}/{p}", "tag": tag, "sample": i, "strict": 0.0}
+                | {metric: float(given[seed, number, p, i]) for metric, given in values.items()}
+                for p, tag in enumerate(tags)
+                for i in range(values["gold"].shape[3])
+            ]
+            write_jsonl(folder / "validation" / f"{number * step:06d}.jsonl", rows)
+        config = {"label": label or run, "backbone": "world", "stage": "rl", "rl": asdict(RLConfig(**rl or {}))}
+        (folder / "config.json").write_text(json.dumps(config))
+        record = {"run": run, "seed": seed, "source_hash": "h", "collapsed": False}
+        (folder / "run.json").write_text(json.dumps(record))
+        if logs:
+            write_jsonl(folder / "metrics.jsonl", logs[seed])
+
+
+def flat_course(seeds=3, prompts=4, images=2, noise=0.002, **levels):
+    """Values for ``write_validations``: of each metric its level at every validation, and a little noise."""
+    rng = np.random.default_rng(0)
+    shape = (seeds, prompts, images)
+    return {
+        metric: np.stack([level + noise * rng.standard_normal(shape) for level in given], axis=1)
+        for metric, given in levels.items()
+    }
 
 
 def write_scenes(root: Path, runs: dict[str, Imperfection | None], per_tag: int = 2) -> None:

@@ -2,20 +2,22 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
-from study import write_study
+from study import flat_course, write_jsonl, write_study, write_validations
 
-from unigrpo.report import claims
+from unigrpo.report import claims, verdicts
 from unigrpo.report.claims import CLAIMS
-from unigrpo.report.results import PAPER
+from unigrpo.report.results import PAPER, Folder, Paper, Scores
+from unigrpo.report.rows import Sources
 from unigrpo.report.stats import Estimate
-from unigrpo.report.verdicts import FAILS, HOLDS, MARGIN, NO, OPEN, UNDECIDED, YES
+from unigrpo.report.verdicts import ARTEFACT_MARGIN, FAILS, HOLDS, MARGIN, NO, OPEN, UNDECIDED, YES
 
 LEVELS = {  # run -> share of right images with thinking, seeds; without thinking it is 0.1 less
     "base": (0.1, 1), "sft": (0.6, 1), "flow_grpo": (0.6, 2), "text_grpo": (0.6, 2), "unigrpo": (0.95, 2),
     "refl": (0.5, 2), "refl_thinking": (0.3, 2), "refl_thinking_text_grpo": (0.65, 2), "fpo": (0.5, 2),
-    "unifpo": (0.2, 2),
+    "unifpo": (0.2, 2), "unigrpo_cfg": (0.6, 2),
 }  # fmt: skip
 
 
@@ -28,7 +30,38 @@ def study(tmp_path_factory):
         record(root, "unifpo", seed, collapsed=True, collapse="rollout 3: the images are not finite")
         record(root, "unigrpo", seed, images=100, model_evaluations=1000)
         record(root, "unigrpo_cfg", seed, images=100, model_evaluations=2000)
+        for run, reward in (("unigrpo", 0.5), ("unigrpo_cfg", 0.6)):
+            write_rewards(root, run, seed, [reward] * 12)
+    write_long(root)
     return root
+
+
+COURSES = {  # run -> settings, levels of four validations
+    "long_none": ({"regulariser": "none"}, {"gold": (0.6, 0.7, 0.55, 0.4), "proxy": (0.5, 0.6, 0.7, 0.8)}),
+    "long_kl": (
+        {"regulariser": "latent_kl", "latent_kl_weight": 20},
+        {"gold": (0.6, 0.65, 0.6, 0.5), "proxy": (0.5, 0.55, 0.6, 0.6)},
+    ),
+    "long_kl_other_1": (
+        {"regulariser": "latent_kl", "latent_kl_weight": 1},
+        {"gold": (0.6, 0.65, 0.6, 0.4), "proxy": (0.5, 0.6, 0.7, 0.79), "artefact": (0.001, 0.001, 0.001, 0.001)},
+    ),
+    "long_mse": ({"regulariser": "velocity_mse"}, {"gold": (0.6, 0.65, 0.7, 0.7), "proxy": (0.5, 0.6, 0.6, 0.6)}),
+}
+
+
+def write_long(root, seeds=3, **changed):
+    """The long runs, with some levels of some runs changed; the sweep's other weight at one seed."""
+    for run, (rl, levels) in COURSES.items():
+        levels = {"artefact": (0.001, 0.005, 0.01, 0.02)} | levels | changed.get(run, {})
+        values = flat_course(seeds=1 if "other" in run else seeds, **levels)
+        write_validations(root, run, values, rl=rl, label=run.replace("long_", "Long "))
+    return root
+
+
+def write_rewards(root, run, seed, rewards):
+    rows = [{"kind": "train", "rollout": k, "proxy": reward} for k, reward in enumerate(rewards)]
+    write_jsonl(root / "runs" / run / f"seed{seed}" / "metrics.jsonl", rows)
 
 
 def record(root, run, seed, **facts):
@@ -68,7 +101,7 @@ def without(study, tmp_path, run):
     ],
 )
 def test_a_comparison_is_answered_by_its_interval_and_the_margin(mean, lo, hi, said):
-    assert claims.answer(Estimate(mean, lo, hi, 3, 100)) == said
+    assert verdicts.answer(Estimate(mean, lo, hi, 3, 100)) == said
 
 
 @pytest.mark.parametrize(
@@ -81,15 +114,42 @@ def test_a_comparison_is_answered_by_its_interval_and_the_margin(mean, lo, hi, s
     ],
 )
 def test_a_claim_needs_every_comparison_and_one_that_denies_needs_one(answers, all_needed, denied):
-    assert claims.every_one(answers) == all_needed
-    assert claims.not_every_one(answers) == denied
+    assert verdicts.every_one(answers) == all_needed
+    assert verdicts.not_every_one(answers) == denied
+
+
+@pytest.mark.parametrize(
+    ("lo", "hi", "said"),
+    [
+        (0.01, 0.05, YES),
+        (-MARGIN, 0.01, YES),
+        (-0.021, 0.01, UNDECIDED),
+        (-0.1, -MARGIN, UNDECIDED),
+        (-0.1, -0.021, NO),
+    ],
+)
+def test_where_no_gain_is_claimed_nothing_that_matters_may_be_lost(lo, hi, said):
+    assert verdicts.not_worse(Estimate((lo + hi) / 2, lo, hi, 3, 100)) == said
+
+
+def test_an_artefact_has_a_margin_of_its_own():
+    small = Estimate(0.006, 0.001, 0.011, 3, 100)
+    assert (verdicts.answer(small), verdicts.answer(small, ARTEFACT_MARGIN)) == (NO, YES)
+
+
+@pytest.mark.parametrize(
+    ("answers", "verdict"), [([NO, YES], HOLDS), ([NO, NO], FAILS), ([NO, UNDECIDED], OPEN), ([UNDECIDED], OPEN)]
+)
+def test_one_yes_is_enough_where_the_claim_says_so(answers, verdict):
+    assert verdicts.any_one(answers) == verdict
 
 
 def test_the_margin_is_the_one_chosen_beforehand():
-    assert MARGIN == 0.02
-    assert [c.id for c in CLAIMS] == ["C1", "C2", "C3", "C4", "C10", "C11", "C12"]
+    assert (MARGIN, ARTEFACT_MARGIN) == (0.02, 0.005)
+    assert [c.id for c in CLAIMS] == [f"C{number}" for number in range(1, 13)]
     assert {c.id for c in CLAIMS if c.kind == "designed in"} == {"C3", "C12"}
-    assert [c.id for c in CLAIMS if c.verdict is claims.not_every_one] == ["C10"]
+    assert [c.id for c in CLAIMS if c.verdict is verdicts.not_every_one] == ["C10"]
+    assert [c.id for c in CLAIMS if c.verdict is verdicts.any_one] == ["C8"]
 
 
 # --------------------------------------------------------------------------------------- outcomes
@@ -105,7 +165,8 @@ def test_outcomes_of_a_study_with_known_levels(study, tmp_path):
     assert frame.loc["C3", "n"] in (12, 72)  # one seed; prompts of TA or of GenEval
     comparisons = text.split("## All comparisons")[1].splitlines()
     counted = {c.id: sum(line.startswith(f"| {c.id} ") for line in comparisons) for c in CLAIMS}
-    assert counted == {"C1": 28, "C2": 6, "C3": 4, "C4": 1, "C10": 2, "C11": 4, "C12": 1}
+    few = {"C4": 1, "C5": 2, "C6": 1, "C7": 3, "C8": 3, "C9": 3, "C10": 2, "C11": 4, "C12": 1}
+    assert counted == {"C1": 28, "C2": 6, "C3": 4} | few
     assert "n = 14 rows" in text  # UniFPO has no numbers in the paper
     assert "**Collapsed**: unifpo, seed 0: rollout 3" in text
     assert "GenEval: UniGRPO, thinking − FlowGRPO" in text and "2 seeds × 72 prompts" in text
@@ -145,6 +206,10 @@ def test_scores_alone_leave_counts_of_training_unavailable(study, tmp_path):
     assert frame.loc["C4", "verdict"] == "not available: unifpo"
     assert frame.loc["C12", "verdict"] == "not available: unigrpo; unigrpo_cfg"
     assert frame.loc["C2", "verdict"] == "holds"
+    assert frame.loc["C6", "verdict"] == "not available: unigrpo_cfg; unigrpo"
+    made = ", made by `make overoptimise`"
+    for claim, runs in (("C7", "long_none"), ("C8", "long_none, long_kl"), ("C9", "long_none, long_kl, long_mse")):
+        assert frame.loc[claim, "verdict"] == f"not available: {runs}{made}"
 
 
 def test_seeds_that_were_not_trained_say_nothing_of_collapse(study, tmp_path):
@@ -168,3 +233,127 @@ def test_the_page_holds_what_the_markdown_does(study, tmp_path):
     html = (tmp_path / "claims.html").read_text()
     assert html.count("<h2>") == text.count("\n## ") and html.count("<li>") == text.count("\n* ")
     assert html.count("<tr") == sum(line.startswith("| C") for line in text.splitlines()) + 2
+
+
+# --------------------------------------------------------------------------------------- training itself
+
+
+def outcome(claim, root, scores=None):
+    """One claim alone, from the runs in ``root``."""
+    sources = Sources(scores and Scores(scores), Paper(PAPER), Folder(root))
+    found = next(c for c in CLAIMS if c.id == claim)
+    return claims.Outcome(found, found.findings(sources))
+
+
+def test_without_guidance_must_lose_nothing_that_matters(study, tmp_path):
+    frame = pd.read_csv(study / "scores.csv")
+    pair = frame[frame["run"].isin(("unigrpo", "unigrpo_cfg")) & frame["metric"].isin(("ta", "official"))]
+    swapped = pair.replace({"run": {"unigrpo": "unigrpo_cfg", "unigrpo_cfg": "unigrpo"}})
+    plain = pair[pair["run"] == "unigrpo"]
+    equal = pd.concat([plain, plain.assign(run="unigrpo_cfg")])
+    missing = "not available: UniGRPO, thinking; unigrpo_cfg, thinking"
+    for scored, verdict in ((pair, HOLDS), (swapped, FAILS), (equal, HOLDS), (pair[:0], missing)):
+        scored.to_csv(tmp_path / "scores.csv", index=False)
+        assert outcome("C5", study, tmp_path / "scores.csv").verdict == verdict
+
+
+def test_training_rewards_are_paired_by_seed_and_rollout(tmp_path):
+    """Seed 0 has two rollouts more, seed 7 only one of the runs: neither counts. The gain is 0.1 to 0.3."""
+    gains = [0.0, 0.0, *np.linspace(0.1, 0.3, 10), 9, 9]
+    for seed in (0, 1):
+        prompts = np.random.default_rng(seed).random(14)
+        write_rewards(tmp_path, "unigrpo", seed, prompts[: 14 - 2 * seed])
+        write_rewards(tmp_path, "unigrpo_cfg", seed, (prompts + gains)[: 14 - 2 * seed])
+    write_rewards(tmp_path, "unigrpo", 7, [0.0] * 12)
+    found = outcome("C6", tmp_path)
+    assert found.verdict == HOLDS and found.decisive.effect == pytest.approx(0.2)
+    assert 0.1 < found.decisive.lo < 0.2 and found.decisive.basis == "2 seeds × 10 rollouts"
+    for seed in (0, 1):
+        write_rewards(tmp_path, "unigrpo_cfg", seed, prompts[:12])
+        write_rewards(tmp_path, "unigrpo", seed, prompts[:12])
+    assert outcome("C6", tmp_path).verdict == FAILS
+
+
+def test_over_optimisation_is_a_rise_of_the_proxy_and_a_fall_of_gold(study):
+    found = outcome("C7", study)
+    assert {f.what: f.effect for f in found.findings} == pytest.approx(
+        {
+            "validation proxy of Long none: last − first": 0.3,
+            "validation gold of Long none: peak − last": 0.3,
+            "validation proxy of Long none: peak − last": 0,
+        },
+        abs=0.004,
+    )
+    assert [f.said for f in found.findings] == [YES, YES, "no, not counted"]
+    assert found.verdict == HOLDS and found.decisive.n == 12
+
+
+@pytest.mark.parametrize(
+    ("levels", "verdict"),
+    [
+        ({"gold": (0.6, 0.7, 0.7, 0.695)}, FAILS),  # gold does not fall
+        ({"proxy": (0.5, 0.6, 0.5, 0.505)}, FAILS),  # the proxy does not rise, though it falls after a peak
+        ({"gold": (0.6, 0.65, 0.7, 0.68)}, OPEN),  # falls by the margin, give or take
+    ],
+)
+def test_over_optimisation_may_be_absent(tmp_path, levels, verdict):
+    assert outcome("C7", write_long(tmp_path, long_none=levels)).verdict == verdict
+
+
+def test_one_seed_has_no_peak_chosen_on_others(tmp_path):
+    write_long(tmp_path, seeds=1)
+    assert outcome("C7", tmp_path).verdict == "not available: a second seed of Long none"
+    assert outcome("C8", tmp_path).verdict == HOLDS
+    assert outcome("C9", tmp_path).verdict == "not available: a second seed of Long mse"
+
+
+def test_a_latent_kl_counts_where_it_lowers_the_reward(study):
+    found = outcome("C8", study)
+    weak, strong = "Long kl_other_1", "Long kl"
+    assert [(f.what, f.said) for f in found.findings] == [
+        (f"validation proxy, last: Long none − {weak}", "no, not counted"),
+        (f"validation proxy, last: Long none − {strong}", "yes, not counted"),
+        (f"artefacts, share of the image: last − first, {strong} at weight 20", YES),
+    ]
+    assert [f.seeds for f in found.findings] == [1, 3, 3]
+    assert found.verdict == HOLDS and found.decisive.effect == pytest.approx(0.019, abs=0.002)
+
+
+CLEAN, LOW = {"artefact": (0.001, 0.002, 0.002, 0.002)}, {"proxy": (0.5, 0.5, 0.5, 0.5)}
+
+
+@pytest.mark.parametrize(
+    ("changed", "verdict", "effect"),
+    [
+        ({"long_kl": CLEAN}, FAILS, 0.001),
+        # any weight will do, and the claim turns on it
+        ({"long_kl": CLEAN, "long_kl_other_1": LOW | {"artefact": (0.0, 0.0, 0.0, 0.02)}}, HOLDS, 0.02),
+        ({"long_kl": COURSES["long_none"][1]}, "not available: no latent KL lowered the reward clearly", None),
+        ({"long_kl": {"artefact": (0.001, 0.002, 0.004, 0.005)}}, OPEN, 0.004),  # by the margin, give or take
+    ],
+)
+def test_a_latent_kl_may_keep_artefacts_out(tmp_path, changed, verdict, effect):
+    found = outcome("C8", write_long(tmp_path, **changed))
+    assert found.verdict == verdict
+    assert found.decisive.effect == (effect and pytest.approx(effect, abs=0.002))
+
+
+@pytest.mark.parametrize(
+    ("changed", "verdict", "effect"),
+    [
+        ({}, HOLDS, 0.2),  # 0.7 against 0.5 and 0.4; its own peak is the last but one or the last
+        ({"long_mse": {"gold": (0.6, 0.8, 0.8, 0.7)}}, FAILS, -0.1),  # fell from its peak
+        ({"long_kl": {"gold": (0.6, 0.65, 0.7, 0.72)}}, FAILS, -0.02),
+        ({"long_none": {"gold": (0.6, 0.65, 0.7, 0.75)}}, FAILS, -0.05),
+    ],
+)
+def test_velocity_mse_must_be_steady_and_best(tmp_path, changed, verdict, effect):
+    found = outcome("C9", write_long(tmp_path, **changed))
+    assert found.verdict == verdict
+    assert min(f.effect for f in found.findings[found.verdict == HOLDS :]) == pytest.approx(effect, abs=0.004)
+
+
+def test_a_run_that_is_still_trained_says_nothing(tmp_path):
+    (write_long(tmp_path) / "runs/long_mse/seed2/run.json").unlink()
+    assert outcome("C9", tmp_path).verdict == "not available: Long mse, made by `make overoptimise`"
+    assert outcome("C8", tmp_path).verdict == HOLDS
