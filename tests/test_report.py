@@ -304,6 +304,8 @@ def test_code_mixtures_are_pointed_out(study, tmp_path):
         ({"kind": "main", "rows": [["base", True]]}, r"'rows\[0\]'"),
         ({"kind": "main"}, "'rows' must name"),
         ({"kind": "decoding"}, "'runs' must name"),
+        ({"kind": "guidance"}, "'runs' must name"),
+        ({"kind": "overoptimisation"}, "'runs' must name"),
     ],
 )
 def test_bad_specifications_are_named(study, tmp_path, spec, message):

@@ -144,8 +144,8 @@ def _check_spec(path, where: str, spec: dict, runs: dict) -> None:
     """A table or figure has what its kind needs, of runs that exist and are evaluated in the mode asked."""
     needed = "rows" if spec["kind"] in ("main", "categories") else "runs"
     if needed not in spec:
-        raise UserError(f"{path}: {where}.{needed}: missing, a {spec['kind']} shows them")
-    mode = "yes" if spec["kind"] == "decoding" else None
+        raise UserError(f"{path}: {where}.{needed}: missing, kind {spec['kind']} shows them")
+    mode = "yes" if spec["kind"] in ("decoding", "guidance") else None
     wanted = [(f"rows.{i}", *row) for i, row in enumerate(spec.get("rows", []))]
     wanted += [(f"runs.{i}", run, mode) for i, run in enumerate(spec.get("runs", []))]
     for key, run, mode in wanted:
@@ -153,7 +153,8 @@ def _check_spec(path, where: str, spec: dict, runs: dict) -> None:
             raise UserError(f"{path}: {where}.{key}: no run is called {run!r}{nearest(run, runs)}")
         if mode and mode not in runs[run]["evaluate"]:
             raise UserError(f"{path}: {where}.{key}: run {run!r} is not evaluated with thinking {mode!r}")
-        if spec["kind"] in OF_TRAINING and spec["kind"] != "curves" and runs[run]["stage"] != "rl":
+        trained = spec["kind"] == "guidance" or (spec["kind"] in OF_TRAINING and spec["kind"] != "curves")
+        if trained and runs[run]["stage"] != "rl":
             raise UserError(f"{path}: {where}.{key}: run {run!r} is not trained by reinforcement")
 
 

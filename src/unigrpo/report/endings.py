@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from unigrpo.report.holding import regulariser
 from unigrpo.report.lines import columns, interval, number, seeds
 from unigrpo.report.notes import MISSING
 from unigrpo.report.overoptimisation import measured
@@ -16,31 +17,6 @@ from unigrpo.report.rows import Line, Row, Sources
 from unigrpo.report.stats import Cells, difference
 from unigrpo.report.training import at_the_end, ends
 from unigrpo.report.validations import Course, course
-
-
-def regulariser(config: Mapping) -> tuple[str, float | None]:
-    """What holds a run near its start, in words, and its weight: of the image's regulariser, or where only the text
-    has one of that. ("none", None) where nothing does; ("not available", None) without a configuration."""
-    if not (rl := config.get("rl")):
-        return MISSING, None
-    name, weight = _of_image(rl)
-    if "text" not in rl["train"] or not rl["kl_text"]:
-        return name, weight
-    text = f"text KL at {rl['kl_text']:g}"
-    return ("text KL", rl["kl_text"]) if name == "none" else (f"{name} + {text}", weight)
-
-
-def _of_image(rl: Mapping) -> tuple[str, float | None]:
-    if "image" not in rl["train"]:
-        return "none", None
-    if rl["method"] == "ddrl":
-        return "flow matching on SFT's data (DDRL)", rl["data_weight"]
-    if rl["method"] == "gardo":
-        share = f"{rl['gardo_share']:.0%}"
-        return f"velocity MSE on the {share} most uncertain, moving reference (GARDO)", rl["velocity_mse_weight"]
-    names = {"latent_kl": "latent KL", "velocity_mse": "velocity MSE"}
-    kind = rl["regulariser"]
-    return (names[kind], rl[f"{kind}_weight"]) if kind in names else ("none", None)
 
 
 def apart(a: Course | None, b: Course | None, metric: str) -> Cells | None:
@@ -79,7 +55,7 @@ def text(line: Mapping) -> Line:
     """The row of the Markdown."""
     return {
         "run": line["label"],
-        "regulariser": line["regulariser"],
+        "regulariser": line["regulariser"] or MISSING,
         "weight": "–" if line["weight"] is None else f"{line['weight']:g}",
         "seeds": seeds(line),
         "gold": interval(line, "gold"),

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from unigrpo.files import read_json
+from unigrpo.report.holding import regulariser
 from unigrpo.report.results import CATEGORIES
 from unigrpo.report.rows import Row, Sources
+from unigrpo.types import UserError
 
 MISSING = "not available"
 HEADS = {
@@ -41,16 +44,52 @@ COSTS = (
     "Images, model evaluations and wall seconds are those of training: images and seconds medians over seeds, model "
     "evaluations the mean, counted in rollouts."
 )
+GUIDED = (
+    "Training reward is the mean of the last ten rollouts; with guidance in training it is that of guided images. "
+    "Validation is that on validation prompts at the tuned guidance, categories weighing equally, at the last one that "
+    "all seeds reached. Model evaluations and seconds are those of a gradient update: a rollout's over its "
+    "updates, medians over the rollouts of all seeds, without validations."
+)
+VALIDATED = (
+    "Gold, the judge that training never sees, the reward that a run is trained on (proxy) and artefacts, the share of "
+    "an image that fits neither object nor background, are measured on validation prompts at the tuned guidance, "
+    "categories weighing equally; last is the last validation that all seeds reached. Brackets are 95 % intervals: "
+    "bootstrap over seeds and, within categories, over prompts. With one seed the interval covers prompts only."
+)
+ENDED = (
+    "Gold less the first row's is paired by prompt and by the seeds that both have. Training reward and diversity (the "
+    "root mean square difference between two images of a group) are means over ten rollouts. Drift is the mean squared "
+    "difference of the velocity from that of the checkpoint that the run started from."
+)
+PARTED = (
+    "Gains are last less first validation, in units of the standard deviation over the images of the first; the gap "
+    "is the proxy's gain less gold's, paired by prompt. The fall is peak less last validation, the peak of each seed "
+    "being where the mean of the other seeds is highest, so that its choice makes no fall; with one seed there is "
+    "none. Peak and its update are those of the mean over seeds, known in hindsight only."
+)
+WEIGHTS = (
+    "Of the weights of a regulariser, the one with the highest gold at the last validation of seed 0 was chosen and "
+    "trained at every seed; the others have one."
+)
+REWARDS = {"learned": "reward", "weak": "weak_reward"}
+"""Name of a learned reward -> its folder."""
 IN_DISTRIBUTION = "Single-object prompts are in-distribution: the same prompts occur in training."
+
+BELOW = {
+    "training": [TRAINING, COSTS],
+    "regularisers": [VALIDATED, ENDED],
+    "overoptimisation": [VALIDATED, PARTED],
+}
+"""Kinds of table without scores -> what is said below them."""
 
 
 def caption(kind: str, rows: Sequence[Row], sources: Sources) -> list[str]:
     """What a table needs said where its notes do not follow: the scale, the metrics, the brackets."""
     scale = scale_note(sources.folder.root.name, is_world(runs_of(rows), sources))
-    if kind == "training":
-        return [scale, TRAINING, COSTS]
+    if kind in BELOW:
+        return [scale, *BELOW[kind]]
     cells = ["Under each official value its interval and, in parentheses, the paper's."] * (kind == "categories")
-    return [scale, *cells, METRICS, INTERVALS]
+    return [scale, *cells, METRICS, INTERVALS, *[GUIDED] * (kind == "guidance")]
 
 
 def scale_note(name: str, world: bool) -> str:
@@ -63,8 +102,11 @@ def notes(kind: str, rows: Sequence[Row], lines: Sequence[Mapping], sources: Sou
     runs = runs_of(rows)
     world = is_world(runs, sources)
     listed = [scale_note(sources.folder.root.name, world)]
-    if kind == "training":
-        return listed + [TRAINING, COSTS] + fates(runs, sources) + mixed_code(runs, sources)
+    if kind in BELOW:
+        listed += BELOW[kind]
+        if kind != "training":
+            listed += _proxies(runs, sources) + [WEIGHTS] * _swept(runs, sources)
+        return listed + fates(runs, sources) + mixed_code(runs, sources)
     if kind == "categories":
         sizes = {HEADS[t]: max((line[f"{t}_n"] or 0) for line in lines) for t in CATEGORIES}
         prompts = ", ".join(f"{head} {size}" for head, size in sizes.items())
@@ -73,6 +115,8 @@ def notes(kind: str, rows: Sequence[Row], lines: Sequence[Mapping], sources: Sou
     listed += [IN_DISTRIBUTION] * world + [_agreement(rows, sources)]
     if kind == "main":
         listed += [_power(rows, sources), COSTS]
+    if kind == "guidance":
+        listed += [GUIDED, *_proxies(runs, sources)]
     return listed + fates(runs, sources) + mixed_code(runs, sources)
 
 
@@ -108,6 +152,41 @@ def _agreement(rows: Sequence[Row], sources: Sources) -> str:
     if share is None:
         return f"Agreement of inspector and second evaluator: {MISSING}."
     return f"Inspector and second evaluator give the same official verdict on {share:.1%} of these runs' images."
+
+
+def _proxies(runs: Sequence[str], sources: Sources) -> list[str]:
+    """What the rewards are that these runs are trained on, and how well each judges held-out images."""
+    used = {run: sources.folder.config(run).get("rl", {}).get("reward") for run in runs}
+    listed = []
+    for reward in dict.fromkeys(name for name in used.values() if name):
+        whose = "; ".join(sources.folder.label(run) for run in runs if used[run] == reward)
+        proxy = f"The proxy{f' of {whose}' if len(set(used.values())) > 1 else ''} is the reward `{reward}`"
+        if reward in REWARDS:
+            proxy += f": {_held_out(reward, sources)}"
+        if reward == "weak":
+            proxy += (
+                f". It was trained less so that it can be over-optimised; of `learned`: {_held_out('learned', sources)}"
+            )
+        listed.append(f"{proxy}.")
+    return listed
+
+
+def _held_out(reward: str, sources: Sources) -> str:
+    """AUC of a learned reward and its steps, from its report."""
+    path = sources.folder.root / REWARDS[reward] / "report.json"
+    if not path.exists():
+        return f"held-out AUC {MISSING}"
+    report = read_json(path)
+    try:
+        return f"held-out AUC {report['auc']['overall']:.3f} after {report['steps']:,d} steps"
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: expected auc.overall and steps as numbers ({error!r})") from None
+
+
+def _swept(runs: Sequence[str], sources: Sources) -> bool:
+    """Whether one regulariser stands there with several weights."""
+    found = {regulariser(sources.folder.config(run)) for run in runs}
+    return len({name for name, weight in found if weight is not None}) < sum(weight is not None for _, weight in found)
 
 
 def _power(rows: Sequence[Row], sources: Sources) -> str:

@@ -6,7 +6,10 @@ Kinds of table, chosen by ``kind`` in the table's specification:
 * categories (Table 2): the six GenEval categories, official and strict, with their number of prompts
 * decoding: what guidance and temperature alone bring the first runs, beside the last run, ``gold_gap`` =
 the last run minus the row, paired by prompt and seed
-* training: what runs cost and how their rewards went; needs no scores, see training.py
+* guidance: each run, with or without guidance in training, evaluated without and with it; see guidance.py
+* training: what runs cost and how their rewards went; like the next two without scores, see training.py
+* regularisers: where runs end and how far they moved, beside the first; see regularisers.py
+* overoptimisation: how the reward trained on and the gold judge part; see overoptimisation.py
 
 The CSV holds every number; Markdown and HTML a readable choice of them and the notes that belong beside it; LaTeX
 what a paper prints. What is missing stands as an empty cell (CSV) or "not available" (elsewhere), never as a
@@ -25,11 +28,11 @@ import pandas as pd
 
 from unigrpo import cli
 from unigrpo.files import read_json, write_text
-from unigrpo.report import latex, page, training
+from unigrpo.report import endings, guidance, latex, overoptimisation, page, training
+from unigrpo.report.lines import columns, interval, number, seeds
 from unigrpo.report.notes import HEADS, MISSING, caption, notes
 from unigrpo.report.results import CATEGORIES
 from unigrpo.report.rows import Line, Row, Sources, add_source_options, read_sources
-from unigrpo.report.stats import Estimate
 from unigrpo.resolve import OF_TRAINING
 from unigrpo.types import UserError
 
@@ -39,15 +42,14 @@ TITLES = {
     "main": "Text alignment and GenEval",
     "categories": "GenEval by category",
     "decoding": "What decoding alone brings, beside reinforcement",
+    "guidance": "Guidance in training",
     "training": "Cost and course of training",
+    "regularisers": "Regularisers",
+    "overoptimisation": "Over-optimisation of the reward",
 }
 
 
 # ------------------------------------------------------------------------------------------ CSV rows
-
-
-def _columns(name: str, e: Estimate | None) -> Line:
-    return {name: e and e.mean, f"{name}_lo": e and e.lo, f"{name}_hi": e and e.hi}
 
 
 def _head(row: Row, sources: Sources) -> Line:
@@ -67,10 +69,10 @@ def _head(row: Row, sources: Sources) -> Line:
 
 def _overall(row: Row, sources: Sources) -> Line:
     return (
-        _columns("ta", sources.estimate(row, "ta", "ta"))
-        | _columns("geneval", sources.estimate(row, "geneval", "official"))
-        | _columns("geneval_strict", sources.estimate(row, "geneval", "strict"))
-        | _columns("gold", sources.estimate(row, "geneval", "gold"))
+        columns("ta", sources.estimate(row, "ta", "ta"))
+        | columns("geneval", sources.estimate(row, "geneval", "official"))
+        | columns("geneval_strict", sources.estimate(row, "geneval", "strict"))
+        | columns("gold", sources.estimate(row, "geneval", "gold"))
     )
 
 
@@ -85,8 +87,8 @@ def _category_line(row: Row, rows: Sequence[Row], sources: Sources) -> Line:
     for tag in (None, *CATEGORIES):
         name = tag or "geneval"
         official = sources.estimate(row, "geneval", "official", tag)
-        line |= {f"{name}_n": official and official.prompts} | _columns(name, official)
-        line |= _columns(f"{name}_strict", sources.estimate(row, "geneval", "strict", tag))
+        line |= {f"{name}_n": official and official.prompts} | columns(name, official)
+        line |= columns(f"{name}_strict", sources.estimate(row, "geneval", "strict", tag))
         line[f"paper_{name}"] = sources.paper.value(row.run, row.thinking, name) or None
     return line | {"paper_collapsed": sources.paper.value(row.run, row.thinking, "collapsed") or None}
 
@@ -96,28 +98,23 @@ def _decoding_line(row: Row, rows: Sequence[Row], sources: Sources) -> Line:
     knobs = {f"{k}_used": protocols[0].get(k) if protocols else None for k in ("guidance", "temperature")}
     best = next(r for r in rows if r.run == rows[-1].run and r.guidance == "tuned")
     gap = sources.gap(best, row, "geneval", "gold") if row.run != best.run else None
-    return _head(row, sources) | knobs | _overall(row, sources) | _columns("gold_gap", gap)
+    return _head(row, sources) | knobs | _overall(row, sources) | columns("gold_gap", gap)
+
+
+def _guidance_line(row: Row, rows: Sequence[Row], sources: Sources) -> Line:
+    return _head(row, sources) | _overall(row, sources) | guidance.line(row.run, sources)
 
 
 # ------------------------------------------------------------------------------------------ text
-
-
-def _number(line: Mapping, name: str) -> str:
-    return MISSING if line[name] is None else f"{line[name]:.3f}"
-
-
-def _interval(line: Mapping, name: str) -> str:
-    if line[name] is None:
-        return MISSING
-    return f"{line[name]:.3f} [{line[f'{name}_lo']:.3f}, {line[f'{name}_hi']:.3f}]"
 
 
 def _who(line: Mapping) -> Line:
     return {"run": line["label"], "thinking": line["thinking"]}
 
 
-def _seeds(line: Mapping) -> str:
-    return "1 (prompts only)" if line["seeds"] == 1 else str(line["seeds"])
+def _verdicts(line: Mapping) -> Line:
+    names = {"TA": "ta", "GenEval": "geneval", "strict": "geneval_strict", "gold": "gold"}
+    return {head: interval(line, name) for head, name in names.items()}
 
 
 def _paper(line: Mapping, name: str) -> str:
@@ -126,35 +123,39 @@ def _paper(line: Mapping, name: str) -> str:
 
 def _main_text(line: Mapping) -> Line:
     costs = {"training images": "images", "model evaluations": "model_evaluations", "wall seconds": "wall_seconds"}
-    return _who(line) | {
-        "TA": _interval(line, "ta"),
-        "GenEval": _interval(line, "geneval"),
-        "strict": _interval(line, "geneval_strict"),
-        "gold": _interval(line, "gold"),
-        "paper TA": _paper(line, "ta"),
-        "paper GenEval": _paper(line, "geneval"),
-        "seeds": _seeds(line),
-        "images": line["n"],
-        **{head: MISSING if line[name] is None else f"{line[name]:,.0f}" for head, name in costs.items()},
-        "collapsed seeds": MISSING if line["collapsed"] is None else str(line["collapsed"]),
-    }
+    return (
+        _who(line)
+        | _verdicts(line)
+        | {
+            "paper TA": _paper(line, "ta"),
+            "paper GenEval": _paper(line, "geneval"),
+            "seeds": seeds(line),
+            "images": line["n"],
+            **{head: MISSING if line[name] is None else f"{line[name]:,.0f}" for head, name in costs.items()},
+            "collapsed seeds": MISSING if line["collapsed"] is None else str(line["collapsed"]),
+        }
+    )
 
 
 def _category_text(line: Mapping) -> Line:
     text = _who(line)
     for name in ("geneval", *CATEGORIES):
         head = "overall" if name == "geneval" else HEADS[name]
-        ours = f"{_number(line, name)} / {_number(line, f'{name}_strict')}"
+        ours = f"{number(line, name)} / {number(line, f'{name}_strict')}"
         text[head] = f"{MISSING if line[name] is None else ours} ({_paper(line, name)})"
-    return text | {"seeds": _seeds(line)}
+    return text | {"seeds": seeds(line)}
 
 
 def _decoding_text(line: Mapping) -> Line:
     knobs = {k: MISSING if line[f"{k}_used"] is None else line[f"{k}_used"] for k in ("guidance", "temperature")}
-    gap = {"gold: last run − this row": "" if line["gold_gap"] is None else _interval(line, "gold_gap")}
-    names = {"TA": "ta", "GenEval": "geneval", "strict": "geneval_strict", "gold": "gold"}
-    numbers = {head: _interval(line, name) for head, name in names.items()}
-    return {"run": line["label"], "decoding": line["guidance"]} | knobs | numbers | gap | {"seeds": _seeds(line)}
+    gap = {"gold: last run − this row": "" if line["gold_gap"] is None else interval(line, "gold_gap")}
+    return {"run": line["label"], "decoding": line["guidance"]} | knobs | _verdicts(line) | gap | {"seeds": seeds(line)}
+
+
+def _guidance_text(line: Mapping) -> Line:
+    trained = "guidance in training"
+    head = {"run": line["label"], "evaluated": line["guidance"], trained: number(line, "guidance_in_training", "g")}
+    return head | _verdicts(line) | guidance.text(line) | {"seeds": seeds(line)}
 
 
 # ------------------------------------------------------------------------------------------ LaTeX
@@ -173,12 +174,24 @@ def _category_latex(line: Mapping) -> Line:
     text = _who(line)
     for name in ("geneval", *CATEGORIES):
         head = "overall" if name == "geneval" else HEADS[name]
-        text[head] = f"{_interval(line, name)} ({_paper(line, name)})"
+        text[head] = f"{interval(line, name)} ({_paper(line, name)})"
     return text | {"seeds": line["seeds"]}
 
 
 def _decoding_latex(line: Mapping) -> Line:
     return _decoding_text(line) | {"seeds": line["seeds"]}
+
+
+def _guidance_latex(line: Mapping) -> Line:
+    return _guidance_text(line) | {"seeds": line["seeds"]}
+
+
+def _regularisers_latex(line: Mapping) -> Line:
+    return endings.text(line) | {"seeds": line["seeds"]}
+
+
+def _overoptimisation_latex(line: Mapping) -> Line:
+    return overoptimisation.text(line) | {"seeds": line["seeds"]}
 
 
 # ------------------------------------------------------------------------------------------ tables
@@ -197,7 +210,10 @@ KINDS = {
     "main": Kind(_main_line, _main_text, _main_latex),
     "categories": Kind(_category_line, _category_text, _category_latex),
     "decoding": Kind(_decoding_line, _decoding_text, _decoding_latex),
+    "guidance": Kind(_guidance_line, _guidance_text, _guidance_latex),
     "training": Kind(training.line, training.text, training.text),
+    "regularisers": Kind(endings.line, endings.text, _regularisers_latex),
+    "overoptimisation": Kind(overoptimisation.line, overoptimisation.text, _overoptimisation_latex),
 }
 
 
@@ -205,12 +221,14 @@ def read_rows(spec: Mapping, where: str) -> list[Row]:
     """The rows that a specification asks for. Raises UserError naming the key."""
     if spec.get("kind") not in KINDS:
         raise UserError(f"{where}: 'kind' must be one of {', '.join(KINDS)}, found {spec.get('kind')!r}")
-    if spec["kind"] in ("decoding", "training"):
+    if spec["kind"] not in ("main", "categories"):
         if not spec.get("runs"):
             raise UserError(f"{where}: 'runs' must name at least one run")
-        if spec["kind"] == "training":
+        if spec["kind"] in OF_TRAINING:
             return [Row(run) for run in spec["runs"]]
-        knobs = {run: DECODING[:2] for run in spec["runs"]} | {spec["runs"][0]: DECODING}
+        knobs = {run: DECODING[:2] for run in spec["runs"]}
+        if spec["kind"] == "decoding":
+            knobs[spec["runs"][0]] = DECODING
         return [Row(run, "yes", guidance) for run in spec["runs"] for guidance in knobs[run]]
     rows = []
     for index, entry in enumerate(spec.get("rows", [])):

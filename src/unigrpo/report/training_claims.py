@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from unigrpo.report.holding import regulariser
 from unigrpo.report.overoptimisation import change_since_peak, measured, rise
-from unigrpo.report.endings import apart, regulariser
+from unigrpo.report.endings import apart
 from unigrpo.report.rows import Sources
 from unigrpo.report.stats import Cells, estimate
 from unigrpo.report.training import ENDS, column
