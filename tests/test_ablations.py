@@ -188,9 +188,7 @@ def test_the_table_of_regularisers_is_paired_with_its_first_row(tmp_path):
     assert shown["regulariser"] == "latent KL" and shown["seeds"] == "1 (prompts only)"
     assert shown["artefact"].split()[0] == f"{frame.loc['kl', 'artefact']:.2%}"
     assert cells(text, "KL, 70")["drift"] == "not available"
-    assert (
-        "The proxy of KL, KL, 70 is the reward `weak`: held-out AUC 0.801 after 250 steps. It was trained less" in text
-    )
+    assert "The proxy of KL; KL, 70 is the reward `weak`: held-out AUC 0.801 after 250 steps. It was" in text
     assert "of `learned`: held-out AUC 0.930 after 2,000 steps." in text and "was chosen and trained" in text
 
 
