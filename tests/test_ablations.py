@@ -149,12 +149,15 @@ def test_a_regulariser_in_words(changed, words, weight):
 
 
 def logs(seeds, rewards, drift):
-    """Rows of 14 rollouts of each seed: reward and diversity run from one level to another; two validations."""
-    rows = [{"kind": "validation", "gold": 0.5, "proxy": 0.5, "drift": 0.0}]
+    """Rows of 14 rollouts of each seed: reward and diversity run from one level to another. The first seed is
+    validated at one update more than the others."""
+    validation = {"kind": "validation", "gold": 0.5, "proxy": 0.5}
+    rows = [validation | {"update": 0, "drift": 0.0}, validation | {"update": 80, "drift": drift}]
     for k in range(14):
         reward = rewards[0] if k < 10 else rewards[1]
         rows.append({"kind": "train", "rollout": k, "proxy": reward, "diversity": 1 - reward})
-    return [[*rows, {"kind": "validation", "gold": 0.5, "proxy": 0.5, "drift": drift + s}] for s in range(seeds)]
+    later = validation | {"update": 100, "drift": 99.0}
+    return [[*rows[:1], rows[1] | {"drift": drift + s}, *rows[2:], *[later] * (s == 0)] for s in range(seeds)]
 
 
 def test_the_table_of_regularisers_is_paired_with_its_first_row(tmp_path):

@@ -15,7 +15,7 @@ from unigrpo.report.notes import MISSING
 from unigrpo.report.overoptimisation import measured
 from unigrpo.report.rows import Line, Row, Sources
 from unigrpo.report.stats import Cells, difference
-from unigrpo.report.training import at_the_end, ends
+from unigrpo.report.training import at_validation, ends
 from unigrpo.report.validations import Course, course
 
 
@@ -46,7 +46,7 @@ def line(row: Row, rows: Sequence[Row], sources: Sources) -> Line:
         "training_last": ends(run, "proxy", folder)[1],
         "diversity_first": diversity_first,
         "diversity_last": diversity_last,
-        "drift": at_the_end(run, "drift", folder),
+        "drift": c and at_validation(run, "drift", c.updates[-1], folder),
         "collapsed": sources.cost(run)["collapsed"],
     }
 

@@ -50,10 +50,11 @@ def ends(run: str, name: str, folder: Folder) -> tuple[float | None, float | Non
     return mean(mean(values[:ENDS]) for values in seeds), mean(mean(values[-ENDS:]) for values in seeds)
 
 
-def at_the_end(run: str, name: str, folder: Folder) -> float | None:
-    """``name`` at the last validation, mean over seeds; None where no seed has it."""
-    seeds = [values[-1] for rows in folder.metrics(run).values() if (values := recorded(rows, "validation", name))]
-    return mean(seeds) if seeds else None
+def at_validation(run: str, name: str, update: int, folder: Folder) -> float | None:
+    """``name`` at the validation after this update, mean over the seeds that have it; None where none has."""
+    rows = [row for rows in folder.metrics(run).values() for row in rows if row[1].get("update") == update]
+    values = recorded(rows, "validation", name)
+    return mean(values) if values else None
 
 
 def _course(rows: Sequence[tuple[str, dict]]) -> Line:
