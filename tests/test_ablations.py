@@ -8,7 +8,6 @@ import pytest
 from study import PAPER, flat_course, score_rows, write_jsonl, write_validations
 
 from unigrpo.report import collect, overoptimisation, tables
-from unigrpo.report.holding import regulariser
 from unigrpo.report.results import Folder
 from unigrpo.report.validations import Course, course
 from unigrpo.types import UserError
@@ -121,31 +120,6 @@ def test_intervals_contain_their_numbers_and_signs_turn_with_the_fall(tmp_path):
 
 
 # --------------------------------------------------------------------------------------- regularisers
-
-NONE = {"method": "grpo", "train": ["text", "image"], "regulariser": "none", "kl_text": 0.0, "gardo_share": 0.1}
-NONE |= {"velocity_mse_weight": 8.0, "latent_kl_weight": 280.0, "data_weight": 2.0}
-
-
-@pytest.mark.parametrize(
-    ("changed", "words", "weight"),
-    [
-        ({}, "none", None),
-        ({"regulariser": "latent_kl"}, "latent KL", 280),
-        ({"regulariser": "velocity_mse"}, "velocity MSE", 8),
-        ({"regulariser": "velocity_mse", "kl_text": 0.05}, "velocity MSE + text KL at 0.05", 8),
-        ({"regulariser": "velocity_mse", "kl_text": 0.05, "train": ["image"]}, "velocity MSE", 8),
-        ({"regulariser": "velocity_mse", "train": ["text"]}, "none", None),
-        ({"kl_text": 0.05}, "text KL", 0.05),
-        ({"method": "ddrl"}, "flow matching on SFT's data (DDRL)", 2),
-        (
-            {"method": "gardo", "regulariser": "velocity_mse"},
-            "velocity MSE on the 10% most uncertain, moving reference (GARDO)",
-            8,
-        ),
-    ],
-)
-def test_a_regulariser_in_words(changed, words, weight):
-    assert regulariser({"rl": NONE | changed}) == (words, weight)
 
 
 def logs(seeds, rewards, drift):

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from unigrpo.report.holding import regulariser
 from unigrpo.report.lines import columns, interval, number, seeds
 from unigrpo.report.notes import MISSING
 from unigrpo.report.overoptimisation import measured
+from unigrpo.report.regularisers import regulariser
 from unigrpo.report.rows import Line, Row, Sources
 from unigrpo.report.stats import Cells, difference
 from unigrpo.report.training import at_validation, ends
@@ -29,14 +29,15 @@ def apart(a: Course | None, b: Course | None, metric: str) -> Cells | None:
 def line(row: Row, rows: Sequence[Row], sources: Sources) -> Line:
     """The row of the CSV."""
     run, folder, first = row.run, sources.folder, rows[0].run
-    c, (name, weight) = course(run, folder), regulariser(folder.config(run))
+    c, config = course(run, folder), folder.config(run)
+    held = regulariser(config) if config else None
     gap = apart(c, course(first, folder), "gold") if run != first else None
     diversity_first, diversity_last = ends(run, "diversity", folder)
     return {
         "run": run,
         "label": folder.label(run),
-        "regulariser": name,
-        "weight": weight,
+        "regulariser": held and held.kind,
+        "weight": held and held.weight,
         "seeds": len(c.seeds) if c else 0,
         "prompts": len(c.prompts) if c else 0,
         **columns("gold", measured(c and c.cells("gold", -1), run, "gold")),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from unigrpo.files import read_json
-from unigrpo.report.holding import regulariser
+from unigrpo.report.regularisers import regulariser
 from unigrpo.report.results import CATEGORIES
 from unigrpo.report.rows import Row, Sources
 from unigrpo.types import UserError
@@ -185,8 +185,8 @@ def _held_out(reward: str, sources: Sources) -> str:
 
 def _swept(runs: Sequence[str], sources: Sources) -> bool:
     """Whether one regulariser stands there with several weights."""
-    found = {regulariser(sources.folder.config(run)) for run in runs}
-    return len({name for name, weight in found if weight is not None}) < sum(weight is not None for _, weight in found)
+    found = {regulariser(config) for run in runs if (config := sources.folder.config(run))}
+    return len({held.kind for held in found}) < len(found)
 
 
 def _power(rows: Sequence[Row], sources: Sources) -> str:

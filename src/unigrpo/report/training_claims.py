@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from unigrpo.report.holding import regulariser
-from unigrpo.report.overoptimisation import change_since_peak, measured, rise
 from unigrpo.report.endings import apart
+from unigrpo.report.overoptimisation import change_since_peak, measured, rise
+from unigrpo.report.regularisers import regulariser
 from unigrpo.report.rows import Sources
 from unigrpo.report.stats import Cells, estimate
 from unigrpo.report.training import ENDS, column
@@ -113,10 +113,10 @@ def _hacked(courses: Courses, sources: Sources) -> list[Finding]:
 def _let_artefacts_in(courses: Courses, sources: Sources) -> list[Finding]:
     folder = sources.folder
     names = sorted(path.name for path in (folder.root / "runs").glob(f"{KL}*"))
-    weights = {name: regulariser(folder.config(name))[1] for name in names}
     found = {name: c for name in names if (c := _finished(name, sources))}
+    weights = {name: regulariser(folder.config(name)).weight for name in found}
     listed = []
-    for name in sorted(found, key=lambda name: (weights[name] is None, weights[name])):
+    for name in sorted(found, key=weights.get):
         stronger = _ends_above(courses[NONE], found[name], "proxy", sources, counted=False)
         listed.append(stronger)
         if stronger.answer == YES:
