@@ -329,7 +329,7 @@ CLEAN, LOW = {"artefact": (0.001, 0.002, 0.002, 0.002)}, {"proxy": (0.5, 0.5, 0.
         # any weight will do, and the claim turns on it
         ({"long_kl": CLEAN, "long_kl_other_1": LOW | {"artefact": (0.0, 0.0, 0.0, 0.02)}}, HOLDS, 0.02),
         ({"long_kl": COURSES["long_none"][1]}, "not available: no latent KL lowered the reward clearly", None),
-        ({"long_kl": {"artefact": (0.001, 0.002, 0.004, 0.005)}}, OPEN, 0.004),  # by the margin, give or take
+        ({"long_kl": {"artefact": (0.001, 0.002, 0.004, 0.004)}}, OPEN, 0.004),  # by the margin, give or take
     ],
 )
 def test_a_latent_kl_may_keep_artefacts_out(tmp_path, changed, verdict, effect):
