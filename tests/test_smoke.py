@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -41,11 +43,14 @@ ROWS = PAPER + [("awm", "no"), ("awm", "yes"), ("nft", "no"), ("nft", "yes")]
 SECOND_STAGE = {"refl_thinking_text_grpo"}  # not trained, and so not judged, where its parent collapsed
 
 
-def workflow(root: Path, folder: Path, *options: str) -> subprocess.CompletedProcess:
+def workflow(root: Path, folder: Path, *options: str, target: str = "all") -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile"), "--directory", str(folder)]
     environment = os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{root / 'src'}"}
     return subprocess.run(
-        [*command, "--cores", "2", "--config", "scale=smoke", *options], capture_output=True, text=True, env=environment
+        [*command, target, "--cores", "2", "--config", "scale=smoke", *options],
+        capture_output=True,
+        text=True,
+        env=environment,
     )
 
 
@@ -79,6 +84,7 @@ def test_table_2_has_six_categories_both_ways(results):
 
 def test_every_figure_and_the_gallery_are_there(results):
     drawn = ("fig2_samples", "fig3_curves", "fig6_unigrpo", "fig7_base", "fig8_sft", "training", "scores", "categories")
+    drawn += ("cfg", "cfg_samples")
     for name in drawn:
         assert (results / f"figures/{name}.png").stat().st_size > 10_000
     page = (results / "gallery/index.html").read_text()
@@ -92,12 +98,15 @@ def test_the_training_table_has_every_reinforced_run(results):
     trained = table[table["seeds"] > 0]
     assert set(table.index) - set(trained.index) <= SECOND_STAGE
     assert trained[["gold_first", "training_last", "model_evaluations"]].notna().all(axis=None)
-    assert not (results / "runs/unigrpo_cfg/seed0/samples").exists()  # nothing shows its images
+    hacking = pd.read_csv(results / "tables/hacking.csv").set_index("run")
+    assert set(hacking.index) == set(table.index) and hacking["gap"].notna().any()
 
 
 def test_every_claim_has_a_verdict(results):
     claims = pd.read_csv(results / "claims.csv")
-    assert claims["id"].tolist() == ["C1", "C2", "C3", "C4", "C10", "C11", "C12"]
+    assert claims["id"].tolist() == [f"C{n}" for n in range(1, 13)]
+    apart = claims.set_index("id")["verdict"][["C7", "C8", "C9"]]
+    assert apart.str.contains("made by `make overoptimise`", regex=False).all()
     words = ("holds", "does not hold", "undecided at this n", "not available: ")
     assert claims["verdict"].str.startswith(words).all()
     assert all((results / f"claims.{suffix}").stat().st_size > 1000 for suffix in ("md", "html"))
@@ -122,7 +131,7 @@ def test_scores_are_tidy_and_every_set_states_its_protocol(results):
     ]
     protocols = list(results.glob("runs/*/seed*/samples/*/protocol.json"))
     judged = len(ROWS) - len(SECOND_STAGE - set(scores["run"]))
-    assert len(protocols) == 4 * judged + 2  # two benchmarks at two guidances; greedy text for SFT
+    assert len(protocols) == 4 * (judged + 1) + 2  # two benchmarks at two guidances; unigrpo_cfg; greedy text for SFT
     for path in protocols:
         assert set(stated) <= json.loads(path.read_text()).keys()
 
@@ -130,3 +139,24 @@ def test_scores_are_tidy_and_every_set_states_its_protocol(results):
 def test_a_second_call_has_nothing_to_do(root, results):
     again = workflow(root, results.parents[1], "--dry-run")
     assert again.returncode == 0 and "Nothing to be done" in again.stdout + again.stderr
+
+
+def test_an_ablation_is_one_line_and_its_name_in_a_table(root, results, tmp_path):
+    """As the README shows it: exactly the new jobs are run, and the new table has the row."""
+    copy = tmp_path / "checkout"
+    ignored = shutil.ignore_patterns(".*", "results", "docs", "tests", "benchmarks", "__pycache__")
+    shutil.copytree(root, copy, ignore=ignored)
+    shutil.copytree(root / "results/reference", copy / "results/reference", ignore=shutil.ignore_patterns("cpu"))
+    path = copy / "pipelines/experiments.yaml"
+    shown = "  door: {kind: main, default: false, rows: [[unigrpo, yes], [unigrpo_door, yes]]}\n"
+    text = path.read_text().replace(
+        "\ntables:\n", f"\n  unigrpo_door: {{like: unigrpo, ratio: plain}}\ntables:\n{shown}"
+    )
+    path.write_text(text)
+    done = workflow(copy, results.parents[1], target="results/smoke/tables/door.md")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    jobs = re.search(r"Job stats:\n.*?\n-.*?\n(.*?)\n\n", done.stdout + done.stderr, re.DOTALL)[1]
+    counted = {rule: int(n) for rule, n in (line.split() for line in jobs.splitlines()) if rule != "total"}
+    assert counted == {"config": 3, "train": 1, "sample": 1, "score": 1, "collect_apart": 1, "spec": 1, "table": 1}
+    table = pd.read_csv(results / "tables/door.csv").set_index("run")
+    assert table.loc["unigrpo_door", "geneval"] >= 0 and table.loc["unigrpo_door", "seeds"] == 1

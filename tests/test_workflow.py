@@ -123,10 +123,18 @@ def plan(folder: Path, *arguments: str) -> dict[str, int]:
 def test_every_scale_plans_every_run_and_result(shipped, scale, seeds):
     jobs = plan(shipped, "--config", f"scale={scale}")
     assert (jobs["sft"], jobs["train"]) == (1, 11 * seeds)
-    assert jobs["sample"] == jobs["score"] == 2 + 10 * seeds  # all but unigrpo_cfg, whose cost alone is shown
+    assert jobs["sample"] == jobs["score"] == 2 + 11 * seeds
     assert jobs["tune"] == jobs["learned_reward"] == jobs["collect"] == jobs["gallery"] == jobs["claims"] == 1
-    assert (jobs["table"], jobs["figure"]) == (5, 8)
+    assert (jobs["table"], jobs["figure"]) == (7, 10)
     assert ("base" in jobs) == (scale == "cpu") and ("pretrain" in jobs) == (scale != "cpu")
+
+
+def test_a_group_is_planned_whole_with_the_claims_that_read_it(shipped):
+    """Six runs at every seed and the other weights at one; the claims need what is made by default too."""
+    jobs = plan(shipped, "one_group", "--config", "scale=smoke", "seeds=2", "group=overoptimisation")
+    assert jobs["train"] == 11 * 2 + 6 * 2 + 7 and (jobs["table"], jobs["figure"]) == (2, 5)
+    assert (jobs["weak_reward"], jobs["claims"]) == (1, 1)
+    assert "weak_reward" not in plan(shipped, "--config", "scale=smoke")
 
 
 def test_one_run_needs_only_what_it_descends_from(shipped):

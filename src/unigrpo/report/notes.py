@@ -178,7 +178,9 @@ def _held_out(reward: str, sources: Sources) -> str:
         return f"held-out AUC {MISSING}"
     report = read_json(path)
     try:
-        return f"held-out AUC {report['auc']['overall']:.3f} after {report['steps']:,d} steps"
+        auc, steps = report["auc"]["overall"], report["steps"]
+        told = MISSING if auc is None else f"{auc:.3f}"  # None where the held-out samples are all right, or all wrong
+        return f"held-out AUC {told} after {steps:,d} steps"
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: expected auc.overall and steps as numbers ({error!r})") from None
 
