@@ -17,6 +17,7 @@ from torch import Tensor
 
 from evals.geneval import COLORS
 from unigrpo import compat, weights
+from unigrpo.device import pick
 
 DEFAULT = "timm/vit_large_patch14_clip_224.openai"
 GREY = "#999999"
@@ -39,12 +40,12 @@ class ColourReader:
         import open_clip
 
         path = weights.folder(name, ("open_clip_config.json",))
-        device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        self.device = pick(device)
         with weights.loading(path, "an open_clip model"):
-            model, self.transform = open_clip.create_model_from_pretrained(f"local-dir:{path}", device=device)
+            model, self.transform = open_clip.create_model_from_pretrained(f"local-dir:{path}", device=self.device)
             self.tokenizer = open_clip.get_tokenizer(f"local-dir:{path}")
         self.model = model.eval().requires_grad_(False)
-        self.device, self.batch_size, self.digest = torch.device(device), batch_size, weights.digest(path)
+        self.batch_size, self.digest = batch_size, weights.digest(path)
         self._classifier = lru_cache(maxsize=None)(self._described)
 
     @torch.inference_mode()

@@ -23,6 +23,7 @@ from torch.nn.functional import interpolate
 
 from evals.geneval import CLASSES, COUNTING_THRESHOLD, SCORE_THRESHOLD, kept_indices, with_article
 from unigrpo import compat, weights
+from unigrpo.device import pick
 from unigrpo.files import read_json
 from unigrpo.types import UserError
 
@@ -64,9 +65,8 @@ def load(name: str | Path = DEFAULT, device: str = "auto", **sizes: int) -> Dete
     kind = read_json(path / "config.json", "model_type")["model_type"]
     if kind not in KINDS:
         raise UserError(f"{path / 'config.json'}: 'model_type' must be one of {', '.join(KINDS)}, found {kind!r}")
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     compat.ensure_torchvision()
-    return KINDS[kind](path, device, **sizes)
+    return KINDS[kind](path, pick(device), **sizes)
 
 
 # ----------------------------------------------------------------------------------- Mask2Former
@@ -75,18 +75,18 @@ def load(name: str | Path = DEFAULT, device: str = "auto", **sizes: int) -> Dete
 class Mask2Former:
     """COCO instances. ``short`` and ``long`` bound the sides of its input in pixels."""
 
-    def __init__(self, path: Path, device: str, short: int = SHORT_SIDE, long: int = LONG_SIDE):
+    def __init__(self, path: Path, device: torch.device, short: int = SHORT_SIDE, long: int = LONG_SIDE):
         from transformers import AutoImageProcessor, Mask2FormerForUniversalSegmentation
 
         with weights.loading(path, "a Mask2Former"):
             self.processor = AutoImageProcessor.from_pretrained(path)
-            model = Mask2FormerForUniversalSegmentation.from_pretrained(path)
+        model = weights.load_model(Mask2FormerForUniversalSegmentation, path, "a Mask2Former")
         labels = model.config.id2label
         found = tuple(SYNONYMS.get(labels[i], labels[i]) for i in sorted(labels))
         if found != CLASSES:
             odd = next((a for a, b in zip(found, CLASSES, strict=False) if a != b), f"{len(found)} classes")
             raise UserError(f"{path / 'config.json'}: 'id2label' must be COCO's {len(CLASSES)} classes, found {odd!r}")
-        self.model = model.to(device).eval().requires_grad_(False)
+        self.model = model.to(device)
         self.size = {"shortest_edge": short, "longest_edge": long}
         self.digest = weights.digest(path)
         self.name = f"mask2former-{short}x{long}"
@@ -158,13 +158,12 @@ class Owlv2:
     thresholds = (0.2, 0.3)  # of all prompts but counting, and of counting
     max_overlap = 0.5
 
-    def __init__(self, path: Path, device: str):
+    def __init__(self, path: Path, device: torch.device):
         from transformers import AutoProcessor, Owlv2ForObjectDetection
 
         with weights.loading(path, "an OWLv2"):
             self.processor = AutoProcessor.from_pretrained(path)
-            model = Owlv2ForObjectDetection.from_pretrained(path)
-        self.model = model.to(device).eval().requires_grad_(False)
+        self.model = weights.load_model(Owlv2ForObjectDetection, path, "an OWLv2").to(device)
         self.digest, self.name = weights.digest(path), "owlv2"
         asked = [f"a photo of {with_article(name)}" for name in CLASSES]
         text = self.processor(text=[asked], return_tensors="pt").to(device)

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL.Image import Image
 from tqdm import tqdm
 
@@ -23,6 +24,8 @@ from evals.benchmarks import Judge
 from evals.pictures import Picture, Pictures, read
 from unigrpo import cli
 from unigrpo.files import read_text, write_json, write_text, writing
+from unigrpo.report.stats import Cells, Estimate, estimate
+from unigrpo.seeding import numpy_generator
 from unigrpo.types import UserError
 
 BATCH = 8
@@ -128,9 +131,30 @@ def _resumed(part: Path, header: dict) -> dict[str, dict]:
         return {}  # no record of ours
 
 
+def intervals(rows: Sequence[dict], by_category: bool) -> dict[str, Estimate]:
+    """Mean and 95 % interval of each metric over prompts, whose images count together; ``by_category``: the mean of
+    the tasks' means. Sizes (``atoms``) are left out."""
+    prompts: dict[str, list[dict]] = {}
+    for row in rows:
+        prompts.setdefault(row["prompt_id"], []).append(row)
+    names, tags = tuple(prompts), tuple(own[0]["tag"] for own in prompts.values())
+    found = {}
+    for metric in rows[0]["metrics"]:
+        if metric != "atoms":
+            means = [sum(row["metrics"][metric] for row in own) / len(own) for own in prompts.values()]
+            cells = Cells(np.asarray([means], dtype=float), (0,), names, tags)
+            found[metric] = estimate(cells, numpy_generator(0, "images", metric), by_category)
+    return found
+
+
 def write(rows: Sequence[dict], failed: Sequence[dict], judge: Judge, module, benchmark: str, out: Path) -> list[str]:
     """Write the results of a finished run into ``out``; returns the lines that tell them."""
     numbers, lines = judge.summary(rows) if rows else ({}, [])
+    if rows:
+        found = intervals(rows, by_category=benchmark == "geneval")
+        numbers |= {"intervals": {name: [e.mean, e.lo, e.hi] for name, e in found.items()}}
+        told = ", ".join(f"{name} {e.mean:.4f} [{e.lo:.4f}, {e.hi:.4f}]" for name, e in found.items())
+        lines.append(f"95 % intervals over {next(iter(found.values())).prompts} prompts: {told}")
     facts = {"benchmark": benchmark, "title": module.TITLE, "version": judge.version}
     counts = {"images": len(rows), "failed": len(failed)}
     write_text(out / "images.jsonl", "".join(json.dumps(row) + "\n" for row in rows))

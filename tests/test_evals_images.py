@@ -200,6 +200,16 @@ def test_verdicts_and_the_official_summary(tmp_path):
     assert "overall (mean over tasks): 0.27778" in lines[-1]
 
 
+def test_intervals_are_of_the_mean_over_tasks_of_the_prompts_means():
+    row = {"prompt_id": "a", "tag": "colors", "metrics": {"official": 1.0, "atoms": 3}}
+    rows = [row, row | {"metrics": {"official": 0.0}}, row | {"prompt_id": "b"}]
+    rows += [row | {"prompt_id": "c", "tag": "counting", "metrics": {"official": 0.0}}]
+    found = images.intervals(rows, by_category=True)
+    assert set(found) == {"official"} and found["official"].mean == pytest.approx((0.75 + 0) / 2)
+    assert found["official"].lo < found["official"].mean < found["official"].hi and found["official"].prompts == 3
+    assert images.intervals(rows, by_category=False)["official"].mean == pytest.approx((0.5 + 1 + 0) / 3)
+
+
 def test_a_prompt_is_correct_where_any_of_its_images_is():
     judge = geneval_style.GenEval(FakeDetector(), FakeReader())
     row = {"prompt_id": "a", "tag": "colors"}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from tests import judges
 from unigrpo import weights
@@ -104,10 +105,24 @@ def test_a_folder_that_is_no_such_model_is_named(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "mute", ignore=shutil.ignore_patterns("*.jinja"))
     with pytest.raises(UserError, match="mute: has no chat template"):
         LocalVlm(tmp_path / "mute")
+    tensors = load_file(folder / "model.safetensors")
+    lacking = sorted(tensors)[3]
+    shutil.copytree(folder, tmp_path / "lacking")
+    kept = {name: value for name, value in tensors.items() if name != lacking}
+    save_file(kept, tmp_path / "lacking" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match="lacking: cannot be loaded as .* 1 missing parameters"):
+        LocalVlm(tmp_path / "lacking")
     shutil.copytree(folder, tmp_path / "damaged")
     (tmp_path / "damaged" / "model.safetensors").write_bytes(b"x" * 100)
     with pytest.raises(UserError, match="damaged: cannot be loaded"):
         LocalVlm(tmp_path / "damaged")
+
+
+def test_a_device_that_is_not_there_is_named(folder):
+    with pytest.raises(UserError, match="device: 'cuda:63' was asked for, but this machine has"):
+        LocalVlm(folder, device="cuda:63")
+    with pytest.raises(UserError, match="device: expected auto, cpu, cuda or .* got 'gpu'"):
+        LocalVlm(folder, device="gpu")
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch):

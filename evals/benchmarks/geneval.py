@@ -18,9 +18,9 @@ from evals.colours import DEFAULT as CLIP
 from evals.colours import ColourReader, cut_out
 from evals.detectors import DEFAULT as DETECTOR
 from evals.detectors import Detector, Found, load
-from evals.geneval import CLASSES, COLORS
+from evals.geneval import CLASSES, COLORS, Boxes
 from evals.pictures import Picture
-from unigrpo.types import UserError
+from unigrpo.types import Prompt, UserError
 
 TITLE = "GenEval-style"
 VERSION = "1"
@@ -48,34 +48,38 @@ class GenEval:
                     raise UserError(f"metadata: {key} {clause[key]!r} is none of GenEval's {len(known)}")
 
     def judge(self, pictures: Sequence[Picture], images: Sequence[Image]) -> list[dict]:
-        found = self.detector.detect(images, [p.prompt.tag for p in pictures])
+        prompts = [picture.prompt for picture in pictures]
         rows = []
-        for picture, seen, colors in zip(pictures, found, self._colors(pictures, images, found), strict=True):
-            meta = picture.prompt.meta
-            official = geneval.official_verdict(meta, seen.boxes, colors)
-            exact = geneval.exact_verdict(meta, seen.boxes, colors)
+        for prompt, (boxes, colors) in zip(prompts, self.look(images, prompts), strict=True):
+            official = geneval.official_verdict(prompt.meta, boxes, colors)
+            exact = geneval.exact_verdict(prompt.meta, boxes, colors)
             rows.append(
                 {
                     "metrics": {"official": float(official.correct), "exact": float(exact.correct)},
                     "reason": official.reason,
-                    "detections": {cls: [[round(v, 4) for v in box] for box in b] for cls, b in seen.boxes.items()},
+                    "detections": {cls: [[round(v, 4) for v in box] for box in b] for cls, b in boxes.items()},
                     "colors": colors,
                 }
             )
         return rows
 
+    def look(self, images: Sequence[Image], prompts: Sequence[Prompt]) -> list[tuple[Boxes, dict[str, list[str]]]]:
+        """(boxes, colours) of each image, as the verdicts take them."""
+        found = self.detector.detect(images, [prompt.tag for prompt in prompts])
+        return [(seen.boxes, c) for seen, c in zip(found, self._colors(prompts, images, found), strict=True)]
+
     def _colors(
-        self, pictures: Sequence[Picture], images: Sequence[Image], found: Sequence[Found]
+        self, prompts: Sequence[Prompt], images: Sequence[Image], found: Sequence[Found]
     ) -> list[dict[str, list[str]]]:
         """Of the objects whose class a prompt gives a colour; all crops of the images are read together."""
         crops, classes, owners = [], [], []
-        for number, (picture, image, seen) in enumerate(zip(pictures, images, found, strict=True)):
-            for cls in dict.fromkeys(c["class"] for c in picture.prompt.meta["include"] if "color" in c):
+        for number, (prompt, image, seen) in enumerate(zip(prompts, images, found, strict=True)):
+            for cls in dict.fromkeys(c["class"] for c in prompt.meta["include"] if "color" in c):
                 for box, mask in zip(seen.boxes.get(cls, ()), seen.masks.get(cls, ()), strict=True):
                     crops.append(cut_out(image, box, mask))
                     classes.append(cls)
                     owners.append(number)
-        colors: list[dict[str, list[str]]] = [{} for _ in pictures]
+        colors: list[dict[str, list[str]]] = [{} for _ in prompts]
         for owner, cls, color in zip(owners, classes, self.reader.read(crops, classes), strict=True):
             colors[owner].setdefault(cls, []).append(color)
         return colors

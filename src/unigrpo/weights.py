@@ -64,6 +64,20 @@ def loading(path: Path, kind: str) -> Iterator[None]:
         raise UserError(f"{path}: cannot be loaded as {kind} ({type(error).__name__}: {reason})") from None
 
 
+def load_model(cls, path: Path, kind: str, **options):
+    """``cls.from_pretrained(path)`` of transformers, frozen, for evaluation. Raises UserError of one line where it is
+    damaged, or lacks parameters, which the library would draw at random."""
+    with loading(path, kind):
+        model, report = cls.from_pretrained(path, output_loading_info=True, **options)
+    needed = dict(model.named_parameters())
+    for problem in ("missing_keys", "mismatched_keys"):
+        names = sorted(str(key[0] if isinstance(key, tuple) else key) for key in report.get(problem, ()))
+        if odd := [name for name in names if name in needed]:
+            what = problem.removesuffix("_keys")
+            raise UserError(f"{path}: cannot be loaded as {kind} ({len(odd)} {what} parameters, among them {odd[0]})")
+    return model.eval().requires_grad_(False)
+
+
 def files(path: Path) -> list[Path]:
     """The weights in a folder, in the order of their names; of one kind."""
     found = (sorted(path.glob(kind)) for kind in KINDS)

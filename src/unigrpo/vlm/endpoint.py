@@ -16,6 +16,7 @@ import random
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -76,7 +77,9 @@ class Endpoint:
 
     @property
     def name(self) -> str:
-        return f"{self.model} at {self.url}" + (", by text" if self.answers == "text" else "")
+        server = urllib.parse.urlsplit(self.url)
+        where = f"{server.hostname}:{server.port}" if server.port else f"{server.hostname}"  # no user, no password
+        return f"{self.model} at {where}" + (", by text" if self.answers == "text" else "")
 
     def ask(self, images: Sequence[Image], questions: Sequence[str], answers: Sequence[str]) -> list[float | UserError]:
         """As ``Vlm.ask``. Of a token beyond the 20 most likely the probability counts as 0."""

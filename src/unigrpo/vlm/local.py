@@ -11,6 +11,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from unigrpo import compat, weights
+from unigrpo.device import pick
 from unigrpo.types import UserError
 from unigrpo.vlm import written
 
@@ -29,24 +30,24 @@ class LocalVlm:
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         path = weights.folder(name)
-        device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        dtype = ("bfloat16" if device.startswith("cuda") else "float32") if dtype == "auto" else dtype
+        self.device = pick(device)
+        dtype = ("bfloat16" if self.device.type == "cuda" else "float32") if dtype == "auto" else dtype
         if dtype not in DTYPES:
             raise UserError(f"vision-language model: dtype: expected auto, {', '.join(DTYPES)}, got {dtype!r}")
         if batch_size < 1:
             raise UserError(f"vision-language model: batch_size: expected at least 1, got {batch_size}")
         with weights.loading(path, "a vision-language model"):
             self.processor = AutoProcessor.from_pretrained(path)
-            model = AutoModelForImageTextToText.from_pretrained(path, dtype=DTYPES[dtype])
         if getattr(self.processor, "chat_template", None) is None:
             raise UserError(
                 f"{path}: has no chat template, expected a model that is asked in turns (an instruct model)"
             )
-        self.model = model.to(device).eval().requires_grad_(False)
+        kind = "a vision-language model"
+        self.model = weights.load_model(AutoModelForImageTextToText, path, kind, dtype=DTYPES[dtype]).to(self.device)
         self.processor.tokenizer.padding_side = "right"  # positions are then those of a question asked alone
-        self.device, self.dtype, self.batch_size = torch.device(device), DTYPES[dtype], batch_size
+        self.dtype, self.batch_size = DTYPES[dtype], batch_size
         self.name, self.digest = str(name), weights.digest(path)
-        self._keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._keeps = "logits_to_keep" in inspect.signature(self.model.forward).parameters
 
     def ask(self, images: Sequence[Image], questions: Sequence[str], answers: Sequence[str]) -> list[float]:
         """As ``Vlm.ask``; none of it fails alone."""
