@@ -19,10 +19,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
+from PIL.Image import Image
 
-import rewards
-from evals.pictures import Pictures, read
+from evals import held_out
+from evals.pictures import Picture, Pictures, read
 from rewards import Reward
 from unigrpo import cli, run_folder
 from unigrpo.files import write_text
@@ -30,7 +30,7 @@ from unigrpo.report import page
 from unigrpo.report.notes import MISSING
 from unigrpo.report.stats import Cells, Estimate, difference, estimate
 from unigrpo.seeding import numpy_generator
-from unigrpo.types import Prompt, UserError
+from unigrpo.types import UserError
 
 BATCH = 32
 SHOWN = 3  # failures that are printed
@@ -48,23 +48,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Scored:
-    """One source's scores: a row an image with its prompt and a value a reward; what could not be read."""
+    """One source's scores: a row an image with its prompt and a value a reward; what could not be scored."""
 
     source: Source
     rows: list[dict]
     failed: list[tuple[str, str]]
-
-
-def parse_reward(text: str) -> tuple[str, Reward]:
-    """(name of its column, reward) of ``NAME`` or ``NAME={"option": value}``. Raises UserError."""
-    name, _, told = text.partition("=")
-    try:
-        options = json.loads(told) if told else {}
-    except json.JSONDecodeError as error:
-        raise UserError(f"--reward {text}: the options after '=' are not valid JSON ({error.msg})") from None
-    if not isinstance(options, dict):
-        raise UserError(f"--reward {text}: expected a JSON object of options after '=', found {told}")
-    return text if options else name, rewards.load(name, **options)
 
 
 def parse_source(text: str, earlier: Sequence[Source]) -> Source:
@@ -89,21 +77,23 @@ def trained_on(path: Path) -> str | None:
 
 
 def score(source: Source, judges: Sequence[tuple[str, Reward]], batch: int = BATCH) -> Scored:
-    """Score the images of a source by every reward, ``batch`` of one size at once. Raises UserError naming the sample
-    that a reward refuses."""
+    """Score the images of a source by every reward, ``batch`` of one size at once. An image that cannot be read, or
+    that a reward refuses, is left out and told. Raises UserError where none is left."""
     found = read(source.path)
     rows, failed = [], list(found.broken)
-    waiting: dict[tuple[int, int], list] = {}
+    waiting: dict[tuple[int, int], list[tuple[Picture, Image]]] = {}
 
-    def judge(group: list) -> None:
-        prompts: list[Prompt] = [picture.prompt for picture, _ in group]
-        pixels = torch.from_numpy(np.stack([np.asarray(image) for _, image in group]))
-        pixels = pixels.permute(0, 3, 1, 2).float() / 255  # (b, 3, H, W)
-        with torch.no_grad():
-            values = {name: reward(pixels, prompts).tolist() for name, reward in judges}
+    def judge(group: list[tuple[Picture, Image]]) -> None:
+        images, prompts = [image for _, image in group], [picture.prompt for picture, _ in group]
+        values = {name: held_out.scores(reward, images, prompts) for name, reward in judges}
         for place, (picture, _) in enumerate(group):
+            own = {name: column[place] for name, column in values.items()}
+            refused = [str(value) for value in own.values() if isinstance(value, UserError)]
+            if refused:
+                failed.append((picture.name, refused[0]))
+                continue
             named = {"prompt_id": picture.prompt.id, "tag": picture.prompt.tag, "sample": picture.sample}
-            rows.append(named | {"image": picture.name, "scores": {name: v[place] for name, v in values.items()}})
+            rows.append(named | {"image": picture.name, "scores": own})
 
     for picture in found.pictures:
         try:
@@ -118,7 +108,7 @@ def score(source: Source, judges: Sequence[tuple[str, Reward]], batch: int = BAT
     for group in waiting.values():
         judge(group)
     if not rows:
-        raise UserError(f"{source.path}: none of {len(failed)} images can be scored")
+        raise UserError(f"{source.path}: none of {len(failed)} images can be scored; {failed[0][0]}: {failed[0][1]}")
     return Scored(source, _in_order(found, rows), failed)
 
 
@@ -190,7 +180,7 @@ def notes(made: Sequence[dict]) -> list[str]:
     ]
     if failed := {line["run"]: line["failed"] for line in made if line["failed"]}:
         told = ", ".join(f"{count} of {run}" for run, count in failed.items())
-        below.append(f"**Images that could not be read**: {told}.")
+        below.append(f"**Images that could not be scored**: {told}.")
     for run in dict.fromkeys(line["run"] for line in made if line["trained_on"] and line["run"] != first):
         own = [line for line in made if line["run"] == run]
         target = [line for line in own if line["reward"].partition("=")[0] == line["trained_on"]]
@@ -257,7 +247,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     sources: list[Source] = []
     for text in args.sources:
         sources.append(parse_source(text, sources))
-    judges = [parse_reward(text) for text in args.reward]
+    judges = [held_out.parse(text) for text in args.reward]
     scored = [score(source, judges, args.batch) for source in sources]
     write(scored, [name for name, _ in judges], args.out)
     print(f"{args.out / 'cross.md'}: {len(judges)} rewards, {sum(len(s.rows) for s in scored)} images")

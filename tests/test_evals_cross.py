@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 import rewards
-from evals import cross
+from evals import cross, images
 from rewards import Reward
+from unigrpo.files import read_json
 from unigrpo.types import UserError
 
 META = {"tag": "colors", "include": [{"class": "circle", "count": 1}], "prompt": "a photo of a circle"}
@@ -105,7 +106,7 @@ def test_an_unreadable_image_is_told_and_its_prompt_left_out_where_none_remains(
     assert end.value.code == 1 and "2 images were not scored" in told.err and "not scored: rl: 0.png" in told.err
     table = pd.read_csv(tmp_path / "out/cross.csv").set_index(["run", "reward"])
     assert table.loc[("sft", "red"), "mean"] == pytest.approx(0.4, abs=0.004)  # of the second prompt alone
-    assert "**Images that could not be read**: 2 of rl." in (tmp_path / "out/cross.md").read_text()
+    assert "**Images that could not be scored**: 2 of rl." in (tmp_path / "out/cross.md").read_text()
 
 
 def test_nothing_shared_and_nothing_readable_are_errors(tmp_path, colours):
@@ -138,8 +139,29 @@ def test_bad_rewards_are_named(tmp_path, colours, reward, message):
 def test_a_reward_s_refusal_names_the_sample(tmp_path, colours, monkeypatch):
     broken = Reward("broken", lambda images, prompts: images[:, 0].mean((1, 2)) / 0 * 0, False)
     monkeypatch.setattr(rewards, "load", lambda name, **o: broken)
-    with pytest.raises(UserError, match=r"reward broken: sample 0 \(p0"):
+    with pytest.raises(UserError, match=r"none of 4 images can be scored; 0.png: reward broken: sample 0 \(p0"):
         run(tmp_path, f"a={write_set(tmp_path / 'a', BASE)}")
+
+
+def test_an_image_that_a_reward_refuses_is_left_out_alone(tmp_path, monkeypatch, capsys):
+    picky = Reward("picky", lambda images, prompts: (images[:, 0].mean((1, 2)) - 0.3).log(), False)  # not under 0.3
+    monkeypatch.setattr(rewards, "load", lambda name, **o: picky)
+    folder = write_set(tmp_path / "a", BASE)
+    with pytest.raises(SystemExit):
+        run(tmp_path, f"a={folder}", rewards=["picky"])
+    rows = [json.loads(line) for line in (tmp_path / "out/cross.jsonl").read_text().splitlines()]
+    assert [row["image"] for row in rows] == [
+        "1.png",
+        "3.png",
+    ] and "2 images were not scored" in capsys.readouterr().err
+
+
+def test_a_reward_is_a_benchmark_too(tmp_path, colours, capsys):
+    write_set(tmp_path / "a", BASE)
+    images.main(["reward", "--images", str(tmp_path / "a"), "--reward", "red"])
+    summary = read_json(tmp_path / "a.reward/summary.json")
+    assert summary["mean"] == pytest.approx(0.3, abs=0.004) and summary["tasks"]["colors"]["images"] == 4
+    assert summary["version"] == "reward-1 c0" and "Mean reward (reward-1 c0)" in capsys.readouterr().out
 
 
 def test_rewards_of_the_checkout_score_the_world(tmp_path):

@@ -245,7 +245,7 @@ def test_geneval_2_over_a_server_that_fails_once(tmp_path, capsys):
 
 
 def test_every_benchmark_has_a_title_a_version_and_a_caveat():
-    assert benchmarks.NAMES == ["dpg", "geneval", "geneval2", "ta"]
+    assert benchmarks.NAMES == ["dpg", "geneval", "geneval2", "reward", "ta"]
     for name in benchmarks.NAMES:
         module = benchmarks.module(name)
         assert module.TITLE and module.VERSION and module.CAVEAT.endswith(".")
