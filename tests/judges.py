@@ -19,46 +19,42 @@ WORDS = ["yes", "Yes", "no", "No", "two", "2", "three", "3", "ten", "1", "0"]
 WORDS += ["is", "there", "a", "red", "circle", "in", "the", "image", "?", "how", "many", ";"]
 
 
-def save_vlm(folder: Path, seed: int = 0) -> Path:
-    """A Qwen2-VL of a few thousand parameters whose tokens are words and whose answers depend on image and question."""
+def save_vlm(folder: Path, seed: int = 0, kind: str = "qwen2_vl") -> Path:
+    """A Qwen2-VL or Qwen3-VL of a few thousand parameters whose tokens are words and whose answers depend on image and
+    question."""
+    import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import (
-        PreTrainedTokenizerFast,
-        Qwen2VLConfig,
-        Qwen2VLForConditionalGeneration,
-        Qwen2VLImageProcessor,
-        Qwen2VLProcessor,
-        Qwen2VLVideoProcessor,
-    )
 
     names = ["<unk>", "<pad>", *SPECIAL, *dict.fromkeys(WORDS)]
     tokenizer = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    fast = PreTrainedTokenizerFast(
+    fast = transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>", additional_special_tokens=SPECIAL
     )
     start, end, image, video = (names.index(name) for name in SPECIAL)
-    config = Qwen2VLConfig(
-        text_config={
-            "vocab_size": len(names),
-            "hidden_size": 32,
-            "intermediate_size": 32,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-            "max_position_embeddings": 512,
-            "bos_token_id": None,
-            "eos_token_id": None,
-            "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0},
-        },
-        vision_config={
-            "depth": 1,
-            "embed_dim": 16,
-            "hidden_size": 32,
-            "num_heads": 2,
-            "mlp_ratio": 2,
-            "patch_size": 14,
-        },
+    rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}
+    text = {
+        "vocab_size": len(names),
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 512,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "rope_parameters": rope,
+    }
+    vision = {"num_heads": 2, "patch_size": 14}
+    if kind == "qwen2_vl":
+        name, vision = "Qwen2VL", vision | {"depth": 1, "embed_dim": 16, "hidden_size": 32, "mlp_ratio": 2}
+    else:
+        sizes = {"depth": 2, "hidden_size": 16, "intermediate_size": 16, "out_hidden_size": 32}
+        name, vision = "Qwen3VL", vision | sizes | {"num_position_embeddings": 16, "deepstack_visual_indexes": [0]}
+        text |= {"head_dim": 16, "rope_parameters": rope | {"mrope_interleaved": True}}
+    config = getattr(transformers, f"{name}Config")(
+        text_config=text,
+        vision_config=vision,
         image_token_id=image,
         video_token_id=video,
         vision_start_token_id=start,
@@ -66,14 +62,15 @@ def save_vlm(folder: Path, seed: int = 0) -> Path:
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = Qwen2VLForConditionalGeneration(config)
+        model = getattr(transformers, f"{name}ForConditionalGeneration")(config)
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 torch.nn.init.normal_(parameter, std=0.3)
     model.save_pretrained(folder)
-    size = {"shortest_edge": 28 * 28, "longest_edge": 56 * 56}
-    parts = Qwen2VLImageProcessor(size=size), fast, Qwen2VLVideoProcessor()
-    Qwen2VLProcessor(*parts, chat_template=CHAT).save_pretrained(folder)
+    pictures = transformers.Qwen2VLImageProcessor(size={"shortest_edge": 28 * 28, "longest_edge": 56 * 56})
+    films = getattr(transformers, f"{name}VideoProcessor")()
+    processor = getattr(transformers, f"{name}Processor")(pictures, fast, films, chat_template=CHAT)
+    processor.save_pretrained(folder)
     return folder
 
 

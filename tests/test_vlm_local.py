@@ -26,9 +26,10 @@ def folder(tmp_path_factory):
     return judges.save_vlm(tmp_path_factory.mktemp("vlm"))
 
 
-@pytest.fixture(scope="module")
-def vlm(folder):
-    return LocalVlm(folder, device="cpu")
+@pytest.fixture(scope="module", params=["qwen2_vl", "qwen3_vl"])
+def vlm(request, folder, tmp_path_factory):
+    other = request.param != "qwen2_vl"
+    return LocalVlm(judges.save_vlm(tmp_path_factory.mktemp("vlm"), 0, request.param) if other else folder, "cpu")
 
 
 def generated(vlm, image, question, forms):
@@ -89,11 +90,12 @@ def test_an_answer_needs_a_token_of_its_own(vlm):
         vlm.ask(IMAGES[:1], QUESTIONS[:1], ["seventeen"])
 
 
-def test_the_digest_is_that_of_the_weights(folder, vlm, tmp_path):
+def test_the_digest_is_that_of_the_weights(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "same")
     (tmp_path / "same" / "notes.json").write_text("{}")
-    assert weights.digest(tmp_path / "same") == vlm.digest
-    assert weights.digest(judges.save_vlm(tmp_path / "other", seed=1)) != vlm.digest
+    digest = LocalVlm(folder, "cpu").digest
+    assert weights.digest(tmp_path / "same") == digest
+    assert weights.digest(judges.save_vlm(tmp_path / "other", seed=1)) != digest
 
 
 def test_a_folder_that_is_no_such_model_is_named(folder, tmp_path):
