@@ -6,9 +6,11 @@ import base64
 import io
 import json
 import math
+import os
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from unittest.mock import patch
 
 from PIL import Image
 
@@ -85,8 +87,10 @@ def serving(answer):
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
+    direct = {"no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1"}
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/v1", asked
+        with patch.dict(os.environ, direct):
+            yield f"http://127.0.0.1:{server.server_address[1]}/v1", asked
     finally:
         server.shutdown()
         server.server_close()

@@ -85,8 +85,8 @@ def test_a_passing_failure_is_survived(first):
 @pytest.mark.parametrize(
     ("reply", "message"),
     [
-        (b"<html>oops</html>", r"without the first token's log-probabilities: '<html>oops.*after 3 tries"),
-        (text("yes"), r"without the first token's log-probabilities"),
+        (b"<html>oops</html>", r"a reply without what was asked for: '<html>oops.*after 3 tries"),
+        (text("yes"), "a reply without what was asked for"),
         (b'{"choices":[{"logprobs":{"content":[{"token":"a","logprob":NaN,"top_logprobs":[]}]}}]}', "are none"),
         (b"x" * (2 << 20), "more than 1048576 bytes"),
         (502, "HTTP 502"),
@@ -103,6 +103,15 @@ def test_nonsense_is_bounded_and_told(reply, message):
 def test_a_text_that_is_no_answer_is_told():
     with serving(lambda _: text("As a model, I ...")) as (url, _), pytest.raises(UserError, match="neither 'yes' nor"):
         raise ask(url, answers="text")[0]
+
+
+def test_replies_may_be_read_in_other_ways():
+    """As a reward does that asks for a rating."""
+    said = iter(["7.5", "good", "9"])
+    with serving(lambda _: text(next(said))) as (url, asked):
+        images, read = [RED, RED], [lambda choice: float(choice["message"]["content"]) / 10] * 2
+        found = client(url, concurrency=1).converse(images, ["How good?"] * 2, read, {"max_tokens": 3})
+    assert found == [0.75, 0.9] and asked[0]["max_tokens"] == 3 and len(asked) == 3
 
 
 def test_what_the_server_refuses_is_not_repeated():

@@ -85,6 +85,23 @@ def test_tensors_are_scored_as_pictures_are_and_keep_a_gradient(vlm):
     assert slope[1].abs().sum() == 0 and slope[0].abs().sum() > 0
 
 
+def test_a_processor_that_stops_the_gradient_is_found_out(folder, monkeypatch):
+    vlm = LocalVlm(folder, "cpu")
+    assert vlm.differentiable
+    honest = vlm._inputs
+
+    def stopping(*arguments, **options):
+        read = honest(*arguments, **options)
+        read["pixel_values"] = read["pixel_values"].detach()
+        return read
+
+    vlm = LocalVlm(folder, "cpu")
+    monkeypatch.setattr(vlm, "_inputs", stopping)
+    assert not vlm.differentiable
+    with pytest.raises(UserError, match="keeps no gradient in the pixels"):
+        vlm.probabilities(torch.rand(1, 3, 56, 56, requires_grad=True), QUESTIONS[:1], ANSWERS[:1])
+
+
 def test_an_answer_needs_a_token_of_its_own(vlm):
     with pytest.raises(UserError, match=r"answer 'seventeen': is no single token"):
         vlm.ask(IMAGES[:1], QUESTIONS[:1], ["seventeen"])

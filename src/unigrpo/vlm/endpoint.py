@@ -18,9 +18,10 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 from PIL.Image import Image, fromarray
@@ -35,12 +36,17 @@ TOP = 20  # most likely first tokens that are asked for; all that the interface 
 WORTH_RETRYING = {408, 409, 425, 429}  # and 500 and more
 
 
-class _TryAgain(Exception):
-    """What failed, and how many seconds the server asks to wait."""
+class Unusable(Exception):
+    """A reply that cannot be used, or none: another try may help. ``wait``: seconds that the server asks for."""
 
     def __init__(self, problem: str, wait: float = 0.0):
         super().__init__(problem)
         self.wait = wait
+
+
+Reader = Callable[[dict], float]
+"""A value from one choice of a chat completion. Raises Unusable, or LookupError, TypeError, AttributeError or
+ValueError, for a choice that does not hold one."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +89,19 @@ class Endpoint:
 
     def ask(self, images: Sequence[Image], questions: Sequence[str], answers: Sequence[str]) -> list[float | UserError]:
         """As ``Vlm.ask``. Of a token beyond the 20 most likely the probability counts as 0."""
+        soft = self.answers == "probability"
+        settings = {"max_tokens": 1, "logprobs": True, "top_logprobs": TOP} if soft else {"max_tokens": 16}
+        read = by_tokens if soft else by_text
+        return self.converse(images, questions, [partial(read, answer=answer) for answer in answers], settings)
+
+    def converse(
+        self, images: Sequence[Image], questions: Sequence[str], readers: Sequence[Reader], settings: Mapping
+    ) -> list[float | UserError]:
+        """What each reader makes of the reply to its question; a UserError in the place of one that could not be had.
+        ``settings`` go into the requests."""
         with ThreadPoolExecutor(self.concurrency) as pool:
-            return list(pool.map(lambda item: self._one(*item), zip(images, questions, answers, strict=True)))
+            items = zip(images, questions, readers, strict=True)
+            return list(pool.map(lambda item: self._one(*item, settings), items))
 
     def probabilities(self, images, questions: Sequence[str], answers: Sequence[str]):
         """(B,) float32 of images (B, 3, H, W) in [0, 1], without gradient. Raises UserError for the first question
@@ -100,14 +117,13 @@ class Endpoint:
 
     # ------------------------------------------------------------------------------- one question
 
-    def _one(self, image: Image, question: str, answer: str) -> float | UserError:
+    def _one(self, image: Image, question: str, read: Reader, settings: Mapping) -> float | UserError:
         with self._lock:
             if len(self._failures) >= GIVE_UP:
-                return UserError(
-                    f"{self.url}: not asked after {GIVE_UP} failures in a row, the last: {self._failures[-1]}"
-                )
+                last = self._failures[-1]
+                return UserError(f"{self.url}: not asked after {GIVE_UP} failures in a row, the last: {last}")
         try:
-            value = self._patiently(self._body(image, question), answer)
+            value = self._patiently(self._body(image, question, settings), read)
         except UserError as error:
             with self._lock:
                 self._failures.append(str(error))
@@ -116,22 +132,19 @@ class Endpoint:
             self._failures.clear()
         return value
 
-    def _body(self, image: Image, question: str) -> bytes:
+    def _body(self, image: Image, question: str, settings: Mapping) -> bytes:
         stored = io.BytesIO()
         image.convert("RGB").save(stored, "PNG")
         address = f"data:image/png;base64,{base64.b64encode(stored.getvalue()).decode()}"
         content = [{"type": "image_url", "image_url": {"url": address}}, {"type": "text", "text": question}]
-        soft = {"max_tokens": 1, "logprobs": True, "top_logprobs": TOP}
-        return json.dumps(
-            {"model": self.model, "messages": [{"role": "user", "content": content}], "temperature": 0}
-            | (soft if self.answers == "probability" else {"max_tokens": 16})
-        ).encode()
+        asked = {"model": self.model, "messages": [{"role": "user", "content": content}], "temperature": 0}
+        return json.dumps(asked | settings).encode()
 
-    def _patiently(self, body: bytes, answer: str) -> float:
+    def _patiently(self, body: bytes, read: Reader) -> float:
         for attempt in range(1, self.tries + 1):
             try:
-                return self._read(self._post(body), answer)
-            except _TryAgain as problem:
+                return _value(self._post(body), read)
+            except Unusable as problem:
                 if attempt == self.tries:
                     raise UserError(f"{self.url}: {problem}, after {self.tries} tries") from None
                 pause = max(problem.wait, self.pause * 2 ** (attempt - 1) * random.uniform(0.5, 1))
@@ -150,52 +163,49 @@ class Endpoint:
                 while part := reply.read1(1 << 16):
                     size += len(part)
                     if size > MAX_REPLY:
-                        raise _TryAgain(f"a reply of more than {MAX_REPLY} bytes")
+                        raise Unusable(f"a reply of more than {MAX_REPLY} bytes")
                     if time.monotonic() > deadline:
-                        raise _TryAgain(f"no whole reply within {self.timeout:g} s")
+                        raise Unusable(f"no whole reply within {self.timeout:g} s")
                     parts.append(part)
                 return b"".join(parts)
         except urllib.error.HTTPError as error:
             problem = f"HTTP {error.code}: {_said(error)}"
             if error.code >= 500 or error.code in WORTH_RETRYING:
-                raise _TryAgain(problem, _seconds(error.headers.get("Retry-After"))) from None
+                raise Unusable(problem, _seconds(error.headers.get("Retry-After"))) from None
             raise UserError(f"{self.url}: {problem}") from None
         except (OSError, http.client.HTTPException) as error:  # refused, reset, timed out, cut off
-            raise _TryAgain(f"no reply ({getattr(error, 'reason', error) or type(error).__name__})") from None
-
-    def _read(self, reply: bytes, answer: str) -> float:
-        try:
-            choice = json.loads(reply)["choices"][0]
-            if self.answers == "text":
-                return _by_text(choice["message"]["content"], answer)
-            first = choice["logprobs"]["content"][0]
-            tokens = {entry["token"]: entry["logprob"] for entry in [first, *first["top_logprobs"]]}
-            return _by_tokens(tokens, answer)
-        except _TryAgain:
-            raise
-        except (ValueError, LookupError, TypeError, AttributeError):
-            told = "the first token's log-probabilities" if self.answers == "probability" else "an answer"
-            shown = reply[:120].decode("utf-8", "replace").replace("\n", " ")
-            raise _TryAgain(f"a reply without {told}: {shown!r}") from None
+            raise Unusable(f"no reply ({getattr(error, 'reason', error) or type(error).__name__})") from None
 
 
-def _by_tokens(tokens: dict[str, float], answer: str) -> float:
-    """Sum of the probabilities of the tokens that are a way to write ``answer``."""
+def _value(reply: bytes, read: Reader) -> float:
+    """What ``read`` makes of a chat completion. Raises Unusable for a reply that is none."""
+    try:
+        return read(json.loads(reply)["choices"][0])
+    except (ValueError, LookupError, TypeError, AttributeError):
+        shown = reply[:120].decode("utf-8", "replace").replace("\n", " ")
+        raise Unusable(f"a reply without what was asked for: {shown!r}") from None
+
+
+def by_tokens(choice: dict, answer: str) -> float:
+    """Sum of the probabilities of the first tokens that are a way to write ``answer``; see ``Reader``."""
+    first = choice["logprobs"]["content"][0]
+    tokens = {entry["token"]: entry["logprob"] for entry in [first, *first["top_logprobs"]]}
     if not all(isinstance(value, (int, float)) and value <= 1e-6 for value in tokens.values()):  # NaN is not <= 0
-        raise _TryAgain(f"log-probabilities that are none: {tokens}")
+        raise Unusable(f"log-probabilities that are none: {tokens}")
     forms = written(answer)
     return min(1.0, sum(math.exp(v) for token, v in tokens.items() if token.strip(" \u2581\u0120") in forms))
 
 
-def _by_text(text: str, answer: str) -> float:
-    """1 where the first word of ``text`` is the answer, 0 where it is another one."""
+def by_text(choice: dict, answer: str) -> float:
+    """1 where the first word of the reply is the answer, 0 where it is another one; see ``Reader``."""
+    text = choice["message"]["content"]
     word = next(iter(text.split()), "").strip(".,;:!?*\"'").lower()
     forms = written(answer)
     if word in forms:
         return 1.0
     if word in ("yes", "no", *NUMBERS) or word.isdigit():
         return 0.0
-    raise _TryAgain(f"an answer that is neither {forms[0]!r} nor another yes, no or number: {text[:80]!r}")
+    raise Unusable(f"an answer that is neither {forms[0]!r} nor another yes, no or number: {text[:80]!r}")
 
 
 def _said(error: urllib.error.HTTPError) -> str:

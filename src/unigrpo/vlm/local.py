@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from unigrpo.types import UserError
 from unigrpo.vlm import written
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+PROBE = 112  # pixels a side of the image by which differentiability is measured
 
 
 class LocalVlm:
@@ -54,6 +56,13 @@ class LocalVlm:
         with torch.inference_mode():
             return self._ask([image.convert("RGB") for image in images], questions, answers, rescale=True).tolist()
 
+    @cached_property
+    def differentiable(self) -> bool:
+        """Whether the model's processor keeps a gradient in the pixels; measured."""
+        pixels = torch.full((1, 3, PROBE, PROBE), 0.5, device=self.device, requires_grad=True)
+        with torch.enable_grad():
+            return self._inputs(list(pixels), ["?"], rescale=False)["pixel_values"].requires_grad
+
     def probabilities(self, images: Tensor, questions: Sequence[str], answers: Sequence[str]) -> Tensor:
         """(B,) float32 in [0, 1] of images (B, 3, H, W) in [0, 1]; differentiable in the images. Raises UserError
         where a gradient is asked for that the model's processor does not keep."""
@@ -87,18 +96,7 @@ class LocalVlm:
 
     def _first_token(self, images: list, questions: Sequence[str], rescale: bool) -> Tensor:
         """(B, V) float32: the share of each token to be the answer's first."""
-        texts = [
-            self.processor.apply_chat_template(
-                [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}],
-                add_generation_prompt=True,
-                tokenize=False,
-            )
-            for question in questions
-        ]
-        inputs = self.processor(
-            text=texts, images=[[i] for i in images], return_tensors="pt", padding=True, do_rescale=rescale
-        )
-        inputs = inputs.to(self.device, self.dtype)
+        inputs = self._inputs(images, questions, rescale)
         last = inputs["attention_mask"].sum(1) - 1  # (B,)
         rows = torch.arange(len(last), device=last.device)
         if self._keeps:  # logits of the last tokens alone: those of a whole prompt fill a GPU
@@ -107,3 +105,18 @@ class LocalVlm:
         else:
             logits = self.model(**inputs).logits[rows, last]
         return logits.float().softmax(-1)
+
+    def _inputs(self, images: list, questions: Sequence[str], rescale: bool):
+        """What the model reads: an image and a question a turn, up to where the answer begins."""
+        texts = [
+            self.processor.apply_chat_template(
+                [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}],
+                add_generation_prompt=True,
+                tokenize=False,
+            )
+            for question in questions
+        ]
+        read = self.processor(
+            text=texts, images=[[i] for i in images], return_tensors="pt", padding=True, do_rescale=rescale
+        )
+        return read.to(self.device, self.dtype)
