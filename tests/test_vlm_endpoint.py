@@ -85,8 +85,8 @@ def test_a_passing_failure_is_survived(first):
 @pytest.mark.parametrize(
     ("reply", "message"),
     [
-        (b"<html>oops</html>", r"a reply without what was asked for: '<html>oops.*after 3 tries"),
-        (text("yes"), "a reply without what was asked for"),
+        (b"<html>oops</html>", r"in 3 tries; the last: expected a chat completion .*'<html>oops"),
+        (text("yes"), "expected a chat completion with what was asked for"),
         (b'{"choices":[{"logprobs":{"content":[{"token":"a","logprob":NaN,"top_logprobs":[]}]}}]}', "are none"),
         (b"x" * (2 << 20), "more than 1048576 bytes"),
         (502, "HTTP 502"),
@@ -115,7 +115,10 @@ def test_replies_may_be_read_in_other_ways():
 
 
 def test_what_the_server_refuses_is_not_repeated():
-    with serving(lambda _: 401) as (url, asked), pytest.raises(UserError, match=r"HTTP 401: .*\{\"no\": 401\}"):
+    with (
+        serving(lambda _: 401) as (url, asked),
+        pytest.raises(UserError, match=r"refused with HTTP 401 .*\{\"no\": 401\}"),
+    ):
         raise ask(url)[0]
     assert len(asked) == 1
 

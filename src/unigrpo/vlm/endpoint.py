@@ -146,7 +146,9 @@ class Endpoint:
                 return _value(self._post(body), read)
             except Unusable as problem:
                 if attempt == self.tries:
-                    raise UserError(f"{self.url}: {problem}, after {self.tries} tries") from None
+                    raise UserError(
+                        f"{self.url}: no usable answer in {self.tries} tries; the last: {problem}"
+                    ) from None
                 pause = max(problem.wait, self.pause * 2 ** (attempt - 1) * random.uniform(0.5, 1))
                 time.sleep(min(pause, self.longest_pause))
         raise AssertionError("unreachable")
@@ -169,10 +171,10 @@ class Endpoint:
                     parts.append(part)
                 return b"".join(parts)
         except urllib.error.HTTPError as error:
-            problem = f"HTTP {error.code}: {_said(error)}"
+            problem = f"HTTP {error.code} {_said(error)!r}"
             if error.code >= 500 or error.code in WORTH_RETRYING:
                 raise Unusable(problem, _seconds(error.headers.get("Retry-After"))) from None
-            raise UserError(f"{self.url}: {problem}") from None
+            raise UserError(f"{self.url}: refused with {problem}") from None
         except (OSError, http.client.HTTPException) as error:  # refused, reset, timed out, cut off
             raise Unusable(f"no reply ({getattr(error, 'reason', error) or type(error).__name__})") from None
 
@@ -183,7 +185,7 @@ def _value(reply: bytes, read: Reader) -> float:
         return read(json.loads(reply)["choices"][0])
     except (ValueError, LookupError, TypeError, AttributeError):
         shown = reply[:120].decode("utf-8", "replace").replace("\n", " ")
-        raise Unusable(f"a reply without what was asked for: {shown!r}") from None
+        raise Unusable(f"expected a chat completion with what was asked for, got {shown!r}") from None
 
 
 def by_tokens(choice: dict, answer: str) -> float:
