@@ -119,4 +119,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def build(args: argparse.Namespace) -> GenEval:
-    return GenEval(load(args.detector, args.device), ColourReader(args.clip, args.device))
+    return instruments(args.detector, args.clip, args.device)
+
+
+def instruments(detector: str = DETECTOR, clip: str = CLIP, device: str = "auto") -> GenEval:
+    """The judge with the checkpoints of these folders or repositories of the hub. Raises UserError."""
+    return GenEval(load(detector, device), ColourReader(clip, device))

@@ -195,7 +195,8 @@ def by_tokens(choice: dict, answer: str) -> float:
     if not all(isinstance(value, (int, float)) and value <= 1e-6 for value in tokens.values()):  # NaN is not <= 0
         raise Unusable(f"log-probabilities that are none: {tokens}")
     forms = written(answer)
-    return min(1.0, sum(math.exp(v) for token, v in tokens.items() if token.strip(" \u2581\u0120") in forms))
+    shares = [math.exp(v) for token, v in tokens.items() if token.strip(" \u2581\u0120") in forms]
+    return min(1.0, sum(shares, 0.0))
 
 
 def by_text(choice: dict, answer: str) -> float:
