@@ -244,6 +244,17 @@ def test_geneval_2_over_a_server_that_fails_once(tmp_path, capsys):
     assert "1 images judged, 1 could not be" in capsys.readouterr().out
 
 
+def test_options_of_a_server_need_a_server(tmp_path):
+    write_official(tmp_path / "d")
+    for options in (["--by-text"], ["--model", "judge"]):
+        with pytest.raises(UserError, match="belong to a server, which --endpoint names"):
+            images.main(["ta", "--images", str(tmp_path / "d"), *options])
+    with fake_server.serving(lambda _: fake_server.text("Yes.")) as (url, _):
+        images.main(["ta", "--images", str(tmp_path / "d"), "--endpoint", url, "--model", "judge", "--by-text"])
+    summary = read_json(tmp_path / "d.ta/summary.json")
+    assert summary["ta"] == summary["ta_soft"] == 1 and summary["version"].endswith(",_by_text")
+
+
 def test_every_benchmark_has_a_title_a_version_and_a_caveat():
     assert benchmarks.NAMES == ["dpg", "geneval", "geneval2", "reward", "ta"]
     for name in benchmarks.NAMES:

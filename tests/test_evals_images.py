@@ -156,7 +156,8 @@ class FakeDetector:
     """Finds what the red of an image's first pixel says; every object has a mask."""
 
     name, digest = "fake", "d1"
-    scenes = {0: {}, 1: {"cup": [[0, 0, 9, 9, 0.9]]}, 2: {"car": [[0, 0, 9, 9, 0.95], [9, 0, 19, 9, 0.93]]}}
+    scenes = {0: {}, 1: {"cup": [[0, 0, 9, 9, 0.9]]}, 2: {"car": [[0, 0, 9, 9, 0.95], [9, 0, 19, 9, 0.93]]},
+              3: {"dog": [[0, 0, 9, 9, 0.9], [9, 0, 19, 9, 0.8]]}}  # fmt: skip
 
     def detect(self, shown, tags):
         found = [self.scenes[np.asarray(i)[0, 0, 0] // 10] for i in shown]
@@ -208,6 +209,14 @@ def test_intervals_are_of_the_mean_over_tasks_of_the_prompts_means():
     assert set(found) == {"official"} and found["official"].mean == pytest.approx((0.75 + 0) / 2)
     assert found["official"].lo < found["official"].mean < found["official"].hi and found["official"].prompts == 3
     assert images.intervals(rows, by_category=False)["official"].mean == pytest.approx((0.5 + 1 + 0) / 3)
+
+
+def test_one_dog_too_many_is_officially_right_and_not_exactly(tmp_path):
+    judge = geneval_style.GenEval(FakeDetector(), FakeReader())
+    (row,), _ = judged(painted(tmp_path / "d", [(DOG, (3, 0))]), judge, tmp_path / "out")
+    assert row["metrics"] == {"official": 1, "exact": 0} and row["reason"] == ""
+    numbers, _ = judge.summary([row])
+    assert (numbers["overall"], numbers["overall_exact"]) == (1, 0)
 
 
 def test_a_prompt_is_correct_where_any_of_its_images_is():
