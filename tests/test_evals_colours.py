@@ -1,7 +1,6 @@
 """Colours by CLIP: what is cut out, and the class whose description is nearest, computed a second time by hand."""
 
 import numpy as np
-import open_clip
 import pytest
 import torch
 from PIL import Image
@@ -40,6 +39,8 @@ def test_what_the_mask_leaves_out_is_grey():
 
 
 def test_the_colour_is_the_nearest_description(folder, reader):
+    import open_clip  # after tests.judges, which makes torchvision importable
+
     model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     model.eval()
     expected = []
