@@ -23,11 +23,10 @@ def build(weights: str = WEIGHTS, clip_weights: str = CLIP, batch_size: int = 64
     UserError."""
     path = fetch_file("aesthetic", weights, FILE)
     tensors = read_published("aesthetic", path)
-    tower = clip.load_vision("aesthetic", clip_weights, device)
-    width = tower.config.projection_dim
-    head = fill(Head(width), tensors, path, device)
+    model = clip.load("aesthetic", clip_weights, device)
+    head = fill(Head(model.model.config.projection_dim), tensors, path, device)
 
     def score(images, prompts):
-        return head(clip.embed(tower.vision_model, tower.visual_projection, images).float())
+        return head(model.embed_images(images))
 
     return in_batches(score, batch_size)

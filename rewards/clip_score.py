@@ -24,7 +24,7 @@ def build(
     device: str = "auto",
 ):
     """Any CLIP of transformers can be given as ``weights``: hub id or folder. Raises UserError."""
-    model = clip.load("clip_score", weights, tokenizer, device)
+    model = clip.load_matcher("clip_score", weights, tokenizer, device)
 
     def score(images, prompts):
         return SCALE * model.similarity(images, [prefix + p.text for p in prompts]).clamp(min=0)

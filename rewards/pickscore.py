@@ -17,7 +17,7 @@ TOKENIZER = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 
 def build(weights: str = WEIGHTS, tokenizer: str = TOKENIZER, batch_size: int = 64, device: str = "auto"):
     """``weights``: hub id or folder. Raises UserError."""
-    model = clip.load("pickscore", weights, tokenizer, device)
+    model = clip.load_matcher("pickscore", weights, tokenizer, device)
 
     def score(images, prompts):
         return model.scale * model.similarity(images, [p.text for p in prompts])

@@ -7,7 +7,8 @@ had is one line that says which file it is and how to place it by hand.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.utils import logging as hub_logging
 from torch import Tensor, nn
+from transformers.utils import logging as transformers_logging
 
 from rewards import Score
 from unigrpo.checkpoint import load_weights, read_tensors
@@ -41,7 +43,8 @@ def load_pretrained(reward: str, cls: Any, source: str, **settings) -> Any:
     kind."""
     if Path(source).is_dir():
         try:
-            return cls.from_pretrained(source, local_files_only=True, **settings)
+            with _quiet():
+                return cls.from_pretrained(source, local_files_only=True, **settings)
         except Exception as error:  # the library raises many kinds for one thing: not what was expected
             raise UserError(f"reward {reward}: {source}: cannot be loaded as {cls.__name__} ({_line(error)})") from None
     return _from_hub(reward, source, "the repository", lambda: cls.from_pretrained(source, **settings))
@@ -53,28 +56,37 @@ def load_model(reward: str, cls: Any, source: str, device: str, **settings) -> n
     model, report = load_pretrained(reward, cls, source, output_loading_info=True, **settings)
     for kind in ("missing_keys", "mismatched_keys"):
         if report.get(kind):
-            first = min(map(str, report[kind]))
-            raise UserError(
-                f"reward {reward}: {source}: {kind.replace('_', ' ')} of {cls.__name__}, among them {first}"
-            )
+            named = f"{kind.replace('_', ' ')}, the first {min(map(str, report[kind]))}"
+            raise UserError(f"reward {reward}: {source}: cannot be loaded as {cls.__name__} ({named})")
     return frozen(model, device)
 
 
 def _from_hub(reward: str, source: str, name: str, get: Callable[[], Any]) -> Any:
     if not HUB_ID.fullmatch(source):
         raise UserError(f"reward {reward}: {source}: no such file or folder, expected {name} or a hub id (owner/name)")
-    level = hub_logging.get_verbosity()
-    hub_logging.set_verbosity_error()  # one line in the end, not one a try
     try:
-        return get()
+        with _quiet():
+            return get()
     except Exception as error:  # the hub's client raises many kinds for one thing: it cannot be had
         raise UserError(
             f"reward {reward}: {name} of {source}: not on this machine, and not to be had from the hub"
             f" ({_line(error)}); by hand: download it from https://huggingface.co/{source} into a folder, and give"
             " that folder in place of the hub id in rl.reward_options"
         ) from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No warnings of the libraries: what goes wrong is one line of ours."""
+    loggers = (hub_logging, transformers_logging)
+    levels = [logger.get_verbosity() for logger in loggers]
+    for logger in loggers:
+        logger.set_verbosity_error()
+    try:
+        yield
     finally:
-        hub_logging.set_verbosity(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.set_verbosity(level)
 
 
 def _line(error: Exception) -> str:
