@@ -296,9 +296,6 @@ class RewardPart:
     spread: float = 1.0
     options: dict = field(default_factory=dict)  # what its `build` is called with
 
-    def __post_init__(self):
-        require(self.spread > 0, "spread", f"more than 0, got {self.spread}")
-
 
 TAKEN_NAMES = ("mean", "std")  # a part is recorded as reward_<name>; these columns are the sum's
 
@@ -309,12 +306,9 @@ def reward_parts(parts: object, where: str) -> dict[str, RewardPart]:
     for name in parts:
         usable = str(name).isidentifier() and name not in TAKEN_NAMES
         require(usable, f"{where}.{name}", f"a name of letters, digits and _, none of {', '.join(TAKEN_NAMES)}")
-    made = {}
-    for name, part in parts.items():
-        try:
-            made[name] = from_dict(RewardPart, part)
-        except UserError as error:
-            raise UserError(f"{where}.{name}.{str(error).removeprefix('RewardPart: ')}") from None
+    made = {name: from_dict(RewardPart, part, f"{where}.{name}") for name, part in parts.items()}
+    for name, part in made.items():
+        require(part.spread > 0, f"{where}.{name}.spread", f"more than 0, got {part.spread}")
     return made
 
 
