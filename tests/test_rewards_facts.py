@@ -55,9 +55,7 @@ def test_the_row_says_what_the_file_says(rows, name, root):
 def test_a_file_that_leaves_something_out_is_named(monkeypatch, tmp_path):
     (tmp_path / "terse.py").write_text("WHAT = 'x'\ndef build():\n    return None\n")
     monkeypatch.setattr(rewards, "__path__", [*rewards.__path__, str(tmp_path)])
-    with pytest.raises(
-        UserError, match="^reward terse: expected its file to state WEIGHTS, LICENCE, RANGE, INP"
-    ):
+    with pytest.raises(UserError, match="^reward terse: expected its file to state WEIGHTS, LICENCE, RANGE, INP"):
         rewards.facts("terse")
 
 
@@ -74,3 +72,14 @@ def test_scores_lie_in_the_stated_range(name):
     pictures = torch.rand(len(prompts), 3, tiny.MODEL.image_size, tiny.MODEL.image_size)
     scores, (least, largest) = rewards.load(name)(pictures, prompts), rewards.facts(name).range
     assert least <= scores.min() and scores.max() <= largest
+
+
+def test_the_weak_reward_is_the_learned_ones_network(tmp_path):
+    from rewards import learned
+    from unigrpo.world.prompts import prompt_set
+
+    learned.save(learned.LearnedReward(tiny.REWARD, tiny.MODEL.image_size), tmp_path)
+    prompts = prompt_set("val")[:2]
+    pictures = torch.rand(2, 3, tiny.MODEL.image_size, tiny.MODEL.image_size)
+    scores = [rewards.load(name, path=tmp_path, device="cpu")(pictures, prompts) for name in ("weak", "learned")]
+    assert torch.equal(*scores) and rewards.load("weak", path=tmp_path).differentiable

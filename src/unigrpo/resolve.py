@@ -265,8 +265,11 @@ def _check_reward(reward: str, options: dict, key: str, options_key: str) -> Non
 
 
 def _options_of(path: Path) -> tuple[list[str], list[str] | None]:
-    """The options that ``build`` in this file needs, and all that it takes (None: any). Runs none of it."""
-    tree = ast.parse(files.read_text(path), str(path))
+    """The options that ``build`` in this file needs, and all that it takes (None: any). Does not run it."""
+    try:
+        tree = ast.parse(files.read_text(path), str(path))
+    except SyntaxError as error:
+        raise UserError(f"{path}, line {error.lineno}: not Python ({error.msg})") from None
     build = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "build")
     plain = [*build.args.posonlyargs, *build.args.args]
     needed = plain[: len(plain) - len(build.args.defaults)]
