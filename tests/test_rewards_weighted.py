@@ -51,6 +51,7 @@ def known(own, monkeypatch):
     """The same, where configurations look them up, with the sum among them."""
     for name in ("weighted", "learned", "jpeg"):
         (own / f"{name}.py").write_text(rewards.source(name).read_text())
+    (own / "broken.py").write_text("def build():\n    return (\n")
     monkeypatch.setattr(resolve, "REWARDS", own)
     return own
 
@@ -158,6 +159,7 @@ UNUSABLE = {
     "reward: red, reward_options: {gian: 2}": "runs.own.reward_options.gian: not an option of the reward red; did",
     "reward: red, reward_options: 3": "runs.own.reward_options: expected object, got 3",
     "reward: strict": "runs.own.reward_options.place: missing, the reward strict needs it",
+    "reward: broken": "broken.py, line 2: not Python",
     "reward: weighted": "runs.own.reward_options.parts: missing, the reward weighted needs it",
     "reward: weighted, reward_options: {parts: {blue: {weight: 1}}}": (
         "runs.own.reward_options.parts.blue.reward: no reward of this name in rewards/: 'blue'"
@@ -184,7 +186,7 @@ def test_every_shipped_reward_can_be_configured():
     import inspect
 
     for name in resolve.reward_names():
-        needed, taken = resolve._options_of(resolve.REWARDS / f"{name}.py")
+        needed, taken = resolve._options_of(rewards.source(name).read_text(), rewards.source(name))
         signature = inspect.signature(importlib.import_module(f"rewards.{name}").build)
         assert taken == list(signature.parameters), name
         assert needed == [p.name for p in signature.parameters.values() if p.default is p.empty], name

@@ -15,6 +15,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from unigrpo import cli, files
@@ -26,6 +27,7 @@ from unigrpo.world.pool import training_pool
 REWARDS = Path(__file__).resolve().parents[2] / "rewards"
 METHODS = Path(__file__).parent / "methods"
 CONTRACT = ("NEEDS", "roll_out", "make_slices", "losses")  # of a file in METHODS
+BUILD = re.compile(r"^def build\(", re.MULTILINE)  # of a file in REWARDS that is a reward
 FROM_WORKFLOW = {"learned": ["path"], "weak": ["path"]}  # options given to the reward that a run is trained by
 BASE = "base"  # the one run without a parent
 SFT = "sft"  # the run that decoding is chosen and the reward learned on
@@ -229,8 +231,7 @@ def _data_of(runs: dict, run: str) -> dict:
 
 def reward_names() -> list[str]:
     """The files in ``rewards/`` that are rewards: those with a function ``build``. Imports none of them."""
-    build = re.compile(r"^def build\(", re.MULTILINE)
-    return sorted(path.stem for path in REWARDS.glob("*.py") if build.search(files.read_text(path)))
+    return sorted(path.stem for path in REWARDS.glob("*.py") if BUILD.search(files.read_text(path)))
 
 
 def _check_inputs(rl: RLConfig) -> None:
@@ -247,10 +248,11 @@ def _check_inputs(rl: RLConfig) -> None:
 
 def _check_reward(reward: str, options: dict, key: str, options_key: str) -> None:
     """The reward is there and takes these options, and so does every part of a weighted sum."""
-    known = reward_names()
-    if reward not in known:
-        raise UserError(f"{key}: no reward of this name in rewards/: {reward!r}{nearest(reward, known)}")
-    needed, taken = _options_of(REWARDS / f"{reward}.py")
+    path = REWARDS / f"{reward}.py"
+    text = files.read_text(path) if reward.isidentifier() and path.exists() else ""
+    if not BUILD.search(text):
+        raise UserError(f"{key}: no reward of this name in rewards/: {reward!r}{nearest(reward, reward_names())}")
+    needed, taken = _options_of(text, path)
     for name in options:
         if taken is not None and name not in taken:
             raise UserError(f"{options_key}.{name}: not an option of the reward {reward}{nearest(name, taken)}")
@@ -264,10 +266,11 @@ def _check_reward(reward: str, options: dict, key: str, options_key: str) -> Non
             _check_reward(part.reward or name, part.options, f"{where}.reward", f"{where}.options")
 
 
-def _options_of(path: Path) -> tuple[list[str], list[str] | None]:
-    """The options that ``build`` in this file needs, and all that it takes (None: any). Does not run it."""
+@cache
+def _options_of(text: str, path: Path) -> tuple[list[str], list[str] | None]:
+    """The options that ``build`` in this source needs, and all that it takes (None: any). Does not run it."""
     try:
-        tree = ast.parse(files.read_text(path), str(path))
+        tree = ast.parse(text)
     except SyntaxError as error:
         raise UserError(f"{path}, line {error.lineno}: not Python ({error.msg})") from None
     build = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "build")
