@@ -1,0 +1,64 @@
+"""GenEval as reward: its verdict on what a detector finds in the image.
+
+``rule: exact`` is the graded score that reward servers give (exact counts, clutter of other classes is free), ``rule:
+official`` the benchmark's own verdict, 0 or 1. The detector is the world's inspector; one for real images is another
+entry of ``DETECTORS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evals.geneval import Boxes, Verdict, exact_verdict, official_verdict
+from rewards.pixels import to_uint8
+from unigrpo.types import Prompt, UserError
+from unigrpo.world.inspector import inspect_images, to_geneval
+
+WHAT = "GenEval's verdict, graded (exact) or 0 and 1 (official)"
+WEIGHTS = "none (the world's inspector)"
+LICENCE = "none"
+RANGE = (-float("inf"), 1.0)  # a count far too high takes the exact rule below 0
+INPUT_SIZE = None
+DIFFERENTIABLE = False
+
+Found = tuple[Boxes, Mapping[str, Sequence[str]]]
+"""Filtered boxes by class, and their colours, as the verdicts take them."""
+Detect = Callable[[np.ndarray, Sequence[Prompt]], list[Found]]
+"""uint8 images (n, H, W, 3) and their prompts -> what is found in each."""
+
+
+def world(pixels: np.ndarray, prompts: Sequence[Prompt]) -> list[Found]:
+    return [to_geneval(seen.detections) for seen in inspect_images(pixels)]
+
+
+DETECTORS: dict[str, Callable[..., Detect]] = {"world": lambda: world}
+"""Name -> what builds the detector from ``detector_options``."""
+
+
+def _exact(verdict: Verdict) -> float:
+    return verdict.score
+
+
+def _official(verdict: Verdict) -> float:
+    return float(verdict.correct)
+
+
+RULES = {"exact": (exact_verdict, _exact), "official": (official_verdict, _official)}
+
+
+def build(rule: str = "exact", detector: str = "world", detector_options: Mapping | None = None):
+    """Raises UserError for an unknown rule or detector."""
+    for name, value, known in (("rule", rule, RULES), ("detector", detector, DETECTORS)):
+        if value not in known:
+            raise UserError(f"reward geneval: {name}: expected {' or '.join(known)}, got {value!r}")
+    detect, (judge, read) = DETECTORS[detector](**(detector_options or {})), RULES[rule]
+
+    def score(images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
+        found = detect(to_uint8(images), prompts)
+        return torch.tensor([read(judge(p.meta, *seen)) for p, seen in zip(prompts, found, strict=True)])
+
+    return score
