@@ -1,8 +1,8 @@
 """GenEval as reward: its verdict on what a detector finds in the image.
 
 ``rule: exact`` is the graded score that reward servers give (exact counts, clutter of other classes is free), ``rule:
-official`` the benchmark's own verdict, 0 or 1. The detector is the world's inspector; one for real images is another
-entry of ``DETECTORS``.
+official`` the benchmark's own verdict, 0 or 1. ``detector: world`` is the world's inspector; ``detector: real`` is for
+real images, the instruments of the GenEval-style evaluation, with ``detector_options: {detector, clip, device}``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
+from PIL.Image import fromarray
 from torch import Tensor
 
 from evals.geneval import Boxes, Verdict, exact_verdict, official_verdict
@@ -19,7 +20,7 @@ from unigrpo.types import Prompt, UserError
 from unigrpo.world.inspector import inspect_images, to_geneval
 
 WHAT = "GenEval's verdict, graded (exact) or 0 and 1 (official)"
-WEIGHTS = "none (the world's inspector)"
+WEIGHTS = "none (the world's inspector); of `detector: real`, those of docs/evals.md"
 LICENCE = "none"
 RANGE = (-float("inf"), 1.0)  # a count far too high takes the exact rule below 0
 INPUT_SIZE = None
@@ -35,7 +36,15 @@ def world(pixels: np.ndarray, prompts: Sequence[Prompt]) -> list[Found]:
     return [to_geneval(seen.detections) for seen in inspect_images(pixels)]
 
 
-DETECTORS: dict[str, Callable[..., Detect]] = {"world": lambda: world}
+def _real(**options) -> Detect:
+    """Raises UserError for a checkpoint that is not there or does not fit."""
+    from evals.benchmarks import geneval as style
+
+    look = style.instruments(**options).look
+    return lambda pixels, prompts: look([fromarray(image) for image in pixels], prompts)
+
+
+DETECTORS: dict[str, Callable[..., Detect]] = {"world": lambda: world, "real": _real}
 """Name -> what builds the detector from ``detector_options``."""
 
 

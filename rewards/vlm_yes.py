@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from rewards import vlm
-from rewards.weights import in_batches
 from unigrpo.types import UserError
+from unigrpo.vlm.local import LocalVlm
 
 WHAT = "P(yes) of a vision-language model, asked whether the image matches the prompt"
 WEIGHTS = "Qwen/Qwen2.5-VL-7B-Instruct"
@@ -14,7 +13,6 @@ INPUT_SIZE = None
 DIFFERENTIABLE = True  # where the model's processor lets a gradient pass, which is measured when it is loaded
 
 QUESTION = 'Does this image match the prompt "{prompt}"? Answer with yes or no.'
-YES = ("yes", "Yes", "YES", " yes", " Yes", " YES")
 
 
 def build(
@@ -27,14 +25,17 @@ def build(
     """``weights``: any image-text-to-text model of transformers, hub id or folder; ``question`` holds {prompt}. Raises
     UserError."""
     question_for("vlm_yes", question, "")
-    model = vlm.load("vlm_yes", weights, device, dtype)
+    try:
+        model = LocalVlm(weights, device, dtype, batch_size)
+    except UserError as error:
+        raise UserError(f"reward vlm_yes: {error}") from None
 
     def score(images, prompts):
-        return model.probability(images, [question_for("vlm_yes", question, p.text) for p in prompts], YES)
+        asked = [question_for("vlm_yes", question, p.text) for p in prompts]
+        return model.probabilities(images, asked, ["yes"] * len(asked))
 
-    whole = in_batches(score, batch_size)
-    whole.differentiable = model.differentiable
-    return whole
+    score.differentiable = model.differentiable
+    return score
 
 
 def question_for(reward: str, question: str, prompt: str) -> str:

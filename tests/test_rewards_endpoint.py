@@ -81,7 +81,7 @@ def load(server, **changes):
 
 def test_what_is_asked(server, monkeypatch):
     monkeypatch.setenv("MY_KEY", "secret")
-    server.answers = [said("Yes")]
+    server.answers = [said("Yes", Yes=1.0)]
     picture = images(1)
     assert load(server, key_variable="MY_KEY")(picture, PROMPTS[:1]).tolist() == [1.0]
     ((path, headers, body),) = server.seen
@@ -99,15 +99,27 @@ def test_what_is_asked(server, monkeypatch):
     [
         (said("Yes", Yes=0.5, yes=0.25, No=0.2), 0.75),
         (said("No", No=0.9), 0.0),
-        (said("No, it shows a dog."), 0.0),
-        (said("**yes**"), 1.0),
-        (said("yes", maybe=1.0), 1.0),
+        (said("maybe", maybe=1.0), 0.0),
     ],
-    ids=["probabilities", "only no", "words", "marked up", "other tokens"],
+    ids=["yes", "only no", "other tokens"],
 )
-def test_yes_is_a_probability_where_the_endpoint_gives_one(server, answer, score):
+def test_yes_is_a_probability(server, answer, score):
     server.answers = [answer]
     assert load(server)(images(1), PROMPTS[:1]).item() == pytest.approx(score)
+
+
+@pytest.mark.parametrize("text, score", [("No, it shows a dog.", 0.0), ("**yes**", 1.0), ("Yes.", 1.0)])
+def test_an_answer_may_be_read_by_its_word(server, text, score):
+    server.answers = [said(text)]
+    assert load(server, answer="word")(images(1), PROMPTS[:1]).item() == score
+    assert "logprobs" not in server.seen[0][2]
+
+
+def test_an_endpoint_without_log_probabilities_is_told(server):
+    """And not taken for one whose word counts."""
+    server.answers = [said("yes")]
+    with pytest.raises(UserError, match="expected a chat completion with what was asked for"):
+        load(server, attempts=1)(images(1), PROMPTS[:1])
 
 
 @pytest.mark.parametrize("text, score", [("7", 0.7), ("Score: 10/10", 1.0), ("2.5", 0.25), ("0", 0.0)])
@@ -133,22 +145,22 @@ def test_scores_come_back_in_the_samples_order_with_bounded_concurrency(server):
 
 
 def test_what_may_pass_is_tried_again(server):
-    server.answers = [(503, "busy"), (429, "slow down"), (200, "<html>"), (200, {"choices": []}), said("no")]
+    server.answers = [(503, "busy"), (429, "slow down"), (200, "<html>"), (200, {"choices": []}), said("no", no=1.0)]
     assert load(server)(images(1), PROMPTS[:1]).tolist() == [0.0]
     assert len(server.seen) == 5
 
 
 def test_a_server_that_hangs_is_left(server):
-    server.answers = [lambda body: (time.sleep(4), said("yes"))[1], said("yes")]
+    server.answers = [lambda body: (time.sleep(4), said("yes"))[1], said("yes", yes=1.0)]
     begun = time.monotonic()
     assert load(server, timeout=0.2)(images(1), PROMPTS[:1]).tolist() == [1.0]
     assert time.monotonic() - begun < 3
 
 
 NONSENSE = {
-    "words": (said("a banana"), "expected yes or no, got 'a banana'"),
-    "nothing": ((200, {"choices": [{"message": {"content": None}}]}), "expected a chat completion, got"),
-    "a list": ((200, [1, 2]), "expected a chat completion, got"),
+    "words": (said("a banana"), "an answer that is neither 'yes' nor another yes, no or number: 'a banana'"),
+    "nothing": ((200, {"choices": [{"message": {"content": None}}]}), "expected a chat completion with"),
+    "a list": ((200, [1, 2]), "expected a chat completion with"),
     "busy": ((503, "overloaded"), "HTTP 503 'overloaded'"),
 }
 
@@ -157,10 +169,10 @@ NONSENSE = {
 def test_nonsense_ends_with_the_sample_after_the_last_try(server, answer, reason):
     server.answers = [said("yes"), answer]
     with pytest.raises(UserError) as error:
-        load(server, attempts=3, concurrency=1)(images(3), PROMPTS)
+        load(server, answer="word", attempts=3, concurrency=1)(images(3), PROMPTS)
     wanted = f"reward vlm_endpoint: sample 1 (p/1, 'two dogs'): {server.url}: no usable answer in 3 tries; the last: "
     assert str(error.value).startswith(wanted + reason)
-    assert 4 <= len(server.seen) <= 7  # what was under way may end, the rest is not begun
+    assert len(server.seen) == 7  # the others are asked too
 
 
 @pytest.mark.parametrize("text", ["11", "-1", "ten", "nan"])
@@ -179,14 +191,14 @@ def test_what_cannot_pass_is_not_tried_again(server):
 
 def test_a_server_that_is_not_there_is_named():
     score = rewards.load("vlm_endpoint", url="http://127.0.0.1:9/v1", attempts=2, **OPTIONS)
-    with pytest.raises(UserError, match=r"127\.0\.0\.1:9/v1: no usable answer in 2 tries; the last: ConnectionError"):
+    with pytest.raises(UserError, match=r"127\.0\.0\.1:9/v1: no usable answer in 2 tries; the last: no reply"):
         score(torch.zeros(1, 3, 8, 8), PROMPTS[:1])
 
 
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"answer": "maybe"}, "answer: expected yes or rating, got 'maybe'"),
+        ({"answer": "maybe"}, "answer: expected yes, word, rating, got 'maybe'"),
         ({"question": "well?"}, "question: expected a text that holds {prompt}, got 'well\\?'"),
         ({"attempts": 0}, "attempts: expected a whole number above 0, got 0"),
         ({"timeout": -1}, "timeout: expected seconds above 0, got -1"),

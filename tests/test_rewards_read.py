@@ -124,7 +124,24 @@ def test_geneval_takes_the_worlds_prompts():
     prompts = prompt_set("val")[:5]
     scores = rewards.load("geneval")(torch.zeros(5, 3, 48, 48), prompts)
     assert len(scores) == 5 and scores.max() <= 1 and math.isfinite(scores.sum())
-    with pytest.raises(UserError, match=r"^reward geneval: detector: expected world, got 'eyes'"):
+    with pytest.raises(UserError, match=r"^reward geneval: detector: expected world or real, got 'eyes'"):
         rewards.load("geneval", detector="eyes")
     with pytest.raises(UserError, match=r"^reward geneval: rule: expected exact or official, got 'mine'"):
         rewards.load("geneval", rule="mine")
+
+
+def test_geneval_on_real_images_is_the_evaluation_s_verdict(tmp_path):
+    from evals.benchmarks.geneval import instruments
+    from tests import judges
+
+    told = {"detector": str(judges.save_owlv2(tmp_path / "o")), "clip": str(judges.save_clip(tmp_path / "c"))}
+    pictures = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    pixels = (pictures * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    shown = [Image.fromarray(image) for image in pixels]
+    asking = [Prompt("p", "x", "colors", {"include": [{"class": "cup", "count": 1, "color": "red"}]})] * 2
+    seen = instruments(**told, device="cpu").look(shown, asking)
+    classes = sorted(seen[0][0])  # what the first image shows is asked of both
+    asking = [Prompt("p", "x", "colors", {"include": [{"class": c, "count": 1} for c in classes or ["cup"]]})] * 2
+    reward = rewards.load("geneval", rule="official", detector="real", detector_options=told | {"device": "cpu"})
+    expected = [float(geneval.official_verdict(p.meta, *found).correct) for p, found in zip(asking, seen, strict=True)]
+    assert reward(pictures, asking).tolist() == expected and expected[0] == float(bool(classes))

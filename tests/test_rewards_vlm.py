@@ -7,8 +7,9 @@ from PIL import Image
 from published import PROMPTS, images
 
 import rewards
-from rewards import pixels, vlm, vlm_yes
+from rewards import pixels
 from unigrpo.types import UserError
+from unigrpo.vlm.local import LocalVlm
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}:{% for c in m.content %}{% if c.type == 'image' %}"
@@ -105,27 +106,29 @@ def test_it_is_differentiable_through_the_processor(reward):
 
 def test_a_processor_that_stops_the_gradient_is_found_out(folder, monkeypatch):
     """ReFL refuses the reward then."""
-    honest = vlm.Vlm.inputs
+    honest = LocalVlm._inputs
 
-    def stopping(self, *arguments):
-        return {name: value.detach() for name, value in honest(self, *arguments).items()}
+    def stopping(self, *arguments, **options):
+        read = honest(self, *arguments, **options)
+        read["pixel_values"] = read["pixel_values"].detach()
+        return read
 
-    monkeypatch.setattr(vlm.Vlm, "inputs", stopping)
+    monkeypatch.setattr(LocalVlm, "_inputs", stopping)
     assert not rewards.load("vlm_yes", weights=str(folder), device="cpu").differentiable
 
 
 def test_forms_that_are_no_single_token_do_not_count(folder):
-    model = vlm.load("x", str(folder), "cpu")
+    model = LocalVlm(folder, "cpu")
     vocab = model.processor.tokenizer.get_vocab()
-    assert model.single_tokens(vlm_yes.YES) == sorted(vocab[t] for t in ("yes", "Yes", "Ġyes"))
-    assert model.single_tokens(["no", "NO"]) == [vocab["no"]]
-    with pytest.raises(UserError, match="no single token for any of three, Three"):
-        model.single_tokens(["three", "Three"])
+    assert sorted(model.answer_ids("yes")) == sorted(vocab[t] for t in ("yes", "Yes", "Ġyes"))
+    assert model.answer_ids("no") == [vocab["no"]]
+    with pytest.raises(UserError, match="answer 'seventeen': is no single token"):
+        model.answer_ids("seventeen")
 
 
 @pytest.mark.parametrize("changes, said", [
     ({"question": "is it good?"}, "question: expected a text that holds {prompt}"),
-    ({"dtype": "float99"}, "dtype: expected auto or a kind of torch"),
+    ({"dtype": "float99"}, "vision-language model: dtype: expected auto, float32"),
 ])  # fmt: skip
 def test_bad_options_are_named(folder, changes, said):
     with pytest.raises(UserError, match=f"^reward vlm_yes: {said}"):
@@ -133,5 +136,5 @@ def test_bad_options_are_named(folder, changes, said):
 
 
 def test_the_files_of_another_model_are_refused(tmp_path):
-    with pytest.raises(UserError, match="cannot be loaded as AutoModelForImageTextToText"):
+    with pytest.raises(UserError, match="cannot be loaded as a vision-language model|has no chat template"):
         rewards.load("vlm_yes", weights=str(published.clip(tmp_path)), device="cpu")
