@@ -28,7 +28,7 @@ def build(
     try:
         model = LocalVlm(weights, device, dtype, batch_size)
     except UserError as error:
-        raise UserError(f"reward vlm_yes: {error}") from None
+        raise UserError(f"reward vlm_yes: {error} (weights, in rl.reward_options)") from None
 
     def score(images, prompts):
         asked = [question_for("vlm_yes", question, p.text) for p in prompts]

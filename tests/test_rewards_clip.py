@@ -150,11 +150,11 @@ def offline(monkeypatch):
         ("image_reward", r"ImageReward\.pt of THUDM/ImageReward: not on this machine"),
         ("pickscore", r"the repository of yuvalkirstain/PickScore_v1: not on this machine"),
         ("clip_score", r"the repository of openai/clip-vit-base-patch32: not on this machine"),
-        ("vlm_yes", r"the repository of Qwen/Qwen2\.5-VL-7B-Instruct: not on this machine"),
+        ("vlm_yes", r"Qwen/Qwen2\.5-VL-7B-Instruct: is no folder here and cannot be fetched from the hub"),
     ],
 )
 def test_what_cannot_be_had_is_one_line(offline, capfd, name, wanted):
-    with pytest.raises(UserError, match=rf"^reward {name}: {wanted}[^\n]*rl\.reward_options$"):
+    with pytest.raises(UserError, match=rf"^reward {name}: {wanted}[^\n]*rl\.reward_options\)?$"):
         rewards.load(name, device="cpu")
     assert capfd.readouterr().err == ""
 
