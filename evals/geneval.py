@@ -10,11 +10,13 @@ Boxes and scores are compared in float32, as the official detector gives them: 0
 0.3. What differs: relations inside a reason are sorted, where the official text has a set's hash order.
 
     python -m evals.geneval prompts [--metadata]
+    python -m evals.geneval --images DIR            # real images, GenEval-style: see evals/benchmarks/geneval.py
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -117,14 +119,20 @@ def _iou(a: np.ndarray, b: np.ndarray) -> np.float32:
     return inner / union if union else np.float32(0)
 
 
-def kept_indices(boxes: Sequence[Sequence[float]], tag: str, max_overlap: float = 1.0) -> list[int]:
+def kept_indices(
+    boxes: Sequence[Sequence[float]],
+    tag: str,
+    max_overlap: float = 1.0,
+    thresholds: tuple[float, float] = (SCORE_THRESHOLD, COUNTING_THRESHOLD),
+) -> list[int]:
     """Which detections of one class the official filter keeps, best score first (of equals, the later one).
 
-    Scores strictly above 0.3 (0.9 for counting prompts), the best 16, then, for ``max_overlap`` below 1,
-    greedy suppression of boxes whose overlap with a better one reaches it.
+    Scores strictly above the first of ``thresholds`` (the second for counting prompts), the best 16, then, for
+    ``max_overlap`` below 1, greedy suppression of boxes whose overlap with a better one reaches it. Other thresholds
+    than the default are those of another detector.
     """
     rows = np.asarray(boxes, dtype=np.float32).reshape(-1, 5)
-    threshold = np.float32(COUNTING_THRESHOLD if tag == "counting" else SCORE_THRESHOLD)
+    threshold = np.float32(thresholds[tag == "counting"])
     order = np.argsort(rows[:, 4], kind="stable")[::-1]
     order = [int(i) for i in order if rows[i, 4] > threshold][:MAX_OBJECTS]
     if max_overlap == 1:
@@ -303,10 +311,19 @@ def exact_verdict(meta: Mapping, detections: Boxes, colors: Mapping[str, Sequenc
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = cli.parser("evals.geneval", "GenEval: the official prompts.")
+    parser = cli.parser("evals.geneval", "GenEval: judge images in its style, or print the official prompts.")
+    given = list(sys.argv[1:] if argv is None else argv)
+    if any(word.startswith("--images") for word in given):
+        from evals import images
+
+        images.add_options(parser, "geneval")
+        args = parser.parse_args(given)
+        args.benchmark = "geneval"
+        return images.judge_images(args)
+    parser.epilog = "With --images DIR it judges images: python -m evals.images geneval --help tells the options."
     prompts = parser.add_subparsers(required=True).add_parser("prompts", help="print the prompts, one a line")
     prompts.add_argument("--metadata", action="store_true", help="print the metadata rows as JSON instead")
-    args = parser.parse_args(argv)
+    args = parser.parse_args(given)
     for row in metadata():
         print(json.dumps(row) if args.metadata else row["prompt"])
 

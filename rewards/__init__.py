@@ -2,7 +2,8 @@
 
 ``load("name", ...)`` finds ``rewards/name.py`` and calls its ``build(**options)``. Scores must be finite: ``checked``
 raises with the sample's number and prompt otherwise. A file whose score has a gradient with respect to the images says
-``DIFFERENTIABLE = True``; methods that need one (ReFL) refuse the others.
+``DIFFERENTIABLE = True``; methods that need one (ReFL) refuse the others. What else the files here state of
+themselves, in constants too: ``Facts``. Their table is docs/rewards.md.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -19,17 +20,47 @@ from torch import Tensor
 
 from unigrpo.types import Prompt, UserError
 
+Score = Callable[[Tensor, Sequence[Prompt]], Tensor]
+
 
 @dataclass(frozen=True)
 class Reward:
-    """A reward by name; ``differentiable`` where its file says so."""
+    """A reward by name; ``differentiable`` where its file, or what it built, says so."""
 
     name: str
-    score: Callable[[Tensor, Sequence[Prompt]], Tensor]
+    score: Score
     differentiable: bool
 
     def __call__(self, images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
+        check_images(images, prompts, self.name)
         return checked(self.score(images, prompts), prompts, self.name)
+
+    @property
+    def parts(self) -> dict[str, Tensor]:
+        """Of a weighted sum: the scores (B,) of each part in the last call, by the part's name; empty of others."""
+        return getattr(self.score, "parts", {})
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a reward's file states of it, in the constants WHAT, WEIGHTS, LICENCE, RANGE, INPUT_SIZE, DIFFERENTIABLE."""
+
+    what: str
+    weights: str  # where they come from by default: a hub id, a package, or none
+    licence: str  # of the weights
+    range: tuple[float, float]  # least and largest score; infinite where nothing bounds it
+    input_size: int | None  # pixels a side that images are resized to; None: seen as they are
+    differentiable: bool  # in the pixels, hence whether ReFL may use it
+
+
+def facts(name: str) -> Facts:
+    """What the reward called ``name`` states of itself. Raises UserError where it leaves something out."""
+    source(name)
+    module = importlib.import_module(f"rewards.{name}")
+    stated = [field.name.upper() for field in fields(Facts)]
+    if missing := [constant for constant in stated if not hasattr(module, constant)]:
+        raise UserError(f"reward {name}: expected its file to state {', '.join(missing)}")
+    return Facts(*(getattr(module, constant) for constant in stated))
 
 
 def load(name: str, **options) -> Reward:
@@ -40,7 +71,8 @@ def load(name: str, **options) -> Reward:
         inspect.signature(module.build).bind(**options)
     except TypeError as error:
         raise UserError(f"reward {name}: build() called with {options or 'no options'}: {error}") from None
-    return Reward(name, module.build(**options), getattr(module, "DIFFERENTIABLE", False))
+    score = module.build(**options)
+    return Reward(name, score, getattr(score, "differentiable", getattr(module, "DIFFERENTIABLE", False)))
 
 
 def source(name: str) -> Path:
@@ -49,6 +81,30 @@ def source(name: str) -> Path:
     if found is None or not hasattr(importlib.import_module(f"rewards.{name}"), "build"):
         raise UserError(f"reward {name!r}: expected the name of a file in rewards/ that has a function `build`")
     return Path(found.origin)
+
+
+def inputs(options: Mapping) -> list[Path]:
+    """The files that a reward's ``options`` name, at any depth, and those directly in folders that they name: its
+    weights, where these are local. A run is resumed only while they stay what they are."""
+    found = []
+    for value in options.values():
+        if isinstance(value, Mapping):
+            found += inputs(value)
+        elif isinstance(value, str) and Path(value).is_dir():
+            found += sorted(path for path in Path(value).iterdir() if path.is_file())
+        elif isinstance(value, str) and Path(value).is_file():
+            found.append(Path(value))
+    return found
+
+
+def check_images(images: Tensor, prompts: Sequence[Prompt], name: str) -> None:
+    """Raise UserError unless ``images`` are (B, 3, H, W) floats, one for each of ``prompts``."""
+    shape = tuple(images.shape)
+    if not images.is_floating_point() or shape[1:2] != (3,) or len(shape) != 4 or shape[0] != len(prompts):
+        raise UserError(
+            f"reward {name}: expected images ({len(prompts)}, 3, H, W) of floats in [0, 1], one for each prompt, got"
+            f" {images.dtype} {shape}"
+        )
 
 
 def checked(scores: Tensor, prompts: Sequence[Prompt], name: str) -> Tensor:

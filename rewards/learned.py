@@ -28,7 +28,13 @@ compat.ensure_torchvision()  # open_clip imports it
 
 from open_clip.model import CustomTextCLIP  # noqa: E402
 
+WHAT = "the world's learned reward: P(the image shows what the prompt asks)"
+WEIGHTS = "none published: trained by the workflow"
+LICENCE = "Apache-2.0"
+RANGE = (0.0, 1.0)
+INPUT_SIZE = None  # images must have the size that it was trained on
 DIFFERENTIABLE = True
+
 PAD, FIRST_WORD = 0, 1
 CONTEXT = REWARD_WORDS
 

@@ -11,6 +11,13 @@ from unigrpo.types import Prompt
 from unigrpo.world.inspector import inspect_images
 from unigrpo.world.judge import judge
 
+WHAT = "the world's gold reward, read from the pixels"
+WEIGHTS = "none"
+LICENCE = "none"
+RANGE = (0.0, 1.0)
+INPUT_SIZE = None
+DIFFERENTIABLE = False
+
 
 def build():
     return score

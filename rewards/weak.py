@@ -10,6 +10,11 @@ from pathlib import Path
 
 from rewards import learned
 
+WHAT = "the world's learned reward after less training, for the study of over-optimisation"
+WEIGHTS = learned.WEIGHTS
+LICENCE = learned.LICENCE
+RANGE = learned.RANGE
+INPUT_SIZE = learned.INPUT_SIZE
 DIFFERENTIABLE = learned.DIFFERENTIABLE
 
 

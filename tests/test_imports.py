@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 ROOMS = (
     ("types",),
-    ("config", "seeding", "files", "cli", "compat", "metrics", "schema", "experts"),
+    ("config", "seeding", "files", "cli", "compat", "metrics", "schema", "experts", "weights", "device"),
     ("provenance", "setup", "sample_folder", "run_folder", "tracking"),
     (
         "flow",
@@ -29,6 +29,7 @@ ROOMS = (
         "resolve",
         "cost",
         "sizes",
+        "vlm",
     ),
     ("sampler", "rollout", "pairs", "drift", "examples", "methods"),
     ("evals", "rewards", "validate", "conformance", "report"),

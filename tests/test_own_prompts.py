@@ -128,8 +128,11 @@ def test_bad_ones_are_met_before_anything_runs(resolved, file):
 
 
 def test_rewards_are_the_files_that_build_one(monkeypatch, tmp_path):
-    assert resolve.reward_names() == ["learned", "verifier"]
-    assert all(rewards.source(name).exists() for name in resolve.reward_names())
+    names = resolve.reward_names()
+    assert {"learned", "verifier", "clip_score"} <= set(names) and not {"__init__", "weights", "train_learned"} & {
+        *names
+    }
+    assert all(rewards.source(name).exists() for name in names)
     (tmp_path / "mine.py").write_text("def build():\n    return None\n")
     monkeypatch.setattr(resolve, "REWARDS", tmp_path)
     assert resolve.reward_names() == ["mine"]

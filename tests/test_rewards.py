@@ -53,7 +53,7 @@ def pixels(images):
 # ---- registry ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["clip_score", "../verifier", "verifier.py", "", "train_learned", "__init__", "a b"])
+@pytest.mark.parametrize("name", ["no_such", "../verifier", "verifier.py", "", "train_learned", "__init__", "a b"])
 def test_only_rewards_can_be_loaded(name):
     with pytest.raises(UserError, match="expected the name of a file in rewards/ that has a function `build`"):
         rewards.load(name)

@@ -173,6 +173,7 @@ class RLConfig:
     gardo_share: float = 0.1  # gardo: of a rollout's samples that count as uncertain and are penalised
     reference_every: int = 10  # gardo: rollouts after which the reference becomes the policy
     reward: str = "learned"  # name of a file in rewards/
+    reward_options: dict = field(default_factory=dict)  # what its `build` is called with
     verifier_mix: float = 0.0  # share of verifier reward mixed into the reward; 0 = the reward alone
     prompt_file: str | None = None  # prompts to train on, one JSON object a line; none = the world's
     validate_every: int = 10  # rollouts
@@ -283,6 +284,32 @@ class RewardConfig:
         require(self.width % self.heads == 0, "reward.width", "a multiple of reward.heads")
         both = 0 < round(self.sample_share * self.batch_size) < self.batch_size
         require(both, "reward.sample_share", "a share that leaves samples and renders in a batch")
+
+
+@dataclass(frozen=True)
+class RewardPart:
+    """One reward of a weighted sum: it adds weight * (score - centre) / spread."""
+
+    weight: float
+    reward: str | None = None  # name of a file in rewards/; none = the part's own name
+    centre: float = 0.0
+    spread: float = 1.0
+    options: dict = field(default_factory=dict)  # what its `build` is called with
+
+
+TAKEN_NAMES = ("mean", "std")  # a part is recorded as reward_<name>; these columns are the sum's
+
+
+def reward_parts(parts: object, where: str) -> dict[str, RewardPart]:
+    """The parts of a weighted sum by name, from ``rl.reward_options.parts``. Raises UserError naming the key."""
+    require(isinstance(parts, dict) and len(parts) > 0, where, "a mapping of one or more parts, name: {weight: ...}")
+    for name in parts:
+        usable = str(name).isidentifier() and name not in TAKEN_NAMES
+        require(usable, f"{where}.{name}", f"a name of letters, digits and _, none of {', '.join(TAKEN_NAMES)}")
+    made = {name: from_dict(RewardPart, part, f"{where}.{name}") for name, part in parts.items()}
+    for name, part in made.items():
+        require(part.spread > 0, f"{where}.{name}.spread", f"more than 0, got {part.spread}")
+    return made
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,17 @@ and key.
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import hashlib
 import json
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from unigrpo import cli, files
-from unigrpo.config import RLConfig, RunConfig, SupervisedConfig, from_dict, to_dict
+from unigrpo.config import RLConfig, RunConfig, SupervisedConfig, from_dict, reward_parts, to_dict
 from unigrpo.schema import check, nearest, read_yaml
 from unigrpo.types import UserError
 from unigrpo.world.pool import training_pool
@@ -25,6 +27,8 @@ from unigrpo.world.pool import training_pool
 REWARDS = Path(__file__).resolve().parents[2] / "rewards"
 METHODS = Path(__file__).parent / "methods"
 CONTRACT = ("NEEDS", "roll_out", "make_slices", "losses")  # of a file in METHODS
+BUILD = re.compile(r"^def build\(", re.MULTILINE)  # of a file in REWARDS that is a reward
+FROM_WORKFLOW = {"learned": ["path"], "weak": ["path"]}  # options given to the reward that a run is trained by
 BASE = "base"  # the one run without a parent
 SFT = "sft"  # the run that decoding is chosen and the reward learned on
 COMMON = ("label", "stage", "init", "evaluate")  # keys of a run's line that are not settings of its stage
@@ -227,8 +231,7 @@ def _data_of(runs: dict, run: str) -> dict:
 
 def reward_names() -> list[str]:
     """The files in ``rewards/`` that are rewards: those with a function ``build``. Imports none of them."""
-    build = re.compile(r"^def build\(", re.MULTILINE)
-    return sorted(path.stem for path in REWARDS.glob("*.py") if build.search(files.read_text(path)))
+    return sorted(path.stem for path in REWARDS.glob("*.py") if BUILD.search(files.read_text(path)))
 
 
 def _check_inputs(rl: RLConfig) -> None:
@@ -236,13 +239,46 @@ def _check_inputs(rl: RLConfig) -> None:
     method = METHODS / f"{rl.method}.py"
     if missing := [name for name in CONTRACT if not re.search(rf"^(def )?{name}\b", files.read_text(method), re.M)]:
         raise UserError(f"rl.method: {method.name} has no {', '.join(missing)}; unigrpo.methods says what it needs")
-    known = reward_names()
-    if rl.reward not in known:
-        raise UserError(f"rl.reward: no reward of this name in rewards/: {rl.reward!r}{nearest(rl.reward, known)}")
+    _check_reward(rl.reward, rl.reward_options, "rl.reward", "rl.reward_options")
     try:
         training_pool(rl)
     except UserError as error:
         raise UserError(f"rl.prompt_file: {error}") from None
+
+
+def _check_reward(reward: str, options: dict, key: str, options_key: str) -> None:
+    """The reward is there and takes these options, and so does every part of a weighted sum."""
+    path = REWARDS / f"{reward}.py"
+    text = files.read_text(path) if reward.isidentifier() and path.exists() else ""
+    if not BUILD.search(text):
+        raise UserError(f"{key}: no reward of this name in rewards/: {reward!r}{nearest(reward, reward_names())}")
+    needed, taken = _options_of(text, path)
+    for name in options:
+        if taken is not None and name not in taken:
+            raise UserError(f"{options_key}.{name}: not an option of the reward {reward}{nearest(name, taken)}")
+    given = FROM_WORKFLOW.get(reward, []) if key == "rl.reward" else []
+    for name in needed:
+        if name not in options and name not in given:
+            raise UserError(f"{options_key}.{name}: missing, the reward {reward} needs it")
+    if reward == "weighted":
+        for name, part in reward_parts(options["parts"], f"{options_key}.parts").items():
+            where = f"{options_key}.parts.{name}"
+            _check_reward(part.reward or name, part.options, f"{where}.reward", f"{where}.options")
+
+
+@cache
+def _options_of(text: str, path: Path) -> tuple[list[str], list[str] | None]:
+    """The options that ``build`` in this source needs, and all that it takes (None: any). Does not run it."""
+    try:
+        tree = ast.parse(text)
+    except SyntaxError as error:
+        raise UserError(f"{path}, line {error.lineno}: not Python ({error.msg})") from None
+    build = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "build")
+    plain = [*build.args.posonlyargs, *build.args.args]
+    needed = plain[: len(plain) - len(build.args.defaults)]
+    needed += [a for a, default in zip(build.args.kwonlyargs, build.args.kw_defaults, strict=True) if default is None]
+    taken = None if build.args.kwarg else [a.arg for a in (*plain, *build.args.kwonlyargs)]
+    return [a.arg for a in needed], taken
 
 
 def _section(stage: str) -> type:

@@ -34,6 +34,12 @@ class SampleFolder:
 
 def read(folder: Path) -> SampleFolder:
     """Read and check a folder. Raises UserError naming the file and line of the first thing wrong."""
+    protocol, rows, where = read_rows(folder)
+    return SampleFolder(protocol, rows, where, _read_images(folder, where, rows))
+
+
+def read_rows(folder: Path) -> tuple[dict, list[dict], list[str]]:
+    """(protocol, manifest rows, where these stand) of a folder, its images unseen. Raises UserError as ``read``."""
     protocol = read_json(folder / "protocol.json")
     for key in PROTOCOL:
         if not isinstance(protocol.get(key), str):
@@ -47,7 +53,7 @@ def read(folder: Path) -> SampleFolder:
         name = (row["prompt_id"], row["sample"])
         if seen.setdefault(name, place) != place:
             raise UserError(f"{place}: prompt '{name[0]}', sample {name[1]} is already in {seen[name]}")
-    return SampleFolder(protocol, list(rows), list(where), _read_images(folder, where, rows))
+    return protocol, list(rows), list(where)
 
 
 def require_clauses(samples: SampleFolder, check: Callable[[dict], None]) -> None:
@@ -69,7 +75,7 @@ def _read_images(folder: Path, where: Sequence[str], rows: Sequence[dict]) -> np
         if "image" in row:
             image = _read_picture(folder / str(row["image"]), place)
         else:
-            stack = _read_stack(folder / "images.npy") if stack is None else stack
+            stack = read_stack(folder / "images.npy") if stack is None else stack
             index = row.get("index")
             if not isinstance(index, int) or not 0 <= index < len(stack):
                 allowed = f"from 0 to {len(stack) - 1}, an image of {folder / 'images.npy'}"
@@ -81,7 +87,8 @@ def _read_images(folder: Path, where: Sequence[str], rows: Sequence[dict]) -> np
     return np.stack(images)
 
 
-def _read_stack(path: Path) -> np.ndarray:
+def read_stack(path: Path) -> np.ndarray:
+    """(n, H, W, 3) uint8, mapped into memory. Raises UserError where the file is no such array."""
     try:
         stack = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, EOFError, ValueError) as error:

@@ -93,7 +93,7 @@ def _json_type(hint) -> dict:
         return {"type": "array", "items": _json_type(args[0])}
     if origin is types.UnionType:  # None is said by leaving it out
         return _json_type(args[0])
-    return {"type": {int: "integer", float: "number", str: "string", bool: "boolean"}[hint]}
+    return {"type": {int: "integer", float: "number", str: "string", bool: "boolean", dict: "object"}[hint]}
 
 
 def _explain(error: jsonschema.ValidationError) -> str:

@@ -172,6 +172,7 @@ def train(
         if not torch.isfinite(rollout.image.images).all():
             raise Collapse("the images are not finite")
         total = score(rollout, reward, verifier, rl.verifier_mix)
+        parts = {f"reward_{name}": scores.mean() for name, scores in getattr(reward, "parts", {}).items()}
         advantages, spread = group_advantages(
             total,
             [i // rl.group_size for i in range(len(total))],
@@ -196,6 +197,7 @@ def train(
             model_evaluations=counts["model_evaluations"],
             proxy=total.mean(),
             **{k: v for k, v in spread.items() if k != "reward_mean"},
+            **parts,
             diversity=diversity(rollout.image.images, rl.group_size),
             **rollout.image.drawn,
             trace_tokens=0 if rollout.trace is None else rollout.trace.mask.sum() / len(total),
@@ -249,14 +251,16 @@ def finish(cfg: RunConfig, out: Path, model, device, *, wall_seconds: float = 0.
     shutil.rmtree(out / "state", ignore_errors=True)
 
 
-def reward_source(name: str, folder: Path | None) -> tuple[dict, Path]:
+def reward_source(name: str, folder: Path | None, options: dict | None = None) -> tuple[dict, Path]:
     """Options that the reward is built with, and the file that decides it: its weights, or the source of one without.
     ``folder`` is that of a learned reward, which alone needs it. Raises UserError where it is missing."""
+    options = options or {}
     if name not in LEARNED:
-        return {}, rewards.source(name)
+        return options, rewards.source(name)
+    folder = Path(options["path"]) if "path" in options else folder
     if folder is None:
         raise UserError(f"--reward: expected the folder of the learned reward (rl.reward: {name})")
-    return {"path": folder, "device": "auto"}, folder / "model.safetensors"
+    return {"device": "auto"} | options | {"path": folder}, folder / "model.safetensors"
 
 
 def fate_of(parent: Path) -> str | None:
@@ -303,10 +307,11 @@ def main() -> None:
         return
     if (reason := fate_of(args.init)) is not None:
         return pass_on(cfg, args.out, args.init, reason)
-    options, source = reward_source(cfg.rl.reward, args.reward)
+    options, source = reward_source(cfg.rl.reward, args.reward, cfg.rl.reward_options)
     reward, verifier = rewards.load(cfg.rl.reward, **options), rewards.load("verifier")
     inputs = [run_folder.weights(args.init), source, args.decoding]
     inputs += [] if cfg.rl.prompt_file is None else [Path(cfg.rl.prompt_file)]
+    inputs += rewards.inputs(cfg.rl.reward_options)
     train(cfg, args.out, args.init, reward, verifier, decoding, training_fingerprint(cfg, *inputs), args.tracker)
 
 

@@ -1,0 +1,145 @@
+"""DPG-style: dense prompts as graphs of yes/no questions, where a question counts only if those it rests on do.
+
+The prompt file is DPG-Bench's CSV (arXiv 2403.05135): a row a question, with ``item_id``, ``text`` (the prompt),
+``proposition_id``, ``dependency`` (the ids it rests on, commas between, 0 for none), ``category_broad`` and
+``question_natural_language``. An image's score is the share of its questions answered yes, all that they rest on
+included. The official judge is mPLUG-large; ours is any vision-language model, hence "-style".
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL.Image import Image
+
+from evals.benchmarks import mean
+from evals.exam import Exam, add_vlm_options, build_vlm, judge_version, prompts_version, sit
+from evals.pictures import Picture
+from unigrpo.files import read_text
+from unigrpo.types import Prompt, UserError
+from unigrpo.vlm import Vlm
+
+TITLE = "DPG-style"
+VERSION = "1"
+CAVEAT = "The official judge is mPLUG-large: numbers made with another model compare among themselves only."
+COLUMNS = ("item_id", "text", "proposition_id", "dependency", "category_broad", "question_natural_language")
+EVEN = 0.5
+
+
+@dataclass(frozen=True)
+class Graph:
+    """An exam whose questions have ids, and the ids that each rests on."""
+
+    exam: Exam
+    ids: tuple[int, ...]
+    rests_on: tuple[tuple[int, ...], ...]
+
+
+def read_graphs(path: Path) -> dict[str, Graph]:
+    """item_id -> its graph. Raises UserError naming the line of the first row that is none."""
+    reader = csv.DictReader(io.StringIO(read_text(path)))
+    if lacking := [column for column in COLUMNS if column not in (reader.fieldnames or ())]:
+        raise UserError(f"{path}, line 1: column '{lacking[0]}' is missing, expected {', '.join(COLUMNS)}")
+    rows: dict[str, list[tuple[str, int, tuple[int, ...], str, str]]] = {}
+    texts: dict[str, str] = {}
+    for row in reader:
+        where = f"{path}, line {reader.line_num}"
+        try:
+            number = int(row["proposition_id"])
+            parents = tuple(p for p in map(int, row["dependency"].split(",")) if p)
+        except (ValueError, AttributeError):
+            found = f"{row['proposition_id']!r} and {row['dependency']!r}"
+            raise UserError(f"{where}: 'proposition_id' and 'dependency' must be numbers, found {found}") from None
+        if not row["question_natural_language"] or not row["item_id"]:
+            raise UserError(f"{where}: 'item_id' and 'question_natural_language' must be texts")
+        texts[row["item_id"]] = texts.get(row["item_id"]) or row["text"]
+        point = (where, number, parents, row["category_broad"] or "any", row["question_natural_language"])
+        rows.setdefault(row["item_id"], []).append(point)
+    if not rows:
+        raise UserError(f"{path}: is empty, expected a row a question")
+    return {item: _graph(texts[item], points) for item, points in rows.items()}
+
+
+def _graph(text: str, points: Sequence[tuple[str, int, tuple[int, ...], str, str]]) -> Graph:
+    seen: set[int] = set()
+    known = {number for _, number, *_ in points}
+    for where, number, parents, *_ in points:
+        if number in seen:
+            raise UserError(f"{where}: 'proposition_id' {number} stands twice")
+        if odd := [p for p in parents if p not in known or p == number]:
+            raise UserError(f"{where}: 'dependency' {odd[0]} is no other question of this prompt")
+        seen.add(number)
+    _, ids, rests_on, skills, questions = zip(*points, strict=True)
+    return Graph(Exam(text, questions, ("yes",) * len(ids), skills, len(ids)), ids, rests_on)
+
+
+def settled(graph: Graph, right: Sequence[bool]) -> list[bool]:
+    """Which questions count: answered ``right``, and so are the ones that they rest on directly, as the official tool
+    has it."""
+    said = dict(zip(graph.ids, right, strict=True))
+    return [ok and all(said[p] for p in parents) for ok, parents in zip(right, graph.rests_on, strict=True)]
+
+
+class QuestionGraphs:
+    """The judge. A picture's graph is found by its prompt's text, else by its id."""
+
+    def __init__(self, vlm: Vlm, path: Path):
+        self.vlm, self.path, self.graphs = vlm, path, read_graphs(path)
+        self.by_text = {graph.exam.prompt.strip(): graph for graph in self.graphs.values()}
+        self.version = f"dpg-style-{VERSION} {prompts_version(path)} {judge_version(vlm)}"
+
+    def check(self, picture: Picture) -> Graph:
+        return self._graph(picture.prompt)
+
+    def _graph(self, prompt: Prompt) -> Graph:
+        graph = self.by_text.get(prompt.text.strip()) or self.graphs.get(prompt.id)
+        if graph is None:
+            raise UserError(f"prompt {prompt.text[:80]!r} ({prompt.id}) is not in {self.path}")
+        return graph
+
+    def judge(self, pictures: Sequence[Picture], images: Sequence[Image]) -> list[dict | UserError]:
+        graphs = [self._graph(picture.prompt) for picture in pictures]
+        sat = sit(self.vlm, images, [graph.exam for graph in graphs])
+        return [
+            marks if isinstance(marks, UserError) else _row(graph, marks)
+            for graph, marks in zip(graphs, sat, strict=True)
+        ]
+
+    def summary(self, rows: Sequence[dict]) -> tuple[dict, list[str]]:
+        kinds: dict[str, list[float]] = {}
+        prompts: dict[str, list[float]] = {}
+        for row in rows:
+            prompts.setdefault(row["prompt_id"], []).append(row["metrics"]["dpg"])
+            for _, skill, _, counts in row["points"]:
+                kinds.setdefault(skill, []).append(float(counts))
+        numbers: dict = {"dpg": mean([mean(values) for values in prompts.values()]), "prompts": len(prompts)}
+        numbers["categories"] = {kind: {"share": mean(v), "points": len(v)} for kind, v in sorted(kinds.items())}
+        lines = [f"DPG-style score: {numbers['dpg']:.2%} over {len(prompts)} prompts"]
+        lines += [
+            f"{kind:<16} = {s['share']:.2%} ({s['points']} questions)" for kind, s in numbers["categories"].items()
+        ]
+        return numbers, lines
+
+
+def _row(graph: Graph, marks: Sequence[float]) -> Mapping:
+    counts = settled(graph, [mark >= EVEN for mark in marks])
+    points = zip(graph.exam.questions, graph.exam.skills, marks, counts, strict=True)
+    return {
+        "metrics": {"dpg": mean([float(c) for c in counts]), "atoms": len(marks)},
+        "reason": "\n".join(q for q, c in zip(graph.exam.questions, counts, strict=True) if not c),
+        "points": [[q, skill, round(mark, 6), c] for q, skill, mark, c in points],
+    }
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--prompts", type=Path, required=True, metavar="FILE", help="dpg_bench.csv, or rows like it")
+    add_vlm_options(parser)
+
+
+def build(args: argparse.Namespace) -> QuestionGraphs:
+    return QuestionGraphs(build_vlm(args), args.prompts)

@@ -1,0 +1,93 @@
+"""GenEval 2 (arXiv 2512.16853): Soft-TIFA, per atom the probability of the expected answer under a VLM.
+
+An image's arithmetic mean over its atoms estimates how well single facts are painted (AM), the geometric mean how well
+whole prompts are (GM); the benchmark's numbers are their means over images. AM is told by skill, GM by the prompt's
+number of atoms. The prompt file, ``geneval2_data.jsonl``, is its authors' (CC BY-NC 4.0) and not shipped here.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL.Image import Image
+
+from evals.benchmarks import mean
+from evals.exam import (
+    Exam,
+    add_vlm_options,
+    build_vlm,
+    exam_of,
+    geometric_mean,
+    judge_version,
+    prompts_version,
+    read_exams,
+    sit,
+)
+from evals.pictures import Picture
+from unigrpo.types import UserError
+from unigrpo.vlm import Vlm
+
+TITLE = "GenEval 2, Soft-TIFA"
+VERSION = "1"
+CAVEAT = "Numbers depend on the model that answers; those published are of Qwen3-VL-8B-Instruct."
+
+
+class SoftTifa:
+    """The judge, over the exams of the prompt file ``path``."""
+
+    def __init__(self, vlm: Vlm, path: Path):
+        self.vlm, self.path, self.exams = vlm, path, read_exams(path)
+        self.version = f"geneval2-{VERSION} {prompts_version(path)} {judge_version(vlm)}"
+
+    def check(self, picture: Picture) -> Exam:
+        return exam_of(self.exams, picture.prompt, self.path)
+
+    def judge(self, pictures: Sequence[Picture], images: Sequence[Image]) -> list[dict | UserError]:
+        exams = [self.check(picture) for picture in pictures]
+        return [
+            marks if isinstance(marks, UserError) else _row(exam, marks)
+            for exam, marks in zip(exams, sit(self.vlm, images, exams), strict=True)
+        ]
+
+    def summary(self, rows: Sequence[dict]) -> tuple[dict, list[str]]:
+        skills: dict[str, list[float]] = {}
+        sizes: dict[int, list[dict]] = {}
+        for row in rows:
+            sizes.setdefault(row["metrics"]["atoms"], []).append(row["metrics"])
+            for _, _, skill, mark in row["points"]:
+                skills.setdefault(skill, []).append(mark)
+        numbers = {name: mean([row["metrics"][name] for row in rows]) for name in ("am", "gm")}
+        numbers["by_atoms"] = {
+            str(atoms): {"gm": mean([m["gm"] for m in own]), "am": mean([m["am"] for m in own]), "images": len(own)}
+            for atoms, own in sorted(sizes.items())
+        }
+        numbers["by_skill"] = {skill: {"am": mean(v), "points": len(v)} for skill, v in sorted(skills.items())}
+        lines = [f"Soft-TIFA AM: {numbers['am']:.2%}; GM: {numbers['gm']:.2%}"]
+        lines += [
+            f"{atoms:>2} atoms: GM {s['gm']:.2%}, AM {s['am']:.2%} ({s['images']} images)"
+            for atoms, s in numbers["by_atoms"].items()
+        ]
+        lines += [f"{skill:<16} = AM {s['am']:.2%} ({s['points']} atoms)" for skill, s in numbers["by_skill"].items()]
+        return numbers, lines
+
+
+def _row(exam: Exam, marks: Sequence[float]) -> dict:
+    points = zip(exam.questions, exam.answers, exam.skills, marks, strict=True)
+    return {
+        "metrics": {"am": mean(marks), "gm": geometric_mean(marks), "atoms": exam.atoms},
+        "reason": "\n".join(q for q, mark in zip(exam.questions, marks, strict=True) if mark < 0.5),
+        "points": [[q, a, s, round(mark, 6)] for q, a, s, mark in points],
+    }
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--prompts", type=Path, required=True, metavar="FILE", help="geneval2_data.jsonl, or rows like it"
+    )
+    add_vlm_options(parser)
+
+
+def build(args: argparse.Namespace) -> SoftTifa:
+    return SoftTifa(build_vlm(args), args.prompts)

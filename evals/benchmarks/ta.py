@@ -1,0 +1,88 @@
+"""TA, text alignment, on real images: a prompt's exam points as questions to a vision-language model.
+
+Without a prompt file, the points are those of ``evals.ta``: one a fact that the metadata states. A point counts where
+the model gives its expected answer at least even odds; an image's score is the share of points, the benchmark's the
+mean over images (the paper's section 4). ``ta_soft`` is the same from the probabilities themselves.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL.Image import Image
+
+from evals import geneval, ta
+from evals.benchmarks import mean
+from evals.exam import Exam, add_vlm_options, build_vlm, exam_of, judge_version, parse, prompts_version, read_exams, sit
+from evals.pictures import Picture
+from unigrpo.types import UserError
+from unigrpo.vlm import Vlm
+
+TITLE = "TA-style"
+VERSION = "1"
+CAVEAT = "The paper's prompts and judge are closed: levels depend on both, and compare within one version only."
+EVEN = 0.5
+
+
+class TextAlignment:
+    """The judge; ``path`` is the user's prompt file, where one was given."""
+
+    def __init__(self, vlm: Vlm, path: Path | None = None):
+        self.vlm, self.path = vlm, path
+        self.exams = read_exams(path) if path else {}
+        points = prompts_version(path) if path else f"points:{ta.VERSION}"
+        self.version = f"ta-style-{VERSION} {points} {judge_version(vlm)}"
+
+    def exam(self, picture: Picture) -> Exam:
+        """Raises UserError for a prompt without one."""
+        prompt = picture.prompt
+        if self.path:
+            return exam_of(self.exams, prompt, self.path)
+        if not prompt.meta.get("include"):
+            raise UserError("metadata needs 'include', the facts to ask for, or a prompt file has to be given")
+        geneval.check(prompt.meta)
+        return parse(ta.row(prompt), picture.name)
+
+    check = exam
+
+    def judge(self, pictures: Sequence[Picture], images: Sequence[Image]) -> list[dict | UserError]:
+        exams = [self.exam(picture) for picture in pictures]
+        rows: list[dict | UserError] = []
+        for exam, marks in zip(exams, sit(self.vlm, images, exams), strict=True):
+            if isinstance(marks, UserError):
+                rows.append(marks)
+                continue
+            points = zip(exam.questions, exam.answers, exam.skills, marks, strict=True)
+            right = [float(mark >= EVEN) for mark in marks]
+            rows.append(
+                {
+                    "metrics": {"ta": mean(right), "ta_soft": mean(marks), "atoms": len(marks)},
+                    "reason": "\n".join(q for q, ok in zip(exam.questions, right, strict=True) if not ok),
+                    "points": [[q, a, s, round(mark, 6)] for q, a, s, mark in points],
+                }
+            )
+        return rows
+
+    def summary(self, rows: Sequence[dict]) -> tuple[dict, list[str]]:
+        skills: dict[str, list[float]] = {}
+        for row in rows:
+            for _, _, skill, mark in row["points"]:
+                skills.setdefault(skill, []).append(float(mark >= EVEN))
+        numbers = {name: mean([row["metrics"][name] for row in rows]) for name in ("ta", "ta_soft")}
+        numbers["skills"] = {skill: {"share": mean(v), "points": len(v)} for skill, v in sorted(skills.items())}
+        lines = [f"TA: {numbers['ta']:.4f}; from probabilities: {numbers['ta_soft']:.4f}"]
+        lines += [f"{skill:<16} = {s['share']:.2%} ({s['points']} points)" for skill, s in numbers["skills"].items()]
+        return numbers, lines
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--prompts", type=Path, metavar="FILE", help="exams in GenEval 2's format (default: metadata's)"
+    )
+    add_vlm_options(parser)
+
+
+def build(args: argparse.Namespace) -> TextAlignment:
+    return TextAlignment(build_vlm(args), args.prompts)

@@ -1,0 +1,263 @@
+"""The cross-reward table: every reward as a held-out metric on any images, so that hacking one shows on the others.
+
+Rows are runs, columns rewards, a cell the mean over seeds and prompts with its 95 % interval. Below stand the
+differences to the first run, paired by prompt: a run that was trained on one reward and rises there while the others
+fall has hacked it. A run may be given several times, once a seed.
+
+    python -m evals.cross --out DIR --reward verifier --reward 'learned={"path": "results/cpu/reward"}'
+        sft=results/cpu/runs/sft/seed0/samples/geneval.think.tuned unigrpo=.../geneval.think.tuned
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL.Image import Image
+
+from evals import held_out
+from evals.pictures import Picture, Pictures, read
+from rewards import Reward
+from unigrpo import cli, run_folder
+from unigrpo.files import write_text
+from unigrpo.report import page
+from unigrpo.report.notes import MISSING
+from unigrpo.report.stats import Cells, Estimate, difference, estimate
+from unigrpo.seeding import numpy_generator
+from unigrpo.types import UserError
+
+BATCH = 32
+SHOWN = 3  # failures that are printed
+
+
+@dataclass(frozen=True)
+class Source:
+    """The images of one seed of a run, and what that run was trained on: a reward's name, None where not known."""
+
+    run: str
+    seed: int
+    path: Path
+    trained_on: str | None
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One source's scores: a row an image with its prompt and a value a reward; what could not be scored."""
+
+    source: Source
+    rows: list[dict]
+    failed: list[tuple[str, str]]
+
+
+def parse_source(text: str, earlier: Sequence[Source]) -> Source:
+    """``RUN=PATH``; the seed is that of a folder ``seed<k>`` above, else the number of times the run stood before."""
+    run, _, path = text.partition("=")
+    if not run or not path:
+        raise UserError(f"'{text}': expected RUN=PATH, the run's name and a folder of its images")
+    found = re.findall(r"(?:^|/)seed(\d+)(?:/|$)", path)
+    seed = int(found[-1]) if found else sum(source.run == run for source in earlier)
+    if any((source.run, source.seed) == (run, seed) for source in earlier):
+        raise UserError(f"'{text}': run '{run}', seed {seed} is given twice")
+    return Source(run, seed, Path(path), trained_on(Path(path)))
+
+
+def trained_on(path: Path) -> str | None:
+    """The reward of the run in whose folder ``path`` lies."""
+    for folder in [path, *path.parents]:
+        if (folder / "run.json").exists() and (found := run_folder.configuration(folder)):
+            settings = found[1]
+            return (settings.get("rl") or {}).get("reward") if settings.get("stage") == "rl" else None
+    return None
+
+
+def score(source: Source, judges: Sequence[tuple[str, Reward]], batch: int = BATCH) -> Scored:
+    """Score the images of a source by every reward, ``batch`` of one size at once. An image that cannot be read, or
+    that a reward refuses, is left out and told. Raises UserError where none is left."""
+    found = read(source.path)
+    rows, failed = [], list(found.broken)
+    waiting: dict[tuple[int, int], list[tuple[Picture, Image]]] = {}
+
+    def judge(group: list[tuple[Picture, Image]]) -> None:
+        images, prompts = [image for _, image in group], [picture.prompt for picture, _ in group]
+        values = {name: held_out.scores(reward, images, prompts) for name, reward in judges}
+        for place, (picture, _) in enumerate(group):
+            own = {name: column[place] for name, column in values.items()}
+            refused = [str(value) for value in own.values() if isinstance(value, UserError)]
+            if refused:
+                failed.append((picture.name, refused[0]))
+                continue
+            named = {"prompt_id": picture.prompt.id, "tag": picture.prompt.tag, "sample": picture.sample}
+            rows.append(named | {"image": picture.name, "scores": own})
+
+    for picture in found.pictures:
+        try:
+            image = picture.open()
+        except UserError as error:
+            failed.append((picture.name, str(error)))
+            continue
+        same = waiting.setdefault(image.size, [])
+        same.append((picture, image))
+        if len(same) == batch:
+            judge(waiting.pop(image.size))
+    for group in waiting.values():
+        judge(group)
+    if not rows:
+        raise UserError(f"{source.path}: none of {len(failed)} images can be scored; {failed[0][0]}: {failed[0][1]}")
+    return Scored(source, _in_order(found, rows), failed)
+
+
+def _in_order(found: Pictures, rows: list[dict]) -> list[dict]:
+    places = {(p.prompt.id, p.sample): place for place, p in enumerate(found.pictures)}
+    return sorted(rows, key=lambda row: places[row["prompt_id"], row["sample"]])
+
+
+# ------------------------------------------------------------------------------------- the table
+
+
+def cells(scored: Sequence[Scored], run: str, reward: str) -> Cells:
+    """Means over images, seeds x the prompts that every seed of every run in ``scored`` has."""
+    shared = sorted(set.intersection(*({row["prompt_id"] for row in s.rows} for s in scored)))
+    if not shared:
+        raise UserError("the runs share no prompt, expected images of the same prompts")
+    own = [s for s in scored if s.source.run == run]
+    tags = {row["prompt_id"]: row["tag"] for row in own[0].rows}
+    values = []
+    for s in own:
+        held: dict[str, list[float]] = {}
+        for row in s.rows:
+            held.setdefault(row["prompt_id"], []).append(row["scores"][reward])
+        values.append([sum(held[p]) / len(held[p]) for p in shared])
+    seeds = tuple(s.source.seed for s in own)
+    return Cells(np.asarray(values, dtype=float), seeds, tuple(shared), tuple(tags[p] for p in shared))
+
+
+def lines(scored: Sequence[Scored], names: Sequence[str]) -> list[dict]:
+    """A line a run and reward: mean and interval, and the difference to the first run; means over prompts."""
+    runs = list(dict.fromkeys(s.source.run for s in scored))
+    made = []
+    for run in runs:
+        own = [s for s in scored if s.source.run == run]
+        for name in names:
+            mine, first = cells(scored, run, name), cells(scored, runs[0], name)
+            mean = estimate(mine, numpy_generator(0, "cross", run, name), by_category=False)
+            gap = None
+            if run != runs[0]:
+                apart = difference(mine, first)
+                gap = estimate(apart, numpy_generator(0, "cross gap", run, name), by_category=False)
+            made.append(
+                {"run": run, "trained_on": own[0].source.trained_on, "reward": name}
+                | _columns("mean", mean)
+                | _columns("gap", gap)
+                | {"seeds": mean.seeds, "prompts": mean.prompts, "images": sum(len(s.rows) for s in own)}
+                | {"failed": sum(len(s.failed) for s in own)}
+            )
+    return made
+
+
+def _columns(name: str, e: Estimate | None) -> dict:
+    return {name: e and e.mean, f"{name}_lo": e and e.lo, f"{name}_hi": e and e.hi}
+
+
+def direction(line: dict) -> str:
+    """up, down, or unclear where the interval of the difference holds 0; nothing for the first run."""
+    if line["gap"] is None:
+        return ""
+    return "up" if line["gap_lo"] > 0 else "down" if line["gap_hi"] < 0 else "unclear"
+
+
+def notes(made: Sequence[dict]) -> list[str]:
+    """What stands below the table: how it is read, and what each run's training reward says beside the others."""
+    first = made[0]["run"]
+    below = [
+        "Means over prompts with 95 % intervals over seeds and prompts; differences are paired by prompt and seed.",
+        f"All runs are judged on the {made[0]['prompts']} prompts that every one of them has.",
+    ]
+    if failed := {line["run"]: line["failed"] for line in made if line["failed"]}:
+        told = ", ".join(f"{count} of {run}" for run, count in failed.items())
+        below.append(f"**Images that could not be scored**: {told}.")
+    for run in dict.fromkeys(line["run"] for line in made if line["trained_on"] and line["run"] != first):
+        own = [line for line in made if line["run"] == run]
+        target = [line for line in own if line["reward"].partition("=")[0] == line["trained_on"]]
+        others = [f"{line['reward']} {direction(line)}" for line in own if line not in target]
+        on = ", ".join(direction(line) for line in target) or "not among the columns"
+        below.append(f"{run} was trained on {own[0]['trained_on']}: {on}; held out: {', '.join(others) or 'none'}.")
+    return below
+
+
+def frames(made: Sequence[dict], names: Sequence[str]) -> list[tuple[str, pd.DataFrame]]:
+    """(heading, table) of the levels and of the differences."""
+    runs = list(dict.fromkeys(line["run"] for line in made))
+    held = {(line["run"], line["reward"]): line for line in made}
+
+    def table(key: str, chosen: Sequence[str]) -> pd.DataFrame:
+        return pd.DataFrame(
+            [
+                {"run": run, "trained on": held[run, names[0]]["trained_on"] or MISSING}
+                | {name: _interval(held[run, name], key) for name in names}
+                | {"seeds": held[run, names[0]]["seeds"], "images": held[run, names[0]]["images"]}
+                for run in chosen
+            ]
+        )
+
+    found = [("", table("mean", runs))]
+    return found + ([(f"Difference to {runs[0]}", table("gap", runs[1:]))] if runs[1:] else [])
+
+
+def _interval(line: dict, key: str) -> str:
+    arrow = {"up": " ▲", "down": " ▼"}.get(direction(line), "") if key == "gap" else ""
+    return f"{line[key]:.3f} [{line[f'{key}_lo']:.3f}, {line[f'{key}_hi']:.3f}]{arrow}"
+
+
+def write(scored: Sequence[Scored], names: Sequence[str], out: Path) -> list[dict]:
+    """Write ``cross.csv``, ``.md``, ``.html`` and ``cross.jsonl`` (a row an image) into ``out``; returns the lines."""
+    made = lines(scored, names)
+    title = "Rewards as held-out metrics"
+    shown, below = frames(made, names), notes(made)
+    text = "\n\n".join(
+        (f"## {head}\n\n" if head else "") + frame.to_markdown(index=False, disable_numparse=True)
+        for head, frame in shown
+    )
+    listed = "\n".join(f"* {note}" for note in below)
+    images = [{"run": s.source.run, "seed": s.source.seed} | row for s in scored for row in s.rows]
+    write_text(out / "cross.jsonl", "".join(json.dumps(row) + "\n" for row in images))
+    write_text(out / "cross.csv", pd.DataFrame(made).to_csv(index=False, float_format="%.6g"))
+    write_text(out / "cross.md", f"# {title}\n\n{text}\n\n{listed}\n")
+    write_text(out / "cross.html", page.parts(title, [*shown, ("", below)]))
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = cli.parser("evals.cross", "Score images of several runs by several rewards.", out="folder to write")
+    parser.add_argument("sources", nargs="+", metavar="RUN=PATH", help="run name and a folder of images of its seed")
+    parser.add_argument(
+        "--reward", action="append", required=True, metavar="NAME", help="reward, with options as NAME={...} in JSON"
+    )
+    parser.add_argument("--batch", type=int, default=BATCH, metavar="N", help="images scored at once")
+    args = parser.parse_args(argv)
+    if args.batch < 1:
+        parser.error("--batch: expected at least 1")
+    if len(set(args.reward)) < len(args.reward):
+        parser.error("--reward: one stands twice")
+    sources: list[Source] = []
+    for text in args.sources:
+        sources.append(parse_source(text, sources))
+    judges = [held_out.parse(text) for text in args.reward]
+    scored = [score(source, judges, args.batch) for source in sources]
+    write(scored, [name for name, _ in judges], args.out)
+    print(f"{args.out / 'cross.md'}: {len(judges)} rewards, {sum(len(s.rows) for s in scored)} images")
+    failed = [(s, *problem) for s in scored for problem in s.failed]
+    for s, name, problem in failed[:SHOWN]:
+        print(f"not scored: {s.source.run}: {name}: {problem}", file=sys.stderr)
+    if failed:
+        print(f"{len(failed)} images were not scored", file=sys.stderr)
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    cli.run(main)

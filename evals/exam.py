@@ -1,0 +1,144 @@
+"""Exams: questions about an image with their expected answers, put to a vision-language model.
+
+A prompt file has GenEval 2's rows, ``{prompt, vqa_list: [[question, answer], ...], atom_count?, skills?}``, one a line
+(arXiv 2512.16853); ``python -m evals.ta prompts`` writes such rows too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL.Image import Image
+
+from evals.benchmarks import add_device_options
+from unigrpo.files import digest, read_jsonl
+from unigrpo.types import Prompt, UserError
+from unigrpo.vlm import ONE_WORD, Vlm, written
+
+DEFAULT = "Qwen/Qwen3-VL-8B-Instruct"
+
+
+@dataclass(frozen=True)
+class Exam:
+    """The points of one prompt: questions, expected answers and skills, one each; ``atoms`` as its author counts."""
+
+    prompt: str
+    questions: tuple[str, ...]
+    answers: tuple[str, ...]
+    skills: tuple[str, ...]
+    atoms: int
+
+
+def read_exams(path: Path) -> dict[str, Exam]:
+    """Prompt -> its exam. Raises UserError naming the line of the first row that is none."""
+    exams: dict[str, Exam] = {}
+    for where, row in read_jsonl(path):
+        exam = parse(row, where)
+        if exam.prompt in exams:
+            raise UserError(f"{where}: prompt {exam.prompt!r} stands twice")
+        exams[exam.prompt] = exam
+    return exams
+
+
+def parse(row: Mapping, where: str) -> Exam:
+    """An exam from its row, which stands at ``where``. Raises UserError."""
+
+    def texts(values: object, length: int) -> bool:
+        return isinstance(values, list) and len(values) == length and all(isinstance(v, str) and v for v in values)
+
+    prompt, points = row.get("prompt"), row.get("vqa_list")
+    if not isinstance(prompt, str) or not prompt:
+        raise UserError(f"{where}: 'prompt' must be a text, found {prompt!r}")
+    if not isinstance(points, list) or not points:
+        raise UserError(f"{where}: 'vqa_list' must be a list of [question, answer], found {points!r}")
+    for point in points:
+        if not texts(point, 2):
+            raise UserError(f"{where}: 'vqa_list' must hold [question, answer], found {point!r}")
+        written(point[1])
+    skills = row.get("skills", ["any"] * len(points))
+    if not texts(skills, len(points)):
+        raise UserError(f"{where}: 'skills' must be {len(points)} texts, one a question, found {skills!r}")
+    atoms = row.get("atom_count", len(points))
+    if not isinstance(atoms, int) or atoms < 1:
+        raise UserError(f"{where}: 'atom_count' must be a whole number above 0, found {atoms!r}")
+    questions, answers = zip(*points, strict=True)
+    return Exam(prompt, questions, answers, tuple(skills), atoms)
+
+
+def exam_of(exams: Mapping[str, Exam], prompt: Prompt, path: Path) -> Exam:
+    """The exam of ``prompt``. Raises UserError where ``path``, from which ``exams`` were read, has none."""
+    if prompt.text not in exams:
+        raise UserError(f"prompt {prompt.text!r} is not in {path}")
+    return exams[prompt.text]
+
+
+def prompts_version(path: Path) -> str:
+    """How a version names a prompt file."""
+    return f"prompts:{digest(path)[:8]}"
+
+
+def sit(vlm: Vlm, images: Sequence[Image], exams: Sequence[Exam]) -> list[list[float] | UserError]:
+    """Probability of the expected answer to each question of each image's exam, or why one could not be had."""
+    shown = [image for image, exam in zip(images, exams, strict=True) for _ in exam.questions]
+    asked = [f"{question} {ONE_WORD}" for exam in exams for question in exam.questions]
+    values = iter(vlm.ask(shown, asked, [answer for exam in exams for answer in exam.answers]))
+    marks: list[list[float] | UserError] = []
+    for exam in exams:
+        own = [next(values) for _ in exam.questions]
+        failed = next((value for value in own if isinstance(value, UserError)), None)
+        marks.append(own if failed is None else failed)
+    return marks
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    """Of at least one value in [0, 1]; 0 where any is 0."""
+    return math.exp(sum(map(math.log, values)) / len(values)) if all(values) else 0.0
+
+
+# ------------------------------------------------------------------------------------- options
+
+
+def add_vlm_options(parser: argparse.ArgumentParser) -> None:
+    """Who answers: a model of transformers, or one behind a server."""
+    parser.add_argument("--vlm", default=DEFAULT, metavar="NAME", help="model of transformers: folder, or hub id")
+    parser.add_argument("--endpoint", metavar="URL", help="a server's base URL, ending in /v1, in place of --vlm")
+    parser.add_argument("--model", metavar="NAME", help="the model that the server is asked for")
+    parser.add_argument(
+        "--by-text", action="store_true", help="read the server's words, where it tells no probabilities"
+    )
+    parser.add_argument("--timeout", type=float, default=60.0, metavar="S", help="seconds that a try may take")
+    parser.add_argument("--tries", type=int, default=5, metavar="N", help="tries a question")
+    parser.add_argument("--concurrency", type=int, default=8, metavar="N", help="questions under way at once")
+    add_device_options(parser)
+
+
+def build_vlm(args: argparse.Namespace) -> Vlm:
+    """The model that the options name. Raises UserError."""
+    if args.endpoint is None:
+        if args.model or args.by_text:
+            raise UserError("--model and --by-text: belong to a server, which --endpoint names")
+        from unigrpo.vlm.local import LocalVlm
+
+        return LocalVlm(args.vlm, args.device)
+    from unigrpo.vlm.endpoint import Endpoint
+
+    if not args.model:
+        raise UserError("--endpoint: needs --model, the name of the model that the server is asked for")
+    return Endpoint(
+        args.endpoint,
+        args.model,
+        "text" if args.by_text else "probability",
+        timeout=args.timeout,
+        tries=args.tries,
+        concurrency=args.concurrency,
+    )
+
+
+def judge_version(vlm: Vlm) -> str:
+    """How a version names the one who answers, in one word."""
+    name = vlm.name.rstrip("/").split("/")[-1] if vlm.digest else vlm.name.replace(" ", "_")
+    return f"{name}:{vlm.digest}" if vlm.digest else name

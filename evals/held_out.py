@@ -1,0 +1,40 @@
+"""A reward as a held-out metric: named with its options on a command line, asked image by image where it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL.Image import Image
+
+import rewards
+from rewards import Reward
+from unigrpo.types import Prompt, UserError
+
+
+def parse(text: str) -> tuple[str, Reward]:
+    """(name of its column, reward) of ``NAME`` or ``NAME={"option": value}``. Raises UserError."""
+    name, _, told = text.partition("=")
+    try:
+        options = json.loads(told) if told else {}
+    except json.JSONDecodeError as error:
+        raise UserError(f"--reward {text}: the options after '=' are not valid JSON ({error.msg})") from None
+    if not isinstance(options, dict):
+        raise UserError(f"--reward {text}: expected a JSON object of options after '=', found {told}")
+    return text if options else name, rewards.load(name, **options)
+
+
+def scores(reward: Reward, images: Sequence[Image], prompts: Sequence[Prompt]) -> list[float | UserError]:
+    """The reward of each of these RGB ``images``, which are of one size; a UserError in the place of one that the
+    reward refuses. One that it refuses together with others is shown to it alone."""
+    pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
+    pixels = pixels.permute(0, 3, 1, 2).float() / 255  # (b, 3, H, W)
+    try:
+        with torch.no_grad():
+            return reward(pixels, list(prompts)).tolist()
+    except UserError as error:
+        if len(images) == 1:
+            return [error]
+    return [scores(reward, [image], [prompt])[0] for image, prompt in zip(images, prompts, strict=True)]

@@ -1,0 +1,207 @@
+"""Judge real images by a benchmark: ``python -m evals.images geneval --images DIR``.
+
+Writes into ``--out``: ``images.jsonl``, a row an image with verdict, reason and what was seen, in the columns that
+``unigrpo.report.collect`` reads; ``summary.json``; and ``failed.jsonl`` where images could not be judged. Those are
+counted and told, the rest is judged, and the exit code is then 1. What was judged when a run ends early stays in
+``images.jsonl.part`` and is not judged again by the next run of the same version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL.Image import Image
+from tqdm import tqdm
+
+from evals import benchmarks
+from evals.benchmarks import Judge
+from evals.pictures import Picture, Pictures, read
+from unigrpo import cli
+from unigrpo.files import read_text, write_json, write_text, writing
+from unigrpo.report.stats import Cells, Estimate, estimate
+from unigrpo.seeding import numpy_generator
+from unigrpo.types import UserError
+
+BATCH = 8
+PART = "images.jsonl.part"
+SHOWN = 3  # failures that are printed; failed.jsonl has all
+HELD = 4  # batches of images that wait for others of their size, at most
+
+Batch = list[tuple[int, Picture, Image, str]]
+"""Images of one size: place among all, picture, image, key."""
+
+
+def batches(
+    found: Pictures, batch: int, done: dict[str, dict], rows: dict[int, dict], failed: dict[int, str]
+) -> Iterator[Batch]:
+    """The images to judge, opened, ``batch`` of one size at once. Rows that are ``done`` go into ``rows``, what cannot
+    be opened into ``failed``; places that are in there already are left out."""
+    waiting: dict[tuple[int, int], Batch] = {}
+    for place, picture in enumerate(found.pictures):
+        if place in failed:
+            continue
+        try:
+            image = picture.open()
+        except UserError as error:
+            failed[place] = str(error)
+            continue
+        key = _key(picture, image)
+        if key in done:
+            rows[place] = done[key]
+            continue
+        same = waiting.setdefault(image.size, [])
+        same.append((place, picture, image, key))
+        if len(same) == batch:
+            yield waiting.pop(image.size)
+        elif sum(map(len, waiting.values())) >= HELD * batch:
+            yield waiting.pop(max(waiting, key=lambda size: len(waiting[size])))
+    yield from waiting.values()
+
+
+def _key(picture: Picture, image: Image) -> str:
+    """What a verdict depends on besides the judge: the prompt and the pixels."""
+    prompt = picture.prompt
+    told = json.dumps([picture.name, picture.sample, prompt.id, prompt.text, prompt.tag, prompt.meta], sort_keys=True)
+    return hashlib.sha256(told.encode() + repr(image.size).encode() + image.tobytes()).hexdigest()[:16]
+
+
+def run(found: Pictures, judge: Judge, benchmark: str, out: Path, batch: int = BATCH) -> tuple[list[dict], list[dict]]:
+    """Judge ``found`` -> (rows of images, rows of failures), each in the order of the images; see the module. Raises
+    UserError for a metric that is not a finite number."""
+    header = {key: found.protocol[name] for key, name in (("mode", "mode"), ("guidance", "guidance_name"))}
+    header = {"benchmark": benchmark, "version": judge.version} | header
+    failed: dict[int, str] = {}
+    for place, picture in enumerate(found.pictures):
+        try:
+            judge.check(picture)
+        except UserError as error:
+            failed[place] = str(error)
+    rows: dict[int, dict] = {}
+    part = out / PART
+    done = _resumed(part, header)
+    write_text(part, "".join(json.dumps(line) + "\n" for line in (header, *done.values())))
+    with part.open("a", encoding="utf-8") as file, tqdm(total=len(found.pictures), desc=benchmark, disable=None) as bar:
+        for group in batches(found, batch, done, rows, failed):
+            places, pictures, images, keys = zip(*group, strict=True)
+            for place, picture, key, row in zip(places, pictures, keys, judge.judge(pictures, images), strict=True):
+                if isinstance(row, UserError):
+                    failed[place] = str(row)
+                    continue
+                rows[place] = header | _names(picture) | row | {"key": key}
+                _require_finite(rows[place], picture)
+                with writing(part):
+                    file.write(json.dumps(rows[place]) + "\n")
+                    file.flush()
+            bar.update(len(group))
+    problems = [{"image": found.pictures[place].name, "problem": failed[place]} for place in sorted(failed)]
+    problems += [{"image": name, "problem": problem} for name, problem in found.broken]
+    return [rows[place] for place in sorted(rows)], problems
+
+
+def _names(picture: Picture) -> dict:
+    prompt = picture.prompt
+    return {
+        "prompt_id": prompt.id,
+        "tag": prompt.tag,
+        "sample": picture.sample,
+        "image": picture.name,
+        "prompt": prompt.text,
+    }
+
+
+def _require_finite(row: dict, picture: Picture) -> None:
+    for name, value in row["metrics"].items():
+        if not math.isfinite(value):
+            raise UserError(f"{picture.name}: metric '{name}' is {value}, not a finite number")
+
+
+def _resumed(part: Path, header: dict) -> dict[str, dict]:
+    """Key -> row of what an earlier run of the same header judged. A last line that was cut off is left out."""
+    text = read_text(part) if part.exists() else ""
+    try:
+        told, *judged = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+        return {row["key"]: row for row in judged} if told == header else {}
+    except (ValueError, LookupError, TypeError):
+        return {}  # no record of ours
+
+
+def intervals(rows: Sequence[dict], by_category: bool) -> dict[str, Estimate]:
+    """Mean and 95 % interval of each metric over prompts, whose images count together; ``by_category``: the mean of
+    the tasks' means. Sizes (``atoms``) are left out."""
+    prompts: dict[str, list[dict]] = {}
+    for row in rows:
+        prompts.setdefault(row["prompt_id"], []).append(row)
+    names, tags = tuple(prompts), tuple(own[0]["tag"] for own in prompts.values())
+    found = {}
+    for metric in rows[0]["metrics"]:
+        if metric != "atoms":
+            means = [sum(row["metrics"][metric] for row in own) / len(own) for own in prompts.values()]
+            cells = Cells(np.asarray([means], dtype=float), (0,), names, tags)
+            found[metric] = estimate(cells, numpy_generator(0, "images", metric), by_category)
+    return found
+
+
+def write(rows: Sequence[dict], failed: Sequence[dict], judge: Judge, module, benchmark: str, out: Path) -> list[str]:
+    """Write the results of a finished run into ``out``; returns the lines that tell them."""
+    numbers, lines = judge.summary(rows) if rows else ({}, [])
+    if rows:
+        found = intervals(rows, by_category=benchmark == "geneval")
+        numbers |= {"intervals": {name: [e.mean, e.lo, e.hi] for name, e in found.items()}}
+        told = ", ".join(f"{name} {e.mean:.4f} [{e.lo:.4f}, {e.hi:.4f}]" for name, e in found.items())
+        lines.append(f"95 % intervals over {next(iter(found.values())).prompts} prompts: {told}")
+    facts = {"benchmark": benchmark, "title": module.TITLE, "version": judge.version}
+    counts = {"images": len(rows), "failed": len(failed)}
+    write_text(out / "images.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    write_json(out / "summary.json", facts | counts | numbers | {"caveat": module.CAVEAT})
+    (out / PART).unlink(missing_ok=True)
+    if failed:
+        write_text(out / "failed.jsonl", "".join(json.dumps(row) + "\n" for row in failed))
+    else:
+        (out / "failed.jsonl").unlink(missing_ok=True)
+    head = [f"{module.TITLE} ({judge.version})", f"{len(rows)} images judged, {len(failed)} could not be"]
+    return [*head, *lines, f"Note: {module.CAVEAT}", f"written: {out}"]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = cli.parser("evals.images", "Judge real images by a benchmark.")
+    kinds = parser.add_subparsers(required=True, dest="benchmark", metavar="BENCHMARK")
+    for name in benchmarks.NAMES:
+        module = benchmarks.module(name)
+        add_options(kinds.add_parser(name, help=module.TITLE, formatter_class=cli.Help), name)
+    judge_images(parser.parse_args(argv))
+
+
+def add_options(parser, name: str) -> None:
+    """The options of a benchmark called by itself."""
+    images = "sample folder, folder in GenEval's layout, or JSON file {prompt: image}"
+    parser.add_argument("--images", type=Path, required=True, metavar="PATH", help=images)
+    parser.add_argument("--out", type=Path, metavar="DIR", help=f"folder to write (default IMAGES.{name})")
+    parser.add_argument("--batch", type=int, default=BATCH, metavar="N", help="images judged at once")
+    benchmarks.module(name).add_options(parser)
+
+
+def judge_images(args) -> None:
+    """The command, its options parsed. Ends the process with exit code 1 where images could not be judged."""
+    if args.batch < 1:
+        raise UserError("--batch: expected at least 1")
+    found = read(args.images)
+    module = benchmarks.module(args.benchmark)
+    judge = module.build(args)
+    out = args.out or args.images.with_name(f"{args.images.name}.{args.benchmark}")
+    rows, failed = run(found, judge, args.benchmark, out, args.batch)
+    print("\n".join(write(rows, failed, judge, module, args.benchmark, out)))
+    for problem in failed[:SHOWN]:
+        print(f"not judged: {problem['image']}: {problem['problem']}", file=sys.stderr)
+    if failed:
+        print(f"{len(failed)} images were not judged: {out / 'failed.jsonl'}", file=sys.stderr)
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,70 @@
+"""CLIP through transformers, as several rewards use it: embeddings of unit length, differentiable in the pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from rewards.pixels import clip_input
+from rewards.weights import load_model, load_pretrained
+from unigrpo import compat
+
+compat.ensure_torchvision()  # transformers imports it
+
+from transformers import AutoTokenizer, CLIPModel  # noqa: E402
+
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Both towers."""
+
+    model: CLIPModel
+
+    def embed_images(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [0, 1] -> (B, D)."""
+        pixels = clip_input(images.to(self.model.device), self.model.config.vision_config.image_size)
+        pooled = self.model.vision_model(pixel_values=pixels).pooler_output
+        return normalize(self.model.visual_projection(pooled), dim=-1)
+
+    def embed_texts(self, words: Mapping[str, Tensor]) -> Tensor:
+        """Tokens (B, T) -> (B, D)."""
+        words = {name: words[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
+        return normalize(self.model.text_projection(self.model.text_model(**words).pooler_output), dim=-1)
+
+
+@dataclass(frozen=True)
+class Matcher:
+    """A CLIP and its tokenizer."""
+
+    clip: Clip
+    tokenizer: object
+
+    def similarity(self, images: Tensor, texts: Sequence[str]) -> Tensor:
+        """Cosine (B,) of each image and its text; a text longer than the model reads is cut."""
+        longest = self.clip.model.config.text_config.max_position_embeddings
+        words = self.tokenizer(list(texts), padding=True, truncation=True, max_length=longest, return_tensors="pt")
+        return (self.clip.embed_images(images) * self.clip.embed_texts(words)).sum(-1)
+
+    @property
+    def scale(self) -> Tensor:
+        """By which the model was trained to multiply cosines."""
+        return self.clip.model.logit_scale.exp()
+
+
+def load(reward: str, weights: str, device: str) -> Clip:
+    """``weights``: hub id or folder. Raises UserError."""
+    return Clip(load_model(reward, CLIPModel, weights, device, dtype=torch.float32))
+
+
+def load_matcher(reward: str, weights: str, tokenizer: str, device: str) -> Matcher:
+    """``tokenizer``: hub id or folder of the tokenizer, where ``weights`` is a folder without one. Raises UserError."""
+    own = any((Path(weights) / name).is_file() for name in TOKENIZER_FILES)
+    clip = load(reward, weights, device)
+    return Matcher(clip, load_pretrained(reward, AutoTokenizer, weights if own else tokenizer))

@@ -1,0 +1,54 @@
+"""Human Preference Score v2.1 (Wu et al., arXiv 2306.09341): cosine of an open_clip ViT-H/14 tuned on human choices.
+
+The published file is a training checkpoint whose ``state_dict`` has open_clip's names.
+"""
+
+from __future__ import annotations
+
+from torch.nn.functional import normalize
+
+from rewards.pixels import clip_input
+from rewards.weights import device_for, fetch_file, fill, in_batches, read_published
+from unigrpo import compat
+from unigrpo.types import UserError
+
+compat.ensure_torchvision()  # open_clip imports it
+
+import open_clip  # noqa: E402
+
+WHAT = "Human Preference Score v2.1: cosine of a CLIP-H tuned on human choices"
+WEIGHTS = "xswu/HPSv2"
+LICENCE = "Apache-2.0"
+RANGE = (-1.0, 1.0)  # images score about 0.2 to 0.35
+INPUT_SIZE = 224
+DIFFERENTIABLE = True
+
+FILES = {"2.0": "HPS_v2_compressed.pt", "2.1": "HPS_v2.1_compressed.pt"}
+ARCHITECTURE = "ViT-H-14"
+
+
+def build(
+    weights: str = WEIGHTS,
+    version: str = "2.1",
+    architecture: str = ARCHITECTURE,
+    batch_size: int = 64,
+    device: str = "auto",
+):
+    """``weights``: the published file, a folder with it, or a hub id; ``architecture``: a model of open_clip. Raises
+    UserError."""
+    if version not in FILES or architecture not in open_clip.list_models():
+        known = f"version {' or '.join(map(repr, FILES))} and an architecture of open_clip"
+        raise UserError(f"reward hps: expected {known}, got {version!r} and {architecture!r}")
+    path = fetch_file("hps", weights, FILES[version])
+    tensors = read_published("hps", path)
+    model = fill(open_clip.create_model(architecture, load_weights=False), tensors, path, device)
+    tokenizer, place = open_clip.get_tokenizer(architecture), device_for(device)
+    side = model.visual.image_size
+    side = side[0] if isinstance(side, tuple) else side
+
+    def score(images, prompts):
+        seen = normalize(model.encode_image(clip_input(images.to(place), side)), dim=-1)
+        asked = normalize(model.encode_text(tokenizer([p.text for p in prompts]).to(place)), dim=-1)
+        return (seen * asked).sum(-1)
+
+    return in_batches(score, batch_size)

@@ -1,0 +1,36 @@
+"""What models are shown of an image: resized, cropped, normalised; differentiable in the pixels where stated."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def square(images: Tensor, side: int) -> Tensor:
+    """(B, 3, H, W) -> (B, 3, side, side) in [0, 1]: the shorter side resized to ``side`` (bicubic, antialiased), then
+    the middle. Differentiable, but where the resizing left [0, 1]."""
+    height, width = images.shape[-2:]
+    if (height, width) == (side, side):
+        return images
+    short = min(height, width)
+    size = (max(side, height * side // short), max(side, width * side // short))
+    resized = interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)
+    top, left = ((length - side) // 2 for length in size)
+    return resized[..., top : top + side, left : left + side]
+
+
+def clip_input(images: Tensor, side: int) -> Tensor:
+    """Pixels as CLIP and its descendants are shown them: (B, 3, side, side), normalised per channel."""
+    mean, std = (torch.tensor(v, device=images.device).view(3, 1, 1) for v in (CLIP_MEAN, CLIP_STD))
+    return (square(images.float(), side) - mean) / std
+
+
+def to_uint8(images: Tensor) -> np.ndarray:
+    """(B, 3, H, W) in [0, 1] -> (B, H, W, 3) uint8, as an image file would hold them."""
+    pixels = images.detach().clamp(0, 1).permute(0, 2, 3, 1).mul(255).round().to(torch.uint8)
+    return np.ascontiguousarray(pixels.cpu().numpy())
