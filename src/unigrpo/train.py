@@ -72,7 +72,7 @@ def score(rollout: Rollout, reward, verifier, mix: float) -> torch.Tensor:
 
 def optimizer_for(model, rl: RLConfig) -> tuple[torch.optim.Optimizer, dict[str, list]]:
     """AdamW with one group per trained expert and its own learning rate; frozen experts need no gradient."""
-    experts = model.mot.expert_parameters()
+    experts = model.expert_parameters()
     trained = {part: experts[part] for part in ("text", "image") if part in rl.train}
     for part, parameters in experts.items():
         for p in parameters:
