@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import unigrpo.backbones  # isort: skip  # diffusers needs its torchvision
+import unigrpo.backbones  # noqa: F401  # isort: skip  # lets torchvision import, which the libraries below do
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
@@ -103,7 +103,7 @@ def pipeline(t5: bool = True) -> StableDiffusion3Pipeline:
             dual_attention_layers=(0,),
             qk_norm="rms_norm",
         )
-        for name, p in transformer.named_parameters():
+        for p in transformer.parameters():
             if p.dim() > 1:  # velocities that depend on text and time
                 torch.nn.init.normal_(p, 0, p.shape[1:].numel() ** -0.5)
         levels = 3

@@ -1,7 +1,8 @@
 """Checkpoints: safetensors + JSON, each file replaced as a whole. Loading one never executes code.
 
-``model.json`` + ``model.safetensors`` + ``tokenizer/`` are a finished model of the world, or the adapters of one that
-was released (``llm_dit``); a BAGEL is a folder of the files of its release. ``state/state.safetensors`` is what a killed run resumes from.
+``model.json`` + ``model.safetensors`` + ``tokenizer/`` are a finished model of the world, or the adapters of released
+ones (``llm_dit``); a BAGEL is a folder of the files of its release. ``state/state.safetensors`` is what a killed run
+resumes from.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """A released language model that reasons and a released diffusion transformer that paints, as one policy.
 
-The language model is any causal one of transformers, the painter a Stable Diffusion 3 or 3.5 pipeline of diffusers. Both
-stay as they were released; what is trained are low-rank adapters (LoRA) in each. Between them stands text: the
-pipeline's own encoders read the prompt and, below it, the trace. So no gradient of the image loss can reach the language
-model, the stage boundary is part of the model. Everything else is as for ``UnifiedModel``, whose methods these are:
-latents are tokens (B, N, token_dim) of the transformer's patches, times are flow times in [0, 1], velocities are
+The language model is any causal one of transformers, the painter a Stable Diffusion 3 or 3.5 pipeline of diffusers.
+Both stay as they were released; what is trained are low-rank adapters (LoRA) in each. Between them stands text: the
+pipeline's own encoders read the prompt and, below it, the trace. So no gradient of the image loss can reach the
+language model: the stage boundary is part of the model. Everything else is as for ``UnifiedModel``, whose methods these
+are: latents are tokens (B, N, token_dim) of the transformer's patches, times are flow times in [0, 1], velocities are
 noise - data, which is what the transformer predicts at 1000 t.
 """
 
@@ -44,8 +44,8 @@ class Question:
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What the transformer reads of B texts: embeds (B, L, D) and pooled (B, P), with those of the empty text, (1, L, D)
-    and (1, P). L does not depend on the texts. It carries no gradient."""
+    """What the transformer reads of B texts: embeds (B, L, D) and pooled (B, P), with those of the empty text,
+    (1, L, D) and (1, P). L does not depend on the texts. It carries no gradient."""
 
     embeds: Tensor
     pooled: Tensor

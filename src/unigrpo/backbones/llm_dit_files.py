@@ -1,8 +1,9 @@
 """The files behind ``LlmDit``: two releases, which stay where they are, and a run's folder with the adapters.
 
-A release is a folder or an id of the hub, in the layout of its library: a causal language model of transformers with its
-tokenizer, and a StableDiffusion3Pipeline of diffusers. ``model.json`` names both, with a fingerprint of their files, so
-that adapters never meet other weights than those they were trained on; ``model.safetensors`` holds the adapters alone.
+A release is a folder or an id of the hub, in the layout of its library: a causal language model of transformers with
+its tokenizer, and a StableDiffusion3Pipeline of diffusers. ``model.json`` names both, with a fingerprint of their
+files, so that adapters never meet other weights than those they were trained on; ``model.safetensors`` holds the
+adapters alone.
 """
 
 from __future__ import annotations
@@ -18,13 +19,12 @@ import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, SD3Transformer2DModel, StableDiffusion3Pipeline
 from huggingface_hub import snapshot_download
 from peft import LoraConfig
-from torch import Tensor, nn
+from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     CLIPTextModelWithProjection,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
     T5EncoderModel,
 )
 
@@ -183,7 +183,7 @@ def _build(
     parts: dict[str, nn.Module | None] = {}
     for name, (cls, optional) in PARTS.items():
         if optional and index.get(name, [None])[0] is None:
-            parts[name] = None
+            parts |= {name: None, "tokenizer_3": None}
             continue
         # the autoencoder stays in fp32: its pixels are what rewards judge
         parts[name] = _whole(cls, pipeline / name, torch.float32 if name == "vae" else kind)
@@ -211,13 +211,12 @@ def _build(
 def _draw(model: LlmDit, seed: int) -> None:
     """Fresh adapters: A uniform as peft draws it, but from a stream of our own; B zero, so that they change nothing."""
     generator = seeding.generator(seed, "adapters")
-    for part, parameters in model.expert_parameters().items():
-        for p in parameters:
-            p.zero_()
     for name, p in model.named_parameters():
         if f"{ADAPTER}A" in name:
             bound = p.shape[1] ** -0.5
             p.copy_(torch.rand(p.shape, generator=generator) * 2 * bound - bound)
+        elif ADAPTER in name:
+            p.zero_()
 
 
 def _check_sizes(pipeline: Path, card: Card, expected: ModelConfig) -> None:
