@@ -3,23 +3,29 @@ one update of every kind, adapters saved and loaded, and everything that is wron
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from tests import released_pair, tiny  # isort: skip  # before the libraries: it lets torchvision import
+
+import peft
 import pytest
 import torch
+from diffusers import StableDiffusion3Pipeline
 from safetensors import safe_open
+from transformers import AutoModelForCausalLM
 
-from tests import released_pair, tiny
-from unigrpo import checkpoint, flow, pretrain, seeding, train
+from unigrpo import checkpoint, export, flow, inspect, pretrain, provenance, seeding, train
 from unigrpo.advantages import group_advantages
 from unigrpo.backbones import llm_dit_files
 from unigrpo.backbones.llm_dit import Conditioning, LlmDit
 from unigrpo.backbones.mot import patchify, unpatchify
 from unigrpo.backbones.unified import Trace
 from unigrpo.config import RLConfig, RunConfig, SupervisedConfig
+from unigrpo.files import write_json
 from unigrpo.rollout import paint, replay
 from unigrpo.types import UserError
 from unigrpo.world import prompts as world_prompts
@@ -56,9 +62,15 @@ def base(folder) -> Path:
     return folder / "moved"
 
 
-@pytest.fixture
-def model(base) -> LlmDit:
+@pytest.fixture(scope="module")
+def loaded(base) -> LlmDit:
     return checkpoint.load_model(base, expected=released_pair.MODEL)
+
+
+@pytest.fixture
+def model(loaded) -> LlmDit:
+    """Its adapters are the test's own, the released weights are not."""
+    return copy.deepcopy(loaded)
 
 
 def uniforms(rows: int, tokens: int = 5) -> torch.Tensor:
@@ -107,21 +119,20 @@ def test_greedy_text_is_generates(model):
 
 
 def test_an_end_token_ends_a_trace(model):
-    """The model that always ends: one token, which is scored; and mixed lengths leave no token behind the end."""
-    asked = model.prompt_ids(PROMPTS)
-    end = model.ends[0]
-    model.llm.lm_head.weight.data[end] = 50 * torch.ones(16).sign()
-    tokens, masks = [], []
-    for draw in (0.0, 0.999):
-        trace, _ = model.think(asked, 4, torch.full((3, 4), draw), 1e4)  # nearly uniform over the vocabulary
-        tokens, masks = [*tokens, trace.tokens], [*masks, trace.mask]
-    for trace_tokens, mask in zip(tokens, masks, strict=True):
-        for row, kept in zip(trace_tokens, mask, strict=True):
-            ended = (row == end).nonzero()
-            length = int(ended[0]) + 1 if len(ended) else len(row)
-            assert kept.tolist() == [k < length for k in range(len(row))]
-    always = Trace(torch.tensor([[end, 5], [7, end]]), torch.tensor([[True, False], [True, True]]))
-    assert model.trace_texts(always)[0] == ""
+    """At a temperature that makes all tokens alike a draw is a place in the vocabulary: rows end at their first end
+    token, which is scored, and a row that never ends is cut."""
+    asked, end = model.prompt_ids(PROMPTS), model.ends[0]
+    size = model.llm.config.vocab_size
+    draws = torch.full((3, 4), 7.5 / size)
+    draws[0, 1] = draws[1, 0] = (end + 0.5) / size
+    trace, _ = model.think(asked, 4, draws, 1e6)
+    assert trace.mask.tolist() == [[True, True, False, False], [True, False, False, False], [True] * 4]
+    assert trace.tokens[0, :2].tolist() == [7, end] and trace.tokens[2].tolist() == [7] * 4
+    logp, _ = model.text_logp(model.encode(asked, trace)[0], trace, 1e6)
+    assert torch.allclose(logp[trace.mask], torch.tensor(1 / size).log(), atol=1e-3) and not logp[~trace.mask].any()
+    assert model.trace_texts(trace)[1] == ""
+    given = model.trace_from_texts(["red", None])
+    assert given.tokens[0, -1] == end and given.mask.sum(1).tolist() == [4, 0]
 
 
 def test_painting_is_the_pipelines(folder, base, model):
@@ -191,7 +202,9 @@ def test_contexts_are_rows(model):
     assert torch.equal(context.repeat_interleave(2).pooled[::2], context.pooled)
     assert torch.equal(context.select([2, 0]).embeds[1], context.embeds[0])
     dropped = context.drop(torch.tensor([True, False, True]))
-    assert torch.allclose(dropped.pooled[0], nothing.pooled[0], atol=1e-6) and torch.equal(dropped.embeds[1], context.embeds[1])
+    assert torch.allclose(dropped.pooled[0], nothing.pooled[0], atol=1e-6) and torch.equal(
+        dropped.embeds[1], context.embeds[1]
+    )
     own, _, pooled, _ = model.pipeline.encode_prompt("", "", "", model.device, do_classifier_free_guidance=False)
     assert torch.allclose(nothing.embeds[1], own[0], atol=1e-6) and torch.allclose(nothing.pooled[2], pooled[0])
     mixed = model.encode(asked[:2], model.trace_from_texts([None, "red"]))[1]
@@ -280,7 +293,7 @@ def test_fresh_adapters_change_nothing(folder, base):
 def test_supervised_and_reinforced_like_every_model(folder, base, tmp_path, monkeypatch):
     """SFT, then RL killed after a rollout and resumed: the same weights as in one go. A training state holds adapters
     alone, however large the releases are."""
-    few = world_prompts.prompt_set("val")[:4]
+    few = world_prompts.prompt_set("val")[:2]
     real = world_prompts.prompt_set
     monkeypatch.setattr(world_prompts, "prompt_set", lambda name: few if name == "val" else real(name))
     short = SupervisedConfig(steps=2, batch_size=4, warmup=1, validate_every=2, checkpoint_every=1)
@@ -312,6 +325,33 @@ def test_supervised_and_reinforced_like_every_model(folder, base, tmp_path, monk
     assert all(torch.equal(p, resumed[name]) for name, p in straight.items())
     assert any(not torch.equal(p, start[name]) for name, p in straight.items())
     assert json.loads((tmp_path / "straight" / "run.json").read_text())["updates"] == 2
+
+
+def test_exported_adapters_are_those_of_peft_and_diffusers(folder, base, model, tmp_path):
+    """The two libraries load what was exported onto the releases and say the same as the run's own model."""
+    shutil.copytree(base, tmp_path / "run")
+    facts = {"images": 0, "model_evaluations": 0, "updates": 0, "collapsed": False}
+    write_json(tmp_path / "run" / "run.json", provenance.record(config(folder), device="cpu", wall_seconds=0, **facts))
+    export.export(tmp_path / "run", tmp_path / "made")
+    text = peft.PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(folder / "language_model"), tmp_path / "made" / "language_model"
+    )
+    ids = torch.tensor([model.prompt_ids(PROMPTS[:1])[0].ids])
+    pipeline = StableDiffusion3Pipeline.from_pretrained(folder / "pipeline")
+    pipeline.load_lora_weights(tmp_path / "made")
+    context, x, t = model.read_prompts(model.prompt_ids(PROMPTS[:2])), noise(model, 2), torch.tensor([0.3, 0.8])
+    with torch.no_grad():
+        assert torch.allclose(text(ids).logits, model.llm(ids).logits, atol=1e-6)
+        own = pipeline.transformer(unpatchify(x, 2, 4, 4), context.embeds, context.pooled, 1000 * t).sample
+        assert torch.allclose(patchify(own, 2), model.velocity(context, x, t), atol=1e-6)
+    card = (tmp_path / "made" / "README.md").read_text()
+    assert "Adapters of rank 2" in card and str(folder / "pipeline") in card and "license: other" in card
+    again = checkpoint.load_model(tmp_path / "made", expected=released_pair.MODEL)
+    assert all(torch.equal(a, b) for a, b in zip(outputs(model), outputs(again), strict=True))
+    told = inspect.describe(tmp_path / "made")
+    parts = {part: sum(p.numel() for p in ps) for part, ps in model.expert_parameters().items()}
+    assert told["parameters"] == parts | {"fixed": 0}
+    assert any("adapters of rank 2 for" in line for line in inspect.lines(told))
 
 
 # ---------------------------------------------------------------------------------------------------- other releases

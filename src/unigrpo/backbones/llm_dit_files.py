@@ -18,7 +18,6 @@ from typing import Literal
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, SD3Transformer2DModel, StableDiffusion3Pipeline
 from huggingface_hub import snapshot_download
-from peft import LoraConfig
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -29,6 +28,7 @@ from transformers import (
 )
 
 from unigrpo import seeding
+from unigrpo.backbones import adapters
 from unigrpo.backbones.llm_dit import ADAPTER, LlmDit
 from unigrpo.checkpoint import load_weights, read_tensors, save_tokenizer, write_tensors
 from unigrpo.config import ModelConfig, RunConfig, from_dict, require
@@ -43,11 +43,6 @@ PARTS = {  # of the pipeline: class, and whether it may be absent
     "text_encoder_2": (CLIPTextModelWithProjection, False),
     "text_encoder_3": (T5EncoderModel, True),
 }
-ATTENTION = [  # the transformer's linear maps with adapters: those of the attention, of text and image
-    *("to_q", "to_k", "to_v", "to_out.0"),
-    *("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
-]
-SCALE = 2  # of an adapter: alpha / rank
 INSTRUCTION = "reasoning_prompt.txt"
 KINDS = {"no": torch.float32, "bf16": torch.bfloat16}
 WANTED = ["*.json", "*.txt", "*.model", "*.safetensors"]  # of a language model's repository
@@ -105,14 +100,14 @@ def load(folder: Path, device: torch.device | str, expected: ModelConfig | None)
         card = from_dict(Card, {name: data[name] for name in Card.__dataclass_fields__})
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    adapters = read_tensors(weights)
+    stored = read_tensors(weights)
     places = _language_model(card.language_model), _pipeline(card.pipeline)
     stated = {"language_model": card.language_model_files, "pipeline": card.pipeline_files}
     for (name, told), place in zip(stated.items(), places, strict=True):
         if fingerprint(place) != told:
             raise UserError(f"{path}: {name}: {place} does not hold the files that this model was made from")
     model = _build(card, *places, folder / "tokenizer", expected)
-    load_weights(model, adapters, weights)
+    load_weights(model, stored, weights)
     return model.to(device)
 
 
@@ -196,10 +191,8 @@ def _build(
     painter.vae.enable_slicing()  # one picture at a time: the decoder's activations are large
     for module in (llm, *(m for m in parts.values() if m is not None)):
         module.requires_grad_(False).eval()
-    rank = {"r": card.lora_rank, "lora_alpha": SCALE * card.lora_rank, "lora_dropout": 0.0}
-    llm.add_adapter(LoraConfig(target_modules="all-linear", **rank))
-    painter.transformer.add_adapter(LoraConfig(target_modules=ATTENTION, **rank))
-    for module in (llm, painter.transformer):
+    for module, settings in zip((llm, painter.transformer), adapters.settings(card.lora_rank), strict=True):
+        module.add_adapter(settings)
         for name, p in module.named_parameters():
             if ADAPTER in name:  # in fp32 whatever the base is held in: updates are small
                 p.data = p.data.float()
