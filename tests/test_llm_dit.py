@@ -24,13 +24,14 @@ from unigrpo.backbones import llm_dit_files
 from unigrpo.backbones.llm_dit import Conditioning, LlmDit
 from unigrpo.backbones.mot import patchify, unpatchify
 from unigrpo.backbones.unified import Trace
-from unigrpo.config import RLConfig, RunConfig, SupervisedConfig
+from unigrpo.config import RLConfig, RunConfig, SamplingConfig, SupervisedConfig
 from unigrpo.files import write_json
 from unigrpo.rollout import paint, replay
 from unigrpo.types import UserError
 from unigrpo.world import prompts as world_prompts
 
-RL = replace(tiny.RL, lora_rank=2, epochs=1, micro_batch=12)
+RL = replace(tiny.RL, lora_rank=2, epochs=1, micro_batch=12, steps=4, window_range=(0, 3))
+SAMPLING = SamplingConfig(steps=2, images_per_prompt=1, max_trace_tokens=4)
 PROMPTS = ["a photo of a red circle", "a star", "a photo of two blue squares left of a green ring"]
 
 
@@ -40,7 +41,7 @@ def config(folder: Path, stage: str = "rl", **changes) -> RunConfig:
         "released": str(folder / "pipeline"),
         "language_model": str(folder / "language_model"),
     }
-    settings = {"backbone": "llm_dit", "model": released_pair.MODEL, "rl": RL}
+    settings = {"backbone": "llm_dit", "model": released_pair.MODEL, "rl": RL, "sampling": SAMPLING}
     return tiny.run_config(stage, **settings | (origin if stage == "base" else {}) | changes)
 
 
