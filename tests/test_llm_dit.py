@@ -248,7 +248,7 @@ def test_one_update_moves_the_adapters_it_trains_and_nothing_else(folder, base, 
     if "text" in rl.train:  # every ratio is 1 before the first update
         assert metrics["text_loss"] == pytest.approx(0, abs=1e-5) and metrics["text_ratio_mean"] == pytest.approx(1)
     if nets.old is not None:
-        method.update_old(nets, rl, 1)
+        method.follow(nets, rl, 1)
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     rooms = {"text": "llm.", "image": "transformer."}
     assert moved and all("lora_" in name and name.startswith(tuple(rooms[p] for p in rl.train)) for name in moved)

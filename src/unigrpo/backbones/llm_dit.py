@@ -11,6 +11,7 @@ noise - data, which is what the transformer predicts at 1000 t.
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,9 @@ from transformers import (
 from unigrpo.backbones.mot import patchify, unpatchify
 from unigrpo.backbones.unified import Trace, chosen_logp
 from unigrpo.types import UserError
+
+# the pipeline would tell of every text that is longer than what CLIP reads, which traces are meant to be
+logging.getLogger("diffusers.pipelines.stable_diffusion_3").setLevel(logging.ERROR)
 
 ADAPTER = "lora_"  # what the names of adapter weights have in them
 TEXT_TOKENS = 256  # that the pipeline's T5 reads, its default; its CLIP encoders read 77
