@@ -491,7 +491,7 @@ def test_damaged_cards_and_adapters(base, tmp_path):
         checkpoint.load_model(base, expected=replace(released_pair.MODEL, image_size=16))
 
 
-def test_impossible_configurations(folder):
+def test_impossible_configurations(folder, model):
     for changes, message in (
         ({"rl": replace(RL, lora_rank=0)}, r"rl\.lora_rank: expected more than 0 for backbone: llm_dit"),
         ({"stage": "base", "language_model": None}, r"base\.language_model: expected a folder or hub id"),
@@ -500,6 +500,8 @@ def test_impossible_configurations(folder):
     ):
         with pytest.raises(UserError, match=message):
             config(folder, **changes)
+    with pytest.raises(UserError, match=r"rl\.lora_rank: expected 2, that of the parent's adapters, got 3"):
+        train.networks(config(folder, rl=replace(RL, lora_rank=3)), model, brightness)
     with pytest.raises(UserError, match="rl.lora_rank: expected 0 or more"):
         RLConfig(lora_rank=-1)
 

@@ -57,7 +57,7 @@ def test_activations_of_the_transformer(precision, heads, layers, dual, rank):
 
 
 @pytest.mark.parametrize("precision", KINDS)
-@pytest.mark.parametrize(("heads", "kv_heads", "layers", "rank"), [(4, 2, 3, 4), (2, 1, 2, 5)])
+@pytest.mark.parametrize(("heads", "kv_heads", "layers", "rank"), [(4, 2, 3, 4), (6, 2, 2, 5)])
 def test_activations_of_the_language_model(precision, heads, kv_heads, layers, rank):
     sizes = {"hidden_size": 16 * heads, "intermediate_size": 96, "num_hidden_layers": layers}
     config = Qwen2Config(vocab_size=50, num_attention_heads=heads, num_key_value_heads=kv_heads, **sizes)

@@ -102,6 +102,12 @@ def networks(cfg: RunConfig, model, reward) -> Networks:
             f"{cfg.run}: rl.method: {cfg.rl.method} needs a differentiable reward, the reward {name} is not"
         )
 
+    if cfg.backbone == "llm_dit" and model.origin.lora_rank != cfg.rl.lora_rank:
+        held = model.origin.lora_rank
+        raise UserError(
+            f"{cfg.run}: rl.lora_rank: expected {held}, that of the parent's adapters, got {cfg.rl.lora_rank}"
+        )
+
     def frozen():
         return copy.deepcopy(model).requires_grad_(False)
 
