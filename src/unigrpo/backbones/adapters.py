@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import unigrpo.backbones.vae  # noqa: F401  # isort: skip  # lets torchvision import, which the libraries below do
+
 from diffusers import StableDiffusion3Pipeline
 from peft import LoraConfig
 

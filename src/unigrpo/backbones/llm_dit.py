@@ -15,6 +15,8 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import unigrpo.backbones.vae  # noqa: F401  # isort: skip  # lets torchvision import, which the libraries below do
+
 import torch
 from diffusers import StableDiffusion3Pipeline
 from torch import Tensor, nn

@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+import unigrpo.backbones.vae  # noqa: F401  # isort: skip  # lets torchvision import, which the libraries below do
+
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, SD3Transformer2DModel, StableDiffusion3Pipeline
 from huggingface_hub import snapshot_download
