@@ -14,7 +14,7 @@ from unigrpo.config import RLConfig, RunConfig, from_dict, to_dict
 from unigrpo.schema import SCHEMAS, read_yaml
 from unigrpo.types import UserError
 
-SCALES = ("smoke", "cpu", "gpu", "paper")
+SCALES = ("smoke", "cpu", "gpu", "paper", "sd35")
 
 CATALOGUE = """
 runs:

@@ -30,6 +30,8 @@ ROOMS = (
         "cost",
         "sizes",
         "vlm",
+        "pair_sizes",
+        "pair_plan",
     ),
     ("sampler", "rollout", "pairs", "drift", "examples", "methods"),
     ("evals", "rewards", "validate", "conformance", "report"),
@@ -38,7 +40,7 @@ COMMANDS = len(ROOMS)  # every other module that can be run: the top room
 
 WITHOUT_TORCH = (
     "unigrpo.config", "unigrpo.types", "unigrpo.seeding", "unigrpo.resolve", "unigrpo.report", "unigrpo.cost",
-    "unigrpo.sizes", "unigrpo.plan",
+    "unigrpo.sizes", "unigrpo.plan", "unigrpo.pair_sizes", "unigrpo.pair_plan",
     "unigrpo.diff", "unigrpo.run_folder", "evals.geneval",
 )  # fmt: skip
 HEAVY = {"torch", "torchvision", "transformers", "diffusers", "accelerate", "open_clip", "timm", "safetensors"}

@@ -135,7 +135,7 @@ class Toy(nn.Module):
     def __init__(self):
         super().__init__()
         self.weight = nn.Parameter(torch.linspace(-1, 1, 12, dtype=torch.float64).view(4, 3))
-        self.mot = SimpleNamespace(expert_parameters=lambda: {"image": [self.weight]})
+        self.expert_parameters = lambda: {"image": [self.weight]}
         self.device = torch.device("cpu")
 
     def encode(self, prompt_ids, trace):
@@ -238,7 +238,7 @@ def test_fpo_on_policy_is_an_explicit_replay(name):
 
     def gradient(s):
         loss = sum(loss for _, loss, _ in fpo.losses(nets, s, rl))
-        return [loss, *torch.autograd.grad(loss, nets.model.mot.expert_parameters()["image"])]
+        return [loss, *torch.autograd.grad(loss, nets.model.expert_parameters()["image"])]
 
     assert all(torch.equal(a, b) for a, b in zip(gradient(s), gradient(explicit), strict=True))
     own = replace(nets, old=nets.model)

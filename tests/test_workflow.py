@@ -119,7 +119,7 @@ def plan(folder: Path, *arguments: str) -> dict[str, int]:
 # -------------------------------------------------------------------------------------------------------- plans
 
 
-@pytest.mark.parametrize("scale, seeds", [("smoke", 1), ("cpu", 3), ("gpu", 5), ("paper", 1)])
+@pytest.mark.parametrize("scale, seeds", [("smoke", 1), ("cpu", 3), ("gpu", 5), ("paper", 1), ("sd35", 1)])
 def test_every_scale_plans_every_run_and_result(shipped, scale, seeds):
     jobs = plan(shipped, "--config", f"scale={scale}")
     assert (jobs["sft"], jobs["train"]) == (1, 11 * seeds)

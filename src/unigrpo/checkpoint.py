@@ -1,7 +1,8 @@
 """Checkpoints: safetensors + JSON, each file replaced as a whole. Loading one never executes code.
 
-``model.json`` + ``model.safetensors`` + ``tokenizer/`` are a finished model of the world; a BAGEL is a folder of the
-files of its release. ``state/state.safetensors`` is what a killed run resumes from.
+``model.json`` + ``model.safetensors`` + ``tokenizer/`` are a finished model of the world, or the adapters of released
+ones (``llm_dit``); a BAGEL is a folder of the files of its release. ``state/state.safetensors`` is what a killed run
+resumes from.
 """
 
 from __future__ import annotations
@@ -113,6 +114,10 @@ def save_model(model: UnifiedModel, folder: Path, info: dict, half: bool = False
         from unigrpo.backbones import bagel  # diffusers takes seconds to import
 
         return bagel.save(model, folder, info, half)
+    if model.backbone == "llm_dit":
+        from unigrpo.backbones import llm_dit_files
+
+        return llm_dit_files.save(model, folder, info)
     save_tokenizer(model.tokenizer, folder / "tokenizer")
     tensors = model.state_dict()
     write_tensors(folder / "model.safetensors", {k: v.half() if half else v for k, v in tensors.items()})
@@ -132,6 +137,10 @@ def load_model(
         return bagel.load(folder, device=device, expected=expected)
     path, weights = folder / "model.json", folder / "model.safetensors"
     names = Card.__dataclass_fields__
+    if read_json(path).get("backbone") == "llm_dit":
+        from unigrpo.backbones import llm_dit_files
+
+        return llm_dit_files.load(folder, device, expected)
     data = read_json(path, *names)
     try:
         card = from_dict(Card, {name: data[name] for name in names})

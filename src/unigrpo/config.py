@@ -154,6 +154,7 @@ class RLConfig:
     advantage_eps: float = 1e-4
     advantage_ddof: int = 0
     image_weight: float = 1.0  # lambda of J = J_text + lambda J_flow
+    lora_rank: int = 0  # of the adapters that are trained in the weights' place; 0 = the weights themselves
     image_scale: float = 1.0  # factor on the image loss, whose log-ratios are means over latent elements
     regulariser: Literal["none", "latent_kl", "velocity_mse"] = "velocity_mse"
     velocity_mse_weight: float = 1.0
@@ -189,7 +190,7 @@ class RLConfig:
         numbers += " matching_samples matching_clip nft_beta data_weight reference_every"
         weights = "advantage_eps advantage_ddof image_weight image_scale velocity_mse_weight latent_kl_weight kl_text"
         weights += " nft_decay_rate"
-        require_ranges(self, "rl", positive=f"{counts} {numbers}", not_negative=weights)
+        require_ranges(self, "rl", positive=f"{counts} {numbers}", not_negative=weights + " lora_rank")
         require(self.advantage_ddof < self.group_size, "rl.advantage_ddof", "less than rl.group_size")
         require(
             self.transition != "cps" or self.noise_level <= 1,
@@ -323,9 +324,10 @@ class RunConfig:
     seed: int
     init: str | None  # parent run
     evaluate: tuple[Literal["yes", "no"], ...]  # thinking modes at evaluation
-    backbone: Literal["world", "bagel"] = "world"
+    backbone: Literal["world", "bagel", "llm_dit"] = "world"
     source: Literal["train", "shipped", "released"] = "train"  # of the base: trained, in this repository, or ...
-    released: str | None = None  # ... a local folder or hub id of published weights
+    released: str | None = None  # ... a local folder or hub id of published weights; for llm_dit the pipeline's
+    language_model: str | None = None  # llm_dit: the same of the language model
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto = CUDA where there is one
     precision: Literal["no", "bf16"] = "no"
     threads: int = 1
@@ -344,12 +346,33 @@ class RunConfig:
             "a folder or hub id for, and only for, source: released",
         )
         if self.stage == "base":
-            same = (self.backbone == "bagel") == (self.source == "released")
+            adopted = self.backbone != "world"
             require(
-                same, "base.source", "released for, and only for, backbone: bagel, which is not trained from nothing"
+                adopted == (self.source == "released"),
+                "base.source",
+                "released for, and only for, backbone: bagel and llm_dit, which are not trained from nothing",
             )
+            require(
+                (self.backbone == "llm_dit") == (self.language_model is not None),
+                "base.language_model",
+                "a folder or hub id for, and only for, backbone: llm_dit",
+            )
+        self._check_adapters()
         require(self.seed >= 0, "seed", "a whole number >= 0")
         require(self.threads >= 1, "threads", "a whole number >= 1")
+
+    def _check_adapters(self):
+        """``llm_dit`` trains adapters alone, and its painter reads text."""
+        if self.backbone != "llm_dit":
+            require(self.rl.lora_rank == 0, "rl.lora_rank", f"0 for backbone: {self.backbone}, got {self.rl.lora_rank}")
+            return
+        require(self.rl.lora_rank > 0, "rl.lora_rank", "more than 0 for backbone: llm_dit, which trains adapters alone")
+        require(
+            self.rl.context_gradient != "full",
+            "rl.context_gradient",
+            "stage_boundary or auto for backbone: llm_dit: its image part reads the trace as text, through which no"
+            " gradient flows",
+        )
 
 
 def to_dict(config) -> dict:

@@ -1,6 +1,7 @@
 """A run's checkpoint as a folder that stands for itself: ``python -m unigrpo.export RUN DIR``.
 
 Weights, tokenizer, configuration, provenance, licence and a model card with the run's scores where it has been judged.
+Adapters of released models (``llm_dit``) are also written as peft and diffusers read them.
 """
 
 from __future__ import annotations
@@ -26,17 +27,34 @@ STAGES = {
 }
 SECTIONS = {"rl": "rl", "sft": "supervised", "base": "supervised"}  # stage -> settings that its training read
 
+WHAT = {
+    "world": """\
+A Mixture-of-Transformers that writes a reasoning trace and then paints an image of {side} x {side} pixels by flow
+matching, in the synthetic world of unigrpo, a reproduction of UniGRPO
+([arXiv 2603.23500](https://arxiv.org/abs/2603.23500)). Its prompts have the world's few words; it knows nothing
+else.""",
+    "llm_dit": """\
+Adapters of rank {lora_rank} for the language model `{language_model}`, which writes a reasoning trace, and the
+pipeline `{pipeline}`, which paints prompt and trace as an image of {side} x {side} pixels. Trained with unigrpo, a
+reproduction of UniGRPO ([arXiv 2603.23500](https://arxiv.org/abs/2603.23500)).
+
+`language_model/` is for peft, `pytorch_lora_weights.safetensors` for a diffusers pipeline's `load_lora_weights`; the
+other files are for unigrpo. The two released models are not in this folder.""",
+}
+LICENCE = {
+    "world": "Apache-2.0, see `LICENSE`.",
+    "llm_dit": "The adapters: Apache-2.0, see `LICENSE`. The two released models have licences of their own.",
+}
+
 CARD = """---
-license: apache-2.0
+license: {kind}
 pipeline_tag: text-to-image
 tags: [unigrpo, flow-matching, reinforcement-learning]
 ---
 
 # {label}
 
-A Mixture-of-Transformers that writes a reasoning trace and then paints an image of {side} x {side} pixels by flow
-matching, in the synthetic world of unigrpo, a reproduction of UniGRPO
-([arXiv 2603.23500](https://arxiv.org/abs/2603.23500)). Its prompts have the world's few words; it knows nothing else.
+{what}
 
 | | |
 |---|---|
@@ -67,7 +85,7 @@ python -m unigrpo.sample --checkpoint . --prompt "a photo of a red circle and a 
 
 ## Licence
 
-Apache-2.0, see `LICENSE`.
+{licence}
 """
 
 
@@ -118,9 +136,13 @@ def card(folder: Path, cfg: RunConfig) -> str:
     """The model card of a run's checkpoint."""
     told = inspect.describe(folder)
     key = tuple(sorted(cfg.rl.train)) if cfg.stage == "rl" else cfg.stage
+    adapted = told["adapters_of"] or {}
+    kind = "llm_dit" if adapted else "world"
     return CARD.format(
         label=cfg.label,
-        side=told["image_size"],
+        kind="other" if adapted else "apache-2.0",
+        what=WHAT[kind].format(side=told["image_size"], **adapted),
+        licence=LICENCE[kind],
         method=STAGES[key],
         base=f"the run `{cfg.init}` of the same scale" if cfg.init else "none, trained from scratch",
         run=cfg.run,
@@ -149,6 +171,10 @@ def export(folder: Path, out: Path) -> None:
         for name in ("model.json", "model.safetensors", "run.json"):
             shutil.copyfile(folder / name, temporary / name)
         shutil.copytree(folder / "tokenizer", temporary / "tokenizer")
+        if cfg.backbone == "llm_dit":
+            from unigrpo.backbones import adapters  # diffusers takes seconds to import
+
+            adapters.convert(folder, temporary)
         shutil.copyfile(provenance.ROOT / "LICENSE", temporary / "LICENSE")
         write_json(temporary / "config.json", to_dict(cfg))
         write_text(temporary / "README.md", text)

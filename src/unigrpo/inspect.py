@@ -13,10 +13,13 @@ from unigrpo.experts import expert_of
 from unigrpo.files import digest, read_json
 from unigrpo.types import UserError
 
+ADAPTERS = {"llm": "text", "transformer": "image"}  # rooms of a file of adapters
+
 
 def parameters(path: Path) -> tuple[dict[str, int], list[str]]:
     """Numbers held by ``text``, ``image`` and ``fixed`` (codec, position tables, what reads pictures), and the types
-    they are stored in. Raises UserError for a file that is absent, damaged or not of this network."""
+    they are stored in; of adapters, what is in the file. Raises UserError for a file that is absent, damaged or not of
+    this network."""
     counts, kinds = {"text": 0, "image": 0, "fixed": 0}, set()
     try:
         with safe_open(path, "numpy") as file:
@@ -25,9 +28,10 @@ def parameters(path: Path) -> tuple[dict[str, int], list[str]]:
                 room, _, rest = name.partition(".")
                 if path.name == "ema.safetensors":
                     room, rest = "mot", name
-                if room not in ("mot", "codec"):
+                if room not in ("mot", "codec", *ADAPTERS):
                     raise UserError(f"{path}: unexpected tensor {name}, expected those of a unigrpo model")
-                counts[(expert_of(rest) if room == "mot" else None) or "fixed"] += math.prod(part.get_shape())
+                expert = expert_of(rest) if room == "mot" else ADAPTERS.get(room)
+                counts[expert or "fixed"] += math.prod(part.get_shape())
                 kinds.add(part.get_dtype())
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: not a complete safetensors file ({error})") from None
@@ -36,12 +40,16 @@ def parameters(path: Path) -> tuple[dict[str, int], list[str]]:
 
 def describe(folder: Path) -> dict:
     """Everything that the command tells; None for what the folder does not record."""
-    card = read_json(folder / "model.json", "architecture", "codec", "image_size")
+    card = read_json(folder / "model.json", "image_size")
+    adapted = card.get("backbone") == "llm_dit"
+    needed = ("language_model", "pipeline", "lora_rank") if adapted else ("architecture", "codec")
+    card = read_json(folder / "model.json", *needed)
     weights = run_folder.weights(folder)
     counts, kinds = parameters(weights)
     record, config = run_folder.record(folder), run_folder.configuration(folder)
     return {
-        "architecture": card["architecture"],
+        "architecture": card.get("architecture"),
+        "adapters_of": {key: card[key] for key in ("language_model", "pipeline", "lora_rank")} if adapted else None,
         "image_size": card["image_size"],
         **{key: card.get(key) for key in ("run", "seed", "stage")},
         **{key: record.get(key) for key in ("parent", "commit", "source_hash", "versions", "finished")},
@@ -56,12 +64,16 @@ def describe(folder: Path) -> dict:
 def lines(told: dict) -> list[str]:
     """The same for people."""
     a, n = told["architecture"], told["parameters"]
-    none = "not recorded"
-    shape = f"{a['layers']} layers, hidden size {a['hidden_size']}, {a['heads']} heads, {a['vocab_size']} tokens"
+    none, between = "not recorded", told["adapters_of"]
+    if between is None:
+        what = f"Mixture-of-Transformers, {a['layers']} layers, hidden size {a['hidden_size']}, {a['heads']} heads,"
+        what += f" {a['vocab_size']} tokens"
+    else:
+        what = f"adapters of rank {between['lora_rank']} for {between['language_model']} and {between['pipeline']}"
     origin = ", ".join(f"{key} {none if told[key] is None else told[key]}" for key in ("run", "seed", "stage"))
     settings = none if told["config"] is None else f"{len(run_folder.flat(told['config']))} settings (see --json)"
     rows = {
-        "what": f"Mixture-of-Transformers, {shape}, images of {told['image_size']} x {told['image_size']} pixels",
+        "what": f"{what}, images of {told['image_size']} x {told['image_size']} pixels",
         "from": f"{origin}, parent {told['parent'] or none}",
         "commit": told["commit"] or none,
         "finished": told["finished"] or none,

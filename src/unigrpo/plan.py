@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from unigrpo import cli, cost, sizes
+from unigrpo import cli, cost, pair_plan, sizes
 from unigrpo.config import RunConfig
 from unigrpo.provenance import ROOT
 from unigrpo.resolve import load_study, resolve
@@ -222,7 +222,11 @@ def main() -> None:
     cfg = resolve(study.catalogue, study.scale, study.scale_name, args.run, 0)
     if cfg.stage != "rl":
         raise UserError(f"--run {args.run}: expected a run that is reinforced, this one is supervised")
-    lines, fits = report(cfg, args.gpus, args.gpu_memory, args.tflops, args.bandwidth)
+    if cfg.backbone == "llm_dit":
+        base = resolve(study.catalogue, study.scale, study.scale_name, "base", 0)
+        lines, fits = pair_plan.report(cfg, base, args.gpu_memory)
+    else:
+        lines, fits = report(cfg, args.gpus, args.gpu_memory, args.tflops, args.bandwidth)
     print("\n".join(lines))
     if not fits:
         raise SystemExit(1)

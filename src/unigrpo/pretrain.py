@@ -133,11 +133,17 @@ def main() -> None:
 
 
 def adopt(cfg: RunConfig, out: Path) -> None:
-    """The base of a scale that starts from published weights: links to their files, and a record."""
-    from unigrpo.backbones import bagel  # diffusers takes seconds to import
+    """The base of a scale that starts from published weights, which are checked: links to their files, or fresh
+    adapters beside their names; and a record."""
+    started, info = time.monotonic(), {"run": cfg.run, "seed": cfg.seed, "stage": cfg.stage}
+    if cfg.backbone == "llm_dit":
+        from unigrpo.backbones import llm_dit_files
 
-    started = time.monotonic()
-    bagel.adopt(cfg.released, out, cfg.model, {"run": cfg.run, "seed": cfg.seed, "stage": cfg.stage})
+        llm_dit_files.adopt(cfg, out, info)
+    else:
+        from unigrpo.backbones import bagel  # diffusers takes seconds to import
+
+        bagel.adopt(cfg.released, out, cfg.model, info)
     facts = {"images": 0, "model_evaluations": 0, "updates": 0, "ema": True, "collapsed": False}
     seconds = time.monotonic() - started
     write_json(out / "run.json", provenance.record(cfg, device="none", wall_seconds=seconds, **facts))
@@ -151,7 +157,7 @@ def train(cfg: RunConfig, out: Path, init: Path | None, tracker: str | None = No
     model = (new_model(cfg) if init is None else checkpoint.load_model(init, expected=cfg.model)).to(accelerator.device)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=s.lr, weight_decay=s.weight_decay, betas=(0.9, 0.99), fused=True)
-    ema = AveragedModel(model.mot, multi_avg_fn=get_ema_multi_avg_fn(s.ema_decay))
+    ema = AveragedModel(model.network, multi_avg_fn=get_ema_multi_avg_fn(s.ema_decay))
     first, earlier = 0, 0.0
     settings = training_fingerprint(cfg, *([] if init is None else [run_folder.weights(init)]))
     state = checkpoint.load_state(out / "state", settings)
@@ -173,7 +179,7 @@ def train(cfg: RunConfig, out: Path, init: Path | None, tracker: str | None = No
         torch.nn.utils.clip_grad_norm_(parameters, s.clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        ema.update_parameters(model.mot)
+        ema.update_parameters(model.network)
         if (step + 1) % 50 == 0:
             bar.set_postfix(flow=f"{parts['flow']:.4f}", ce=f"{parts['ce']:.4f}")
             log.write(kind="train", step=step, lr=learning_rate(step, s), loss=loss, **parts)
@@ -209,7 +215,7 @@ def train(cfg: RunConfig, out: Path, init: Path | None, tracker: str | None = No
 
 def averaged(model: UnifiedModel, ema: AveragedModel) -> UnifiedModel:
     """The model with averaged weights: what is evaluated and saved."""
-    return model.with_mot(ema.module)
+    return model.with_network(ema.module)
 
 
 if __name__ == "__main__":

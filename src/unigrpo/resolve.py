@@ -292,7 +292,7 @@ def _compose(scale: dict, line: dict, run: str, scale_name: str, seed: int, data
     own = dict(scale.get(line["stage"], {}))
     sections = {key: scale.get(key, {}) for key in ("model", "sampling", "rl", "reward")}
     sections["weak_reward"] = sections["reward"] | scale.get("weak_reward", {})
-    origin = {key: own.pop(key) for key in ("source", "released") if key in own}
+    origin = {key: own.pop(key) for key in ("source", "released", "language_model") if key in own}
     if line["stage"] == "rl":
         own |= scale.get("methods", {}).get(settings.get("method", RLConfig.method), {})
         sections["supervised"] = scale.get(SFT, {}) | (data or {})

@@ -20,7 +20,7 @@ BAGEL_VOCABULARY = 152_064
 BAGEL_EYES = 437_095_328  # vision transformer, connector and its position table of BAGEL-7B-MoT
 BAGEL_AUTOENCODER = 83_819_683
 BAGEL_DECODER_CHANNELS = 256  # of the autoencoder at full resolution
-PROMPT_TOKENS = {"world": 20, "bagel": 200}  # assumed: with the frame, and BAGEL's system prompt
+PROMPT_TOKENS = {"world": 20, "bagel": 200, "llm_dit": 120}  # assumed: with the frame, and what precedes the prompt
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def score(rollout: Rollout, reward, verifier, mix: float) -> torch.Tensor:
 
 def optimizer_for(model, rl: RLConfig) -> tuple[torch.optim.Optimizer, dict[str, list]]:
     """AdamW with one group per trained expert and its own learning rate; frozen experts need no gradient."""
-    experts = model.mot.expert_parameters()
+    experts = model.expert_parameters()
     trained = {part: experts[part] for part in ("text", "image") if part in rl.train}
     for part, parameters in experts.items():
         for p in parameters:
@@ -100,6 +100,12 @@ def networks(cfg: RunConfig, model, reward) -> Networks:
         name = getattr(reward, "name", "of this run")
         raise UserError(
             f"{cfg.run}: rl.method: {cfg.rl.method} needs a differentiable reward, the reward {name} is not"
+        )
+
+    if cfg.backbone == "llm_dit" and model.origin.lora_rank != cfg.rl.lora_rank:
+        held = model.origin.lora_rank
+        raise UserError(
+            f"{cfg.run}: rl.lora_rank: expected {held}, that of the parent's adapters, got {cfg.rl.lora_rank}"
         )
 
     def frozen():

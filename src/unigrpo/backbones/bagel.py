@@ -51,7 +51,7 @@ class Bagel(UnifiedModel):
         self.system_prompt, self.cards = system_prompt, cards
         self.system_ids = self.prompt_ids([system_prompt])[0]
 
-    def with_mot(self, mot: MoT) -> Bagel:
+    def with_network(self, mot: MoT) -> Bagel:
         return Bagel(mot, self.codec, self.tokenizer, self.image_size, self.system_prompt, self.cards)
 
     def encode(self, prompt_ids: list[list[int]], trace: Trace | None) -> tuple[Tensor | None, Context]:

@@ -32,6 +32,15 @@ class Trace:
         return Trace(self.tokens[index, :width], mask[:, :width])
 
 
+def chosen_logp(logits: Tensor, trace: Trace, temperature: float) -> tuple[Tensor, Tensor]:
+    """Log-probabilities (B, T) in nats of the trace's tokens under softmax(logits / temperature), logits (B, T, V), and
+    the entropies (B, T), without gradient; both fp32, 0 where the mask is False."""
+    logp = (logits.float() / temperature).log_softmax(-1)
+    entropy = -(logp.detach().exp() * logp.detach()).sum(-1)  # told, not trained
+    chosen = logp.gather(-1, trace.tokens[..., None])[..., 0]
+    return chosen.masked_fill(~trace.mask, 0.0), entropy.masked_fill(~trace.mask, 0.0)
+
+
 class UnifiedModel(nn.Module):
     """Text and images from one network; ``mot`` is trained, ``codec`` is fixed: it encodes and decodes images as
     ``codec.PatchCodec`` does."""
@@ -48,7 +57,16 @@ class UnifiedModel(nn.Module):
     def device(self) -> torch.device:
         return self.mot.vae2llm.weight.device
 
-    def with_mot(self, mot: MoT) -> UnifiedModel:
+    @property
+    def network(self) -> MoT:
+        """What an average of weights is taken of."""
+        return self.mot
+
+    def expert_parameters(self) -> dict[str, list[nn.Parameter]]:
+        """Trainable parameters by expert, ``text`` and ``image``."""
+        return self.mot.expert_parameters()
+
+    def with_network(self, mot: MoT) -> UnifiedModel:
         """The same model with another network."""
         return UnifiedModel(mot, self.codec, self.tokenizer, self.image_size)
 
@@ -129,11 +147,7 @@ class UnifiedModel(nn.Module):
     def text_logp(self, hidden: Tensor, trace: Trace, temperature: float) -> tuple[Tensor, Tensor]:
         """Log-probabilities (B, T) in nats of the trace's tokens under softmax(logits / temperature), and their
         entropies (B, T), without gradient; both fp32, 0 where the mask is False. hidden as from :meth:`encode`."""
-        picked = hidden[:, : trace.tokens.shape[1]]
-        logp = (self.mot.logits(picked).float() / temperature).log_softmax(-1)
-        entropy = -(logp.detach().exp() * logp.detach()).sum(-1)  # told, not trained
-        chosen = logp.gather(-1, trace.tokens[..., None])[..., 0]
-        return chosen.masked_fill(~trace.mask, 0.0), entropy.masked_fill(~trace.mask, 0.0)
+        return chosen_logp(self.mot.logits(hidden[:, : trace.tokens.shape[1]]), trace, temperature)
 
     @torch.no_grad()
     def think(

@@ -161,7 +161,7 @@ def accumulate(method: ModuleType, nets: Networks, s: Slice, rl: RLConfig, accel
     for part, loss, measured in method.losses(nets, s, rl):
         metrics |= {f"{part}_{name}": value for name, value in measured.items()} | {f"{part}_loss": loss.detach()}
         if part == "image" and not rl.gradient_through_context:
-            accelerator.backward(loss * s.share, inputs=nets.model.mot.expert_parameters()["image"])
+            accelerator.backward(loss * s.share, inputs=nets.model.expert_parameters()["image"])
         else:
             joint.append(loss * s.share)
     if joint:

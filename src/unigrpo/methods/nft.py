@@ -47,4 +47,5 @@ def follow(nets: Networks, rl: RLConfig, updates: int) -> None:
     """old <- d old + (1 - d) policy, d = ``matching.old_decay`` of the optimiser steps so far."""
     d = old_decay(updates, rate=rl.nft_decay_rate, largest=rl.nft_decay_largest)
     for old, new in zip(nets.old.parameters(), nets.model.parameters(), strict=True):
-        old.copy_(d * old + (1 - d) * new)
+        if old is not new:  # weights that are not trained may be shared
+            old.copy_(d * old + (1 - d) * new)
