@@ -1,19 +1,19 @@
-"""How long the commands take to start.
+"""What it costs to start the commands, in processor time.
 
     python benchmarks/startup.py [--repeats 3]
 
 Calls every command of the method, the evaluations and the rewards with ``--help``, in turn and as often as told after
-one unmeasured round, and shows medians: what is paid before a command does anything. Prints a table in Markdown and
-writes all of it as JSON.
+one unmeasured round, and shows medians of user and system time: what is paid before a command does anything. Prints a
+table in Markdown and writes all of it as JSON.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -38,12 +38,18 @@ def commands() -> list[str]:
 
 
 def seconds(arguments: tuple[str, ...]) -> float:
-    """Of one process of this interpreter. Raises UserError where it fails."""
-    begun = time.perf_counter()
+    """Processor time of one process of this interpreter. Raises UserError where it fails."""
+    begun = spent()
     done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
     if done.returncode != 0:
         raise UserError(f"{' '.join(arguments)}: {done.stderr.strip()}")
-    return time.perf_counter() - begun
+    return spent() - begun
+
+
+def spent() -> float:
+    """Processor seconds of all finished children of this process."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def measure(names: list[str], repeats: int) -> dict:
@@ -77,7 +83,7 @@ def table(result: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure how long the commands take to start.")
+    parser = argparse.ArgumentParser(description="Measure what it costs to start the commands.")
     parser.add_argument("--repeats", type=int, default=3, help="measured rounds (default: 3)")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "startup.json")
     args = parser.parse_args()
