@@ -55,14 +55,14 @@ def test_shares_sum_to_one(result):
 
 
 def test_speeds_count_what_was_done(result):
-    """Smoke: 16 episodes of 8 tokens and 8 denoising steps; two optimiser steps that halve the episodes."""
-    assert (result["trace_tokens"], result["sizes"]["episodes"], result["sizes"]["denoising_steps"]) == (8, 16, 8)
+    """Smoke: 16 episodes of 8 tokens and 10 denoising steps; two optimiser steps that halve the episodes."""
+    assert (result["trace_tokens"], result["sizes"]["episodes"], result["sizes"]["denoising_steps"]) == (8, 16, 10)
     done = {
         name: {what: row["seconds"] * speed for what, speed in row["per_second"].items()}
         for name, row in result["phases"].items()
     }
     assert done["text rollout"] == pytest.approx({"tokens": 16 * 8})
-    assert done["image rollout"] == pytest.approx({"images": 16, "model evaluations": 16 * 8})
+    assert done["image rollout"] == pytest.approx({"images": 16, "model evaluations": 16 * 10})
     assert done["update"] == pytest.approx({"episodes": 16, "optimiser steps": 2})
     assert done["validation"] == pytest.approx({"images": 76})
 
