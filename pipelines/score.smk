@@ -18,6 +18,8 @@ rule sample:
     threads: THREADS
     resources:
         gpu=GPUS,
+        mem_mb=MEMORY,
+        runtime=MINUTES,
     params:
         modes=modes,
         run=subpath(input.model, parent=True),
@@ -44,6 +46,8 @@ rule score:
     threads: THREADS
     resources:
         gpu=GPUS,
+        mem_mb=MEMORY,
+        runtime=MINUTES,
     params:
         samples=subpath(input.done, parent=True),
         reward=subpath(input.reward, parent=True),

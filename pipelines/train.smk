@@ -46,6 +46,8 @@ rule pretrain:
     threads: THREADS
     resources:
         gpu=GPUS,
+        mem_mb=MEMORY,
+        runtime=MINUTES,
     params:
         out=subpath(output.model, parent=True),
     shell:
@@ -110,6 +112,8 @@ rule sft:
     threads: THREADS
     resources:
         gpu=GPUS,
+        mem_mb=MEMORY,
+        runtime=MINUTES,
     params:
         parent=subpath(input.parent, parent=True),
         out=subpath(output.model, parent=True),
@@ -134,6 +138,8 @@ rule tune:
     threads: THREADS
     resources:
         gpu=GPUS,
+        mem_mb=MEMORY,
+        runtime=MINUTES,
     params:
         run=subpath(input.model, parent=True),
     shell:
@@ -158,6 +164,8 @@ rule reward_data:
     threads: THREADS
     resources:
         gpu=GPUS,
+        mem_mb=MEMORY,
+        runtime=MINUTES,
     params:
         run=subpath(input.model, parent=True),
         out=subpath(output.images, parent=True),
@@ -186,6 +194,8 @@ rule learned_reward:
     threads: THREADS
     resources:
         gpu=GPUS,
+        mem_mb=MEMORY,
+        runtime=MINUTES,
     params:
         settings="reward",
         data=subpath(input.images, parent=True),
@@ -236,14 +246,17 @@ rule train:
     priority: 2
     conda:
         "../environment.yml"
-    threads: THREADS
+    threads: THREADS * PROCESSES
     resources:
-        gpu=GPUS,
+        gpu=GPUS * PROCESSES,
+        mem_mb=MEMORY_OF_ALL,
+        runtime=MINUTES,
     params:
+        launch=launcher(),
         parent=subpath(input.parent, parent=True),
         reward=subpath(input.reward, parent=True),
         out=subpath(output.model, parent=True),
     shell:
-        "python -m unigrpo.train --config {input.config:q} --init {params.parent:q}"
+        "{params.launch} unigrpo.train --config {input.config:q} --init {params.parent:q}"
         " --reward {params.reward:q} --decoding {input.decoding:q}"
         " --out {params.out:q} 2>&1 | tee {log:q}"

@@ -33,7 +33,8 @@ class Reward:
 
     def __call__(self, images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         check_images(images, prompts, self.name)
-        return checked(self.score(images, prompts), prompts, self.name)
+        with torch.autocast(images.device.type, enabled=False):  # in fp32 whatever the policy computes in
+            return checked(self.score(images, prompts), prompts, self.name)
 
     @property
     def parts(self) -> dict[str, Tensor]:

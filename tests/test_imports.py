@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = (
     ("types",),
     ("config", "seeding", "files", "cli", "compat", "metrics", "schema", "experts", "weights", "device"),
-    ("provenance", "setup", "sample_folder", "run_folder", "tracking"),
+    ("provenance", "setup", "processes", "sample_folder", "run_folder", "tracking"),
     (
         "flow",
         "windows",
@@ -25,6 +25,8 @@ ROOMS = (
         "ema",
         "world",
         "backbones",
+        "lora",
+        "sharding",
         "checkpoint",
         "resolve",
         "cost",

@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests import tiny
@@ -76,20 +75,18 @@ def test_activations_are_those_that_autograd_keeps(size, parts):
 
 
 def test_checkpointed_layers_keep_their_inputs():
-    """With torch's checkpointing around every layer of the real model; the formula adds one layer computed again."""
+    """Of the real model; the formula adds one layer computed again."""
     cfg, model, nets, part, told = update(MEDIUM)
     inputs = {}
 
-    def checkpointed(plain):
-        def forward(streams, ropes, mask, past):
-            for tensor in [x for _, x in streams] + [x for pair in ropes for x in pair] + [mask, *(past or ())]:
-                inputs[tensor.untyped_storage().data_ptr()] = tensor  # torch holds these outside of its hooks
-            return checkpoint(plain, streams, ropes, mask, past, use_reentrant=False)
+    def hold(layer, given):
+        streams, ropes, mask, past = given
+        for tensor in [x for _, x in streams] + [x for pair in ropes for x in pair] + [mask, *(past or ())]:
+            inputs[tensor.untyped_storage().data_ptr()] = tensor  # torch holds these outside of its hooks
 
-        return forward
-
+    model.mot.checkpoint_activations()
     for layer in model.mot.language_model.model.layers:
-        layer.forward = checkpointed(layer.forward)
+        layer.register_forward_pre_hook(hold)
     measured = kept(model, lambda: list(grpo.losses(nets, part, cfg.rl)))
     measured += sum(tensor.untyped_storage().nbytes() for tensor in inputs.values())
     planned = sizes.activations(sizes.network(cfg), told, True, checkpointing=True)
@@ -171,16 +168,24 @@ def test_a_small_scale_fits(capsys):
     assert code == 0 and "fits          yes" in out and "what would make it fit" not in out
 
 
-def test_bagel_does_not_fit_and_is_told_what_would_help(capsys):
-    code, out = run(capsys, "--scale", "paper", "--gpus", "8", "--gpu-memory", "80")
-    assert code == 1 and "fits          no" in out
+def test_the_papers_scale_fits_its_devices(capsys):
+    code, out = run(capsys, "--scale", "paper")
+    assert code == 0 and "8 x 80 GB" in out and "fits          yes" in out
     assert "parameters" in out and "with checkpointing" in out and "FLOPs" in out and "hours" in out
     assert all(f"\n  {word}" in out for word in plan.KINDS)
-    assert "split among 8 devices" in out and "rollouts in parts of" in out and "then about" in out
+
+
+def test_smaller_devices_are_told_what_would_help(capsys):
+    code, out = run(capsys, "--scale", "paper", "--gpu-memory", "74")
+    assert code == 1 and "fits          no" in out and "rl.rollout_batch: " in out and "then about" in out
+    code, out = run(capsys, "--scale", "paper", "--gpu-memory", "40")
+    assert code == 1 and "and still more: larger devices" in out
 
 
 def test_what_helps_is_enough(root):
     cfg = configured(root, "paper")
+    plain = replace(cfg, processes=1, sharding=False, activation_checkpointing=False)
+    cfg = replace(plain, rl=replace(cfg.rl, micro_batch=8, rollout_batch=0))
     room = 80e9 * (1 - plan.RESERVED)
     steps = plan.remedies(cfg, 8, room)
     needs = [plan.need(cfg, plan.as_it_is(cfg, 8)), *(plan.need(cfg, setup) for _, setup in steps)]
@@ -199,6 +204,30 @@ def test_more_in_a_batch_needs_more_and_costs_more(root):
     assert again == pytest.approx(4 / 3 * plan.work(cfg, small)["update"])
 
 
+@pytest.mark.parametrize("scale", ["smoke", "cpu", "gpu", "paper"])
+def test_all_devices_together_hold_what_one_does(root, scale):
+    """Split, every device has its share of what stands, and fewer episodes either way."""
+    cfg = replace(configured(root, scale), processes=2, sharding=True)
+    one, two = (plan.memory(cfg, plan.as_it_is(cfg, n))["update"] for n in (1, 2))
+    codec = sizes.FLOAT * sizes.network(cfg).codec
+    for kind in ("weights", "reference"):
+        assert two[kind] == pytest.approx((one[kind] + codec) / 2, abs=1)
+    for kind in ("gradients", "optimiser"):
+        assert two[kind] == pytest.approx(one[kind] / 2, abs=1)
+    assert two["latents"] == one["latents"] / 2
+    whole = replace(cfg, sharding=False)
+    assert plan.memory(whole, plan.as_it_is(whole, 2))["update"]["weights"] == one["weights"]
+
+
+def test_a_scale_that_does_not_fit_is_refused(root):
+    cfg = configured(root, "paper")
+    plan.check_fits(cfg, 80_000_000_000)
+    with pytest.raises(
+        plan.UserError, match="scale paper: unigrpo needs about .* GB on each of 8 devices, there are 24.0"
+    ):
+        plan.check_fits(cfg, 24_000_000_000)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -206,6 +235,10 @@ def test_more_in_a_batch_needs_more_and_costs_more(root):
         (("--scale", "cpu", "--run", "nothing"), "--config run=nothing: no such run"),
         (("--scale", "cpu", "--run", "sft"), "--run sft: expected a run that is reinforced"),
         (("--scale", "cpu", "--gpus", "0"), "--gpus: expected a number above 0, got 0"),
+        (
+            ("--scale", "paper", "--gpus", "3"),
+            "--gpus 3: processes: expected a divisor of rl.prompts_per_rollout / rl.",
+        ),
         (("--scale", "cpu", "--gpu-memory", "nan"), "--gpu-memory: expected a number above 0, got nan"),
         ((), "the following arguments are required: --scale"),
     ],

@@ -143,6 +143,17 @@ def test_one_run_needs_only_what_it_descends_from(shipped):
     assert "table" not in jobs and "figure" not in jobs
 
 
+def test_several_processes_are_started_together(shipped):
+    """Reinforcement alone has them, and their devices."""
+    of = ("--cores", "64", "--resources", "gpu=8", "--config", "scale=paper", "run=unigrpo")
+    done = snakemake(shipped, "one_run", "-n", "-p", *of)
+    jobs = {text.split(":")[0]: text for text in re.split(r"\nrule ", done.stdout + done.stderr)}
+    assert "accelerate launch --multi_gpu --num_processes 8 " in jobs["train"], done.stderr
+    assert "-m unigrpo.train --config" in jobs["train"] and "python -m unigrpo.pretrain" in jobs["sft"]
+    for job, words in {"train": ("gpu=8", "threads: 64"), "sft": ("gpu=1", "threads: 8")}.items():
+        assert all(word in jobs[job] for word in (*words, "mem_mb=100000", "runtime=10080")), jobs[job]
+
+
 def test_the_base_is_trained_apart_before_it_is_shipped(shipped):
     assert plan(shipped, "ship_base") == {"config": 1, "pretrain": 1, "ship_base": 1}
 

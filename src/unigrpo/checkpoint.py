@@ -22,6 +22,7 @@ from unigrpo.backbones.mot import MoT, MoTConfig
 from unigrpo.backbones.unified import UnifiedModel
 from unigrpo.config import ModelConfig, from_dict, require
 from unigrpo.files import read_json, replacing, write_json
+from unigrpo.sharding import full, like
 from unigrpo.types import UserError
 
 FORMAT = 1
@@ -105,7 +106,7 @@ def load_weights(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> N
     """Load ``tensors`` into ``module`` (cast to its dtypes). Raises UserError naming the first that differs."""
     check_weights(module, tensors, path)
     own = module.state_dict()
-    module.load_state_dict({k: v.to(own[k].dtype) for k, v in tensors.items()})
+    module.load_state_dict({k: like(own[k], v.to(own[k].dtype)) for k, v in tensors.items()})
 
 
 def save_model(model: UnifiedModel, folder: Path, info: dict, half: bool = False) -> None:
@@ -215,10 +216,12 @@ def load_state(folder: Path, settings: str) -> tuple[int, dict[str, Tensor], dic
 
 
 def gather(modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Everything a resumed run needs, as named tensors: modules by name, and the optimiser in parameter order."""
-    tensors = {f"{name}/{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
+    """Everything a resumed run needs, as named tensors: modules by name, and the optimiser in parameter order. Of
+    split modules the main process alone gets the tensors, as they are without the split."""
+    states = {name: module.state_dict() for name, module in modules.items()}
+    tensors = {f"{name}/{key}": full(value) for name, state in states.items() for key, value in state.items()}
     for index, part in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{index}/{key}": torch.as_tensor(value) for key, value in part.items()}
+        tensors |= {f"optimizer/{index}/{key}": full(torch.as_tensor(value)) for key, value in part.items()}
     return tensors
 
 
@@ -245,7 +248,7 @@ def restore(
         shapes = [value.shape for value in found.values()]
         if shapes != [torch.Size(), parameter.shape, parameter.shape]:
             raise UserError(f"{path}: optimizer/{index}: expected {', '.join(MOMENTS)} of its parameter's shape")
-        state[index] = found
+        state[index] = {key: value if key == "step" else like(parameter, value) for key, value in found.items()}
     if moments:
         raise UserError(f"{path}: unexpected tensor optimizer/{min(moments)}: a state of another training?")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -134,6 +134,7 @@ class RLConfig:
     epochs: int = 2  # optimiser steps per rollout
     epoch_convention: Literal["halves", "repeat"] = "halves"  # disjoint parts of the rollout, or all of it each time
     micro_batch: int = 144  # episodes per backward pass
+    rollout_batch: int = 0  # episodes that a process thinks and paints at once, the same ones; 0 = all of its own
     steps: int = 10  # denoising grid in training
     grid: Literal["points", "steps"] = "steps"
     shift: float = 3.0
@@ -189,8 +190,8 @@ class RLConfig:
         numbers = "shift noise_level temperature clip_text clip_image lr_text lr_image clip_norm"
         numbers += " matching_samples matching_clip nft_beta data_weight reference_every"
         weights = "advantage_eps advantage_ddof image_weight image_scale velocity_mse_weight latent_kl_weight kl_text"
-        weights += " nft_decay_rate"
-        require_ranges(self, "rl", positive=f"{counts} {numbers}", not_negative=weights + " lora_rank")
+        weights += " nft_decay_rate rollout_batch lora_rank"
+        require_ranges(self, "rl", positive=f"{counts} {numbers}", not_negative=weights)
         require(self.advantage_ddof < self.group_size, "rl.advantage_ddof", "less than rl.group_size")
         require(
             self.transition != "cps" or self.noise_level <= 1,
@@ -331,6 +332,9 @@ class RunConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto = CUDA where there is one
     precision: Literal["no", "bf16"] = "no"
     threads: int = 1
+    processes: int = 1  # of reinforcement: one a device, each with its share of every rollout's prompts
+    sharding: bool = False  # weights, gradients and optimiser state split among the processes (FSDP)
+    activation_checkpointing: bool = False  # layers are computed again in the backward pass, not kept
     model: ModelConfig = field(default_factory=ModelConfig)
     supervised: SupervisedConfig = field(default_factory=SupervisedConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -360,12 +364,25 @@ class RunConfig:
         self._check_adapters()
         require(self.seed >= 0, "seed", "a whole number >= 0")
         require(self.threads >= 1, "threads", "a whole number >= 1")
+        require(self.processes >= 1, "processes", "a whole number >= 1")
+        if self.stage == "rl":
+            self._check_layout()
+
+    def _check_layout(self):
+        """What cannot be split, or trained as adapters."""
+        rl = self.rl
+        if self.sharding:
+            require(self.processes > 1, "sharding", "false for processes: 1, which has nobody to share with")
+            require(rl.lora_rank == 0, "rl.lora_rank", f"0 with sharding, got {rl.lora_rank}")
+        if rl.lora_rank:
+            require(rl.method != "gardo", "rl.lora_rank", "0 for gardo, whose reference becomes the policy")
 
     def _check_adapters(self):
         """``llm_dit`` trains adapters alone, and its painter reads text."""
         if self.backbone != "llm_dit":
-            require(self.rl.lora_rank == 0, "rl.lora_rank", f"0 for backbone: {self.backbone}, got {self.rl.lora_rank}")
             return
+        require(not self.sharding, "sharding", "false for backbone: llm_dit, whose released weights are not trained")
+        require(not self.activation_checkpointing, "activation_checkpointing", "false for backbone: llm_dit")
         require(self.rl.lora_rank > 0, "rl.lora_rank", "more than 0 for backbone: llm_dit, which trains adapters alone")
         require(
             self.rl.context_gradient != "full",
@@ -373,6 +390,18 @@ class RunConfig:
             "stage_boundary or auto for backbone: llm_dit: its image part reads the trace as text, through which no"
             " gradient flows",
         )
+
+
+def check_processes(cfg: RunConfig) -> None:
+    """Raise UserError where the prompts of a rollout cannot be split equally among the processes of a run: not a
+    property of a scale or of a run's line, but of the two together."""
+    rl, n = cfg.rl, cfg.processes
+    prompts = rl.prompts_per_rollout
+    require(n <= prompts, "processes", f"at most rl.prompts_per_rollout = {prompts}, got {n}")
+    if n > 1 and rl.epoch_convention == "halves":
+        each = f"rl.prompts_per_rollout / rl.epochs = {prompts} / {rl.epochs}"
+        require(prompts // rl.epochs % n == 0, "processes", f"a divisor of {each}, got {n}")
+    require(prompts % n == 0, "processes", f"a divisor of rl.prompts_per_rollout = {prompts}, got {n}")
 
 
 def to_dict(config) -> dict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 IMAGE_ONLY = ("vae2llm", "llm2vae", "time_embedder")
+ADAPTER = "lora_"  # in the names of adapters, which are trained in the place of the weights
 FIXED = ("latent_pos_embed", "vit_pos_embed", "vit_model", "connector")  # position tables; what reads pictures
 
 

@@ -13,10 +13,13 @@ from unigrpo.types import UserError
 class MetricsLog:
     """Appends rows, and hands each to ``follow`` where one is given. A run that starts at ``step`` > 0 keeps the rows
     before it (by the key that counts steps) and drops a last line that a kill cut short; at 0 the log starts anew.
-    Raises UserError naming a damaged line."""
+    With ``path`` None nothing is written: for a process that is not the main one. Raises UserError naming a damaged
+    line."""
 
-    def __init__(self, path: Path, key: str, step: int, follow: Callable[[dict], None] | None = None):
+    def __init__(self, path: Path | None, key: str, step: int, follow: Callable[[dict], None] | None = None):
         self.path, self.follow = path, follow
+        if path is None:
+            return
         kept = []
         if step:
             whole, end, _ = read_text(path).rpartition("\n")
@@ -28,6 +31,8 @@ class MetricsLog:
         write_text(path, "".join(kept))
 
     def write(self, **row) -> None:
+        if self.path is None:
+            return
         plain = {k: _plain(v) for k, v in row.items()}
         with writing(self.path), self.path.open("a") as file:
             file.write(json.dumps(plain) + "\n")

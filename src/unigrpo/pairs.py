@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unigrpo import seeding
+from unigrpo import flow, seeding
 from unigrpo.backbones.unified import UnifiedModel
 from unigrpo.config import RLConfig
 from unigrpo.matching import noised
-from unigrpo.rollout import Replay, Rollout, paint, replay_text, think
+from unigrpo.rollout import Replay, Rollout, in_parts, paint, replay_text, think
 from unigrpo.types import Prompt
 
 
@@ -24,6 +24,8 @@ from unigrpo.types import Prompt
 class PairTrack:
     """B finished images with M pairs each: clean (B, *L) latents; pair_times (B, M), in (0, 1]; noise (B, M, *L)
     standard normal; images (B, 3, H, W) in [0, 1]."""
+
+    SHARED = ()
 
     clean: Tensor
     pair_times: Tensor
@@ -49,14 +51,19 @@ def draw_times(times: Tensor, b: int, m: int, generator: torch.Generator) -> Ten
 def roll_out_pairs(
     model: UnifiedModel, prompts: list[Prompt], rl: RLConfig, max_tokens: int, seed: int, index: int
 ) -> Rollout:
-    """Episodes without any stochastic step, and their pairs."""
-    begun = think(model, prompts, rl, max_tokens, seed, index)
-    clean, _ = paint(model, begun.context, begun.x, begun.times, guidance=rl.guidance)
-    b, m = len(clean), rl.matching_samples
-    times = draw_times(begun.times.cpu(), b, m, seeding.generator(seed, "pair times", index)).to(model.device)
+    """This process's episodes, without any stochastic step, and their pairs."""
+    b, m = len(prompts) * rl.group_size, rl.matching_samples
+    grid = flow.time_grid(rl.steps, rl.shift, rl.grid)
+    times = draw_times(grid, b, m, seeding.generator(seed, "pair times", index))
     noise = torch.randn(b, m, *model.latent_shape, generator=seeding.generator(seed, "pair noise", index))
-    track = PairTrack(clean, times, noise.to(model.device), model.decode(clean))
-    return begun.finish(track, rl.n_steps)
+
+    def make(rows: list[int]) -> Rollout:
+        begun = think(model, prompts, rl, max_tokens, seed, index, rows)
+        clean, _ = paint(model, begun.context, begun.x, begun.times, guidance=rl.guidance)
+        own_times, own_noise = (x[rows].to(model.device) for x in (times, noise))
+        return begun.finish(PairTrack(clean, own_times, own_noise, model.decode(clean)), rl.n_steps)
+
+    return in_parts(make, len(prompts), rl)
 
 
 def replay_pairs(model: UnifiedModel, rollout: Rollout, rl: RLConfig) -> Replay:

@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 
 from unigrpo import cli, files
-from unigrpo.config import RLConfig, RunConfig, SupervisedConfig, from_dict, reward_parts, to_dict
+from unigrpo.config import RLConfig, RunConfig, SupervisedConfig, check_processes, from_dict, reward_parts, to_dict
 from unigrpo.schema import check, nearest, read_yaml
 from unigrpo.types import UserError
 from unigrpo.world.pool import training_pool
@@ -33,6 +33,7 @@ BASE = "base"  # the one run without a parent
 SFT = "sft"  # the run that decoding is chosen and the reward learned on
 COMMON = ("label", "stage", "init", "evaluate")  # keys of a run's line that are not settings of its stage
 MODES = {"yes": "think", "no": "direct"}  # thinking at evaluation, as tables say it -> as files say it
+LAYOUT = ("processes", "sharding", "activation_checkpointing")  # of reinforcement among devices
 OF_TRAINING = (  # kinds of table and figure that need no images of their runs
     "training", "curves", "progress", "regularisers", "overoptimisation", "frontier", "mechanism", "sheets"
 )  # fmt: skip
@@ -297,7 +298,7 @@ def _compose(scale: dict, line: dict, run: str, scale_name: str, seed: int, data
         own |= scale.get("methods", {}).get(settings.get("method", RLConfig.method), {})
         sections["supervised"] = scale.get(SFT, {}) | (data or {})
     sections["rl" if line["stage"] == "rl" else "supervised"] = own | settings
-    machine = {key: scale[key] for key in ("backbone", "device", "precision", "threads") if key in scale}
+    machine = {key: scale[key] for key in ("backbone", "device", "precision", "threads", *LAYOUT) if key in scale}
     return from_dict(
         RunConfig, {"run": run, "scale": scale_name, "seed": seed, **common, **origin, **machine, **sections}
     )
@@ -321,10 +322,11 @@ def part(resolved: dict, name: str) -> dict:
     if name == "config":
         return resolved
     stage = "rl" if resolved["stage"] == "rl" else "supervised"
-    own = {"training": {stage}, "reward": {"reward"}, "weak_reward": {"weak_reward"}}.get(name, set())
+    trained = {stage, *LAYOUT} if stage == "rl" else {stage}
+    own = {"training": trained, "reward": {"reward"}, "weak_reward": {"weak_reward"}}.get(name, set())
     if name == "training" and stage == "rl" and _needs_data(resolved["rl"]["method"]):
         own = own | {"supervised"}
-    drop = {"label", "evaluate", "supervised", "rl", "reward", "weak_reward"} - own
+    drop = {"label", "evaluate", "supervised", "rl", "reward", "weak_reward", *LAYOUT} - own
     unread = {"evaluation": _TUNING, "tuning": _EVALUATION}.get(name, _TUNING | _EVALUATION)
     sampling = {key: value for key, value in resolved["sampling"].items() if key not in unread}
     return {key: value for key, value in resolved.items() if key not in drop} | {"sampling": sampling}
@@ -405,6 +407,16 @@ def _check_runs(catalogue: dict, scale: dict, scale_name: str) -> None:
                 raise UserError(f"runs.{run}.{key}: changes nothing, {key} is {value} without it; leave it out")
 
 
+def _check_split(catalogue: dict, scale: dict, scale_name: str, run: str) -> None:
+    """A run that is to be made can be split among the scale's processes."""
+    config = resolve(catalogue, scale, scale_name, run, 0)
+    if config.stage == "rl":
+        try:
+            check_processes(config)
+        except UserError as error:
+            raise UserError(f"runs.{run}: {error}") from None
+
+
 def load_study(catalogue_file: Path, scale_folder: Path, options: dict) -> Study:
     """The study that ``options`` choose: ``scale`` (default cpu), ``seeds`` in place of the scale's,
     ``run``, one run of the catalogue, and ``group``, one of its groups of tables and figures.
@@ -429,8 +441,11 @@ def load_study(catalogue_file: Path, scale_folder: Path, options: dict) -> Study
         raise UserError(f"--config group={options['group']}: no such group{nearest(options['group'], known)}")
     scale = scale | {"seeds": options.get("seeds", scale["seeds"])}
     check(scale, "scale", "--config")
+    asked = [options["run"]] if "run" in options else []
     try:
         _check_runs(catalogue, scale, name)
+        for run in {*runs_in_use(catalogue), *asked}:
+            _check_split(catalogue, scale, name, run)
     except UserError as error:
         raise UserError(f"{catalogue_file}: {error} (with {scale_file})") from None
     return Study(catalogue, name, scale)

@@ -8,14 +8,15 @@ named by (seed, rollout index).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from unigrpo import flow, seeding, windows
+from unigrpo import flow, processes, seeding, windows
 from unigrpo.backbones.mot import Context
 from unigrpo.backbones.unified import Trace, UnifiedModel
 from unigrpo.config import RLConfig
@@ -29,6 +30,8 @@ class ImageTrack:
     times (N+1,) the whole grid; window: its S stochastic steps, increasing; latents, next_latents (B, S, *L): the
     state before and after each of them; noise (B, S, *L) the standard normal draws; images (B, 3, H, W) in [0, 1].
     """
+
+    SHARED = ("times", "window")
 
     times: Tensor
     window: Sequence[int]
@@ -56,6 +59,8 @@ def diversity(images: Tensor, group_size: int) -> Tensor:
 
 class Track(Protocol):
     """What every method's record of B paintings has; the rest is the method's own."""
+
+    SHARED: ClassVar[tuple[str, ...]]  # fields that belong to the rollout; all others have a row an episode
 
     images: Tensor  # (B, 3, H, W) finished, in [0, 1]
     drawn: dict[str, int]
@@ -179,13 +184,17 @@ class Start:
 
 
 @torch.no_grad()
-def think(model: UnifiedModel, prompts: list[Prompt], rl: RLConfig, max_tokens: int, seed: int, index: int) -> Start:
-    """Begin ``rl.group_size`` episodes of each prompt; ``index`` is the rollout's number in its run."""
+def think(
+    model: UnifiedModel, prompts: list[Prompt], rl: RLConfig, max_tokens: int, seed: int, index: int, rows: list[int]
+) -> Start:
+    """Begin the episodes ``rows`` of a rollout of ``rl.group_size`` episodes of each prompt; ``index`` is the rollout's
+    number in its run. An episode's draws do not depend on which others are begun with it."""
     groups, b = rl.group_size, len(prompts) * rl.group_size
-    episodes = tuple(p for p in prompts for _ in range(groups))
-    prompt_ids = [ids for ids in model.prompt_ids([p.text for p in prompts]) for _ in range(groups)]
+    episodes = tuple(prompts[i // groups] for i in rows)
+    ids = model.prompt_ids([p.text for p in prompts])
+    prompt_ids = [ids[i // groups] for i in rows]
     if rl.thinking:
-        uniforms = torch.rand(b, max_tokens, generator=seeding.generator(seed, "text", index)).to(model.device)
+        uniforms = torch.rand(b, max_tokens, generator=seeding.generator(seed, "text", index))[rows].to(model.device)
         trace, context = model.think(prompt_ids, max_tokens, uniforms, rl.temperature)
     else:
         trace, context = None, model.read_prompts(prompt_ids)
@@ -195,7 +204,7 @@ def think(model: UnifiedModel, prompts: list[Prompt], rl: RLConfig, max_tokens: 
         *model.latent_shape,
         generator=seeding.generator(seed, "start", index),
     )
-    x = start.expand(-1, groups, -1, -1).reshape(b, *model.latent_shape).to(model.device)
+    x = start.expand(-1, groups, -1, -1).reshape(b, *model.latent_shape)[rows].to(model.device)
     times = flow.time_grid(rl.steps, rl.shift, rl.grid).to(model.device)
     return Start(episodes, prompt_ids, trace, context, times, x, max_tokens)
 
@@ -204,25 +213,65 @@ def think(model: UnifiedModel, prompts: list[Prompt], rl: RLConfig, max_tokens: 
 def roll_out(
     model: UnifiedModel, prompts: list[Prompt], rl: RLConfig, max_tokens: int, seed: int, index: int
 ) -> Rollout:
-    """Episodes with a window of stochastic steps."""
-    begun = think(model, prompts, rl, max_tokens, seed, index)
+    """This process's episodes, with a window of stochastic steps."""
     window = stochastic_steps(rl, seed, index)
-    shape = len(begun.x), len(window), *model.latent_shape
-    noise = torch.randn(shape, generator=seeding.generator(seed, "noise", index)).to(model.device)
-    final, kept = paint(
-        model,
-        begun.context,
-        begun.x,
-        begun.times,
-        guidance=rl.guidance,
-        window=window,
-        transition=rl.transition,
-        noise_level=rl.noise_level,
-        noise=noise,
+    shape = len(prompts) * rl.group_size, len(window), *model.latent_shape
+    drawn = torch.randn(shape, generator=seeding.generator(seed, "noise", index))
+
+    def make(rows: list[int]) -> Rollout:
+        begun = think(model, prompts, rl, max_tokens, seed, index, rows)
+        noise = drawn[rows].to(model.device)
+        final, kept = paint(
+            model,
+            begun.context,
+            begun.x,
+            begun.times,
+            guidance=rl.guidance,
+            window=window,
+            transition=rl.transition,
+            noise_level=rl.noise_level,
+            noise=noise,
+        )
+        latents, next_latents = (torch.stack(states, 1) for states in zip(*kept, strict=True))
+        image = ImageTrack(begun.times, window, latents, next_latents, noise, model.decode(final))
+        return begun.finish(image, rl.n_steps * (2 if rl.guidance > 1 else 1))
+
+    return in_parts(make, len(prompts), rl)
+
+
+def in_parts(make: Callable[[list[int]], Rollout], n_prompts: int, rl: RLConfig) -> Rollout:
+    """This process's episodes of a rollout of ``n_prompts`` prompts, made ``rl.rollout_batch`` at a time: keys, values
+    and activations are held for that many."""
+    rows = processes.episodes(n_prompts, rl)
+    size = rl.rollout_batch or len(rows)
+    return joined([make(rows[i : i + size]) for i in range(0, len(rows), size)])
+
+
+def joined(parts: list[Rollout]) -> Rollout:
+    """One rollout of the episodes of several."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    values: dict[str, object] = {}
+    for name in first.image.__dataclass_fields__:
+        own = [getattr(part.image, name) for part in parts]
+        values[name] = own[0] if name in first.image.SHARED else torch.cat(own)
+    return Rollout(
+        tuple(prompt for part in parts for prompt in part.prompts),
+        [ids for part in parts for ids in part.prompt_ids],
+        None if first.trace is None else stacked([part.trace for part in parts]),
+        type(first.image)(**values),
+        sum(part.model_evaluations for part in parts),
+        first.max_tokens,
     )
-    latents, next_latents = (torch.stack(states, 1) for states in zip(*kept, strict=True))
-    image = ImageTrack(begun.times, window, latents, next_latents, noise, model.decode(final))
-    return begun.finish(image, rl.n_steps * (2 if rl.guidance > 1 else 1))
+
+
+def stacked(traces: list[Trace]) -> Trace:
+    """The rows of several traces, as wide as the widest."""
+    width = max(trace.tokens.shape[1] for trace in traces)
+    tokens, masks = ([pad(x, (0, width - x.shape[1])) for x in rows] for rows in zip(
+        *((t.tokens, t.mask) for t in traces), strict=True))  # fmt: skip
+    return Trace(torch.cat(tokens), torch.cat(masks))
 
 
 def replay_text(model: UnifiedModel, rollout: Rollout, rl: RLConfig) -> tuple[Tensor | None, Tensor | None, Context]:

@@ -47,6 +47,12 @@ class Samples:
     model_evaluations: int
 
 
+def joined(parts: list[Samples]) -> Samples:
+    """The samples of several calls, one after the other."""
+    images, traces = np.concatenate([p.images for p in parts]), [text for p in parts for text in p.traces]
+    return Samples(images, traces, sum(p.model_evaluations for p in parts))
+
+
 def sample(
     model: UnifiedModel,
     jobs: list[tuple[Prompt, int]],

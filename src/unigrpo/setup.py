@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import os
+from datetime import timedelta
+
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 
 from unigrpo.config import RunConfig
 from unigrpo.types import UserError
+
+PATIENCE = timedelta(hours=3)  # of processes with each other: one saves or reads while the others wait
+
+
+def join_others(cfg: RunConfig) -> None:
+    """Where a run has several processes, meet them; chooses this one's device. Raises UserError where there are fewer
+    CUDA devices than processes of this machine."""
+    here, devices = int(os.environ.get("LOCAL_WORLD_SIZE", cfg.processes)), torch.cuda.device_count()
+    if cfg.processes > 1:
+        if cfg.device != "cpu" and devices < here:
+            raise UserError(f"processes: {here} here need a CUDA device each, there are {devices}; or set device: cpu")
+        PartialState(cpu=cfg.device == "cpu", timeout=PATIENCE)
 
 
 def accelerate_for(cfg: RunConfig, **options) -> Accelerator:
@@ -15,4 +30,14 @@ def accelerate_for(cfg: RunConfig, **options) -> Accelerator:
     torch.set_num_threads(cfg.threads)
     if cfg.device == "cuda" and not torch.cuda.is_available():
         raise UserError("device: 'cuda' was asked for, but this machine has no CUDA device")
+    if cfg.stage == "rl":
+        join_others(cfg)
     return Accelerator(cpu=cfg.device == "cpu", mixed_precision=cfg.precision, **options)
+
+
+def device_memory(cfg: RunConfig) -> int:
+    """Bytes of the device of one of the run's processes: of a CUDA device, or its part of the machine's memory."""
+    if cfg.device != "cpu" and torch.cuda.is_available():
+        return torch.cuda.get_device_properties(int(os.environ.get("LOCAL_RANK", 0))).total_memory
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return machine // int(os.environ.get("LOCAL_WORLD_SIZE", 1))

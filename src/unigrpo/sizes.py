@@ -1,6 +1,6 @@
 """How large a model and an update of it are, in closed form: parameters, bytes kept for the backward pass, FLOPs.
 
-Counted from a configuration alone, before anything is loaded. Bytes are those of fp32, which training computes in.
+Counted from a configuration alone, before anything is loaded. Bytes are those of fp32.
 Activations are what autograd keeps of the implementation in ``backbones/mot.py`` on a CPU; fused kernels keep less,
 so they are an upper bound elsewhere. Imports no torch.
 """
@@ -35,7 +35,8 @@ class Network:
     vocabulary: int
     token_dim: int  # numbers of a latent token
     table: int  # rows of the latents' position table
-    beside: int  # fixed numbers that are not the decoder's
+    eyes: int  # fixed numbers of what reads pictures
+    codec: int  # and of what encodes and decodes them
 
     @property
     def kv(self) -> int:
@@ -68,7 +69,8 @@ def network(cfg: RunConfig) -> Network:
         BAGEL_VOCABULARY if bagel else len(prompts.vocabulary()) + SPECIAL_TOKENS,
         dim,
         m.max_latent_size**2,
-        BAGEL_EYES + BAGEL_AUTOENCODER if bagel else pixels + pixels * dim + dim,
+        BAGEL_EYES if bagel else 0,
+        BAGEL_AUTOENCODER if bagel else pixels + pixels * dim + dim,
     )
 
 
@@ -78,8 +80,16 @@ def parameters(net: Network) -> dict[str, int]:
     decoder = net.layers * net.expert_layer + d
     ends = 2 * d * net.token_dim + d + net.token_dim
     clock = TIME_FEATURES * d + d + d * d + d
-    fixed = net.table * d + net.beside
+    fixed = net.table * d + net.eyes + net.codec
     return {"text": decoder + 2 * net.vocabulary * d, "image": decoder + ends + clock, "fixed": fixed}
+
+
+def adapters(net: Network, rank: int, parts: tuple[str, ...]) -> int:
+    """Parameters of the adapters of these parts: ``rank`` times the inputs and outputs of every linear map."""
+    d, m = net.hidden, net.intermediate
+    layer = 4 * d + 2 * (d + net.kv) + 3 * (d + m)  # queries and output; keys and values; the MLP
+    ends = 2 * (net.token_dim + d) + (TIME_FEATURES + d) + 2 * d  # of the image part: latents in and out, the clock
+    return rank * sum(net.layers * layer + (ends if part == "image" else 0) for part in parts)
 
 
 @dataclass(frozen=True)

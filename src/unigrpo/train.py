@@ -11,20 +11,36 @@ run whose parent has collapsed is not trained. Either way the run is finished an
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 import rewards
-from unigrpo import checkpoint, cli, config, cost, methods, provenance, run_folder, seeding, tracking
+from unigrpo import (
+    checkpoint,
+    cli,
+    config,
+    cost,
+    lora,
+    methods,
+    plan,
+    processes,
+    provenance,
+    run_folder,
+    seeding,
+    sharding,
+    tracking,
+)
 from unigrpo.advantages import group_advantages
+from unigrpo.backbones.unified import UnifiedModel
 from unigrpo.config import RLConfig, RunConfig, to_dict
 from unigrpo.drift import drift, probe
 from unigrpo.examples import SupervisedData
@@ -34,7 +50,7 @@ from unigrpo.metrics import MetricsLog
 from unigrpo.resolve import training_fingerprint
 from unigrpo.rollout import Rollout, diversity
 from unigrpo.sampler import Decoding, read_decoding
-from unigrpo.setup import accelerate_for
+from unigrpo.setup import accelerate_for, device_memory, join_others
 from unigrpo.types import Prompt, UserError
 from unigrpo.validate import record, validate
 from unigrpo.world import prompts as world_prompts
@@ -82,19 +98,31 @@ def optimizer_for(model, rl: RLConfig) -> tuple[torch.optim.Optimizer, dict[str,
     return torch.optim.AdamW(groups, weight_decay=0.0, fused=True), trained
 
 
-def merged(parts: list[tuple[float, dict[str, torch.Tensor]]]) -> dict[str, float]:
+def plain(values: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Metrics as numbers, which processes can hand each other."""
+    return {name: value.item() for name, value in values.items()}
+
+
+def clipped(parameters: list, largest: float) -> torch.Tensor:
+    """Clip the gradients to a norm of ``largest``; the norm before."""
+    norm = torch.nn.utils.clip_grad_norm_(parameters, largest)
+    return norm.full_tensor() if processes.is_split(norm) else norm
+
+
+def merged(parts: list[tuple[float, dict[str, float]]]) -> dict[str, float]:
     """Metrics of an optimiser step from (share, metrics) of its slices: weighted means, and maxima where so named."""
     whole = sum(share for share, _ in parts)
     result = {}
     for name in parts[0][1] if parts else ():
-        values = [(share / whole, metrics[name].item()) for share, metrics in parts]
+        values = [(share / whole, metrics[name]) for share, metrics in parts]
         greatest = name.endswith("_max")
         result[name] = max(v for _, v in values) if greatest else sum(weight * v for weight, v in values)
     return result
 
 
-def networks(cfg: RunConfig, model, reward) -> Networks:
-    """The policy and what its method needs beside it. Raises UserError for a reward without the gradient it needs."""
+def networks(cfg: RunConfig, model, reward, start: Callable[[], UnifiedModel] | None = None) -> Networks:
+    """The policy and what its method needs beside it. ``start`` loads the frozen copy where the policy cannot be copied
+    (split among processes). Raises UserError for a reward without the gradient it needs."""
     needs = methods.load(cfg.rl.method).NEEDS
     if "reward_gradient" in needs and not getattr(reward, "differentiable", False):
         name = getattr(reward, "name", "of this run")
@@ -108,11 +136,31 @@ def networks(cfg: RunConfig, model, reward) -> Networks:
             f"{cfg.run}: rl.lora_rank: expected {held}, that of the parent's adapters, got {cfg.rl.lora_rank}"
         )
 
-    def frozen():
-        return copy.deepcopy(model).requires_grad_(False)
-
+    rank, parts = added_rank(cfg), cfg.rl.train
+    reference = lora.frozen_copy(model, model.parameters() if rank else ()) if start is None else start()
+    if rank:
+        lora.inject(model, rank, parts, cfg.seed)
+    if cfg.activation_checkpointing:
+        model.mot.checkpoint_activations()
+    below = [p for p in model.parameters() if not p.requires_grad] if rank else ()
+    old = None
+    if "old" in needs:
+        old = lora.frozen_copy(model, below) if start is None else start().requires_grad_(False)
     data = SupervisedData(cfg.supervised) if "data" in needs else None
-    return Networks(model, frozen(), reward, frozen() if "old" in needs else None, data)
+    return Networks(model, reference.requires_grad_(False), reward, old, data)
+
+
+def added_rank(cfg: RunConfig) -> int:
+    """Rank of the adapters that a run gives its network; a pair of released models has its own."""
+    return 0 if cfg.backbone == "llm_dit" else cfg.rl.lora_rank
+
+
+def state_of(nets: Networks, cfg: RunConfig) -> dict[str, nn.Module]:
+    """What a checkpoint of the run holds: its networks, or their adapters alone, as the rest is the parent's."""
+    own = {"model": nets.model, "old": nets.old}
+    if added_rank(cfg):
+        return {name: lora.trained(net) for name, net in own.items() if net is not None}
+    return {name: net for name, net in (own | {"reference": nets.reference}).items() if net is not None}
 
 
 def update(
@@ -120,9 +168,17 @@ def update(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """One optimiser step: metrics of its slices, and the norm of each expert's gradient before clipping. Raises
     Collapse, without a step, where a loss or a gradient is not finite."""
-    method = methods.load(rl.method)
-    metrics = merged([(part.share, methods.accumulate(method, nets, part, rl, accelerator)) for part in slices])
-    norms = {name: torch.nn.utils.clip_grad_norm_(parameters, rl.clip_norm) for name, parameters in trained.items()}
+    method, parts, failed = methods.load(rl.method), [], []
+    try:
+        parts = [(part.share, methods.accumulate(method, nets, part, rl, accelerator)) for part in slices]
+    except Collapse as reason:
+        failed = [str(reason)]
+    for reason in processes.collect(failed):
+        raise Collapse(reason)
+    metrics = merged(processes.collect([(share, plain(values)) for share, values in parts]))
+    for parameters in trained.values():
+        processes.average_gradients(parameters)
+    norms = {name: clipped(parameters, rl.clip_norm) for name, parameters in trained.items()}
     for name in trained:
         if not math.isfinite(metrics.get(f"{name}_loss", 0.0)):
             raise Collapse(f"the {name} loss is not finite")
@@ -148,22 +204,37 @@ def train(
     was saved under the same ``settings``. ``tracker`` names one that follows metrics.jsonl."""
     rl, method, pool = cfg.rl, methods.load(cfg.rl.method), training_pool(cfg.rl)
     accelerator, started = accelerate_for(cfg, **tracking.options(tracker, out)), time.monotonic()
-    model = checkpoint.load_model(init, accelerator.device, cfg.model)
-    nets = networks(cfg, model, reward)
-    kept = {"model": model, "reference": nets.reference} | ({"old": nets.old} if nets.old is not None else {})
-    yardstick = probe(nets.reference, world_prompts.prompt_set("val"), rl, cfg.sampling.max_trace_tokens)
+    if cfg.sharding:
+
+        def start() -> tuple[UnifiedModel, UnifiedModel]:
+            return sharding.load(
+                lambda: checkpoint.load_model(init, "cpu", cfg.model), accelerator.device, cfg.precision == "bf16"
+            )
+
+        model, form = start()
+        nets = networks(cfg, model, reward, lambda: start()[0])
+    else:
+        model = checkpoint.load_model(init, accelerator.device, cfg.model)
+        nets = networks(cfg, model, reward)
+    kept = state_of(nets, cfg)
+    with sharding.gathered(nets.reference):
+        yardstick = probe(nets.reference, world_prompts.prompt_set("val"), rl, cfg.sampling.max_trace_tokens)
     optimizer, trained = optimizer_for(model, rl)
     first, counts = 0, {"updates": 0, "images": 0, "model_evaluations": 0, "wall_seconds": 0.0}
     state = checkpoint.load_state(out / "state", settings)
     if state is not None:
         first, tensors, counts = state
         checkpoint.restore(tensors, kept, optimizer, out / "state")
-    log = MetricsLog(out / "metrics.jsonl", "rollout", first, tracking.follower(accelerator, cfg, "rollout", first))
+    main = processes.is_main()
+    record_file = out / "metrics.jsonl" if main else None
+    log = MetricsLog(record_file, "rollout", first, tracking.follower(accelerator, cfg, "rollout", first))
     earlier = counts["wall_seconds"]
 
     def check(index: int) -> dict[str, float]:
-        validation = validate(model, cfg, decoding, per_prompt=rl.validation_images, proxy=reward)
-        record(validation, out / "validation", counts["updates"])
+        with sharding.gathered(model):
+            validation = validate(model, cfg, decoding, per_prompt=rl.validation_images, proxy=reward)
+        if main:
+            record(validation, out / "validation", counts["updates"])
         moved = drift(model, yardstick)
         distances = {"drift": sum(moved) / len(moved)} | {f"drift_{k}": value for k, value in enumerate(moved)}
         so_far = {"update": counts["updates"], "images": counts["images"]}
@@ -174,10 +245,11 @@ def train(
         """One rollout and its updates. Returns the mean reward."""
         begun = time.monotonic()
         batch = draw_prompts(cfg.seed, index, rl.prompts_per_rollout, pool)
-        rollout = method.roll_out(nets, batch, rl, cfg.sampling.max_trace_tokens, cfg.seed, index)
-        if not torch.isfinite(rollout.image.images).all():
+        with sharding.gathered(model if nets.old is None else nets.old), accelerator.autocast():
+            rollout = method.roll_out(nets, batch, rl, cfg.sampling.max_trace_tokens, cfg.seed, index)
+        if not all(processes.collect([bool(torch.isfinite(rollout.image.images).all())])):
             raise Collapse("the images are not finite")
-        total = score(rollout, reward, verifier, rl.verifier_mix)
+        total = processes.whole(score(rollout, reward, verifier, rl.verifier_mix), len(batch), rl)
         parts = {f"reward_{name}": scores.mean() for name, scores in getattr(reward, "parts", {}).items()}
         advantages, spread = group_advantages(
             total,
@@ -185,16 +257,20 @@ def train(
             ddof=rl.advantage_ddof,
             eps=rl.advantage_eps,
         )
+        own = advantages[processes.episodes(len(batch), rl)]
         rolled = time.monotonic()
         metrics: dict[str, float] = {}
-        for number, slices in enumerate(method.make_slices(nets, rollout, advantages, rl)):
+        with accelerator.autocast():
+            steps = method.make_slices(nets, rollout, own, rl)
+        for number, slices in enumerate(steps):
             measured, norms = update(nets, slices, rl, optimizer, trained, accelerator)
             metrics |= {f"{name}_{number}" if number else name: value for name, value in measured.items()} | norms
             counts["updates"] += 1
         if hasattr(method, "follow"):
             method.follow(nets, rl, counts["updates"])
         counts["images"] += len(total)
-        counts["model_evaluations"] += rollout.model_evaluations
+        counts["model_evaluations"] += sum(processes.collect([rollout.model_evaluations]))
+        tokens = torch.zeros(()) if rollout.trace is None else rollout.trace.mask.sum() / len(own)
         log.write(
             kind="train",
             rollout=index,
@@ -204,9 +280,9 @@ def train(
             proxy=total.mean(),
             **{k: v for k, v in spread.items() if k != "reward_mean"},
             **parts,
-            diversity=diversity(rollout.image.images, rl.group_size),
+            diversity=processes.mean(diversity(rollout.image.images, rl.group_size)),
             **rollout.image.drawn,
-            trace_tokens=0 if rollout.trace is None else rollout.trace.mask.sum() / len(total),
+            trace_tokens=0 if rollout.trace is None else processes.mean(tokens),
             seconds_rollout=rolled - begun,
             seconds_update=time.monotonic() - rolled,
             **metrics,
@@ -222,6 +298,7 @@ def train(
         total=rl.rollouts,
         desc=f"{cfg.run}/{cfg.seed}",
         mininterval=5,
+        disable=not main,
     )
     for index in bar:
         try:
@@ -231,22 +308,33 @@ def train(
             log.write(kind="collapse", rollout=index, update=counts["updates"], reason=str(reason))
             break
         if (index + 1) % rl.validate_every == 0 or index + 1 == rl.rollouts:
-            scores = check(index)
-            tqdm.write(
-                f"{cfg.run}/{cfg.seed} rollout {index + 1}: " + " ".join(f"{k} {v:.3f}" for k, v in scores.items())
-            )
+            scores = " ".join(f"{k} {v:.3f}" for k, v in check(index).items())
+            if main:
+                tqdm.write(f"{cfg.run}/{cfg.seed} rollout {index + 1}: {scores}")
         if (index + 1) % rl.checkpoint_every == 0 and index + 1 < rl.rollouts:
             counts["wall_seconds"] = earlier + time.monotonic() - started
-            checkpoint.save_state(out / "state", index + 1, checkpoint.gather(kept, optimizer), counts, settings)
+            tensors = checkpoint.gather(kept, optimizer)
+            if main:
+                checkpoint.save_state(out / "state", index + 1, tensors, counts, settings)
 
+    if cfg.sharding:
+        model = sharding.whole(model, form)
+    if added_rank(cfg):
+        lora.merge(model)
+    if main:
+        close(cfg, out, model, accelerator.device, log, collapse, counts, earlier + time.monotonic() - started)
+    accelerator.end_training()
+
+
+def close(cfg: RunConfig, out: Path, model, device, log: MetricsLog, collapse: str | None, counts, seconds) -> None:
+    """The end of a run, by the main process: whether it collapsed, its model and its record."""
     gold = log.column("gold", kind="validation")
     if collapse is None and gold[-1] < COLLAPSE * gold[0]:
         collapse = f"validation gold fell from {gold[0]:.3f} to {gold[-1]:.3f}"
-    counts["wall_seconds"] = earlier + time.monotonic() - started
-    finish(cfg, out, model, accelerator.device, collapsed=collapse is not None, collapse=collapse, **counts)
+    counts["wall_seconds"] = seconds
+    finish(cfg, out, model, device, collapsed=collapse is not None, collapse=collapse, **counts)
     if collapse is not None:
         print(f"{cfg.run}/{cfg.seed} collapsed: {collapse}")
-    accelerator.end_training()
 
 
 def finish(cfg: RunConfig, out: Path, model, device, *, wall_seconds: float = 0.0, **facts) -> None:
@@ -304,15 +392,23 @@ def main() -> None:
     if cfg.stage != "rl":
         raise UserError(f"{args.config}: stage: expected 'rl', got {cfg.stage!r}; see unigrpo.pretrain")
     try:
+        config.check_processes(cfg)
         draw_prompts(cfg.seed, 0, cfg.rl.prompts_per_rollout, training_pool(cfg.rl))
     except UserError as error:
         raise UserError(f"{args.config}: {error}") from None
     decoding = replace(read_decoding(args.decoding), thinking=cfg.rl.thinking)
     if args.dry_run:
-        print(json.dumps({"config": to_dict(cfg), "cost": cost.reinforcement(cfg, decoding.guidance)}, indent=2))
+        told = {"config": to_dict(cfg), "cost": cost.reinforcement(cfg, decoding.guidance)}
+        if cfg.backbone != "llm_dit":  # whose sizes stand in its releases
+            told["memory"] = plan.memory(cfg, plan.as_it_is(cfg, cfg.processes))
+        print(json.dumps(told, indent=2))
         return
+    processes.check_launch(cfg)
+    if cfg.backbone != "llm_dit":
+        plan.check_fits(cfg, device_memory(cfg))
+    join_others(cfg)  # before a reward is loaded onto this process's device
     if (reason := fate_of(args.init)) is not None:
-        return pass_on(cfg, args.out, args.init, reason)
+        return pass_on(cfg, args.out, args.init, reason) if processes.is_main() else None
     options, source = reward_source(cfg.rl.reward, args.reward, cfg.rl.reward_options)
     reward, verifier = rewards.load(cfg.rl.reward, **options), rewards.load("verifier")
     inputs = [run_folder.weights(args.init), source, args.decoding]

@@ -20,10 +20,11 @@ import torch
 from PIL import Image
 
 from evals.geneval import official_verdict
+from unigrpo import processes
 from unigrpo.backbones.unified import UnifiedModel
 from unigrpo.config import RunConfig
 from unigrpo.files import replacing, write_text
-from unigrpo.sampler import Decoding, Samples, sample
+from unigrpo.sampler import Decoding, Samples, joined, sample
 from unigrpo.types import SHEET_COLUMNS, Prompt
 from unigrpo.world import inspector, judge, prompts, traces
 
@@ -84,9 +85,11 @@ class Validation:
 
 
 def validate(model: UnifiedModel, cfg: RunConfig, decoding: Decoding, *, per_prompt: int = 1, proxy=None) -> Validation:
-    """Sample the validation prompts and judge them; ``proxy`` is the reward trained on, whose mean is over images."""
+    """Sample the validation prompts and judge them; ``proxy`` is the reward trained on, whose mean is over images.
+    Several processes sample a share each, and all of them return the whole."""
     jobs = validation_jobs(per_prompt)
-    samples = sample(model, jobs, cfg.sampling, decoding, SEED)
+    parts = processes.collect([sample(model, processes.share(jobs), cfg.sampling, decoding, SEED)])
+    samples = joined(parts)
     rows, painted = judge_each(jobs, samples)
     means = by_category(jobs, rows) | painted
     if proxy is not None:

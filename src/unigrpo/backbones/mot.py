@@ -17,8 +17,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from unigrpo.experts import expert_of
+from unigrpo.experts import ADAPTER, expert_of
 
 TIME_FEATURES = 256
 
@@ -174,6 +175,7 @@ class Layer(nn.Module):
 
     def __init__(self, config: MoTConfig):
         super().__init__()
+        self.again = False  # whether it is computed again in the backward pass, so that only its inputs are kept
         self.self_attn = Attention(config)
         for suffix in ("", "_moe_gen"):
             self.add_module("mlp" + suffix, MLP(config))
@@ -182,6 +184,12 @@ class Layer(nn.Module):
 
     def forward(self, streams, ropes, mask, past):
         """streams: list of (suffix, (B, L, D)); ropes alike. Returns the new streams and the keys and values."""
+        if self.again and torch.is_grad_enabled():
+            inputs = streams, ropes, mask, past
+            return checkpoint(self.compute, *inputs, use_reentrant=False, preserve_rng_state=False)
+        return self.compute(streams, ropes, mask, past)
+
+    def compute(self, streams, ropes, mask, past):
         parts = [
             self.self_attn.project(self._modules["input_layernorm" + s](x), rope, s)
             for (s, x), rope in zip(streams, ropes, strict=True)
@@ -316,12 +324,20 @@ class MoT(nn.Module):
             layer.self_attn.look_back(self.config.rope_theta)
 
     def expert_parameters(self) -> dict[str, list[nn.Parameter]]:
-        """Trainable parameters by expert: ``text`` = reasoning (understanding), ``image`` = denoising (generation)."""
+        """Trainable parameters by expert: ``text`` = reasoning (understanding), ``image`` = denoising (generation). Of
+        a network with adapters these alone."""
         groups: dict[str, list[nn.Parameter]] = {"text": [], "image": []}
-        for name, p in self.named_parameters():
-            if (expert := expert_of(name)) is not None:
+        named = list(self.named_parameters())
+        adapted = any(ADAPTER in name for name, _ in named)
+        for name, p in named:
+            if (expert := expert_of(name)) is not None and (ADAPTER in name or not adapted):
                 groups[expert].append(p)
         return groups
+
+    def checkpoint_activations(self) -> None:
+        """Keep only the inputs of each layer for the backward pass, and compute the rest again there."""
+        for layer in self.language_model.model.layers:
+            layer.again = True
 
     # -- the decoder ---------------------------------------------------------------------------------------------
 

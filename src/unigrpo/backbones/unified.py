@@ -171,9 +171,11 @@ class UnifiedModel(nn.Module):
         return self.mot.velocity(context, x, t, self.grid).float()
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] -> latent tokens (B, N, token_dim)."""
-        return patchify(self.codec.encode(images), self.mot.config.latent_patch)
+        """(B, 3, H, W) in [0, 1] -> latent tokens (B, N, token_dim), in fp32 whatever the network computes in."""
+        with torch.autocast(images.device.type, enabled=False):
+            return patchify(self.codec.encode(images), self.mot.config.latent_patch)
 
     def decode(self, tokens: Tensor) -> Tensor:
-        """Latent tokens (B, N, token_dim) -> images (B, 3, H, W) in [0, 1]; differentiable."""
-        return self.codec.decode(unpatchify(tokens, self.mot.config.latent_patch, *self.grid))
+        """Latent tokens (B, N, token_dim) -> images (B, 3, H, W) in [0, 1], in fp32 like them; differentiable."""
+        with torch.autocast(tokens.device.type, enabled=False):
+            return self.codec.decode(unpatchify(tokens, self.mot.config.latent_patch, *self.grid))

@@ -5,7 +5,8 @@ A file ``methods/<name>.py`` provides
     NEEDS                         what it asks for beyond the policy: "old" (a second copy of the weights that makes the
                                   rollouts), "reward_gradient" (a differentiable reward) and "data" (examples of
                                   supervised fine-tuning)
-    roll_out(nets, prompts, rl, max_tokens, seed, index) -> Rollout
+    roll_out(nets, prompts, rl, max_tokens, seed, index) -> Rollout of this process's episodes (``processes.episodes``:
+                                  all of them where there is one); numbers are drawn for all, so that none is repeated
     make_slices(nets, rollout, advantages, rl) -> slices per optimiser step: what stays fixed during the updates
     losses(nets, slice, rl) -> (part, loss, metrics) of each trained part, "text" first
     follow(nets, rl, updates)       where anything follows the policy (old weights, the reference): moves it, after the
@@ -18,13 +19,14 @@ checkpoints. The text part has one rule, GRPO, which every file that trains text
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
+from unigrpo import processes
 from unigrpo.backbones.unified import UnifiedModel
 from unigrpo.config import RLConfig
 from unigrpo.examples import SupervisedData
@@ -47,6 +49,11 @@ class Networks:
     reward: Callable[[Tensor, list], Tensor]
     old: UnifiedModel | None = None
     data: SupervisedData | None = None
+
+    @property
+    def even(self) -> bool:
+        """Whether all processes must make equally many slices: each computes its part of a network that is split."""
+        return any(processes.is_split(p) for p in self.model.parameters())
 
 
 @dataclass
@@ -74,9 +81,9 @@ def load(name: str) -> ModuleType:
 
 
 def optimizer_steps(rl: RLConfig) -> list[list[int]]:
-    """Episode numbers of each optimiser step of a rollout. ``halves``: disjoint parts, whole groups each;
-    ``repeat``: all episodes every time."""
-    n = rl.prompts_per_rollout * rl.group_size
+    """Which of this process's episodes each optimiser step of a rollout uses. ``halves``: disjoint parts, whole groups
+    each; ``repeat``: all episodes every time."""
+    n = rl.prompts_per_rollout * rl.group_size // processes.count()
     if rl.epoch_convention == "repeat":
         return [list(range(n))] * rl.epochs
     size = n // rl.epochs
@@ -102,7 +109,7 @@ def slices(
     steps = []
     for number, rows in enumerate(optimizer_steps(rl)):
         on_policy = number == 0 and nets.old is None
-        kept = rows if keep_all or rl.needs_reference else [i for i in rows if advantages[i] != 0]
+        kept = rows if keep_all or nets.even or rl.needs_reference else [i for i in rows if advantages[i] != 0]
         parts = []
         for start in range(0, len(kept), rl.micro_batch):
             part = tuple(kept[start : start + rl.micro_batch])
@@ -123,11 +130,14 @@ def slices(
 
 
 def token_denominator(rollout: Rollout, rows: list[int], rl: RLConfig) -> Tensor | None:
-    """What an optimiser step on these episodes divides its token sum by; None where the reduction needs nothing."""
+    """What an optimiser step on these episodes divides its token sum by; None where the reduction needs nothing. Of
+    several processes each divides by the mean of their tokens."""
     if "text" not in rl.train or rl.text_reduction == "grpo":
         return None
+    if rl.text_reduction == "dr_grpo":
+        return torch.tensor(len(rows) * rollout.max_tokens)
     mask = rollout.trace.mask[rows]
-    return mask.sum().clamp(min=1) if rl.text_reduction == "dapo" else torch.tensor(len(rows) * rollout.max_tokens)
+    return processes.mean(mask.sum()).to(mask.device).clamp(min=1)
 
 
 def text_loss(new: Replay, s: Slice, rl: RLConfig) -> tuple[str, Tensor, dict[str, Tensor]]:
@@ -158,12 +168,34 @@ def velocity_penalty(new: Replay, s: Slice, rl: RLConfig, metrics: dict[str, Ten
 def accumulate(method: ModuleType, nets: Networks, s: Slice, rl: RLConfig, accelerator) -> dict[str, Tensor]:
     """Add the gradients of one slice. At a stage boundary the image loss reaches the denoising expert only."""
     metrics, joint = {}, []
-    for part, loss, measured in method.losses(nets, s, rl):
+    for part, loss, measured in in_precision(method.losses(nets, s, rl), accelerator):
         metrics |= {f"{part}_{name}": value for name, value in measured.items()} | {f"{part}_loss": loss.detach()}
         if part == "image" and not rl.gradient_through_context:
-            accelerator.backward(loss * s.share, inputs=nets.model.expert_parameters()["image"])
+            backward_into(nets, "image", loss * s.share, accelerator)
         else:
             joint.append(loss * s.share)
     if joint:
         accelerator.backward(sum(joint))
     return metrics
+
+
+def backward_into(nets: Networks, part: str, loss: Tensor, accelerator) -> None:
+    """Add the gradients of one expert alone."""
+    experts = nets.model.expert_parameters()
+    inputs = [p for p in experts.pop(part) if p.requires_grad]
+    if not nets.even:
+        return accelerator.backward(loss, inputs=inputs)
+    others = [(p, None if p.grad is None else p.grad.clone()) for rest in experts.values() for p in rest]
+    accelerator.backward(loss)  # the parts of a split network are no leaves of the graph
+    for parameter, before in others:
+        parameter.grad = before
+
+
+def in_precision(items: Iterator, accelerator) -> Iterator:
+    """The items of an iterator, each computed under the accelerator's autocast; what is done with one is not."""
+    while True:
+        with accelerator.autocast():
+            item = next(items, None)
+        if item is None:
+            return
+        yield item

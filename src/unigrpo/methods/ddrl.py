@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from unigrpo import seeding
+from unigrpo import processes, seeding
 from unigrpo.backbones.unified import UnifiedModel
 from unigrpo.config import RLConfig
 from unigrpo.matching import flow_matching_loss, noised
@@ -49,12 +49,14 @@ def roll_out(nets: Networks, prompts: list[Prompt], rl: RLConfig, max_tokens: in
     """GRPO's episodes, and an example of the data beside each."""
     rollout = grpo.roll_out(nets, prompts, rl, max_tokens, seed, index)
     rng, model = seeding.numpy_generator(seed, "data", index), nets.model
-    examples = [nets.data.example(prompt, rng, rl.thinking) for prompt in rollout.prompts]
+    rows = processes.episodes(len(prompts), rl)
+    drawn = [nets.data.example(prompt, rng, rl.thinking) for prompt in prompts for _ in range(rl.group_size)]
+    examples = [drawn[i] for i in rows]
     images = torch.from_numpy(render([e.scene for e in examples], model.image_size)).permute(0, 3, 1, 2) / 255
     clean = model.encode_images(images.float().to(model.device))
     generator = seeding.generator(seed, "data noise", index)
-    noise = torch.randn(clean.shape, generator=generator).to(clean)
-    times = nets.data.times(len(examples), generator).to(clean)
+    noise = torch.randn(len(drawn), *clean.shape[1:], generator=generator)[rows].to(clean)
+    times = nets.data.times(len(drawn), generator)[rows].to(clean)
     texts, traces = [e.prompt for e in examples], [e.trace for e in examples]
     return replace(rollout, image=DataTrack(**vars(rollout.image), texts=texts, traces=traces, clean=clean,
                                             data_noise=noise, data_times=times))  # fmt: skip

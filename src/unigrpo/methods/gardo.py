@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from unigrpo import seeding
+from unigrpo import processes, seeding
 from unigrpo.config import RLConfig
 from unigrpo.methods import Networks, Slice, grpo, text_loss
 from unigrpo.rollout import ImageTrack, Rollout, replay
@@ -59,9 +59,13 @@ def second_opinion(
     images: Tensor,
     prompts: list[Prompt],
     draw: torch.Generator,
+    rows: list[int] | None = None,
+    of: int | None = None,
 ) -> Tensor:
-    """Mean reward (B,) of COPIES of each image (B, 3, H, W) with noise of NOISE, cut to [0, 1]."""
-    noise = torch.randn(COPIES, *images.shape, generator=draw).to(images)
+    """Mean reward (B,) of COPIES of each image (B, 3, H, W) with noise of NOISE, cut to [0, 1]. The images may be the
+    ``rows`` of a larger number, for all ``of`` which the noise is drawn."""
+    shape = COPIES, of or len(images), *images.shape[1:]
+    noise = torch.randn(shape, generator=draw)[:, slice(None) if rows is None else rows].to(images)
     return torch.stack([reward((images + NOISE * n).clamp(0, 1), prompts) for n in noise]).mean(0)
 
 
@@ -70,8 +74,11 @@ def roll_out(nets: Networks, prompts: list[Prompt], rl: RLConfig, max_tokens: in
     """GRPO's episodes, the uncertain ones marked."""
     rollout = grpo.roll_out(nets, prompts, rl, max_tokens, seed, index)
     images, episodes = rollout.image.images, list(rollout.prompts)
-    second = second_opinion(nets.reward, images, episodes, seeding.generator(seed, "second opinion", index))
-    uncertain = gate(nets.reward(images, episodes), second, rl.gardo_share).to(images)
+    rows, of = processes.episodes(len(prompts), rl), len(prompts) * rl.group_size
+    draw = seeding.generator(seed, "second opinion", index)
+    opinions = nets.reward(images, episodes), second_opinion(nets.reward, images, episodes, draw, rows, of)
+    first, second = (processes.whole(scores, len(prompts), rl) for scores in opinions)
+    uncertain = gate(first, second, rl.gardo_share)[rows].to(images)
     return replace(rollout, image=GatedTrack(**vars(rollout.image), uncertain=uncertain))
 
 

@@ -15,11 +15,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from unigrpo import flow, seeding
+from unigrpo import flow, processes, seeding
 from unigrpo.backbones.unified import UnifiedModel
 from unigrpo.config import RLConfig
 from unigrpo.methods import Collapse, Networks, Slice, slices, velocity_penalty
-from unigrpo.rollout import Replay, Rollout, guided, paint, replay_text, think
+from unigrpo.rollout import Replay, Rollout, guided, in_parts, paint, replay_text, think
 from unigrpo.types import Prompt
 
 NEEDS = ("reward_gradient",)
@@ -29,6 +29,8 @@ NEEDS = ("reward_gradient",)
 class LateTrack:
     """B paintings as they stood before step ``step`` of the grid, at flow time ``time``: latents (B, *L). images
     (B, 3, H, W) in [0, 1] are the finished ones."""
+
+    SHARED = ("step", "time")
 
     step: int
     time: Tensor  # ()
@@ -50,15 +52,19 @@ def draw_step(generator: torch.Generator, n_steps: int) -> int:
 
 @torch.no_grad()
 def roll_out(nets: Networks, prompts: list[Prompt], rl: RLConfig, max_tokens: int, seed: int, index: int) -> Rollout:
-    """Episodes painted by the ODE; the late step is drawn once for all of them."""
-    model = nets.model
-    begun = think(model, prompts, rl, max_tokens, seed, index)
+    """This process's episodes, painted by the ODE; the late step is drawn once for all of them."""
+    model, guidance = nets.model, rl.guidance
     step = draw_step(seeding.generator(seed, "late step", index), rl.n_steps)
-    times, guidance = begun.times, rl.guidance
-    latents, _ = paint(model, begun.context, begun.x, times[: step + 1], guidance=guidance)
-    final, _ = paint(model, begun.context, latents, times[step:], guidance=guidance)
-    track = LateTrack(step, times[step], latents, model.decode(final))
-    return begun.finish(track, rl.n_steps * (2 if guidance > 1 else 1))
+
+    def make(rows: list[int]) -> Rollout:
+        begun = think(model, prompts, rl, max_tokens, seed, index, rows)
+        times = begun.times
+        latents, _ = paint(model, begun.context, begun.x, times[: step + 1], guidance=guidance)
+        final, _ = paint(model, begun.context, latents, times[step:], guidance=guidance)
+        track = LateTrack(step, times[step], latents, model.decode(final))
+        return begun.finish(track, rl.n_steps * (2 if guidance > 1 else 1))
+
+    return in_parts(make, len(prompts), rl)
 
 
 def replay_late(model: UnifiedModel, rollout: Rollout, rl: RLConfig) -> Replay:
@@ -81,7 +87,8 @@ def losses(nets: Networks, s: Slice, rl: RLConfig) -> Iterator[tuple[str, Tensor
     """The loss is a mean over the slice, to be weighted by share."""
     new, track = replay_late(nets.model, s.rollout, rl), s.rollout.image
     clean = flow.clean_estimate(track.latents, new.velocity[:, 0], track.time)
-    if not torch.isfinite(clean).all():
+    finite = bool(torch.isfinite(clean).all())
+    if not all(processes.collect([finite]) if nets.even else [finite]):
         raise Collapse("the clean estimates are not finite")
     reward = nets.reward(nets.model.decode(clean), list(s.rollout.prompts)).mean()
     metrics = {"estimate_reward": reward.detach()}

@@ -1,0 +1,118 @@
+"""One of several processes of a training, for tests/test_processes.py: RANK, WORLD_SIZE and the rest are in the
+environment, as a launcher sets them. ``python several.py FOLDER``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import torch
+from accelerate.state import AcceleratorState
+
+from tests import tiny
+from unigrpo import processes, train
+from unigrpo.config import RunConfig
+from unigrpo.files import write_json
+from unigrpo.world import prompts as world_prompts
+
+IMAGE = {"train": ("image",), "same_noise": False}
+UNIFPO = {"method": "fpo", "same_noise": False, "matching_samples": 2}
+CASES = {  # changes of tiny.RL, and of the run
+    "joint": ({"text_reduction": "dapo"}, {}),
+    "ddrl": ({"method": "ddrl", "regulariser": "none", "rollouts": 1}, {}),
+    "gardo": ({"method": "gardo", "gardo_share": 0.3, "epoch_convention": "repeat", "rollouts": 1}, {}),
+}
+SHARDED = {
+    "joint": ({"text_reduction": "dapo"}, {"sharding": True, "activation_checkpointing": True}),
+    "boundary": ({"context_gradient": "stage_boundary", "rollouts": 1}, {"sharding": True}),
+    "refl": (IMAGE | {"method": "refl", "guidance": 2.0, "rollouts": 1}, {"sharding": True}),
+    "nft": (IMAGE | {"method": "nft", "matching_samples": 2}, {"sharding": True}),
+    "bf16": ({"rollouts": 1}, {"sharding": True, "precision": "bf16"}),
+}
+
+
+def configured(name: str, cases: dict, **changes) -> RunConfig:
+    rl, run = cases[name]
+    settings = {"rollouts": 2, "validate_every": 2, "micro_batch": 3} | rl  # slices are groups, however they are split
+    return tiny.run_config("rl", rl=replace(tiny.RL, **settings), **(run | changes))
+
+
+def brightness(images: torch.Tensor, prompts: list) -> torch.Tensor:
+    """A reward that no two images share."""
+    return images.mean((1, 2, 3)) + torch.tensor([0.01 * len(p.text) for p in prompts])
+
+
+brightness.differentiable = True
+
+
+def few_prompts(name: str, real=world_prompts.prompt_set) -> list:
+    """Validation on four prompts."""
+    return real(name)[:4] if name == "val" else real(name)
+
+
+def run(cfg: RunConfig, out: Path, start: Path) -> None:
+    os.environ["MASTER_PORT"] = str(int(os.environ.get("MASTER_PORT", 0)) + 1)  # the last group's may not be free yet
+    decoding = train.Decoding(cfg.rl.thinking, 2.0, 0.7)
+    with mock.patch.object(world_prompts, "prompt_set", few_prompts):
+        train.train(cfg, out, start / "init", brightness, brightness, decoding, "settings")
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+class Killed(Exception):
+    pass
+
+
+def killed(cfg: RunConfig, out: Path, start: Path) -> None:
+    """The same, ended in the second rollout, after the state of the first was saved."""
+    original = train.draw_prompts
+
+    def deadly(seed, index, n, pool):
+        if index == 1:
+            raise Killed
+        return original(seed, index, n, pool)
+
+    train.draw_prompts = deadly
+    try:
+        run(cfg, out, start)
+    except Killed:
+        train.draw_prompts = original
+        torch.distributed.barrier()  # the main process may still be writing
+        torch.distributed.destroy_process_group()
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def held(cfg: RunConfig, out: Path, start: Path) -> dict[str, int]:
+    """Run it; bytes of weights and of optimiser state that this process held of it."""
+    original, found = train.optimizer_for, []
+
+    def kept(model, rl):
+        found.extend([model, original(model, rl)])
+        return found[1]
+
+    train.optimizer_for = kept
+    run(cfg, out, start)
+    train.optimizer_for = original
+    model, (optimizer, _) = found
+    moments = [t for state in optimizer.state.values() for t in state.values() if t.dim()]
+    kinds = {"weights": list(model.parameters()), "optimiser": moments}
+    return {kind: sum(t.to_local().nbytes for t in tensors if processes.is_split(t)) for kind, tensors in kinds.items()}
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    torch.set_num_threads(1)
+    for kind, cases in (("split", CASES), ("sharded", SHARDED)):
+        for name in [name for name in cases if name != "bf16"]:
+            run(configured(name, cases, processes=2), folder / kind / name, folder)
+        cfg = configured("joint", cases, processes=2)
+        killed(cfg, folder / kind / "killed", folder)
+        run(cfg, folder / kind / "killed", folder)
+    told = held(configured("bf16", SHARDED, processes=2), folder / "sharded" / "bf16", folder)
+    write_json(folder / f"held{os.environ['RANK']}.json", told)
+
+
+if __name__ == "__main__":
+    main()
