@@ -496,7 +496,6 @@ def test_impossible_configurations(folder, model):
         ({"rl": replace(RL, lora_rank=0)}, r"rl\.lora_rank: expected more than 0 for backbone: llm_dit"),
         ({"stage": "base", "language_model": None}, r"base\.language_model: expected a folder or hub id"),
         ({"stage": "base", "source": "train", "released": None}, r"base\.source: expected released for, and only for"),
-        ({"backbone": "world"}, r"rl\.lora_rank: expected 0 for backbone: world, got 2"),
     ):
         with pytest.raises(UserError, match=message):
             config(folder, **changes)

@@ -374,7 +374,7 @@ class RunConfig:
         if self.sharding:
             require(self.processes > 1, "sharding", "false for processes: 1, which has nobody to share with")
             require(rl.lora_rank == 0, "rl.lora_rank", f"0 with sharding, got {rl.lora_rank}")
-        if rl.lora_rank:
+        if rl.lora_rank and self.backbone != "llm_dit":  # whose copies share no more than frozen weights
             require(rl.method != "gardo", "rl.lora_rank", "0 for gardo, whose reference becomes the policy")
 
     def _check_adapters(self):
