@@ -23,7 +23,7 @@ base: env
 	$(REPRODUCE) --ship-base
 
 test: env
-	.venv/bin/python -m pytest -q
+	.venv/bin/python -m pytest -q -n auto --dist loadfile
 
 env: $(STAMP)
 

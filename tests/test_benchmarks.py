@@ -108,7 +108,7 @@ def test_scaling_moves_one_axis_at_a_time_and_measures_each_point(tmp_path, monk
     assert {axis: [row["value"] for row in rows] for axis, rows in result["axes"].items()} == {
         "group size": [2, 4, 8],
         "prompts": [2, 4, 8],
-        "denoising steps": [8, 16, 32],
+        "denoising steps": [10, 20, 40],
         "model width": [16, 32, 64],
         "guidance": [1, 2],
     }

@@ -225,7 +225,8 @@ def test_nothing_that_runs_code_from_files_is_used(path):
             assert not names & FORBIDDEN_MODULES and not (names & {"load"} and "torch" in names)
         if isinstance(node, ast.Call):
             name, options = ast.unparse(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords}
-            assert name not in FORBIDDEN_CALLS, name
+            safely = name == "torch.load" and options.get("weights_only") == "True"  # a published file of a reward
+            assert safely or name not in FORBIDDEN_CALLS, name
             assert "trust_remote_code" not in options and options.get("weights_only") != "False"
             if name in ("np.load", "numpy.load", "np.save", "numpy.save"):
                 assert options.get("allow_pickle") == "False", f"line {node.lineno}"
