@@ -58,7 +58,8 @@ def paint_each(
 ) -> torch.Tensor:
     """``rl.group_size`` traces per prompt and ``images`` pictures of each, (P * T * M, 3, H, W) in [0, 1]; the initial
     noise is one per prompt with ``rl.same_noise``, else one per picture, and the window's noise is always its own."""
-    begun = rollout.think(model, prompts, rl, max_tokens, SEED, index)
+    everyone = list(range(len(prompts) * rl.group_size))
+    begun = rollout.think(model, prompts, rl, max_tokens, SEED, index, everyone)
     n, window = len(begun.x) * images, rollout.stochastic_steps(rl, SEED, index)
     x = begun.x.repeat_interleave(images, 0)
     if not rl.same_noise:

@@ -88,7 +88,7 @@ def frontier(spec: Mapping, sources: Sources) -> tuple[Figure, pd.DataFrame]:
                         linewidth=0.8,
                     )
                 if kind != NONE:
-                    axis.annotate(f"{row['weight']:g}", (row["drift"], row[metric]), xytext=(4, 3),
+                    axis.annotate(f"{row['weight']:g}", (row["drift"], row[metric]), xytext=(4, 4 - 12 * (number % 2)),
                                   textcoords="offset points", fontsize=5.5, color=look["color"])  # fmt: skip
         axis.set(title=title, xscale="log", xlabel="velocity MSE from the start")
     handles, labels = axes[0].get_legend_handles_labels()
