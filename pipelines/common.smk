@@ -33,7 +33,7 @@ WEIGHTS = "ema.safetensors" if RELEASED else "model.safetensors"
 TOKENIZER = "tokenizer.json" if RELEASED else "tokenizer"
 GROUP = config.get("group")
 GPUS = int(STUDY.scale.get("device") == "cuda")
-PROCESSES = STUDY.scale.get("processes", 1)  # of reinforcement; every other step has one
+PROCESSES = STUDY.scale.get("processes", 1)  # of SFT and reinforcement; every other step has one
 MEMORY = STUDY.scale.get("memory", 4000)  # MB of the machine, for a process that holds a model
 MEMORY_OF_ALL = MEMORY if STUDY.scale.get("sharding") else MEMORY * PROCESSES  # split, one loads after the other
 MINUTES = 60 * STUDY.scale.get("hours", 24)
@@ -50,14 +50,12 @@ wildcard_constraints:
 
 
 def launcher():
-    """What starts reinforcement: python, or as many processes as the scale asks for. accelerate starts several on
-    CUDA devices, and on CPUs only through MPI."""
+    """What starts SFT and reinforcement: python, or as many processes as the scale asks for. On CPUs too it takes
+    accelerate's option for several GPUs to get several processes without MPI."""
     if PROCESSES == 1:
         return "python -m"
-    if GPUS:
-        options = f"--multi_gpu --num_processes {PROCESSES} --num_machines 1 --mixed_precision no --dynamo_backend no"
-        return f"accelerate launch {options} -m"
-    return f"python -m torch.distributed.run --standalone --nproc_per_node {PROCESSES} -m"
+    options = f"--multi_gpu --num_processes {PROCESSES} --num_machines 1 --mixed_precision no --dynamo_backend no"
+    return f"python -m accelerate.commands.launch {options} -m"
 
 
 def kept(tokenizer):

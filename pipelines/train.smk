@@ -109,16 +109,17 @@ rule sft:
     priority: 2
     conda:
         "../environment.yml"
-    threads: THREADS
+    threads: THREADS * PROCESSES
     resources:
-        gpu=GPUS,
-        mem_mb=MEMORY,
+        gpu=GPUS * PROCESSES,
+        mem_mb=MEMORY_OF_ALL,
         runtime=MINUTES,
     params:
+        launch=launcher(),
         parent=subpath(input.parent, parent=True),
         out=subpath(output.model, parent=True),
     shell:
-        "python -m unigrpo.pretrain --config {input.config:q} --init {params.parent:q}"
+        "{params.launch} unigrpo.pretrain --config {input.config:q} --init {params.parent:q}"
         " --out {params.out:q} 2>&1 | tee {log:q}"
 
 

@@ -8,7 +8,7 @@ ships the networks that read (PP-OCR through onnxruntime).
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -62,8 +62,9 @@ def agreement(asked: str, read: str) -> float:
     return 1.0 if asked in read else 1 - min(edit_distance(asked, read), len(asked)) / len(asked)
 
 
-def build(detection_side: int = DETECTION_SIDE, threads: int = 1):
-    """A smaller ``detection_side`` is faster and misses small text. Raises UserError where rapidocr is not there."""
+def reader(detection_side: int = DETECTION_SIDE, threads: int = 1) -> Callable[[np.ndarray], str]:
+    """Reads the text in an image (H, W, 3) of 8-bit RGB, its lines joined by blanks. A smaller ``detection_side`` is
+    faster and misses small text. Raises UserError where rapidocr is not there."""
     if not all(isinstance(value, int) and value > 0 for value in (detection_side, threads)):
         raise UserError(f"reward ocr: expected whole numbers above 0, got {detection_side!r} and {threads!r}")
     try:
@@ -83,6 +84,13 @@ def build(detection_side: int = DETECTION_SIDE, threads: int = 1):
     def read(pixels: np.ndarray) -> str:
         found = engine(np.ascontiguousarray(pixels[..., ::-1]))  # blue first
         return " ".join(found.txts or ())
+
+    return read
+
+
+def build(detection_side: int = DETECTION_SIDE, threads: int = 1):
+    """Options as :func:`reader` has them."""
+    read = reader(detection_side, threads)
 
     def score(images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         asked = [asked_text(p) for p in prompts]

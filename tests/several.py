@@ -13,8 +13,8 @@ import torch
 from accelerate.state import AcceleratorState
 
 from tests import tiny
-from unigrpo import processes, train
-from unigrpo.config import RunConfig
+from unigrpo import pretrain, processes, train
+from unigrpo.config import RunConfig, SupervisedConfig
 from unigrpo.files import write_json
 from unigrpo.world import prompts as world_prompts
 
@@ -32,6 +32,14 @@ SHARDED = {
     "nft": (IMAGE | {"method": "nft", "matching_samples": 2}, {"sharding": True}),
     "bf16": ({"rollouts": 1}, {"sharding": True, "precision": "bf16"}),
 }
+SUPERVISED = {"split": {}, "sharded": {"sharding": True, "activation_checkpointing": True}}  # changes of the run
+
+
+def fine_tuning(**changes) -> RunConfig:
+    settings = SupervisedConfig(
+        steps=4, batch_size=8, warmup=2, lr=1e-2, ema_decay=0.5, validate_every=4, checkpoint_every=2
+    )
+    return tiny.run_config("sft", supervised=settings, **changes)
 
 
 def configured(name: str, cases: dict, **changes) -> RunConfig:
@@ -57,7 +65,10 @@ def run(cfg: RunConfig, out: Path, start: Path) -> None:
     os.environ["MASTER_PORT"] = str(int(os.environ.get("MASTER_PORT", 0)) + 1)  # the last group's may not be free yet
     decoding = train.Decoding(cfg.rl.thinking, 2.0, 0.7)
     with mock.patch.object(world_prompts, "prompt_set", few_prompts):
-        train.train(cfg, out, start / "init", brightness, brightness, decoding, "settings")
+        if cfg.stage == "sft":
+            pretrain.train(cfg, out, start / "init")
+        else:
+            train.train(cfg, out, start / "init", brightness, brightness, decoding, "settings")
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
@@ -66,19 +77,20 @@ class Killed(Exception):
 
 
 def killed(cfg: RunConfig, out: Path, start: Path) -> None:
-    """The same, ended in the second rollout, after the state of the first was saved."""
-    original = train.draw_prompts
+    """The same, ended after the first state was saved: in the second rollout, or the third step."""
+    module, name, last = (pretrain, "draw_examples", 2) if cfg.stage == "sft" else (train, "draw_prompts", 1)
+    original = getattr(module, name)
 
-    def deadly(seed, index, n, pool):
-        if index == 1:
+    def deadly(source, index, *rest):
+        if index == last:
             raise Killed
-        return original(seed, index, n, pool)
+        return original(source, index, *rest)
 
-    train.draw_prompts = deadly
+    setattr(module, name, deadly)
     try:
         run(cfg, out, start)
     except Killed:
-        train.draw_prompts = original
+        setattr(module, name, original)
         torch.distributed.barrier()  # the main process may still be writing
         torch.distributed.destroy_process_group()
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -110,6 +122,10 @@ def main() -> None:
         cfg = configured("joint", cases, processes=2)
         killed(cfg, folder / kind / "killed", folder)
         run(cfg, folder / kind / "killed", folder)
+        cfg = fine_tuning(processes=2, **SUPERVISED[kind])
+        run(cfg, folder / kind / "sft", folder)
+        killed(cfg, folder / kind / "sft_killed", folder)
+        run(cfg, folder / kind / "sft_killed", folder)
     told = held(configured("bf16", SHARDED, processes=2), folder / "sharded" / "bf16", folder)
     write_json(folder / f"held{os.environ['RANK']}.json", told)
 

@@ -256,7 +256,7 @@ def test_options_of_a_server_need_a_server(tmp_path):
 
 
 def test_every_benchmark_has_a_title_a_version_and_a_caveat():
-    assert benchmarks.NAMES == ["dpg", "geneval", "geneval2", "reward", "ta"]
+    assert benchmarks.NAMES == ["dpg", "geneval", "geneval2", "reward", "ta", "text"]
     for name in benchmarks.NAMES:
         module = benchmarks.module(name)
         assert module.TITLE and module.VERSION and module.CAVEAT.endswith(".")

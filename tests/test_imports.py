@@ -30,10 +30,8 @@ ROOMS = (
         "checkpoint",
         "resolve",
         "cost",
-        "sizes",
         "vlm",
-        "pair_sizes",
-        "pair_plan",
+        "plan",
     ),
     ("sampler", "rollout", "pairs", "drift", "examples", "methods"),
     ("evals", "rewards", "validate", "conformance", "report"),
@@ -42,7 +40,7 @@ COMMANDS = len(ROOMS)  # every other module that can be run: the top room
 
 WITHOUT_TORCH = (
     "unigrpo.config", "unigrpo.types", "unigrpo.seeding", "unigrpo.resolve", "unigrpo.report", "unigrpo.cost",
-    "unigrpo.sizes", "unigrpo.plan", "unigrpo.pair_sizes", "unigrpo.pair_plan",
+    "unigrpo.plan",
     "unigrpo.diff", "unigrpo.run_folder", "evals.geneval",
 )  # fmt: skip
 HEAVY = {"torch", "torchvision", "transformers", "diffusers", "accelerate", "open_clip", "timm", "safetensors"}

@@ -10,9 +10,11 @@ import torch
 from accelerate.state import AcceleratorState
 
 from tests import release, several, tiny
-from unigrpo import checkpoint, lora, plan, sizes, train
+from unigrpo import checkpoint, lora, train
 from unigrpo.drift import probe
 from unigrpo.files import read_jsonl
+from unigrpo.plan import reinforcement as plan
+from unigrpo.plan import sizes
 from unigrpo.world import prompts
 
 RL = replace(tiny.RL, lora_rank=3, rollouts=2, validate_every=2, lr_text=0.01, lr_image=0.01)

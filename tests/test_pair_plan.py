@@ -19,10 +19,12 @@ from transformers import (
 )
 
 from tests.test_plan import configured, kept
-from unigrpo import checkpoint, cli, pair_plan, pair_sizes, plan, pretrain
+from unigrpo import checkpoint, cli, pretrain
 from unigrpo.backbones import adapters
-from unigrpo.pair_sizes import Painter, Reasoner
-from unigrpo.sizes import Batch
+from unigrpo.plan import __main__ as command
+from unigrpo.plan import pair, pair_sizes
+from unigrpo.plan.pair_sizes import Painter, Reasoner
+from unigrpo.plan.sizes import Batch
 from unigrpo.types import UserError
 
 KINDS = {"no": torch.float32, "bf16": torch.bfloat16}
@@ -147,7 +149,7 @@ def test_the_plan_of_the_scale(root, capsys, monkeypatch):
     def run(*arguments):
         monkeypatch.setattr("sys.argv", ["plan", "--scale", "sd35", *arguments])
         try:
-            cli.run(plan.main)
+            cli.run(command.main)
             code = 0
         except SystemExit as stop:
             code = stop.code or 0
@@ -160,6 +162,6 @@ def test_the_plan_of_the_scale(root, capsys, monkeypatch):
     assert "it would not with any batch" in run("--gpu-memory", "10")[1]
     cfg = configured(root, "sd35", "unigrpo")
     p, r = pair_sizes.KNOWN.values()
-    images = pair_plan.memory(replace(cfg, rl=replace(cfg.rl, train=("image",))), p, r)["update"]["activations"]
-    texts = pair_plan.memory(replace(cfg, rl=replace(cfg.rl, train=("text",))), p, r)["update"]["activations"]
-    assert images + texts == pair_plan.memory(cfg, p, r)["update"]["activations"]
+    images = pair.memory(replace(cfg, rl=replace(cfg.rl, train=("image",))), p, r)["update"]["activations"]
+    texts = pair.memory(replace(cfg, rl=replace(cfg.rl, train=("text",))), p, r)["update"]["activations"]
+    assert images + texts == pair.memory(cfg, p, r)["update"]["activations"]

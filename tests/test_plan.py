@@ -11,16 +11,21 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests import tiny
-from unigrpo import plan, sizes, train
+from unigrpo import pretrain, train
 from unigrpo.advantages import group_advantages
 from unigrpo.backbones.mot import MoTConfig
 from unigrpo.backbones.multimodal import MultimodalMoT
 from unigrpo.backbones.vae import Autoencoder, VaeConfig
 from unigrpo.backbones.vit import VitConfig
-from unigrpo.config import ModelConfig
+from unigrpo.config import ModelConfig, SupervisedConfig
+from unigrpo.examples import draw_examples as examples_of
 from unigrpo.methods import grpo
+from unigrpo.plan import __main__ as command
+from unigrpo.plan import layout, sizes, supervised
+from unigrpo.plan import reinforcement as plan
 from unigrpo.pretrain import new_model
 from unigrpo.resolve import load_catalogue, load_scale, resolve
+from unigrpo.types import UserError
 
 MEDIUM = ModelConfig(
     hidden_size=128, intermediate_size=320, layers=5, heads=8, kv_heads=2, latent_channels=8, latent_patch=1,
@@ -151,12 +156,60 @@ def test_flops_are_those_of_the_matrices():
     assert sizes.flops(net, 9, 9, head=True) == pytest.approx(counter.get_total_flops(), rel=0.05)
 
 
+@pytest.mark.parametrize("size", [tiny.MODEL, MEDIUM], ids=["tiny", "medium"])
+def test_a_supervised_step_keeps_and_holds_what_is_planned(size):
+    torch.set_num_threads(1)
+    cfg = tiny.run_config("sft", model=size, supervised=SupervisedConfig(batch_size=16, no_thinking=0.0))
+    model, s = new_model(replace(cfg, stage="base", init=None)), cfg.supervised
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, fused=True)
+    average = pretrain.averaging(model.network, 0.9)
+    examples = examples_of(cfg, 0)
+    by_length = sorted(examples, key=lambda e: len(e.prompt.split()) + len(e.trace.split()))
+    told = [
+        replace(supervised.batch(cfg, 8), **{
+            name: max(len(model.tokenizer.encode(getattr(e, name))) for e in half) + 2 for name in ("prompt", "trace")
+        })
+        for half in (by_length[:8], by_length[8:])
+    ]  # fmt: skip
+    losses = []
+    measured = kept(
+        model, lambda: losses.append(pretrain.supervised_loss(model, examples, s, torch.Generator().manual_seed(0))[0])
+    )
+    counted = sum(sizes.activations(sizes.network(cfg), half, True) for half in told)
+    assert counted == pytest.approx(measured, rel=0.12)
+    losses[0].backward()
+    optimizer.step()
+    planned = supervised.memory(cfg, supervised.as_it_is(cfg, 1))["update"]
+    assert planned["weights"] == sum(t.nbytes for t in [*model.parameters(), *model.codec.buffers()])
+    assert planned["average"] == sum(p.nbytes for p in average.module.parameters())
+    assert planned["gradients"] == sum(p.nbytes for p in parameters)
+    state = sum(t.nbytes for held in optimizer.state.values() for t in held.values() if t.dim())
+    assert planned["optimiser"] == pytest.approx(state, rel=0.05)
+
+
+def test_fine_tuning_split_has_its_shares(root):
+    cfg = configured(root, "paper", "sft")
+    one, eight = (supervised.memory(cfg, supervised.as_it_is(cfg, n))["update"] for n in (1, 8))
+    codec = sizes.FLOAT * sizes.network(cfg).codec
+    assert eight["weights"] - codec == pytest.approx((one["weights"] - codec) / 8, abs=1)
+    for kind in ("average", "gradients", "optimiser"):
+        assert eight[kind] == pytest.approx(one[kind] / 8, abs=1)
+    assert sum(one[kind] for kind in ("weights", "average", "gradients", "optimiser")) > 285e9
+    supervised.check_fits(cfg, 80_000_000_000)
+    with pytest.raises(UserError, match="scale paper: sft needs about .* GB on each of 8 devices, there are 40.0"):
+        supervised.check_fits(cfg, 40_000_000_000)
+    again = supervised.work(cfg, supervised.as_it_is(cfg, 8))["update"]
+    kept_all = supervised.work(cfg, replace(supervised.as_it_is(cfg, 8), checkpointing=False))["update"]
+    assert again == pytest.approx(4 / 3 * kept_all)
+
+
 # ---------------------------------------------------------------------------------------------------- verdicts
 def run(capsys, *words):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["plan", *words])
         try:
-            plan.main()
+            command.main()
             code = 0
         except SystemExit as stop:
             code = stop.code
@@ -175,6 +228,14 @@ def test_the_papers_scale_fits_its_devices(capsys):
     assert all(f"\n  {word}" in out for word in plan.KINDS)
 
 
+def test_fine_tuning_at_the_papers_scale_fits_too(capsys):
+    code, out = run(capsys, "--scale", "paper", "--run", "sft")
+    assert code == 0 and "8 x 80 GB" in out and "64 examples, 8 on each device" in out and "fits          yes" in out
+    assert all(f"\n  {word}" in out for word in supervised.KINDS)
+    code, out = run(capsys, "--scale", "paper", "--run", "sft", "--gpus", "1", "--gpu-memory", "192")
+    assert code == 1 and "what would make it fit" in out and "and still more: larger devices" in out
+
+
 def test_smaller_devices_are_told_what_would_help(capsys):
     code, out = run(capsys, "--scale", "paper", "--gpu-memory", "74")
     assert code == 1 and "fits          no" in out and "rl.rollout_batch: " in out and "then about" in out
@@ -186,7 +247,7 @@ def test_what_helps_is_enough(root):
     cfg = configured(root, "paper")
     plain = replace(cfg, processes=1, sharding=False, activation_checkpointing=False)
     cfg = replace(plain, rl=replace(cfg.rl, micro_batch=8, rollout_batch=0))
-    room = 80e9 * (1 - plan.RESERVED)
+    room = 80e9 * (1 - layout.RESERVED)
     steps = plan.remedies(cfg, 8, room)
     needs = [plan.need(cfg, plan.as_it_is(cfg, 8)), *(plan.need(cfg, setup) for _, setup in steps)]
     assert needs[0] > room >= needs[-1] and all(a >= b for a, b in zip(needs, needs[1:], strict=False))
@@ -222,9 +283,7 @@ def test_all_devices_together_hold_what_one_does(root, scale):
 def test_a_scale_that_does_not_fit_is_refused(root):
     cfg = configured(root, "paper")
     plan.check_fits(cfg, 80_000_000_000)
-    with pytest.raises(
-        plan.UserError, match="scale paper: unigrpo needs about .* GB on each of 8 devices, there are 24.0"
-    ):
+    with pytest.raises(UserError, match="scale paper: unigrpo needs about .* GB on each of 8 devices, there are 24.0"):
         plan.check_fits(cfg, 24_000_000_000)
 
 
@@ -233,7 +292,9 @@ def test_a_scale_that_does_not_fit_is_refused(root):
     [
         (("--scale", "huge"), "--config scale=huge: no such file"),
         (("--scale", "cpu", "--run", "nothing"), "--config run=nothing: no such run"),
-        (("--scale", "cpu", "--run", "sft"), "--run sft: expected a run that is reinforced"),
+        (("--scale", "cpu", "--run", "base"), "--run base: expected sft or a run that is reinforced"),
+        (("--scale", "sd35", "--run", "sft"), "--run sft: expected a run that is reinforced for backbone: llm_dit"),
+        (("--scale", "paper", "--gpus", "3", "--run", "sft"), "--gpus 3: supervised.batch_size: expected a multiple"),
         (("--scale", "cpu", "--gpus", "0"), "--gpus: expected a number above 0, got 0"),
         (
             ("--scale", "paper", "--gpus", "3"),
@@ -244,5 +305,5 @@ def test_a_scale_that_does_not_fit_is_refused(root):
     ],
 )
 def test_bad_options_are_named(capsys, words, message):
-    with pytest.raises(plan.UserError, match=message):
+    with pytest.raises(UserError, match=message):
         run(capsys, *words)

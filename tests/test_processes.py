@@ -16,8 +16,9 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from tests import several, tiny
-from unigrpo import config, plan, processes, setup, train
+from unigrpo import config, processes, setup, train
 from unigrpo.files import read_jsonl
+from unigrpo.plan import reinforcement as plan
 from unigrpo.types import UserError
 
 TIMES = ("seconds_rollout", "seconds_update")
@@ -46,6 +47,7 @@ def folder(tmp_path_factory, root):
         for name in cases.keys() - {"joint"} if cases is several.SHARDED else cases:
             cfg = several.configured(name, cases, sharding=False)
             several.run(replace(cfg, precision="no"), folder / "one" / name, folder)
+    several.run(several.fine_tuning(), folder / "one" / "sft", folder)
     for process in both:
         said, _ = process.communicate()
         assert process.returncode == 0, said[-3000:]
@@ -62,7 +64,8 @@ def rows(folder):
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [("split", name) for name in several.CASES] + [("sharded", name) for name in several.SHARDED if name != "bf16"],
+    [("split", name) for name in [*several.CASES, "sft"]]
+    + [("sharded", name) for name in [*several.SHARDED, "sft"] if name != "bf16"],
 )
 def test_two_processes_make_the_update_of_one(folder, kind, name):
     start, one, two = weights(folder / "init"), weights(folder / "one" / name), weights(folder / kind / name)
@@ -101,8 +104,9 @@ def test_every_process_holds_its_share_of_a_split_network(folder):
 
 
 @pytest.mark.parametrize("kind", ["split", "sharded"])
-def test_a_killed_run_of_two_processes_ends_like_one_left_alone(folder, kind):
-    calm, killed = folder / kind / "joint", folder / kind / "killed"
+@pytest.mark.parametrize(("calm", "killed"), [("joint", "killed"), ("sft", "sft_killed")])
+def test_a_killed_run_of_two_processes_ends_like_one_left_alone(folder, kind, calm, killed):
+    calm, killed = folder / kind / calm, folder / kind / killed
     assert (calm / "model.safetensors").read_bytes() == (killed / "model.safetensors").read_bytes()
     assert rows(calm) == rows(killed)
 
@@ -144,6 +148,15 @@ REFUSED = {
 }  # fmt: skip
 
 
+def test_a_supervised_step_is_split_equally_or_refused():
+    config.check_processes(several.fine_tuning(processes=4))
+    with pytest.raises(UserError, match="supervised.batch_size: expected a multiple of 2 x processes = 6, got 8"):
+        config.check_processes(several.fine_tuning(processes=3))
+    with pytest.raises(UserError, match="sharding: expected false for processes: 1"):
+        several.fine_tuning(sharding=True)
+    config.check_processes(tiny.run_config("base", processes=3))  # which has one process whatever a scale asks for
+
+
 @pytest.mark.parametrize(("rl", "run", "message"), REFUSED.values(), ids=REFUSED)
 def test_what_cannot_be_split_is_refused(rl, run, message):
     with pytest.raises(UserError, match=message):
@@ -152,8 +165,10 @@ def test_what_cannot_be_split_is_refused(rl, run, message):
 
 def test_another_number_of_processes_than_configured_is_refused(monkeypatch):
     cfg = tiny.run_config("rl", processes=2)
-    with pytest.raises(UserError, match="processes: 2 by the configuration, 1 started; start with accelerate launch"):
-        processes.check_launch(cfg)
+    for asked, module in ((cfg, "train"), (several.fine_tuning(processes=2), "pretrain")):
+        told = f"processes: 2 by the configuration, 1 started; start with accelerate launch .*-m unigrpo.{module}$"
+        with pytest.raises(UserError, match=told):
+            processes.check_launch(asked)
     monkeypatch.setenv("WORLD_SIZE", "2")
     processes.check_launch(cfg)
 

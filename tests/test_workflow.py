@@ -132,7 +132,7 @@ def test_every_scale_plans_every_run_and_result(shipped, scale, seeds):
 def test_a_group_is_planned_whole_with_the_claims_that_read_it(shipped):
     """Six runs at every seed and the other weights at one; the claims need what is made by default too."""
     jobs = plan(shipped, "one_group", "--config", "scale=smoke", "seeds=2", "group=overoptimisation")
-    assert jobs["train"] == 11 * 2 + 6 * 2 + 7 and (jobs["table"], jobs["figure"]) == (2, 5)
+    assert jobs["train"] == 11 * 2 + 6 * 2 + 11 and (jobs["table"], jobs["figure"]) == (2, 5)
     assert (jobs["weak_reward"], jobs["claims"]) == (1, 1)
     assert "weak_reward" not in plan(shipped, "--config", "scale=smoke")
 
@@ -144,14 +144,16 @@ def test_one_run_needs_only_what_it_descends_from(shipped):
 
 
 def test_several_processes_are_started_together(shipped):
-    """Reinforcement alone has them, and their devices."""
+    """Training alone has them, and their devices."""
     of = ("--cores", "64", "--resources", "gpu=8", "--config", "scale=paper", "run=unigrpo")
     done = snakemake(shipped, "one_run", "-n", "-p", *of)
     jobs = {text.split(":")[0]: text for text in re.split(r"\nrule ", done.stdout + done.stderr)}
-    assert "accelerate launch --multi_gpu --num_processes 8 " in jobs["train"], done.stderr
-    assert "-m unigrpo.train --config" in jobs["train"] and "python -m unigrpo.pretrain" in jobs["sft"]
-    for job, words in {"train": ("gpu=8", "threads: 64"), "sft": ("gpu=1", "threads: 8")}.items():
-        assert all(word in jobs[job] for word in (*words, "mem_mb=100000", "runtime=10080")), jobs[job]
+    assert "accelerate.commands.launch --multi_gpu --num_processes 8 " in jobs["train"], done.stderr
+    assert "accelerate.commands.launch --multi_gpu --num_processes 8 " in jobs["sft"]
+    assert "-m unigrpo.train --config" in jobs["train"] and "-m unigrpo.pretrain --config" in jobs["sft"]
+    alone = ("gpu=1", "threads: 8")
+    for job, words in {"train": ("gpu=8", "threads: 64"), "sft": ("gpu=8", "threads: 64"), "tune": alone}.items():
+        assert all(word in jobs[job] for word in (*words, "mem_mb=260000", "runtime=10080")), jobs[job]
 
 
 def test_the_base_is_trained_apart_before_it_is_shipped(shipped):

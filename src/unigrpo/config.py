@@ -19,6 +19,7 @@ from typing import Literal
 from unigrpo.files import read_json
 from unigrpo.types import UserError
 
+LENGTH_BUCKETS = 2  # parts of a supervised step, texts of similar length together
 METHODS = sorted(path.stem for path in (Path(__file__).parent / "methods").glob("[a-z]*.py"))
 
 
@@ -332,7 +333,7 @@ class RunConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto = CUDA where there is one
     precision: Literal["no", "bf16"] = "no"
     threads: int = 1
-    processes: int = 1  # of reinforcement: one a device, each with its share of every rollout's prompts
+    processes: int = 1  # of SFT and reinforcement: one a device, each with its share of the examples or prompts
     sharding: bool = False  # weights, gradients and optimiser state split among the processes (FSDP)
     activation_checkpointing: bool = False  # layers are computed again in the backward pass, not kept
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -365,6 +366,9 @@ class RunConfig:
         require(self.seed >= 0, "seed", "a whole number >= 0")
         require(self.threads >= 1, "threads", "a whole number >= 1")
         require(self.processes >= 1, "processes", "a whole number >= 1")
+        if self.stage != "base":
+            alone = self.sharding and self.processes == 1
+            require(not alone, "sharding", "false for processes: 1, which has nobody to share with")
         if self.stage == "rl":
             self._check_layout()
 
@@ -372,7 +376,6 @@ class RunConfig:
         """What cannot be split, or trained as adapters."""
         rl = self.rl
         if self.sharding:
-            require(self.processes > 1, "sharding", "false for processes: 1, which has nobody to share with")
             require(rl.lora_rank == 0, "rl.lora_rank", f"0 with sharding, got {rl.lora_rank}")
         if rl.lora_rank and self.backbone != "llm_dit":  # whose copies share no more than frozen weights
             require(rl.method != "gardo", "rl.lora_rank", "0 for gardo, whose reference becomes the policy")
@@ -393,9 +396,13 @@ class RunConfig:
 
 
 def check_processes(cfg: RunConfig) -> None:
-    """Raise UserError where the prompts of a rollout cannot be split equally among the processes of a run: not a
-    property of a scale or of a run's line, but of the two together."""
+    """Raise UserError where the prompts of a rollout, or the examples of a supervised step, cannot be split equally
+    among the processes of a run: not a property of a scale or of a run's line, but of the two together."""
     rl, n = cfg.rl, cfg.processes
+    if cfg.stage != "rl":
+        size, least = cfg.supervised.batch_size, LENGTH_BUCKETS * n
+        wanted = f"a multiple of {LENGTH_BUCKETS} x processes = {least}, got {size}"
+        return require(n == 1 or cfg.stage == "base" or size % least == 0, "supervised.batch_size", wanted)
     prompts = rl.prompts_per_rollout
     require(n <= prompts, "processes", f"at most rl.prompts_per_rollout = {prompts}, got {n}")
     if n > 1 and rl.epoch_convention == "halves":

@@ -4,7 +4,9 @@ Loss = flow matching on the image, ``|v(x_t, t, context) - (noise - x_0)|^2`` av
 ``ce_weight`` times the cross-entropy of the reasoning trace. Times are logit-normal with a shift; the whole context
 is dropped for a share of examples, so that guidance has an unconditional branch (BAGEL, section on training).
 
-Every random choice of step n is drawn from streams named by (seed, n): a resumed run repeats the same numbers.
+Every random choice of step n is drawn from streams named by (seed, n): a resumed run repeats the same numbers. Of
+several processes each draws all of them and learns from its share of the examples, so that together they make the
+update of one.
 """
 
 from __future__ import annotations
@@ -16,55 +18,69 @@ import time
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from unigrpo import checkpoint, cli, config, cost, provenance, run_folder, seeding, tracking
+from unigrpo import (
+    checkpoint,
+    cli,
+    config,
+    cost,
+    processes,
+    provenance,
+    run_folder,
+    seeding,
+    sharding,
+    tracking,
+)
 from unigrpo.backbones.codec import PatchCodec
 from unigrpo.backbones.mot import MoT, MoTConfig
 from unigrpo.backbones.tokenizer import BOS, END_OF_IMAGE, EOS, START_OF_IMAGE, build_tokenizer
 from unigrpo.backbones.unified import UnifiedModel
-from unigrpo.config import RunConfig, SupervisedConfig, to_dict
+from unigrpo.config import LENGTH_BUCKETS, RunConfig, SupervisedConfig, to_dict
 from unigrpo.examples import Example, draw_examples, training_times
 from unigrpo.files import write_json
 from unigrpo.metrics import MetricsLog
+from unigrpo.plan import supervised as plan
 from unigrpo.resolve import training_fingerprint
 from unigrpo.sampler import Decoding
-from unigrpo.setup import accelerate_for
+from unigrpo.setup import accelerate_for, device_memory, join_others
 from unigrpo.types import UserError
 from unigrpo.validate import validate
 from unigrpo.world import prompts, render, traces
-
-LENGTH_BUCKETS = 2
 
 
 def supervised_loss(
     model: UnifiedModel, examples: list[Example], settings: SupervisedConfig, generator: torch.Generator
 ) -> tuple[Tensor, dict[str, float]]:
-    """Flow-matching loss (mean over elements) + ce_weight * cross-entropy (mean over trace tokens)."""
+    """Flow-matching loss (mean over elements) + ce_weight * cross-entropy (mean over trace tokens). ``examples`` are
+    all of a step; the loss is that of this process's share, whose mean over processes is the loss of all."""
     by_length = sorted(examples, key=lambda e: len(e.prompt.split()) + len((e.trace or "").split()))
+    own = slice(processes.rank(), None, processes.count())
     flow, ce, tokens = 0.0, 0.0, 0
     for k in range(LENGTH_BUCKETS):  # texts of similar length together: little padding
-        part = by_length[k * len(examples) // LENGTH_BUCKETS : (k + 1) * len(examples) // LENGTH_BUCKETS]
-        if not part:
+        bucket = by_length[k * len(examples) // LENGTH_BUCKETS : (k + 1) * len(examples) // LENGTH_BUCKETS]
+        if not bucket:
             continue
-        n = len(part)
+        noise = torch.randn(len(bucket), *model.latent_shape, generator=generator)[own]
+        t = training_times(len(bucket), settings.timestep_shift, generator)[own]
+        dropped = torch.rand(len(bucket), generator=generator)[own] < settings.condition_dropout
+        part = bucket[own]
         images = torch.from_numpy(render.render([e.scene for e in part], model.image_size)).to(model.device)
         data = model.encode_images(images.permute(0, 3, 1, 2).float() / 255)
-        noise = torch.randn(data.shape, generator=generator).to(data)
-        t = training_times(n, settings.timestep_shift, generator).to(data)
-        dropped = (torch.rand(n, generator=generator) < settings.condition_dropout).to(model.device)
+        noise, t = noise.to(data), t.to(data)
 
         trace = model.trace_from_texts([e.trace for e in part])
         hidden, context = model.encode(model.prompt_ids([e.prompt for e in part]), trace)
         logp, _ = model.text_logp(hidden, trace, 1.0)
         ce, tokens = ce - logp.sum(), tokens + int(trace.mask.sum())
         x = (1 - t)[:, None, None] * data + t[:, None, None] * noise
-        error = model.velocity(context.drop(dropped), x, t) - (noise - data)
-        flow = flow + error.square().mean() * (n / len(examples))
-    ce = ce / max(tokens, 1)
-    return flow + settings.ce_weight * ce, {"flow": flow.item(), "ce": ce.item()}
+        error = model.velocity(context.drop(dropped.to(model.device)), x, t) - (noise - data)
+        flow = flow + error.square().mean() * (len(bucket) / len(examples))
+    ce = ce / max(processes.mean(torch.tensor(tokens)).item(), 1)
+    parts = {name: processes.mean(value.detach()).item() for name, value in (("flow", flow), ("ce", ce))}
+    return flow + settings.ce_weight * ce, parts
 
 
 def new_model(cfg: RunConfig) -> UnifiedModel:
@@ -129,6 +145,10 @@ def main() -> None:
         return
     if cfg.source == "released":
         return adopt(cfg, args.out)
+    if cfg.stage == "sft":
+        processes.check_launch(cfg)
+    if cfg.backbone != "llm_dit":  # whose sizes stand in its releases
+        plan.check_fits(cfg, device_memory(cfg))
     train(cfg, args.out, args.init, args.tracker)
 
 
@@ -153,64 +173,101 @@ def train(cfg: RunConfig, out: Path, init: Path | None, tracker: str | None = No
     """Train to ``supervised.steps``; resumes from ``out/state``. Writes model, metrics and run.json. ``tracker`` names
     one that follows the metrics."""
     s = cfg.supervised
+    if cfg.stage == "sft":
+        join_others(cfg)
     accelerator, started = accelerate_for(cfg, **tracking.options(tracker, out)), time.monotonic()
-    model = (new_model(cfg) if init is None else checkpoint.load_model(init, expected=cfg.model)).to(accelerator.device)
+    if cfg.stage == "sft" and cfg.sharding:
+
+        def start() -> tuple[UnifiedModel, UnifiedModel]:
+            return sharding.load(
+                lambda: checkpoint.load_model(init, "cpu", cfg.model), accelerator.device, cfg.precision == "bf16"
+            )
+
+        (model, form), ema = start(), averaging(nn.Module(), s.ema_decay)
+        ema.module = start()[0].network  # a split network cannot be copied
+    else:
+        model = new_model(cfg) if init is None else checkpoint.load_model(init, expected=cfg.model)
+        model = model.to(accelerator.device)
+        ema = averaging(model.network, s.ema_decay)
+    if cfg.activation_checkpointing:
+        model.mot.checkpoint_activations()
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=s.lr, weight_decay=s.weight_decay, betas=(0.9, 0.99), fused=True)
-    ema = AveragedModel(model.network, multi_avg_fn=get_ema_multi_avg_fn(s.ema_decay))
-    first, earlier = 0, 0.0
+    first, earlier, main = 0, 0.0, processes.is_main()
     settings = training_fingerprint(cfg, *([] if init is None else [run_folder.weights(init)]))
     state = checkpoint.load_state(out / "state", settings)
     if state is not None:
         first, tensors, data = state
         earlier = data["wall_seconds"]
         checkpoint.restore(tensors, {"model": model, "ema": ema}, optimizer, out / "state")
-    log = MetricsLog(out / "metrics.jsonl", "step", first, tracking.follower(accelerator, cfg, "step", first))
-    bar = tqdm(range(first, s.steps), initial=first, total=s.steps, desc=cfg.run, mininterval=5, dynamic_ncols=True)
+    record_file = out / "metrics.jsonl" if main else None
+    log = MetricsLog(record_file, "step", first, tracking.follower(accelerator, cfg, "step", first))
+    steps = range(first, s.steps)
+    shown = {"mininterval": 5, "dynamic_ncols": True, "disable": not main}
+    bar = tqdm(steps, initial=first, total=s.steps, desc=cfg.run, **shown)
     for step in bar:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, s)
         generator = seeding.generator(cfg.seed, cfg.stage, "noise", step)
         with accelerator.autocast():
             loss, parts = supervised_loss(model, draw_examples(cfg, step), s, generator)
-        if not torch.isfinite(loss):
-            raise UserError(f"{cfg.run}: loss is {loss.item()} at step {step}; lower supervised.lr")
+        whole = processes.mean(loss.detach())
+        if not torch.isfinite(whole):
+            raise UserError(f"{cfg.run}: loss is {whole.item()} at step {step}; lower supervised.lr")
         accelerator.backward(loss)
+        processes.average_gradients(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, s.clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         ema.update_parameters(model.network)
         if (step + 1) % 50 == 0:
             bar.set_postfix(flow=f"{parts['flow']:.4f}", ce=f"{parts['ce']:.4f}")
-            log.write(kind="train", step=step, lr=learning_rate(step, s), loss=loss, **parts)
+            log.write(kind="train", step=step, lr=learning_rate(step, s), loss=whole, **parts)
         if (step + 1) % s.validate_every == 0 or step + 1 == s.steps:
             images = cost.SUPERVISED_VALIDATION_IMAGES
             for thinking in (True, False):
-                scores = validate(averaged(model, ema), cfg, Decoding(thinking, 1.0, 1.0), per_prompt=images).means
+                decoding = Decoding(thinking, 1.0, 1.0)
+                with sharding.gathered(ema):
+                    scores = validate(averaged(model, ema), cfg, decoding, per_prompt=images).means
                 log.write(kind="validation", step=step, thinking=thinking, **scores)
-                tqdm.write(
-                    f"{cfg.run} step {step + 1} thinking={thinking}: "
-                    + " ".join(f"{k} {v:.3f}" for k, v in scores.items())
-                )
+                if main:
+                    told = " ".join(f"{k} {v:.3f}" for k, v in scores.items())
+                    tqdm.write(f"{cfg.run} step {step + 1} thinking={thinking}: {told}")
         if (step + 1) % s.checkpoint_every == 0 and step + 1 < s.steps:
             tensors = checkpoint.gather({"model": model, "ema": ema}, optimizer)
-            checkpoint.save_state(
-                out / "state", step + 1, tensors, {"wall_seconds": earlier + time.monotonic() - started}, settings
-            )
+            taken = {"wall_seconds": earlier + time.monotonic() - started}
+            if main:
+                checkpoint.save_state(out / "state", step + 1, tensors, taken, settings)
+
+    finished = averaged(model, ema)
+    if cfg.stage == "sft" and cfg.sharding:
+        finished = sharding.whole(finished, form)
+    if main:
+        close(cfg, out, finished, accelerator.device, earlier + time.monotonic() - started)
+    accelerator.end_training()
+
+
+def close(cfg: RunConfig, out: Path, model: UnifiedModel, device: torch.device, seconds: float) -> None:
+    """Write the model and the record of a finished run; nothing is left to resume from."""
+    s = cfg.supervised
     record = provenance.record(
         cfg,
-        device=str(accelerator.device),
-        wall_seconds=earlier + time.monotonic() - started,
+        device=str(device),
+        wall_seconds=seconds,
         images=s.steps * s.batch_size,
         model_evaluations=s.steps * s.batch_size,
         updates=s.steps,
         ema=True,
         collapsed=False,
     )
-    checkpoint.save_model(averaged(model, ema), out, {"run": cfg.run, "seed": cfg.seed, "stage": cfg.stage})
+    checkpoint.save_model(model, out, {"run": cfg.run, "seed": cfg.seed, "stage": cfg.stage})
     write_json(out / "run.json", record)
     shutil.rmtree(out / "state", ignore_errors=True)
-    accelerator.end_training()
+
+
+def averaging(network: nn.Module, decay: float) -> AveragedModel:
+    """An exponential moving average of weights, which starts as a copy."""
+    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay))
 
 
 def averaged(model: UnifiedModel, ema: AveragedModel) -> UnifiedModel:

@@ -39,8 +39,9 @@ def check_launch(cfg: RunConfig) -> None:
     started = int(os.environ.get("WORLD_SIZE", 1))
     if started != cfg.processes:
         how = f"accelerate launch --num_processes {cfg.processes}" if cfg.processes > 1 else "python"
+        module = "unigrpo.train" if cfg.stage == "rl" else "unigrpo.pretrain"
         raise UserError(
-            f"processes: {cfg.processes} by the configuration, {started} started; start with {how} -m unigrpo.train"
+            f"processes: {cfg.processes} by the configuration, {started} started; start with {how} -m {module}"
         )
 
 

@@ -33,7 +33,7 @@ BASE = "base"  # the one run without a parent
 SFT = "sft"  # the run that decoding is chosen and the reward learned on
 COMMON = ("label", "stage", "init", "evaluate")  # keys of a run's line that are not settings of its stage
 MODES = {"yes": "think", "no": "direct"}  # thinking at evaluation, as tables say it -> as files say it
-LAYOUT = ("processes", "sharding", "activation_checkpointing")  # of reinforcement among devices
+LAYOUT = ("processes", "sharding", "activation_checkpointing")  # among devices, of SFT and reinforcement
 OF_TRAINING = (  # kinds of table and figure that need no images of their runs
     "training", "curves", "progress", "regularisers", "overoptimisation", "frontier", "mechanism", "sheets"
 )  # fmt: skip
@@ -322,7 +322,7 @@ def part(resolved: dict, name: str) -> dict:
     if name == "config":
         return resolved
     stage = "rl" if resolved["stage"] == "rl" else "supervised"
-    trained = {stage, *LAYOUT} if stage == "rl" else {stage}
+    trained = {stage} if resolved["stage"] == BASE else {stage, *LAYOUT}
     own = {"training": trained, "reward": {"reward"}, "weak_reward": {"weak_reward"}}.get(name, set())
     if name == "training" and stage == "rl" and _needs_data(resolved["rl"]["method"]):
         own = own | {"supervised"}
@@ -409,12 +409,10 @@ def _check_runs(catalogue: dict, scale: dict, scale_name: str) -> None:
 
 def _check_split(catalogue: dict, scale: dict, scale_name: str, run: str) -> None:
     """A run that is to be made can be split among the scale's processes."""
-    config = resolve(catalogue, scale, scale_name, run, 0)
-    if config.stage == "rl":
-        try:
-            check_processes(config)
-        except UserError as error:
-            raise UserError(f"runs.{run}: {error}") from None
+    try:
+        check_processes(resolve(catalogue, scale, scale_name, run, 0))
+    except UserError as error:
+        raise UserError(f"runs.{run}: {error}") from None
 
 
 def load_study(catalogue_file: Path, scale_folder: Path, options: dict) -> Study:

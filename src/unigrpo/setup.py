@@ -30,8 +30,6 @@ def accelerate_for(cfg: RunConfig, **options) -> Accelerator:
     torch.set_num_threads(cfg.threads)
     if cfg.device == "cuda" and not torch.cuda.is_available():
         raise UserError("device: 'cuda' was asked for, but this machine has no CUDA device")
-    if cfg.stage == "rl":
-        join_others(cfg)
     return Accelerator(cpu=cfg.device == "cpu", mixed_precision=cfg.precision, **options)
 
 

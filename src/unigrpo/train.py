@@ -31,7 +31,6 @@ from unigrpo import (
     cost,
     lora,
     methods,
-    plan,
     processes,
     provenance,
     run_folder,
@@ -47,6 +46,7 @@ from unigrpo.examples import SupervisedData
 from unigrpo.files import read_json, write_json
 from unigrpo.methods import Collapse, Networks
 from unigrpo.metrics import MetricsLog
+from unigrpo.plan import reinforcement as plan
 from unigrpo.resolve import training_fingerprint
 from unigrpo.rollout import Rollout, diversity
 from unigrpo.sampler import Decoding, read_decoding
@@ -203,6 +203,7 @@ def train(
     """Run all rollouts; writes model, metrics.jsonl and run.json into ``out``. Resumes from ``out/state`` where that
     was saved under the same ``settings``. ``tracker`` names one that follows metrics.jsonl."""
     rl, method, pool = cfg.rl, methods.load(cfg.rl.method), training_pool(cfg.rl)
+    join_others(cfg)
     accelerator, started = accelerate_for(cfg, **tracking.options(tracker, out)), time.monotonic()
     if cfg.sharding:
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from unigrpo import cost, pair_sizes, sizes
+from unigrpo import cost
 from unigrpo.config import RunConfig
-from unigrpo.pair_sizes import BYTES, Painter, Reasoner
-from unigrpo.sizes import FLOAT
+from unigrpo.plan import pair_sizes, sizes
+from unigrpo.plan.layout import GUIDANCE, Device, heading, largest, table
+from unigrpo.plan.pair_sizes import BYTES, Painter, Reasoner
+from unigrpo.plan.sizes import FLOAT
 
-RESERVED = 0.08  # share of a device that the runtime and fragmentation take
-GUIDANCE = 2.0  # of validation: any scale above 1 doubles its evaluations
 DECODER_CHANNELS = 256  # of the autoencoder at full resolution
 KINDS = ("weights", "adapters", "activations", "KV cache", "latents")
 
@@ -58,21 +58,17 @@ def memory(cfg: RunConfig, p: Painter, r: Reasoner) -> dict[str, dict[str, int]]
     return {name: standing | phase for name, phase in (("rollout", rollout), ("update", update))}
 
 
-def report(cfg: RunConfig, base: RunConfig, gpu_memory: float) -> tuple[list[str], bool]:
-    """The lines that the command prints, and whether the run fits into ``gpu_memory`` GB. ``base`` names the two
+def report(cfg: RunConfig, base: RunConfig, device: Device) -> tuple[list[str], bool]:
+    """The lines that the command prints, and whether the run fits one ``device``. ``base`` names the two
     releases. Raises UserError for one whose sizes are not known."""
     p, r = pair_sizes.painter(base.released), pair_sizes.reasoner(base.language_model)
-    room, phases, told = gpu_memory * 1e9 * (1 - RESERVED), memory(cfg, p, r), cost.reinforcement(cfg, GUIDANCE)
+    phases, told = memory(cfg, p, r), cost.reinforcement(cfg, GUIDANCE)
     held, b = pair_sizes.adapters(cfg, p, r), sizes.batch(cfg, 1)
-    lines = [f"run {cfg.run} at scale {cfg.scale}: 1 x {gpu_memory:g} GB, {room / 1e9:.1f} of them usable"]
+    lines = [heading(cfg, 1, device)]
     lines.append(f"language model  {r.numbers:,} numbers, adapters {held['text']:,}: {base.language_model}")
     lines.append(f"pipeline        {p.transformer:,} numbers, adapters {held['image']:,}: {base.released}")
     lines.append(f"  and           {p.encoders:,} in its text encoders, {p.autoencoder:,} in its autoencoder")
-    lines.append(f"memory (GB)   {'rollout':>12}{'update':>12}   without the reward's weights")
-    for kind in KINDS:
-        lines.append(f"  {kind:<12}" + "".join(f"{phase[kind] / 1e9:12.3f}" for phase in phases.values()))
-    sums = [sum(phase.values()) for phase in phases.values()]
-    lines.append(f"  {'sum':<12}" + "".join(f"{total / 1e9:12.3f}" for total in sums))
+    lines += table(phases, KINDS, "   without the reward's weights")
     each = told["updates"]
     evaluations, tokens = (told[f"update_{kind}_at_most"] // each for kind in ("image_evaluations", "text_tokens"))
     image = pair_sizes.image_flops(p, b.tokens) * (told["rollout_image_evaluations"] // each + 2 * evaluations)
@@ -82,10 +78,10 @@ def report(cfg: RunConfig, base: RunConfig, gpu_memory: float) -> tuple[list[str
         f" {told['rollout_image_evaluations'] // each:,} in its rollout, {tokens:,} tokens of traces at most;"
         f" {image:.2e} and {text:.2e} FLOPs"
     )
-    fits = max(sums) <= room
-    lines.append(f"fits          {'yes' if fits else 'no'}: {max(sums) / 1e9:.1f} GB")
+    fits = largest(phases) <= device.room
+    lines.append(f"fits          {'yes' if fits else 'no'}: {largest(phases) / 1e9:.1f} GB")
     if not fits:
-        lines.append(remedy(cfg, p, r, room))
+        lines.append(remedy(cfg, p, r, device.room))
     return lines, fits
 
 
@@ -93,8 +89,7 @@ def remedy(cfg: RunConfig, p: Painter, r: Reasoner, room: float) -> str:
     """The settings that would make it fit: fewer episodes of a backward pass, then fewer of a rollout."""
 
     def need(**changes) -> int:
-        phases = memory(replace(cfg, rl=replace(cfg.rl, **changes)), p, r)
-        return max(sum(phase.values()) for phase in phases.values())
+        return largest(memory(replace(cfg, rl=replace(cfg.rl, **changes)), p, r))
 
     for prompts in range(cfg.rl.prompts_per_rollout, 0, -cfg.rl.epochs):
         for micro in range(cfg.rl.micro_batch, 0, -1):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from unigrpo.config import RunConfig
 from unigrpo.files import read_json
-from unigrpo.sizes import FLOAT, Batch
+from unigrpo.plan.sizes import FLOAT, Batch
 from unigrpo.types import UserError
 
 BYTES = {"no": 4, "bf16": 2}  # of a released number, by precision

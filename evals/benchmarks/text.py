@@ -1,0 +1,71 @@
+"""Text rendering: how much of the asked text is read in the image, by the networks that rapidocr ships.
+
+``similar`` is the OCR score of Flow-GRPO (arXiv 2505.05470), as ``rewards/ocr.py`` has it; ``exact`` whether all of the
+text is read, letters' case and white space aside. A prompt's text stands between quotation marks in it, or in its
+metadata. With ``--prompts``, a text file with a prompt a line, other prompts are refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from PIL.Image import Image
+
+from evals.benchmarks import mean
+from evals.exam import prompts_version
+from evals.pictures import Picture
+from rewards.ocr import DETECTION_SIDE, agreement, asked_text, reader
+from unigrpo.files import read_text
+from unigrpo.types import UserError
+
+TITLE = "Text rendering"
+VERSION = "1"
+CAVEAT = "What is read depends on the reader: compare numbers of one version, and look at the texts that were read."
+
+
+class TextRendering:
+    """The judge; ``read`` gives the text in an image of 8-bit RGB. ``path`` is the prompt file, None for any prompt."""
+
+    def __init__(self, read: Callable[[np.ndarray], str], name: str, path: Path | None = None):
+        self.read, self.path = read, path
+        self.prompts = None if path is None else {line.strip() for line in read_text(path).splitlines() if line.strip()}
+        if self.prompts is not None and not self.prompts:
+            raise UserError(f"{path}: has no prompt, expected one a line")
+        known = "" if path is None else f" {prompts_version(path)}"
+        self.version = f"text-{VERSION}{known} {name}"
+
+    def check(self, picture: Picture) -> str:
+        """The text that the prompt asks for."""
+        if self.prompts is not None and picture.prompt.text not in self.prompts:
+            raise UserError(f"prompt {picture.prompt.text!r} is not in {self.path}")
+        return asked_text(picture.prompt)
+
+    def judge(self, pictures: Sequence[Picture], images: Sequence[Image]) -> list[dict | UserError]:
+        return [self._row(self.check(p), image) for p, image in zip(pictures, images, strict=True)]
+
+    def _row(self, asked: str, image: Image) -> dict:
+        found = self.read(np.asarray(image))
+        similar = agreement(asked, found)
+        exact = float(similar == 1)
+        reason = "" if exact else f"asked {asked!r}, read {found!r}"
+        return {"metrics": {"similar": similar, "exact": exact}, "reason": reason, "asked": asked, "read": found}
+
+    def summary(self, rows: Sequence[dict]) -> tuple[dict, list[str]]:
+        numbers = {name: mean([row["metrics"][name] for row in rows]) for name in ("similar", "exact")}
+        return numbers, [f"similar: {numbers['similar']:.4f}; exact: {numbers['exact']:.2%}"]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--prompts", type=Path, metavar="FILE", help="prompts, one a line (default: any with a text)")
+    parser.add_argument(
+        "--detection-side", type=int, default=DETECTION_SIDE, metavar="N", help="pixels that the reader enlarges to"
+    )
+
+
+def build(args: argparse.Namespace) -> TextRendering:
+    name = f"rapidocr-{version('rapidocr')}:{args.detection_side}"
+    return TextRendering(reader(args.detection_side), name, args.prompts)
