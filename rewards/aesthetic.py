@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from rewards import clip
 from rewards.heads import Head
-from rewards.weights import fetch_file, fill, in_batches, read_published
+from rewards.weights import fill, in_batches, placed, read_published
+from unigrpo import weights as published
 
 WHAT = "LAION's aesthetic predictor: ratings of images without their prompts"
 WEIGHTS = "trl-lib/ddpo-aesthetic-predictor"
@@ -21,7 +22,8 @@ CLIP = "openai/clip-vit-large-patch14"
 def build(weights: str = WEIGHTS, clip_weights: str = CLIP, batch_size: int = 64, device: str = "auto"):
     """``weights``: the head's file, a folder with it, or a hub id; ``clip_weights``: hub id or folder. Raises
     UserError."""
-    path = fetch_file("aesthetic", weights, FILE)
+    with placed("aesthetic"):
+        path = published.file(weights, FILE)
     tensors = read_published("aesthetic", path)
     model = clip.load("aesthetic", clip_weights, device)
     head = fill(Head(model.model.config.projection_dim), tensors, path, device)

@@ -11,12 +11,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from rewards.pixels import clip_input
-from rewards.weights import load_model, load_pretrained
-from unigrpo import compat
+from rewards.weights import placed
+from unigrpo import compat, weights
+from unigrpo.device import pick
 
 compat.ensure_torchvision()  # transformers imports it
 
-from transformers import AutoTokenizer, CLIPModel  # noqa: E402
+from transformers import CLIPModel  # noqa: E402
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt")
 
@@ -58,13 +59,16 @@ class Matcher:
         return self.clip.model.logit_scale.exp()
 
 
-def load(reward: str, weights: str, device: str) -> Clip:
-    """``weights``: hub id or folder. Raises UserError."""
-    return Clip(load_model(reward, CLIPModel, weights, device, dtype=torch.float32))
+def load(reward: str, source: str, device: str) -> Clip:
+    """``source``: hub id or folder. Raises UserError."""
+    with placed(reward):
+        model = weights.load_model(CLIPModel, weights.folder(source), "a CLIP", dtype=torch.float32)
+        return Clip(model.to(pick(device)))
 
 
-def load_matcher(reward: str, weights: str, tokenizer: str, device: str) -> Matcher:
-    """``tokenizer``: hub id or folder of the tokenizer, where ``weights`` is a folder without one. Raises UserError."""
-    own = any((Path(weights) / name).is_file() for name in TOKENIZER_FILES)
-    clip = load(reward, weights, device)
-    return Matcher(clip, load_pretrained(reward, AutoTokenizer, weights if own else tokenizer))
+def load_matcher(reward: str, source: str, tokenizer: str, device: str) -> Matcher:
+    """``tokenizer``: hub id or folder of the tokenizer, where ``source`` is a folder without one. Raises UserError."""
+    own = any((Path(source) / name).is_file() for name in TOKENIZER_FILES)
+    clip = load(reward, source, device)
+    with placed(reward):
+        return Matcher(clip, weights.tokenizer(source if own else tokenizer))

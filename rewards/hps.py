@@ -8,8 +8,10 @@ from __future__ import annotations
 from torch.nn.functional import normalize
 
 from rewards.pixels import clip_input
-from rewards.weights import device_for, fetch_file, fill, in_batches, read_published
+from rewards.weights import fill, in_batches, placed, read_published
 from unigrpo import compat
+from unigrpo import weights as published
+from unigrpo.device import pick
 from unigrpo.types import UserError
 
 compat.ensure_torchvision()  # open_clip imports it
@@ -39,10 +41,11 @@ def build(
     if version not in FILES or architecture not in open_clip.list_models():
         known = f"version {' or '.join(map(repr, FILES))} and an architecture of open_clip"
         raise UserError(f"reward hps: expected {known}, got {version!r} and {architecture!r}")
-    path = fetch_file("hps", weights, FILES[version])
+    with placed("hps"):
+        path = published.file(weights, FILES[version])
     tensors = read_published("hps", path)
     model = fill(open_clip.create_model(architecture, load_weights=False), tensors, path, device)
-    tokenizer, place = open_clip.get_tokenizer(architecture), device_for(device)
+    tokenizer, place = open_clip.get_tokenizer(architecture), pick(device)
     side = model.visual.image_size
     side = side[0] if isinstance(side, tuple) else side
 

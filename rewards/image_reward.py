@@ -13,15 +13,17 @@ from torch import Tensor, nn
 
 from rewards.heads import Head
 from rewards.pixels import clip_input
-from rewards.weights import device_for, fetch_file, fill, in_batches, load_pretrained, read_published
+from rewards.weights import fill, in_batches, placed, read_published
 from unigrpo import compat
+from unigrpo import weights as published
+from unigrpo.device import pick
 from unigrpo.files import read_json
 from unigrpo.types import UserError
 
 compat.ensure_torchvision()  # timm and transformers import it
 
 from timm.models.vision_transformer import VisionTransformer  # noqa: E402
-from transformers import AutoTokenizer, BlipTextConfig  # noqa: E402
+from transformers import BlipTextConfig  # noqa: E402
 from transformers.models.blip.modeling_blip_text import BlipTextModel  # noqa: E402
 
 WHAT = "ImageReward v1.0: BLIP and a head, trained on human rankings"
@@ -110,13 +112,15 @@ def build(
 ):
     """``weights``: the published file, a folder with it, or a hub id; ``config``: the same for ``med_config.json``,
     beside the weights where it is not given; ``tokenizer``: hub id or folder of BERT's. Raises UserError."""
-    path = fetch_file("image_reward", weights, FILE)
-    beside = str(path.parent) if config is None and Path(weights).exists() else weights
-    card = fetch_file("image_reward", beside if config is None else config, TEXT_CONFIG)
+    with placed("image_reward"):
+        path = published.file(weights, FILE)
+        beside = str(path.parent) if config is None and Path(weights).exists() else weights
+        card = published.file(beside if config is None else config, TEXT_CONFIG)
+        words = published.tokenizer(tokenizer)
     tensors = read_published("image_reward", path)
     vision = vision_sizes(tensors, path)
     model = fill(ImageReward(vision, text_config(card, vision.width)), tensors, path, device, UNUSED)
-    words, place = load_pretrained("image_reward", AutoTokenizer, tokenizer), device_for(device)
+    place = pick(device)
 
     def score(images, prompts):
         texts = [p.text for p in prompts]

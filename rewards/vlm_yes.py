@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rewards.weights import placed
 from unigrpo.types import UserError
 from unigrpo.vlm.local import LocalVlm
 
@@ -25,10 +26,8 @@ def build(
     """``weights``: any image-text-to-text model of transformers, hub id or folder; ``question`` holds {prompt}. Raises
     UserError."""
     question_for("vlm_yes", question, "")
-    try:
+    with placed("vlm_yes"):
         model = LocalVlm(weights, device, dtype, batch_size)
-    except UserError as error:
-        raise UserError(f"reward vlm_yes: {error} (weights, in rl.reward_options)") from None
 
     def score(images, prompts):
         asked = [question_for("vlm_yes", question, p.text) for p in prompts]

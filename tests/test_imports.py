@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 ROOMS = (
     ("types",),
-    ("config", "seeding", "files", "cli", "compat", "metrics", "schema", "experts", "weights", "device"),
+    ("config", "seeding", "files", "cli", "compat", "metrics", "schema", "experts", "weights", "device", "hub"),
     ("provenance", "setup", "processes", "sample_folder", "run_folder", "tracking"),
     (
         "flow",

@@ -456,7 +456,7 @@ def test_releases_that_changed_under_the_adapters_are_refused(folder, tmp_path):
     with pytest.raises(UserError, match=r"model\.json: language_model: .* does not hold the files that this model"):
         checkpoint.load_model(tmp_path / "base")
     shutil.rmtree(place / "pipeline")
-    with pytest.raises(UserError, match="no such folder, expected a StableDiffusion3Pipeline"):
+    with pytest.raises(UserError, match="no such file or folder, expected a StableDiffusion3Pipeline"):
         checkpoint.load_model(tmp_path / "base")
 
 
@@ -465,9 +465,9 @@ def test_a_place_that_is_none_is_named(folder, tmp_path, monkeypatch):
         raise ConnectionError("no route")
 
     monkeypatch.setattr(llm_dit_files.DiffusionPipeline, "download", unreachable)
-    with pytest.raises(UserError, match=r"someone/else: no such folder, and not to be had from the hub .*no route"):
+    with pytest.raises(UserError, match=r"someone/else: no such folder here, and .* cannot be fetched .*no route"):
         llm_dit_files.adopt(config(folder, "base", released="someone/else"), tmp_path, {})
-    with pytest.raises(UserError, match=r"nowhere: no such folder, expected a causal language model"):
+    with pytest.raises(UserError, match=r"nowhere: no such file or folder, expected a causal language model"):
         llm_dit_files.adopt(config(folder, "base", language_model="nowhere"), tmp_path, {})
 
 

@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 
 import rewards
 from rewards import pixels
-from rewards.weights import fetch_file
+from unigrpo import weights
 from unigrpo.types import UserError
 
 
@@ -144,13 +144,16 @@ def offline(monkeypatch):
     [
         (
             "hps",
-            r"HPS_v2\.1_compressed\.pt of xswu/HPSv2: not on this machine, .* by hand: .*huggingface\.co/xswu/HPSv2",
+            r"xswu/HPSv2: no such folder here, and HPS_v2\.1_compressed\.pt cannot be fetched .*`hf download xswu",
         ),
-        ("aesthetic", r"aesthetic-model\.pth of trl-lib/ddpo-aesthetic-predictor: not on this machine"),
-        ("image_reward", r"ImageReward\.pt of THUDM/ImageReward: not on this machine"),
-        ("pickscore", r"the repository of yuvalkirstain/PickScore_v1: not on this machine"),
-        ("clip_score", r"the repository of openai/clip-vit-base-patch32: not on this machine"),
-        ("vlm_yes", r"Qwen/Qwen2\.5-VL-7B-Instruct: is no folder here and cannot be fetched from the hub"),
+        (
+            "aesthetic",
+            r"trl-lib/ddpo-aesthetic-predictor: no such folder here, and aesthetic-model\.pth cannot be",
+        ),
+        ("image_reward", r"THUDM/ImageReward: no such folder here, and ImageReward\.pt cannot be fetched"),
+        ("pickscore", r"yuvalkirstain/PickScore_v1: no such folder here, and a checkpoint cannot be fetched"),
+        ("clip_score", r"openai/clip-vit-base-patch32: no such folder here, and a checkpoint cannot be fetched"),
+        ("vlm_yes", r"Qwen/Qwen2\.5-VL-7B-Instruct: no such folder here, and a checkpoint cannot be fetched"),
     ],
 )
 def test_what_cannot_be_had_is_one_line(offline, capfd, name, wanted):
@@ -162,10 +165,12 @@ def test_what_cannot_be_had_is_one_line(offline, capfd, name, wanted):
 def test_a_source_that_is_nothing_is_named(tmp_path):
     with pytest.raises(UserError, match="^reward hps: /nowhere/x.pt: no such file or folder, expected HPS"):
         rewards.load("hps", weights="/nowhere/x.pt")
-    with pytest.raises(UserError, match="^reward pickscore: .*: cannot be loaded as CLIPModel"):
+    with pytest.raises(UserError, match="^reward pickscore: .*config.json: is missing, expected beside the weights"):
         rewards.load("pickscore", weights=str(tmp_path))
     (tmp_path / "some.pt").touch()
-    assert fetch_file("x", str(tmp_path / "some.pt"), "other.pt") == tmp_path / "some.pt"
+    assert weights.file(tmp_path / "some.pt", "other.pt") == tmp_path / "some.pt"
+    with pytest.raises(UserError, match="^reward aesthetic: .*aesthetic-model.pth: is missing"):
+        rewards.load("aesthetic", weights=str(tmp_path))
 
 
 def test_a_damaged_or_foreign_file_is_named(tmp_path, aesthetic):
@@ -208,7 +213,7 @@ def test_a_model_that_lacks_tensors_is_refused(clip, tmp_path):
     tensors = load_file(tmp_path / "model.safetensors")
     del tensors["visual_projection.weight"]
     save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(UserError, match=r"CLIPModel \(missing keys, the first visual_projection"):
+    with pytest.raises(UserError, match=r"a CLIP \(1 missing parameters, among them visual_projection"):
         rewards.load("pickscore", weights=str(tmp_path), device="cpu")
 
 

@@ -8,7 +8,6 @@ import tiny
 import torch
 
 import rewards
-from rewards.weights import device_for
 from unigrpo import resolve
 from unigrpo.types import UserError
 
@@ -57,11 +56,6 @@ def test_a_file_that_leaves_something_out_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(rewards, "__path__", [*rewards.__path__, str(tmp_path)])
     with pytest.raises(UserError, match="^reward terse: expected its file to state WEIGHTS, LICENCE, RANGE, INP"):
         rewards.facts("terse")
-
-
-def test_auto_is_the_device_that_is_there():
-    assert device_for("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    assert device_for("cpu").type == "cpu"
 
 
 @pytest.mark.parametrize("name", ["geneval", "verifier", "jpeg"])

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from tests import judges
 from unigrpo import weights
+from unigrpo.device import pick
 from unigrpo.types import UserError
 from unigrpo.vlm.local import LocalVlm
 
@@ -137,6 +138,11 @@ def test_a_folder_that_is_no_such_model_is_named(folder, tmp_path):
         LocalVlm(tmp_path / "damaged")
 
 
+def test_auto_is_the_device_that_is_there():
+    assert pick("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert pick("cpu").type == "cpu"
+
+
 def test_a_device_that_is_not_there_is_named(folder):
     with pytest.raises(UserError, match="device: 'cuda:63' was asked for, but this machine has"):
         LocalVlm(folder, device="cuda:63")
@@ -152,7 +158,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch):
     with pytest.raises(UserError) as caught:
         LocalVlm("Qwen/Qwen3-VL-8B-Instruct")
     message = str(caught.value)
-    assert "\n" not in message and "cannot be fetched from the hub (ConnectionError)" in message
+    assert "\n" not in message and "cannot be fetched from the hub (ConnectionError: no route to host)" in message
     assert "hf download Qwen/Qwen3-VL-8B-Instruct --local-dir DIR" in message
-    with pytest.raises(UserError, match=r"\./weights/x: expected a folder"):
+    with pytest.raises(UserError, match=r"\./weights/x: no such file or folder"):
         LocalVlm("./weights/x")

@@ -7,12 +7,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from unigrpo import hub
 from unigrpo.types import UserError
 
 KINDS = ("*.safetensors", "*.bin", "*.pt", "*.pth")
 """File names of weights, best first: where a folder has several kinds, only the first kind counts."""
 
-FETCHED = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")
+TEXTS = ("*.json", "*.txt", "*.model", "*.jinja")
+"""Of a tokenizer or processor."""
 
 
 def folder(name: str | Path, needs: Sequence[str] = ("config.json",)) -> Path:
@@ -23,7 +25,9 @@ def folder(name: str | Path, needs: Sequence[str] = ("config.json",)) -> Path:
     """
     path = Path(name)
     if not path.is_dir():
-        path = _fetch(str(name))
+        path = hub.repository(str(name), "a checkpoint", (*TEXTS, KINDS[0]))
+        if not files(path):  # published before safetensors
+            path = hub.repository(str(name), "a checkpoint", (*TEXTS, KINDS[1]))
     if lacking := [file for file in needs if not (path / file).exists()]:
         raise UserError(f"{path / lacking[0]}: is missing, expected beside the weights of {name}")
     if not files(path):
@@ -31,24 +35,24 @@ def folder(name: str | Path, needs: Sequence[str] = ("config.json",)) -> Path:
     return path
 
 
-def _fetch(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
+def file(source: str | Path, name: str) -> Path:
+    """The file ``name`` of ``source``, which is a folder, a repository of the hub, or the file itself. Raises
+    UserError."""
+    path = Path(source)
+    if path.is_file() or (path / name).is_file():
+        return path if path.is_file() else path / name
+    if path.is_dir():
+        raise UserError(f"{path / name}: is missing")
+    return hub.repository(str(source), name, (name,)) / name
 
-    by_hand = f"`hf download {name} --local-dir DIR` where there is a network, then give DIR"
-    if name.startswith(("/", "./", "../", "~")) or name.count("/") != 1:
-        raise UserError(f"{name}: expected a folder that holds a checkpoint, or a repository of the hub (owner/name)")
-    try:
-        path = Path(snapshot_download(name, allow_patterns=list(FETCHED)))
-        if not files(path):  # published before safetensors
-            path = Path(snapshot_download(name, allow_patterns=[*FETCHED, "*.bin"]))
-    except HFValidationError:
-        raise UserError(f"{name}: is no folder, nor a name that a repository of the hub can have") from None
-    except Exception as error:  # the hub's client raises its own errors and those of its transport
-        raise UserError(
-            f"{name}: is no folder here and cannot be fetched from the hub ({type(error).__name__}); {by_hand}"
-        ) from None
-    return path
+
+def tokenizer(source: str | Path):
+    """The tokenizer of transformers in a folder or repository of the hub. Raises UserError."""
+    from transformers import AutoTokenizer
+
+    path = Path(source) if Path(source).is_dir() else hub.repository(str(source), "a tokenizer", TEXTS)
+    with loading(path, "a tokenizer"):
+        return AutoTokenizer.from_pretrained(path, local_files_only=True)
 
 
 @contextmanager
@@ -58,10 +62,10 @@ def loading(path: Path, kind: str) -> Iterator[None]:
     from safetensors import SafetensorError
 
     try:
-        yield
+        with hub.quiet():
+            yield
     except (OSError, ValueError, LookupError, RuntimeError, TypeError, SafetensorError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"{path}: cannot be loaded as {kind} ({type(error).__name__}: {reason})") from None
+        raise UserError(f"{path}: cannot be loaded as {kind} ({hub.sentence(error)})") from None
 
 
 def load_model(cls, path: Path, kind: str, **options):

@@ -8,17 +8,16 @@ tensors. Sizes, names and shapes are compared before a tensor is loaded. Source:
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import Qwen2Tokenizer
 
+from unigrpo import hub
 from unigrpo.backbones.mot import MoTConfig
 from unigrpo.backbones.tokenizer import BOS, END_OF_IMAGE, EOS, START_OF_IMAGE
 from unigrpo.backbones.vae import VaeConfig, sizes_of
@@ -134,13 +133,8 @@ def fetch(source: str | Path) -> Path:
     UserError where there is neither."""
     if Path(source).is_dir():
         return Path(source)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
-        raise UserError(f"{source}: no such folder, expected a BAGEL release: {LLM}, {VIT}, {NETWORK}, {AUTOENCODER}")
-    try:
-        return Path(snapshot_download(str(source), allow_patterns=["*.json", "*.txt", "*.safetensors"]))
-    except Exception as error:  # the hub's client raises many kinds for one thing: it cannot be had
-        reason = " ".join(str(error).split())
-        raise UserError(f"{source}: no such folder, and not to be had from the hub either ({reason})") from None
+    wanted = f"a BAGEL release ({LLM}, {VIT}, {NETWORK}, {AUTOENCODER})"
+    return hub.repository(str(source), wanted, ("*.json", "*.txt", "*.safetensors"))
 
 
 def read_release(folder: Path) -> Release:

@@ -9,7 +9,6 @@ adapters alone.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ import unigrpo.backbones.vae  # noqa: F401  # isort: skip  # lets torchvision im
 
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, SD3Transformer2DModel, StableDiffusion3Pipeline
-from huggingface_hub import snapshot_download
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -29,7 +27,7 @@ from transformers import (
     T5EncoderModel,
 )
 
-from unigrpo import seeding
+from unigrpo import hub, seeding
 from unigrpo.backbones import adapters
 from unigrpo.backbones.llm_dit import ADAPTER, LlmDit
 from unigrpo.checkpoint import load_weights, read_tensors, save_tokenizer, write_tensors
@@ -138,31 +136,27 @@ def _files(folder: Path) -> Iterator[Path]:
 
 # ---------------------------------------------------------------------------------------------------- fetching
 def _language_model(source: str) -> Path:
-    return _fetch(
-        source, "config.json", "a causal language model", lambda: snapshot_download(source, allow_patterns=WANTED)
-    )
+    what = "a causal language model"
+    return _own(source, "config.json", what) or hub.repository(source, what, WANTED)
 
 
 def _pipeline(source: str) -> Path:
-    folder = _fetch(source, "model_index.json", f"a {PIPELINE}", lambda: DiffusionPipeline.download(source))
+    what = f"a {PIPELINE}"
+    found = _own(source, "model_index.json", what)
+    folder = found or hub.fetch(source, what, lambda: DiffusionPipeline.download(source))
     kind = read_json(folder / "model_index.json", "_class_name")["_class_name"]
     if kind != PIPELINE:
         raise UserError(f"{folder / 'model_index.json'}: _class_name: expected {PIPELINE}, got {kind!r}")
     return folder
 
 
-def _fetch(source: str, file: str, what: str, download) -> Path:
-    """The folder of a release: ``source`` itself, or what ``download`` brings from the hub into its cache."""
-    if Path(source).is_dir():
-        if not (Path(source) / file).exists():
-            raise UserError(f"{Path(source) / file}: not found, expected {what}")
-        return Path(source)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
-        raise UserError(f"{source}: no such folder, expected {what}: a folder with {file}, or an id of the hub")
-    try:
-        return Path(download())
-    except Exception as error:  # the hub's client raises many kinds for one thing: it cannot be had
-        raise UserError(f"{source}: no such folder, and not to be had from the hub either ({_line(error)})") from None
+def _own(source: str, file: str, what: str) -> Path | None:
+    """The folder of a release that is on this machine, None where ``source`` is no folder. Raises UserError where it
+    lacks ``file``."""
+    folder = Path(source)
+    if folder.is_dir() and not (folder / file).exists():
+        raise UserError(f"{folder / file}: not found, expected {what}")
+    return folder if folder.is_dir() else None
 
 
 # ---------------------------------------------------------------------------------------------------- building
@@ -252,8 +246,4 @@ def _read(load, folder: Path):
     try:
         return load()
     except Exception as error:  # the libraries raise many kinds for a file that is absent, damaged or foreign
-        raise UserError(f"{folder}: cannot be loaded ({_line(error)})") from None
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+        raise UserError(f"{folder}: cannot be loaded ({hub.sentence(error)})") from None
