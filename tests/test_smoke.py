@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+from safetensors.torch import load_file
 
 COLUMNS = [
     "run",
@@ -44,7 +46,8 @@ SECOND_STAGE = {"refl_thinking_text_grpo"}  # not trained, and so not judged, wh
 
 
 def workflow(folder: Path, *options: str, target: str = "all") -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "snakemake", target, "--cores", "2", "--config", "scale=smoke", *options]
+    scale = [] if any(option.startswith("scale=") for option in options) else ["scale=smoke"]
+    command = [sys.executable, "-m", "snakemake", target, "--cores", "2", "--config", *scale, *options]
     environment = os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{folder / 'src'}"}
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
 
@@ -160,3 +163,21 @@ def test_an_ablation_is_one_line_and_its_name_in_a_table(checkout, results):
     assert counted == {"config": 3, "train": 1, "sample": 1, "score": 1, "collect_apart": 1, "spec": 1, "table": 1}
     table = pd.read_csv(results / "tables/door.csv").set_index("run")
     assert table.loc["unigrpo_door", "geneval"] >= 0 and table.loc["unigrpo_door", "seeds"] == 1
+
+
+def test_two_processes_train_what_one_does(checkout, results):
+    """Fine-tuning and reinforcement split between two processes, started as the workflow starts them."""
+    scales = checkout / "pipelines/scales"
+    (scales / "split.yaml").write_text((scales / "smoke.yaml").read_text() + "processes: 2\nsharding: true\n")
+    done = workflow(checkout, "scale=split", "run=text_grpo", target="one_run")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    runs = [checkout / f"results/{scale}/runs" for scale in ("split", "smoke")]
+    for run in ("sft", "text_grpo"):
+        split, one = (json.loads((folder / run / "seed0/run.json").read_text()) for folder in runs)
+        assert (split["config"]["processes"], one["config"]["processes"]) == (2, 1)
+        assert split["config"]["sharding"] and split["images"] == one["images"]
+    start, split, one = (
+        torch.cat([tensor.flatten() for _, tensor in sorted(load_file(folder / "seed0/model.safetensors").items())])
+        for folder in (runs[1] / "base", runs[0] / "sft", runs[1] / "sft")
+    )
+    assert 0 < (split - one).norm() < 1e-2 * (one - start).norm()
