@@ -36,10 +36,10 @@ rule all:
         tables=collect(
             "results/{scale}/tables/{name}.{suffix}",
             scale=SCALE,
-            name=resolve.by_default(TABLES),
+            name=catalogue.by_default(TABLES),
             suffix=("html", "md", "tex"),
         ),
-        figures=collect("results/{scale}/figures/{name}.png", scale=SCALE, name=resolve.by_default(FIGURES)),
+        figures=collect("results/{scale}/figures/{name}.png", scale=SCALE, name=catalogue.by_default(FIGURES)),
         claims=f"results/{SCALE}/claims.csv",
         gallery=[f"results/{SCALE}/gallery", f"results/{SCALE}/gallery.html"],
 
@@ -54,8 +54,8 @@ rule one_group:
         tables=collect(
             "results/{scale}/tables/{name}.{suffix}",
             scale=SCALE,
-            name=resolve.of_group(TABLES, GROUP),
+            name=catalogue.of_group(TABLES, GROUP),
             suffix=("html", "md", "tex"),
         ),
-        figures=collect("results/{scale}/figures/{name}.png", scale=SCALE, name=resolve.of_group(FIGURES, GROUP)),
+        figures=collect("results/{scale}/figures/{name}.png", scale=SCALE, name=catalogue.of_group(FIGURES, GROUP)),
         claims=f"results/{SCALE}/claims.csv",

@@ -41,11 +41,13 @@ from benchmarks import mutations
 from benchmarks.mutations import Mutation, Random
 from tests import tiny
 from unigrpo import checkpoint, cli, config, provenance, resolve, sample_folder, seeding
+from unigrpo.catalogue import BASE, runs_in_use
 from unigrpo.files import write_json, write_text
 from unigrpo.provenance import ROOT
 from unigrpo.report.tables import read_rows
 from unigrpo.sampler import Samples
 from unigrpo.schema import read_yaml
+from unigrpo.study import load_study
 from unigrpo.train import optimizer_for
 from unigrpo.types import UserError
 from unigrpo.world.prompts import prompt_set
@@ -73,14 +75,14 @@ def command(module: str, arguments: str) -> Callable[[], None]:
 
 def parse_study() -> None:
     """What the workflow asks of the catalogue and the scale while it is parsed."""
-    study = resolve.load_study(Path("experiments.yaml"), Path("scales"), {"scale": "smoke"})
-    resolve.runs_in_use(study.catalogue)
+    study = load_study(Path("experiments.yaml"), Path("scales"), {"scale": "smoke"})
+    runs_in_use(study.catalogue)
     for run in study.runs():
         study.modes(run)
         for seed in study.seeds(run)[:2]:
             settings = study.config(run, seed)
             [resolve.fingerprint(resolve.part(settings, part)) for part in resolve.PARTS]
-            if run != resolve.BASE:
+            if run != BASE:
                 study.parent(run, seed)
     for name, spec in study.catalogue["tables"].items():
         read_rows(spec, f"experiments.yaml: tables.{name}")

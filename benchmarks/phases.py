@@ -36,13 +36,14 @@ from unigrpo import checkpoint, cli, config, methods, provenance, seeding
 from unigrpo.advantages import group_advantages
 from unigrpo.backbones.mot import Context
 from unigrpo.backbones.unified import Trace, UnifiedModel
+from unigrpo.catalogue import load_catalogue
 from unigrpo.config import RunConfig
 from unigrpo.examples import draw_examples
 from unigrpo.files import write_json
 from unigrpo.methods import Networks
 from unigrpo.pretrain import new_model, supervised_loss
 from unigrpo.provenance import ROOT
-from unigrpo.resolve import load_catalogue, load_scale, resolve
+from unigrpo.resolve import load_scale, resolve
 from unigrpo.sampler import Decoding
 from unigrpo.setup import accelerate_for
 from unigrpo.train import draw_prompts, optimizer_for, score, update

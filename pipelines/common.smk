@@ -1,6 +1,6 @@
 """Loading, checking and path lists: every helper of the workflow."""
 
-from unigrpo import resolve
+from unigrpo import catalogue, resolve, schema, study
 from unigrpo.types import UserError
 
 ROOT = Path(os.path.relpath(HERE))  # relative, so that a moved checkout has nothing to do anew
@@ -15,7 +15,7 @@ SHIPPED_FILES = [
 DETECTOR = ROOT / "assets" / "detector"
 
 try:
-    STUDY = resolve.load_study(CATALOGUE_FILE, SCALES, config)
+    STUDY = study.load_study(CATALOGUE_FILE, SCALES, config)
 except UserError as error:
     sys.exit(f"error: {error}")
 
@@ -23,8 +23,8 @@ SCALE = STUDY.scale_name
 SCALE_FILE = SCALES / f"{SCALE}.yaml"
 TABLES = STUDY.catalogue["tables"]
 FIGURES = STUDY.catalogue["figures"]
-TRAINED = resolve.runs_in_use(STUDY.catalogue)
-JUDGED = resolve.runs_in_use(STUDY.catalogue, judged=True)
+TRAINED = catalogue.runs_in_use(STUDY.catalogue)
+JUDGED = catalogue.runs_in_use(STUDY.catalogue, judged=True)
 IS_SHIPPED = STUDY.scale["base"].get("source") == "shipped"
 PRETRAINED = "results/{scale}/base" if IS_SHIPPED else "results/{scale}/runs/base/seed0"
 THREADS = STUDY.scale.get("threads", 1)
@@ -109,7 +109,7 @@ def entry(kind, name):
     """The catalogue's entry of a table or figure."""
     entries = {"table": TABLES, "figure": FIGURES}[kind]
     if name not in entries:
-        sys.exit(f"error: {CATALOGUE_FILE}: no {kind} is called {name!r}{resolve.nearest(name, entries)}")
+        sys.exit(f"error: {CATALOGUE_FILE}: no {kind} is called {name!r}{schema.nearest(name, entries)}")
     return entries[name]
 
 
@@ -135,12 +135,12 @@ def collected(runs):
 
 def named_scores(wildcards):
     """Scores of the runs that a table or figure names."""
-    return files(resolve.named(entry(wildcards.kind, wildcards.name)), "scores.jsonl")
+    return files(catalogue.named(entry(wildcards.kind, wildcards.name)), "scores.jsonl")
 
 
 def named_runs(wildcards):
     """The same, as the collection is told of them."""
-    return collected(resolve.named(entry(wildcards.kind, wildcards.name)))
+    return collected(catalogue.named(entry(wildcards.kind, wildcards.name)))
 
 
 def scores_of(kind):
@@ -150,7 +150,7 @@ def scores_of(kind):
     def path(wildcards):
         wanted = entry(kind, wildcards.name)
         own = "scores" if wanted.get("default", True) else f"scores/{kind}.{wildcards.name}"
-        return [] if wanted["kind"] in resolve.OF_TRAINING else [f"results/{SCALE}/{own}.csv"]
+        return [] if wanted["kind"] in catalogue.OF_TRAINING else [f"results/{SCALE}/{own}.csv"]
 
     return path
 
@@ -190,7 +190,7 @@ def inputs_of(kind):
 
     def paths(wildcards):
         wanted = entry(kind, wildcards.name)
-        runs, record = resolve.named(wanted), RECORDS.get(wanted["kind"])
+        runs, record = catalogue.named(wanted), RECORDS.get(wanted["kind"])
         return configs(runs) + (files(runs, record) if record else [])
 
     return paths
@@ -200,8 +200,8 @@ def claimed(wildcards):
     """Records of the runs that claims read beside the scores: those made by default, and of the groups those that are
     asked for or there already."""
     shown = [spec for name, spec in TABLES.items() if "group" in spec]
-    asked = {run for name in resolve.of_group(TABLES, GROUP) for run in resolve.named(TABLES[name])}
-    apart = list(dict.fromkeys(run for spec in shown for run in resolve.named(spec)))
+    asked = {run for name in catalogue.of_group(TABLES, GROUP) for run in catalogue.named(TABLES[name])}
+    apart = list(dict.fromkeys(run for spec in shown for run in catalogue.named(spec)))
     there = [run for run in apart if run in asked or all(map(os.path.exists, files([run], "run.json")))]
     runs = list(dict.fromkeys(TRAINED + there))
     return configs(runs) + files(runs, "run.json")

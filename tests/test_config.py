@@ -10,8 +10,10 @@ import pytest
 import yaml
 
 from unigrpo import config, resolve
+from unigrpo.catalogue import by_default, load_catalogue, of_group, runs_in_use
 from unigrpo.config import RLConfig, RunConfig, from_dict, to_dict
 from unigrpo.schema import SCHEMAS, read_yaml
+from unigrpo.study import load_study
 from unigrpo.types import UserError
 
 SCALES = ("smoke", "cpu", "gpu", "paper", "sd35")
@@ -53,7 +55,7 @@ def files(tmp_path):
 
 
 def study(files, **options):
-    return resolve.load_study(*files, options)
+    return load_study(*files, options)
 
 
 # ------------------------------------------------------------------------------------------------ what composes
@@ -61,7 +63,7 @@ def study(files, **options):
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_every_shipped_run_resolves_and_survives_json(root, scale):
-    loaded = resolve.load_study(root / "pipelines/experiments.yaml", root / "pipelines/scales", {"scale": scale})
+    loaded = load_study(root / "pipelines/experiments.yaml", root / "pipelines/scales", {"scale": scale})
     for run in loaded.runs():
         for seed in loaded.seeds(run):
             data = json.loads(json.dumps(loaded.config(run, seed)))
@@ -110,9 +112,9 @@ def test_a_line_may_ask_for_fewer_seeds(files):
 def test_a_group_is_made_when_asked_for(files):
     files[0].write_text(CATALOGUE.replace("{kind: curves,", "{kind: curves, group: extra,"))
     loaded = study(files, group="extra")
-    assert resolve.runs_in_use(loaded.catalogue) == ["base", "sft", "joint"]
-    assert resolve.of_group(loaded.catalogue["figures"], "extra") == ["curves"]
-    assert resolve.of_group(loaded.catalogue["figures"], None) == []
+    assert runs_in_use(loaded.catalogue) == ["base", "sft", "joint"]
+    assert of_group(loaded.catalogue["figures"], "extra") == ["curves"]
+    assert of_group(loaded.catalogue["figures"], None) == []
     with pytest.raises(UserError, match="--config group=extro: no such group; did you mean extra?"):
         study(files, group="extro")
 
@@ -135,11 +137,11 @@ def test_only_methods_on_data_depend_on_the_data():
 
 
 def test_only_runs_that_something_shows_are_in_use(files):
-    catalogue = resolve.load_catalogue(files[0])
-    assert resolve.runs_in_use(catalogue) == ["base", "sft", "joint", "guided", "twice"]  # with all ancestors
-    assert resolve.runs_in_use(catalogue, judged=True) == ["base", "sft", "joint"]  # curves need no images
+    catalogue = load_catalogue(files[0])
+    assert runs_in_use(catalogue) == ["base", "sft", "joint", "guided", "twice"]  # with all ancestors
+    assert runs_in_use(catalogue, judged=True) == ["base", "sft", "joint"]  # curves need no images
     catalogue["figures"]["curves"]["default"] = False
-    assert resolve.runs_in_use(catalogue) == ["base", "sft", "joint"] and resolve.by_default(catalogue["figures"]) == []
+    assert runs_in_use(catalogue) == ["base", "sft", "joint"] and by_default(catalogue["figures"]) == []
 
 
 def test_the_first_run_of_a_decoding_table_is_also_sampled_greedily(files):

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from unigrpo import config, resolve
+from unigrpo.catalogue import load_catalogue
 from unigrpo.world import detector, prompts
 from unigrpo.world.traces import Imperfection
 
@@ -40,7 +41,7 @@ def cells(root, page, *head):
 
 
 def configured(root, scale, run):
-    catalogue = resolve.load_catalogue(root / "pipelines/experiments.yaml")
+    catalogue = load_catalogue(root / "pipelines/experiments.yaml")
     return resolve.resolve(catalogue, resolve.load_scale(root / f"pipelines/scales/{scale}.yaml"), scale, run, 0)
 
 

@@ -28,7 +28,9 @@ ROOMS = (
         "lora",
         "sharding",
         "checkpoint",
+        "catalogue",
         "resolve",
+        "study",
         "cost",
         "vlm",
         "plan",
@@ -39,7 +41,8 @@ ROOMS = (
 COMMANDS = len(ROOMS)  # every other module that can be run: the top room
 
 WITHOUT_TORCH = (
-    "unigrpo.config", "unigrpo.types", "unigrpo.seeding", "unigrpo.resolve", "unigrpo.report", "unigrpo.cost",
+    "unigrpo.config", "unigrpo.types", "unigrpo.seeding", "unigrpo.catalogue", "unigrpo.resolve", "unigrpo.study",
+    "unigrpo.report", "unigrpo.cost",
     "unigrpo.plan",
     "unigrpo.diff", "unigrpo.run_folder", "evals.geneval",
 )  # fmt: skip

@@ -13,6 +13,7 @@ import torch
 import rewards
 from tests import tiny
 from unigrpo import resolve, train
+from unigrpo.catalogue import load_catalogue
 from unigrpo.config import to_dict
 from unigrpo.files import read_jsonl, write_json
 from unigrpo.types import UserError
@@ -104,7 +105,7 @@ def resolved(root, tmp_path):
             "runs:\n  base: {evaluate: [yes]}\n  sft: {init: base, evaluate: [yes]}\n"
             f"  own: {{init: sft, train: [image], evaluate: [yes], {line}}}\n"
         )
-        return resolve.resolve(resolve.load_catalogue(catalogue), scale, "smoke", "own", 0)
+        return resolve.resolve(load_catalogue(catalogue), scale, "smoke", "own", 0)
 
     return call
 

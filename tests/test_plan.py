@@ -17,6 +17,7 @@ from unigrpo.backbones.mot import MoTConfig
 from unigrpo.backbones.multimodal import MultimodalMoT
 from unigrpo.backbones.vae import Autoencoder, VaeConfig
 from unigrpo.backbones.vit import VitConfig
+from unigrpo.catalogue import load_catalogue
 from unigrpo.config import ModelConfig, SupervisedConfig
 from unigrpo.examples import draw_examples as examples_of
 from unigrpo.methods import grpo
@@ -24,7 +25,7 @@ from unigrpo.plan import __main__ as command
 from unigrpo.plan import layout, sizes, supervised
 from unigrpo.plan import reinforcement as plan
 from unigrpo.pretrain import new_model
-from unigrpo.resolve import load_catalogue, load_scale, resolve
+from unigrpo.resolve import load_scale, resolve
 from unigrpo.types import UserError
 
 MEDIUM = ModelConfig(

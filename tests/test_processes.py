@@ -16,7 +16,8 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from tests import several, tiny
-from unigrpo import config, processes, setup, train
+from unigrpo import config, pretrain, processes, setup, train
+from unigrpo.examples import draw_examples
 from unigrpo.files import read_jsonl
 from unigrpo.plan import reinforcement as plan
 from unigrpo.types import UserError
@@ -135,6 +136,21 @@ def test_every_episode_is_made_once_and_every_step_is_shared_equally(monkeypatch
             assert [i < 18 for i in own] == [True] * 6 + [False] * 6
     monkeypatch.setattr(processes, "count", lambda: 1)
     assert processes.episodes(12, rl, 0) == list(range(36))
+
+
+def test_each_process_learns_from_its_share_of_a_step(monkeypatch):
+    """The mean of two shares' losses is the loss of all, and the shares differ."""
+    cfg, model = several.fine_tuning(), tiny.model()
+
+    def flow(which, of):
+        monkeypatch.setattr(processes, "count", lambda: of)
+        monkeypatch.setattr(processes, "rank", lambda: which)
+        monkeypatch.setattr(processes, "mean", lambda value: value)
+        generator = torch.Generator().manual_seed(0)
+        return pretrain.supervised_loss(model, draw_examples(cfg, 0), cfg.supervised, generator)[1]["flow"]
+
+    whole, first, second = flow(0, 1), flow(0, 2), flow(1, 2)
+    assert (first + second) / 2 == pytest.approx(whole, rel=1e-5) and first != pytest.approx(second, rel=1e-3)
 
 
 REFUSED = {

@@ -12,6 +12,7 @@ from published import PROMPTS, images
 
 import rewards
 from unigrpo import resolve, train
+from unigrpo.catalogue import load_catalogue
 from unigrpo.config import RLConfig, from_dict, reward_parts, to_dict
 from unigrpo.files import read_jsonl, write_json
 from unigrpo.types import UserError
@@ -141,7 +142,7 @@ def resolved(root, tmp_path):
             f"  own: {{init: sft, train: [image], evaluate: [yes], {line}}}\n"
         )
         scale = resolve.load_scale(root / "pipelines/scales/smoke.yaml")
-        return resolve.resolve(resolve.load_catalogue(catalogue), scale, "smoke", "own", 0).rl
+        return resolve.resolve(load_catalogue(catalogue), scale, "smoke", "own", 0).rl
 
     return call
 

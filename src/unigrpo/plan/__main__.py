@@ -8,7 +8,8 @@ from unigrpo import cli
 from unigrpo.plan import pair, reinforcement, supervised
 from unigrpo.plan.layout import TFLOPS, Device
 from unigrpo.provenance import ROOT
-from unigrpo.resolve import load_study, resolve
+from unigrpo.resolve import resolve
+from unigrpo.study import load_study
 from unigrpo.types import UserError
 
 

@@ -30,6 +30,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from unigrpo import cli
+from unigrpo.catalogue import OF_TRAINING
 from unigrpo.files import read_json, replacing, write_text
 from unigrpo.report.courses import curves, progress
 from unigrpo.report.dots import category_dots, dots
@@ -39,7 +40,6 @@ from unigrpo.report.mechanism import mechanism
 from unigrpo.report.pictures import grid, traces
 from unigrpo.report.rows import add_source_options, read_sources
 from unigrpo.report.sheets import sheets
-from unigrpo.resolve import OF_TRAINING
 from unigrpo.types import UserError
 
 STYLE = {

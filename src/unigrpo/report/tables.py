@@ -27,13 +27,13 @@ from dataclasses import asdict, dataclass
 import pandas as pd
 
 from unigrpo import cli
+from unigrpo.catalogue import OF_TRAINING
 from unigrpo.files import read_json, write_text
 from unigrpo.report import endings, guidance, latex, overoptimisation, page, training
 from unigrpo.report.lines import columns, interval, number, seeds
 from unigrpo.report.notes import HEADS, MISSING, caption, notes
 from unigrpo.report.results import CATEGORIES
 from unigrpo.report.rows import Line, Row, Sources, add_source_options, read_sources
-from unigrpo.resolve import OF_TRAINING
 from unigrpo.types import UserError
 
 DECODING = ("unguided", "tuned", "greedy")
