@@ -132,7 +132,7 @@ def test_every_scale_plans_every_run_and_result(shipped, scale, seeds):
 def test_a_group_is_planned_whole_with_the_claims_that_read_it(shipped):
     """Six runs at every seed and the other weights at one; the claims need what is made by default too."""
     jobs = plan(shipped, "one_group", "--config", "scale=smoke", "seeds=2", "group=overoptimisation")
-    assert jobs["train"] == 11 * 2 + 6 * 2 + 11 and (jobs["table"], jobs["figure"]) == (2, 5)
+    assert jobs["train"] == 11 * 2 + 6 * 2 + 12 and (jobs["table"], jobs["figure"]) == (2, 5)
     assert (jobs["weak_reward"], jobs["claims"]) == (1, 1)
     assert "weak_reward" not in plan(shipped, "--config", "scale=smoke")
 
