@@ -7,6 +7,7 @@ real images, the instruments of the GenEval-style evaluation, with ``detector_op
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from evals.geneval import Boxes, Verdict, exact_verdict, official_verdict
 from rewards.pixels import to_uint8
+from rewards.weights import in_batches
 from unigrpo.types import Prompt, UserError
 from unigrpo.world.inspector import inspect_images, to_geneval
 
@@ -37,9 +39,12 @@ def world(pixels: np.ndarray, prompts: Sequence[Prompt]) -> list[Found]:
 
 
 def _real(**options) -> Detect:
-    """Raises UserError for a checkpoint that is not there or does not fit."""
+    """Raises UserError for an unknown option, and a checkpoint that is not there or does not fit."""
     from evals.benchmarks import geneval as style
 
+    known = inspect.signature(style.instruments).parameters
+    if odd := [name for name in options if name not in known]:
+        raise UserError(f"reward geneval: detector_options.{odd[0]}: expected {', '.join(known)}")
     look = style.instruments(**options).look
     return lambda pixels, prompts: look([fromarray(image) for image in pixels], prompts)
 
@@ -59,8 +64,13 @@ def _official(verdict: Verdict) -> float:
 RULES = {"exact": (exact_verdict, _exact), "official": (official_verdict, _official)}
 
 
-def build(rule: str = "exact", detector: str = "world", detector_options: Mapping | None = None):
-    """Raises UserError for an unknown rule or detector."""
+def build(
+    rule: str = "exact",
+    detector: str = "world",
+    detector_options: Mapping | None = None,
+    batch_size: int = 8,
+):
+    """``batch_size``: images that the detector sees at once. Raises UserError for an unknown rule or detector."""
     for name, value, known in (("rule", rule, RULES), ("detector", detector, DETECTORS)):
         if value not in known:
             raise UserError(f"reward geneval: {name}: expected {' or '.join(known)}, got {value!r}")
@@ -70,4 +80,4 @@ def build(rule: str = "exact", detector: str = "world", detector_options: Mappin
         found = detect(to_uint8(images), prompts)
         return torch.tensor([read(judge(p.meta, *seen)) for p, seen in zip(prompts, found, strict=True)])
 
-    return score
+    return in_batches(score, batch_size)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch.nn.functional import normalize
 
-from rewards.pixels import clip_input
+from rewards.pixels import clip_input, letterboxed
 from rewards.weights import fill, in_batches, placed, read_published
 from unigrpo import compat
 from unigrpo import weights as published
@@ -50,7 +50,7 @@ def build(
     side = side[0] if isinstance(side, tuple) else side
 
     def score(images, prompts):
-        seen = normalize(model.encode_image(clip_input(images.to(place), side)), dim=-1)
+        seen = normalize(model.encode_image(clip_input(images.to(place), side, letterboxed)), dim=-1)
         asked = normalize(model.encode_text(tokenizer([p.text for p in prompts]).to(place)), dim=-1)
         return (seen * asked).sum(-1)
 

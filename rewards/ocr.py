@@ -1,13 +1,11 @@
 """Text rendering, the OCR reward of Flow-GRPO (arXiv 2505.05470): how much of the asked text is read in the image.
 
 1 - min(edit distance, n) / n for n characters asked, letters' case and white space aside; 1 where what is read contains
-what was asked. The text is the prompt's ``meta["text"]``, or what stands between quotation marks in its words. rapidocr
-ships the networks that read (PP-OCR through onnxruntime).
+what was asked (``unigrpo.asked``). rapidocr ships the networks that read (PP-OCR through onnxruntime).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -15,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rewards.pixels import to_uint8
+from unigrpo.asked import asked_text
 from unigrpo.types import Prompt, UserError
 
 WHAT = "OCR: share of the asked text that is read in the image"
@@ -24,21 +23,7 @@ RANGE = (0.0, 1.0)
 INPUT_SIZE = None
 DIFFERENTIABLE = False
 
-QUOTED = re.compile(r"\"([^\"]+)\"|“([^”]+)”|(?<!\w)'([^']+)'(?!\w)|‘([^’]+)’")
 DETECTION_SIDE = 736  # pixels: the shorter side is enlarged to it before text is looked for; rapidocr's own default
-
-
-def asked_text(prompt: Prompt) -> str:
-    """Raises UserError for a prompt that asks for no text."""
-    text = prompt.meta.get("text")
-    if text is None:
-        text = " ".join("".join(groups) for groups in QUOTED.findall(prompt.text))
-    if not isinstance(text, str) or not plain(text):
-        raise UserError(
-            f"reward ocr: prompt {prompt.id}: expected a text to render, in quotation marks or as meta's 'text', in"
-            f" {prompt.text!r}"
-        )
-    return text
 
 
 def plain(text: str) -> str:
@@ -93,7 +78,10 @@ def build(detection_side: int = DETECTION_SIDE, threads: int = 1):
     read = reader(detection_side, threads)
 
     def score(images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
-        asked = [asked_text(p) for p in prompts]
+        try:
+            asked = [asked_text(p) for p in prompts]
+        except UserError as error:
+            raise UserError(f"reward ocr: {error}") from None
         return torch.tensor([agreement(a, read(p)) for a, p in zip(asked, to_uint8(images), strict=True)])
 
     return score

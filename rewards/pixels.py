@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, pad
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -24,10 +26,21 @@ def square(images: Tensor, side: int) -> Tensor:
     return resized[..., top : top + side, left : left + side]
 
 
-def clip_input(images: Tensor, side: int) -> Tensor:
+def letterboxed(images: Tensor, side: int) -> Tensor:
+    """(B, 3, H, W) -> (B, 3, side, side) in [0, 1]: the longer side resized to ``side`` (bicubic, antialiased), black
+    above and below or at both sides. Differentiable, but where the resizing left [0, 1]."""
+    longest = max(images.shape[-2:])
+    size = tuple(round(length * side / longest) for length in images.shape[-2:])
+    if size != tuple(images.shape[-2:]):
+        images = interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)
+    (top, left), (down, right) = zip(*((n // 2, n - n // 2) for n in (side - length for length in size)), strict=True)
+    return pad(images, (left, right, top, down))
+
+
+def clip_input(images: Tensor, side: int, fit: Callable[[Tensor, int], Tensor] = square) -> Tensor:
     """Pixels as CLIP and its descendants are shown them: (B, 3, side, side), normalised per channel."""
     mean, std = (torch.tensor(v, device=images.device).view(3, 1, 1) for v in (CLIP_MEAN, CLIP_STD))
-    return (square(images.float(), side) - mean) / std
+    return (fit(images.float(), side) - mean) / std
 
 
 def to_uint8(images: Tensor) -> np.ndarray:

@@ -13,7 +13,20 @@ ROOT = Path(__file__).resolve().parents[1]
 
 ROOMS = (
     ("types",),
-    ("config", "seeding", "files", "cli", "compat", "metrics", "schema", "experts", "weights", "device", "hub"),
+    (
+        "config",
+        "seeding",
+        "files",
+        "cli",
+        "compat",
+        "metrics",
+        "schema",
+        "experts",
+        "weights",
+        "device",
+        "hub",
+        "asked",
+    ),
     ("provenance", "setup", "processes", "sample_folder", "run_folder", "tracking"),
     (
         "flow",

@@ -174,6 +174,15 @@ def test_latents_are_the_autoencoders(model):
     assert torch.allclose(unpatchify(tokens, 2, 4, 4) / 1.5305 + 0.0609, own, atol=1e-6)
 
 
+def test_the_autoencoder_computes_in_fp32_under_autocast(model):
+    pictures = torch.rand(1, 3, 32, 32, generator=seeding.generator(4, "pictures"))
+    with torch.no_grad():
+        tokens = model.encode_images(pictures)
+        shown = model.decode(tokens)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(model.encode_images(pictures), tokens) and torch.equal(model.decode(tokens), shown)
+
+
 def test_a_sample_does_not_depend_on_its_company(model):
     """Prompts and traces of other lengths in the batch pad a row, and change neither its words nor its picture."""
     asked, draws, x = model.prompt_ids(PROMPTS), uniforms(3), noise(model, 3)

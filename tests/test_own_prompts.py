@@ -36,6 +36,10 @@ def file(tmp_path):
     return write(tmp_path / "own.jsonl", OWN)
 
 
+def own(file, **settings):
+    return tiny.run_config(rl=replace(tiny.RL, prompt_file=str(file), **settings))
+
+
 def write(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
@@ -45,8 +49,8 @@ def write(path, rows):
 
 
 def test_a_file_takes_the_place_of_the_worlds_prompts(file):
-    assert training_pool(tiny.RL) == prompt_set("train")
-    pool = training_pool(replace(tiny.RL, prompt_file=str(file)))
+    assert training_pool(tiny.run_config()) == prompt_set("train")
+    pool = training_pool(own(file))
     assert pool == read_prompts(file) and [p.text for p in pool] == [row["prompt"] for row in OWN]
 
 
@@ -67,9 +71,16 @@ BAD = {
     "verifier": (
         {"prompt": "a photo of a heart"},
         {"reward": "verifier"},
-        "line 6: needs 'include', the clauses that the verifier judges",
+        "line 6: needs 'include', the clauses that the reward verifier judges",
     ),
     "mixed": ({"prompt": "a photo of a heart"}, {"verifier_mix": 0.5}, "line 6: needs 'include', the clauses"),
+    "geneval": ({"prompt": "a photo of a heart"}, {"reward": "geneval"}, "line 6: needs 'include', the clauses that"),
+    "part": (
+        {"prompt": "a photo of a heart"},
+        {"reward": "weighted", "reward_options": {"parts": {"a": {"weight": 1, "reward": "geneval"}}}},
+        "line 6: needs 'include', the clauses that the reward geneval judges",
+    ),
+    "text": ({"prompt": "a photo of a heart"}, {"reward": "ocr"}, "line 1: prompt custom/001: expected a text to rend"),
     "tag": (
         {"prompt": "a photo of a heart", "tag": "hearts"},
         {},
@@ -82,13 +93,23 @@ BAD = {
 def test_a_line_that_cannot_be_trained_on_is_named(tmp_path, row, settings, message):
     file = write(tmp_path / "own.jsonl", [*OWN, row])
     with pytest.raises(UserError) as refusal:
-        training_pool(replace(tiny.RL, prompt_file=str(file), **settings))
+        training_pool(own(file, **settings))
     assert str(refusal.value).removeprefix(f"{file}").removeprefix(", ").startswith(message)
+
+
+def test_a_released_model_reads_any_words(tmp_path):
+    file = write(tmp_path / "own.jsonl", [{"prompt": f'a dog with a "No. {n}" sign'} for n in range(4)])
+    for reward in ("ocr", "clip_score"):
+        with pytest.raises(UserError, match="line 1: the word 'dog' is not in this world's vocabulary"):
+            training_pool(own(file, reward=reward))
+        assert len(training_pool(replace(own(file, reward=reward), backbone="bagel"))) == 4
+    with pytest.raises(UserError, match="expected a file of prompts that ask for a text, which the world's do not"):
+        training_pool(tiny.run_config(rl=replace(tiny.RL, reward="ocr")))
 
 
 def test_what_no_reward_judges_needs_no_clauses_and_may_be_long(tmp_path):
     file = write(tmp_path / "own.jsonl", [{"prompt": "a ring " * 13}] * 4)
-    assert len(training_pool(replace(tiny.RL, prompt_file=str(file), reward="mine"))) == 4
+    assert len(training_pool(own(file, reward="mine"))) == 4
 
 
 # ---- resolving ---------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """CLIPScore, PickScore, HPS and the aesthetic predictor: small checkpoints in the published layouts, through the real
 loaders; scores against the libraries' own path from an image file to an embedding."""
 
+import numpy as np
 import published
 import pytest
 import torch
@@ -44,6 +45,29 @@ def test_an_oblong_image_is_cut_in_the_middle():
     wide[..., 16:32] = 1
     assert torch.equal(pixels.square(wide, 16), torch.ones(1, 3, 16, 16))
     assert pixels.square(torch.rand(1, 3, 33, 20), 16).shape == (1, 3, 16, 16)
+
+
+@pytest.mark.parametrize("size", [(16, 48), (48, 20), (33, 32)])
+def test_an_oblong_image_is_shown_whole_to_hps(size):
+    """The library's resizing of the longer side and its centred border."""
+    from torchvision.transforms import functional
+
+    smooth = torch.nn.functional.interpolate(images(1), size, mode="bilinear")
+    image = Image.fromarray(pixels.to_uint8(smooth)[0])
+    scaled = tuple(round(length * 32 / max(size)) for length in size)
+    theirs = functional.resize(image, scaled, functional.InterpolationMode.BICUBIC)
+    down, right = 32 - scaled[0], 32 - scaled[1]
+    theirs = functional.pad(theirs, [right // 2, down // 2, right - right // 2, down - down // 2], fill=0)
+    ours = pixels.letterboxed(functional.to_tensor(image)[None], 32)
+    assert (ours[0] - functional.to_tensor(theirs)).abs().max() < 2 / 255
+
+
+def test_hps_sees_the_edges(hps):
+    reward, wide = rewards.load("hps", **hps[1]), torch.rand(1, 3, 32, 64)
+    narrow = wide.clone()
+    narrow[..., :8] = 0
+    assert not torch.equal(reward(wide, PROMPTS[:1]), reward(narrow, PROMPTS[:1]))
+    assert pixels.letterboxed(wide, 32)[0, :, [0, 31]].abs().max() == 0
 
 
 def test_clip_score_is_its_definition(clip):

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 import rewards
 from evals import geneval
 from rewards import jpeg, ocr
+from unigrpo.asked import asked_text
 from unigrpo.types import Prompt, UserError
 from unigrpo.world.inspector import inspect_images, to_geneval
 from unigrpo.world.prompts import prompt_set
@@ -69,14 +70,15 @@ def test_agreement_at_its_ends():
 @pytest.mark.parametrize(
     "words, asked",
     [
-        ('a sign "Fresh Bread" and "Hot Tea"', "Fresh Bread Hot Tea"),
+        ('a sign "Fresh Bread" and "Hot Tea"', "Fresh Bread"),
+        ("in the '90s, the kids' sign says \"OPEN\"", "OPEN"),
         ("a sign that says 'it is late' by the baker's door", "it is late"),
         ("a mug with “Mum” on it", "Mum"),
     ],
 )
 def test_the_asked_text_stands_in_quotation_marks(words, asked):
-    assert ocr.asked_text(prompt(words)) == asked
-    assert ocr.asked_text(prompt(words, text="other")) == "other"
+    assert asked_text(prompt(words)) == asked
+    assert asked_text(prompt(words, text="other")) == "other"
 
 
 @pytest.mark.parametrize("asking", [prompt("the baker's dog's tail"), prompt('says " "'), prompt("x", text=3)])
@@ -128,6 +130,9 @@ def test_geneval_takes_the_worlds_prompts():
         rewards.load("geneval", detector="eyes")
     with pytest.raises(UserError, match=r"^reward geneval: rule: expected exact or official, got 'mine'"):
         rewards.load("geneval", rule="mine")
+    with pytest.raises(UserError, match=r"^reward geneval: detector_options.side: expected detector, clip, device"):
+        rewards.load("geneval", detector="real", detector_options={"side": 800})
+    assert torch.equal(rewards.load("geneval", batch_size=2)(torch.zeros(5, 3, 48, 48), prompts), scores)
 
 
 def test_geneval_on_real_images_is_the_evaluation_s_verdict(tmp_path):

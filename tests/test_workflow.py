@@ -69,7 +69,8 @@ def make_checkout(root: Path, folder: Path) -> Path:
         shutil.copy(root / name, folder / name)
     package = folder / "src" / "unigrpo"
     package.mkdir(parents=True)
-    for name in ("__init__", "types", "config", "files", "cli", "schema", "resolve", "reproduce"):
+    real = "__init__ types config files cli schema asked catalogue resolve study reproduce"
+    for name in real.split():
         shutil.copy(root / "src" / "unigrpo" / f"{name}.py", package)
     shutil.copytree(root / "src/unigrpo/methods", package / "methods")
     for name in ("rewards", "src/unigrpo/world"):

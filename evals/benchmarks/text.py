@@ -1,8 +1,8 @@
 """Text rendering: how much of the asked text is read in the image, by the networks that rapidocr ships.
 
 ``similar`` is the OCR score of Flow-GRPO (arXiv 2505.05470), as ``rewards/ocr.py`` has it; ``exact`` whether all of the
-text is read, letters' case and white space aside. A prompt's text stands between quotation marks in it, or in its
-metadata. With ``--prompts``, a text file with a prompt a line, other prompts are refused.
+text is read, letters' case and white space aside. A prompt's text stands between its first quotation marks, or in its
+metadata (``unigrpo.asked``). With ``--prompts``, a text file with a prompt a line, other prompts are refused.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from PIL.Image import Image
 from evals.benchmarks import mean
 from evals.exam import prompts_version
 from evals.pictures import Picture
-from rewards.ocr import DETECTION_SIDE, agreement, asked_text, reader
+from rewards.ocr import DETECTION_SIDE, agreement, reader
+from unigrpo.asked import asked_text
 from unigrpo.files import read_text
 from unigrpo.types import UserError
 
@@ -40,7 +41,7 @@ class TextRendering:
 
     def check(self, picture: Picture) -> str:
         """The text that the prompt asks for."""
-        if self.prompts is not None and picture.prompt.text not in self.prompts:
+        if self.prompts is not None and picture.prompt.text.strip() not in self.prompts:
             raise UserError(f"prompt {picture.prompt.text!r} is not in {self.path}")
         return asked_text(picture.prompt)
 

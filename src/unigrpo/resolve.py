@@ -55,7 +55,7 @@ def resolve(catalogue: dict, scale: dict, scale_name: str, run: str, seed: int) 
         line = catalogue["runs"][run]
         config = _compose(scale, line, run, scale_name, seed, _data_of(catalogue["runs"], run))
         if config.stage == "rl":
-            _check_inputs(config.rl)
+            _check_inputs(config)
         return config
     except UserError as error:
         raise UserError(re.sub(r"^(rl|supervised)\.", f"runs.{run}.", str(error))) from None
@@ -72,14 +72,14 @@ def reward_names() -> list[str]:
     return sorted(path.stem for path in REWARDS.glob("*.py") if BUILD.search(files.read_text(path)))
 
 
-def _check_inputs(rl: RLConfig) -> None:
+def _check_inputs(cfg: RunConfig) -> None:
     """The method, the reward and the prompts that a run names are there and can be trained with."""
-    method = METHODS / f"{rl.method}.py"
+    rl, method = cfg.rl, METHODS / f"{cfg.rl.method}.py"
     if missing := [name for name in CONTRACT if not re.search(rf"^(def )?{name}\b", files.read_text(method), re.M)]:
         raise UserError(f"rl.method: {method.name} has no {', '.join(missing)}; unigrpo.methods says what it needs")
     _check_reward(rl.reward, rl.reward_options, "rl.reward", "rl.reward_options")
     try:
-        training_pool(rl)
+        training_pool(cfg)
     except UserError as error:
         raise UserError(f"rl.prompt_file: {error}") from None
 

@@ -202,7 +202,7 @@ def train(
 ) -> None:
     """Run all rollouts; writes model, metrics.jsonl and run.json into ``out``. Resumes from ``out/state`` where that
     was saved under the same ``settings``. ``tracker`` names one that follows metrics.jsonl."""
-    rl, method, pool = cfg.rl, methods.load(cfg.rl.method), training_pool(cfg.rl)
+    rl, method, pool = cfg.rl, methods.load(cfg.rl.method), training_pool(cfg)
     join_others(cfg)
     accelerator, started = accelerate_for(cfg, **tracking.options(tracker, out)), time.monotonic()
     if cfg.sharding:
@@ -394,7 +394,7 @@ def main() -> None:
         raise UserError(f"{args.config}: stage: expected 'rl', got {cfg.stage!r}; see unigrpo.pretrain")
     try:
         config.check_processes(cfg)
-        draw_prompts(cfg.seed, 0, cfg.rl.prompts_per_rollout, training_pool(cfg.rl))
+        draw_prompts(cfg.seed, 0, cfg.rl.prompts_per_rollout, training_pool(cfg))
     except UserError as error:
         raise UserError(f"{args.config}: {error}") from None
     decoding = replace(read_decoding(args.decoding), thinking=cfg.rl.thinking)

@@ -294,16 +294,19 @@ class LlmDit(nn.Module):
         return patchify(predicted, self.patch).float()
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] -> latent tokens (B, N, token_dim), of the posterior's mode."""
+        """(B, 3, H, W) in [0, 1] -> latent tokens (B, N, token_dim), of the posterior's mode, in fp32 whatever the
+        transformer computes in."""
         config, kind = self.vae.config, self.vae.dtype
-        latents = self.vae.encode((2 * images - 1).to(kind)).latent_dist.mode()
+        with torch.autocast(images.device.type, enabled=False):
+            latents = self.vae.encode((2 * images - 1).to(kind)).latent_dist.mode()
         return patchify((latents - (config.shift_factor or 0)) * config.scaling_factor, self.patch).float()
 
     def decode(self, tokens: Tensor) -> Tensor:
-        """Latent tokens (B, N, token_dim) -> images (B, 3, H, W) in [0, 1]; differentiable."""
+        """Latent tokens (B, N, token_dim) -> images (B, 3, H, W) in [0, 1], in fp32 like them; differentiable."""
         config, kind = self.vae.config, self.vae.dtype
         latents = unpatchify(tokens, self.patch, *self.grid) / config.scaling_factor + (config.shift_factor or 0)
-        return (self.vae.decode(latents.to(kind)).sample.float() * 0.5 + 0.5).clamp(0, 1)
+        with torch.autocast(tokens.device.type, enabled=False):
+            return (self.vae.decode(latents.to(kind)).sample.float() * 0.5 + 0.5).clamp(0, 1)
 
 
 def ends_of(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

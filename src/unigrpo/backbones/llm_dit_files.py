@@ -27,7 +27,7 @@ from transformers import (
     T5EncoderModel,
 )
 
-from unigrpo import hub, seeding
+from unigrpo import hub, seeding, weights
 from unigrpo.backbones import adapters
 from unigrpo.backbones.llm_dit import ADAPTER, LlmDit
 from unigrpo.checkpoint import load_weights, read_tensors, save_tokenizer, write_tensors
@@ -45,7 +45,7 @@ PARTS = {  # of the pipeline: class, and whether it may be absent
 }
 INSTRUCTION = "reasoning_prompt.txt"
 KINDS = {"no": torch.float32, "bf16": torch.bfloat16}
-WANTED = ["*.json", "*.txt", "*.model", "*.safetensors"]  # of a language model's repository
+WANTED = (*weights.TEXTS, "*.safetensors")  # of a language model's repository
 
 
 @dataclass(frozen=True)
