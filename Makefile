@@ -1,4 +1,4 @@
-# make reproduce   environment, training, evaluation, tables, figures, gallery   SCALE=smoke|cpu|gpu|paper SEEDS=n CORES=n
+# make reproduce   environment, training, evaluation, tables, figures, gallery   SCALE=smoke|cpu|gpu|paper|sd35 SEEDS=n CORES=n
 # make overoptimise                         reward hacking: regularisers on a proxy that gives way, their tables and figures
 # make test        the tests
 # make run RUN=unigrpo   one run with its evaluation         make base   train the base that the repository ships
@@ -35,4 +35,4 @@ $(STAMP): requirements.lock pyproject.toml
 	touch $(STAMP)
 
 clean:
-	rm -rf .venv .snakemake results/smoke results/cpu results/gpu results/paper
+	rm -rf .venv .snakemake $(filter-out results/reference,$(wildcard results/*))

@@ -1,6 +1,6 @@
 """UniGRPO, from the catalogue to the tables. `snakemake --cores 2` makes everything of the scale `cpu`.
 
-`--config scale=smoke|cpu|gpu|paper` chooses a scale, `seeds=1` overrides its number of seeds, `run=NAME` names the run
+`--config scale=smoke|cpu|gpu|paper|sd35` chooses a scale, `seeds=1` overrides its number of seeds, `run=NAME` names the run
 of the target `one_run`, `group=NAME` the tables and figures of the target `one_group`. What is trained and shown is declared in pipelines/experiments.yaml.
 """
 

@@ -1,7 +1,6 @@
 """CLIPScore, PickScore, HPS and the aesthetic predictor: small checkpoints in the published layouts, through the real
 loaders; scores against the libraries' own path from an image file to an embedding."""
 
-import numpy as np
 import published
 import pytest
 import torch
