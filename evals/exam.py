@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,6 +74,20 @@ def exam_of(exams: Mapping[str, Exam], prompt: Prompt, path: Path) -> Exam:
     if prompt.text not in exams:
         raise UserError(f"prompt {prompt.text!r} is not in {path}")
     return exams[prompt.text]
+
+
+def check_answers(vlm: Vlm, exams: Iterable[Exam], where: Path | str) -> None:
+    """Raise UserError for the first expected answer of ``exams``, which stand at ``where``, that the model cannot be
+    asked for."""
+    known: set[str] = set()
+    for exam in exams:
+        for answer in exam.answers:
+            if answer not in known:
+                try:
+                    vlm.check(answer)
+                except UserError as error:
+                    raise UserError(f"{where}: prompt {exam.prompt[:80]!r}: {error}") from None
+                known.add(answer)
 
 
 def prompts_version(path: Path) -> str:

@@ -15,7 +15,17 @@ from unigrpo.types import Prompt, UserError
 
 
 def parse(text: str) -> tuple[str, Reward]:
-    """(name of its column, reward) of ``NAME`` or ``NAME={"option": value}``. Raises UserError."""
+    """(name of its column, reward) of ``NAME`` or ``NAME={"option": value}``. Raises UserError, also for a reward
+    whose scores depend on the images that are judged together."""
+    name, options = named(text)
+    reward = rewards.load(name, **options)
+    if reward.relative:
+        raise UserError(f"--reward {text}: its scores depend on the images judged together, expected normalise: none")
+    return text if options else name, reward
+
+
+def named(text: str) -> tuple[str, dict]:
+    """(name of the reward, options) of ``NAME`` or ``NAME={"option": value}``. Raises UserError."""
     name, _, told = text.partition("=")
     try:
         options = json.loads(told) if told else {}
@@ -23,7 +33,7 @@ def parse(text: str) -> tuple[str, Reward]:
         raise UserError(f"--reward {text}: the options after '=' are not valid JSON ({error.msg})") from None
     if not isinstance(options, dict):
         raise UserError(f"--reward {text}: expected a JSON object of options after '=', found {told}")
-    return text if options else name, rewards.load(name, **options)
+    return name, options
 
 
 def scores(reward: Reward, images: Sequence[Image], prompts: Sequence[Prompt]) -> list[float | UserError]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -186,14 +187,20 @@ def add_options(parser, name: str) -> None:
     benchmarks.module(name).add_options(parser)
 
 
+def beside(images: Path, benchmark: str) -> Path:
+    """Where the results go by default. ``images`` may be relative, as ``.`` is; a link keeps its own name."""
+    images = Path(os.path.abspath(images))
+    return images.with_name(f"{images.name}.{benchmark}")
+
+
 def judge_images(args) -> None:
     """The command, its options parsed. Ends the process with exit code 1 where images could not be judged."""
     if args.batch < 1:
         raise UserError("--batch: expected at least 1")
     found = read(args.images)
     module = benchmarks.module(args.benchmark)
+    out = args.out or beside(args.images, args.benchmark)
     judge = module.build(args)
-    out = args.out or args.images.with_name(f"{args.images.name}.{args.benchmark}")
     rows, failed = run(found, judge, args.benchmark, out, args.batch)
     print("\n".join(write(rows, failed, judge, module, args.benchmark, out)))
     for problem in failed[:SHOWN]:

@@ -8,6 +8,7 @@ themselves, in constants too: ``Facts``. Their table is docs/rewards.md.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import importlib.util
 import inspect
@@ -35,6 +36,11 @@ class Reward:
         check_images(images, prompts, self.name)
         with torch.autocast(images.device.type, enabled=False):  # in fp32 whatever the policy computes in
             return checked(self.score(images, prompts), prompts, self.name)
+
+    @property
+    def relative(self) -> bool:
+        """Whether a score depends on the images that are judged with it."""
+        return getattr(self.score, "relative", False)
 
     @property
     def parts(self) -> dict[str, Tensor]:
@@ -91,11 +97,20 @@ def inputs(options: Mapping) -> list[Path]:
     for value in options.values():
         if isinstance(value, Mapping):
             found += inputs(value)
-        elif isinstance(value, str) and Path(value).is_dir():
-            found += sorted(path for path in Path(value).iterdir() if path.is_file())
-        elif isinstance(value, str) and Path(value).is_file():
-            found.append(Path(value))
+        elif isinstance(value, str):
+            found += _files(Path(value))
     return found
+
+
+def _files(path: Path) -> list[Path]:
+    try:
+        if path.is_dir():
+            return sorted(inner for inner in path.iterdir() if inner.is_file())
+        return [path] if path.is_file() else []
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # a text, such as a question
+            return []
+        raise UserError(f"{path}: cannot be read ({error})") from None
 
 
 def check_images(images: Tensor, prompts: Sequence[Prompt], name: str) -> None:

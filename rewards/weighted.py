@@ -33,6 +33,7 @@ class Weighted:
     def __init__(self, parts: Mapping[str, RewardPart], normalise: str):
         self.settings, self.normalise = parts, normalise
         self.rewards = {name: rewards.load(part.reward or name, **part.options) for name, part in parts.items()}
+        self.relative = normalise == "batch" or any(reward.relative for reward in self.rewards.values())
         self.differentiable = all(reward.differentiable for reward in self.rewards.values())
         self.parts: dict[str, Tensor] = {}
 

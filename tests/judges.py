@@ -19,17 +19,24 @@ WORDS = ["yes", "Yes", "no", "No", "two", "2", "three", "3", "ten", "1", "0"]
 WORDS += ["is", "there", "a", "red", "circle", "in", "the", "image", "?", "how", "many", ";"]
 
 
-def save_vlm(folder: Path, seed: int = 0, kind: str = "qwen2_vl") -> Path:
+def save_vlm(folder: Path, seed: int = 0, kind: str = "qwen2_vl", begins: str = "") -> Path:
     """A Qwen2-VL or Qwen3-VL of a few thousand parameters whose tokens are words and whose answers depend on image and
-    question."""
+    question. With ``begins``, the first token of a text, both its tokenizer and its chat template write it."""
     import transformers
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-    names = ["<unk>", "<pad>", *SPECIAL, *dict.fromkeys(WORDS)]
+    names = ["<unk>", "<pad>", *SPECIAL, *dict.fromkeys(WORDS), *([begins] if begins else [])]
     tokenizer = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    if begins:
+        pair = [(begins, names.index(begins))]
+        tokenizer.post_processor = processors.TemplateProcessing(single=f"{begins} $A", special_tokens=pair)
     fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>", additional_special_tokens=SPECIAL
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",
+        pad_token="<pad>",
+        additional_special_tokens=SPECIAL,
+        **({"bos_token": begins} if begins else {}),
     )
     start, end, image, video = (names.index(name) for name in SPECIAL)
     rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}
@@ -69,7 +76,7 @@ def save_vlm(folder: Path, seed: int = 0, kind: str = "qwen2_vl") -> Path:
     model.save_pretrained(folder)
     pictures = transformers.Qwen2VLImageProcessor(size={"shortest_edge": 28 * 28, "longest_edge": 56 * 56})
     films = getattr(transformers, f"{name}VideoProcessor")()
-    processor = getattr(transformers, f"{name}Processor")(pictures, fast, films, chat_template=CHAT)
+    processor = getattr(transformers, f"{name}Processor")(pictures, fast, films, chat_template=begins + CHAT)
     processor.save_pretrained(folder)
     return folder
 

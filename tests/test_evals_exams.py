@@ -26,12 +26,16 @@ CAT = {"prompt": "a cat", "atom_count": 1, "vqa_list": [["Is there a cat?", "Yes
 
 
 class Says:
-    """Answers with the share given to each question, or the error."""
+    """Answers with the share given to each question, or the error; cannot say eleven."""
 
     name, digest = "owner/says", "d1"
 
     def __init__(self, **shares):
         self.shares, self.asked = shares, []
+
+    def check(self, answer):
+        if answer == "11":
+            raise UserError("says: answer '11': is no single token")
 
     def ask(self, shown, questions, answers):
         self.asked += list(zip(questions, answers, strict=True))
@@ -94,6 +98,17 @@ def test_a_prompt_without_an_exam_is_told(tmp_path):
     judge = SoftTifa(says(), write_rows(tmp_path / "p.jsonl", CAT))
     with pytest.raises(UserError, match="prompt 'a dog' is not in .*p.jsonl"):
         judge.check(picture("a dog"))
+
+
+def test_an_answer_that_the_judge_cannot_give_is_found_before_it_is_asked(tmp_path):
+    many = {"prompt": "cats", "vqa_list": [["Is there a cat?", "yes"], ["How many cats are there?", "11"]]}
+    path = write_rows(tmp_path / "p.jsonl", CAT, many)
+    for kind in (SoftTifa, TextAlignment):
+        with pytest.raises(UserError, match="p.jsonl: prompt 'cats': says: answer '11': is no single token"):
+            kind(says(), path)
+    told = {"include": [{"class": "cat", "count": 11}]}
+    with pytest.raises(UserError, match="^a: prompt 'cats': says: answer '11'"):
+        TextAlignment(says()).check(picture("cats", told))
 
 
 @pytest.mark.parametrize(
@@ -164,6 +179,37 @@ def test_a_question_counts_only_if_those_it_rests_on_do(tmp_path):
     assert settled(graph, [True] * 4) == [True] * 4
     assert settled(graph, [False, True, True, True]) == [False, False, True, False]
     assert settled(graph, [True, False, True, True]) == [True, False, True, True]
+
+
+CHAIN = [
+    "farm,a barn,,1,0,entity,whole,,Is there a barn?",
+    "farm,,,2,1,attribute,color,,Is the barn red?",
+    "farm,,,3,2,attribute,color,,Is it a dark red?",
+]
+
+
+def test_a_refusal_goes_down_a_chain_and_categories_are_of_the_answers(tmp_path):
+    """No, yes, yes: nothing counts; but both attributes were answered yes."""
+    graph = read_graphs(write_graph(tmp_path / "d.csv", *CHAIN))["farm"]
+    assert settled(graph, [False, True, True]) == [False, False, False]
+    assert settled(graph, [True, False, True]) == [True, False, False]
+    said = Says(**{"Is there a barn?": 0.1, "Is the barn red?": 0.9, "Is it a dark red?": 0.8})
+    shown = picture("a barn")
+    judge = QuestionGraphs(said, tmp_path / "d.csv")
+    (row,) = judge.judge([shown], [shown.open()])
+    assert row["metrics"]["dpg"] == 0 and row["reason"].count("\n") == 2
+    numbers, _ = judge.summary([{"prompt_id": "farm"} | row])
+    assert numbers["categories"]["attribute"] == {"share": 1.0, "points": 2}
+    assert numbers["categories"]["entity"]["share"] == 0 and judge.version.startswith("dpg-style-2 ")
+
+
+def test_a_row_above_its_premise_sees_the_premise_s_answer(tmp_path):
+    """As rows are gone through once, in their order."""
+    graph = read_graphs(write_graph(tmp_path / "d.csv", CHAIN[0], CHAIN[2].replace("3,2", "2,3"), *(
+        CHAIN[1].replace("2,1", "3,1"),
+    )))["farm"]  # fmt: skip
+    assert graph.ids == (1, 2, 3) and graph.rests_on == ((), (3,), (1,))
+    assert settled(graph, [False, True, True]) == [False, True, False]
 
 
 def test_dpg_scores(tmp_path):

@@ -101,9 +101,28 @@ def test_nonsense_is_bounded_and_told(reply, message):
         raise error
 
 
-def test_a_text_that_is_no_answer_is_told():
-    with serving(lambda _: text("As a model, I ...")) as (url, _), pytest.raises(UserError, match="neither 'yes' nor"):
+@pytest.mark.parametrize("said", ["None", "There are three.", "As a model, I ...", "not"])
+def test_another_word_is_a_wrong_answer(said):
+    with serving(lambda _: text(said)) as (url, asked):
+        assert ask(url, "two", answers="text") == ask(url, "yes", answers="text") == [0.0]
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize("said", ["", " ", "..."])
+def test_a_text_without_a_word_is_told(said):
+    with serving(lambda _: text(said)) as (url, asked), pytest.raises(UserError, match="an answer without a word"):
         raise ask(url, answers="text")[0]
+    assert len(asked) == 3
+
+
+def test_an_answer_of_several_words_cannot_be_asked_for():
+    judge = client("http://a/v1")
+    for answer in ("yes", " Two ", "11", "red"):
+        judge.check(answer)
+    with pytest.raises(UserError, match="judge at a: answer 'light blue': expected one word"):
+        judge.check("light blue")
+    with pytest.raises(UserError, match="empty"):
+        judge.check(" ")
 
 
 def test_replies_may_be_read_in_other_ways():
@@ -158,6 +177,45 @@ def test_the_pause_is_what_the_server_asks_within_bounds(monkeypatch):
     with serving(lambda _: next(replies, tokens(yes=0.5))) as (url, _):
         assert ask(url, pause=2.0, longest_pause=30.0, tries=5) == [pytest.approx(0.5)]
     assert slept[:2] == [7, 30] and 4 <= slept[2] <= 8 and 8 <= slept[3] <= 16
+
+
+def test_refusals_and_answers_that_cannot_be_read_are_their_questions_own():
+    """Twelve of each, and the last question is asked all the same."""
+    for reply in (400, 404, 429, b"<html>"):
+        replies = iter([reply] * 12)
+        with serving(lambda _, replies=replies: next(replies, tokens(yes=0.5))) as (url, _):
+            found = ask(url, n=13, concurrency=1, tries=1)
+        assert all(isinstance(error, UserError) for error in found[:12]) and found[12] == pytest.approx(0.5)
+
+
+def test_a_later_call_starts_afresh():
+    down = [503] * 8
+    with serving(lambda _: down.pop() if down else tokens(yes=0.5)) as (url, asked):
+        judge = client(url, concurrency=1, tries=1)
+        first = judge.ask([RED] * 12, ["?"] * 12, ["yes"] * 12)
+        assert len(asked) == 8 and all("not asked after 8" in str(error) for error in first[8:])
+        assert judge.ask([RED], ["?"], ["yes"]) == [pytest.approx(0.5)]
+
+
+def test_failures_in_a_row_are_meant():
+    replies = iter(([503] * 7 + [400]) * 2 + [tokens(yes=0.5)])
+    with serving(lambda _: next(replies)) as (url, _):
+        assert ask(url, n=17, concurrency=1, tries=1)[16] == pytest.approx(0.5)
+
+
+def test_the_key_is_stripped_and_never_told(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", " secret\n")
+    with serving(lambda _: tokens(yes=0.5)) as (url, asked):
+        assert ask(url) == [pytest.approx(0.5)]
+        assert asked.headers[0]["Authorization"] == "Bearer secret"
+        judge = client(url)
+        for key in ("sec\nret", "sécret", "sec\x7fret"):
+            monkeypatch.setenv("OPENAI_API_KEY", key)
+            for attempt in (lambda: client(url), lambda: judge._post(b"")):
+                with pytest.raises(UserError, match="^environment variable OPENAI_API_KEY: expected a key") as error:
+                    attempt()
+                assert "ret" not in str(error.value)
+    assert len(asked) == 1
 
 
 def test_a_dead_server_is_given_up():

@@ -47,7 +47,7 @@ def generated(vlm, image, question, forms):
         **inputs, max_new_tokens=1, do_sample=False, output_scores=True, return_dict_in_generate=True
     )
     shares = told.scores[0].softmax(-1)[0]
-    ids = {vlm.processor.tokenizer.encode(form)[0] for form in forms}
+    ids = {vlm.processor.tokenizer.encode(form, add_special_tokens=False)[0] for form in forms}
     return sum(shares[i].item() for i in ids)
 
 
@@ -56,6 +56,35 @@ def test_probabilities_are_those_of_generation(vlm):
     expected = [generated(vlm, *case) for case in zip(IMAGES, QUESTIONS, forms, strict=True)]
     assert vlm.ask(IMAGES, QUESTIONS, ANSWERS) == pytest.approx(expected, rel=1e-4)
     assert len({round(value, 6) for value in expected}) == 3
+
+
+def test_a_first_token_that_the_template_writes_stands_once(tmp_path):
+    vlm = LocalVlm(judges.save_vlm(tmp_path, begins="<s>"), "cpu")
+    first = vlm.processor.tokenizer.bos_token_id
+    assert vlm.processor(text=["yes"])["input_ids"][0][0] == first  # the tokenizer writes it, too
+    read = vlm._inputs(IMAGES, QUESTIONS, rescale=True)["input_ids"]
+    assert (read == first).sum(1).tolist() == [1, 1, 1] and (read[:, 0] == first).all()
+    expected = generated(vlm, IMAGES[0], QUESTIONS[0], ("yes", "Yes"))
+    assert vlm.ask(IMAGES[:1], QUESTIONS[:1], ["yes"]) == [pytest.approx(expected, rel=1e-4)]
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf")])
+def test_an_answer_that_is_not_finite_is_no_no(folder, monkeypatch, odd):
+    vlm = LocalVlm(folder, "cpu")
+    honest = vlm.model.forward
+
+    def second_fails(*arguments, **options):
+        found = honest(*arguments, **options)
+        found.logits[1] = odd
+        return found
+
+    vlm._keeps = True  # of the model's own signature
+    monkeypatch.setattr(vlm.model, "forward", second_fails)
+    found = vlm.ask(IMAGES, QUESTIONS, ANSWERS)
+    assert isinstance(found[1], UserError) and "no finite probability, in float32" in str(found[1])
+    assert all(0 < found[place] < 1 for place in (0, 2))
+    with pytest.raises(UserError, match="^sample 1: .*no finite probability"):
+        vlm.probabilities(torch.rand(2, 3, 56, 56), QUESTIONS[:2], ANSWERS[:2])
 
 
 def test_batches_do_not_change_answers(vlm):
@@ -106,6 +135,36 @@ def test_a_processor_that_stops_the_gradient_is_found_out(folder, monkeypatch):
 def test_an_answer_needs_a_token_of_its_own(vlm):
     with pytest.raises(UserError, match=r"answer 'seventeen': is no single token"):
         vlm.ask(IMAGES[:1], QUESTIONS[:1], ["seventeen"])
+    with pytest.raises(UserError, match=r"answer 'seventeen': is no single token"):
+        vlm.check("seventeen")
+    vlm.check("Two")
+
+
+def test_a_damaged_bin_is_one_line(folder, tmp_path):
+    whole = tmp_path / "whole"
+    shutil.copytree(folder, whole, ignore=shutil.ignore_patterns("*.safetensors"))
+    torch.save(load_file(folder / "model.safetensors"), whole / "pytorch_model.bin")
+    assert LocalVlm(whole, "cpu").ask(IMAGES[:1], QUESTIONS[:1], ["yes"])[0] > 0
+    stored = (whole / "pytorch_model.bin").read_bytes()
+    for content in (b"", b"nonsense", b"\x80\x02", stored[: len(stored) // 2]):
+        (whole / "pytorch_model.bin").write_bytes(content)
+        with pytest.raises(UserError, match=r"whole: cannot be loaded as a vision-language model \([^\n]*\)$"):
+            LocalVlm(whole, "cpu")
+
+
+def test_a_part_of_a_repository_is_no_checkpoint(folder, tmp_path, monkeypatch):
+    """Offline, the hub's client gives what its cache has."""
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path))
+    told = r"^a/b: no such folder here, and {} cannot be fetched from the hub \({}\); `hf download a/b --local-dir DIR`"
+    with pytest.raises(UserError, match=told.format("a checkpoint", f"config.json is not in {tmp_path}")):
+        weights.folder("a/b")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=told.format("a checkpoint", f"no weights are in {tmp_path}")):
+        weights.folder("a/b")
+    with pytest.raises(UserError, match=told.format("head.pt", f"it is not in {tmp_path}")):
+        weights.file("a/b", "head.pt")
+    (tmp_path / "head.pt").touch()
+    assert weights.file("a/b", "head.pt") == tmp_path / "head.pt" and weights.folder("a/b") == tmp_path
 
 
 def test_the_digest_is_that_of_the_weights(folder, tmp_path):

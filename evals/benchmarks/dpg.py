@@ -2,8 +2,9 @@
 
 The prompt file is DPG-Bench's CSV (arXiv 2403.05135): a row a question, with ``item_id``, ``text`` (the prompt),
 ``proposition_id``, ``dependency`` (the ids it rests on, commas between, 0 for none), ``category_broad`` and
-``question_natural_language``. An image's score is the share of its questions answered yes, all that they rest on
-included. The official judge is mPLUG-large; ours is any vision-language model, hence "-style".
+``question_natural_language``. An image's score is the share of its questions that count: those answered yes whose
+premises count, too, in the order of the rows. A category's share is that of its questions answered yes, whatever they
+rest on. Both are as in the official tool; its judge is mPLUG-large, ours any vision-language model, hence "-style".
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from pathlib import Path
 from PIL.Image import Image
 
 from evals.benchmarks import mean
-from evals.exam import Exam, add_vlm_options, build_vlm, judge_version, prompts_version, sit
+from evals.exam import Exam, add_vlm_options, build_vlm, check_answers, judge_version, prompts_version, sit
 from evals.pictures import Picture
 from unigrpo.files import read_text
 from unigrpo.types import Prompt, UserError
 from unigrpo.vlm import Vlm
 
 TITLE = "DPG-style"
-VERSION = "1"
+VERSION = "2"
 CAVEAT = "The official judge is mPLUG-large: numbers made with another model compare among themselves only."
 COLUMNS = ("item_id", "text", "proposition_id", "dependency", "category_broad", "question_natural_language")
 EVEN = 0.5
@@ -79,10 +80,12 @@ def _graph(text: str, points: Sequence[tuple[str, int, tuple[int, ...], str, str
 
 
 def settled(graph: Graph, right: Sequence[bool]) -> list[bool]:
-    """Which questions count: answered ``right``, and so are the ones that they rest on directly, as the official tool
-    has it."""
-    said = dict(zip(graph.ids, right, strict=True))
-    return [ok and all(said[p] for p in parents) for ok, parents in zip(right, graph.rests_on, strict=True)]
+    """Which questions count: answered ``right``, and so do those that they rest on. As in the official tool, rows are
+    gone through once: a refusal goes on to the rows below, and a row that stands above its premise sees its answer."""
+    counts = dict(zip(graph.ids, right, strict=True))
+    for number, parents in zip(graph.ids, graph.rests_on, strict=True):
+        counts[number] = counts[number] and all(counts[p] for p in parents)
+    return list(counts.values())
 
 
 class QuestionGraphs:
@@ -90,6 +93,7 @@ class QuestionGraphs:
 
     def __init__(self, vlm: Vlm, path: Path):
         self.vlm, self.path, self.graphs = vlm, path, read_graphs(path)
+        check_answers(vlm, (graph.exam for graph in self.graphs.values()), path)
         self.by_text = {graph.exam.prompt.strip(): graph for graph in self.graphs.values()}
         self.version = f"dpg-style-{VERSION} {prompts_version(path)} {judge_version(vlm)}"
 
@@ -115,8 +119,8 @@ class QuestionGraphs:
         prompts: dict[str, list[float]] = {}
         for row in rows:
             prompts.setdefault(row["prompt_id"], []).append(row["metrics"]["dpg"])
-            for _, skill, _, counts in row["points"]:
-                kinds.setdefault(skill, []).append(float(counts))
+            for _, skill, _, right, _ in row["points"]:
+                kinds.setdefault(skill, []).append(float(right))
         numbers: dict = {"dpg": mean([mean(values) for values in prompts.values()]), "prompts": len(prompts)}
         numbers["categories"] = {kind: {"share": mean(v), "points": len(v)} for kind, v in sorted(kinds.items())}
         lines = [f"DPG-style score: {numbers['dpg']:.2%} over {len(prompts)} prompts"]
@@ -127,12 +131,13 @@ class QuestionGraphs:
 
 
 def _row(graph: Graph, marks: Sequence[float]) -> Mapping:
-    counts = settled(graph, [mark >= EVEN for mark in marks])
-    points = zip(graph.exam.questions, graph.exam.skills, marks, counts, strict=True)
+    right = [mark >= EVEN for mark in marks]
+    counts = settled(graph, right)
+    points = zip(graph.exam.questions, graph.exam.skills, marks, right, counts, strict=True)
     return {
         "metrics": {"dpg": mean([float(c) for c in counts]), "atoms": len(marks)},
         "reason": "\n".join(q for q, c in zip(graph.exam.questions, counts, strict=True) if not c),
-        "points": [[q, skill, round(mark, 6), c] for q, skill, mark, c in points],
+        "points": [[q, skill, round(mark, 6), yes, c] for q, skill, mark, yes, c in points],
     }
 
 

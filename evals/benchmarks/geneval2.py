@@ -18,6 +18,7 @@ from evals.exam import (
     Exam,
     add_vlm_options,
     build_vlm,
+    check_answers,
     exam_of,
     geometric_mean,
     judge_version,
@@ -39,6 +40,7 @@ class SoftTifa:
 
     def __init__(self, vlm: Vlm, path: Path):
         self.vlm, self.path, self.exams = vlm, path, read_exams(path)
+        check_answers(vlm, self.exams.values(), path)
         self.version = f"geneval2-{VERSION} {prompts_version(path)} {judge_version(vlm)}"
 
     def check(self, picture: Picture) -> Exam:

@@ -8,13 +8,16 @@ from __future__ import annotations
 import argparse
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
 from PIL.Image import Image
 
+import rewards
 from evals import held_out
 from evals.benchmarks import mean
 from evals.pictures import Picture
 from rewards import Reward
+from unigrpo.files import digest
 from unigrpo.types import UserError
 
 TITLE = "Mean reward"
@@ -23,12 +26,13 @@ CAVEAT = "A reward that a run was trained on says little about that run: see the
 
 
 class MeanReward:
-    """The judge; ``column`` names the reward with its options."""
+    """The judge; ``column`` names the reward with its options, ``weights`` are the files that these name."""
 
-    def __init__(self, column: str, reward: Reward):
+    def __init__(self, column: str, reward: Reward, weights: Sequence[Path] = ()):
         self.reward = reward
         options = column.partition("=")[2]
-        known = f":{hashlib.sha256(options.encode()).hexdigest()[:8]}" if options else ""
+        known = f":{_short(options)}" if options else ""
+        known += f" weights:{_short(' '.join(digest(path) for path in weights))}" if weights else ""
         self.version = f"reward-{VERSION} {reward.name}{known}"
 
     def check(self, picture: Picture) -> None:
@@ -52,9 +56,14 @@ class MeanReward:
         ]
 
 
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reward", required=True, metavar="NAME", help="reward, with options as NAME={...} in JSON")
 
 
 def build(args: argparse.Namespace) -> MeanReward:
-    return MeanReward(*held_out.parse(args.reward))
+    _, options = held_out.named(args.reward)
+    return MeanReward(*held_out.parse(args.reward), rewards.inputs(options))

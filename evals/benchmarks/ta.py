@@ -15,7 +15,18 @@ from PIL.Image import Image
 
 from evals import geneval, ta
 from evals.benchmarks import mean
-from evals.exam import Exam, add_vlm_options, build_vlm, exam_of, judge_version, parse, prompts_version, read_exams, sit
+from evals.exam import (
+    Exam,
+    add_vlm_options,
+    build_vlm,
+    check_answers,
+    exam_of,
+    judge_version,
+    parse,
+    prompts_version,
+    read_exams,
+    sit,
+)
 from evals.pictures import Picture
 from unigrpo.types import UserError
 from unigrpo.vlm import Vlm
@@ -32,6 +43,7 @@ class TextAlignment:
     def __init__(self, vlm: Vlm, path: Path | None = None):
         self.vlm, self.path = vlm, path
         self.exams = read_exams(path) if path else {}
+        check_answers(vlm, self.exams.values(), path or "")
         points = prompts_version(path) if path else f"points:{ta.VERSION}"
         self.version = f"ta-style-{VERSION} {points} {judge_version(vlm)}"
 
@@ -45,7 +57,10 @@ class TextAlignment:
         geneval.check(prompt.meta)
         return parse(ta.row(prompt), picture.name)
 
-    check = exam
+    def check(self, picture: Picture) -> None:
+        exam = self.exam(picture)
+        if not self.path:  # of a file's exams it is known
+            check_answers(self.vlm, [exam], picture.name)
 
     def judge(self, pictures: Sequence[Picture], images: Sequence[Image]) -> list[dict | UserError]:
         exams = [self.exam(picture) for picture in pictures]

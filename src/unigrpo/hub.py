@@ -33,10 +33,15 @@ def fetch(name: str, wanted: str, get: Callable[[], str | Path]) -> Path:
         with quiet():
             return Path(get())
     except Exception as error:  # the hub's client raises its own errors, and those of its transport
-        raise UserError(
-            f"{name}: no such folder here, and {wanted} cannot be fetched from the hub ({sentence(error)});"
-            f" `hf download {name} --local-dir DIR` where there is a network, then give DIR"
-        ) from None
+        raise unfetched(name, wanted, sentence(error)) from None
+
+
+def unfetched(name: str, wanted: str, why: str) -> UserError:
+    """The line for ``wanted`` of the repository ``name``, which cannot be had because of ``why``."""
+    return UserError(
+        f"{name}: no such folder here, and {wanted} cannot be fetched from the hub ({why});"
+        f" `hf download {name} --local-dir DIR` where there is a network, then give DIR"
+    )
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 
 from unigrpo import hub
 from unigrpo.types import UserError
@@ -25,14 +26,29 @@ def folder(name: str | Path, needs: Sequence[str] = ("config.json",)) -> Path:
     """
     path = Path(name)
     if not path.is_dir():
-        path = hub.repository(str(name), "a checkpoint", (*TEXTS, KINDS[0]))
-        if not files(path):  # published before safetensors
-            path = hub.repository(str(name), "a checkpoint", (*TEXTS, KINDS[1]))
-    if lacking := [file for file in needs if not (path / file).exists()]:
+        return _fetched(str(name), needs)
+    if lacking := _lacking(path, needs):
         raise UserError(f"{path / lacking[0]}: is missing, expected beside the weights of {name}")
     if not files(path):
         raise UserError(f"{path}: has no weights, expected {KINDS[0]} (or {', '.join(KINDS[1:])})")
     return path
+
+
+def _fetched(name: str, needs: Sequence[str]) -> Path:
+    """As ``folder``, from the hub, which offline gives what its cache has: perhaps a part."""
+    wanted = "a checkpoint"
+    path = hub.repository(name, wanted, (*TEXTS, KINDS[0]))
+    if not files(path):  # published before safetensors
+        path = hub.repository(name, wanted, (*TEXTS, KINDS[1]))
+    if lacking := _lacking(path, needs):
+        raise hub.unfetched(name, wanted, f"{lacking[0]} is not in {path}")
+    if not files(path):
+        raise hub.unfetched(name, wanted, f"no weights are in {path}")
+    return path
+
+
+def _lacking(path: Path, needs: Sequence[str]) -> list[str]:
+    return [file for file in needs if not (path / file).exists()]
 
 
 def file(source: str | Path, name: str) -> Path:
@@ -43,7 +59,10 @@ def file(source: str | Path, name: str) -> Path:
         return path if path.is_file() else path / name
     if path.is_dir():
         raise UserError(f"{path / name}: is missing")
-    return hub.repository(str(source), name, (name,)) / name
+    held = hub.repository(str(source), name, (name,))
+    if not (held / name).is_file():
+        raise hub.unfetched(str(source), name, f"it is not in {held}")
+    return held / name
 
 
 def tokenizer(source: str | Path):
@@ -61,10 +80,11 @@ def loading(path: Path, kind: str) -> Iterator[None]:
     cannot be loaded as ``kind``."""
     from safetensors import SafetensorError
 
+    damaged = (OSError, ValueError, LookupError, RuntimeError, TypeError, EOFError, UnpicklingError, SafetensorError)
     try:
         with hub.quiet():
             yield
-    except (OSError, ValueError, LookupError, RuntimeError, TypeError, SafetensorError) as error:
+    except damaged as error:
         raise UserError(f"{path}: cannot be loaded as {kind} ({hub.sentence(error)})") from None
 
 

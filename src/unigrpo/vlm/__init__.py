@@ -27,6 +27,9 @@ class Vlm(Protocol):
     name: str
     digest: str
 
+    def check(self, answer: str) -> None:
+        """Raise UserError for an expected answer that this judge cannot be asked for, whatever the image."""
+
     def ask(self, images: Sequence[Image], questions: Sequence[str], answers: Sequence[str]) -> list[float | UserError]:
         """Probability in [0, 1] that each question about its image is answered as expected; a UserError in the place
         of one that could not be had. Of equal length; no gradient."""

@@ -1,7 +1,7 @@
 """A vision-language model behind a server with OpenAI's chat interface: bounded in time, retries and concurrency.
 
 Every request ends: each try has a deadline, a failing one is repeated a fixed number of times after growing pauses, and
-after ``GIVE_UP`` questions in a row that failed the rest is not asked. Imports no torch.
+after ``GIVE_UP`` questions in a row that no server answered the rest of a call is not asked. Imports no torch.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from PIL.Image import Image, fromarray
 
 from unigrpo.config import require
 from unigrpo.types import UserError
-from unigrpo.vlm import NUMBERS, written
+from unigrpo.vlm import written
 
-GIVE_UP = 8  # questions in a row
+GIVE_UP = 8  # questions in a row, of one call
 MAX_REPLY = 1 << 20  # bytes
 TOP = 20  # most likely first tokens that are asked for; all that the interface allows
 WORTH_RETRYING = {408, 409, 425, 429}  # and 500 and more
@@ -42,6 +42,36 @@ class Unusable(Exception):
     def __init__(self, problem: str, wait: float = 0.0):
         super().__init__(problem)
         self.wait = wait
+
+
+class NoServer(Unusable):
+    """No usable server: no connection, no whole reply in time, or one that says that it fails or is overloaded."""
+
+
+class Unserved(UserError):
+    """A question whose last try met no usable server."""
+
+
+class Patience:
+    """Of one call: how many questions in a row met no usable server."""
+
+    def __init__(self):
+        self._row, self._last, self._lock = 0, "", threading.Lock()
+
+    @property
+    def spent(self) -> str:
+        """Why nothing more is asked; empty while there is hope."""
+        return f"not asked after {GIVE_UP} failures in a row, the last: {self._last}" if self._row >= GIVE_UP else ""
+
+    def note(self, result: object) -> None:
+        """What a question came to: anything but ``Unserved`` shows that a server is there."""
+        with self._lock:
+            if self.spent:
+                return
+            if not isinstance(result, Unserved):
+                self._row = 0
+            else:
+                self._row, self._last = self._row + 1, str(result)
 
 
 Reader = Callable[[dict], float]
@@ -69,8 +99,6 @@ class Endpoint:
     concurrency: int = 8
     key_variable: str = "OPENAI_API_KEY"
     digest: str = field(default="", init=False)
-    _failures: list = field(default_factory=list, init=False, repr=False, compare=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
 
     def __post_init__(self):
         require(self.url.startswith(("http://", "https://")), "endpoint.url", f"http(s)://..., got {self.url!r}")
@@ -80,12 +108,19 @@ class Endpoint:
             require(getattr(self, name) > 0, f"endpoint.{name}", f"more than 0, got {getattr(self, name)}")
         for name in ("pause", "longest_pause"):
             require(getattr(self, name) >= 0, f"endpoint.{name}", f"0 or more, got {getattr(self, name)}")
+        self._key()
 
     @property
     def name(self) -> str:
         server = urllib.parse.urlsplit(self.url)
         where = f"{server.hostname}:{server.port}" if server.port else f"{server.hostname}"  # no user, no password
         return f"{self.model} at {where}" + (", by text" if self.answers == "text" else "")
+
+    def check(self, answer: str) -> None:
+        """As ``Vlm.check``. Which words are one token is not known of a server."""
+        if len(answer.split()) > 1:
+            raise UserError(f"{self.name}: answer {answer!r}: expected one word, for no more of an answer is read")
+        written(answer)
 
     def ask(self, images: Sequence[Image], questions: Sequence[str], answers: Sequence[str]) -> list[float | UserError]:
         """As ``Vlm.ask``. Of a token beyond the 20 most likely the probability counts as 0."""
@@ -99,9 +134,10 @@ class Endpoint:
     ) -> list[float | UserError]:
         """What each reader makes of the reply to its question; a UserError in the place of one that could not be had.
         ``settings`` go into the requests."""
+        patience = Patience()
         with ThreadPoolExecutor(self.concurrency) as pool:
             items = zip(images, questions, readers, strict=True)
-            return list(pool.map(lambda item: self._one(*item, settings), items))
+            return list(pool.map(lambda item: self._one(*item, settings, patience), items))
 
     def probabilities(self, images, questions: Sequence[str], answers: Sequence[str]):
         """(B,) float32 of images (B, 3, H, W) in [0, 1], without gradient. Raises UserError for the first question
@@ -117,20 +153,24 @@ class Endpoint:
 
     # ------------------------------------------------------------------------------- one question
 
-    def _one(self, image: Image, question: str, read: Reader, settings: Mapping) -> float | UserError:
-        with self._lock:
-            if len(self._failures) >= GIVE_UP:
-                last = self._failures[-1]
-                return UserError(f"{self.url}: not asked after {GIVE_UP} failures in a row, the last: {last}")
+    def _one(
+        self, image: Image, question: str, read: Reader, settings: Mapping, patience: Patience
+    ) -> float | UserError:
+        if why := patience.spent:
+            return UserError(f"{self.url}: {why}")
         try:
-            value = self._patiently(self._body(image, question, settings), read)
+            result = self._patiently(self._body(image, question, settings), read)
         except UserError as error:
-            with self._lock:
-                self._failures.append(str(error))
-            return error
-        with self._lock:
-            self._failures.clear()
-        return value
+            result = error
+        patience.note(result)
+        return result
+
+    def _key(self) -> str:
+        """Empty without one. Raises UserError, which does not tell it, for one that no header can hold."""
+        key = os.environ.get(self.key_variable, "").strip()
+        if not (key.isascii() and key.isprintable()):
+            raise UserError(f"environment variable {self.key_variable}: expected a key of printable ASCII characters")
+        return key
 
     def _body(self, image: Image, question: str, settings: Mapping) -> bytes:
         stored = io.BytesIO()
@@ -146,16 +186,15 @@ class Endpoint:
                 return _value(self._post(body), read)
             except Unusable as problem:
                 if attempt == self.tries:
-                    raise UserError(
-                        f"{self.url}: no usable answer in {self.tries} tries; the last: {problem}"
-                    ) from None
+                    kind = Unserved if isinstance(problem, NoServer) else UserError
+                    raise kind(f"{self.url}: no usable answer in {self.tries} tries; the last: {problem}") from None
                 pause = max(problem.wait, self.pause * 2 ** (attempt - 1) * random.uniform(0.5, 1))
                 time.sleep(min(pause, self.longest_pause))
         raise AssertionError("unreachable")
 
     def _post(self, body: bytes) -> bytes:
         headers = {"Content-Type": "application/json"}
-        if key := os.environ.get(self.key_variable):
+        if key := self._key():
             headers["Authorization"] = f"Bearer {key}"
         request = urllib.request.Request(f"{self.url.rstrip('/')}/chat/completions", body, headers)
         deadline = time.monotonic() + self.timeout
@@ -167,16 +206,17 @@ class Endpoint:
                     if size > MAX_REPLY:
                         raise Unusable(f"a reply of more than {MAX_REPLY} bytes")
                     if time.monotonic() > deadline:
-                        raise Unusable(f"no whole reply within {self.timeout:g} s")
+                        raise NoServer(f"no whole reply within {self.timeout:g} s")
                     parts.append(part)
                 return b"".join(parts)
         except urllib.error.HTTPError as error:
             problem = f"HTTP {error.code} {_said(error)!r}"
             if error.code >= 500 or error.code in WORTH_RETRYING:
-                raise Unusable(problem, _seconds(error.headers.get("Retry-After"))) from None
+                kind = NoServer if error.code >= 500 else Unusable
+                raise kind(problem, _seconds(error.headers.get("Retry-After"))) from None
             raise UserError(f"{self.url}: refused with {problem}") from None
         except (OSError, http.client.HTTPException) as error:  # refused, reset, timed out, cut off
-            raise Unusable(f"no reply ({getattr(error, 'reason', error) or type(error).__name__})") from None
+            raise NoServer(f"no reply ({getattr(error, 'reason', error) or type(error).__name__})") from None
 
 
 def _value(reply: bytes, read: Reader) -> float:
@@ -202,13 +242,11 @@ def by_tokens(choice: dict, answer: str) -> float:
 def by_text(choice: dict, answer: str) -> float:
     """1 where the first word of the reply is the answer, 0 where it is another one; see ``Reader``."""
     text = choice["message"]["content"]
-    word = next(iter(text.split()), "").strip(".,;:!?*\"'").lower()
-    forms = written(answer)
-    if word in forms:
-        return 1.0
-    if word in ("yes", "no", *NUMBERS) or word.isdigit():
-        return 0.0
-    raise Unusable(f"an answer that is neither {forms[0]!r} nor another yes, no or number: {text[:80]!r}")
+    words = (part.strip(".,;:!?*\"'").lower() for part in text.split())
+    word = next(filter(None, words), "")
+    if not word:
+        raise Unusable(f"an answer without a word: {text[:80]!r}")
+    return float(word in written(answer))
 
 
 def _said(error: urllib.error.HTTPError) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -51,10 +52,15 @@ class LocalVlm:
         self.name, self.digest = str(name), weights.digest(path)
         self._keeps = "logits_to_keep" in inspect.signature(self.model.forward).parameters
 
-    def ask(self, images: Sequence[Image], questions: Sequence[str], answers: Sequence[str]) -> list[float]:
-        """As ``Vlm.ask``; none of it fails alone."""
+    def check(self, answer: str) -> None:
+        """As ``Vlm.check``: an answer has to be a token."""
+        self.answer_ids(answer)
+
+    def ask(self, images: Sequence[Image], questions: Sequence[str], answers: Sequence[str]) -> list[float | UserError]:
+        """As ``Vlm.ask``. What fails alone is an image that the model answers with numbers that are not finite."""
         with torch.inference_mode():
-            return self._ask([image.convert("RGB") for image in images], questions, answers, rescale=True).tolist()
+            values = self._ask([image.convert("RGB") for image in images], questions, answers, rescale=True).tolist()
+        return [value if math.isfinite(value) else UserError(self._not_finite()) for value in values]
 
     @cached_property
     def differentiable(self) -> bool:
@@ -65,11 +71,17 @@ class LocalVlm:
 
     def probabilities(self, images: Tensor, questions: Sequence[str], answers: Sequence[str]) -> Tensor:
         """(B,) float32 in [0, 1] of images (B, 3, H, W) in [0, 1]; differentiable in the images. Raises UserError
-        where a gradient is asked for that the model's processor does not keep."""
+        where a gradient is asked for that the model's processor does not keep, and for a probability that is not
+        finite, naming its place."""
         values = self._ask(list(images), questions, answers, rescale=False)
+        if odd := (~torch.isfinite(values)).nonzero().flatten().tolist():
+            raise UserError(f"sample {odd[0]}: {self._not_finite()}")
         if images.requires_grad and torch.is_grad_enabled() and not values.requires_grad:
             raise UserError(f"{self.name}: its image processor keeps no gradient in the pixels")
         return values
+
+    def _not_finite(self) -> str:
+        return f"{self.name}: its answer has no finite probability, in {str(self.dtype).removeprefix('torch.')}"
 
     def _ask(self, images: list, questions: Sequence[str], answers: Sequence[str], rescale: bool) -> Tensor:
         if not len(images) == len(questions) == len(answers):
@@ -116,7 +128,14 @@ class LocalVlm:
             )
             for question in questions
         ]
+        first = self.processor.tokenizer.bos_token
+        begun = first is not None and texts[0].startswith(first)  # by the template: the tokenizer would add another
         read = self.processor(
-            text=texts, images=[[i] for i in images], return_tensors="pt", padding=True, do_rescale=rescale
+            text=texts,
+            images=[[i] for i in images],
+            return_tensors="pt",
+            padding=True,
+            do_rescale=rescale,
+            **({"add_special_tokens": False} if begun else {}),
         )
         return read.to(self.device, self.dtype)
