@@ -1,6 +1,8 @@
 """The cross-reward table: means and paired differences by hand, hacking in the notes, images that cannot be read."""
 
+import argparse
 import json
+import re
 import shutil
 
 import numpy as np
@@ -9,7 +11,8 @@ import pytest
 from PIL import Image
 
 import rewards
-from evals import cross, images
+from evals import cross, held_out, images
+from evals.benchmarks import reward as reward_benchmark
 from rewards import Reward
 from unigrpo.files import read_json
 from unigrpo.types import UserError
@@ -162,6 +165,48 @@ def test_a_reward_is_a_benchmark_too(tmp_path, colours, capsys):
     summary = read_json(tmp_path / "a.reward/summary.json")
     assert summary["mean"] == pytest.approx(0.3, abs=0.004) and summary["tasks"]["colors"]["images"] == 4
     assert summary["version"] == "reward-1 c0" and "Mean reward (reward-1 c0)" in capsys.readouterr().out
+
+
+def test_the_version_of_a_mean_reward_holds_the_weights_that_its_options_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(rewards, "load", lambda name, **o: channel(0))
+    folder = tmp_path / "weights"
+    folder.mkdir()
+
+    def version(reward):
+        return reward_benchmark.build(argparse.Namespace(reward=reward)).version
+
+    named = f"red={json.dumps({'path': str(folder)})}"
+    found = []
+    for content in ("one", "two", "one"):
+        (folder / "model.pt").write_text(content)
+        found.append(version(named))
+    assert found[0] == found[2] != found[1] and version("red") == "reward-1 c0"
+    assert re.fullmatch(r"reward-1 c0:[0-9a-f]{8} weights:[0-9a-f]{8}", found[0])
+    assert version('red={"path": "else"}').count(":") == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"normalise": "batch", "parts": {"jpeg": {"weight": 1}}},
+        {
+            "parts": {
+                "all": {
+                    "weight": 1,
+                    "reward": "weighted",
+                    "options": {"normalise": "batch", "parts": {"jpeg": {"weight": 1}}},
+                }
+            }
+        },
+    ],
+    ids=["itself", "a part"],
+)
+def test_scores_that_depend_on_their_batch_are_no_metric(tmp_path, options):
+    told = f"weighted={json.dumps(options)}"
+    with pytest.raises(UserError, match="its scores depend on the images judged together, expected normalise: none"):
+        run(tmp_path, f"a={write_set(tmp_path / 'a', BASE)}", rewards=[told])
+    name, reward = held_out.parse(told.replace("batch", "none"))
+    assert name.startswith("weighted=") and not reward.relative
 
 
 def test_rewards_of_the_checkout_score_the_world(tmp_path):

@@ -205,9 +205,8 @@ def test_a_refusal_goes_down_a_chain_and_categories_are_of_the_answers(tmp_path)
 
 def test_a_row_above_its_premise_sees_the_premise_s_answer(tmp_path):
     """As rows are gone through once, in their order."""
-    graph = read_graphs(write_graph(tmp_path / "d.csv", CHAIN[0], CHAIN[2].replace("3,2", "2,3"), *(
-        CHAIN[1].replace("2,1", "3,1"),
-    )))["farm"]  # fmt: skip
+    rows = "farm,,,2,3,attribute,color,,Is it a dark red?", "farm,,,3,1,attribute,color,,Is the barn red?"
+    graph = read_graphs(write_graph(tmp_path / "d.csv", CHAIN[0], *rows))["farm"]
     assert graph.ids == (1, 2, 3) and graph.rests_on == ((), (3,), (1,))
     assert settled(graph, [False, True, True]) == [False, True, False]
 

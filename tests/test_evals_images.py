@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -279,6 +280,19 @@ def test_a_failure_that_is_gone_leaves_no_file(tmp_path):
     assert (tmp_path / "out/failed.jsonl").exists() and read_json(tmp_path / "out/summary.json")["images"] == 0
     images.write([], [], judge, module, "geneval", tmp_path / "out")
     assert not (tmp_path / "out/failed.jsonl").exists()
+
+
+def test_a_folder_may_be_the_one_we_are_in(tmp_path, monkeypatch):
+    write_official(tmp_path / "d")
+    (tmp_path / "link").symlink_to("d")
+    module = benchmarks.module("geneval")
+    monkeypatch.setattr(module, "build", lambda args: geneval_style.GenEval(FakeDetector(), FakeReader()))
+    monkeypatch.setattr(FakeDetector, "detect", lambda self, shown, tags: [Found({}, {}) for _ in shown])
+    monkeypatch.chdir(tmp_path / "d")
+    images.main(["geneval", "--images", "."])
+    assert read_json(tmp_path / "d.geneval/summary.json")["images"] == 4
+    for told, expected in ((".", "d"), ("00000/..", "d"), ("../link", "link"), ("00001", "d/00001")):
+        assert images.beside(Path(told), "ta") == tmp_path / f"{expected}.ta"
 
 
 def test_a_hub_that_cannot_be_reached_is_told_before_anything_is_written(tmp_path, monkeypatch, capsys):

@@ -108,7 +108,9 @@ def test_yes_is_a_probability(server, answer, score):
     assert load(server)(images(1), PROMPTS[:1]).item() == pytest.approx(score)
 
 
-@pytest.mark.parametrize("text, score", [("No, it shows a dog.", 0.0), ("a banana", 0.0), ("**yes**", 1.0), ("Yes.", 1.0)])
+@pytest.mark.parametrize(
+    "text, score", [("No, it shows a dog.", 0.0), ("a banana", 0.0), ("**yes**", 1.0), ("Yes.", 1.0)]
+)
 def test_an_answer_may_be_read_by_its_word(server, text, score):
     server.answers = [said(text)]
     assert load(server, answer="word")(images(1), PROMPTS[:1]).item() == score

@@ -235,6 +235,7 @@ def test_local_files_of_the_options_decide_a_run(tmp_path):
     }
     found = rewards.inputs(json.loads(json.dumps(options)))
     assert [path.name for path in found] == ["head.pth", "a.safetensors", "b.json"]
+    assert rewards.inputs({"question": "Is it so? " * 100, "odd": "a\0b", "n": 3}) == []
     assert train.reward_source("jpeg", None, {"quality": 50}) == ({"quality": 50}, rewards.source("jpeg"))
     own, source = train.reward_source("learned", tmp_path, {"path": str(tmp_path / "clip"), "device": "cpu"})
     assert own == {"path": tmp_path / "clip", "device": "cpu"} and source.parent == tmp_path / "clip"
