@@ -1,7 +1,7 @@
 """A vision-language model behind an OpenAI-compatible endpoint (``<url>/chat/completions``): vLLM, SGLang or a service.
 
 ``answer: yes`` asks whether the image matches, and takes the probability of yes from the first token's
-log-probabilities; ``answer: word`` asks the same gives 1 for yes, 0 for another word, for endpoints that tell no
+log-probabilities; ``answer: word`` asks the same and gives 1 for yes, 0 for another word, for endpoints that tell no
 log-probabilities; ``answer: rating`` asks for a number from 0 to 10 and divides it by 10. A sample is asked
 ``attempts`` times at most (``unigrpo.vlm.endpoint``). Then the run ends with the sample's name and what was answered,
 and goes on from its last checkpoint when it is started again.

@@ -28,6 +28,7 @@ def build(
     question_for("vlm_yes", question, "")
     with placed("vlm_yes"):
         model = LocalVlm(weights, device, dtype, batch_size)
+        model.check("yes")
 
     def score(images, prompts):
         asked = [question_for("vlm_yes", question, p.text) for p in prompts]

@@ -126,6 +126,12 @@ def test_forms_that_are_no_single_token_do_not_count(folder):
         model.answer_ids("seventeen")
 
 
+def test_a_model_without_a_token_for_yes_is_found_when_it_is_loaded(folder, monkeypatch):
+    monkeypatch.setattr("unigrpo.vlm.local.written", lambda answer: ("seventeen",))
+    with pytest.raises(UserError, match="^reward vlm_yes: .*answer 'yes': is no single token"):
+        rewards.load("vlm_yes", weights=str(folder), device="cpu")
+
+
 @pytest.mark.parametrize("changes, said", [
     ({"question": "is it good?"}, "question: expected a text that holds {prompt}"),
     ({"dtype": "float99"}, "vision-language model: dtype: expected auto, float32"),
