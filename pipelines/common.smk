@@ -35,7 +35,7 @@ GROUP = config.get("group")
 GPUS = int(STUDY.scale.get("device") == "cuda")
 PROCESSES = STUDY.scale.get("processes", 1)  # of SFT and reinforcement; every other step has one
 MEMORY = STUDY.scale.get("memory", 4000)  # MB of the machine, for a process that holds a model
-MEMORY_OF_ALL = MEMORY if STUDY.scale.get("sharding") else MEMORY * PROCESSES  # split, one loads after the other
+MEMORY_OF_ALL = STUDY.scale.get("memory_of_training", MEMORY * PROCESSES)  # and for SFT or reinforcement as a whole
 MINUTES = 60 * STUDY.scale.get("hours", 24)
 
 
@@ -55,6 +55,7 @@ def launcher():
     if PROCESSES == 1:
         return "python -m"
     options = f"--multi_gpu --num_processes {PROCESSES} --num_machines 1 --mixed_precision no --dynamo_backend no"
+    options += " --main_process_port 0"  # a free one: several jobs may run at once
     return f"python -m accelerate.commands.launch {options} -m"
 
 

@@ -18,6 +18,7 @@ rule sample:
     threads: THREADS
     resources:
         gpu=GPUS,
+        first_gpu=GPUS,
         mem_mb=MEMORY,
         runtime=MINUTES,
     params:
@@ -46,6 +47,7 @@ rule score:
     threads: THREADS
     resources:
         gpu=GPUS,
+        first_gpu=GPUS,
         mem_mb=MEMORY,
         runtime=MINUTES,
     params:

@@ -46,6 +46,7 @@ rule pretrain:
     threads: THREADS
     resources:
         gpu=GPUS,
+        first_gpu=GPUS,
         mem_mb=MEMORY,
         runtime=MINUTES,
     params:
@@ -112,6 +113,7 @@ rule sft:
     threads: THREADS * PROCESSES
     resources:
         gpu=GPUS * PROCESSES,
+        first_gpu=GPUS,
         mem_mb=MEMORY_OF_ALL,
         runtime=MINUTES,
     params:
@@ -139,6 +141,7 @@ rule tune:
     threads: THREADS
     resources:
         gpu=GPUS,
+        first_gpu=GPUS,
         mem_mb=MEMORY,
         runtime=MINUTES,
     params:
@@ -165,6 +168,7 @@ rule reward_data:
     threads: THREADS
     resources:
         gpu=GPUS,
+        first_gpu=GPUS,
         mem_mb=MEMORY,
         runtime=MINUTES,
     params:
@@ -195,6 +199,7 @@ rule learned_reward:
     threads: THREADS
     resources:
         gpu=GPUS,
+        first_gpu=GPUS,
         mem_mb=MEMORY,
         runtime=MINUTES,
     params:
@@ -250,6 +255,7 @@ rule train:
     threads: THREADS * PROCESSES
     resources:
         gpu=GPUS * PROCESSES,
+        first_gpu=GPUS,
         mem_mb=MEMORY_OF_ALL,
         runtime=MINUTES,
     params:

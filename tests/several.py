@@ -33,6 +33,7 @@ SHARDED = {
     "bf16": ({"rollouts": 1}, {"sharding": True, "precision": "bf16"}),
 }
 SUPERVISED = {"split": {}, "sharded": {"sharding": True, "activation_checkpointing": True}}  # changes of the run
+HALF = {"sharding": True, "activation_checkpointing": True, "precision": "bf16"}  # as at scale paper
 
 
 def fine_tuning(**changes) -> RunConfig:
@@ -126,6 +127,7 @@ def main() -> None:
         run(cfg, folder / kind / "sft", folder)
         killed(cfg, folder / kind / "sft_killed", folder)
         run(cfg, folder / kind / "sft_killed", folder)
+    run(fine_tuning(processes=2, **HALF), folder / "sharded" / "sft_bf16", folder)
     told = held(configured("bf16", SHARDED, processes=2), folder / "sharded" / "bf16", folder)
     write_json(folder / f"held{os.environ['RANK']}.json", told)
 

@@ -13,14 +13,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tests import release, tiny
-from unigrpo import checkpoint, inspect, pretrain, run_folder, seeding, train
+from unigrpo import checkpoint, inspect, pretrain, run_folder, sample_sets, seeding, train
 from unigrpo.advantages import group_advantages
 from unigrpo.backbones import bagel, bagel_files
 from unigrpo.backbones.mot import MoTConfig, sincos_table
 from unigrpo.backbones.multimodal import MultimodalMoT
 from unigrpo.backbones.vae import Autoencoder, VaeConfig
 from unigrpo.backbones.vit import VitConfig
-from unigrpo.config import ModelConfig, SupervisedConfig
+from unigrpo.config import ModelConfig, SupervisedConfig, to_dict
+from unigrpo.files import digest, write_json
 from unigrpo.methods import grpo
 from unigrpo.rollout import paint
 from unigrpo.types import UserError
@@ -338,3 +339,13 @@ def test_supervised_and_reinforced_like_every_model(folder, tmp_path, monkeypatc
     assert not torch.equal(start.mot.vae2llm.weight, end.mot.vae2llm.weight)
     assert torch.equal(start.mot.connector.fc1.weight, end.mot.connector.fc1.weight)
     assert json.loads((tmp_path / "rl" / "run.json").read_text())["updates"] == 4
+
+    write_json(tmp_path / "decoding.json", {"guidance": 2.0, "temperature": 0.7})
+    write_json(tmp_path / "config.json", to_dict(cfg))
+    monkeypatch.setattr(world_prompts, "evaluation_jobs", lambda *_: [(prompt, 0) for prompt in few[:2]])
+    options = {"config": "config.json", "run": "rl", "decoding": "decoding.json", "out": "samples"}
+    command = [word for name, file in options.items() for word in (f"--{name}", str(tmp_path / file))]
+    monkeypatch.setattr("sys.argv", ["sample_sets", *command, "--modes", "think"])
+    sample_sets.main()
+    protocols = [json.loads(path.read_text()) for path in (tmp_path / "samples").glob("*/protocol.json")]
+    assert len(protocols) == 4 and {p["checkpoint"] for p in protocols} == {digest(tmp_path / "rl/ema.safetensors")}

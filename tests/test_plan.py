@@ -10,8 +10,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests import tiny
-from unigrpo import pretrain, train
+from tests import several, tiny
+from unigrpo import cost, pretrain, train
 from unigrpo.advantages import group_advantages
 from unigrpo.backbones.mot import MoTConfig
 from unigrpo.backbones.multimodal import MultimodalMoT
@@ -142,6 +142,41 @@ def test_parameters_of_the_models_there_are(root):
     assert sum(counted.values()) == sum(t.numel() for part in (mot, codec) for t in part.parameters())
 
 
+METHODS = {
+    "grpo": ({}, 2),
+    "guided": ({"guidance": 2.0}, 4),
+    "refl": ({"method": "refl", "train": ("image",), "same_noise": False}, 1),
+    "fpo": ({"method": "fpo", "same_noise": False, "matching_samples": 5}, 5),
+    "nft": ({"method": "nft", "train": ("image",), "same_noise": False, "matching_samples": 5}, 5),
+    "ddrl": ({"method": "ddrl", "regulariser": "none"}, 3),
+    "gardo": ({"method": "gardo"}, 2),
+}
+
+
+@pytest.mark.parametrize(("changes", "evaluations"), METHODS.values(), ids=METHODS)
+def test_image_evaluations_of_an_update_by_method(monkeypatch, changes, evaluations):
+    """Counted as the network makes them with gradient, an image at a time."""
+    rl = replace(tiny.RL, epochs=1, micro_batch=12, **changes)
+    cfg = tiny.run_config(rl=rl)
+    told = cost.reinforcement(cfg, 1.0)["update_image_evaluations_at_most"]
+    assert told == rl.rollouts * 12 * evaluations and sizes.batch(cfg, 12).steps == evaluations
+    counted, nets = [], train.networks(cfg, copy.deepcopy(tiny.model()), several.brightness)
+    original = type(nets.model.mot).velocity
+
+    def counting(self, context, x, *rest):
+        if torch.is_grad_enabled() and self is nets.model.mot:
+            counted.append(len(x))
+        return original(self, context, x, *rest)
+
+    monkeypatch.setattr(type(nets.model.mot), "velocity", counting)
+    train.optimizer_for(nets.model, rl)
+    method, advantages = train.methods.load(rl.method), torch.tensor([1.0, -1.0, 0.5] * 4)
+    rollout = method.roll_out(nets, train.draw_prompts(3, 0, 4), rl, 8, 3, 0)
+    for part in method.make_slices(nets, rollout, advantages, rl)[0]:
+        list(method.losses(nets, part, rl))
+    assert sum(counted) == 12 * evaluations
+
+
 def test_flops_are_those_of_the_matrices():
     cfg = tiny.run_config(model=MEDIUM)
     model, net = new_model(replace(cfg, stage="base")).eval(), sizes.network(cfg)
@@ -231,7 +266,7 @@ def test_the_papers_scale_fits_its_devices(capsys):
 
 def test_fine_tuning_at_the_papers_scale_fits_too(capsys):
     code, out = run(capsys, "--scale", "paper", "--run", "sft")
-    assert code == 0 and "8 x 80 GB" in out and "64 examples, 8 on each device" in out and "fits          yes" in out
+    assert code == 0 and "8 x 80 GB" in out and "32 examples, 4 on each device" in out and "fits          yes" in out
     assert all(f"\n  {word}" in out for word in supervised.KINDS)
     code, out = run(capsys, "--scale", "paper", "--run", "sft", "--gpus", "1", "--gpu-memory", "192")
     assert code == 1 and "what would make it fit" in out and "and still more: larger devices" in out
@@ -293,7 +328,8 @@ def test_a_scale_that_does_not_fit_is_refused(root):
     [
         (("--scale", "huge"), "--config scale=huge: no such file"),
         (("--scale", "cpu", "--run", "nothing"), "--config run=nothing: no such run"),
-        (("--scale", "cpu", "--run", "base"), "--run base: expected sft or a run that is reinforced"),
+        (("--scale", "paper", "--run", "base"), "--run base: expected a run that is trained, this one is released"),
+        (("--scale", "sd35", "--gpus", "3"), "--gpus 3: processes: expected a divisor of rl.prompts_per_rollout / rl."),
         (("--scale", "sd35", "--run", "sft"), "--run sft: expected a run that is reinforced for backbone: llm_dit"),
         (("--scale", "paper", "--gpus", "3", "--run", "sft"), "--gpus 3: supervised.batch_size: expected a multiple"),
         (("--scale", "cpu", "--gpus", "0"), "--gpus: expected a number above 0, got 0"),

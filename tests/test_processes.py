@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from tests import several, tiny
 from unigrpo import config, pretrain, processes, setup, train
 from unigrpo.examples import draw_examples
-from unigrpo.files import read_jsonl
+from unigrpo.files import read_jsonl, write_json
 from unigrpo.plan import reinforcement as plan
 from unigrpo.types import UserError
 
@@ -92,6 +92,13 @@ def test_a_split_network_in_half_precision_stays_close(folder):
         next(row for row in rows(folder / name) if row["kind"] == "train") for name in ("one/bf16", "sharded/bf16")
     ]
     assert first[1]["proxy"] == pytest.approx(first[0]["proxy"], abs=5e-3)
+
+
+def test_fine_tuning_split_in_half_precision_stays_close(folder):
+    start, one, two = (weights(folder / name) for name in ("init", "one/sft", "sharded/sft_bf16"))
+    moved = [torch.cat([(x[k] - start[k]).flatten() for k in one]) for x in (one, two)]
+    assert {x.dtype for x in two.values()} == {torch.float32} and not torch.equal(*moved)
+    assert torch.nn.functional.cosine_similarity(*moved, dim=0) > 0.5
 
 
 def test_every_process_holds_its_share_of_a_split_network(folder):
@@ -170,7 +177,23 @@ def test_a_supervised_step_is_split_equally_or_refused():
         config.check_processes(several.fine_tuning(processes=3))
     with pytest.raises(UserError, match="sharding: expected false for processes: 1"):
         several.fine_tuning(sharding=True)
-    config.check_processes(tiny.run_config("base", processes=3))  # which has one process whatever a scale asks for
+    base = tiny.run_config("base", processes=3, sharding=True)  # which has one process whatever a scale asks for
+    config.check_processes(base)
+    assert (base.launched, several.fine_tuning(processes=4).launched) == (1, 4)
+
+
+def test_the_commands_refuse_what_cannot_be_split(tmp_path, monkeypatch):
+    """Before anything is loaded: unequal shares, and a base that was started in two."""
+    write_json(tmp_path / "sft.json", config.to_dict(several.fine_tuning(processes=3)))
+    write_json(tmp_path / "base.json", config.to_dict(tiny.run_config("base", processes=2)))
+    words = {"sft": ["--init", str(tmp_path)], "base": []}
+    told = {"sft": "sft.json: supervised.batch_size: expected a multiple", "base": "processes: 1 by the configur"}
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for stage, more in words.items():
+        command = ["pretrain", "--config", str(tmp_path / f"{stage}.json"), "--out", str(tmp_path / "out"), *more]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(UserError, match=told[stage]):
+            pretrain.main()
 
 
 @pytest.mark.parametrize(("rl", "run", "message"), REFUSED.values(), ids=REFUSED)
@@ -192,7 +215,7 @@ def test_another_number_of_processes_than_configured_is_refused(monkeypatch):
 def test_fewer_devices_than_processes_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UserError, match="processes: 2 here need a CUDA device each, there are 1; or set"):
-        setup.join_others(tiny.run_config("rl", processes=2, device="auto"))
+        setup.check_devices(tiny.run_config("rl", processes=2, device="auto"))
 
 
 # ---------------------------------------------------------------------------------------------------- one process

@@ -146,15 +146,15 @@ def test_one_run_needs_only_what_it_descends_from(shipped):
 
 def test_several_processes_are_started_together(shipped):
     """Training alone has them, and their devices."""
-    of = ("--cores", "64", "--resources", "gpu=8", "--config", "scale=paper", "run=unigrpo")
+    of = ("--cores", "64", "--resources", "gpu=8", "first_gpu=1", "--config", "scale=paper", "run=unigrpo")
     done = snakemake(shipped, "one_run", "-n", "-p", *of)
     jobs = {text.split(":")[0]: text for text in re.split(r"\nrule ", done.stdout + done.stderr)}
     assert "accelerate.commands.launch --multi_gpu --num_processes 8 " in jobs["train"], done.stderr
     assert "accelerate.commands.launch --multi_gpu --num_processes 8 " in jobs["sft"]
     assert "-m unigrpo.train --config" in jobs["train"] and "-m unigrpo.pretrain --config" in jobs["sft"]
-    alone = ("gpu=1", "threads: 8")
-    for job, words in {"train": ("gpu=8", "threads: 64"), "sft": ("gpu=8", "threads: 64"), "tune": alone}.items():
-        assert all(word in jobs[job] for word in (*words, "mem_mb=260000", "runtime=10080")), jobs[job]
+    many, alone = ("gpu=8", "threads: 64", "mem_mb=300000"), ("gpu=1", "threads: 8", "mem_mb=100000")
+    for job, words in {"train": many, "sft": many, "tune": alone}.items():
+        assert all(word in jobs[job] for word in (*words, "first_gpu=1", "runtime=10080")), jobs[job]
 
 
 def test_the_base_is_trained_apart_before_it_is_shipped(shipped):

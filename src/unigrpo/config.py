@@ -372,6 +372,11 @@ class RunConfig:
         if self.stage == "rl":
             self._check_layout()
 
+    @property
+    def launched(self) -> int:
+        """The processes that make this run: a base has one, whatever its scale says."""
+        return 1 if self.stage == "base" else self.processes
+
     def _check_layout(self):
         """What cannot be split, or trained as adapters."""
         rl = self.rl
@@ -402,7 +407,7 @@ def check_processes(cfg: RunConfig) -> None:
     if cfg.stage != "rl":
         size, least = cfg.supervised.batch_size, LENGTH_BUCKETS * n
         wanted = f"a multiple of {LENGTH_BUCKETS} x processes = {least}, got {size}"
-        return require(n == 1 or cfg.stage == "base" or size % least == 0, "supervised.batch_size", wanted)
+        return require(cfg.launched == 1 or size % least == 0, "supervised.batch_size", wanted)
     prompts = rl.prompts_per_rollout
     require(n <= prompts, "processes", f"at most rl.prompts_per_rollout = {prompts}, got {n}")
     if n > 1 and rl.epoch_convention == "halves":

@@ -24,9 +24,7 @@ def reinforcement(cfg: RunConfig, validation_guidance: float) -> dict[str, int]:
     trace = cfg.sampling.max_trace_tokens if rl.thinking else 0
     with_gradient = images * (rl.epochs if rl.epoch_convention == "repeat" else 1)
     without = images * rl.needs_reference + rl.rollouts * old_replays(rl)
-    guided = 2 if rl.guidance > 1 else 1
-    replayed = {"grpo": rl.window_size * guided, "refl": guided}.get(rl.method, rl.matching_samples)  # of an episode
-    windows = replayed if "image" in rl.train else 0
+    guided, windows = 2 if rl.guidance > 1 else 1, evaluations(rl)
     return {
         "rollouts": rl.rollouts,
         "updates": rl.rollouts * rl.epochs,
@@ -34,7 +32,7 @@ def reinforcement(cfg: RunConfig, validation_guidance: float) -> dict[str, int]:
         "rollout_image_evaluations": images * rl.n_steps * guided,
         "rollout_text_tokens_at_most": images * trace,
         "replay_image_evaluations_at_most": without * windows,
-        "update_image_evaluations_at_most": with_gradient * windows,
+        "update_image_evaluations_at_most": with_gradient * (windows + (rl.method == "ddrl")),
         "replay_text_tokens_at_most": without * trace,
         "update_text_tokens_at_most": with_gradient * trace,
         "validation_images": judged,
@@ -58,6 +56,16 @@ def supervised(cfg: RunConfig) -> dict[str, int]:
         "validation_image_evaluations": 2 * judged * sampling_steps(cfg.sampling),
         "validation_text_tokens_at_most": judged * cfg.sampling.max_trace_tokens,
     }
+
+
+def evaluations(rl: RLConfig) -> int:
+    """Image evaluations of an episode, each time that it is replayed; ddrl's update has one more, of its data."""
+    if "image" not in rl.train:
+        return 0
+    guided = 2 if rl.guidance > 1 else 1
+    if rl.method in ("grpo", "ddrl", "gardo"):
+        return rl.window_size * guided
+    return guided if rl.method == "refl" else rl.matching_samples
 
 
 def validations(steps: int, every: int) -> int:

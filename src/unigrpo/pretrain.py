@@ -45,7 +45,7 @@ from unigrpo.metrics import MetricsLog
 from unigrpo.plan import supervised as plan
 from unigrpo.resolve import training_fingerprint
 from unigrpo.sampler import Decoding
-from unigrpo.setup import accelerate_for, device_memory, join_others
+from unigrpo.setup import accelerate_for, check_devices, device_memory, join_others
 from unigrpo.types import UserError
 from unigrpo.validate import validate
 from unigrpo.world import prompts, render, traces
@@ -139,14 +139,18 @@ def main() -> None:
     if (cfg.stage == "sft") != (args.init is not None):
         expected = "the folder of the parent run" if cfg.stage == "sft" else "nothing, the base starts from scratch"
         raise UserError(f"--init: expected {expected} (stage {cfg.stage!r} of {args.config})")
+    try:
+        config.check_processes(cfg)
+    except UserError as error:
+        raise UserError(f"{args.config}: {error}") from None
     if args.dry_run:
         told = {} if cfg.source == "released" else cost.supervised(cfg)
         print(json.dumps({"config": to_dict(cfg), "cost": told}, indent=2))
         return
+    processes.check_launch(cfg)
+    check_devices(cfg)
     if cfg.source == "released":
         return adopt(cfg, args.out)
-    if cfg.stage == "sft":
-        processes.check_launch(cfg)
     if cfg.backbone != "llm_dit":  # whose sizes stand in its releases
         plan.check_fits(cfg, device_memory(cfg))
     train(cfg, args.out, args.init, args.tracker)

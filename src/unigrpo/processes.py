@@ -36,13 +36,11 @@ def is_main() -> bool:
 
 def check_launch(cfg: RunConfig) -> None:
     """Raise UserError where another number of processes was started than the configuration asks for."""
-    started = int(os.environ.get("WORLD_SIZE", 1))
-    if started != cfg.processes:
-        how = f"accelerate launch --num_processes {cfg.processes}" if cfg.processes > 1 else "python"
+    started, asked = int(os.environ.get("WORLD_SIZE", 1)), cfg.launched
+    if started != asked:
+        how = f"accelerate launch --num_processes {asked}" if asked > 1 else "python"
         module = "unigrpo.train" if cfg.stage == "rl" else "unigrpo.pretrain"
-        raise UserError(
-            f"processes: {cfg.processes} by the configuration, {started} started; start with {how} -m {module}"
-        )
+        raise UserError(f"processes: {asked} by the configuration, {started} started; start with {how} -m {module}")
 
 
 def episodes(n_prompts: int, rl: RLConfig, which: int | None = None) -> list[int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 
-from unigrpo import checkpoint, cli, config, sample_folder
+from unigrpo import checkpoint, cli, config, run_folder, sample_folder
 from unigrpo.config import RunConfig
 from unigrpo.files import digest, read_json, write_json
 from unigrpo.sampler import Decoding, read_decoding, sample_guided
@@ -67,7 +67,7 @@ def main() -> None:
     cfg, chosen = config.load(args.config), read_decoding(args.decoding)
     device = accelerate_for(cfg).device
     model = checkpoint.load_model(args.run, device, cfg.model).eval()
-    weights = digest(args.run / "model.safetensors")
+    weights = digest(run_folder.weights(args.run))
     record = read_json(args.run / "run.json", "ema")
     written = []
     for old in args.out.glob("*/manifest.jsonl"):

@@ -15,13 +15,16 @@ PATIENCE = timedelta(hours=3)  # of processes with each other: one saves or read
 
 
 def join_others(cfg: RunConfig) -> None:
-    """Where a run has several processes, meet them; chooses this one's device. Raises UserError where there are fewer
-    CUDA devices than processes of this machine."""
-    here, devices = int(os.environ.get("LOCAL_WORLD_SIZE", cfg.processes)), torch.cuda.device_count()
+    """Where a run has several processes, meet them; chooses this one's device."""
     if cfg.processes > 1:
-        if cfg.device != "cpu" and devices < here:
-            raise UserError(f"processes: {here} here need a CUDA device each, there are {devices}; or set device: cpu")
         PartialState(cpu=cfg.device == "cpu", timeout=PATIENCE)
+
+
+def check_devices(cfg: RunConfig) -> None:
+    """Raise UserError where the processes of a run have fewer CUDA devices than they need on this machine."""
+    here, devices = int(os.environ.get("LOCAL_WORLD_SIZE", cfg.launched)), torch.cuda.device_count()
+    if cfg.launched > 1 and cfg.device != "cpu" and devices < here:
+        raise UserError(f"processes: {here} here need a CUDA device each, there are {devices}; or set device: cpu")
 
 
 def accelerate_for(cfg: RunConfig, **options) -> Accelerator:

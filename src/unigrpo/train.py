@@ -50,7 +50,7 @@ from unigrpo.plan import reinforcement as plan
 from unigrpo.resolve import training_fingerprint
 from unigrpo.rollout import Rollout, diversity
 from unigrpo.sampler import Decoding, read_decoding
-from unigrpo.setup import accelerate_for, device_memory, join_others
+from unigrpo.setup import accelerate_for, check_devices, device_memory, join_others
 from unigrpo.types import Prompt, UserError
 from unigrpo.validate import record, validate
 from unigrpo.world import prompts as world_prompts
@@ -405,6 +405,7 @@ def main() -> None:
         print(json.dumps(told, indent=2))
         return
     processes.check_launch(cfg)
+    check_devices(cfg)
     if cfg.backbone != "llm_dit":
         plan.check_fits(cfg, device_memory(cfg))
     join_others(cfg)  # before a reward is loaded onto this process's device

@@ -30,13 +30,13 @@ def main() -> None:
     pipelines = Path(ROOT) / "pipelines"
     study = load_study(pipelines / "experiments.yaml", pipelines / "scales", {"scale": args.scale, "run": args.run})
     cfg = resolve(study.catalogue, study.scale, study.scale_name, args.run, 0)
-    if cfg.stage == "base":
-        raise UserError(f"--run {args.run}: expected sft or a run that is reinforced, not the base")
-    gpus = cfg.processes if args.gpus is None else args.gpus
+    if cfg.source == "released":
+        raise UserError(f"--run {args.run}: expected a run that is trained, this one is released")
+    gpus = cfg.launched if args.gpus is None else args.gpus
     device = Device(args.gpu_memory, args.tflops or TFLOPS[cfg.precision], args.bandwidth)
     if cfg.backbone == "llm_dit" and cfg.stage == "rl":
         base = resolve(study.catalogue, study.scale, study.scale_name, "base", 0)
-        lines, fits = pair.report(cfg, base, device)
+        lines, fits = pair.report(cfg, base, gpus, device)
     elif cfg.backbone == "llm_dit":
         raise UserError(f"--run {args.run}: expected a run that is reinforced for backbone: llm_dit")
     else:

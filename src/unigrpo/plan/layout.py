@@ -52,12 +52,16 @@ class Device:
 
 def gathered(net: sizes.Network, setup: Setup) -> tuple[int, int]:
     """Bytes that a split network needs on each device beside its shares: whole, to sample from it, and in an update,
-    where a layer, the next, and their gradients are put together, and what lies outside of layers."""
+    where a layer, the next, and what lies outside of layers are put together, with their gradients."""
     if not setup.split:
         return 0, 0
-    everything = sum(sizes.parameters(net).values()) - net.codec  # which is whole everywhere
-    two = 2 * (2 * net.expert_layer)
-    return everything * setup.number, (2 * two + everything - net.layers * two // 2) * setup.number
+    held = sizes.parameters(net)
+    everything = sum(held.values()) - net.codec  # which is whole everywhere
+    layer = 2 * net.expert_layer
+    apart = everything - net.layers * layer  # outside of layers, and of it what is trained
+    trained = held["text"] + held["image"] - net.layers * layer
+    update = (4 * layer + apart + trained) * setup.number + layer * sizes.FLOAT  # gradients are summed in fp32
+    return everything * setup.number, update
 
 
 def logits(net: sizes.Network, b: sizes.Batch, text: bool) -> int:
@@ -131,6 +135,6 @@ def check(cfg: RunConfig, needed: int, memory_of_device: int) -> None:
     """Raise UserError where the run needs more than ``memory_of_device`` bytes on each of its devices."""
     if needed > memory_of_device:
         raise UserError(
-            f"scale {cfg.scale}: {cfg.run} needs about {needed / 1e9:.1f} GB on each of {cfg.processes} devices, there"
-            f" are {memory_of_device / 1e9:.1f}; see python -m unigrpo.plan --scale {cfg.scale}"
+            f"scale {cfg.scale}: {cfg.run} needs about {needed / 1e9:.1f} GB on each of {cfg.launched} devices, there"
+            f" are {memory_of_device / 1e9:.1f}; see python -m unigrpo.plan --scale {cfg.scale} --run {cfg.run}"
         )

@@ -1,8 +1,8 @@
 """What a run of adapters needs (``backbone: llm_dit``), for ``unigrpo.plan``: the memory of both phases on one device.
 
-As ``plan`` does it for the Mixture-of-Transformers: a rollout at once, all activations kept, nothing divided among
-devices. Hours are not told: they hang on how fast the language model writes, which no formula here knows. Imports no
-torch.
+As ``reinforcement`` does it for the Mixture-of-Transformers: a rollout at once, all activations kept, episodes alone
+divided among devices. Hours are not told: they hang on how fast the language model writes, which no formula here
+knows. Imports no torch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import replace
 from unigrpo import cost
 from unigrpo.config import RunConfig
 from unigrpo.plan import pair_sizes, sizes
-from unigrpo.plan.layout import GUIDANCE, Device, heading, largest, table
+from unigrpo.plan.layout import GUIDANCE, Device, check_split, heading, largest, table
 from unigrpo.plan.pair_sizes import BYTES, Painter, Reasoner
 from unigrpo.plan.sizes import FLOAT
 
@@ -20,10 +20,11 @@ DECODER_CHANNELS = 256  # of the autoencoder at full resolution
 KINDS = ("weights", "adapters", "activations", "KV cache", "latents")
 
 
-def memory(cfg: RunConfig, p: Painter, r: Reasoner) -> dict[str, dict[str, int]]:
-    """Bytes by kind in each phase, ``rollout`` and ``update``; the reward's weights are left out."""
+def memory(cfg: RunConfig, p: Painter, r: Reasoner, gpus: int = 1) -> dict[str, dict[str, int]]:
+    """Bytes on each of ``gpus`` devices by kind in each phase, ``rollout`` and ``update``; the reward's weights are
+    left out."""
     rl, kind, image = cfg.rl, BYTES[cfg.precision], "image" in cfg.rl.train
-    episodes = rl.prompts_per_rollout * rl.group_size
+    episodes = rl.prompts_per_rollout * rl.group_size // gpus
     b = sizes.batch(cfg, min(rl.micro_batch, episodes // rl.epochs))
     held = pair_sizes.adapters(cfg, p, r)
     trained, everything = sum(held[part] for part in rl.train), sum(held.values())
@@ -58,13 +59,14 @@ def memory(cfg: RunConfig, p: Painter, r: Reasoner) -> dict[str, dict[str, int]]
     return {name: standing | phase for name, phase in (("rollout", rollout), ("update", update))}
 
 
-def report(cfg: RunConfig, base: RunConfig, device: Device) -> tuple[list[str], bool]:
-    """The lines that the command prints, and whether the run fits one ``device``. ``base`` names the two
+def report(cfg: RunConfig, base: RunConfig, gpus: int, device: Device) -> tuple[list[str], bool]:
+    """The lines that the command prints, and whether the run fits ``gpus`` such devices. ``base`` names the two
     releases. Raises UserError for one whose sizes are not known."""
     p, r = pair_sizes.painter(base.released), pair_sizes.reasoner(base.language_model)
-    phases, told = memory(cfg, p, r), cost.reinforcement(cfg, GUIDANCE)
+    check_split(cfg, gpus)
+    phases, told = memory(cfg, p, r, gpus), cost.reinforcement(cfg, GUIDANCE)
     held, b = pair_sizes.adapters(cfg, p, r), sizes.batch(cfg, 1)
-    lines = [heading(cfg, 1, device)]
+    lines = [heading(cfg, gpus, device)]
     lines.append(f"language model  {r.numbers:,} numbers, adapters {held['text']:,}: {base.language_model}")
     lines.append(f"pipeline        {p.transformer:,} numbers, adapters {held['image']:,}: {base.released}")
     lines.append(f"  and           {p.encoders:,} in its text encoders, {p.autoencoder:,} in its autoencoder")
@@ -81,17 +83,17 @@ def report(cfg: RunConfig, base: RunConfig, device: Device) -> tuple[list[str], 
     fits = largest(phases) <= device.room
     lines.append(f"fits          {'yes' if fits else 'no'}: {largest(phases) / 1e9:.1f} GB")
     if not fits:
-        lines.append(remedy(cfg, p, r, device.room))
+        lines.append(remedy(cfg, p, r, gpus, device.room))
     return lines, fits
 
 
-def remedy(cfg: RunConfig, p: Painter, r: Reasoner, room: float) -> str:
+def remedy(cfg: RunConfig, p: Painter, r: Reasoner, gpus: int, room: float) -> str:
     """The settings that would make it fit: fewer episodes of a backward pass, then fewer of a rollout."""
 
     def need(**changes) -> int:
-        return largest(memory(replace(cfg, rl=replace(cfg.rl, **changes)), p, r))
+        return largest(memory(replace(cfg, rl=replace(cfg.rl, **changes)), p, r, gpus))
 
-    for prompts in range(cfg.rl.prompts_per_rollout, 0, -cfg.rl.epochs):
+    for prompts in range(cfg.rl.prompts_per_rollout, 0, -cfg.rl.epochs * gpus):
         for micro in range(cfg.rl.micro_batch, 0, -1):
             if need(micro_batch=micro, prompts_per_rollout=prompts) <= room:
                 return f"it would with rl.micro_batch: {micro}, rl.prompts_per_rollout: {prompts}"

@@ -106,7 +106,7 @@ def remedies(cfg: RunConfig, gpus: int, room: float) -> list[tuple[str, Setup]]:
     largest = max((m for m in halvings(setup.micro) if need_update(cfg, replace(setup, micro=m)) <= room), default=1)
     tried = [("rl.micro_batch: {micro}", {"micro": largest})]
     tried.append(("activation_checkpointing: true", {"checkpointing": True}))
-    if gpus > 1 and cfg.rl.method == "grpo" and not setup.rank:
+    if gpus > 1 and not setup.rank:
         tried.append(("sharding: true, processes: {gpus}", {"split": True}))
     for text, change in tried:
         if need(cfg, setup) > room and replace(setup, **change) != setup:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from unigrpo import cost
 from unigrpo.config import RunConfig
 from unigrpo.world import prompts
 
@@ -175,6 +176,5 @@ def batch(cfg: RunConfig, episodes: int) -> Batch:
     """The backward pass of ``episodes`` of a run, its prompts and traces as long as they are assumed to get."""
     trace = cfg.sampling.max_trace_tokens + 2 if cfg.rl.thinking else 0
     prompt, tokens = PROMPT_TOKENS[cfg.backbone], cfg.model.tokens_per_side**2
-    guided = 2 if cfg.rl.guidance > 1 else 1
-    steps = (cfg.rl.window_size if cfg.rl.method == "grpo" else 1) * guided if "image" in cfg.rl.train else 0
+    steps = cost.evaluations(cfg.rl) + (cfg.rl.method == "ddrl")
     return Batch(episodes, math.ceil(episodes / cfg.rl.group_size), prompt, trace, tokens, steps)

@@ -119,4 +119,4 @@ def report(cfg: RunConfig, gpus: int, device: Device) -> tuple[list[str], bool]:
 
 def check_fits(cfg: RunConfig, memory_of_device: int) -> None:
     """Raise UserError where the run needs more than ``memory_of_device`` bytes on each of its devices."""
-    check(cfg, need(cfg, as_it_is(cfg, cfg.processes)), memory_of_device)
+    check(cfg, need(cfg, as_it_is(cfg, cfg.launched)), memory_of_device)
