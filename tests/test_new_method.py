@@ -54,7 +54,7 @@ def test_the_shown_file_trains(tmp_path, source, settings, monkeypatch):
 def test_the_shown_file_keeps_the_contract_and_half_of_it_does_not(tmp_path, source, settings, monkeypatch):
     monkeypatch.setattr(resolve, "METHODS", tmp_path)
     (tmp_path / "mine.py").write_text(source)
-    resolve._check_inputs(settings)
+    resolve._check_inputs(tiny.run_config(rl=settings))
     (tmp_path / "mine.py").write_text(source.replace("def losses(", "def loss("))
     with pytest.raises(UserError, match="mine.py has no losses"):
-        resolve._check_inputs(settings)
+        resolve._check_inputs(tiny.run_config(rl=settings))

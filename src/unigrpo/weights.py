@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 
 from unigrpo import hub
 from unigrpo.types import UserError
@@ -78,13 +77,12 @@ def tokenizer(source: str | Path):
 def loading(path: Path, kind: str) -> Iterator[None]:
     """What a library raises inside the block on a damaged or unfit checkpoint is a UserError of one line: ``path``
     cannot be loaded as ``kind``."""
-    from safetensors import SafetensorError
-
-    damaged = (OSError, ValueError, LookupError, RuntimeError, TypeError, EOFError, UnpicklingError, SafetensorError)
     try:
         with hub.quiet():
             yield
-    except damaged as error:
+    except UserError:
+        raise
+    except Exception as error:  # the libraries raise whatever reading a damaged file raises
         raise UserError(f"{path}: cannot be loaded as {kind} ({hub.sentence(error)})") from None
 
 
