@@ -6,7 +6,7 @@ SCALE ?= cpu
 CORES ?= 2
 PYTHON ?= python3
 STAMP := .venv/installed
-REPRODUCE = .venv/bin/python -m unigrpo.reproduce --scale $(SCALE) --cores $(CORES) $(if $(SEEDS),--seeds $(SEEDS))
+REPRODUCE = .venv/bin/python -m unigrpo.tools.reproduce --scale $(SCALE) --cores $(CORES) $(if $(SEEDS),--seeds $(SEEDS))
 
 .PHONY: reproduce overoptimise run base test env clean
 

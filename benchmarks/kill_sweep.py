@@ -2,7 +2,7 @@
 
     python benchmarks/kill_sweep.py [--kills 30] [--seed 0]
 
-In a temporary clone of the last commit, ``python -m unigrpo.reproduce --scale smoke --seeds 1`` runs undisturbed once.
+In a temporary clone of the last commit, ``python -m unigrpo.tools.reproduce --scale smoke --seeds 1`` runs undisturbed once.
 Then the same command is started, all its processes are ended at a random moment by SIGKILL, and it is started again,
 until it finishes; its scores, tables (wall seconds apart) and weights must be those of the undisturbed run, byte for
 byte. A reproduction
@@ -26,12 +26,13 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from unigrpo import cli, provenance, seeding
-from unigrpo.files import digest, write_json
-from unigrpo.provenance import ROOT
-from unigrpo.types import UserError
+from unigrpo.core import cli, seeding
+from unigrpo.core.files import digest, write_json
+from unigrpo.core.records import UserError
+from unigrpo.study import provenance
+from unigrpo.study.provenance import ROOT
 
-COMMAND = ("-m", "unigrpo.reproduce", "--scale", "smoke", "--seeds", "1")
+COMMAND = ("-m", "unigrpo.tools.reproduce", "--scale", "smoke", "--seeds", "1")
 COMPARED = ("scores.csv", "tables/*.csv", "tables/*.md", "runs/*/seed*/model.safetensors")
 WALL = ("wall_seconds", "wall seconds")
 LONGEST = 0.15  # of the undisturbed time: the longest that an attempt may run before it is killed

@@ -39,17 +39,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for what is not 
 
 from benchmarks import mutations
 from benchmarks.mutations import Mutation, Random
-from tests import tiny
-from unigrpo import checkpoint, cli, config, provenance, resolve, sample_folder, seeding
-from unigrpo.catalogue import BASE, runs_in_use
-from unigrpo.files import write_json, write_text
-from unigrpo.provenance import ROOT
+from tests._support import tiny
+from unigrpo.core import cli, seeding
+from unigrpo.core.files import write_json, write_text
+from unigrpo.core.records import UserError
+from unigrpo.core.yaml_files import read_yaml
+from unigrpo.models import checkpoint
 from unigrpo.report.tables import read_rows
-from unigrpo.sampler import Samples
-from unigrpo.schema import read_yaml
-from unigrpo.study import load_study
-from unigrpo.train import optimizer_for
-from unigrpo.types import UserError
+from unigrpo.sampling import sample_folder
+from unigrpo.sampling.engine import Samples
+from unigrpo.study import config, provenance, resolve
+from unigrpo.study.catalogue import BASE, runs_in_use
+from unigrpo.study.provenance import ROOT
+from unigrpo.study.workflow import load_study
+from unigrpo.training.reinforcement import optimizer_for
 from unigrpo.world.prompts import prompt_set
 
 LIMIT = 4.0  # seconds
@@ -110,15 +113,23 @@ class Subject:
     use: Callable[[], None]
 
 
-TRAIN = command("unigrpo.train", "--config rl.json --init init --reward reward --decoding decoding.json --out new/out")
-RESUME = command("unigrpo.train", "--config rl.json --init init --reward reward --decoding decoding.json --out begun")
-SAMPLE = command("unigrpo.sample", "--checkpoint init --prompts prompts.jsonl --steps 2 --out new/picture.png")
+TRAIN = command(
+    "unigrpo.training.reinforcement",
+    "--config rl.json --init init --reward reward --decoding decoding.json --out new/out",
+)
+RESUME = command(
+    "unigrpo.training.reinforcement",
+    "--config rl.json --init init --reward reward --decoding decoding.json --out begun",
+)
+SAMPLE = command(
+    "unigrpo.tools.sample_image", "--checkpoint init --prompts prompts.jsonl --steps 2 --out new/picture.png"
+)
 SCORE = command("evals.run", "--samples samples --reward reward --detector detector --out new/scores.jsonl")
-SUPERVISE = command("unigrpo.pretrain", "--config sft.json --init init --out new/out")
-BEGIN = command("unigrpo.pretrain", "--config base.json --out new/out")
+SUPERVISE = command("unigrpo.training.supervised", "--config sft.json --init init --out new/out")
+BEGIN = command("unigrpo.training.supervised", "--config base.json --out new/out")
 LEARN = command("rewards.train_learned", "--config sft.json --data data --out new/reward")
 SETS = command(
-    "unigrpo.sample_sets", "--config rl.json --run init --decoding decoding.json --modes think --out new/samples"
+    "unigrpo.sampling.sets", "--config rl.json --run init --decoding decoding.json --modes think --out new/samples"
 )
 SUBJECTS = (
     Subject("catalogue", "experiments.yaml", YAML, parse_study),

@@ -30,20 +30,21 @@ from torch.nn.utils.rnn import pad_sequence
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `benchmarks`, which is not installed
 
 from benchmarks import phases
-from unigrpo import cli, flow, seeding
-from unigrpo.advantages import group_advantages
-from unigrpo.backbones.codec import PatchCodec
-from unigrpo.backbones.mot import MoT, MoTConfig
-from unigrpo.backbones.tokenizer import build_tokenizer
-from unigrpo.backbones.unified import UnifiedModel
-from unigrpo.config import ModelConfig, RLConfig, RunConfig
-from unigrpo.files import write_json
+from unigrpo.core import cli, seeding
+from unigrpo.core.files import write_json
+from unigrpo.episodes.rollout import Rollout, stochastic_steps
 from unigrpo.methods import Networks, grpo
-from unigrpo.pretrain import new_model
-from unigrpo.provenance import ROOT
-from unigrpo.rollout import Rollout, stochastic_steps
-from unigrpo.setup import accelerate_for
-from unigrpo.train import draw_prompts, optimizer_for, update
+from unigrpo.models.base import UnifiedModel
+from unigrpo.models.codec import PatchCodec
+from unigrpo.models.mot import MoT, MoTConfig
+from unigrpo.models.word_tokenizer import build_tokenizer
+from unigrpo.objectives import flow
+from unigrpo.objectives.advantages import group_advantages
+from unigrpo.study.config import ModelConfig, RLConfig, RunConfig
+from unigrpo.study.provenance import ROOT
+from unigrpo.training.launch import accelerate_for
+from unigrpo.training.reinforcement import draw_prompts, optimizer_for, update
+from unigrpo.training.supervised import new_model
 
 SEED, GROUP, PROMPTS = 0, 8, 2
 PROMPT_TOKENS, TRACE_TOKENS, VOCABULARY = 8, 32, 256
@@ -90,7 +91,7 @@ def flow_grpo_loop(nets: Networks, prompts: list, rl: RLConfig, index: int, opti
     """One epoch of Flow-GRPO-Fast's loop: batches are sampled one after the other, each sample's prompt encoded, with
     log-probs noted during sampling; then every batch is trained on step by step of its window, one evaluation of the
     policy and one of the reference each, gradients accumulated up to one optimiser step. Prompt encodings are kept
-    from sampling. The draws are those of ``unigrpo.rollout``, so the gradient is too."""
+    from sampling. The draws are those of ``unigrpo.episodes.rollout``, so the gradient is too."""
     model, b = nets.model, len(prompts) * rl.group_size
     window, times = stochastic_steps(rl, SEED, index), flow.time_grid(rl.steps, rl.shift, rl.grid)
     start = torch.randn(len(prompts), 1, *model.latent_shape, generator=seeding.generator(SEED, "start", index))

@@ -2,7 +2,7 @@
 
     python benchmarks/phases.py [--scale NAME | --config FILE [--run DIR]]
 
-The phases are the very functions that ``unigrpo.train`` and ``unigrpo.pretrain`` call, at the sizes of a scale. Without
+The phases are the very functions that ``unigrpo.training.reinforcement`` and ``unigrpo.training.supervised`` call, at the sizes of a scale. Without
 ``--run`` the model is freshly initialised: weights change no speed but through the length of the traces they write, so
 every trace then has the length of a plan of four objects, the longest. Numbers are medians after one unmeasured
 warm-up. Prints a table in Markdown and writes all of it as JSON.
@@ -32,24 +32,27 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `rewards` an
 
 from rewards import verifier
 from rewards.learned import LearnedReward
-from unigrpo import checkpoint, cli, config, methods, provenance, seeding
-from unigrpo.advantages import group_advantages
-from unigrpo.backbones.mot import Context
-from unigrpo.backbones.unified import Trace, UnifiedModel
-from unigrpo.catalogue import load_catalogue
-from unigrpo.config import RunConfig
-from unigrpo.examples import draw_examples
-from unigrpo.files import write_json
+from unigrpo import methods
+from unigrpo.core import cli, seeding
+from unigrpo.core.files import write_json
+from unigrpo.core.records import UserError
 from unigrpo.methods import Networks
-from unigrpo.pretrain import new_model, supervised_loss
-from unigrpo.provenance import ROOT
-from unigrpo.resolve import load_scale, resolve
-from unigrpo.sampler import Decoding
-from unigrpo.setup import accelerate_for
-from unigrpo.train import draw_prompts, optimizer_for, score, update
-from unigrpo.types import UserError
-from unigrpo.validate import validate, validation_jobs
+from unigrpo.models import checkpoint
+from unigrpo.models.base import Trace, UnifiedModel
+from unigrpo.models.mot import Context
+from unigrpo.objectives.advantages import group_advantages
+from unigrpo.sampling.engine import Decoding
+from unigrpo.study import config, provenance
+from unigrpo.study.catalogue import load_catalogue
+from unigrpo.study.config import RunConfig
+from unigrpo.study.provenance import ROOT
+from unigrpo.study.resolve import load_scale, resolve
+from unigrpo.training.launch import accelerate_for
+from unigrpo.training.reinforcement import draw_prompts, optimizer_for, score, update
+from unigrpo.training.supervised import new_model, supervised_loss
+from unigrpo.training.validation import validate, validation_jobs
 from unigrpo.world import inspector, render, scenes
+from unigrpo.world.examples import draw_examples
 
 RUN = "unigrpo"  # the run whose step is measured
 LONGEST_TRACE = 4 * scenes.MAX_OBJECTS + 2  # three words an object, commas between, brackets, end token
@@ -90,7 +93,7 @@ class Writer(UnifiedModel):
 
 
 def training_step(cfg: RunConfig, nets: Networks, optimizer, trained: dict, accelerator, index: int) -> dict[str, Lap]:
-    """Rollout ``index`` and its updates as in ``unigrpo.train``."""
+    """Rollout ``index`` and its updates as in ``unigrpo.training.reinforcement``."""
     rl, laps, model, reward = cfg.rl, {}, nets.model, nets.reward
     method, device = methods.load(rl.method), model.device
     begun = clock(device)
@@ -132,7 +135,7 @@ def rl_step(cfg: RunConfig, nets: Networks, *rest) -> dict[str, Lap]:
 
 
 def supervised_step(cfg: RunConfig, model: UnifiedModel, optimizer, ema, accelerator, index: int) -> dict[str, Lap]:
-    """One step of ``unigrpo.pretrain``, drawing and rendering of the examples included."""
+    """One step of ``unigrpo.training.supervised``, drawing and rendering of the examples included."""
     s, begun = cfg.supervised, clock(model.device)
     generator = seeding.generator(cfg.seed, cfg.stage, "noise", index)
     with accelerator.autocast():

@@ -26,11 +26,12 @@ import matplotlib.pyplot as plt
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `benchmarks`, which is not installed
 
 from benchmarks import phases
-from unigrpo import cli, provenance
-from unigrpo.config import RunConfig
-from unigrpo.files import write_json
-from unigrpo.provenance import ROOT
-from unigrpo.setup import accelerate_for
+from unigrpo.core import cli
+from unigrpo.core.files import write_json
+from unigrpo.study import provenance
+from unigrpo.study.config import RunConfig
+from unigrpo.study.provenance import ROOT
+from unigrpo.training.launch import accelerate_for
 
 COLOURS = ("#0072B2", "#E69F00", "#999999", "#009E73", "#CC79A7")  # of the phases; told apart by the colour-blind
 

@@ -17,10 +17,11 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from unigrpo import cli, provenance
-from unigrpo.files import write_json
-from unigrpo.provenance import ROOT
-from unigrpo.types import UserError
+from unigrpo.core import cli
+from unigrpo.core.files import write_json
+from unigrpo.core.records import UserError
+from unigrpo.study import provenance
+from unigrpo.study.provenance import ROOT
 
 ROOMS = (ROOT / "src" / "unigrpo", ROOT / "evals", ROOT / "rewards")
 BARE = {"(an empty program)": ("-c", "pass"), "(import torch)": ("-c", "import torch")}

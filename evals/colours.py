@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from evals.geneval import COLORS
-from unigrpo import compat, weights
-from unigrpo.device import pick
+from unigrpo.core import torchvision_compat, weights
+from unigrpo.core.devices import pick
+from unigrpo.world.geneval_verdict import COLORS
 
 DEFAULT = "timm/vit_large_patch14_clip_224.openai"
 GREY = "#999999"
@@ -36,7 +36,7 @@ class ColourReader:
     """An open_clip model from a folder or the hub (open_clip_config.json beside its weights). Raises UserError."""
 
     def __init__(self, name: str | Path = DEFAULT, device: str = "auto", batch_size: int = 64):
-        compat.ensure_torchvision()
+        torchvision_compat.ensure_torchvision()
         import open_clip
 
         path = weights.folder(name, ("open_clip_config.json",))

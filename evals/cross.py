@@ -24,13 +24,14 @@ from PIL.Image import Image
 from evals import held_out
 from evals.pictures import Picture, Pictures, read
 from rewards import Reward
-from unigrpo import cli, run_folder
-from unigrpo.files import write_text
+from unigrpo.core import cli
+from unigrpo.core.files import write_text
+from unigrpo.core.records import UserError
+from unigrpo.core.seeding import numpy_generator
 from unigrpo.report import page
 from unigrpo.report.notes import MISSING
 from unigrpo.report.stats import Cells, Estimate, difference, estimate
-from unigrpo.seeding import numpy_generator
-from unigrpo.types import UserError
+from unigrpo.study import run_folder
 
 BATCH = 32
 SHOWN = 3  # failures that are printed

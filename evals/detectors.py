@@ -21,11 +21,11 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from evals.geneval import CLASSES, COUNTING_THRESHOLD, SCORE_THRESHOLD, kept_indices, with_article
-from unigrpo import compat, weights
-from unigrpo.device import pick
-from unigrpo.files import read_json
-from unigrpo.types import UserError
+from unigrpo.core import torchvision_compat, weights
+from unigrpo.core.devices import pick
+from unigrpo.core.files import read_json
+from unigrpo.core.records import UserError
+from unigrpo.world.geneval_verdict import CLASSES, COUNTING_THRESHOLD, SCORE_THRESHOLD, kept_indices, with_article
 
 DEFAULT = "facebook/mask2former-swin-small-coco-instance"
 SHORT_SIDE, LONG_SIDE = 800, 1333  # pixels that images are resized to, as in the official configuration
@@ -65,7 +65,7 @@ def load(name: str | Path = DEFAULT, device: str = "auto", **sizes: int) -> Dete
     kind = read_json(path / "config.json", "model_type")["model_type"]
     if kind not in KINDS:
         raise UserError(f"{path / 'config.json'}: 'model_type' must be one of {', '.join(KINDS)}, found {kind!r}")
-    compat.ensure_torchvision()
+    torchvision_compat.ensure_torchvision()
     return KINDS[kind](path, pick(device), **sizes)
 
 

@@ -1,7 +1,7 @@
 """Exams: questions about an image with their expected answers, put to a vision-language model.
 
 A prompt file has GenEval 2's rows, ``{prompt, vqa_list: [[question, answer], ...], atom_count?, skills?}``, one a line
-(arXiv 2512.16853); ``python -m evals.ta prompts`` writes such rows too.
+(arXiv 2512.16853); ``python -m unigrpo.world.exam_points prompts`` writes such rows too.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pathlib import Path
 from PIL.Image import Image
 
 from evals.benchmarks import add_device_options
-from unigrpo.files import digest, read_jsonl
-from unigrpo.types import Prompt, UserError
-from unigrpo.vlm import ONE_WORD, Vlm, written
+from unigrpo.core.files import digest, read_jsonl
+from unigrpo.core.records import Prompt, UserError
+from unigrpo.judges import ONE_WORD, Vlm, written
 
 DEFAULT = "Qwen/Qwen3-VL-8B-Instruct"
 
@@ -135,10 +135,10 @@ def build_vlm(args: argparse.Namespace) -> Vlm:
     if args.endpoint is None:
         if args.model or args.by_text:
             raise UserError("--model and --by-text: belong to a server, which --endpoint names")
-        from unigrpo.vlm.local import LocalVlm
+        from unigrpo.judges.local import LocalVlm
 
         return LocalVlm(args.vlm, args.device)
-    from unigrpo.vlm.endpoint import Endpoint
+    from unigrpo.judges.endpoint import Endpoint
 
     if not args.model:
         raise UserError("--endpoint: needs --model, the name of the model that the server is asked for")

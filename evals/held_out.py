@@ -11,7 +11,7 @@ from PIL.Image import Image
 
 import rewards
 from rewards import Reward
-from unigrpo.types import Prompt, UserError
+from unigrpo.core.records import Prompt, UserError
 
 
 def parse(text: str) -> tuple[str, Reward]:

@@ -23,11 +23,11 @@ from tqdm import tqdm
 from evals import benchmarks
 from evals.benchmarks import Judge
 from evals.pictures import Picture, Pictures, read
-from unigrpo import cli
-from unigrpo.files import read_text, write_json, write_text, writing
+from unigrpo.core import cli
+from unigrpo.core.files import read_text, write_json, write_text, writing
+from unigrpo.core.records import UserError
+from unigrpo.core.seeding import numpy_generator
 from unigrpo.report.stats import Cells, Estimate, estimate
-from unigrpo.seeding import numpy_generator
-from unigrpo.types import UserError
 
 BATCH = 8
 PART = "images.jsonl.part"

@@ -21,9 +21,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from unigrpo import cli, sample_folder
-from unigrpo.files import new_folder, read_json, read_jsonl
-from unigrpo.types import Prompt, UserError
+from unigrpo.core import cli
+from unigrpo.core.files import new_folder, read_json, read_jsonl
+from unigrpo.core.records import Prompt, UserError
+from unigrpo.sampling import sample_folder
 
 KINDS = (".png", ".jpg", ".jpeg", ".webp")
 MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}  # 8 bits a channel

@@ -22,13 +22,14 @@ from pathlib import Path
 
 import numpy as np
 
-from evals import geneval, ta
-from unigrpo import cli, sample_folder
-from unigrpo.files import read_json, replacing
-from unigrpo.sample_folder import SampleFolder
-from unigrpo.types import Detection, Prompt, UserError
+from unigrpo.core import cli
+from unigrpo.core.files import read_json, replacing
+from unigrpo.core.records import Detection, Prompt, UserError
+from unigrpo.sampling import sample_folder
+from unigrpo.sampling.sample_folder import SampleFolder
+from unigrpo.world import exam_points, geneval_verdict
+from unigrpo.world.gold import judge
 from unigrpo.world.inspector import inspect_images, to_geneval
-from unigrpo.world.judge import judge
 
 BATCH = 256
 
@@ -39,12 +40,12 @@ Judge = Callable[[str, Sequence[Prompt], np.ndarray], list[dict]]
 
 
 def _geneval(meta: dict, detections: Sequence[Detection]) -> dict:
-    verdict = geneval.official_verdict(meta, *to_geneval(list(detections)))
+    verdict = geneval_verdict.official_verdict(meta, *to_geneval(list(detections)))
     return {"official": float(verdict.correct), "reason": verdict.reason}
 
 
 def _ta(meta: dict, detections: Sequence[Detection]) -> dict:
-    score = ta.score(meta, ta.answer_from(detections))
+    score = exam_points.score(meta, exam_points.answer_from(detections))
     return {"ta": score.value, "atoms": score.atoms, "reason": "\n".join(score.failed)}
 
 
@@ -120,7 +121,7 @@ def check(samples: SampleFolder, folder: Path) -> None:
     if benchmark not in VERDICTS:
         known = ", ".join(VERDICTS)
         raise UserError(f"{folder / 'protocol.json'}: 'benchmark' must be one of {known}, found {benchmark!r}")
-    sample_folder.require_clauses(samples, geneval.check)
+    sample_folder.require_clauses(samples, geneval_verdict.check)
 
 
 def score_folder(root: Path, judges: Sequence[Judge], out: Path) -> None:

@@ -1,7 +1,10 @@
 """Loading, checking and path lists: every helper of the workflow."""
 
-from unigrpo import catalogue, resolve, schema, study
-from unigrpo.types import UserError
+from unigrpo.study import catalogue
+from unigrpo.study import resolve
+from unigrpo.core import yaml_files
+from unigrpo.study import workflow
+from unigrpo.core.records import UserError
 
 ROOT = Path(os.path.relpath(HERE))  # relative, so that a moved checkout has nothing to do anew
 CATALOGUE_FILE = ROOT / "pipelines" / "experiments.yaml"

@@ -41,7 +41,7 @@ rule spec:
     params:
         spec=spec,
     shell:
-        "python -m unigrpo.resolve --catalogue {input.catalogue:q} --{wildcards.kind} {wildcards.name}"
+        "python -m unigrpo.study.resolve --catalogue {input.catalogue:q} --{wildcards.kind} {wildcards.name}"
         " --out {output.spec:q} 2>&1 | tee {log:q}"
 
 

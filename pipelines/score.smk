@@ -26,7 +26,7 @@ rule sample:
         run=subpath(input.model, parent=True),
         out=subpath(output.done, parent=True),
     shell:
-        "python -m unigrpo.sample_sets --config {input.config:q} --decoding {input.decoding:q} --modes {params.modes}"
+        "python -m unigrpo.sampling.sets --config {input.config:q} --decoding {input.decoding:q} --modes {params.modes}"
         " --run {params.run:q} --out {params.out:q} 2>&1 | tee {log:q}"
 
 

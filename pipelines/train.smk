@@ -25,7 +25,7 @@ rule config:
     params:
         settings=settings,
     shell:
-        "python -m unigrpo.resolve --catalogue {input.catalogue:q} --scale-file {input.scale_file:q} --run {wildcards.run}"
+        "python -m unigrpo.study.resolve --catalogue {input.catalogue:q} --scale-file {input.scale_file:q} --run {wildcards.run}"
         " --seed {wildcards.seed} --out {output.config:q} 2>&1 | tee {log:q}"
 
 
@@ -52,7 +52,7 @@ rule pretrain:
     params:
         out=subpath(output.model, parent=True),
     shell:
-        "python -m unigrpo.pretrain --config {input.config:q} --out {params.out:q} 2>&1 | tee {log:q}"
+        "python -m unigrpo.training.supervised --config {input.config:q} --out {params.out:q} 2>&1 | tee {log:q}"
 
 
 rule ship_base:
@@ -67,7 +67,7 @@ rule ship_base:
         run=subpath(input.model, parent=True),
         shipped=SHIPPED,
     shell:
-        "python -m unigrpo.ship --run {params.run:q} --out {params.shipped:q} 2>&1 | tee {log:q}"
+        "python -m unigrpo.tools.ship --run {params.run:q} --out {params.shipped:q} 2>&1 | tee {log:q}"
 
 
 if IS_SHIPPED:
@@ -121,7 +121,7 @@ rule sft:
         parent=subpath(input.parent, parent=True),
         out=subpath(output.model, parent=True),
     shell:
-        "{params.launch} unigrpo.pretrain --config {input.config:q} --init {params.parent:q}"
+        "{params.launch} unigrpo.training.supervised --config {input.config:q} --init {params.parent:q}"
         " --out {params.out:q} 2>&1 | tee {log:q}"
 
 
@@ -147,7 +147,7 @@ rule tune:
     params:
         run=subpath(input.model, parent=True),
     shell:
-        "python -m unigrpo.tune --config {input.config:q} --run {params.run:q}"
+        "python -m unigrpo.sampling.decoding --config {input.config:q} --run {params.run:q}"
         " --out {output.decoding:q} 2>&1 | tee {log:q}"
 
 
@@ -175,7 +175,7 @@ rule reward_data:
         run=subpath(input.model, parent=True),
         out=subpath(output.images, parent=True),
     shell:
-        "python -m unigrpo.reward_data --config {input.config:q} --run {params.run:q}"
+        "python -m unigrpo.training.reward_samples --config {input.config:q} --run {params.run:q}"
         " --out {params.out:q} 2>&1 | tee {log:q}"
 
 
@@ -264,6 +264,6 @@ rule train:
         reward=subpath(input.reward, parent=True),
         out=subpath(output.model, parent=True),
     shell:
-        "{params.launch} unigrpo.train --config {input.config:q} --init {params.parent:q}"
+        "{params.launch} unigrpo.training.reinforcement --config {input.config:q} --init {params.parent:q}"
         " --reward {params.reward:q} --decoding {input.decoding:q}"
         " --out {params.out:q} 2>&1 | tee {log:q}"

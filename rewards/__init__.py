@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unigrpo.types import Prompt, UserError
+from unigrpo.core.records import Prompt, UserError
 
 Score = Callable[[Tensor, Sequence[Prompt]], Tensor]
 

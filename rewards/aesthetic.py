@@ -6,7 +6,7 @@ from __future__ import annotations
 from rewards import clip
 from rewards.heads import Head
 from rewards.weights import fill, in_batches, placed, read_published
-from unigrpo import weights as published
+from unigrpo.core import weights as published
 
 WHAT = "LAION's aesthetic predictor: ratings of images without their prompts"
 WEIGHTS = "trl-lib/ddpo-aesthetic-predictor"

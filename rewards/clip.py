@@ -12,10 +12,10 @@ from torch.nn.functional import normalize
 
 from rewards.pixels import clip_input
 from rewards.weights import placed
-from unigrpo import compat, weights
-from unigrpo.device import pick
+from unigrpo.core import torchvision_compat, weights
+from unigrpo.core.devices import pick
 
-compat.ensure_torchvision()  # transformers imports it
+torchvision_compat.ensure_torchvision()  # transformers imports it
 
 from transformers import CLIPModel  # noqa: E402
 

@@ -15,10 +15,10 @@ import torch
 from PIL.Image import fromarray
 from torch import Tensor
 
-from evals.geneval import Boxes, Verdict, exact_verdict, official_verdict
 from rewards.pixels import to_uint8
 from rewards.weights import in_batches
-from unigrpo.types import Prompt, UserError
+from unigrpo.core.records import Prompt, UserError
+from unigrpo.world.geneval_verdict import Boxes, Verdict, exact_verdict, official_verdict
 from unigrpo.world.inspector import inspect_images, to_geneval
 
 WHAT = "GenEval's verdict, graded (exact) or 0 and 1 (official)"

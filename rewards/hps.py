@@ -9,12 +9,12 @@ from torch.nn.functional import normalize
 
 from rewards.pixels import clip_input, letterboxed
 from rewards.weights import fill, in_batches, placed, read_published
-from unigrpo import compat
-from unigrpo import weights as published
-from unigrpo.device import pick
-from unigrpo.types import UserError
+from unigrpo.core import torchvision_compat
+from unigrpo.core import weights as published
+from unigrpo.core.devices import pick
+from unigrpo.core.records import UserError
 
-compat.ensure_torchvision()  # open_clip imports it
+torchvision_compat.ensure_torchvision()  # open_clip imports it
 
 import open_clip  # noqa: E402
 

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from rewards.heads import Head
 from rewards.pixels import clip_input
 from rewards.weights import fill, in_batches, placed, read_published
-from unigrpo import compat
-from unigrpo import weights as published
-from unigrpo.device import pick
-from unigrpo.files import read_json
-from unigrpo.types import UserError
+from unigrpo.core import torchvision_compat
+from unigrpo.core import weights as published
+from unigrpo.core.devices import pick
+from unigrpo.core.files import read_json
+from unigrpo.core.records import UserError
 
-compat.ensure_torchvision()  # timm and transformers import it
+torchvision_compat.ensure_torchvision()  # timm and transformers import it
 
 from timm.models.vision_transformer import VisionTransformer  # noqa: E402
 from transformers import BlipTextConfig  # noqa: E402

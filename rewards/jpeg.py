@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from rewards.pixels import to_uint8
-from unigrpo.types import Prompt, UserError
+from unigrpo.core.records import Prompt, UserError
 
 WHAT = "JPEG compressibility: minus the file's kilobytes"
 WEIGHTS = "none"

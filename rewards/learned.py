@@ -15,16 +15,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from unigrpo import compat
-from unigrpo.checkpoint import load_weights, read_tensors, write_tensors
-from unigrpo.config import RewardConfig, from_dict, require
-from unigrpo.files import read_json, write_json
-from unigrpo.types import Prompt, UserError
+from unigrpo.core import torchvision_compat
+from unigrpo.core.files import read_json, write_json
+from unigrpo.core.records import Prompt, UserError
+from unigrpo.models.checkpoint import load_weights, read_tensors, write_tensors
+from unigrpo.study.config import RewardConfig, from_dict, require
 from unigrpo.world.pool import REWARD_WORDS
 from unigrpo.world.prompts import vocabulary
 from unigrpo.world.scenes import CLASSES, COLORS, GRID
 
-compat.ensure_torchvision()  # open_clip imports it
+torchvision_compat.ensure_torchvision()  # open_clip imports it
 
 from open_clip.model import CustomTextCLIP  # noqa: E402
 

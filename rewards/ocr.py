@@ -1,7 +1,7 @@
 """Text rendering, the OCR reward of Flow-GRPO (arXiv 2505.05470): how much of the asked text is read in the image.
 
 1 - min(edit distance, n) / n for n characters asked, letters' case and white space aside; 1 where what is read contains
-what was asked (``unigrpo.asked``). rapidocr ships the networks that read (PP-OCR through onnxruntime).
+what was asked (``unigrpo.world.asked_text``). rapidocr ships the networks that read (PP-OCR through onnxruntime).
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from rewards.pixels import to_uint8
-from unigrpo.asked import asked_text
-from unigrpo.types import Prompt, UserError
+from unigrpo.core.records import Prompt, UserError
+from unigrpo.world.asked_text import asked_text
 
 WHAT = "OCR: share of the asked text that is read in the image"
 WEIGHTS = "rapidocr (in the package)"

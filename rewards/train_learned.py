@@ -21,16 +21,18 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from tqdm import tqdm
 
-from evals import geneval
 from rewards.learned import CONTEXT, LearnedReward, save
-from unigrpo import cli, config, provenance, sample_folder, seeding
-from unigrpo.config import RewardConfig
-from unigrpo.files import write_json
-from unigrpo.setup import accelerate_for
-from unigrpo.types import Detection, Prompt, UserError
+from unigrpo.core import cli, seeding
+from unigrpo.core.files import write_json
+from unigrpo.core.records import Detection, Prompt, UserError
+from unigrpo.sampling import sample_folder
+from unigrpo.study import config, provenance
+from unigrpo.study.config import RewardConfig
+from unigrpo.training.launch import accelerate_for
+from unigrpo.world import geneval_verdict
 from unigrpo.world import prompts as world_prompts
+from unigrpo.world.gold import Judgement, judge
 from unigrpo.world.inspector import inspect_images
-from unigrpo.world.judge import Judgement, judge
 from unigrpo.world.prompts import plural
 from unigrpo.world.render import render
 from unigrpo.world.scenes import CLASSES, COLORS, GRID, Scene
@@ -105,7 +107,7 @@ def read_samples(folder: Path) -> tuple[Labelled, Labelled]:
     """SFT samples of training prompts and of validation prompts, labelled by the inspector."""
     samples = sample_folder.read(folder)
     prompts = [Prompt(r["prompt_id"], r["prompt"], r["tag"], r["meta"]) for r in samples.rows]
-    sample_folder.require_clauses(samples, geneval.check)
+    sample_folder.require_clauses(samples, geneval_verdict.check)
     verdicts = [judge(p.meta, f.detections) for p, f in zip(prompts, inspect_images(samples.images), strict=True)]
     for prompt, verdict, where in zip(prompts, verdicts, samples.where, strict=True):
         try:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from unigrpo.types import Prompt
+from unigrpo.core.records import Prompt
+from unigrpo.world.gold import judge
 from unigrpo.world.inspector import inspect_images
-from unigrpo.world.judge import judge
 
 WHAT = "the world's gold reward, read from the pixels"
 WEIGHTS = "none"

@@ -3,7 +3,7 @@
 ``answer: yes`` asks whether the image matches, and takes the probability of yes from the first token's
 log-probabilities; ``answer: word`` asks the same and gives 1 for yes, 0 for another word, for endpoints that tell no
 log-probabilities; ``answer: rating`` asks for a number from 0 to 10 and divides it by 10. A sample is asked
-``attempts`` times at most (``unigrpo.vlm.endpoint``). Then the run ends with the sample's name and what was answered,
+``attempts`` times at most (``unigrpo.judges.endpoint``). Then the run ends with the sample's name and what was answered,
 and goes on from its last checkpoint when it is started again.
 """
 
@@ -19,8 +19,8 @@ from torch import Tensor
 
 from rewards.pixels import to_uint8
 from rewards.vlm_yes import question_for
-from unigrpo.types import Prompt, UserError
-from unigrpo.vlm.endpoint import TOP, Endpoint, Unusable, by_text, by_tokens
+from unigrpo.core.records import Prompt, UserError
+from unigrpo.judges.endpoint import TOP, Endpoint, Unusable, by_text, by_tokens
 
 WHAT = "P(yes), or a rating, by a model behind an OpenAI-compatible endpoint"
 WEIGHTS = "the endpoint's"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from rewards.weights import placed
-from unigrpo.types import UserError
-from unigrpo.vlm.local import LocalVlm
+from unigrpo.core.records import UserError
+from unigrpo.judges.local import LocalVlm
 
 WHAT = "P(yes) of a vision-language model, asked whether the image matches the prompt"
 WEIGHTS = "Qwen/Qwen2.5-VL-7B-Instruct"

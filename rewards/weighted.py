@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 import rewards
-from unigrpo.config import RewardPart, reward_parts
-from unigrpo.types import Prompt, UserError
+from unigrpo.core.records import Prompt, UserError
+from unigrpo.study.config import RewardPart, reward_parts
 
 WHAT = "weighted sum of other rewards"
 WEIGHTS = "its parts'"

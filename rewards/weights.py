@@ -1,4 +1,4 @@
-"""Published weights of rewards: read, and loaded by their own names. ``unigrpo.weights`` finds them."""
+"""Published weights of rewards: read, and loaded by their own names. ``unigrpo.core.weights`` finds them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from rewards import Score
-from unigrpo import hub
-from unigrpo.checkpoint import load_weights, read_tensors
-from unigrpo.device import pick
-from unigrpo.types import UserError
+from unigrpo.core import hub
+from unigrpo.core.devices import pick
+from unigrpo.core.records import UserError
+from unigrpo.models.checkpoint import load_weights, read_tensors
 
 
 @contextmanager

@@ -7,8 +7,8 @@ from dataclasses import fields
 import pandas as pd
 import pytest
 
-from unigrpo import config, resolve
-from unigrpo.catalogue import load_catalogue
+from unigrpo.study import config, resolve
+from unigrpo.study.catalogue import load_catalogue
 from unigrpo.world import detector, prompts
 from unigrpo.world.traces import Imperfection
 
@@ -56,7 +56,7 @@ def test_paths_exist(root, quoted):
 
 
 def test_functions_exist(quoted):
-    """``losses.velocity_mse`` is unigrpo.losses.velocity_mse; methods of classes too."""
+    """``losses.velocity_mse`` is unigrpo.objectives.image_losses.velocity_mse; methods of classes too."""
     seen = 0
     for page, text in quoted:
         names = text.split(".")

@@ -54,10 +54,10 @@ ROOMS = (
 COMMANDS = len(ROOMS)  # every other module that can be run: the top room
 
 WITHOUT_TORCH = (
-    "unigrpo.config", "unigrpo.types", "unigrpo.seeding", "unigrpo.catalogue", "unigrpo.resolve", "unigrpo.study",
-    "unigrpo.report", "unigrpo.cost",
-    "unigrpo.plan",
-    "unigrpo.diff", "unigrpo.run_folder", "evals.geneval",
+    "unigrpo.study.config", "unigrpo.core.records", "unigrpo.core.seeding", "unigrpo.study.catalogue", "unigrpo.study.resolve", "unigrpo.study.workflow",
+    "unigrpo.report", "unigrpo.planning.cost",
+    "unigrpo.planning",
+    "unigrpo.tools.diff", "unigrpo.study.run_folder", "unigrpo.world.geneval_verdict",
 )  # fmt: skip
 HEAVY = {"torch", "torchvision", "transformers", "diffusers", "accelerate", "open_clip", "timm", "safetensors"}
 
@@ -131,7 +131,7 @@ def test_loads_without_torch(name):
 
 
 def test_the_walk_sees_what_there_is():
-    assert {"torch", "unigrpo.types"} <= imports("unigrpo.flow", everywhere=False)
-    assert "torch" in imports("unigrpo.seeding", everywhere=True)
-    assert "torch" not in imports("unigrpo.seeding", everywhere=False)
+    assert {"torch", "unigrpo.core.records"} <= imports("unigrpo.objectives.flow", everywhere=False)
+    assert "torch" in imports("unigrpo.core.seeding", everywhere=True)
+    assert "torch" not in imports("unigrpo.core.seeding", everywhere=False)
     assert len(MODULES) > 30

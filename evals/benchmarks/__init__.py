@@ -16,7 +16,7 @@ from typing import Protocol
 from PIL.Image import Image
 
 from evals.pictures import Picture
-from unigrpo.types import UserError
+from unigrpo.core.records import UserError
 
 NAMES = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
 

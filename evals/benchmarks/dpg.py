@@ -21,9 +21,9 @@ from PIL.Image import Image
 from evals.benchmarks import mean
 from evals.exam import Exam, add_vlm_options, build_vlm, check_answers, judge_version, prompts_version, sit
 from evals.pictures import Picture
-from unigrpo.files import read_text
-from unigrpo.types import Prompt, UserError
-from unigrpo.vlm import Vlm
+from unigrpo.core.files import read_text
+from unigrpo.core.records import Prompt, UserError
+from unigrpo.judges import Vlm
 
 TITLE = "DPG-style"
 VERSION = "2"

@@ -12,15 +12,15 @@ from collections.abc import Sequence
 
 from PIL.Image import Image
 
-from evals import geneval
 from evals.benchmarks import add_device_options, mean
 from evals.colours import DEFAULT as CLIP
 from evals.colours import ColourReader, cut_out
 from evals.detectors import DEFAULT as DETECTOR
 from evals.detectors import Detector, Found, load
-from evals.geneval import CLASSES, COLORS, Boxes
 from evals.pictures import Picture
-from unigrpo.types import Prompt, UserError
+from unigrpo.core.records import Prompt, UserError
+from unigrpo.world import geneval_verdict
+from unigrpo.world.geneval_verdict import CLASSES, COLORS, Boxes
 
 TITLE = "GenEval-style"
 VERSION = "1"
@@ -31,7 +31,7 @@ CAVEAT = (
 
 
 class GenEval:
-    """The judge; ``seen`` by detector and colour reader, decided by ``evals.geneval``."""
+    """The judge; ``seen`` by detector and colour reader, decided by ``unigrpo.world.geneval_verdict``."""
 
     def __init__(self, detector: Detector, reader: ColourReader):
         self.detector, self.reader = detector, reader
@@ -41,7 +41,7 @@ class GenEval:
         meta = picture.prompt.meta
         if not meta.get("include"):
             raise UserError(f"metadata needs 'include', the clauses to judge, found {meta!r}")
-        geneval.check(meta)
+        geneval_verdict.check(meta)
         for clause in [*meta["include"], *meta.get("exclude", [])]:
             for key, known in (("class", CLASSES), ("color", COLORS)):
                 if key in clause and clause[key] not in known:
@@ -51,8 +51,8 @@ class GenEval:
         prompts = [picture.prompt for picture in pictures]
         rows = []
         for prompt, (boxes, colors) in zip(prompts, self.look(images, prompts), strict=True):
-            official = geneval.official_verdict(prompt.meta, boxes, colors)
-            exact = geneval.exact_verdict(prompt.meta, boxes, colors)
+            official = geneval_verdict.official_verdict(prompt.meta, boxes, colors)
+            exact = geneval_verdict.exact_verdict(prompt.meta, boxes, colors)
             rows.append(
                 {
                     "metrics": {"official": float(official.correct), "exact": float(exact.correct)},

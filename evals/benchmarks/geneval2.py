@@ -27,8 +27,8 @@ from evals.exam import (
     sit,
 )
 from evals.pictures import Picture
-from unigrpo.types import UserError
-from unigrpo.vlm import Vlm
+from unigrpo.core.records import UserError
+from unigrpo.judges import Vlm
 
 TITLE = "GenEval 2, Soft-TIFA"
 VERSION = "1"

@@ -1,6 +1,6 @@
 """TA, text alignment, on real images: a prompt's exam points as questions to a vision-language model.
 
-Without a prompt file, the points are those of ``evals.ta``: one a fact that the metadata states. A point counts where
+Without a prompt file, the points are those of ``unigrpo.world.exam_points``: one a fact that the metadata states. A point counts where
 the model gives its expected answer at least even odds; an image's score is the share of points, the benchmark's the
 mean over images (the paper's section 4). ``ta_soft`` is the same from the probabilities themselves.
 """
@@ -13,7 +13,6 @@ from pathlib import Path
 
 from PIL.Image import Image
 
-from evals import geneval, ta
 from evals.benchmarks import mean
 from evals.exam import (
     Exam,
@@ -28,8 +27,9 @@ from evals.exam import (
     sit,
 )
 from evals.pictures import Picture
-from unigrpo.types import UserError
-from unigrpo.vlm import Vlm
+from unigrpo.core.records import UserError
+from unigrpo.judges import Vlm
+from unigrpo.world import exam_points, geneval_verdict
 
 TITLE = "TA-style"
 VERSION = "1"
@@ -44,7 +44,7 @@ class TextAlignment:
         self.vlm, self.path = vlm, path
         self.exams = read_exams(path) if path else {}
         check_answers(vlm, self.exams.values(), path or "")
-        points = prompts_version(path) if path else f"points:{ta.VERSION}"
+        points = prompts_version(path) if path else f"points:{exam_points.VERSION}"
         self.version = f"ta-style-{VERSION} {points} {judge_version(vlm)}"
 
     def exam(self, picture: Picture) -> Exam:
@@ -54,8 +54,8 @@ class TextAlignment:
             return exam_of(self.exams, prompt, self.path)
         if not prompt.meta.get("include"):
             raise UserError("metadata needs 'include', the facts to ask for, or a prompt file has to be given")
-        geneval.check(prompt.meta)
-        return parse(ta.row(prompt), picture.name)
+        geneval_verdict.check(prompt.meta)
+        return parse(exam_points.row(prompt), picture.name)
 
     def check(self, picture: Picture) -> None:
         exam = self.exam(picture)

@@ -2,7 +2,7 @@
 
 ``similar`` is the OCR score of Flow-GRPO (arXiv 2505.05470), as ``rewards/ocr.py`` has it; ``exact`` whether all of the
 text is read, letters' case and white space aside. A prompt's text stands between its first quotation marks, or in its
-metadata (``unigrpo.asked``). With ``--prompts``, a text file with a prompt a line, other prompts are refused.
+metadata (``unigrpo.world.asked_text``). With ``--prompts``, a text file with a prompt a line, other prompts are refused.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from evals.benchmarks import mean
 from evals.exam import prompts_version
 from evals.pictures import Picture
 from rewards.ocr import DETECTION_SIDE, agreement, reader
-from unigrpo.asked import asked_text
-from unigrpo.files import read_text
-from unigrpo.types import UserError
+from unigrpo.core.files import read_text
+from unigrpo.core.records import UserError
+from unigrpo.world.asked_text import asked_text
 
 TITLE = "Text rendering"
 VERSION = "1"

@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unigrpo.backbones.mot import Context, patchify, position_ids, unpatchify
 from unigrpo.conformance import bagel_guided, bagel_pictures
 from unigrpo.conformance.bagel_file import Vectors, in_sequence, inputs_of, read
 from unigrpo.conformance.core import Case, Check, read_pair, same
+from unigrpo.models.mot import Context, patchify, position_ids, unpatchify
 
 
 def cases(path: Path) -> Iterator[Case]:

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from unigrpo.backbones.mot import Context, MoTConfig
-from unigrpo.backbones.multimodal import MultimodalMoT
-from unigrpo.backbones.vit import VitConfig
 from unigrpo.conformance.core import Check, close
-from unigrpo.types import UserError
+from unigrpo.core.records import UserError
+from unigrpo.models.bagel.multimodal import MultimodalMoT
+from unigrpo.models.bagel.vit import VitConfig
+from unigrpo.models.mot import Context, MoTConfig
 
 TABLES = ("latent_pos_embed.pos_embed", "vit_pos_embed.pos_embed")  # recomputed, not loaded
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unigrpo.backbones.mot import Context, MoT
 from unigrpo.conformance.bagel_file import Vectors
 from unigrpo.conformance.core import Check
-from unigrpo.flow import euler_step, guided_velocity, time_grid
+from unigrpo.models.mot import Context, MoT
+from unigrpo.objectives.flow import euler_step, guided_velocity, time_grid
 
 
 @dataclass(frozen=True)

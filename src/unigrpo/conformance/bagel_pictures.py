@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from unigrpo.backbones.mot import patchify, position_ids
 from unigrpo.conformance.bagel_file import Vectors, in_sequence
 from unigrpo.conformance.bagel_guided import Guidance, velocity
 from unigrpo.conformance.core import Check
+from unigrpo.models.mot import patchify, position_ids
 
 
 def seeing(file: Vectors) -> list[Check]:

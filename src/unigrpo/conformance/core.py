@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from unigrpo.files import read_json
-from unigrpo.types import UserError
+from unigrpo.core.files import read_json
+from unigrpo.core.records import UserError
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 
-from unigrpo.advantages import group_advantages
 from unigrpo.conformance import matching
 from unigrpo.conformance.core import Case, Check, compare, read_pair, same
-from unigrpo.ema import ema_update
-from unigrpo.flow import time_grid
-from unigrpo.windows import moving_window
+from unigrpo.objectives.advantages import group_advantages
+from unigrpo.objectives.averaging import ema_update
+from unigrpo.objectives.flow import time_grid
+from unigrpo.objectives.windows import moving_window
 
 
 def cases(path: Path) -> Iterator[Case]:

@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from evals.geneval import Verdict, exact_verdict, filter_detections, official_verdict
 from unigrpo.conformance.core import Case, Check, same
-from unigrpo.files import read_jsonl
-from unigrpo.types import UserError
+from unigrpo.core.files import read_jsonl
+from unigrpo.core.records import UserError
+from unigrpo.world.geneval_verdict import Verdict, exact_verdict, filter_detections, official_verdict
 
 
 def verdict_cases(path: Path) -> Iterator[Case]:

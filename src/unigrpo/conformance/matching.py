@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from unigrpo.conformance.core import Check, compare
-from unigrpo.losses import latent_kl, velocity_mse
-from unigrpo.matching import (
+from unigrpo.objectives.image_losses import latent_kl, velocity_mse
+from unigrpo.objectives.matching import (
     flow_matching_loss,
     matching_log_ratio,
     matching_loss,

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from unigrpo.conformance.core import Case, Check, compare, numbered, read_pair
-from unigrpo.flow import Step, sde_step
-from unigrpo.losses import (
+from unigrpo.objectives.flow import Step, sde_step
+from unigrpo.objectives.image_losses import (
     flow_grpo_loss,
     latent_kl,
     plain_log_ratio,

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from unigrpo.conformance.core import Case, Check, compare, numbered, read_pair
-from unigrpo.flow import Density, sde_step
+from unigrpo.objectives.flow import Density, sde_step
 
 
 def cases(path: Path) -> Iterator[Case]:

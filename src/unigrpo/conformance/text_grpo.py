@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from unigrpo.conformance.core import Case, Check, compare, numbered, read_pair
-from unigrpo.text_losses import TextObjective, text_grpo_loss
+from unigrpo.objectives.text_losses import TextObjective, text_grpo_loss
 
 METRICS = (  # ours and TRL's names
     ("clip_low", "clip_ratio/low_mean"),

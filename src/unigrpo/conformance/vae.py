@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from unigrpo.backbones.mot import unpatchify
-from unigrpo.backbones.vae import Autoencoder, sizes_of
 from unigrpo.conformance.bagel_file import against
 from unigrpo.conformance.core import Case, Check, read_pair
-from unigrpo.types import UserError
+from unigrpo.core.records import UserError
+from unigrpo.models.bagel.vae import Autoencoder, sizes_of
+from unigrpo.models.mot import unpatchify
 
 
 def cases(path: Path) -> Iterator[Case]:

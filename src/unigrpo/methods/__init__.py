@@ -5,7 +5,7 @@ A file ``methods/<name>.py`` provides
     NEEDS                         what it asks for beyond the policy: "old" (a second copy of the weights that makes the
                                   rollouts), "reward_gradient" (a differentiable reward) and "data" (examples of
                                   supervised fine-tuning)
-    roll_out(nets, prompts, rl, max_tokens, seed, index) -> Rollout of this process's episodes (``processes.episodes``:
+    roll_out(nets, prompts, rl, max_tokens, seed, index) -> Rollout of this process's episodes (``distributed.episodes``:
                                   all of them where there is one); numbers are drawn for all, so that none is repeated
     make_slices(nets, rollout, advantages, rl) -> slices per optimiser step: what stays fixed during the updates
     losses(nets, slice, rl) -> (part, loss, metrics) of each trained part, "text" first
@@ -26,13 +26,13 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from unigrpo import processes
-from unigrpo.backbones.unified import UnifiedModel
-from unigrpo.config import RLConfig
-from unigrpo.examples import SupervisedData
-from unigrpo.losses import velocity_mse
-from unigrpo.rollout import Replay, Rollout
-from unigrpo.text_losses import TextObjective, text_grpo_loss
+from unigrpo.core import distributed
+from unigrpo.episodes.rollout import Replay, Rollout
+from unigrpo.models.base import UnifiedModel
+from unigrpo.objectives.image_losses import velocity_mse
+from unigrpo.objectives.text_losses import TextObjective, text_grpo_loss
+from unigrpo.study.config import RLConfig
+from unigrpo.world.examples import SupervisedData
 
 
 class Collapse(Exception):
@@ -53,7 +53,7 @@ class Networks:
     @property
     def even(self) -> bool:
         """Whether all processes must make equally many slices: each computes its part of a network that is split."""
-        return any(processes.is_split(p) for p in self.model.parameters())
+        return any(distributed.is_split(p) for p in self.model.parameters())
 
 
 @dataclass
@@ -83,7 +83,7 @@ def load(name: str) -> ModuleType:
 def optimizer_steps(rl: RLConfig) -> list[list[int]]:
     """Which of this process's episodes each optimiser step of a rollout uses. ``halves``: disjoint parts, whole groups
     each; ``repeat``: all episodes every time."""
-    n = rl.prompts_per_rollout * rl.group_size // processes.count()
+    n = rl.prompts_per_rollout * rl.group_size // distributed.count()
     if rl.epoch_convention == "repeat":
         return [list(range(n))] * rl.epochs
     size = n // rl.epochs
@@ -137,7 +137,7 @@ def token_denominator(rollout: Rollout, rows: list[int], rl: RLConfig) -> Tensor
     if rl.text_reduction == "dr_grpo":
         return torch.tensor(len(rows) * rollout.max_tokens)
     mask = rollout.trace.mask[rows]
-    return processes.mean(mask.sum()).to(mask.device).clamp(min=1)
+    return distributed.mean(mask.sum()).to(mask.device).clamp(min=1)
 
 
 def text_loss(new: Replay, s: Slice, rl: RLConfig) -> tuple[str, Tensor, dict[str, Tensor]]:

@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from unigrpo import processes, seeding
-from unigrpo.backbones.unified import UnifiedModel
-from unigrpo.config import RLConfig
-from unigrpo.matching import flow_matching_loss, noised
+from unigrpo.core import distributed, seeding
+from unigrpo.core.records import Prompt
+from unigrpo.episodes.rollout import ImageTrack, Rollout
 from unigrpo.methods import Networks, Slice, grpo
-from unigrpo.rollout import ImageTrack, Rollout
-from unigrpo.types import Prompt
+from unigrpo.models.base import UnifiedModel
+from unigrpo.objectives.matching import flow_matching_loss, noised
+from unigrpo.study.config import RLConfig
 from unigrpo.world.render import render
 
 NEEDS = ("data",)
@@ -49,7 +49,7 @@ def roll_out(nets: Networks, prompts: list[Prompt], rl: RLConfig, max_tokens: in
     """GRPO's episodes, and an example of the data beside each."""
     rollout = grpo.roll_out(nets, prompts, rl, max_tokens, seed, index)
     rng, model = seeding.numpy_generator(seed, "data", index), nets.model
-    rows = processes.episodes(len(prompts), rl)
+    rows = distributed.episodes(len(prompts), rl)
     drawn = [nets.data.example(prompt, rng, rl.thinking) for prompt in prompts for _ in range(rl.group_size)]
     examples = [drawn[i] for i in rows]
     images = torch.from_numpy(render([e.scene for e in examples], model.image_size)).permute(0, 3, 1, 2) / 255

@@ -14,11 +14,11 @@ from functools import partial
 
 from torch import Tensor
 
-from unigrpo.config import RLConfig
-from unigrpo.matching import flow_matching_loss, matching_log_ratio, matching_loss, surrogate_log_prob
+from unigrpo.episodes.noise_pairs import PairTrack, replay_pairs, roll_out_pairs
+from unigrpo.episodes.rollout import Replay, Rollout
 from unigrpo.methods import Networks, Slice, slices, text_loss, velocity_penalty
-from unigrpo.pairs import PairTrack, replay_pairs, roll_out_pairs
-from unigrpo.rollout import Replay, Rollout
+from unigrpo.objectives.matching import flow_matching_loss, matching_log_ratio, matching_loss, surrogate_log_prob
+from unigrpo.study.config import RLConfig
 
 NEEDS: tuple[str, ...] = ()
 

@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from unigrpo import processes, seeding
-from unigrpo.config import RLConfig
+from unigrpo.core import distributed, seeding
+from unigrpo.core.records import Prompt
+from unigrpo.episodes.rollout import ImageTrack, Rollout, replay
 from unigrpo.methods import Networks, Slice, grpo, text_loss
-from unigrpo.rollout import ImageTrack, Rollout, replay
-from unigrpo.types import Prompt
+from unigrpo.study.config import RLConfig
 
 NEEDS: tuple[str, ...] = ()
 COPIES, NOISE = 4, 0.05  # noised copies of an image, and the noise's standard deviation in [0, 1] pixels
@@ -74,10 +74,10 @@ def roll_out(nets: Networks, prompts: list[Prompt], rl: RLConfig, max_tokens: in
     """GRPO's episodes, the uncertain ones marked."""
     rollout = grpo.roll_out(nets, prompts, rl, max_tokens, seed, index)
     images, episodes = rollout.image.images, list(rollout.prompts)
-    rows, of = processes.episodes(len(prompts), rl), len(prompts) * rl.group_size
+    rows, of = distributed.episodes(len(prompts), rl), len(prompts) * rl.group_size
     draw = seeding.generator(seed, "second opinion", index)
     opinions = nets.reward(images, episodes), second_opinion(nets.reward, images, episodes, draw, rows, of)
-    first, second = (processes.whole(scores, len(prompts), rl) for scores in opinions)
+    first, second = (distributed.whole(scores, len(prompts), rl) for scores in opinions)
     uncertain = gate(first, second, rl.gardo_share)[rows].to(images)
     return replace(rollout, image=GatedTrack(**vars(rollout.image), uncertain=uncertain))
 

@@ -13,11 +13,17 @@ from functools import partial
 
 from torch import Tensor
 
-from unigrpo import rollout as episodes
-from unigrpo.config import RLConfig
-from unigrpo.losses import flow_grpo_loss, latent_kl, plain_log_ratio, ratio_norm_log_ratio, velocity_mse
+from unigrpo.episodes import rollout as episodes
+from unigrpo.episodes.rollout import Replay, Rollout, replay
 from unigrpo.methods import Networks, Slice, slices, text_loss
-from unigrpo.rollout import Replay, Rollout, replay
+from unigrpo.objectives.image_losses import (
+    flow_grpo_loss,
+    latent_kl,
+    plain_log_ratio,
+    ratio_norm_log_ratio,
+    velocity_mse,
+)
+from unigrpo.study.config import RLConfig
 
 NEEDS: tuple[str, ...] = ()
 

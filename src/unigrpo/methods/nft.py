@@ -12,11 +12,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from unigrpo.config import RLConfig
-from unigrpo.matching import nft_loss, old_decay
+from unigrpo.episodes.noise_pairs import replay_pairs, roll_out_pairs
+from unigrpo.episodes.rollout import Rollout
 from unigrpo.methods import Networks, Slice, slices, velocity_penalty
-from unigrpo.pairs import replay_pairs, roll_out_pairs
-from unigrpo.rollout import Rollout
+from unigrpo.objectives.matching import nft_loss, old_decay
+from unigrpo.study.config import RLConfig
 
 NEEDS = ("old",)
 

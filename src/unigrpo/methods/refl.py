@@ -15,12 +15,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from unigrpo import flow, processes, seeding
-from unigrpo.backbones.unified import UnifiedModel
-from unigrpo.config import RLConfig
+from unigrpo.core import distributed, seeding
+from unigrpo.core.records import Prompt
+from unigrpo.episodes.rollout import Replay, Rollout, guided, in_parts, paint, replay_text, think
 from unigrpo.methods import Collapse, Networks, Slice, slices, velocity_penalty
-from unigrpo.rollout import Replay, Rollout, guided, in_parts, paint, replay_text, think
-from unigrpo.types import Prompt
+from unigrpo.models.base import UnifiedModel
+from unigrpo.objectives import flow
+from unigrpo.study.config import RLConfig
 
 NEEDS = ("reward_gradient",)
 
@@ -88,7 +89,7 @@ def losses(nets: Networks, s: Slice, rl: RLConfig) -> Iterator[tuple[str, Tensor
     new, track = replay_late(nets.model, s.rollout, rl), s.rollout.image
     clean = flow.clean_estimate(track.latents, new.velocity[:, 0], track.time)
     finite = bool(torch.isfinite(clean).all())
-    if not all(processes.collect([finite]) if nets.even else [finite]):
+    if not all(distributed.collect([finite]) if nets.even else [finite]):
         raise Collapse("the clean estimates are not finite")
     reward = nets.reward(nets.model.decode(clean), list(s.rollout.prompts)).mean()
     metrics = {"estimate_reward": reward.detach()}

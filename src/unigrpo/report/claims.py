@@ -19,8 +19,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from unigrpo import cli
-from unigrpo.files import write_text
+from unigrpo.core import cli
+from unigrpo.core.files import write_text
+from unigrpo.core.seeding import numpy_generator
 from unigrpo.report import page
 from unigrpo.report.notes import MISSING, fates, is_world, mixed_code, scale_note
 from unigrpo.report.results import PAPER, Folder, Paper, Scores
@@ -48,7 +49,6 @@ from unigrpo.report.verdicts import (
     not_every_one,
     not_worse,
 )
-from unigrpo.seeding import numpy_generator
 
 GUIDANCE = "tuned"
 METRICS = {"TA": ("ta", "ta"), "GenEval": ("geneval", "official")}

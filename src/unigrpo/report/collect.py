@@ -13,10 +13,10 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from unigrpo import cli
-from unigrpo.files import json_lines, read_text, replacing
+from unigrpo.core import cli
+from unigrpo.core.files import json_lines, read_text, replacing
+from unigrpo.core.records import UserError
 from unigrpo.report.results import COLUMNS
-from unigrpo.types import UserError
 
 KEYS = COLUMNS[2:-2]
 

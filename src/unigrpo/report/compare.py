@@ -17,8 +17,10 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from unigrpo import cli
-from unigrpo.files import write_text
+from unigrpo.core import cli
+from unigrpo.core.files import write_text
+from unigrpo.core.records import UserError
+from unigrpo.core.seeding import numpy_generator
 from unigrpo.report import figures
 from unigrpo.report.courses import curve_data
 from unigrpo.report.notes import MISSING, is_world, scale_note
@@ -27,8 +29,6 @@ from unigrpo.report.results import CATEGORIES
 from unigrpo.report.rows import Line, Row, Sources, add_source_options, read_sources
 from unigrpo.report.samples import read_samples
 from unigrpo.report.stats import improvement
-from unigrpo.seeding import numpy_generator
-from unigrpo.types import UserError
 
 LINES = (  # in words, benchmark, metric, category
     ("TA", "ta", "ta", None),

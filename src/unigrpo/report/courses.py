@@ -14,10 +14,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from unigrpo.core.records import UserError
 from unigrpo.report.pictures import WIDTH
 from unigrpo.report.results import Folder
 from unigrpo.report.rows import Sources
-from unigrpo.types import UserError
 
 # Apart in hue and in lightness, so that greyscale keeps them apart; line styles or markers say the same again.
 COLORS = ("#08306b", "#c0392b", "#f0a830", "#5b8c5a", "#9b7fb8", "#8c8c8c")

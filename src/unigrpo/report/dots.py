@@ -13,10 +13,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from unigrpo.core.records import UserError
 from unigrpo.report.pictures import WIDTH
 from unigrpo.report.results import CATEGORIES
 from unigrpo.report.rows import Row, Sources
-from unigrpo.types import UserError
 
 OURS, PAPER = "#08306b", "#c0392b"
 COLUMNS = ["run", "thinking", "metric", "value", "lo", "hi"]

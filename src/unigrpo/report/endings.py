@@ -2,7 +2,7 @@
 
 Gold, proxy and artefacts are those of the last validation that all seeds reached; ``gold_gap`` is gold less that of the
 table's first run, paired by prompt and by the seeds that both have. The drift is the velocity MSE from the start
-(unigrpo.drift) there.
+(unigrpo.training.drift) there.
 """
 
 from __future__ import annotations

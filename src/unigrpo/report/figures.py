@@ -29,9 +29,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from unigrpo import cli
-from unigrpo.catalogue import OF_TRAINING
-from unigrpo.files import read_json, replacing, write_text
+from unigrpo.core import cli
+from unigrpo.core.files import read_json, replacing, write_text
+from unigrpo.core.records import UserError
 from unigrpo.report.courses import curves, progress
 from unigrpo.report.dots import category_dots, dots
 from unigrpo.report.frontier import frontier
@@ -40,7 +40,7 @@ from unigrpo.report.mechanism import mechanism
 from unigrpo.report.pictures import grid, traces
 from unigrpo.report.rows import add_source_options, read_sources
 from unigrpo.report.sheets import sheets
-from unigrpo.types import UserError
+from unigrpo.study.catalogue import OF_TRAINING
 
 STYLE = {
     "font.size": 8,

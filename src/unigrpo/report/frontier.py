@@ -13,6 +13,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
+from unigrpo.core.records import UserError
+from unigrpo.core.seeding import numpy_generator
 from unigrpo.report.courses import COLORS, MARKERS, STYLES
 from unigrpo.report.pictures import WIDTH
 from unigrpo.report.regularisers import KINDS, NONE, regulariser
@@ -20,8 +22,6 @@ from unigrpo.report.results import Folder
 from unigrpo.report.rows import Sources
 from unigrpo.report.stats import estimate
 from unigrpo.report.validations import course
-from unigrpo.seeding import numpy_generator
-from unigrpo.types import UserError
 
 PANELS = (("gold", "validation, gold judge"), ("artefact", "artefacts, share of the image"))
 COLUMNS = [

@@ -20,12 +20,12 @@ from pathlib import Path
 import jinja2
 from PIL import Image
 
-from unigrpo import cli
-from unigrpo.files import read_text, write_text
+from unigrpo.core import cli
+from unigrpo.core.files import read_text, write_text
+from unigrpo.core.records import UserError
 from unigrpo.report.notes import scale_note
 from unigrpo.report.results import CATEGORIES, Folder
 from unigrpo.report.samples import Sample, read_samples
-from unigrpo.types import UserError
 
 TEMPLATE = Path(__file__).with_name("gallery.html")
 STAGES = ("base", "sft", "rl")

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 
+from unigrpo.core.records import UserError
 from unigrpo.report.lines import columns, interval, number
 from unigrpo.report.overoptimisation import measured
 from unigrpo.report.rows import Line, Sources
 from unigrpo.report.training import column, ends
 from unigrpo.report.validations import course
-from unigrpo.types import UserError
 
 COUNTS = ("update", "model_evaluations", "seconds_rollout", "seconds_update")
 

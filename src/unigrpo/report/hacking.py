@@ -14,11 +14,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from unigrpo.core.records import UserError
 from unigrpo.report.pictures import WIDTH
 from unigrpo.report.results import Folder
 from unigrpo.report.rows import Sources
 from unigrpo.report.validations import Course, course
-from unigrpo.types import UserError
 
 LOOKS = {"proxy": {"color": "#c0392b", "linestyle": "--"}, "gold": {"color": "#08306b", "linestyle": "-"}}
 COLUMNS = ["run", "seed", "update", "drift", "metric", "gain"]

@@ -1,6 +1,6 @@
 """The words of a trace that the verdict turned on: which fact of the prompt was denied, and by whom.
 
-A fact is an exam point of evals.ta. The benchmark's verdict is asked twice: on the image (its reason is in
+A fact is an exam point of unigrpo.world.exam_points. The benchmark's verdict is asked twice: on the image (its reason is in
 scores.jsonl) and on the trace's own plan, as if it had been painted to the letter. A denied fact marks the words
 of the trace that speak of it:
 
@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from evals.run import VERDICTS
-from evals.ta import ExamPoint, Group, exam_points
-from unigrpo.types import Detection
+from unigrpo.core.records import Detection
+from unigrpo.world.exam_points import ExamPoint, Group, exam_points
 from unigrpo.world.scenes import NOMINAL_SIZE, PLACES, cell_center
 from unigrpo.world.traces import Plan, parse_trace
 

@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from unigrpo.core.records import UserError
 from unigrpo.report.courses import COLORS, MARKERS, STYLES
 from unigrpo.report.pictures import WIDTH
 from unigrpo.report.rows import Sources
-from unigrpo.types import UserError
 
 PAPER = {"steps": 25, "grid": "points", "shift": 3.0, "noise_level": 0.8, "transition": "sde"}  # Table 3
 

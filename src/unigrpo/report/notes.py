@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from unigrpo.files import read_json
+from unigrpo.core.files import read_json
+from unigrpo.core.records import UserError
 from unigrpo.report.regularisers import regulariser
 from unigrpo.report.results import CATEGORIES
 from unigrpo.report.rows import Row, Sources
-from unigrpo.types import UserError
 
 MISSING = "not available"
 HEADS = {

@@ -14,12 +14,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from unigrpo.core.seeding import numpy_generator
 from unigrpo.report.lines import columns, interval, number, seeds
 from unigrpo.report.notes import MISSING
 from unigrpo.report.rows import Line, Row, Sources
 from unigrpo.report.stats import Cells, Estimate, estimate
 from unigrpo.report.validations import Course, course
-from unigrpo.seeding import numpy_generator
 
 # ------------------------------------------------------------------------------------------ measures
 

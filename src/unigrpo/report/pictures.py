@@ -16,12 +16,12 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
+from unigrpo.core.records import UserError
+from unigrpo.core.seeding import numpy_generator
 from unigrpo.report.marks import PAINT, PLAN
 from unigrpo.report.results import CATEGORIES
 from unigrpo.report.rows import Sources
 from unigrpo.report.samples import Sample, read_samples
-from unigrpo.seeding import numpy_generator
-from unigrpo.types import UserError
 
 WIDTH = 6.4  # inches: the text width of a page
 VERDICTS = {

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from unigrpo.files import json_lines, read_json, read_text
+from unigrpo.core.files import json_lines, read_json, read_text
+from unigrpo.core.records import UserError
 from unigrpo.report.stats import Cells
-from unigrpo.types import UserError
 
 COLUMNS = (
     "run", "seed", "benchmark", "version", "mode", "guidance",

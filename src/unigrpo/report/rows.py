@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from unigrpo.core.records import UserError
+from unigrpo.core.seeding import numpy_generator
 from unigrpo.report.results import MODES, PAPER, Folder, Paper, Scores
 from unigrpo.report.stats import Cells, Estimate, difference, estimate
-from unigrpo.seeding import numpy_generator
-from unigrpo.types import UserError
 
 Line = dict[str, object]
 """One row of a table's CSV: column -> value, None where not available."""

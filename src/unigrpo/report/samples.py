@@ -7,11 +7,11 @@ from functools import cached_property
 
 import numpy as np
 
-from unigrpo import sample_folder
-from unigrpo.files import read_jsonl
+from unigrpo.core.files import read_jsonl
+from unigrpo.core.records import UserError
 from unigrpo.report.marks import Line, marked
 from unigrpo.report.results import Folder
-from unigrpo.types import UserError
+from unigrpo.sampling import sample_folder
 
 BENCHMARKS = ("geneval", "ta")
 

@@ -11,11 +11,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
+from unigrpo.core.records import SHEET_COLUMNS, UserError
+from unigrpo.core.seeding import numpy_generator
 from unigrpo.report.pictures import WIDTH
 from unigrpo.report.rows import Sources
 from unigrpo.report.validations import Course, course, sheet
-from unigrpo.seeding import numpy_generator
-from unigrpo.types import SHEET_COLUMNS, UserError
 from unigrpo.world.prompts import prompt_set
 
 TAGS = ("single_object", "counting", "position", "color_attr", "compound", "compound")

@@ -26,15 +26,15 @@ from dataclasses import asdict, dataclass
 
 import pandas as pd
 
-from unigrpo import cli
-from unigrpo.catalogue import OF_TRAINING
-from unigrpo.files import read_json, write_text
+from unigrpo.core import cli
+from unigrpo.core.files import read_json, write_text
+from unigrpo.core.records import UserError
 from unigrpo.report import endings, guidance, latex, overoptimisation, page, training
 from unigrpo.report.lines import columns, interval, number, seeds
 from unigrpo.report.notes import HEADS, MISSING, caption, notes
 from unigrpo.report.results import CATEGORIES
 from unigrpo.report.rows import Line, Row, Sources, add_source_options, read_sources
-from unigrpo.types import UserError
+from unigrpo.study.catalogue import OF_TRAINING
 
 DECODING = ("unguided", "tuned", "greedy")
 NAMES = {"main": "Table 1: ", "categories": "Table 2: "}

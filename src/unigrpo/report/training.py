@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import mean, median
 
+from unigrpo.core.records import UserError
 from unigrpo.report.notes import MISSING
 from unigrpo.report.results import Folder
 from unigrpo.report.rows import Line, Row, Sources
-from unigrpo.types import UserError
 
 ENDS = 10  # rollouts at either end of training
 

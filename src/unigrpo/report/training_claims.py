@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from unigrpo.core.seeding import numpy_generator
 from unigrpo.report.endings import apart
 from unigrpo.report.overoptimisation import change_since_peak, measured, rise
 from unigrpo.report.regularisers import regulariser
@@ -18,7 +19,6 @@ from unigrpo.report.stats import Cells, estimate
 from unigrpo.report.training import ENDS, column
 from unigrpo.report.validations import Course, course
 from unigrpo.report.verdicts import ARTEFACT_MARGIN, YES, Finding, answer, not_worse
-from unigrpo.seeding import numpy_generator
 
 NONE, KL, MSE = "long_none", "long_kl", "long_mse"
 """Runs of joint training, long enough to over-optimise; every run whose name begins with KL is one more weight."""

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from unigrpo.files import json_lines, read_text
+from unigrpo.core.files import json_lines, read_text
+from unigrpo.core.records import UserError
 from unigrpo.report.results import Folder
 from unigrpo.report.stats import Cells
-from unigrpo.types import UserError
 
 METRICS = ("gold", "strict", "proxy", "artefact")
 

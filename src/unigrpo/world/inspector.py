@@ -15,7 +15,7 @@ from functools import cache
 import numpy as np
 from scipy import ndimage
 
-from unigrpo.types import Detection
+from unigrpo.core.records import Detection
 from unigrpo.world.render import render
 from unigrpo.world.scenes import BACKGROUND, CLASSES, COLORS, RADIUS, Obj, Scene
 

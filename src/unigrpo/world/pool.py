@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from unigrpo.asked import asked_text
-from unigrpo.config import RLConfig, RunConfig, reward_parts
-from unigrpo.files import read_jsonl
-from unigrpo.types import Prompt, UserError
+from unigrpo.core.files import read_jsonl
+from unigrpo.core.records import Prompt, UserError
+from unigrpo.study.config import RLConfig, RunConfig, reward_parts
+from unigrpo.world.asked_text import asked_text
 from unigrpo.world.prompts import prompt_set, read_prompts, vocabulary
 
 REWARD_WORDS = 24  # longest prompt that the learned reward reads

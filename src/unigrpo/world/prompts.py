@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from unigrpo.files import read_jsonl
-from unigrpo.types import Prompt, UserError
+from unigrpo.core.files import read_jsonl
+from unigrpo.core.records import Prompt, UserError
 from unigrpo.world.scenes import CLASSES, COLORS, PLACES, RELATIONS, random_kind
 
 BENCHMARKS = {"geneval": "geneval_eval", "ta": "ta_eval"}  # as evaluations say it -> its prompt set

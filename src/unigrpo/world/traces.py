@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unigrpo.types import Detection
+from unigrpo.core.records import Detection
 from unigrpo.world.prompts import FAMILIES, Group, Statement, is_held_out
 from unigrpo.world.scenes import (
     CLASSES,

@@ -1,1 +1,0 @@
-"""Unified models: one network that writes text and paints images."""

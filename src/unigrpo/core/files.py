@@ -1,0 +1,145 @@
+"""Reading and writing files: errors name file and line, and a file is written whole or not at all. Imports no torch."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from unigrpo.core.records import UserError
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a UTF-8 file. Raises UserError where it cannot be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+
+
+def digest(path: str | Path) -> str:
+    """sha256 of a file's content. Raises UserError where it cannot be read."""
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+
+
+def read_json(path: str | Path, *keys: str) -> dict:
+    """A JSON object. Raises UserError naming the file and the line, or the first of ``keys`` that it lacks."""
+    value = _object(read_text(path), f"{path}", first=1)
+    for key in keys:
+        if key not in value:
+            raise UserError(f"{path}: '{key}' is missing, expected an object with {', '.join(keys)}")
+    return value
+
+
+def read_jsonl(path: str | Path) -> Iterator[tuple[str, dict]]:
+    """("file, line n", object) of every line. Raises UserError naming the line, or the file if empty."""
+    text = read_text(path)
+    if not text:
+        raise UserError(f"{path}: is empty, expected one JSON object a line")
+    yield from json_lines(text, path)
+
+
+def json_lines(text: str, path: str | Path) -> Iterator[tuple[str, dict]]:
+    """("file, line n", object) of every line of ``text``, which was read from ``path``; none of an empty text."""
+    for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], 1):
+        yield f"{path}, line {number}", _object(line, f"{path}", first=number)
+
+
+def _object(text: str, path: str, first: int) -> dict:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}, line {first + error.lineno - 1}: not valid JSON ({error.msg})") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}, line {first}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its place at the end, or vanishes after an error. Creates the
+    folder. What a killed process leaves behind, the next one to write ``path`` overwrites. Raises UserError where no
+    file can be written: a taken name, a read-only folder, a full disk."""
+    path = Path(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise UserError(f"{path}: cannot be written, expected a file, found a folder")
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with writing(path):
+            temporary.touch()  # refused now rather than after the work
+            yield temporary
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What the system refuses inside the block is a UserError that names ``path``, which is being written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error})") from None
+
+
+@contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """A temporary folder beside ``path`` that takes its place at the end, or vanishes after an error. Raises UserError
+    where there is something already, or no folder can be made."""
+    path = Path(path)
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise UserError(f"{path}: is there already, expected a new folder")
+    temporary = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be made ({error})") from None
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write ``path`` whole or not at all. Creates the folder."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: object) -> None:
+    """Write ``value`` as indented JSON, whole or not at all. Raises ValueError on NaN and infinities."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+@contextmanager
+def exclusive(path: str | Path) -> Iterator[int]:
+    """Hold the lock file ``path``; yields its descriptor, which child processes may inherit to hold it too.
+
+    Waits while another process holds it, and says so on stderr. The system drops the lock when its last
+    holder ends, however it ends, so there is never a stale one to remove.
+    """
+    path = Path(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting: another process holds {path}", file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield file.fileno()

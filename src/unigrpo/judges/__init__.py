@@ -1,0 +1,47 @@
+"""Vision-language models as judges: the probability that one answers a question about an image as expected.
+
+Two kinds with one face: ``local.LocalVlm`` (transformers) and ``endpoint.Endpoint`` (a server with OpenAI's chat
+interface). The probability is that of the first answer token, summed over the ways to write the expected answer
+(VQAScore; Soft-TIFA of GenEval 2, arXiv 2512.16853).
+
+What differs from GenEval 2's published judge: a way of writing counts only where it is one token. There, "10" counts
+for its first token, so that an answer of 1 passes for ten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from PIL.Image import Image
+
+from unigrpo.core.records import UserError
+
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+ONE_WORD = "Answer in one word."
+
+
+class Vlm(Protocol):
+    """A judge: ``name`` and ``digest`` say which (the digest is that of its weights, empty where it is a server's)."""
+
+    name: str
+    digest: str
+
+    def check(self, answer: str) -> None:
+        """Raise UserError for an expected answer that this judge cannot be asked for, whatever the image."""
+
+    def ask(self, images: Sequence[Image], questions: Sequence[str], answers: Sequence[str]) -> list[float | UserError]:
+        """Probability in [0, 1] that each question about its image is answered as expected; a UserError in the place
+        of one that could not be had. Of equal length; no gradient."""
+
+
+def written(answer: str) -> tuple[str, ...]:
+    """The ways to write an answer: small and capitalised, a number up to ten as word and digit. Raises UserError for
+    an empty one."""
+    word = answer.strip().lower()
+    if not word:
+        raise UserError("an expected answer is empty, expected a word or a number")
+    twins = dict(zip(NUMBERS, map(str, range(len(NUMBERS))), strict=True))
+    twins |= {digit: number for number, digit in twins.items()}
+    words = (word, twins[word]) if word in twins else (word,)
+    return tuple(dict.fromkeys(form for w in words for form in (w, w.capitalize())))

@@ -1,0 +1,49 @@
+"""The adapters of ``LlmDit`` in the layouts of the two libraries, which then need nothing of ours.
+
+``language_model/`` is what ``peft.PeftModel.from_pretrained`` reads, ``pytorch_lora_weights.safetensors`` what the
+``load_lora_weights`` of a diffusers pipeline does.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import unigrpo.models.bagel.vae  # noqa: F401  # isort: skip  # lets torchvision import, which the libraries below do
+
+from diffusers import StableDiffusion3Pipeline
+from peft import LoraConfig
+
+from unigrpo.core.files import read_json, writing
+from unigrpo.models.checkpoint import read_tensors, write_tensors
+
+SCALE = 2  # of an adapter: alpha / rank
+ATTENTION = [  # the transformer's linear maps with adapters: those of the attention, of text and image
+    *("to_q", "to_k", "to_v", "to_out.0"),
+    *("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
+]
+
+
+def settings(rank: int) -> tuple[LoraConfig, LoraConfig]:
+    """Those of the language model, which has adapters in all linear maps but the last, and of the transformer."""
+    shared = {"r": rank, "lora_alpha": SCALE * rank, "lora_dropout": 0.0}
+    text = LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", **shared)
+    return text, LoraConfig(target_modules=ATTENTION, **shared)
+
+
+def convert(folder: Path, out: Path) -> None:
+    """Write the adapters of a run's ``folder`` into ``out``. Raises UserError."""
+    card = read_json(folder / "model.json", "lora_rank", "language_model")
+    parts: dict[str, dict] = {"llm": {}, "transformer": {}}
+    for name, tensor in read_tensors(folder / "model.safetensors").items():
+        room, _, rest = name.partition(".")
+        parts[room][rest.replace(".default.", ".")] = tensor
+    text, image = settings(card["lora_rank"])
+    text.base_model_name_or_path = card["language_model"]
+    with writing(out):
+        text.save_pretrained(out / "language_model")
+    named = {f"base_model.model.{name}": tensor for name, tensor in parts["llm"].items()}
+    write_tensors(out / "language_model" / "adapter_model.safetensors", named, {"format": "pt"})
+    with writing(out):
+        StableDiffusion3Pipeline.save_lora_weights(
+            out, transformer_lora_layers=parts["transformer"], transformer_lora_adapter_metadata=image.to_dict()
+        )

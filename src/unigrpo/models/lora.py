@@ -1,0 +1,61 @@
+"""Low-rank adapters (LoRA, arXiv 2106.09685) through peft: what is trained in the place of the weights.
+
+Every linear map of a trained expert but the vocabulary's head gets one. The weights underneath stay as they are and are
+shared with the frozen reference, which is the same network without adapters. A finished run is saved with its adapters
+merged into the weights, so that nothing downstream knows of them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from unigrpo.core import seeding
+from unigrpo.core.torchvision_compat import ensure_torchvision
+from unigrpo.models.base import UnifiedModel
+from unigrpo.models.experts import expert_of
+from unigrpo.models.mot import MoT
+
+SCALE = 2  # of an adapter: alpha / rank
+HEAD = "language_model.lm_head"
+
+
+def targets(mot: MoT, parts: Iterable[str]) -> list[str]:
+    """Names of the linear maps that get an adapter where ``parts`` are trained."""
+    linear = [name for name, module in mot.named_modules() if isinstance(module, nn.Linear) and name != HEAD]
+    return [name for name in linear if expert_of(name) in parts]
+
+
+def inject(model: UnifiedModel, rank: int, parts: Iterable[str], seed: int) -> None:
+    """Give the network adapters of ``rank`` that change nothing yet; only they are trained from now on."""
+    ensure_torchvision()  # peft imports it through transformers
+    from peft import LoraConfig, inject_adapter_in_model  # takes seconds to import
+
+    config = LoraConfig(r=rank, lora_alpha=SCALE * rank, lora_dropout=0.0, target_modules=targets(model.mot, parts))
+    with torch.random.fork_rng():
+        torch.manual_seed(seeding.stream(seed, "adapters"))
+        inject_adapter_in_model(config, model.mot)
+
+
+def merge(model: UnifiedModel) -> None:
+    """Put every adapter into the weights underneath, which the reference shares: for the end of a run."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, module in list(model.mot.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            module.merge()
+            owner, _, leaf = name.rpartition(".")
+            setattr(model.mot.get_submodule(owner), leaf, module.get_base_layer())
+
+
+def frozen_copy(model: UnifiedModel, shared: Iterable[nn.Parameter] = ()) -> UnifiedModel:
+    """A copy that is not trained; it holds the ``shared`` parameters themselves."""
+    return copy.deepcopy(model, {id(p): p for p in shared}).requires_grad_(False)
+
+
+def trained(model: UnifiedModel) -> nn.ParameterList:
+    """The adapters, as a checkpoint names them: by number."""
+    return nn.ParameterList(p for part in model.expert_parameters().values() for p in part)

@@ -1,0 +1,97 @@
+"""Networks split among processes: torch's FSDP2, one decoder layer a unit.
+
+Each process holds its share of every tensor, of its gradient and of its optimiser state; a layer is put together when
+it is computed. Writing a trace token by token would put the whole network together at every token, so the policy is
+gathered once for a rollout (``gathered``). With bf16 the parts are put together, and computed with, in bf16; the
+shares that the optimiser changes stay fp32.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from unigrpo.core import distributed
+from unigrpo.models.base import UnifiedModel
+
+ENTRANCES = ("encode_text", "logits", "velocity", "empty_context")  # what is called of a network from outside
+
+
+def load(read: Callable[[], UnifiedModel], device: torch.device, bf16: bool) -> tuple[UnifiedModel, UnifiedModel]:
+    """The model that ``read`` returns, on the CPU, split among all processes, and its empty form for :func:`whole`.
+    Processes read one after the other, so that one copy at a time is whole."""
+    from torch.distributed.device_mesh import init_device_mesh  # these modules take long to import
+
+    mesh = init_device_mesh(device.type, (distributed.count(),))
+    for turn in range(distributed.count()):
+        if turn == distributed.rank():
+            model = read()
+            form = blank(model)
+            split(model, mesh, bf16)
+        dist.barrier()
+    model.codec.to(device)
+    return model, form
+
+
+def split(model: UnifiedModel, mesh, bf16: bool) -> None:
+    """Split the network over a device mesh, in place."""
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+
+    narrow = torch.bfloat16 if bf16 else None
+    policy = MixedPrecisionPolicy(param_dtype=narrow, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    for unit in (*model.mot.language_model.model.layers, model.mot):
+        fully_shard(unit, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+    for name in ENTRANCES:
+        register_fsdp_forward_method(model.mot, name)
+
+
+@contextmanager
+def gathered(model: UnifiedModel) -> Iterator[None]:
+    """Within it the network is whole in every process, and processes may call it unequally often, without gradient.
+    Changes nothing for a network that is not split."""
+    units = [module for module in model.modules() if hasattr(module, "unshard")]  # as torch's FSDPModule
+    for unit in units:
+        unit.set_reshard_after_forward(False, recurse=False)
+        unit.unshard()
+    try:
+        yield
+    finally:
+        for unit in units:
+            unit.reshard()
+            unit.set_reshard_after_forward(True, recurse=False)
+
+
+def full(tensor: Tensor) -> Tensor:
+    """The whole of a split tensor on the CPU of the main process, nothing elsewhere; others as they are."""
+    if not distributed.is_split(tensor):
+        return tensor
+    put_together = tensor.detach().full_tensor()
+    return put_together.cpu() if distributed.is_main() else put_together.new_empty(0)
+
+
+def like(own: Tensor, whole: Tensor) -> Tensor:
+    """``whole``, which every process has, split as ``own`` is."""
+    if not distributed.is_split(own):
+        return whole
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(whole.to(own.device), own.device_mesh, own.placements)
+
+
+def blank(model: UnifiedModel) -> UnifiedModel:
+    """The model without any numbers in its network."""
+    empty = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in model.mot.parameters()}
+    return copy.deepcopy(model, empty)
+
+
+def whole(model: UnifiedModel, form: UnifiedModel) -> UnifiedModel:
+    """A split model put together on the CPU of the main process, in its ``form``; elsewhere that stays empty."""
+    tensors = {name: full(tensor) for name, tensor in model.mot.state_dict().items()}
+    if distributed.is_main():
+        form.mot.load_state_dict(tensors, assign=True)
+    return form

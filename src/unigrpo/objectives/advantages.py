@@ -1,0 +1,78 @@
+"""Group-relative advantages (UniGRPO section 2): A_i = (R_i - mean of its group) / spread.
+
+One advantage per episode, shared by all its text tokens and all its denoising steps. Public codes differ in
+the spread, so its conventions are arguments; at group size 24 the choice of ``ddof`` alone moves A by 2.1 %:
+
+    Flow-GRPO  ddof 0, eps 1e-4 added        TRL       ddof 1, eps 1e-4 added
+    UniRL      ddof 0, eps 1e-8 in the root  DanceGRPO ddof 1, eps 1e-8 added
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from unigrpo.core.records import UserError
+
+
+def group_advantages(
+    rewards: Tensor,
+    groups: Sequence[Hashable],
+    *,
+    ddof: int,
+    eps: float,
+    eps_inside_root: bool = False,
+    scale: Literal["group", "batch", "none"] = "group",
+    clip: float | None = None,
+) -> tuple[Tensor, dict[str, float]]:
+    """Advantages (B,) float32 of rewards (B,), centred per group.
+
+    groups: B keys in any order, one per sample; equal keys are one group (prompt ids; consecutive groups of
+    size G are ``[i // G for i in range(B)]``). ``scale``: divide by the spread of the group, of the whole
+    batch, or not at all. spread = std + eps, or sqrt(var + eps) if ``eps_inside_root``; var has denominator n
+    - ddof. ``clip``: then clamp to +-clip. Arithmetic is float64. A group of equal rewards gets exactly 0.
+
+    Metrics: groups, zero_spread_groups (counts), reward_mean, reward_std (population, over the batch).
+    Raises UserError for a non-finite reward (naming the sample), for a group of one, and for an unknown
+    scale.
+    """
+    if scale not in ("group", "batch", "none"):
+        raise UserError(f"advantages: scale {scale!r} is none of group, batch, none")
+    if rewards.shape != (len(groups),):
+        raise UserError(f"advantages: {len(groups)} group keys for rewards of shape {tuple(rewards.shape)}")
+    values = rewards.detach().double()
+    members: dict[Hashable, list[int]] = {}
+    for index, key in enumerate(groups):
+        if not torch.isfinite(values[index]):
+            raise UserError(
+                f"reward of sample {index} (group {key}) is {values[index].item()}, expected a finite number"
+            )
+        members.setdefault(key, []).append(index)
+
+    def spread(x: Tensor) -> Tensor:
+        variance = x.var(correction=ddof)
+        return torch.sqrt(variance + eps) if eps_inside_root else torch.sqrt(variance) + eps
+
+    batch_spread = spread(values) if scale == "batch" else 1.0
+    advantages = torch.zeros_like(values)
+    zero_spread = 0
+    for key, rows in members.items():
+        if len(rows) < 2:
+            raise UserError(f"group {key} has a single sample ({rows[0]}): a relative advantage needs at least two")
+        group = values[rows]
+        if (group == group[0]).all():
+            zero_spread += 1
+            continue
+        advantages[rows] = (group - group.mean()) / (spread(group) if scale == "group" else batch_spread)
+    if clip is not None:
+        advantages = advantages.clamp(-clip, clip)
+    metrics = {
+        "groups": len(members),
+        "zero_spread_groups": zero_spread,
+        "reward_mean": values.mean().item(),
+        "reward_std": values.std(correction=0).item(),
+    }
+    return advantages.float(), metrics

@@ -1,0 +1,101 @@
+"""The image terms of the UniGRPO objective (sections 3.2-3.3) as pure functions of tensors; text_losses has the text.
+
+    flow_grpo_loss          clipped policy gradient per sample and step, of one of two log ratios:
+      plain_log_ratio         log p - log p_old
+      ratio_norm_log_ratio    RatioNorm (GRPO-Guard), centred on 0 and free of the noise scale
+    velocity_mse, latent_kl regularisers: the paper's, and the one it replaces
+
+Shapes: B samples, S stochastic steps, *L latent axes. Terms come back as (B, S), unreduced: the caller averages,
+so that a sample with zero advantage keeps its share of the denominator. Metrics are detached 0-d tensors.
+
+Image ratios differ from 1 by about 1e-6, while fp32 resolves 1.2e-7 around 1. So a ratio is never formed: it
+is clipped as a logarithm, against log1p(+-clip_range), and the loss is built from expm1.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from unigrpo.objectives.flow import widen
+
+
+def plain_log_ratio(logp: Tensor, logp_old: Tensor) -> Tensor:
+    """log r of FlowGRPO from mean log-probs, both (B, S) nats per latent element."""
+    return widen(logp) - widen(logp_old)
+
+
+def ratio_norm_log_ratio(mean: Tensor, mean_old: Tensor, noise: Tensor) -> Tensor:
+    """RatioNorm log ratio <noise * (mean - mean_old)>, averaged over the latent. All (B, S, *L) -> (B, S).
+
+    noise is the standard normal draw behind the recorded transition, (prev - mean_old) / std. This is
+    algebraically GRPO-Guard's std * (log r + <(mean - mean_old)^2> / (2 std^2)), but without log-probs,
+    division or cancellation: at 65,536 elements fp32 leaves it an error near 3e-10 instead of 1e-7.
+    """
+    return (widen(noise) * (widen(mean) - widen(mean_old))).flatten(2).mean(2)
+
+
+def flow_grpo_loss(
+    log_ratio: Tensor, advantages: Tensor, *, clip_range: float, dt: Tensor | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Clipped objective per sample and step: A - min(r A, clip(r, 1 - clip_range, 1 + clip_range) A), (B, S).
+
+    log_ratio (B, S); advantages (B,). The leading constant A has no gradient; without it the telling part,
+    A (r - 1) of order 1e-6, would be rounded away. The A of a group sum to 0, so batch means are those of the
+    usual form.
+    dt: (S,) or (B, S) step lengths; divides the loss by |dt| (GRPO-Guard's gradient reweighting).
+    Metrics: clip_low, clip_high (fraction of (B, S) where that side is active), clip_fraction (their sum),
+    log_ratio_mean, log_ratio_abs_max, approx_kl (half the mean squared log ratio).
+    """
+    low, high = math.log1p(-clip_range), math.log1p(clip_range)
+    advantages = advantages[:, None]
+    bounded = torch.where(advantages > 0, log_ratio.clamp(max=high), log_ratio.clamp(min=low))
+    loss = -advantages * torch.expm1(bounded)
+    if dt is not None:
+        loss = loss / dt.abs()
+    detached = log_ratio.detach()
+    clip_low = ((detached < low) & (advantages < 0)).float().mean()
+    clip_high = ((detached > high) & (advantages > 0)).float().mean()
+    metrics = {
+        "clip_low": clip_low,
+        "clip_high": clip_high,
+        "clip_fraction": clip_low + clip_high,
+        "log_ratio_mean": detached.mean(),
+        "log_ratio_abs_max": detached.abs().max(),
+        "approx_kl": detached.square().mean() / 2,
+    }
+    return loss, metrics
+
+
+def velocity_mse(v: Tensor, v_ref: Tensor) -> Tensor:
+    """UniGRPO's regulariser <(v - v_ref)^2>, the *mean* over latent elements. (B, S, *L) -> (B, S).
+
+    The same weight on a sum would be stronger by the number of elements (65,536 for BAGEL at 512 px).
+    """
+    return (widen(v) - widen(v_ref)).square().flatten(2).mean(2)
+
+
+def latent_kl(
+    mean: Tensor,
+    mean_ref: Tensor,
+    std: Tensor,
+    variant: Literal["exact", "flow_grpo"] = "exact",
+    *,
+    dt: Tensor | None = None,
+) -> Tensor:
+    """KL between two transitions of equal std, per latent element (mean, not sum). mean, mean_ref (B, S, *L)
+    -> (B, S).
+
+    std: transition std, (S,) or (B, S). ``exact``: <(mean - mean_ref)^2> / (2 std^2). ``flow_grpo``: as that
+    code computes it, with sigma^2 = std^2 / |dt| in the denominator, i.e. |dt| times the exact one; it needs
+    dt, shaped like std.
+    """
+    kl = (widen(mean) - widen(mean_ref)).square().flatten(2).mean(2) / (2 * std.square())
+    if variant == "exact":
+        return kl
+    if variant == "flow_grpo" and dt is not None:
+        return kl * dt.abs()
+    raise ValueError(f"latent_kl: variant {variant!r} with dt={dt}; expected exact, or flow_grpo together with dt")

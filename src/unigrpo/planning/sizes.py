@@ -1,0 +1,180 @@
+"""How large a model and an update of it are, in closed form: parameters, bytes kept for the backward pass, FLOPs.
+
+Counted from a configuration alone, before anything is loaded. Bytes are those of fp32.
+Activations are what autograd keeps of the implementation in ``backbones/mot.py`` on a CPU; fused kernels keep less,
+so they are an upper bound elsewhere. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from unigrpo.planning import cost
+from unigrpo.study.config import RunConfig
+from unigrpo.world import prompts
+
+FLOAT = 4  # bytes
+TIME_FEATURES = 256
+SPECIAL_TOKENS = 5  # of the world's tokenizer
+BAGEL_VOCABULARY = 152_064
+BAGEL_EYES = 437_095_328  # vision transformer, connector and its position table of BAGEL-7B-MoT
+BAGEL_AUTOENCODER = 83_819_683
+BAGEL_DECODER_CHANNELS = 256  # of the autoencoder at full resolution
+PROMPT_TOKENS = {"world": 20, "bagel": 200, "llm_dit": 120}  # assumed: with the frame, and what precedes the prompt
+
+
+@dataclass(frozen=True)
+class Network:
+    """Sizes of a Mixture-of-Transformers and what stands beside it."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    vocabulary: int
+    token_dim: int  # numbers of a latent token
+    table: int  # rows of the latents' position table
+    eyes: int  # fixed numbers of what reads pictures
+    codec: int  # and of what encodes and decodes them
+
+    @property
+    def kv(self) -> int:
+        """Width of the keys, and of the values, of a token."""
+        return self.hidden // self.heads * self.kv_heads
+
+    @property
+    def projections(self) -> int:
+        """Numbers of one expert's matrices in one layer: what a token is multiplied with."""
+        return 2 * self.hidden**2 + 2 * self.hidden * self.kv + 3 * self.hidden * self.intermediate
+
+    @property
+    def expert_layer(self) -> int:
+        """Parameters of one expert in one layer, with biases and norms."""
+        return self.projections + self.hidden + 2 * self.kv + 2 * self.hidden // self.heads + 2 * self.hidden
+
+
+def network(cfg: RunConfig) -> Network:
+    """Sizes of the network of a run."""
+    m = cfg.model
+    dim = m.latent_patch**2 * m.latent_channels
+    pixels = 3 * (m.latent_patch * m.latent_downsample) ** 2
+    bagel = cfg.backbone == "bagel"
+    return Network(
+        m.hidden_size,
+        m.intermediate_size,
+        m.layers,
+        m.heads,
+        m.kv_heads,
+        BAGEL_VOCABULARY if bagel else len(prompts.vocabulary()) + SPECIAL_TOKENS,
+        dim,
+        m.max_latent_size**2,
+        BAGEL_EYES if bagel else 0,
+        BAGEL_AUTOENCODER if bagel else pixels + pixels * dim + dim,
+    )
+
+
+def parameters(net: Network) -> dict[str, int]:
+    """Numbers of the reasoning expert (``text``), of the denoising expert (``image``), and of what is ``fixed``."""
+    d = net.hidden
+    decoder = net.layers * net.expert_layer + d
+    ends = 2 * d * net.token_dim + d + net.token_dim
+    clock = TIME_FEATURES * d + d + d * d + d
+    fixed = net.table * d + net.eyes + net.codec
+    return {"text": decoder + 2 * net.vocabulary * d, "image": decoder + ends + clock, "fixed": fixed}
+
+
+def adapters(net: Network, rank: int, parts: tuple[str, ...]) -> int:
+    """Parameters of the adapters of these parts: ``rank`` times the inputs and outputs of every linear map."""
+    d, m = net.hidden, net.intermediate
+    layer = 4 * d + 2 * (d + net.kv) + 3 * (d + m)  # queries and output; keys and values; the MLP
+    ends = 2 * (net.token_dim + d) + (TIME_FEATURES + d) + 2 * d  # of the image part: latents in and out, the clock
+    return rank * sum(net.layers * layer + (ends if part == "image" else 0) for part in parts)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One backward pass: ``episodes`` of ``prompts`` different prompts; longest prompt and trace in tokens, framed;
+    latent ``tokens`` of an image, and ``steps`` of it that are evaluated (0 = the image part is not trained)."""
+
+    episodes: int
+    prompts: int
+    prompt: int
+    trace: int
+    tokens: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """Tokens that pass through the decoder together: ``rows`` of ``length``, which see ``keys`` each; ``masks``
+    queries a row have a mask of their own."""
+
+    rows: int
+    length: int
+    keys: int
+    masks: int
+
+
+def _streams(net: Network, b: Batch, text: bool) -> list[_Stream]:
+    groups = net.heads // net.kv_heads
+    context = b.prompt + b.trace
+    streams = []
+    if text:
+        streams.append(_Stream(b.prompts, b.prompt, b.prompt, groups * b.prompt))
+        streams.append(_Stream(b.episodes, b.trace, context, groups * b.trace))
+    if b.steps:
+        streams.append(_Stream(b.steps * b.episodes, b.tokens + 2, context + b.tokens + 2, 1))
+    return streams
+
+
+def activations(net: Network, b: Batch, text: bool, checkpointing: bool = False) -> int:
+    """Bytes that autograd keeps of one backward pass until it is done. ``text``: the text carries gradient, because
+    it is trained or the image's gradient goes through the context. With ``checkpointing`` every layer keeps its input
+    and the keys and values before it, and one layer at a time is computed again."""
+    streams = _streams(net, b, text)
+    layers = [_layer(net, s) for s in streams]
+    if checkpointing:
+        kept = [s.rows * (s.length * net.hidden + 2 * (s.keys - s.length) * net.kv) for s in streams]
+        total = net.layers * sum(kept) + max(layers)
+    else:
+        total = net.layers * sum(layers)
+    head = net.hidden // net.heads
+    total += sum(s.rows * s.length * (3 * net.hidden + 2 * head) for s in streams)  # last norm; rotations
+    if text:
+        total += b.episodes * b.trace * net.vocabulary  # log-probabilities of the vocabulary
+    total += 8 * b.steps * b.episodes * b.tokens * net.token_dim  # latents, means, and what the losses keep
+    return FLOAT * total
+
+
+def _layer(net: Network, s: _Stream) -> int:
+    """Numbers kept of one layer: around the attention and its norms 11 times the width, 4 times the MLP's, keys and
+    values of what is seen, statistics, and the mask."""
+    token = 11 * net.hidden + 4 * net.intermediate + 2 * net.kv + 2 + 2 * net.heads + net.kv_heads
+    return s.rows * (s.length * token + 2 * s.keys * net.kv + s.masks * s.keys)
+
+
+def cache(net: Network, rows: int, tokens: int) -> int:
+    """Bytes of the keys and values of ``rows`` contexts of ``tokens``."""
+    return FLOAT * rows * tokens * net.layers * 2 * net.kv
+
+
+def evaluation(net: Network, rows: int, tokens: int) -> int:
+    """Bytes that a forward pass without gradient needs at once for ``rows`` of ``tokens``: those of an MLP."""
+    return FLOAT * rows * tokens * (2 * net.hidden + 3 * net.intermediate)
+
+
+def flops(net: Network, tokens: int, keys: int, head: bool = False) -> int:
+    """Of a forward pass of ``tokens`` that see ``keys`` each; multiplications and additions counted apart. With
+    ``head`` also the vocabulary's logits."""
+    token = net.layers * (2 * net.projections + 4 * net.hidden * keys)
+    return tokens * (token + (2 * net.hidden * net.vocabulary if head else 0))
+
+
+def batch(cfg: RunConfig, episodes: int) -> Batch:
+    """The backward pass of ``episodes`` of a run, its prompts and traces as long as they are assumed to get."""
+    trace = cfg.sampling.max_trace_tokens + 2 if cfg.rl.thinking else 0
+    prompt, tokens = PROMPT_TOKENS[cfg.backbone], cfg.model.tokens_per_side**2
+    steps = cost.evaluations(cfg.rl) + (cfg.rl.method == "ddrl")
+    return Batch(episodes, math.ceil(episodes / cfg.rl.group_size), prompt, trace, tokens, steps)

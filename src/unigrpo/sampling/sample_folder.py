@@ -1,0 +1,130 @@
+"""A folder of sampled images (protocol.json, manifest.jsonl, images.npy), read and checked. Imports no torch.
+
+A manifest row names its image by ``index`` into images.npy, or, in a folder made by an outside method, by
+``image``, a path of a picture relative to the folder.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from unigrpo.core.files import read_json, read_jsonl, replacing, write_json, write_text
+from unigrpo.core.records import Prompt, UserError
+
+PROTOCOL = ("benchmark", "version", "mode", "guidance_name")
+ROW = {"prompt_id": str, "prompt": str, "tag": str, "meta": dict, "sample": int}
+
+
+@dataclass(frozen=True)
+class SampleFolder:
+    """``images`` (n, H, W, 3) uint8, their ``protocol``, manifest ``rows`` (n) and where these stand (n)."""
+
+    protocol: dict
+    rows: list[dict]
+    where: list[str]
+    images: np.ndarray
+
+
+def read(folder: Path) -> SampleFolder:
+    """Read and check a folder. Raises UserError naming the file and line of the first thing wrong."""
+    protocol, rows, where = read_rows(folder)
+    return SampleFolder(protocol, rows, where, _read_images(folder, where, rows))
+
+
+def read_rows(folder: Path) -> tuple[dict, list[dict], list[str]]:
+    """(protocol, manifest rows, where these stand) of a folder, its images unseen. Raises UserError as ``read``."""
+    protocol = read_json(folder / "protocol.json")
+    for key in PROTOCOL:
+        if not isinstance(protocol.get(key), str):
+            raise UserError(f"{folder / 'protocol.json'}: '{key}' must be a text, found {protocol.get(key)!r}")
+    where, rows = zip(*read_jsonl(folder / "manifest.jsonl"), strict=True)
+    seen: dict[tuple[str, int], str] = {}
+    for place, row in zip(where, rows, strict=True):
+        for key, kind in ROW.items():
+            if not isinstance(row.get(key), kind):
+                raise UserError(f"{place}: '{key}' must be a {kind.__name__}, found {row.get(key)!r}")
+        name = (row["prompt_id"], row["sample"])
+        if seen.setdefault(name, place) != place:
+            raise UserError(f"{place}: prompt '{name[0]}', sample {name[1]} is already in {seen[name]}")
+    return protocol, list(rows), list(where)
+
+
+def require_clauses(samples: SampleFolder, check: Callable[[dict], None]) -> None:
+    """Raise UserError naming the first row whose metadata states nothing, or that ``check`` refuses by a UserError."""
+    for row, where in zip(samples.rows, samples.where, strict=True):
+        if not row["meta"].get("include"):
+            raise UserError(f"{where}: 'meta' needs 'include', the clauses to judge, found {row['meta']!r}")
+        try:
+            check(row["meta"])
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+
+
+def _read_images(folder: Path, where: Sequence[str], rows: Sequence[dict]) -> np.ndarray:
+    """(n, H, W, 3) uint8, in the order of the rows."""
+    stack = None
+    images = []
+    for place, row in zip(where, rows, strict=True):
+        if "image" in row:
+            image = _read_picture(folder / str(row["image"]), place)
+        else:
+            stack = read_stack(folder / "images.npy") if stack is None else stack
+            index = row.get("index")
+            if not isinstance(index, int) or not 0 <= index < len(stack):
+                allowed = f"from 0 to {len(stack) - 1}, an image of {folder / 'images.npy'}"
+                raise UserError(f"{place}: 'index' must be {allowed}, found {index!r}")
+            image = stack[index]
+        if images and image.shape != images[0].shape:
+            raise UserError(f"{place}: image of shape {image.shape}, the first row's is {images[0].shape}")
+        images.append(image)
+    return np.stack(images)
+
+
+def read_stack(path: Path) -> np.ndarray:
+    """(n, H, W, 3) uint8, mapped into memory. Raises UserError where the file is no such array."""
+    try:
+        stack = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, EOFError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as a numpy array ({error})") from None
+    if stack.ndim != 4 or stack.shape[-1] != 3 or stack.dtype != np.uint8:
+        raise UserError(f"{path}: expected uint8 (n, H, W, 3), found {stack.dtype} {stack.shape}")
+    return stack
+
+
+def _read_picture(path: Path, place: str) -> np.ndarray:
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(picture.convert("RGB"))
+    except OSError as error:
+        raise UserError(f"{place}: image {path} cannot be read ({error})") from None
+
+
+def write(folder: Path, jobs: Sequence[tuple[Prompt, int]], samples, protocol: dict) -> None:
+    """Write sampled images of ``jobs`` (prompt, sample number); ``samples`` has ``images`` (n, H, W, 3) uint8 and
+    ``traces`` (n). The manifest comes last: a folder with one is complete."""
+    content = io.BytesIO()  # numpy's own writing to a file does not say why it failed
+    np.save(content, samples.images, allow_pickle=False)
+    with replacing(folder / "images.npy") as temporary:
+        temporary.write_bytes(content.getbuffer())
+    write_json(folder / "protocol.json", protocol)
+    rows = [
+        {
+            "index": i,
+            "prompt_id": prompt.id,
+            "prompt": prompt.text,
+            "tag": prompt.tag,
+            "meta": prompt.meta,
+            "sample": number,
+            "seed": protocol["seed"],
+            "trace": trace,
+        }
+        for i, ((prompt, number), trace) in enumerate(zip(jobs, samples.traces, strict=True))
+    ]
+    write_text(folder / "manifest.jsonl", "".join(json.dumps(row) + "\n" for row in rows))

@@ -1,0 +1,96 @@
+"""All evaluation sets of one run, in one process: ``python -m unigrpo.sampling.sets --config C --run RUN ...``.
+
+A set is benchmark x mode x guidance: GenEval-style and TA prompts, with thinking (``think``) or without (``direct``),
+at guidance 1 (``unguided``), as chosen on validation prompts (``tuned``), or tuned with greedy text (``greedy``).
+Each set's protocol.json says everything that a number made from it depends on. A run that was not trained has no sets.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+from unigrpo.core import cli
+from unigrpo.core.files import digest, read_json, write_json
+from unigrpo.models import checkpoint
+from unigrpo.sampling import sample_folder
+from unigrpo.sampling.engine import Decoding, read_decoding, sample_guided
+from unigrpo.study import config, run_folder
+from unigrpo.study.config import RunConfig
+from unigrpo.training.launch import accelerate_for
+from unigrpo.world import prompts as world_prompts
+
+SEED = 2  # of evaluation noise: the same for every run, so that differences are paired
+MODES = ("think", "direct", "greedy")
+
+
+def decodings(chosen: Decoding, mode: str) -> dict[str, Decoding]:
+    """Guidance name -> decoding, for one of MODES; those of one mode differ in guidance alone."""
+    if mode == "greedy":
+        return {"greedy": replace(chosen, temperature=0.0)}
+    tuned = replace(chosen, thinking=mode == "think")
+    return {"unguided": replace(tuned, guidance=1.0), "tuned": tuned}
+
+
+def protocol(cfg: RunConfig, benchmark: str, name: str, decoding: Decoding, weights: str, record: dict) -> dict:
+    """Everything that the numbers of a set depend on."""
+    s, prompts = cfg.sampling, world_prompts.prompt_set(world_prompts.BENCHMARKS[benchmark])
+    return {
+        "benchmark": benchmark,
+        "version": world_prompts.VERSION,
+        "prompt_hash": world_prompts.prompt_hash(prompts),
+        "prompts": len(prompts),
+        "mode": "think" if decoding.thinking else "direct",
+        "guidance_name": name,
+        "guidance": decoding.guidance,
+        "renorm": s.renorm,
+        "steps": s.steps,
+        "grid": s.grid,
+        "shift": s.shift,
+        "temperature": decoding.temperature,
+        "resolution": cfg.model.image_size,
+        "images_per_prompt": s.images_per_prompt,
+        "seed": SEED,
+        "ema": record["ema"],
+        "checkpoint": weights,
+    }
+
+
+def main() -> None:
+    parser = cli.parser(
+        "unigrpo.sampling.sets",
+        "Sample every evaluation set of a run.",
+        config="resolved run configuration (JSON)",
+        run="run folder with the trained model",
+        decoding="decoding.json",
+        out="folder of the sets to write",
+    )
+    parser.add_argument("--modes", nargs="+", choices=MODES, required=True, help="how the run is evaluated")
+    args = parser.parse_args()
+    cfg, chosen = config.load(args.config), read_decoding(args.decoding)
+    device = accelerate_for(cfg).device
+    model = checkpoint.load_model(args.run, device, cfg.model).eval()
+    weights = digest(run_folder.weights(args.run))
+    record = read_json(args.run / "run.json", "ema")
+    written = []
+    for old in args.out.glob("*/manifest.jsonl"):
+        shutil.rmtree(old.parent)
+    for mode in [] if record.get("not_trained") else args.modes:
+        for benchmark in world_prompts.BENCHMARKS:
+            jobs = world_prompts.evaluation_jobs(benchmark, cfg.sampling.images_per_prompt)
+            named = decodings(chosen, mode)
+            shared, *_ = named.values()
+            scales = [decoding.guidance for decoding in named.values()]
+            progress = f"{cfg.run}/{cfg.seed} {benchmark} {mode}"
+            samples = sample_guided(model, jobs, cfg.sampling, shared, scales, SEED, progress=progress)
+            for (name, decoding), made in zip(named.items(), samples, strict=True):
+                described = protocol(cfg, benchmark, name, decoding, weights, record)
+                described["model_evaluations"] = made.model_evaluations
+                folder = f"{benchmark}.{described['mode']}.{name}"
+                sample_folder.write(args.out / folder, jobs, made, described)
+                written.append(folder)
+    write_json(args.out / "done.json", {"sets": written})
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,179 @@
+"""The catalogue (``pipelines/experiments.yaml``): the runs, tables and figures of a study, read and checked.
+
+Imports no torch; everything wrong is one UserError naming file and key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+from unigrpo.core.records import UserError
+from unigrpo.core.yaml_files import check, nearest, read_yaml
+from unigrpo.study.config import RLConfig, SupervisedConfig
+
+BASE = "base"  # the one run without a parent
+SFT = "sft"  # the run that decoding is chosen and the reward learned on
+COMMON = ("label", "stage", "init", "evaluate")  # keys of a run's line that are not settings of its stage
+OF_TRAINING = (  # kinds of table and figure that need no images of their runs
+    "training", "curves", "progress", "regularisers", "overoptimisation", "frontier", "mechanism", "sheets"
+)  # fmt: skip
+
+
+def load_catalogue(path: str | Path) -> dict:
+    """Read the catalogue, check it and fill every run's line in: ``like`` followed, label and stage set.
+
+    Returns ``{"runs": {name: line}, "tables": {name: spec}, "figures": {name: spec}, "overrides": {name: {key:
+    line}}}``, where a line holds ``label``, ``stage`` (base, sft or rl), ``init``, ``evaluate`` and its own settings,
+    and the last is a run's line without each setting that it makes itself. Raises UserError.
+    """
+    catalogue = read_yaml(path)
+    check(catalogue, "experiments", path)
+    for name in (BASE, SFT):
+        if name not in catalogue["runs"]:
+            raise UserError(f"{path}: runs.{name}: missing, the workflow needs a run of this name")
+    runs, sweeps = _spread(path, catalogue["runs"])
+    lines = {name: {"label": name, **_inherit(path, runs, name)} for name in runs}
+    kept = {name: _overrides(runs, catalogue["runs"], name) for name in runs}
+    for name, line in lines.items():
+        line["stage"] = BASE if name == BASE else "rl" if "train" in line else "sft"
+        line.setdefault("init", None)
+        _check_line(path, name, line)
+    for name in lines:
+        ancestors(path, lines, name, "init")
+    filled = {"runs": lines, "overrides": kept}
+    for kind in ("tables", "figures"):
+        filled[kind] = {name: _name_each(spec, sweeps) for name, spec in catalogue.get(kind, {}).items()}
+        for name, spec in filled[kind].items():
+            _check_spec(path, f"{kind}.{name}", spec, lines)
+    return filled
+
+
+def _spread(path, runs: dict) -> tuple[dict, dict[str, list[str]]]:
+    """Every run with ``vary: {setting: [values]}`` replaced by one run per value, called ``<name>_<setting>_<value>``;
+    and the names that each was replaced by."""
+    spread, sweeps = {}, {}
+    for name, line in runs.items():
+        if "vary" not in line:
+            spread[name] = line
+            continue
+        ((setting, values),) = line["vary"].items()
+        own = {key: value for key, value in line.items() if key != "vary"}
+        members = {
+            re.sub(r"[^a-z0-9_]", "_", f"{name}_{setting}_{value}".lower()): own
+            | {"label": f"{line.get('label', name)}, {setting} {value}", setting: value}
+            for value in values
+        }
+        for clash in members.keys() & (runs.keys() | spread.keys()):
+            raise UserError(f"{path}: runs.{name}.vary: makes a run called {clash!r}, which is there already")
+        spread |= members
+        sweeps[name] = list(members)
+    return spread, sweeps
+
+
+def _name_each(spec: dict, sweeps: dict[str, list[str]]) -> dict:
+    """A table or figure with each run that is varied named value by value."""
+    named_each = dict(spec)
+    if "runs" in spec:
+        named_each["runs"] = [run for name in spec["runs"] for run in sweeps.get(name, [name])]
+    if "rows" in spec:
+        named_each["rows"] = [[run, *mode] for name, *mode in spec["rows"] for run in sweeps.get(name, [name])]
+    return named_each
+
+
+def ancestors(path, runs: dict, name: str, key: str) -> list[str]:
+    """The chain of runs from ``name`` along ``key`` (``like`` or ``init``); every name known, none twice."""
+    chain = [name]
+    while (parent := runs[chain[-1]].get(key)) is not None:
+        if parent not in runs:
+            raise UserError(f"{path}: runs.{chain[-1]}.{key}: no run is called {parent!r}{nearest(parent, runs)}")
+        if parent in chain:
+            raise UserError(f"{path}: runs.{name}.{key}: goes round in a circle ({' -> '.join([*chain, parent])})")
+        chain.append(parent)
+    return chain
+
+
+def _inherit(path, runs: dict, name: str) -> dict:
+    """A run's line laid over the lines it is ``like``; a label is its own and is not inherited."""
+    merged = {}
+    for ancestor in reversed(ancestors(path, runs, name, "like")):
+        merged.pop("label", None)
+        merged |= runs[ancestor]
+    merged.pop("like", None)
+    return merged
+
+
+def _overrides(runs: dict, written: dict, name: str) -> dict[str, dict]:
+    """The line of ``name`` without each setting of its own; those that a sweep varies are what it is for."""
+    own = runs[name].keys() - {*COMMON, "seeds", "like", "train"} if name in written else set()
+    return {key: _inherit("", runs | {name: {k: v for k, v in runs[name].items() if k != key}}, name) for key in own}
+
+
+def _check_line(path, name: str, line: dict) -> None:
+    """What the schema cannot say of a run: it has a parent, a mode, and only settings of its own stage."""
+    where = f"{path}: runs.{name}"
+    if line["init"] is None and name != BASE:
+        raise UserError(f"{where}.init: missing, the run it starts from (only {BASE} has none)")
+    if line["init"] is not None and name == BASE:
+        raise UserError(f"{where}.init: unexpected, {BASE} starts from nothing")
+    if not line.get("evaluate"):
+        raise UserError(f"{where}.evaluate: missing, [yes], [no] or [no, yes] (thinking at evaluation)")
+    known = {field.name for field in dataclasses.fields(_settings_of(line["stage"]))}
+    for key in line.keys() - known - {*COMMON, "seeds"}:
+        ours = key in {field.name for field in dataclasses.fields(RLConfig)}
+        hint = "; it needs `train`: [text], [image] or both" if ours else nearest(key, known)
+        raise UserError(f"{where}.{key}: not a setting of {line['stage']} runs{hint}")
+
+
+def _check_spec(path, where: str, spec: dict, runs: dict) -> None:
+    """A table or figure has what its kind needs, of runs that exist and are evaluated in the mode asked."""
+    needed = "rows" if spec["kind"] in ("main", "categories") else "runs"
+    if needed not in spec:
+        raise UserError(f"{path}: {where}.{needed}: missing, kind {spec['kind']} shows them")
+    mode = "yes" if spec["kind"] in ("decoding", "guidance") else None
+    wanted = [(f"rows.{i}", *row) for i, row in enumerate(spec.get("rows", []))]
+    wanted += [(f"runs.{i}", run, mode) for i, run in enumerate(spec.get("runs", []))]
+    for key, run, mode in wanted:
+        if run not in runs:
+            raise UserError(f"{path}: {where}.{key}: no run is called {run!r}{nearest(run, runs)}")
+        if mode and mode not in runs[run]["evaluate"]:
+            raise UserError(f"{path}: {where}.{key}: run {run!r} is not evaluated with thinking {mode!r}")
+        trained = spec["kind"] == "guidance" or (spec["kind"] in OF_TRAINING and spec["kind"] != "curves")
+        if trained and runs[run]["stage"] != "rl":
+            raise UserError(f"{path}: {where}.{key}: run {run!r} is not trained by reinforcement")
+
+
+def named(spec: dict) -> list[str]:
+    """The runs that a table or figure names, each once, in its order."""
+    return list(dict.fromkeys([*spec.get("runs", []), *(row[0] for row in spec.get("rows", []))]))
+
+
+def by_default(specs: dict) -> list[str]:
+    """The tables or figures that are made unless they say ``default: false`` or belong to a group."""
+    return [name for name, spec in specs.items() if spec.get("default", "group" not in spec)]
+
+
+def of_group(specs: dict, group: str | None) -> list[str]:
+    """The tables or figures of a group, which are made together when it is asked for."""
+    return [name for name, spec in specs.items() if group is not None and spec.get("group") == group]
+
+
+def groups(catalogue: dict) -> list[str]:
+    """The names of all groups."""
+    specs = [*catalogue["tables"].values(), *catalogue["figures"].values()]
+    return list(dict.fromkeys(spec["group"] for spec in specs if "group" in spec))
+
+
+def runs_in_use(catalogue: dict, judged: bool = False) -> list[str]:
+    """Runs that a default table or figure names, and all they descend from, in the catalogue's order; where ``judged``,
+    only for the tables and figures that need images."""
+    specs = [catalogue[kind][name] for kind in ("tables", "figures") for name in by_default(catalogue[kind])]
+    shown = {run for spec in specs if not (judged and spec["kind"] in OF_TRAINING) for run in named(spec)}
+    used = {ancestor for run in shown for ancestor in ancestors("", catalogue["runs"], run, "init")}
+    return [run for run in catalogue["runs"] if run in used]
+
+
+def _settings_of(stage: str) -> type:
+    """The dataclass of the settings that a line of this stage holds."""
+    return RLConfig if stage == "rl" else SupervisedConfig

@@ -1,0 +1,87 @@
+"""Where a result came from: the content of ``run.json``. Imports no torch of its own.
+
+Snakemake reruns a job when its settings change, not when an imported module does; the source hash recorded
+here lets a table tell that its rows were made by different code. Times and memory are for information only:
+nothing compares them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+import resource
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from unigrpo.study.config import RunConfig, to_dict
+
+ROOT = Path(__file__).resolve().parents[3]
+PACKAGES = ("torch", "numpy", "transformers", "diffusers", "open_clip_torch", "safetensors")
+
+
+def source_hash(root: Path = ROOT) -> str:
+    """Hash of every Python file of the method, the rewards and the evaluations: paths and contents."""
+    digest = hashlib.blake2b(digest_size=8)
+    for folder in ("src", "rewards", "evals"):
+        for path in sorted((root / folder).rglob("*.py")):
+            content = path.read_bytes()
+            digest.update(f"{path.relative_to(root).as_posix()}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()
+
+
+def commit(root: Path = ROOT) -> str | None:
+    """The git commit checked out at ``root``, ``-dirty`` after local changes; None outside a repository."""
+    if not (root / ".git").exists():
+        return None
+    try:
+        command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide numbers, those that are installed."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def peak_memory_mb() -> float:
+    """Largest memory held so far, in MB: of the accelerator where this process used one, else resident."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() / 2**20
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def record(config: RunConfig, *, device: str, wall_seconds: float, **facts: object) -> dict[str, object]:
+    """The content of ``run.json`` for one finished run.
+
+    ``device`` is the one used ("cpu", or an accelerator's name); ``wall_seconds`` counts all sittings of a
+    resumed run; ``facts`` are the stage's own numbers (images, model_evaluations, updates, collapsed, ...).
+    """
+    return {
+        "run": config.run,
+        "seed": config.seed,
+        "scale": config.scale,
+        "parent": config.init,
+        "source_hash": source_hash(),
+        "commit": commit(),
+        "versions": versions(),
+        "device": device,
+        "threads": config.threads,
+        "wall_seconds": round(wall_seconds, 1),
+        "peak_memory_mb": round(peak_memory_mb(), 1),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        **facts,
+        "config": to_dict(config),
+    }

@@ -1,0 +1,195 @@
+"""A run's checkpoint as a folder that stands for itself: ``python -m unigrpo.tools.export RUN DIR``.
+
+Weights, tokenizer, configuration, provenance, licence and a model card with the run's scores where it has been judged.
+Adapters of released models (``llm_dit``) are also written as peft and diffusers read them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from unigrpo.core import cli
+from unigrpo.core.files import new_folder, read_json, write_json, write_text
+from unigrpo.core.records import UserError
+from unigrpo.report.collect import write_scores
+from unigrpo.report.results import MODES, PAPER, Folder, Paper, Scores
+from unigrpo.report.rows import Row, Sources
+from unigrpo.study import provenance, run_folder
+from unigrpo.study.config import RunConfig, from_dict, to_dict
+from unigrpo.tools import inspect_checkpoint
+
+STAGES = {
+    "base": "supervised pretraining from scratch",
+    "sft": "supervised fine-tuning",
+    ("text",): "TextGRPO: reinforcement of the reasoning part",
+    ("image",): "FlowGRPO: reinforcement of the denoising part",
+    ("image", "text"): "UniGRPO: joint reinforcement of the reasoning and the denoising part",
+}
+SECTIONS = {"rl": "rl", "sft": "supervised", "base": "supervised"}  # stage -> settings that its training read
+
+WHAT = {
+    "world": """\
+A Mixture-of-Transformers that writes a reasoning trace and then paints an image of {side} x {side} pixels by flow
+matching, in the synthetic world of unigrpo, a reproduction of UniGRPO
+([arXiv 2603.23500](https://arxiv.org/abs/2603.23500)). Its prompts have the world's few words; it knows nothing
+else.""",
+    "llm_dit": """\
+Adapters of rank {lora_rank} for the language model `{language_model}`, which writes a reasoning trace, and the
+pipeline `{pipeline}`, which paints prompt and trace as an image of {side} x {side} pixels. Trained with unigrpo, a
+reproduction of UniGRPO ([arXiv 2603.23500](https://arxiv.org/abs/2603.23500)).
+
+`language_model/` is for peft, `pytorch_lora_weights.safetensors` for a diffusers pipeline's `load_lora_weights`; the
+other files are for unigrpo. The two released models are not in this folder.""",
+}
+LICENCE = {
+    "world": "Apache-2.0, see `LICENSE`.",
+    "llm_dit": "The adapters: Apache-2.0, see `LICENSE`. The two released models have licences of their own.",
+}
+
+CARD = """---
+license: {kind}
+pipeline_tag: text-to-image
+tags: [unigrpo, flow-matching, reinforcement-learning]
+---
+
+# {label}
+
+{what}
+
+| | |
+|---|---|
+| method | {method} |
+| base | {base} |
+| run | {run}, seed {seed}, scale {scale} |
+| parameters | {text:,} reasoning, {image:,} denoising, {fixed:,} fixed |
+| commit | {commit} |
+| weights | sha256 `{sha256}` |
+
+## Settings that differ from the defaults
+
+{settings}
+
+All settings are in `config.json`.
+
+## Scores
+
+{scores}
+
+## Sampling
+
+With unigrpo installed, in this folder:
+
+```
+python -m unigrpo.tools.sample_image --checkpoint . --prompt "a photo of a red circle and a star" --out picture.png
+```
+
+## Licence
+
+{licence}
+"""
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
+
+
+def changed_settings(cfg: RunConfig) -> str:
+    """Those of the stage, the model and sampling that are not the default."""
+    default = RunConfig(cfg.run, cfg.label, cfg.stage, cfg.scale, cfg.seed, cfg.init, cfg.evaluate)
+    held, usual = (
+        run_folder.flat({name: to_dict(c)[name] for name in ("model", SECTIONS[cfg.stage], "sampling")})
+        for c in (cfg, default)
+    )
+    rows = [[f"`{key}`", str(value), str(usual[key])] for key, value in held.items() if value != usual[key]]
+    return table(["setting", "value", "default"], rows) if rows else "None."
+
+
+def scores(folder: Path, cfg: RunConfig) -> str:
+    """Means with 95 % intervals over prompts, as the tables make them; says so where the run was not judged."""
+    path = folder / "scores.jsonl"
+    if not path.exists():
+        return "Not measured."
+    with tempfile.TemporaryDirectory() as place:
+        write_scores([(cfg.run, cfg.seed, path)], Path(place) / "scores.csv")
+        sources = Sources(Scores(Path(place) / "scores.csv"), Paper(PAPER), Folder(folder))
+    rows = []
+    for thinking, mode in MODES.items():
+        for guidance in ("unguided", "tuned", "greedy"):
+            row = Row(cfg.run, thinking, guidance)
+            found = [sources.estimate(row, *metric) for metric in (("geneval", "official"), ("ta", "ta"))]
+            if any(found):
+                protocol = folder / "samples" / f"geneval.{mode}.{guidance}" / "protocol.json"
+                scale = f" ({read_json(protocol, 'guidance')['guidance']:g})" if protocol.exists() else ""
+                told = [f"{e.mean:.3f} [{e.lo:.3f}, {e.hi:.3f}]" if e else "" for e in found]
+                images = sources.scores.images(cfg.run, mode, guidance)
+                rows.append([thinking, guidance + scale, *told, str(images)])
+    head = ["thinking", "guidance", "GenEval-style", "TA", "images"]
+    note = (
+        "One seed, held-out prompts of the synthetic world; 95 % intervals over prompts. `tuned` is the guidance scale "
+        "chosen on validation prompts, `greedy` the same with greedy text."
+    )
+    return f"{table(head, rows)}\n\n{note}"
+
+
+def card(folder: Path, cfg: RunConfig) -> str:
+    """The model card of a run's checkpoint."""
+    told = inspect_checkpoint.describe(folder)
+    key = tuple(sorted(cfg.rl.train)) if cfg.stage == "rl" else cfg.stage
+    adapted = told["adapters_of"] or {}
+    kind = "llm_dit" if adapted else "world"
+    return CARD.format(
+        label=cfg.label,
+        kind="other" if adapted else "apache-2.0",
+        what=WHAT[kind].format(side=told["image_size"], **adapted),
+        licence=LICENCE[kind],
+        method=STAGES[key],
+        base=f"the run `{cfg.init}` of the same scale" if cfg.init else "none, trained from scratch",
+        run=cfg.run,
+        seed=cfg.seed,
+        scale=cfg.scale,
+        **told["parameters"],
+        commit=told["commit"] or "not recorded",
+        sha256=told["sha256"],
+        settings=changed_settings(cfg),
+        scores=scores(folder, cfg),
+    )
+
+
+def export(folder: Path, out: Path) -> None:
+    """Write ``out`` from a finished run. Raises UserError where the run lacks something or ``out`` is there already."""
+    where, data = run_folder.needed_configuration(folder)
+    try:
+        cfg = from_dict(RunConfig, data)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    for name in ("model.json", "model.safetensors", "run.json", "tokenizer/tokenizer.json"):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / name}: not found, expected a finished run")
+    text = card(folder, cfg)
+    with new_folder(out) as temporary:
+        for name in ("model.json", "model.safetensors", "run.json"):
+            shutil.copyfile(folder / name, temporary / name)
+        shutil.copytree(folder / "tokenizer", temporary / "tokenizer")
+        if cfg.backbone == "llm_dit":
+            from unigrpo.models.llm_dit import adapters  # diffusers takes seconds to import
+
+            adapters.convert(folder, temporary)
+        shutil.copyfile(provenance.ROOT / "LICENSE", temporary / "LICENSE")
+        write_json(temporary / "config.json", to_dict(cfg))
+        write_text(temporary / "README.md", text)
+
+
+def main() -> None:
+    parser = cli.parser("unigrpo.tools.export", "Put a run's checkpoint into a folder of its own, with a model card.")
+    parser.add_argument("run", type=Path, help="folder of the finished run")
+    parser.add_argument("out", type=Path, help="folder to make")
+    args = parser.parse_args()
+    export(args.run, args.out)
+    print(f"wrote {args.out}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

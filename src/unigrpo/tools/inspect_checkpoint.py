@@ -1,0 +1,99 @@
+"""What a checkpoint is, read from its files without loading it: ``python -m unigrpo.tools.inspect_checkpoint assets/base``."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from unigrpo.core import cli
+from unigrpo.core.files import digest, read_json
+from unigrpo.core.records import UserError
+from unigrpo.models.experts import expert_of
+from unigrpo.study import run_folder
+
+ADAPTERS = {"llm": "text", "transformer": "image"}  # rooms of a file of adapters
+
+
+def parameters(path: Path) -> tuple[dict[str, int], list[str]]:
+    """Numbers held by ``text``, ``image`` and ``fixed`` (codec, position tables, what reads pictures), and the types
+    they are stored in; of adapters, what is in the file. Raises UserError for a file that is absent, damaged or not of
+    this network."""
+    counts, kinds = {"text": 0, "image": 0, "fixed": 0}, set()
+    try:
+        with safe_open(path, "numpy") as file:
+            for name in file.keys():  # noqa: SIM118
+                part = file.get_slice(name)
+                room, _, rest = name.partition(".")
+                if path.name == "ema.safetensors":
+                    room, rest = "mot", name
+                if room not in ("mot", "codec", *ADAPTERS):
+                    raise UserError(f"{path}: unexpected tensor {name}, expected those of a unigrpo model")
+                expert = expert_of(rest) if room == "mot" else ADAPTERS.get(room)
+                counts[expert or "fixed"] += math.prod(part.get_shape())
+                kinds.add(part.get_dtype())
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a complete safetensors file ({error})") from None
+    return counts, sorted(kinds)
+
+
+def describe(folder: Path) -> dict:
+    """Everything that the command tells; None for what the folder does not record."""
+    card = read_json(folder / "model.json", "image_size")
+    adapted = card.get("backbone") == "llm_dit"
+    needed = ("language_model", "pipeline", "lora_rank") if adapted else ("architecture", "codec")
+    card = read_json(folder / "model.json", *needed)
+    weights = run_folder.weights(folder)
+    counts, kinds = parameters(weights)
+    record, config = run_folder.record(folder), run_folder.configuration(folder)
+    return {
+        "architecture": card.get("architecture"),
+        "adapters_of": {key: card[key] for key in ("language_model", "pipeline", "lora_rank")} if adapted else None,
+        "image_size": card["image_size"],
+        **{key: card.get(key) for key in ("run", "seed", "stage")},
+        **{key: record.get(key) for key in ("parent", "commit", "source_hash", "versions", "finished")},
+        "config": None if config is None else config[1],
+        "parameters": counts,
+        "stored_as": kinds,
+        "bytes": weights.stat().st_size,
+        "sha256": digest(weights),
+    }
+
+
+def lines(told: dict) -> list[str]:
+    """The same for people."""
+    a, n = told["architecture"], told["parameters"]
+    none, between = "not recorded", told["adapters_of"]
+    if between is None:
+        what = f"Mixture-of-Transformers, {a['layers']} layers, hidden size {a['hidden_size']}, {a['heads']} heads,"
+        what += f" {a['vocab_size']} tokens"
+    else:
+        what = f"adapters of rank {between['lora_rank']} for {between['language_model']} and {between['pipeline']}"
+    origin = ", ".join(f"{key} {none if told[key] is None else told[key]}" for key in ("run", "seed", "stage"))
+    settings = none if told["config"] is None else f"{len(run_folder.flat(told['config']))} settings (see --json)"
+    rows = {
+        "what": f"{what}, images of {told['image_size']} x {told['image_size']} pixels",
+        "from": f"{origin}, parent {told['parent'] or none}",
+        "commit": told["commit"] or none,
+        "finished": told["finished"] or none,
+        "config": settings,
+        "parameters": f"reasoning expert {n['text']:,}, denoising expert {n['image']:,}, fixed {n['fixed']:,}",
+        "file": f"{told['bytes']:,} bytes, {' and '.join(told['stored_as'])}",
+        "sha256": told["sha256"],
+    }
+    return [f"{name:<12}{value}" for name, value in rows.items()]
+
+
+def main() -> None:
+    parser = cli.parser("unigrpo.tools.inspect_checkpoint", "Tell what a checkpoint is and where it comes from.")
+    parser.add_argument("checkpoint", type=Path, help="model folder: a run, an exported one, or assets/base")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of lines")
+    args = parser.parse_args()
+    told = describe(args.checkpoint)
+    print(json.dumps(told, indent=2) if args.json else "\n".join(lines(told)))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,130 @@
+"""Where the reward's spread within a group comes from: ``python -m unigrpo.tools.variance``.
+
+GRPO learns from differences within a group, and both parts of a joint policy share one advantage. For every validation
+prompt this draws T traces and paints M images for each, as a rollout would; a one-way random-effects analysis of
+variance then splits the variance of the reward of one episode into the part of its trace and the part of the
+image noise. What the trace explains, only the reasoning expert can act on; what it does not, only the denoising expert.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+import rewards
+from unigrpo.core import cli, seeding
+from unigrpo.core.files import write_json
+from unigrpo.core.records import Prompt
+from unigrpo.episodes import rollout
+from unigrpo.models import checkpoint
+from unigrpo.models.base import UnifiedModel
+from unigrpo.study import config
+from unigrpo.study.config import RLConfig
+from unigrpo.training.launch import accelerate_for
+from unigrpo.world.prompts import prompt_set
+
+SEED = 2  # of the draws: neither training's nor validation's
+PROMPTS = 12  # painted together
+RESAMPLES = 2000
+
+
+def components(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Variance components of balanced one-way data: values (P, T, M) -> (P,) between traces, (P,) within a trace.
+
+    Unbiased (expected mean squares), so the first may be below zero for a single prompt. T and M at least 2.
+    """
+    per_trace = values.shape[2]
+    within = values.var(axis=2, ddof=1).mean(axis=1)
+    return values.mean(axis=2).var(axis=1, ddof=1) - within / per_trace, within
+
+
+def trace_share(values: np.ndarray, rng: np.random.Generator) -> dict[str, float]:
+    """Share of the variance within a group that its traces explain, with a 95 % bootstrap interval over prompts, and
+    the two variances. values (P, T, M)."""
+    between, within = components(values)
+
+    def share(rows: np.ndarray) -> float:
+        return float(between[rows].mean() / (between[rows].mean() + within[rows].mean()))
+
+    p = len(values)
+    drawn = [share(rng.integers(p, size=p)) for _ in range(RESAMPLES)]
+    lo, hi = np.quantile(drawn, [0.025, 0.975])
+    variances = {"variance_trace": float(between.mean()), "variance_image": float(within.mean())}
+    return {"share": share(np.arange(p)), "lo": float(lo), "hi": float(hi), **variances}
+
+
+@torch.no_grad()
+def paint_each(
+    model: UnifiedModel, prompts: list[Prompt], rl: RLConfig, max_tokens: int, images: int, index: int
+) -> torch.Tensor:
+    """``rl.group_size`` traces per prompt and ``images`` pictures of each, (P * T * M, 3, H, W) in [0, 1]; the initial
+    noise is one per prompt with ``rl.same_noise``, else one per picture, and the window's noise is always its own."""
+    everyone = list(range(len(prompts) * rl.group_size))
+    begun = rollout.think(model, prompts, rl, max_tokens, SEED, index, everyone)
+    n, window = len(begun.x) * images, rollout.stochastic_steps(rl, SEED, index)
+    x = begun.x.repeat_interleave(images, 0)
+    if not rl.same_noise:
+        x = torch.randn(x.shape, generator=seeding.generator(SEED, "start", index)).to(x)
+    noise = torch.randn(n, len(window), *model.latent_shape, generator=seeding.generator(SEED, "noise", index)).to(x)
+    final, _ = rollout.paint(
+        model,
+        begun.context.repeat_interleave(images),
+        x,
+        begun.times,
+        guidance=rl.guidance,
+        window=window,
+        transition=rl.transition,
+        noise_level=rl.noise_level,
+        noise=noise,
+    )
+    return model.decode(final)
+
+
+def measure(
+    model: UnifiedModel, rl: RLConfig, max_tokens: int, images: int, judges: dict[str, rewards.Reward]
+) -> dict[str, dict[str, float]]:
+    """``trace_share`` of every judge on the validation prompts."""
+    prompts, scored = prompt_set("val"), {name: [] for name in judges}
+    for index, start in enumerate(range(0, len(prompts), PROMPTS)):
+        batch = prompts[start : start + PROMPTS]
+        painted = paint_each(model, batch, rl, max_tokens, images, index)
+        each = [p for p in batch for _ in range(rl.group_size * images)]
+        for name, judge in judges.items():
+            values = judge(painted, each).double().cpu().numpy()
+            scored[name].append(values.reshape(len(batch), rl.group_size, images))
+    return {
+        name: trace_share(np.concatenate(parts), seeding.numpy_generator(SEED, name)) for name, parts in scored.items()
+    }
+
+
+def main() -> None:
+    parser = cli.parser(
+        "unigrpo.tools.variance",
+        "Split the reward's spread within a group into traces and image noise, on validation prompts.",
+        config="resolved configuration of an RL run with thinking (JSON): how it rolls out",
+        run="folder of the policy to measure",
+        reward="folder of the learned reward",
+        out="JSON file to write",
+    )
+    parser.add_argument("--traces", type=int, default=8, help="traces per prompt, at least 2")
+    parser.add_argument("--images", type=int, default=8, help="images per trace, at least 2")
+    args = parser.parse_args()
+    if min(args.traces, args.images) < 2:
+        parser.error("--traces and --images: expected at least 2, one has no spread")
+    cfg = config.load(args.config)
+    model = checkpoint.load_model(args.run, accelerate_for(cfg).device, cfg.model).eval()
+    learned = rewards.load("learned", path=args.reward, device="auto")
+    judges = {"reward": learned, "verifier": rewards.load("verifier")}
+    result = {}
+    for name, same in (("group shares its initial noise", True), ("own initial noise", False)):
+        rl = replace(cfg.rl, thinking=True, group_size=args.traces, same_noise=same)
+        result[name] = measure(model, rl, cfg.sampling.max_trace_tokens, args.images, judges)
+        for judge, row in result[name].items():
+            print(f"{name}: {judge}: traces explain {row['share']:.2f} [{row['lo']:.2f}, {row['hi']:.2f}]")
+    write_json(args.out, {"prompts": len(prompt_set("val")), "traces": args.traces, "images": args.images, **result})
+
+
+if __name__ == "__main__":
+    cli.run(main)

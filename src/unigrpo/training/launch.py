@@ -1,0 +1,44 @@
+"""Device, precision and threads of a process, through accelerate."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+import torch
+from accelerate import Accelerator, PartialState
+
+from unigrpo.core.records import UserError
+from unigrpo.study.config import RunConfig
+
+PATIENCE = timedelta(hours=3)  # of processes with each other: one saves or reads while the others wait
+
+
+def join_others(cfg: RunConfig) -> None:
+    """Where a run has several processes, meet them; chooses this one's device."""
+    if cfg.processes > 1:
+        PartialState(cpu=cfg.device == "cpu", timeout=PATIENCE)
+
+
+def check_devices(cfg: RunConfig) -> None:
+    """Raise UserError where the processes of a run have fewer CUDA devices than they need on this machine."""
+    here, devices = int(os.environ.get("LOCAL_WORLD_SIZE", cfg.launched)), torch.cuda.device_count()
+    if cfg.launched > 1 and cfg.device != "cpu" and devices < here:
+        raise UserError(f"processes: {here} here need a CUDA device each, there are {devices}; or set device: cpu")
+
+
+def accelerate_for(cfg: RunConfig, **options) -> Accelerator:
+    """The accelerator of a run: ``device: auto`` is CUDA where there is one. Fixes the thread count, because the
+    order of floating-point sums depends on it. ``options`` are further ones of ``Accelerator``."""
+    torch.set_num_threads(cfg.threads)
+    if cfg.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device: 'cuda' was asked for, but this machine has no CUDA device")
+    return Accelerator(cpu=cfg.device == "cpu", mixed_precision=cfg.precision, **options)
+
+
+def device_memory(cfg: RunConfig) -> int:
+    """Bytes of the device of one of the run's processes: of a CUDA device, or its part of the machine's memory."""
+    if cfg.device != "cpu" and torch.cuda.is_available():
+        return torch.cuda.get_device_properties(int(os.environ.get("LOCAL_RANK", 0))).total_memory
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return machine // int(os.environ.get("LOCAL_WORLD_SIZE", 1))

@@ -1,0 +1,65 @@
+"""SFT samples for the learned reward: ``python -m unigrpo.training.reward_samples --config C --run SFT --out DIR``.
+
+Samples of training prompts are to be trained on; those of validation prompts measure the reward. As in training,
+without guidance and at temperature 1, half with thinking and half without.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from unigrpo.core import cli, seeding
+from unigrpo.models import checkpoint
+from unigrpo.sampling import sample_folder
+from unigrpo.sampling.engine import Decoding, Samples, sample
+from unigrpo.study import config
+from unigrpo.training.launch import accelerate_for
+from unigrpo.training.validation import validation_jobs
+from unigrpo.world.examples import training_prompts
+from unigrpo.world.prompts import VERSION
+
+HELD_OUT_PER_PROMPT = 8
+
+
+def main() -> None:
+    args = cli.parser(
+        "unigrpo.training.reward_samples",
+        "Sample the SFT model for the learned reward.",
+        config="resolved configuration of the SFT run (JSON)",
+        run="folder of the SFT run",
+        out="sample folder to write",
+    ).parse_args()
+    cfg = config.load(args.config)
+    model = checkpoint.load_model(args.run, accelerate_for(cfg).device, cfg.model).eval()
+    rng = seeding.numpy_generator(cfg.seed, "reward", "prompts")
+    jobs = []
+    for number in range(cfg.reward.samples):
+        category = training_prompts()[rng.integers(len(training_prompts()))]
+        jobs.append((category[rng.integers(len(category))], number))
+    jobs += validation_jobs(HELD_OUT_PER_PROMPT)
+    halves = jobs[::2], jobs[1::2]
+    modes = [Decoding(True, 1.0, 1.0), Decoding(False, 1.0, 1.0)]
+    parts = [
+        sample(model, half, cfg.sampling, mode, cfg.seed, progress=f"reward data {k + 1}/2")
+        for k, (half, mode) in enumerate(zip(halves, modes, strict=True))
+    ]
+    together = Samples(
+        np.concatenate([p.images for p in parts]),
+        [t for p in parts for t in p.traces],
+        sum(p.model_evaluations for p in parts),
+    )
+    protocol = {
+        "benchmark": "training",
+        "version": VERSION,
+        "mode": "mixed",
+        "guidance_name": "unguided",
+        "seed": cfg.seed,
+        "guidance": 1.0,
+        "temperature": 1.0,
+        "model_evaluations": together.model_evaluations,
+    }
+    sample_folder.write(args.out, halves[0] + halves[1], together, protocol)
+
+
+if __name__ == "__main__":
+    cli.run(main)

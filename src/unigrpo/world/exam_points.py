@@ -1,0 +1,154 @@
+"""TA, text alignment: a prompt's exam points and their answers (the paper's section 4; TA in Table 1).
+
+Every stated fact is one exam point: the class, the colour and the number of each group (a number above
+one), and the relation between two groups. A point is a question with its expected answer, worded so that a
+vision-language model can answer it from the image; here the detections of an instrument answer. An image's
+score is the mean over its points, the benchmark's the mean over images. Rows have GenEval 2's format.
+
+What differs from the paper: its 150 prompts and its judge are closed; ours are the synthetic world's 150
+compound prompts, and "left of" means what GenEval's position rule says.
+
+    python -m unigrpo.world.exam_points prompts
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from unigrpo.core import cli
+from unigrpo.core.records import Detection, Prompt
+from unigrpo.world.geneval_verdict import plural, relative_position, with_article
+
+VERSION = "1"
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+
+@dataclass(frozen=True)
+class Group:
+    """The objects that one clause speaks of."""
+
+    cls: str
+    color: str | None
+    count: int
+
+    @property
+    def noun(self) -> str:
+        """'red circle', or 'red circles' for more than one."""
+        noun = f"{self.color} {self.cls}" if self.color else self.cls
+        return plural(noun) if self.count > 1 else noun
+
+    def among(self, detections: Sequence[Detection]) -> list[Detection]:
+        """The detections of its class and, where stated, its colour."""
+        return [d for d in detections if d.cls == self.cls and self.color in (None, d.color)]
+
+
+@dataclass(frozen=True)
+class ExamPoint:
+    """One stated fact. ``skill``: object, attribute, count or position; ``target``: what a relation is to."""
+
+    question: str
+    expected: str
+    skill: str
+    group: Group
+    relation: str | None = None
+    target: Group | None = None
+
+
+Answerer = Callable[[ExamPoint], str]
+"""Looks at one image and answers a point's question, in words: "yes", "no", "two"."""
+
+
+def exam_points(meta: Mapping) -> list[ExamPoint]:
+    """The points of GenEval-like metadata, clause by clause: class, colour, count, relation."""
+    groups = [Group(c["class"], c.get("color"), c["count"]) for c in meta["include"]]
+    points = []
+    for clause, group in zip(meta["include"], groups, strict=True):
+        bare = Group(group.cls, None, group.count)
+        points.append(ExamPoint(_existence(bare), "yes", "object", bare))
+        if group.color:
+            points.append(ExamPoint(_existence(group), "yes", "attribute", group))
+        if group.count > 1:
+            question = f"How many {group.noun} are in the image?"
+            points.append(ExamPoint(question, _number(group.count), "count", group))
+        if "position" in clause:
+            relation, index = clause["position"]
+            verb = "Are" if group.count > 1 else "Is"
+            question = f"{verb} the {group.noun} {relation} the {groups[index].noun}?"
+            points.append(ExamPoint(question, "yes", "position", group, relation, groups[index]))
+    return points
+
+
+def _number(count: int) -> str:
+    return NUMBERS[count] if count < len(NUMBERS) else str(count)
+
+
+def _existence(group: Group) -> str:
+    if group.count > 1:
+        return f"Are there {group.noun} in the image?"
+    return f"Is there {with_article(group.noun)} in the image?"
+
+
+def row(prompt: Prompt) -> dict:
+    """GenEval 2's row of a prompt: ``{prompt, atom_count, vqa_list: [[question, answer], ...], skills}``."""
+    points = exam_points(prompt.meta)
+    return {
+        "prompt": prompt.text,
+        "atom_count": len(points),
+        "vqa_list": [[p.question, p.expected] for p in points],
+        "skills": [p.skill for p in points],
+    }
+
+
+def answer_from(detections: Sequence[Detection]) -> Answerer:
+    """The answerer that reads one image's detections.
+
+    A relation holds when it holds, by GenEval's rule, between every pair of the best-scored objects of both
+    groups, as many as are asked for.
+    """
+
+    def best(group: Group) -> list[Detection]:
+        return sorted(group.among(detections), key=lambda d: -d.score)[: group.count]
+
+    def answer(point: ExamPoint) -> str:
+        found = len(point.group.among(detections))
+        if point.skill == "count":
+            return _number(found)
+        if point.skill == "position":
+            pairs = [(o.box, t.box) for o in best(point.group) for t in best(point.target)]
+            holds = bool(pairs) and all(point.relation in relative_position(o, t) for o, t in pairs)
+            return "yes" if holds else "no"
+        return "yes" if found else "no"
+
+    return answer
+
+
+@dataclass(frozen=True)
+class Score:
+    """``value``: share (0-1) of ``atoms`` points answered as expected; ``failed``: the other questions."""
+
+    value: float
+    atoms: int
+    failed: tuple[str, ...]
+
+
+def score(meta: Mapping, answer: Answerer) -> Score:
+    """Mean over the exam points of one image; a prompt that states nothing scores 1."""
+    points = exam_points(meta)
+    failed = tuple(p.question for p in points if answer(p) != p.expected)
+    return Score(1 - len(failed) / len(points) if points else 1.0, len(points), failed)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    from unigrpo.world.prompts import prompt_set
+
+    parser = cli.parser("unigrpo.world.exam_points", "Text alignment: prompts and exam points of the world's prompts.")
+    parser.add_subparsers(required=True).add_parser("prompts", help="print the prompts with their exam points")
+    parser.parse_args(argv)
+    for prompt in prompt_set("ta_eval"):
+        print(json.dumps(row(prompt)))
+
+
+if __name__ == "__main__":
+    cli.run(main)

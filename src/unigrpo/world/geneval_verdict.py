@@ -1,0 +1,334 @@
+"""GenEval: official prompts, detection filter and verdict (Ghosh et al., 2023; the paper's Table 2).
+
+Prompts are generated, not stored: numpy's default generator at seed 43, drawn in the official order, gives
+the published file byte for byte. Two verdicts live here and must never share a column:
+
+* official: at least the asked count of each object (``exclude`` caps counting prompts). Extras are free.
+* exact: exactly the asked count, ``exclude`` ignored, a graded score: the public reward server's rule.
+
+Boxes and scores are compared in float32, as the official detector gives them: 0.30000001192 is not above
+0.3. What differs: relations inside a reason are sorted, where the official text has a set's hash order.
+
+    python -m unigrpo.world.geneval_verdict prompts [--metadata]
+    python -m unigrpo.world.geneval_verdict --images DIR            # real images, GenEval-style: see evals/benchmarks/geneval.py
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from unigrpo.core import cli
+from unigrpo.core.records import UserError
+
+_COCO = (
+    "person|bicycle|car|motorcycle|airplane|bus|train|truck|boat|traffic light|fire hydrant|stop sign|"
+    "parking meter|bench|bird|cat|dog|horse|sheep|cow|elephant|bear|zebra|giraffe|backpack|umbrella|"
+    "handbag|tie|suitcase|frisbee|skis|snowboard|sports ball|kite|baseball bat|baseball glove|skateboard|"
+    "surfboard|tennis racket|bottle|wine glass|cup|fork|knife|spoon|bowl|banana|apple|sandwich|orange|"
+    "broccoli|carrot|hot dog|pizza|donut|cake|chair|couch|potted plant|bed|dining table|toilet|tv|laptop|"
+    "computer mouse|tv remote|computer keyboard|cell phone|microwave|oven|toaster|sink|refrigerator|book|"
+    "clock|vase|scissors|teddy bear|hair drier|toothbrush"
+)
+CLASSES = tuple(_COCO.split("|"))
+COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
+RELATIONS = ("left of", "right of", "above", "below")
+CATEGORIES = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+COUNT_WORDS = ("zero", "one", "two", "three", "four")
+
+PROMPT_SEED = 43
+SCORE_THRESHOLD, COUNTING_THRESHOLD, MAX_OBJECTS = 0.3, 0.9, 16
+POSITION_THRESHOLD, DIRECTION_RATIO, COINCIDENT = 0.1, 0.5, 1e-3
+
+Boxes = Mapping[str, Sequence[Sequence[float]]]
+"""Class name -> rows (x0, y0, x1, y1, score), pixels and [0, 1], best score first."""
+
+
+# ------------------------------------------------------------------------------------------- prompts
+
+
+def with_article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+def plural(noun: str) -> str:
+    return noun + ("es" if noun.endswith("s") else "s")
+
+
+def _clause(cls: str, count: int = 1, **facts) -> dict:
+    return {"class": cls, "count": count, **facts}
+
+
+def metadata() -> list[dict]:
+    """The 553 official rows ``{tag, include, exclude?, prompt}``, in the published order."""
+    rng = np.random.default_rng(PROMPT_SEED)
+
+    def row(tag: str, include: list[dict], text: str, **more) -> dict:
+        return {"tag": tag, "include": include, **more, "prompt": f"a photo of {text}"}
+
+    def single(index: int) -> dict:
+        return row("single_object", [_clause(CLASSES[index])], with_article(CLASSES[index]))
+
+    def two_object() -> dict:
+        a, b = (CLASSES[i] for i in rng.choice(80, size=2, replace=False))
+        return row("two_object", [_clause(a), _clause(b)], f"{with_article(a)} and {with_article(b)}")
+
+    def counting() -> dict:
+        cls = CLASSES[rng.choice(80)]
+        n = int(rng.integers(2, 4, endpoint=True))
+        text = f"{COUNT_WORDS[n]} {plural(cls)}"
+        return row("counting", [_clause(cls, n)], text, exclude=[_clause(cls, n + 1)])
+
+    def colors() -> dict:
+        cls, color = CLASSES[rng.choice(79) + 1], COLORS[rng.choice(10)]  # never a person
+        return row("colors", [_clause(cls, color=color)], f"{with_article(color)} {cls}")
+
+    def position() -> dict:
+        moved, fixed = (CLASSES[i] for i in rng.choice(80, size=2, replace=False))
+        relation = RELATIONS[rng.choice(4)]
+        include = [_clause(fixed), _clause(moved, position=[relation, 0])]
+        return row("position", include, f"{with_article(moved)} {relation} {with_article(fixed)}")
+
+    def color_attr() -> dict:
+        a, b = (CLASSES[i + 1] for i in rng.choice(79, size=2, replace=False))
+        color_a, color_b = (COLORS[i] for i in rng.choice(10, size=2, replace=False))
+        include = [_clause(a, color=color_a), _clause(b, color=color_b)]
+        return row("color_attr", include, f"{with_article(color_a)} {a} and {with_article(color_b)} {b}")
+
+    rows = [single(i) for i in rng.choice(80, size=80, replace=False)]
+    for draw in (two_object, counting, colors, position, color_attr):
+        rows += [draw() for _ in range(100)]
+    return [json.loads(line) for line in dict.fromkeys(json.dumps(r) for r in rows)]
+
+
+# -------------------------------------------------------------------------------------------- filter
+
+
+def _iou(a: np.ndarray, b: np.ndarray) -> np.float32:
+    """Overlap of two float32 boxes whose borders are inclusive pixels (one is added to each side)."""
+
+    def area(x0, y0, x1, y1) -> np.float32:
+        return max(x1 - x0 + 1, np.float32(0)) * max(y1 - y0 + 1, np.float32(0))
+
+    inner = area(*np.maximum(a[:2], b[:2]), *np.minimum(a[2:4], b[2:4]))
+    union = area(*a[:4]) + area(*b[:4]) - inner
+    return inner / union if union else np.float32(0)
+
+
+def kept_indices(
+    boxes: Sequence[Sequence[float]],
+    tag: str,
+    max_overlap: float = 1.0,
+    thresholds: tuple[float, float] = (SCORE_THRESHOLD, COUNTING_THRESHOLD),
+) -> list[int]:
+    """Which detections of one class the official filter keeps, best score first (of equals, the later one).
+
+    Scores strictly above the first of ``thresholds`` (the second for counting prompts), the best 16, then, for
+    ``max_overlap`` below 1, greedy suppression of boxes whose overlap with a better one reaches it. Other thresholds
+    than the default are those of another detector.
+    """
+    rows = np.asarray(boxes, dtype=np.float32).reshape(-1, 5)
+    threshold = np.float32(thresholds[tag == "counting"])
+    order = np.argsort(rows[:, 4], kind="stable")[::-1]
+    order = [int(i) for i in order if rows[i, 4] > threshold][:MAX_OBJECTS]
+    if max_overlap == 1:
+        return order
+    kept: list[int] = []
+    for i in order:
+        if all(_iou(rows[j], rows[i]) < np.float32(max_overlap) for j in kept):
+            kept.append(i)
+    return kept
+
+
+def filter_detections(raw: Boxes, tag: str, max_overlap: float = 1.0) -> dict[str, list[list[float]]]:
+    """The official filter on every class; rows come back float32-rounded, empty classes are dropped."""
+    kept = {
+        cls: [np.asarray(boxes[i], dtype=np.float32).tolist() for i in kept_indices(boxes, tag, max_overlap)]
+        for cls, boxes in raw.items()
+    }
+    return {cls: boxes for cls, boxes in kept.items() if boxes}
+
+
+# ------------------------------------------------------------------------------------------ verdicts
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``reason``: one line a failure, empty if correct. ``score`` (exact rule only): 1 or less, unclamped."""
+
+    correct: bool
+    reason: str
+    score: float | None = None
+
+    @property
+    def reason_canonical(self) -> str:
+        """``reason`` itself: its relations are already sorted, so it depends on no hash seed."""
+        return self.reason
+
+
+def relative_position(a: Sequence[float], b: Sequence[float]) -> set[str]:
+    """Relations that hold from box ``a`` to box ``b`` (at most two; none for near or equal centres).
+
+    The centre distance is reduced per axis by 0.1 of the two sizes, then compared with half of the
+    *unreduced* distance, so that close boxes may stand in no relation at all.
+    """
+    corners = np.array([a[:4], b[:4]], dtype=np.float32).reshape(2, 2, 2)  # box, corner, axis
+    centers = corners.mean(axis=1)
+    sizes = np.abs(corners[:, 1] - corners[:, 0])
+    offset = centers[0] - centers[1]
+    reduced = np.maximum(np.abs(offset) - POSITION_THRESHOLD * sizes.sum(axis=0), 0) * np.sign(offset)
+    if np.all(np.abs(reduced) < COINCIDENT):
+        return set()
+    dx, dy = reduced / np.linalg.norm(offset)
+    holds = (dx < -DIRECTION_RATIO, dx > DIRECTION_RATIO, dy < -DIRECTION_RATIO, dy > DIRECTION_RATIO)
+    return {relation for relation, true in zip(RELATIONS, holds, strict=True) if true}
+
+
+def _failed_relation(relation: str, objects: Sequence, targets: Sequence) -> set[str] | None:
+    """Relations of the first (object, target) pair that misses ``relation``; None when every pair has it."""
+    for found in (relative_position(o, t) for o in objects for t in targets):
+        if relation not in found:
+            return found
+    return None
+
+
+def _bad(meta: Mapping, where: str, problem: str) -> UserError:
+    return UserError(f"GenEval metadata of {meta.get('prompt', 'a prompt without text')!r}: {where} {problem}")
+
+
+def _class_and_count(meta: Mapping, name: str, index: int) -> tuple[str, int]:
+    clause, where = meta[name][index], f"{name}[{index}]"
+    cls, count = clause.get("class"), clause.get("count")
+    if not isinstance(cls, str) or not cls:
+        raise _bad(meta, where, f"needs 'class', a class name, found {cls!r}")
+    if not isinstance(count, int) or count < 1:
+        raise _bad(meta, where, f"needs 'count', a whole number above 0, found {count!r}")
+    return cls, count
+
+
+def _target(meta: Mapping, index: int, groups: list) -> tuple[str, Sequence | None]:
+    """(relation, objects of the clause it points to; None if that clause failed)."""
+    clause = meta["include"][index]
+    match clause["position"]:
+        case [str(relation), int(target)] if 0 <= target < index:
+            return relation, groups[target]
+        case found:
+            where = f"include[{index}] ({clause['class']})"
+            raise _bad(meta, where, f"needs 'position' [relation, index of an earlier clause], found {found!r}")
+
+
+def check(meta: Mapping) -> None:
+    """Raise UserError for the first clause that a verdict could stumble over, whatever the image shows."""
+    for name in ("include", "exclude"):
+        clauses = meta.get(name, [])
+        if not isinstance(clauses, list) or not all(isinstance(clause, dict) for clause in clauses):
+            raise _bad(meta, name, f"must be a list of clauses, found {clauses!r}")
+        for index, clause in enumerate(clauses):
+            _class_and_count(meta, name, index)
+            if not isinstance(clause.get("color", ""), str):
+                raise _bad(meta, f"{name}[{index}]", f"needs a name as 'color', found {clause['color']!r}")
+            if name == "include" and "position" in clause:
+                relation, _ = _target(meta, index, [None] * index)
+                if relation not in RELATIONS:
+                    known = ", ".join(RELATIONS)
+                    raise _bad(meta, f"{name}[{index}]", f"needs a relation among {known}, found {relation!r}")
+
+
+def _colors_of(colors: Mapping[str, Sequence[str]], cls: str, count: int) -> list[str]:
+    given = list(colors.get(cls, ()))[:count]
+    if len(given) < count:
+        raise UserError(f"GenEval colors of class '{cls}': expected one a detection ({count}), found {len(given)}")
+    return given
+
+
+def _judge(
+    meta: Mapping, detections: Boxes, colors: Mapping[str, Sequence[str]], exact: bool
+) -> tuple[list[str], list[float]]:
+    """The walk over ``include`` that both rules share -> (reasons, parts of the exact rule's score)."""
+    reasons: list[str] = []
+    parts: list[float] = []
+    groups: list[Sequence | None] = []  # per clause its objects, None if it failed
+    for index, clause in enumerate(meta.get("include", [])):
+        cls, count = _class_and_count(meta, "include", index)
+        found = list(detections.get(cls, ()))
+        if not exact:
+            found = found[:count]
+        failures: list[str] = []
+        parts.append(1 - abs(count - len(found)) / count)
+        if len(found) < count or (exact and len(found) > count):
+            failures.append(f"expected {cls}{'==' if exact else '>='}{count}, found {len(found)}")
+            if "color" in clause or "position" in clause:
+                parts.append(0.0)
+        else:
+            if "color" in clause:
+                color, seen = clause["color"], _colors_of(colors, cls, len(found))
+                parts.append(1 - abs(count - seen.count(color)) / count)
+                if seen.count(color) < count:
+                    listed = ", ".join(f"{seen.count(c)} {c}" for c in COLORS if c in seen)
+                    failures.append(f"expected {color} {cls}>={count}, found {seen.count(color)} {color}; and {listed}")
+            if "position" in clause and not failures:
+                relation, targets = _target(meta, index, groups)
+                if targets is None:
+                    failures.append(f"no target for {cls} to be {relation}")
+                    parts.append(0.0)
+                else:
+                    wrong = _failed_relation(relation, found, targets)
+                    if wrong is not None:
+                        listed = " and ".join(sorted(wrong))
+                        failures.append(f"expected {cls} {relation} target, found {listed} target")
+                        parts.append(0.0)  # NOTE: the reward server counts a failed relation as a 0 and a 1
+                    parts.append(1.0)
+        reasons += failures
+        groups.append(None if failures else found)
+    return reasons, parts
+
+
+def official_verdict(meta: Mapping, detections: Boxes, colors: Mapping[str, Sequence[str]]) -> Verdict:
+    """GenEval's own verdict on filtered ``detections`` with ``colors`` parallel to them, class by class.
+
+    Raises UserError on reaching a position clause that points to a clause not evaluated before it.
+    """
+    reasons, _ = _judge(meta, detections, colors, exact=False)
+    for index in range(len(meta.get("exclude", []))):
+        cls, count = _class_and_count(meta, "exclude", index)
+        found = len(detections.get(cls, ()))
+        if found >= count:
+            reasons.append(f"expected {cls}<{count}, found {found}")
+    return Verdict(not reasons, "\n".join(reasons))
+
+
+def exact_verdict(meta: Mapping, detections: Boxes, colors: Mapping[str, Sequence[str]]) -> Verdict:
+    """The reward server's verdict: exact counts, no ``exclude``; score = mean of its parts, 0 without any."""
+    reasons, parts = _judge(meta, detections, colors, exact=True)
+    return Verdict(not reasons, "\n".join(reasons), sum(parts) / len(parts) if parts else 0.0)
+
+
+# ------------------------------------------------------------------------------------------- command
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = cli.parser(
+        "unigrpo.world.geneval_verdict", "GenEval: judge images in its style, or print the official prompts."
+    )
+    given = list(sys.argv[1:] if argv is None else argv)
+    if any(word.startswith("--images") for word in given):
+        from evals import images
+
+        images.add_options(parser, "geneval")
+        args = parser.parse_args(given)
+        args.benchmark = "geneval"
+        return images.judge_images(args)
+    parser.epilog = "With --images DIR it judges images: python -m evals.images geneval --help tells the options."
+    prompts = parser.add_subparsers(required=True).add_parser("prompts", help="print the prompts, one a line")
+    prompts.add_argument("--metadata", action="store_true", help="print the metadata rows as JSON instead")
+    args = parser.parse_args(given)
+    for row in metadata():
+        print(json.dumps(row) if args.metadata else row["prompt"])
+
+
+if __name__ == "__main__":
+    cli.run(main)

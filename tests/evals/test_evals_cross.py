@@ -1,0 +1,222 @@
+"""The cross-reward table: means and paired differences by hand, hacking in the notes, images that cannot be read."""
+
+import argparse
+import json
+import re
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import rewards
+from evals import cross, held_out, images
+from evals.benchmarks import reward as reward_benchmark
+from rewards import Reward
+from unigrpo.core.files import read_json
+from unigrpo.core.records import UserError
+
+META = {"tag": "colors", "include": [{"class": "circle", "count": 1}], "prompt": "a photo of a circle"}
+
+
+def write_set(folder, levels, size=(20, 20)):
+    """Images of one colour, (red, green) in [0, 1] each; two prompts in turn."""
+    folder.mkdir(parents=True)
+    header = {"benchmark": "geneval", "version": "1", "mode": "think", "guidance_name": "tuned"}
+    (folder / "protocol.json").write_text(json.dumps(header))
+    rows = []
+    for number, (red, green) in enumerate(levels):
+        Image.new("RGB", size, (round(255 * red), round(255 * green), 0)).save(folder / f"{number}.png")
+        names = {"image": f"{number}.png", "prompt_id": f"p{number % 2}", "sample": number // 2}
+        rows.append(names | {"prompt": META["prompt"], "tag": "colors", "meta": META})
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def channel(number):
+    return Reward(f"c{number}", lambda images, prompts: images[:, number].mean((1, 2)), True)
+
+
+@pytest.fixture
+def colours(monkeypatch):
+    """Rewards ``red`` and ``green`` besides those of the checkout."""
+    held, load = {"red": channel(0), "green": channel(1)}, rewards.load
+    monkeypatch.setattr(rewards, "load", lambda name, **o: held.get(name) or load(name, **o))
+
+
+def run(tmp_path, *sources, rewards=("red", "green")):
+    told = [f"--reward={name}" for name in rewards]
+    cross.main(["--out", str(tmp_path / "out"), *told, *map(str, sources)])
+    return pd.read_csv(tmp_path / "out/cross.csv").set_index(["run", "reward"])
+
+
+BASE = [(0.2, 0.6), (0.4, 0.8), (0.2, 0.6), (0.4, 0.8)]
+HACKED = [(0.8, 0.2), (0.9, 0.5), (0.8, 0.2), (0.9, 0.3)]
+
+
+def test_means_and_differences(tmp_path, colours, capsys):
+    a, b = write_set(tmp_path / "a", BASE), write_set(tmp_path / "b", HACKED)
+    table = run(tmp_path, f"sft={a}", f"rl={b}")
+    assert table["mean"].tolist() == pytest.approx([0.3, 0.7, 0.85, 0.3], abs=0.004)
+    assert table.loc[("rl", "red"), "gap"] == pytest.approx(0.55, abs=0.004)
+    assert table.loc[("rl", "green"), "gap"] == pytest.approx(-0.4, abs=0.004)
+    assert table.loc[("sft", "red"), ["gap", "gap_lo"]].isna().all()
+    assert table["images"].tolist() == [4] * 4 and table["prompts"].tolist() == [2] * 4
+    text = (tmp_path / "out/cross.md").read_text()
+    assert "## Difference to sft" in text and "▲" in text and "▼" in text
+    rows = [json.loads(line) for line in (tmp_path / "out/cross.jsonl").read_text().splitlines()]
+    assert [(r["run"], r["prompt_id"], r["sample"]) for r in rows[:4]] == [
+        ("sft", f"p{p}", s) for s in (0, 1) for p in (0, 1)
+    ]
+    assert rows[4]["scores"] == {"red": pytest.approx(0.8, abs=0.01), "green": pytest.approx(0.2, abs=0.01)}
+    assert "2 rewards, 8 images" in capsys.readouterr().out
+    assert "Rewards as held-out metrics" in (tmp_path / "out/cross.html").read_text()
+
+
+def test_seeds_and_the_reward_trained_on_are_those_of_the_run_s_folder(tmp_path, colours):
+    sources = []
+    for seed, levels in ((0, HACKED), (3, HACKED[::-1])):
+        folder = tmp_path / f"runs/rl/seed{seed}"
+        sources.append(f"rl={write_set(folder / 'samples/geneval.think.tuned', levels)}")
+        (folder / "run.json").write_text(json.dumps({"config": {"stage": "rl", "rl": {"reward": "red"}}}))
+    base = write_set(tmp_path / "base", BASE)
+    table = run(tmp_path, f"sft={base}", *sources)
+    assert table.loc[("rl", "red"), "seeds"] == 2 and table.loc[("rl", "red"), "trained_on"] == "red"
+    assert "rl was trained on red: up; held out: green down." in (tmp_path / "out/cross.md").read_text()
+    assert cross.parse_source(sources[1], []).seed == 3
+    with pytest.raises(UserError, match="run 'rl', seed 0 is given twice"):
+        run(tmp_path, sources[0], sources[0])
+
+
+def test_batches_and_sizes_do_not_matter(tmp_path, colours):
+    folder = write_set(tmp_path / "a", HACKED)
+    Image.open(folder / "1.png").resize((32, 24)).save(folder / "1.png")
+    judges = [("red", channel(0)), ("green", channel(1))]
+    source = cross.Source("a", 0, folder, None)
+    whole, alone = (cross.score(source, judges, batch).rows for batch in (32, 1))
+    for first, second in zip(whole, alone, strict=True):
+        assert first["image"] == second["image"] and first["scores"] == pytest.approx(second["scores"])
+
+
+def test_an_unreadable_image_is_told_and_its_prompt_left_out_where_none_remains(tmp_path, colours, capsys):
+    a, b = write_set(tmp_path / "a", BASE), write_set(tmp_path / "b", HACKED)
+    for name in ("0.png", "2.png"):  # all images of the first prompt
+        (b / name).write_bytes(b"no image")
+    with pytest.raises(SystemExit) as end:
+        run(tmp_path, f"sft={a}", f"rl={b}")
+    told = capsys.readouterr()
+    assert end.value.code == 1 and "2 images were not scored" in told.err and "not scored: rl: 0.png" in told.err
+    table = pd.read_csv(tmp_path / "out/cross.csv").set_index(["run", "reward"])
+    assert table.loc[("sft", "red"), "mean"] == pytest.approx(0.4, abs=0.004)  # of the second prompt alone
+    assert "**Images that could not be scored**: 2 of rl." in (tmp_path / "out/cross.md").read_text()
+
+
+def test_nothing_shared_and_nothing_readable_are_errors(tmp_path, colours):
+    a = write_set(tmp_path / "a", BASE)
+    b = shutil.copytree(a, tmp_path / "b")
+    (b / "manifest.jsonl").write_text((b / "manifest.jsonl").read_text().replace('"prompt_id": "p', '"prompt_id": "q'))
+    with pytest.raises(UserError, match="share no prompt"):
+        run(tmp_path, f"a={a}", f"b={b}")
+    for name in range(4):
+        (b / f"{name}.png").unlink()
+    with pytest.raises(UserError, match="none of 4 images can be scored"):
+        run(tmp_path, f"b={b}")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        ("red={", "not valid JSON"),
+        ("red=[1]", "expected a JSON object"),
+        ("nothing", "reward 'nothing': expected the name"),
+        ('verifier={"a": 1}', "reward verifier: build"),
+    ],
+)
+def test_bad_rewards_are_named(tmp_path, colours, reward, message):
+    with pytest.raises(UserError, match=message):
+        run(tmp_path, f"a={write_set(tmp_path / 'a', BASE)}", rewards=[reward])
+
+
+def test_a_reward_s_refusal_names_the_sample(tmp_path, colours, monkeypatch):
+    broken = Reward("broken", lambda images, prompts: images[:, 0].mean((1, 2)) / 0 * 0, False)
+    monkeypatch.setattr(rewards, "load", lambda name, **o: broken)
+    with pytest.raises(UserError, match=r"none of 4 images can be scored; 0.png: reward broken: sample 0 \(p0"):
+        run(tmp_path, f"a={write_set(tmp_path / 'a', BASE)}")
+
+
+def test_an_image_that_a_reward_refuses_is_left_out_alone(tmp_path, monkeypatch, capsys):
+    picky = Reward("picky", lambda images, prompts: (images[:, 0].mean((1, 2)) - 0.3).log(), False)  # not under 0.3
+    monkeypatch.setattr(rewards, "load", lambda name, **o: picky)
+    folder = write_set(tmp_path / "a", BASE)
+    with pytest.raises(SystemExit):
+        run(tmp_path, f"a={folder}", rewards=["picky"])
+    rows = [json.loads(line) for line in (tmp_path / "out/cross.jsonl").read_text().splitlines()]
+    assert [row["image"] for row in rows] == [
+        "1.png",
+        "3.png",
+    ] and "2 images were not scored" in capsys.readouterr().err
+
+
+def test_a_reward_is_a_benchmark_too(tmp_path, colours, capsys):
+    write_set(tmp_path / "a", BASE)
+    images.main(["reward", "--images", str(tmp_path / "a"), "--reward", "red"])
+    summary = read_json(tmp_path / "a.reward/summary.json")
+    assert summary["mean"] == pytest.approx(0.3, abs=0.004) and summary["tasks"]["colors"]["images"] == 4
+    assert summary["version"] == "reward-1 c0" and "Mean reward (reward-1 c0)" in capsys.readouterr().out
+
+
+def test_the_version_of_a_mean_reward_holds_the_weights_that_its_options_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(rewards, "load", lambda name, **o: channel(0))
+    folder = tmp_path / "weights"
+    folder.mkdir()
+
+    def version(reward):
+        return reward_benchmark.build(argparse.Namespace(reward=reward)).version
+
+    named = f"red={json.dumps({'path': str(folder)})}"
+    found = []
+    for content in ("one", "two", "one"):
+        (folder / "model.pt").write_text(content)
+        found.append(version(named))
+    assert found[0] == found[2] != found[1] and version("red") == "reward-1 c0"
+    assert re.fullmatch(r"reward-1 c0:[0-9a-f]{8} weights:[0-9a-f]{8}", found[0])
+    assert version('red={"path": "else"}').count(":") == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"normalise": "batch", "parts": {"jpeg": {"weight": 1}}},
+        {
+            "parts": {
+                "all": {
+                    "weight": 1,
+                    "reward": "weighted",
+                    "options": {"normalise": "batch", "parts": {"jpeg": {"weight": 1}}},
+                }
+            }
+        },
+    ],
+    ids=["itself", "a part"],
+)
+def test_scores_that_depend_on_their_batch_are_no_metric(tmp_path, options):
+    told = f"weighted={json.dumps(options)}"
+    with pytest.raises(UserError, match="its scores depend on the images judged together, expected normalise: none"):
+        run(tmp_path, f"a={write_set(tmp_path / 'a', BASE)}", rewards=[told])
+    name, reward = held_out.parse(told.replace("batch", "none"))
+    assert name.startswith("weighted=") and not reward.relative
+
+
+def test_rewards_of_the_checkout_score_the_world(tmp_path):
+    """The verifier on rendered scenes: 1 where the circle is there, 0 where it is not."""
+    from unigrpo.world.render import render
+    from unigrpo.world.scenes import Obj, Scene
+
+    folder = write_set(tmp_path / "a", BASE, size=(48, 48))
+    scenes = [Scene((Obj(cls, "red", 0.5, 0.5, 0.11),)) for cls in ("circle", "square", "circle", "square")]
+    for number, picture in enumerate(render(scenes, 48)):
+        Image.fromarray(np.asarray(picture)).save(folder / f"{number}.png")
+    table = run(tmp_path, f"a={folder}", rewards=["verifier"])
+    assert table["mean"].tolist() == [pytest.approx(0.5, abs=0.06)]

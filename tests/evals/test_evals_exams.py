@@ -1,0 +1,307 @@
+"""Exams put to a model: probabilities become TA, Soft-TIFA and DPG scores by hand-worked rules; bad prompt files."""
+
+import json
+import math
+
+import pytest
+from PIL import Image
+from tests.test_evals_pictures import CUP, DOG, write_official
+
+from evals import benchmarks, exam, images
+from evals.benchmarks.dpg import QuestionGraphs, read_graphs, settled
+from evals.benchmarks.geneval2 import SoftTifa
+from evals.benchmarks.ta import TextAlignment
+from evals.pictures import Picture
+from tests._support import fake_server, judges
+from unigrpo.core.files import read_json, read_jsonl
+from unigrpo.core.records import Prompt, UserError
+
+COWS = {
+    "prompt": "two red cows",
+    "atom_count": 3,
+    "vqa_list": [["How many cows are there?", "two"], ["Are the cows red?", "Yes"], ["Are there any cows?", "Yes"]],
+    "skills": ["count", "attribute", "object"],
+}
+CAT = {"prompt": "a cat", "atom_count": 1, "vqa_list": [["Is there a cat?", "Yes"]], "skills": ["object"]}
+
+
+class Says:
+    """Answers with the share given to each question, or the error; cannot say eleven."""
+
+    name, digest = "owner/says", "d1"
+
+    def __init__(self, **shares):
+        self.shares, self.asked = shares, []
+
+    def check(self, answer):
+        if answer == "11":
+            raise UserError("says: answer '11': is no single token")
+
+    def ask(self, shown, questions, answers):
+        self.asked += list(zip(questions, answers, strict=True))
+        return [self.shares[question.split(" Answer")[0]] for question in questions]
+
+
+def says(*values):
+    questions = [q for row in (COWS, CAT) for q, _ in row["vqa_list"]]
+    return Says(**dict(zip(questions, values, strict=False)))
+
+
+def write_rows(path, *rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def picture(text, meta=None, name="a"):
+    return Picture(name, Prompt(name, text, "", meta or {}), 0, lambda: Image.new("RGB", (20, 20)))
+
+
+def judged(judge, *texts):
+    pictures = [picture(text, name=f"{i}") for i, text in enumerate(texts)]
+    rows = judge.judge(pictures, [p.open() for p in pictures])
+    return [
+        r if isinstance(r, UserError) else {"prompt_id": p.prompt.id} | r for p, r in zip(pictures, rows, strict=True)
+    ]
+
+
+# --------------------------------------------------------------------------------------- GenEval 2
+
+
+def test_soft_tifa_by_hand(tmp_path):
+    vlm = says(0.9, 0.4, 1.0, 0.25)
+    judge = SoftTifa(vlm, write_rows(tmp_path / "p.jsonl", COWS, CAT))
+    rows = judged(judge, "two red cows", "a cat", "two red cows")
+    am, gm = (0.9 + 0.4 + 1.0) / 3, (0.9 * 0.4 * 1.0) ** (1 / 3)
+    assert rows[0]["metrics"] == {"am": pytest.approx(am), "gm": pytest.approx(gm), "atoms": 3}
+    assert rows[0]["reason"] == "Are the cows red?" and rows[1]["metrics"]["gm"] == pytest.approx(0.25)
+    assert vlm.asked[0] == ("How many cows are there? Answer in one word.", "two")
+    numbers, lines = judge.summary(rows)
+    assert numbers["am"] == pytest.approx((2 * am + 0.25) / 3) and numbers["gm"] == pytest.approx((2 * gm + 0.25) / 3)
+    assert numbers["by_atoms"]["3"] == {"gm": pytest.approx(gm), "am": pytest.approx(am), "images": 2}
+    assert numbers["by_skill"]["object"] == {"am": pytest.approx((1 + 1 + 0.25) / 3), "points": 3}
+    assert any(line.startswith(" 3 atoms: GM") for line in lines)
+    assert judge.version.startswith("geneval2-1 prompts:") and judge.version.endswith(" says:d1")
+
+
+def test_a_prompt_that_fails_wholly_in_one_atom_has_no_geometric_mean():
+    assert exam.geometric_mean([0.9, 0.0]) == 0 and exam.geometric_mean([0.5]) == pytest.approx(0.5)
+    assert exam.geometric_mean([1e-200, 1e-200]) == pytest.approx(1e-200)
+
+
+def test_an_answer_that_could_not_be_had_costs_its_image_alone(tmp_path):
+    vlm = says(0.9, UserError("no reply"), 1.0, 0.25)
+    rows = judged(SoftTifa(vlm, write_rows(tmp_path / "p.jsonl", COWS, CAT)), "two red cows", "a cat")
+    assert str(rows[0]) == "no reply" and rows[1]["metrics"]["am"] == 0.25
+
+
+def test_a_prompt_without_an_exam_is_told(tmp_path):
+    judge = SoftTifa(says(), write_rows(tmp_path / "p.jsonl", CAT))
+    with pytest.raises(UserError, match="prompt 'a dog' is not in .*p.jsonl"):
+        judge.check(picture("a dog"))
+
+
+def test_an_answer_that_the_judge_cannot_give_is_found_before_it_is_asked(tmp_path):
+    many = {"prompt": "cats", "vqa_list": [["Is there a cat?", "yes"], ["How many cats are there?", "11"]]}
+    path = write_rows(tmp_path / "p.jsonl", CAT, many)
+    for kind in (SoftTifa, TextAlignment):
+        with pytest.raises(UserError, match="p.jsonl: prompt 'cats': says: answer '11': is no single token"):
+            kind(says(), path)
+    told = {"include": [{"class": "cat", "count": 11}]}
+    with pytest.raises(UserError, match="^a: prompt 'cats': says: answer '11'"):
+        TextAlignment(says()).check(picture("cats", told))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"vqa_list": []}, "line 2: 'prompt' must be a text, found None"),
+        (CAT | {"prompt": "b", "vqa_list": []}, "line 2: 'vqa_list' must be a list"),
+        (CAT | {"prompt": "b", "vqa_list": [["q"]]}, r"must hold \[question, answer\], found \['q'\]"),
+        (CAT | {"prompt": "b", "vqa_list": [["q", 2]]}, "must hold"),
+        (CAT | {"prompt": "b", "skills": []}, "'skills' must be 1 texts"),
+        (CAT | {"prompt": "b", "atom_count": 0}, "'atom_count' must be a whole number above 0"),
+        (CAT, "line 2: prompt 'a cat' stands twice"),
+    ],
+)
+def test_rows_that_are_no_exam_are_named(tmp_path, row, message):
+    with pytest.raises(UserError, match=message):
+        exam.read_exams(write_rows(tmp_path / "p.jsonl", CAT, row))
+
+
+# ---------------------------------------------------------------------------------------------- TA
+
+
+def test_ta_counts_points_at_even_odds(tmp_path):
+    judge = TextAlignment(says(0.5, 0.49, 0.8, 0.1), write_rows(tmp_path / "p.jsonl", COWS, CAT))
+    rows = judged(judge, "two red cows", "a cat")
+    assert rows[0]["metrics"] == {"ta": pytest.approx(2 / 3), "ta_soft": pytest.approx(1.79 / 3), "atoms": 3}
+    assert rows[0]["reason"] == "Are the cows red?"
+    numbers, _ = judge.summary(rows)
+    assert numbers["ta"] == pytest.approx((2 / 3 + 0) / 2)
+    assert numbers["skills"]["object"] == {"share": 0.5, "points": 2}
+
+
+def test_without_a_file_the_points_are_the_metadata_s():
+    vlm = Says(**{"Is there a cup in the image?": 0.9, "Is there a red cup in the image?": 0.2})
+    judge = TextAlignment(vlm)
+    shown = picture(CUP["prompt"], CUP)
+    (row,) = judge.judge([shown], [shown.open()])
+    assert row["metrics"]["ta"] == 0.5 and [point[2] for point in row["points"]] == ["object", "attribute"]
+    with pytest.raises(UserError, match="needs 'include'"):
+        judge.check(picture("a cat"))
+    with pytest.raises(UserError, match="'count'"):
+        judge.check(picture("a cat", {"include": [{"class": "cat", "count": 0}]}))
+
+
+# --------------------------------------------------------------------------------------------- DPG
+
+HEAD = (
+    "item_id,text,keywords,proposition_id,dependency,category_broad,category_detailed,tuple,question_natural_language"
+)
+
+
+def write_graph(path, *rows):
+    path.write_text("\n".join([HEAD, *rows]) + "\n")
+    return path
+
+
+FARM = [
+    'farm,"a red barn, a cow",,1,0,entity,whole,,Is there a barn?',
+    "farm,,,2,1,attribute,color,,Is the barn red?",
+    "farm,,,3,0,entity,whole,,Is there a cow?",
+    'farm,,,4,"1,3",relation,spatial,,Is the cow beside the barn?',
+]
+
+
+def test_a_question_counts_only_if_those_it_rests_on_do(tmp_path):
+    graph = read_graphs(write_graph(tmp_path / "d.csv", *FARM))["farm"]
+    assert graph.exam.prompt == "a red barn, a cow" and graph.rests_on == ((), (1,), (), (1, 3))
+    assert settled(graph, [True] * 4) == [True] * 4
+    assert settled(graph, [False, True, True, True]) == [False, False, True, False]
+    assert settled(graph, [True, False, True, True]) == [True, False, True, True]
+
+
+CHAIN = [
+    "farm,a barn,,1,0,entity,whole,,Is there a barn?",
+    "farm,,,2,1,attribute,color,,Is the barn red?",
+    "farm,,,3,2,attribute,color,,Is it a dark red?",
+]
+
+
+def test_a_refusal_goes_down_a_chain_and_categories_are_of_the_answers(tmp_path):
+    """No, yes, yes: nothing counts; but both attributes were answered yes."""
+    graph = read_graphs(write_graph(tmp_path / "d.csv", *CHAIN))["farm"]
+    assert settled(graph, [False, True, True]) == [False, False, False]
+    assert settled(graph, [True, False, True]) == [True, False, False]
+    said = Says(**{"Is there a barn?": 0.1, "Is the barn red?": 0.9, "Is it a dark red?": 0.8})
+    shown = picture("a barn")
+    judge = QuestionGraphs(said, tmp_path / "d.csv")
+    (row,) = judge.judge([shown], [shown.open()])
+    assert row["metrics"]["dpg"] == 0 and row["reason"].count("\n") == 2
+    numbers, _ = judge.summary([{"prompt_id": "farm"} | row])
+    assert numbers["categories"]["attribute"] == {"share": 1.0, "points": 2}
+    assert numbers["categories"]["entity"]["share"] == 0 and judge.version.startswith("dpg-style-2 ")
+
+
+def test_a_row_above_its_premise_sees_the_premise_s_answer(tmp_path):
+    """As rows are gone through once, in their order."""
+    rows = "farm,,,2,3,attribute,color,,Is it a dark red?", "farm,,,3,1,attribute,color,,Is the barn red?"
+    graph = read_graphs(write_graph(tmp_path / "d.csv", CHAIN[0], *rows))["farm"]
+    assert graph.ids == (1, 2, 3) and graph.rests_on == ((), (3,), (1,))
+    assert settled(graph, [False, True, True]) == [False, True, False]
+
+
+def test_dpg_scores(tmp_path):
+    shares = dict(zip(["Is there a barn?", "Is the barn red?", "Is there a cow?"], (0.4, 0.9, 0.9), strict=True))
+    judge = QuestionGraphs(
+        Says(**shares, **{"Is the cow beside the barn?": 0.9}), write_graph(tmp_path / "d.csv", *FARM)
+    )
+    first, by_id = picture("a red barn, a cow"), picture("the words were lost", name="farm")
+    rows = judge.judge([first, by_id], [first.open(), by_id.open()])
+    assert [row["metrics"]["dpg"] for row in rows] == [0.25, 0.25]
+    numbers, _ = judge.summary([{"prompt_id": "farm"} | row for row in rows])
+    assert numbers["dpg"] == 0.25 and numbers["categories"]["entity"] == {"share": 0.5, "points": 4}
+    with pytest.raises(UserError, match="'a cat' .* is not in"):
+        judge.check(picture("a cat"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["farm,x,,one,0,e,,,Is it?"], "line 2: 'proposition_id' and 'dependency' must be numbers, found 'one'"),
+        (["farm,x,,1,0,e,,,"], "line 2: 'item_id' and 'question_natural_language'"),
+        (["farm,x,,1,7,e,,,Is it?"], "line 2: 'dependency' 7 is no other question"),
+        (["farm,x,,1,0,e,,,Is it?", "farm,,,1,0,e,,,Is it?"], "line 3: 'proposition_id' 1 stands twice"),
+        ([], "is empty"),
+    ],
+)
+def test_graphs_that_are_none_are_named(tmp_path, rows, message):
+    with pytest.raises(UserError, match=message):
+        read_graphs(write_graph(tmp_path / "d.csv", *rows))
+
+
+def test_a_missing_column_is_named(tmp_path):
+    (tmp_path / "d.csv").write_text("item_id,text\na,b\n")
+    with pytest.raises(UserError, match="column 'proposition_id' is missing"):
+        read_graphs(tmp_path / "d.csv")
+
+
+# ------------------------------------------------------------------------------------ the commands
+
+
+def test_ta_with_a_model_of_transformers(tmp_path, capsys):
+    """A tiny model through the real loader, one by one and in batches."""
+    write_official(tmp_path / "d", [CUP, DOG])
+    model = judges.save_vlm(tmp_path / "vlm")
+    command = ["ta", "--images", str(tmp_path / "d"), "--vlm", str(model), "--device", "cpu"]
+    images.main(command)
+    images.main([*command, "--batch", "1", "--out", str(tmp_path / "alone")])
+    summary = read_json(tmp_path / "d.ta/summary.json")
+    assert summary["images"] == 4 and summary["version"].startswith("ta-style-1 points:1 vlm:")
+    folders = (tmp_path / "d.ta", tmp_path / "alone")
+    together, alone = ([row for _, row in read_jsonl(folder / "images.jsonl")] for folder in folders)
+    for a, b in zip(together, alone, strict=True):
+        assert [p[3] for p in a["points"]] == pytest.approx([p[3] for p in b["points"]], abs=1e-5)
+    assert "TA-style (ta-style-1" in capsys.readouterr().out
+
+
+def test_geneval_2_over_a_server_that_fails_once(tmp_path, capsys):
+    prompts = write_rows(tmp_path / "p.jsonl", COWS | {"prompt": CUP["prompt"]}, CAT | {"prompt": DOG["prompt"]})
+    write_official(tmp_path / "d", [CUP, DOG], per_prompt=1)
+
+    def answer(request):
+        question = fake_server.question(request)
+        return 400 if "red" in question else fake_server.tokens(Yes=0.8, two=0.1)
+
+    with fake_server.serving(answer) as (url, asked):
+        command = ["geneval2", "--images", str(tmp_path / "d"), "--prompts", str(prompts), "--endpoint", url]
+        with pytest.raises(UserError, match="needs --model"):
+            images.main(command)
+        with pytest.raises(SystemExit) as end:
+            images.main([*command, "--model", "judge"])
+        assert end.value.code == 1 and len(asked) == 4
+    (row,) = [row for _, row in read_jsonl(tmp_path / "d.geneval2/images.jsonl")]
+    assert row["metrics"] == {"am": pytest.approx(0.8), "gm": pytest.approx(0.8), "atoms": 1}
+    (failed,) = [row for _, row in read_jsonl(tmp_path / "d.geneval2/failed.jsonl")]
+    assert failed["image"] == "00000/samples/0000.png" and "HTTP 400" in failed["problem"]
+    assert f"judge_at_{url.split('/')[2]}" in read_json(tmp_path / "d.geneval2/summary.json")["version"]
+    assert math.isclose(read_json(tmp_path / "d.geneval2/summary.json")["gm"], 0.8, rel_tol=1e-6)
+    assert "1 images judged, 1 could not be" in capsys.readouterr().out
+
+
+def test_options_of_a_server_need_a_server(tmp_path):
+    write_official(tmp_path / "d")
+    for options in (["--by-text"], ["--model", "judge"]):
+        with pytest.raises(UserError, match="belong to a server, which --endpoint names"):
+            images.main(["ta", "--images", str(tmp_path / "d"), *options])
+    with fake_server.serving(lambda _: fake_server.text("Yes.")) as (url, _):
+        images.main(["ta", "--images", str(tmp_path / "d"), "--endpoint", url, "--model", "judge", "--by-text"])
+    summary = read_json(tmp_path / "d.ta/summary.json")
+    assert summary["ta"] == summary["ta_soft"] == 1 and summary["version"].endswith(",_by_text")
+
+
+def test_every_benchmark_has_a_title_a_version_and_a_caveat():
+    assert benchmarks.NAMES == ["dpg", "geneval", "geneval2", "reward", "ta", "text"]
+    for name in benchmarks.NAMES:
+        module = benchmarks.module(name)
+        assert module.TITLE and module.VERSION and module.CAVEAT.endswith(".")

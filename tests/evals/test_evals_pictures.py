@@ -1,0 +1,177 @@
+"""Images to judge: three layouts, what cannot be read, and the way into the official tool's layout and back."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from evals import pictures
+from evals.pictures import export, read
+from unigrpo.core.records import UserError
+
+CUP = {"tag": "colors", "include": [{"class": "cup", "count": 1, "color": "red"}], "prompt": "a photo of a red cup"}
+DOG = {"tag": "single_object", "include": [{"class": "dog", "count": 1}], "prompt": "a photo of a dog"}
+
+
+def image(seed, size=(20, 24)):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (*size[::-1], 3), dtype=np.uint8))
+
+
+def write_official(root, metas=(CUP, DOG), per_prompt=2):
+    for number, meta in enumerate(metas):
+        folder = root / f"{number:05d}"
+        (folder / "samples").mkdir(parents=True)
+        (folder / "metadata.jsonl").write_text(json.dumps(meta) + "\n")
+        for sample in range(per_prompt):
+            image(10 * number + sample).save(folder / "samples" / f"{sample:04d}.png")
+    return root
+
+
+def write_ours(root):
+    """Two images in an array, one as a picture."""
+    root.mkdir()
+    header = {"benchmark": "geneval", "version": "1", "mode": "think", "guidance_name": "tuned"}
+    (root / "protocol.json").write_text(json.dumps(header))
+    np.save(root / "images.npy", np.stack([np.asarray(image(s)) for s in (0, 1)]))
+    image(10).save(root / "dog.png")
+    rows = [
+        {"prompt_id": f"p{meta['tag']}", "prompt": meta["prompt"], "tag": meta["tag"], "meta": meta, "sample": sample}
+        for meta, sample in ((CUP, 0), (CUP, 1), (DOG, 0))
+    ]
+    places = ({"index": 0}, {"index": 1}, {"image": "dog.png"})
+    lines = [json.dumps(row | place) + "\n" for row, place in zip(rows, places, strict=True)]
+    (root / "manifest.jsonl").write_text("".join(lines))
+    return root
+
+
+def same(a, b):
+    return np.array_equal(np.asarray(a), np.asarray(b))
+
+
+def test_the_official_layout(tmp_path):
+    write_official(tmp_path)
+    (tmp_path / "notes").mkdir()
+    found = read(tmp_path)
+    assert not found.broken and found.protocol["mode"] == "direct"
+    assert [(p.prompt.id, p.sample, p.prompt.tag) for p in found.pictures] == [
+        ("00000", 0, "colors"),
+        ("00000", 1, "colors"),
+        ("00001", 0, "single_object"),
+        ("00001", 1, "single_object"),
+    ]
+    assert found.pictures[2].prompt.meta == DOG and same(found.pictures[2].open(), image(10))
+    assert found.pictures[3].name == "00001/samples/0001.png"
+
+
+def test_a_sample_folder_of_ours(tmp_path):
+    found = read(write_ours(tmp_path / "set"))
+    assert found.protocol["guidance_name"] == "tuned"
+    assert [p.name for p in found.pictures] == ["images.npy[0]", "images.npy[1]", "dog.png"]
+    for picture, seed in zip(found.pictures, (0, 1, 10), strict=True):
+        assert same(picture.open(), image(seed))
+
+
+def test_a_map_of_prompts(tmp_path):
+    image(4).save(tmp_path / "a.png")
+    (tmp_path / "map.json").write_text(json.dumps({"two cats": "a.png", "one": str(tmp_path / "a.png"), "x": 3}))
+    found = read(tmp_path / "map.json")
+    assert [p.prompt.text for p in found.pictures] == ["two cats", "one"] and found.broken[0][0] == "x"
+    assert all(same(p.open(), image(4)) for p in found.pictures)
+
+
+def test_export_is_what_the_official_tool_reads(tmp_path):
+    assert export(read(write_ours(tmp_path / "set")), tmp_path / "official") == 3
+    files = sorted(str(p.relative_to(tmp_path / "official")) for p in (tmp_path / "official").rglob("*.*"))
+    assert files == [
+        "00000/metadata.jsonl",
+        "00000/samples/0000.png",
+        "00000/samples/0001.png",
+        "00001/metadata.jsonl",
+        "00001/samples/0000.png",
+    ]
+    back = read(tmp_path / "official")
+    assert [p.prompt.meta for p in back.pictures] == [CUP, CUP, DOG]
+    assert all(same(p.open(), image(seed)) for p, seed in zip(back.pictures, (0, 1, 10), strict=True))
+
+
+def test_export_of_an_unreadable_image_leaves_nothing(tmp_path, capsys):
+    write_ours(tmp_path / "set")
+    (tmp_path / "set" / "dog.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match="dog.png: cannot be read as an image"):
+        pictures.main(["--images", str(tmp_path / "set"), "--out", str(tmp_path / "official")])
+    assert not (tmp_path / "official").exists()
+    image(10).save(tmp_path / "set" / "dog.png")
+    pictures.main(["--images", str(tmp_path / "set"), "--out", str(tmp_path / "official")])
+    assert capsys.readouterr().out == f"{tmp_path / 'official'}: 3 images\n"
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
+def test_pixels_of_8_bits_become_rgb(tmp_path, mode):
+    kind = "jpg" if mode == "CMYK" else "png"
+    image(1).convert(mode).save(tmp_path / f"a.{kind}")
+    assert pictures.open_image(tmp_path / f"a.{kind}").mode == "RGB"
+
+
+def test_transparency_is_dropped_and_rotation_undone(tmp_path):
+    clear = image(1)
+    clear.putalpha(7)
+    clear.save(tmp_path / "a.png")
+    assert same(pictures.open_image(tmp_path / "a.png"), image(1))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    image(1).save(tmp_path / "b.png", exif=exif)
+    assert pictures.open_image(tmp_path / "b.png").size == (24, 20)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda p: p.write_bytes(b"GIF"), "cannot be read as an image"),
+        (lambda p: p.write_bytes(b""), "cannot be read as an image"),
+        (lambda p: None, "cannot be read as an image"),
+        (lambda p: Image.fromarray(np.zeros((30, 30), dtype=np.uint16)).save(p), "is of mode I;16, expected 8 bits"),
+        (lambda p: image(0, (15, 80)).save(p), "is 15x80, expected at least 16 pixels a side"),
+        (lambda p: image(0).save(p) or p.write_bytes(p.read_bytes()[:300]), "cannot be read as an image"),
+    ],
+)
+def test_what_is_no_image_for_a_judge_is_named(tmp_path, write, message):
+    path = tmp_path / "a.png"
+    write(path)
+    with pytest.raises(UserError, match=f"a.png: {message}"):
+        pictures.open_image(path)
+
+
+def test_an_enormous_image_is_refused(tmp_path, monkeypatch):
+    image(0, (64, 64)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(UserError, match="a.png: cannot be read as an image"):
+        pictures.open_image(tmp_path / "a.png")
+
+
+def test_folders_that_are_broken_are_told_and_others_read(tmp_path):
+    write_official(tmp_path, [CUP, DOG, CUP, DOG])
+    (tmp_path / "00000" / "metadata.jsonl").write_text("{")
+    (tmp_path / "00001" / "metadata.jsonl").unlink()
+    (tmp_path / "00002" / "metadata.jsonl").write_text(json.dumps({"prompt": 3}))
+    found = read(tmp_path)
+    assert [p.prompt.id for p in found.pictures] == ["00003"] * 2 and len(found.broken) == 6
+    problems = dict(found.broken)
+    assert "line 1: not valid JSON" in problems["00000/samples/0000.png"]
+    assert "cannot be read" in problems["00001/samples/0001.png"]
+    assert "'prompt' must be a text, found 3" in problems["00002/samples/0000.png"]
+
+
+def test_a_row_beyond_the_array_is_one_broken_image(tmp_path):
+    write_ours(tmp_path / "set")
+    np.save(tmp_path / "set" / "images.npy", np.asarray(image(0))[None])
+    found = read(tmp_path / "set")
+    assert len(found.pictures) == 2 and found.broken[0][0] == "images.npy[1]"
+
+
+def test_nothing_to_judge_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="holds no images in a known layout"):
+        read(tmp_path)
+    (tmp_path / "map.json").write_text("{}")
+    with pytest.raises(UserError, match="map.json: is empty"):
+        read(tmp_path / "map.json")

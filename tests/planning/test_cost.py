@@ -1,0 +1,143 @@
+"""--dry-run: what a run will cost is what a run then costs, counted at the network itself; and nothing is written."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+
+import rewards
+from tests._support import tiny
+from unigrpo import methods
+from unigrpo.models import checkpoint
+from unigrpo.models.base import UnifiedModel
+from unigrpo.planning import cost
+from unigrpo.sampling.engine import Decoding
+from unigrpo.study import config
+from unigrpo.training import reinforcement, supervised
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Counts image evaluations and text tokens asked for, by phase: rollout, validation, or replay and update."""
+    counts, phase = Counter(), []
+
+    def during(module, name):
+        original = getattr(module, name)
+
+        def call(*arguments, **options):
+            phase.append({"roll_out": "rollout", "validate": "validation"}.get(name, "drift"))
+            try:
+                return original(*arguments, **options)
+            finally:
+                phase.pop()
+
+        monkeypatch.setattr(module, name, call)
+
+    rollouts = [(methods.load(method), "roll_out") for method in config.METHODS]
+    for module, name in (
+        *rollouts,
+        (reinforcement, "validate"),
+        (reinforcement, "probe"),
+        (reinforcement, "drift"),
+        (supervised, "validate"),
+    ):
+        during(module, name)
+    velocity, think, text_logp = UnifiedModel.velocity, UnifiedModel.think, UnifiedModel.text_logp
+
+    def now():
+        return phase[-1] if phase else "update" if torch.is_grad_enabled() else "replay"
+
+    def count_velocity(self, context, x, t):
+        counts[f"{now()}_image_evaluations"] += len(x)
+        return velocity(self, context, x, t)
+
+    def count_think(self, ids, tokens, *rest):
+        counts[f"{now()}_text_tokens"] += len(ids) * tokens
+        return think(self, ids, tokens, *rest)
+
+    def count_logp(self, hidden, trace, temperature):
+        counts[f"{now()}_episodes_of_text"] += len(trace.mask)
+        return text_logp(self, hidden, trace, temperature)
+
+    monkeypatch.setattr(UnifiedModel, "velocity", count_velocity)
+    monkeypatch.setattr(UnifiedModel, "think", count_think)
+    monkeypatch.setattr(UnifiedModel, "text_logp", count_logp)
+    return counts
+
+
+def predicted(told, name):
+    """The number called ``name``, exact or at most."""
+    return told.get(name, told.get(f"{name}_at_most"))
+
+
+IMAGE = {"train": ("image",), "thinking": False, "same_noise": False}
+RUNS = {
+    "both": {},
+    "repeat": {"epoch_convention": "repeat", "epochs": 3, "validate_every": 3},
+    "one update": {"epochs": 1, "epoch_convention": "repeat", "kl_text": 0.1, "regulariser": "none"},
+    "guided images": {"train": ("image",), "thinking": False, "guidance": 2.0, "regulariser": "latent_kl"},
+    "fpo": {"method": "fpo", "same_noise": False, "matching_samples": 3},
+    "nft": IMAGE | {"method": "nft", "matching_samples": 3},
+    "refl": IMAGE | {"method": "refl", "guidance": 2.0},
+    "unregularised text": {"train": ("text",), "grid": "points", "steps": 7},
+}
+
+
+@pytest.mark.parametrize("changes", RUNS.values(), ids=RUNS)
+def test_reinforcement_costs_what_was_told(tmp_path, counted, changes):
+    cfg = tiny.run_config("rl", rl=replace(tiny.RL, **changes))
+    told = cost.reinforcement(cfg, 2.0)
+    checkpoint.save_model(tiny.model(), tmp_path / "init", {})
+    marks = iter(range(10**6))
+
+    def distinct(images, prompts):  # every episode has an advantage: none is left out
+        return torch.tensor([(next(marks) % 7 / 7) ** 2 for _ in prompts]) + 0 * images.sum()
+
+    decoding = Decoding(cfg.rl.thinking, 2.0, 1.0)
+    reward = rewards.Reward("distinct", distinct, True)
+    reinforcement.train(cfg, tmp_path / "out", tmp_path / "init", reward, rewards.load("verifier"), decoding, "x")
+    for phase in ("rollout", "replay", "update", "validation", "drift"):
+        assert counted[f"{phase}_image_evaluations"] == predicted(told, f"{phase}_image_evaluations"), phase
+    for phase in ("rollout", "validation", "drift"):
+        assert counted[f"{phase}_text_tokens"] == predicted(told, f"{phase}_text_tokens"), phase
+    if "text" in cfg.rl.train:
+        for phase in ("replay", "update"):
+            assert (
+                counted[f"{phase}_episodes_of_text"] * cfg.sampling.max_trace_tokens
+                == told[f"{phase}_text_tokens_at_most"]
+            )
+    record = json.loads((tmp_path / "out/run.json").read_text())
+    assert (record["images"], record["updates"]) == (told["images"], told["updates"])
+    assert record["model_evaluations"] == told["rollout_image_evaluations"]
+
+
+def test_supervision_costs_what_was_told(tmp_path, counted):
+    cfg = tiny.run_config("sft", supervised=replace(tiny.run_config("sft").supervised, validate_every=4))
+    told = cost.supervised(cfg)
+    checkpoint.save_model(tiny.model(), tmp_path / "init", {})
+    supervised.train(cfg, tmp_path / "out", tmp_path / "init")
+    for name in ("update_image_evaluations", "validation_image_evaluations", "validation_text_tokens"):
+        assert counted[name] == predicted(told, name), name
+    record = json.loads((tmp_path / "out/run.json").read_text())
+    assert (record["images"], record["updates"]) == (told["images"], told["updates"])
+
+
+@pytest.mark.parametrize("module, stage", [(reinforcement, "rl"), (supervised, "sft")])
+def test_a_dry_run_prints_and_does_nothing_else(tmp_path, monkeypatch, capsys, module, stage):
+    tiny.write_start(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    options = ["--config", f"{stage}.json", "--init", "init", "--out", "out", "--dry-run"]
+    options += ["--reward", "reward", "--decoding", "decoding.json"] if stage == "rl" else []
+    monkeypatch.setattr(sys, "argv", ["x", *options])
+    module.main()
+    printed = json.loads(capsys.readouterr().out)
+    assert config.from_dict(config.RunConfig, printed["config"]) == tiny.run_config(stage)
+    expected = cost.supervised(tiny.run_config("sft")) if stage == "sft" else None
+    assert printed["cost"] == (expected or cost.reinforcement(tiny.run_config(), 2.0))
+    assert sorted(tmp_path.rglob("*")) == before

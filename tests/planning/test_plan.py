@@ -1,0 +1,350 @@
+"""The plan: its formulas against what real models hold, keep and compute; its verdicts."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from tests._support import several, tiny
+from unigrpo.core.records import UserError
+from unigrpo.methods import grpo
+from unigrpo.models.bagel.multimodal import MultimodalMoT
+from unigrpo.models.bagel.vae import Autoencoder, VaeConfig
+from unigrpo.models.bagel.vit import VitConfig
+from unigrpo.models.mot import MoTConfig
+from unigrpo.objectives.advantages import group_advantages
+from unigrpo.planning import __main__ as command
+from unigrpo.planning import cost, layout, sizes, supervised_plan
+from unigrpo.planning import reinforcement_plan as plan
+from unigrpo.study.catalogue import load_catalogue
+from unigrpo.study.config import ModelConfig, SupervisedConfig
+from unigrpo.study.resolve import load_scale, resolve
+from unigrpo.training import reinforcement, supervised
+from unigrpo.training.supervised import new_model
+from unigrpo.world.examples import draw_examples as examples_of
+
+MEDIUM = ModelConfig(
+    hidden_size=128, intermediate_size=320, layers=5, heads=8, kv_heads=2, latent_channels=8, latent_patch=1,
+    latent_downsample=4, max_latent_size=12,
+)  # fmt: skip
+
+
+def configured(root, scale, run="unigrpo"):
+    catalogue = load_catalogue(root / "pipelines/experiments.yaml")
+    return resolve(catalogue, load_scale(root / f"pipelines/scales/{scale}.yaml"), scale, run, 0)
+
+
+def update(model_config, train_parts=("text", "image"), trace=8):
+    """A model and one slice of an update of it, with what the formula is told of the slice."""
+    torch.set_num_threads(1)
+    rl = replace(tiny.RL, epochs=1, micro_batch=12, train=train_parts)
+    cfg = tiny.run_config(rl=rl, model=model_config)
+    model = copy.deepcopy(tiny.model()) if model_config == tiny.MODEL else new_model(replace(cfg, stage="base"))
+    nets = reinforcement.networks(cfg, model, None)
+    reinforcement.optimizer_for(model, rl)
+    drawn = reinforcement.draw_prompts(3, 0, rl.prompts_per_rollout)
+    rollout = grpo.roll_out(nets, drawn, rl, trace, 3, 0)
+    advantages, _ = group_advantages(torch.rand(12).double(), [i // 3 for i in range(12)], ddof=0, eps=1e-4)
+    ((part,),) = grpo.make_slices(nets, rollout, advantages, rl)
+    longest = max(map(len, rollout.prompt_ids))
+    told = sizes.Batch(12, 4, longest, model.trace_pieces(rollout.trace)[0].shape[1], model.latent_shape[0], 2)
+    return cfg, model, nets, part, replace(told, steps=2 if "image" in train_parts else 0)
+
+
+def kept(model, work) -> int:
+    """Bytes that autograd saves while ``work`` runs, each storage once, parameters left out."""
+    own = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
+    held = {}
+
+    def pack(tensor):
+        if (place := tensor.untyped_storage().data_ptr()) not in own:
+            held[place] = tensor  # keeps the storage, so that no other takes its place
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        work()
+    return sum(tensor.untyped_storage().nbytes() for tensor in held.values())
+
+
+@pytest.mark.parametrize("size", [tiny.MODEL, MEDIUM], ids=["tiny", "medium"])
+@pytest.mark.parametrize("parts", [("text", "image"), ("image",), ("text",)], ids="+".join)
+def test_activations_are_those_that_autograd_keeps(size, parts):
+    cfg, model, nets, part, told = update(size, parts)
+    measured = kept(model, lambda: list(grpo.losses(nets, part, cfg.rl)))
+    text = "text" in parts or cfg.rl.gradient_through_context
+    assert sizes.activations(sizes.network(cfg), told, text) == pytest.approx(measured, rel=0.12)
+
+
+def test_checkpointed_layers_keep_their_inputs():
+    """Of the real model; the formula adds one layer computed again."""
+    cfg, model, nets, part, told = update(MEDIUM)
+    inputs = {}
+
+    def hold(layer, given):
+        streams, ropes, mask, past = given
+        for tensor in [x for _, x in streams] + [x for pair in ropes for x in pair] + [mask, *(past or ())]:
+            inputs[tensor.untyped_storage().data_ptr()] = tensor  # torch holds these outside of its hooks
+
+    model.mot.checkpoint_activations()
+    for layer in model.mot.language_model.model.layers:
+        layer.register_forward_pre_hook(hold)
+    measured = kept(model, lambda: list(grpo.losses(nets, part, cfg.rl)))
+    measured += sum(tensor.untyped_storage().nbytes() for tensor in inputs.values())
+    planned = sizes.activations(sizes.network(cfg), told, True, checkpointing=True)
+    whole = sizes.activations(sizes.network(cfg), told, True)
+    one_layer = (whole - sizes.activations(sizes.network(cfg), replace(told, steps=0), True)) / MEDIUM.layers
+    assert planned - one_layer == pytest.approx(measured, rel=0.15)
+
+
+@pytest.mark.parametrize("size", [tiny.MODEL, MEDIUM], ids=["tiny", "medium"])
+def test_what_stands_in_memory_is_as_large_as_planned(size):
+    """Weights, the frozen copy, gradients and optimiser state after an update; keys and values of a rollout."""
+    cfg, model, nets, part, told = update(size)
+    optimizer, trained = reinforcement.optimizer_for(model, cfg.rl)
+    planned = plan.memory(cfg, plan.as_it_is(cfg, 1))["update"]
+    weights = sum(t.nbytes for t in [*model.parameters(), *model.codec.buffers()])
+    assert planned["weights"] == planned["reference"] == weights
+    sum(loss for _, loss, _ in grpo.losses(nets, part, cfg.rl)).backward()
+    held = [p for group in trained.values() for p in group]
+    assert planned["gradients"] == sum(p.nbytes for p in held)
+    optimizer.step()
+    state = sum(t.nbytes for s in optimizer.state.values() for t in s.values() if t.dim())
+    assert planned["optimiser"] == pytest.approx(state, rel=0.05)  # rows without a gradient have none
+    context = model.read_prompts(part.rollout.prompt_ids)
+    cached = sum(t.nbytes for t in [*context.keys, *context.values])
+    assert cached == sizes.cache(sizes.network(cfg), told.episodes, told.prompt)
+
+
+def test_parameters_of_the_models_there_are(root):
+    """The world's, in miniature and at every scale, and BAGEL-7B-MoT to the last number."""
+    for cfg in (tiny.run_config("base"), configured(root, "smoke", "base"), configured(root, "cpu", "base")):
+        model = new_model(cfg)
+        counted = sizes.parameters(sizes.network(cfg))
+        assert {k: counted[k] for k in ("text", "image")} == {
+            k: sum(p.numel() for p in part) for k, part in model.mot.expert_parameters().items()
+        }
+        assert sum(counted.values()) == sum(t.numel() for t in model.state_dict().values())
+    ids = (151644, 151645, 151652, 151653)
+    with torch.device("meta"):
+        mot = MultimodalMoT(
+            MoTConfig(152064, 3584, 18944, 28, 28, 4, 16, 2, 64, *ids), VitConfig(1152, 4304, 26, 16, 14, 70)
+        )
+        codec = Autoencoder(VaeConfig((128, 256, 512, 512), 2, 16), 2)
+    counted = sizes.parameters(sizes.network(configured(root, "paper")))
+    assert {k: sum(p.numel() for p in v) for k, v in mot.expert_parameters().items()} == {
+        k: counted[k] for k in ("text", "image")
+    }
+    assert sum(counted.values()) == sum(t.numel() for part in (mot, codec) for t in part.parameters())
+
+
+METHODS = {
+    "grpo": ({}, 2),
+    "guided": ({"guidance": 2.0}, 4),
+    "refl": ({"method": "refl", "train": ("image",), "same_noise": False}, 1),
+    "fpo": ({"method": "fpo", "same_noise": False, "matching_samples": 5}, 5),
+    "nft": ({"method": "nft", "train": ("image",), "same_noise": False, "matching_samples": 5}, 5),
+    "ddrl": ({"method": "ddrl", "regulariser": "none"}, 3),
+    "gardo": ({"method": "gardo"}, 2),
+}
+
+
+@pytest.mark.parametrize(("changes", "evaluations"), METHODS.values(), ids=METHODS)
+def test_image_evaluations_of_an_update_by_method(monkeypatch, changes, evaluations):
+    """Counted as the network makes them with gradient, an image at a time."""
+    rl = replace(tiny.RL, epochs=1, micro_batch=12, **changes)
+    cfg = tiny.run_config(rl=rl)
+    told = cost.reinforcement(cfg, 1.0)["update_image_evaluations_at_most"]
+    assert told == rl.rollouts * 12 * evaluations and sizes.batch(cfg, 12).steps == evaluations
+    counted, nets = [], reinforcement.networks(cfg, copy.deepcopy(tiny.model()), several.brightness)
+    original = type(nets.model.mot).velocity
+
+    def counting(self, context, x, *rest):
+        if torch.is_grad_enabled() and self is nets.model.mot:
+            counted.append(len(x))
+        return original(self, context, x, *rest)
+
+    monkeypatch.setattr(type(nets.model.mot), "velocity", counting)
+    reinforcement.optimizer_for(nets.model, rl)
+    method, advantages = reinforcement.methods.load(rl.method), torch.tensor([1.0, -1.0, 0.5] * 4)
+    rollout = method.roll_out(nets, reinforcement.draw_prompts(3, 0, 4), rl, 8, 3, 0)
+    for part in method.make_slices(nets, rollout, advantages, rl)[0]:
+        list(method.losses(nets, part, rl))
+    assert sum(counted) == 12 * evaluations
+
+
+def test_flops_are_those_of_the_matrices():
+    cfg = tiny.run_config(model=MEDIUM)
+    model, net = new_model(replace(cfg, stage="base")).eval(), sizes.network(cfg)
+    context = model.read_prompts(model.prompt_ids(["a photo of a red circle"]))
+    tokens, seen = model.latent_shape[0] + 2, int(context.rope[0]) + model.latent_shape[0] + 2
+    x, t = torch.randn(1, *model.latent_shape), torch.tensor([0.5])
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # all of it counted
+        model.velocity(context, x, t)
+    assert sizes.flops(net, tokens, seen) == pytest.approx(counter.get_total_flops(), rel=0.05)
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # all of it counted
+        hidden, _ = model.mot.encode_text(torch.zeros(1, 9, dtype=torch.long), torch.ones(1, 9).bool())
+        model.mot.logits(hidden)
+    assert sizes.flops(net, 9, 9, head=True) == pytest.approx(counter.get_total_flops(), rel=0.05)
+
+
+@pytest.mark.parametrize("size", [tiny.MODEL, MEDIUM], ids=["tiny", "medium"])
+def test_a_supervised_step_keeps_and_holds_what_is_planned(size):
+    torch.set_num_threads(1)
+    cfg = tiny.run_config("sft", model=size, supervised=SupervisedConfig(batch_size=16, no_thinking=0.0))
+    model, s = new_model(replace(cfg, stage="base", init=None)), cfg.supervised
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, fused=True)
+    average = supervised.averaging(model.network, 0.9)
+    examples = examples_of(cfg, 0)
+    by_length = sorted(examples, key=lambda e: len(e.prompt.split()) + len(e.trace.split()))
+    told = [
+        replace(supervised_plan.batch(cfg, 8), **{
+            name: max(len(model.tokenizer.encode(getattr(e, name))) for e in half) + 2 for name in ("prompt", "trace")
+        })
+        for half in (by_length[:8], by_length[8:])
+    ]  # fmt: skip
+    losses = []
+    measured = kept(
+        model,
+        lambda: losses.append(supervised.supervised_loss(model, examples, s, torch.Generator().manual_seed(0))[0]),
+    )
+    counted = sum(sizes.activations(sizes.network(cfg), half, True) for half in told)
+    assert counted == pytest.approx(measured, rel=0.12)
+    losses[0].backward()
+    optimizer.step()
+    planned = supervised_plan.memory(cfg, supervised_plan.as_it_is(cfg, 1))["update"]
+    assert planned["weights"] == sum(t.nbytes for t in [*model.parameters(), *model.codec.buffers()])
+    assert planned["average"] == sum(p.nbytes for p in average.module.parameters())
+    assert planned["gradients"] == sum(p.nbytes for p in parameters)
+    state = sum(t.nbytes for held in optimizer.state.values() for t in held.values() if t.dim())
+    assert planned["optimiser"] == pytest.approx(state, rel=0.05)
+
+
+def test_fine_tuning_split_has_its_shares(root):
+    cfg = configured(root, "paper", "sft")
+    one, eight = (supervised_plan.memory(cfg, supervised_plan.as_it_is(cfg, n))["update"] for n in (1, 8))
+    codec = sizes.FLOAT * sizes.network(cfg).codec
+    assert eight["weights"] - codec == pytest.approx((one["weights"] - codec) / 8, abs=1)
+    for kind in ("average", "gradients", "optimiser"):
+        assert eight[kind] == pytest.approx(one[kind] / 8, abs=1)
+    assert sum(one[kind] for kind in ("weights", "average", "gradients", "optimiser")) > 285e9
+    supervised_plan.check_fits(cfg, 80_000_000_000)
+    with pytest.raises(UserError, match="scale paper: sft needs about .* GB on each of 8 devices, there are 40.0"):
+        supervised_plan.check_fits(cfg, 40_000_000_000)
+    again = supervised_plan.work(cfg, supervised_plan.as_it_is(cfg, 8))["update"]
+    kept_all = supervised_plan.work(cfg, replace(supervised_plan.as_it_is(cfg, 8), checkpointing=False))["update"]
+    assert again == pytest.approx(4 / 3 * kept_all)
+
+
+# ---------------------------------------------------------------------------------------------------- verdicts
+def run(capsys, *words):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["plan", *words])
+        try:
+            command.main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+    return code, capsys.readouterr().out
+
+
+def test_a_small_scale_fits(capsys):
+    code, out = run(capsys, "--scale", "cpu", "--gpu-memory", "8")
+    assert code == 0 and "fits          yes" in out and "what would make it fit" not in out
+
+
+def test_the_papers_scale_fits_its_devices(capsys):
+    code, out = run(capsys, "--scale", "paper")
+    assert code == 0 and "8 x 80 GB" in out and "fits          yes" in out
+    assert "parameters" in out and "with checkpointing" in out and "FLOPs" in out and "hours" in out
+    assert all(f"\n  {word}" in out for word in plan.KINDS)
+
+
+def test_fine_tuning_at_the_papers_scale_fits_too(capsys):
+    code, out = run(capsys, "--scale", "paper", "--run", "sft")
+    assert code == 0 and "8 x 80 GB" in out and "32 examples, 4 on each device" in out and "fits          yes" in out
+    assert all(f"\n  {word}" in out for word in supervised_plan.KINDS)
+    code, out = run(capsys, "--scale", "paper", "--run", "sft", "--gpus", "1", "--gpu-memory", "192")
+    assert code == 1 and "what would make it fit" in out and "and still more: larger devices" in out
+
+
+def test_smaller_devices_are_told_what_would_help(capsys):
+    code, out = run(capsys, "--scale", "paper", "--gpu-memory", "74")
+    assert code == 1 and "fits          no" in out and "rl.rollout_batch: " in out and "then about" in out
+    code, out = run(capsys, "--scale", "paper", "--gpu-memory", "40")
+    assert code == 1 and "and still more: larger devices" in out
+
+
+def test_what_helps_is_enough(root):
+    cfg = configured(root, "paper")
+    plain = replace(cfg, processes=1, sharding=False, activation_checkpointing=False)
+    cfg = replace(plain, rl=replace(cfg.rl, micro_batch=8, rollout_batch=0))
+    room = 80e9 * (1 - layout.RESERVED)
+    steps = plan.remedies(cfg, 8, room)
+    needs = [plan.need(cfg, plan.as_it_is(cfg, 8)), *(plan.need(cfg, setup) for _, setup in steps)]
+    assert needs[0] > room >= needs[-1] and all(a >= b for a, b in zip(needs, needs[1:], strict=False))
+    assert plan.need(cfg, plan.remedies(cfg, 1, room)[-1][1]) > room  # one device is too small whatever is done
+
+
+def test_more_in_a_batch_needs_more_and_costs_more(root):
+    cfg = configured(root, "gpu")
+    small = plan.as_it_is(cfg, 1)
+    large = replace(small, micro=2 * small.micro)
+    assert plan.need_update(cfg, large) > plan.need_update(cfg, small)
+    guided = replace(cfg, rl=replace(cfg.rl, guidance=2.0))
+    assert plan.work(guided, small)["rollout"] > plan.work(cfg, small)["rollout"]
+    again = plan.work(cfg, replace(small, checkpointing=True))["update"]
+    assert again == pytest.approx(4 / 3 * plan.work(cfg, small)["update"])
+
+
+@pytest.mark.parametrize("scale", ["smoke", "cpu", "gpu", "paper"])
+def test_all_devices_together_hold_what_one_does(root, scale):
+    """Split, every device has its share of what stands, and fewer episodes either way."""
+    cfg = replace(configured(root, scale), processes=2, sharding=True)
+    one, two = (plan.memory(cfg, plan.as_it_is(cfg, n))["update"] for n in (1, 2))
+    codec = sizes.FLOAT * sizes.network(cfg).codec
+    for kind in ("weights", "reference"):
+        assert two[kind] == pytest.approx((one[kind] + codec) / 2, abs=1)
+    for kind in ("gradients", "optimiser"):
+        assert two[kind] == pytest.approx(one[kind] / 2, abs=1)
+    assert two["latents"] == one["latents"] / 2
+    whole = replace(cfg, sharding=False)
+    assert plan.memory(whole, plan.as_it_is(whole, 2))["update"]["weights"] == one["weights"]
+
+
+def test_a_scale_that_does_not_fit_is_refused(root):
+    cfg = configured(root, "paper")
+    plan.check_fits(cfg, 80_000_000_000)
+    with pytest.raises(UserError, match="scale paper: unigrpo needs about .* GB on each of 8 devices, there are 24.0"):
+        plan.check_fits(cfg, 24_000_000_000)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--scale", "huge"), "--config scale=huge: no such file"),
+        (("--scale", "cpu", "--run", "nothing"), "--config run=nothing: no such run"),
+        (("--scale", "paper", "--run", "base"), "--run base: expected a run that is trained, this one is released"),
+        (("--scale", "sd35", "--gpus", "3"), "--gpus 3: processes: expected a divisor of rl.prompts_per_rollout / rl."),
+        (("--scale", "sd35", "--run", "sft"), "--run sft: expected a run that is reinforced for backbone: llm_dit"),
+        (
+            ("--scale", "paper", "--gpus", "3", "--run", "sft"),
+            "--gpus 3: supervised.batch_size: expected a multiple",
+        ),
+        (("--scale", "cpu", "--gpus", "0"), "--gpus: expected a number above 0, got 0"),
+        (
+            ("--scale", "paper", "--gpus", "3"),
+            "--gpus 3: processes: expected a divisor of rl.prompts_per_rollout / rl.",
+        ),
+        (("--scale", "cpu", "--gpu-memory", "nan"), "--gpu-memory: expected a number above 0, got nan"),
+        ((), "the following arguments are required: --scale"),
+    ],
+)
+def test_bad_options_are_named(capsys, words, message):
+    with pytest.raises(UserError, match=message):
+        run(capsys, *words)

@@ -1,0 +1,93 @@
+"""Two runs side by side: differences as in the tables, a probability by hand, and pictures of the right prompts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests._support.study import write_study
+from unigrpo.core.records import UserError
+from unigrpo.report import compare
+from unigrpo.report.results import Folder, Paper, Scores
+from unigrpo.report.rows import Row, Sources
+from unigrpo.report.samples import read_samples
+from unigrpo.report.stats import Cells, improvement
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    root = tmp_path_factory.mktemp("study") / "cpu"
+    write_study(root, {"sft": (0.6, 1), "text_grpo": (0.7, 3), "unigrpo": (0.8, 3)})
+    return root
+
+
+def run(study, out, *options):
+    compare.main(
+        [*options, "--scores", f"{study}/scores.csv", "--results", str(study), "--paper", f"{study}/paper.csv"]
+        + ["--out", str(out)]
+    )
+
+
+@pytest.fixture(scope="module")
+def made(study, tmp_path_factory):
+    out = tmp_path_factory.mktemp("compare")
+    run(study, out, "unigrpo", "text_grpo")
+    return out
+
+
+def test_the_csv_holds_what_the_tables_compute(study, made):
+    table = pd.read_csv(made / "unigrpo.vs.text_grpo.csv").set_index("metric")
+    sources = Sources(Scores(study / "scores.csv"), Paper(study / "paper.csv"), Folder(study))
+    a, b = (Row(name, "yes", "tuned") for name in ("unigrpo", "text_grpo"))
+    for words, benchmark, metric, tag in compare.LINES:
+        line = table.loc[words]
+        means = [sources.estimate(row, benchmark, metric, tag).mean for row in (a, b)]
+        assert [line["a"], line["b"]] == pytest.approx(means, abs=1e-5)
+        assert line["difference"] == pytest.approx(means[0] - means[1], abs=1e-5)
+        assert line["lo"] <= line["difference"] <= line["hi"] and 0 <= line["improvement"] <= 1
+    overall = sources.gap(a, b, "geneval", "official")
+    assert [table.loc["GenEval", x] for x in ("lo", "hi")] == pytest.approx([overall.lo, overall.hi], abs=1e-5)
+
+
+def test_the_page_tells_differences_and_costs(made):
+    page = (made / "unigrpo.vs.text_grpo.md").read_text()
+    assert page.startswith("# UniGRPO, thinking against TextGRPO, thinking")
+    assert "| wall seconds" in page and "| 20" in page  # the median of 10, 20, 30
+
+
+def test_the_picture_is_drawn_of_prompts_on_which_they_differ(study, made, monkeypatch):
+    assert (made / "unigrpo.vs.text_grpo.png").stat().st_size > 20_000
+    shown = []
+    monkeypatch.setattr(compare, "draw_sample", lambda axis, sample: shown.append(sample))
+    run(study, made, "unigrpo", "sft")
+    half = len(shown) // 2
+    assert 0 < half <= 2 * compare.PAIRS
+    other = read_samples(Folder(study), "sft", "think", "tuned")
+    for first, second in zip(shown[:half], shown[half:], strict=True):
+        assert first.prompt_id == second.prompt_id and first.correct != second.correct
+        assert second.correct == other[first.prompt_id].correct
+    assert [s.correct for s in shown[:half]] == sorted((s.correct for s in shown[:half]), reverse=True)
+
+
+def test_a_probability_by_hand():
+    """Prompt 1: 2 > 0, 2 > 1, 1 > 0 and one tie of four pairs, so 3.5 / 4; prompt 2: never."""
+    a = Cells(np.array([[2.0, 0.0], [1.0, 0.0]]), (0, 1), ("p", "q"), ("t", "t"))
+    b = Cells(np.array([[0.0, 1.0], [1.0, 1.0]]), (0, 1), ("p", "q"), ("t", "t"))
+    found = improvement(a, b, np.random.default_rng(0))
+    assert found.mean == pytest.approx((3.5 / 4 + 0) / 2)
+    assert improvement(b, a, np.random.default_rng(0)).mean == pytest.approx(1 - found.mean)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["unigrpo", "unigrpo"], "two runs are needed"),
+        (["unigrpo", "flow_grpo"], "no run 'flow_grpo'"),
+        (["unigrpo", "sft", "--guidance", "greedy"], "--guidance"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(study, tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        run(study, tmp_path, *options)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,462 @@
+"""Collecting scores, tables and figures, on a small study whose numbers are known."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from study import score_rows, write_jsonl, write_study
+
+from unigrpo.core.records import UserError
+from unigrpo.report import collect, courses, figures, pictures, tables
+from unigrpo.report.results import CATEGORIES, Folder, Paper, Scores
+from unigrpo.report.results import PAPER as PAPER_FILE
+from unigrpo.report.rows import Row, Sources
+
+ROWS = [["base", "no"], ["sft", "yes"], ["unigrpo", "yes"]]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    root = tmp_path_factory.mktemp("study") / "cpu"
+    write_study(root, {"base": (0.4, 1), "sft": (0.6, 1), "unigrpo": (0.8, 3)})
+    return root
+
+
+def make_table(study, tmp_path, spec, name="table1"):
+    (tmp_path / "spec.json").write_text(json.dumps(spec))
+    arguments = ["--name", name, "--spec", tmp_path / "spec.json", "--scores", study / "scores.csv"]
+    arguments += ["--results", study, "--paper", study / "paper.csv", "--out", tmp_path / "tables"]
+    tables.main([str(a) for a in arguments])
+    return pd.read_csv(tmp_path / "tables" / f"{name}.csv"), (tmp_path / "tables" / f"{name}.md").read_text()
+
+
+def raw(study, run, seed):
+    lines = (study / "runs" / run / f"seed{seed}" / "scores.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+# --------------------------------------------------------------------------------------- collecting
+
+
+def test_scores_csv_has_one_row_a_metric(study):
+    frame = pd.read_csv(study / "scores.csv")
+    assert tuple(frame.columns) == collect.COLUMNS
+    rows = [
+        r for run, seeds in (("base", 1), ("sft", 1), ("unigrpo", 3)) for s in range(seeds) for r in raw(study, run, s)
+    ]
+    assert len(frame) == sum(len(r["metrics"]) for r in rows)
+    one = raw(study, "unigrpo", 2)[5]
+    found = frame[
+        (frame["run"] == "unigrpo")
+        & (frame["seed"] == 2)
+        & (frame["mode"] == one["mode"])
+        & (frame["guidance"] == one["guidance"])
+        & (frame["prompt_id"] == one["prompt_id"])
+        & (frame["sample"] == one["sample"])
+    ]
+    assert dict(zip(found["metric"], found["value"], strict=True)) == pytest.approx(one["metrics"])
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("unigrpo", "expected RUN=PATH"),
+        ("=a/seed0", "expected RUN=PATH"),
+        ("a=b/seedling", "seed<number>"),
+        ("a=b/seed1", "b/seed1/scores.jsonl"),
+    ],
+)
+def test_bad_sources_are_named(tmp_path, argument, message):
+    with pytest.raises(UserError, match=message):
+        collect.main(["--out", str(tmp_path / "scores.csv"), argument])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bad_score_line_is_named(tmp_path):
+    row = next(score_rows("think", "tuned", 1, np.random.default_rng(0)))
+    write_jsonl(tmp_path / "seed0" / "scores.jsonl", [row, {k: v for k, v in row.items() if k != "tag"}])
+    with pytest.raises(UserError, match=r"scores.jsonl, line 2: expected .*tag"):
+        collect.main(["--out", str(tmp_path / "scores.csv"), f"a={tmp_path}/seed0"])
+
+
+def test_mixed_versions_and_repeated_seeds_are_refused(tmp_path):
+    row = next(score_rows("think", "tuned", 1, np.random.default_rng(0)))
+    write_jsonl(tmp_path / "a" / "seed0" / "scores.jsonl", [row])
+    write_jsonl(tmp_path / "b" / "seed0" / "scores.jsonl", [row | {"version": "2"}])
+    out = tmp_path / "scores.csv"
+    collect.main(["--out", str(out), f"a={tmp_path}/a/seed0", f"b={tmp_path}/b/seed0"])
+    with pytest.raises(UserError, match="'geneval' is in versions 1 and 2"):
+        Scores(out)
+    with pytest.raises(UserError, match="run 'a', seed 0 is given twice"):
+        collect.main(["--out", str(out), f"a={tmp_path}/a/seed0", f"a={tmp_path}/b/seed0"])
+
+
+# --------------------------------------------------------------------------------------- tables
+
+
+def by_hand(study, run, seeds, mode, metric, tag=None):
+    """Mean over seeds of the mean over categories of the mean over images."""
+    means = []
+    for seed in range(seeds):
+        rows = [
+            r for r in raw(study, run, seed) if (r["mode"], r["guidance"]) == (mode, "tuned") and metric in r["metrics"]
+        ]
+        tags = [tag] if tag else sorted({r["tag"] for r in rows if r["benchmark"] == "geneval"}) or ["compound"]
+        means.append(np.mean([np.mean([r["metrics"][metric] for r in rows if r["tag"] == t]) for t in tags]))
+    return np.mean(means)
+
+
+def test_main_table_holds_hand_computed_means_beside_the_papers(study, tmp_path):
+    frame, text = make_table(study, tmp_path, {"kind": "main", "guidance": "tuned", "rows": ROWS})
+    assert frame["run"].tolist() == ["base", "sft", "unigrpo"] and frame["thinking"].tolist() == [
+        "no",
+        "yes",
+        "yes",
+    ]
+    uni = frame.iloc[2]
+    assert uni["geneval"] == pytest.approx(by_hand(study, "unigrpo", 3, "think", "official"), abs=1e-4)
+    assert uni["geneval_strict"] == pytest.approx(by_hand(study, "unigrpo", 3, "think", "strict"), abs=1e-4)
+    assert uni["ta"] == pytest.approx(by_hand(study, "unigrpo", 3, "think", "ta"), abs=1e-4)
+    assert uni["geneval_lo"] < uni["geneval"] < uni["geneval_hi"]
+    assert (uni["seeds"], uni["n"], uni["prompts_ta"], uni["prompts_geneval"]) == (3, 3 * 7 * 3 * 2, 3, 18)
+    assert uni[["model_evaluations", "images", "wall_seconds", "collapsed"]].tolist() == [2000, 200, 20, 0]
+    costs = [cell.strip() for cell in text.splitlines()[6].split("|")][-5:-1]
+    assert costs == ["200", "2,000", "20", "0"]
+    assert (uni["paper_ta"], uni["paper_geneval"]) == (0.8381, 0.90)
+    assert np.isnan(frame.iloc[1]["paper_ta"])  # this paper file has no SFT row
+    for words in (
+        "not a rerun of BAGEL-7B",
+        "in-distribution",
+        "66.7% of these runs' images",
+        "| 0.8381",
+        "steps 20",
+    ):
+        assert words in text
+    assert text.count("1 (prompts only)") == 2
+
+
+def test_the_html_table_holds_what_the_markdown_does(study, tmp_path):
+    _, text = make_table(study, tmp_path, {"kind": "main", "title": "A < B", "rows": ROWS})
+    page = (tmp_path / "tables/table1.html").read_text()
+    head, _, *lines = [line for line in text.splitlines() if line.startswith("|")]
+    expected = [cell.strip() for line in (head, *lines) for cell in line.strip("|").split("|")]
+    assert re.findall(r"<t[hd]>(.*?)</t[hd]>", page) == expected
+    assert "Table 1: A &lt; B, tuned guidance" in page and "Scale <code>cpu</code>." in page
+    assert page.count("<li>") == text.count("\n* ")
+
+
+def test_category_table_counts_prompts_and_keeps_both_verdicts(study, tmp_path):
+    frame, text = make_table(study, tmp_path, {"kind": "categories", "rows": ROWS}, "table2")
+    uni = frame.iloc[2]
+    for tag in CATEGORIES:
+        assert uni[tag] == pytest.approx(by_hand(study, "unigrpo", 3, "think", "official", tag), abs=1e-4)
+        assert uni[f"{tag}_strict"] == pytest.approx(by_hand(study, "unigrpo", 3, "think", "strict", tag), abs=1e-4)
+        assert uni[f"{tag}_n"] == 3
+    assert (uni["paper_counting"], uni["paper_geneval"]) == (0.91, 0.90)
+    assert "single 3, two 3, count 3" in text and "(0.91)" in text
+
+
+def test_ta_is_the_mean_over_images_whatever_their_tags(tmp_path):
+    header = {"benchmark": "ta", "version": "1", "mode": "think", "guidance": "tuned", "sample": 0, "reason": ""}
+    values = [("a", 1.0), ("b", 0.0), ("b", 0.0), ("b", 0.0)]
+    rows = [header | {"tag": t, "prompt_id": f"p{i}", "metrics": {"ta": v}} for i, (t, v) in enumerate(values)]
+    write_jsonl(tmp_path / "seed0" / "scores.jsonl", rows)
+    collect.main(["--out", str(tmp_path / "scores.csv"), f"a={tmp_path}/seed0"])
+    sources = Sources(Scores(tmp_path / "scores.csv"), Paper(PAPER_FILE), Folder(tmp_path))
+    assert sources.estimate(Row("a", "yes", "tuned"), "ta", "ta").mean == pytest.approx(1 / 4)
+
+
+def test_the_papers_numbers_are_complete():
+    paper = pd.read_csv(PAPER_FILE)
+    assert len(paper) == 15 and paper["collapsed"].tolist().count("yes") == 1
+    kept = paper[paper["collapsed"] == "no"]
+    assert kept["geneval"].tolist() == pytest.approx(kept[list(CATEGORIES)].mean(axis=1).tolist(), abs=0.0151)
+
+
+def test_missing_rows_stay_visible(study, tmp_path):
+    rows = [*ROWS, ["flow_grpo", "no"]]
+    frame, text = make_table(study, tmp_path, {"kind": "main", "rows": rows})
+    missing = frame.iloc[3]
+    assert missing["run"] == "flow_grpo" and np.isnan(missing["ta"]) and missing["seeds"] == 0
+    assert "not available" in text.splitlines()[7]
+
+
+def test_collapse_is_said_in_words_beside_the_paper(study, tmp_path):
+    folder = tmp_path / "cpu"
+    shutil.copytree(study, folder, ignore=shutil.ignore_patterns("samples"))
+    (folder / "paper.csv").write_text(PAPER_FILE.read_text())
+    for run, seed, fate in (
+        ("unigrpo", 1, {"collapsed": True, "collapse": "rollout 7: the image loss is not finite"}),
+        ("unifpo", 0, {"collapsed": False, "not_trained": "its parent a collapsed (b)"}),
+    ):
+        path = folder / "runs" / run / f"seed{seed}" / "run.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"run": run, "seed": seed} | fate))
+    spec = {"kind": "main", "rows": [*ROWS, ["unifpo", "yes"], ["nft", "yes"]]}
+    frame, text = make_table(folder, tmp_path, spec)
+    assert frame["collapsed"].tolist()[2:4] == [1, 0] and frame["paper_collapsed"].tolist()[2:4] == ["no", "yes"]
+    cells = [line.split("|") for line in text.splitlines() if line.startswith("| unifpo")][0]
+    assert cells[3].strip() == cells[4].strip() == "not available" and "collapsed" in cells[7]
+    assert "**Collapsed**: UniGRPO, seed 1: rollout 7: the image loss is not finite. Its last finite" in text
+    assert "**Not trained**: unifpo, seed 0: its parent a collapsed (b)." in text
+    assert "Smallest true difference to UniGRPO" in text  # the last row that the paper has
+    _, categories = make_table(folder, tmp_path, {**spec, "kind": "categories"})
+    assert "not available (collapsed)" in categories
+
+
+def test_unguided_table_reads_other_images(study, tmp_path):
+    tuned, _ = make_table(study, tmp_path, {"kind": "main", "rows": ROWS})
+    unguided, _ = make_table(study, tmp_path, {"kind": "main", "guidance": "unguided", "rows": ROWS})
+    assert set(unguided["guidance"]) == {"unguided"} and not np.allclose(tuned["gold"], unguided["gold"])
+
+
+def test_decoding_table_shows_knobs_beside_reinforcement(study, tmp_path):
+    frame, text = make_table(study, tmp_path, {"kind": "decoding", "runs": ["sft", "unigrpo"]}, "decoding")
+    pairs = list(zip(frame["run"], frame["guidance"], strict=True))
+    assert pairs == [("sft", g) for g in ("unguided", "tuned", "greedy")] + [
+        ("unigrpo", g) for g in ("unguided", "tuned")
+    ]
+    assert np.isnan(frame.iloc[2]["gold"])  # greedy was not sampled here
+    gap = frame.iloc[4]["gold"] - frame.iloc[1]["gold"]
+    assert frame.iloc[1]["gold_gap"] == pytest.approx(gap, abs=2e-4) and np.isnan(frame.iloc[4]["gold_gap"])
+    assert "gold: last run" in text
+
+
+def test_a_training_table_needs_no_scores(study, tmp_path):
+    for run, seed in (("unigrpo", 0), ("unigrpo", 1)):
+        shutil.copytree(study / "runs" / run / f"seed{seed}", tmp_path / f"cpu/runs/{run}/seed{seed}")
+    untrained = tmp_path / "cpu/runs/text_grpo/seed0"
+    untrained.mkdir(parents=True)
+    (untrained / "metrics.jsonl").touch()
+    (untrained / "run.json").write_text('{"seed": 0, "collapsed": false, "not_trained": "its parent a collapsed (b)"}')
+    (tmp_path / "spec.json").write_text('{"kind": "training", "runs": ["unigrpo", "text_grpo", "nft"]}')
+    arguments = ["--name", "t", "--spec", tmp_path / "spec.json", "--results", tmp_path / "cpu", "--out", tmp_path]
+    tables.main([str(a) for a in arguments])
+    frame, text = pd.read_csv(tmp_path / "t.csv").set_index("run"), (tmp_path / "t.md").read_text()
+    logs = [(study / f"runs/unigrpo/seed{seed}/metrics.jsonl").read_text().splitlines() for seed in (0, 1)]
+    gold, rewards = (
+        [[row[name] for row in map(json.loads, log) if row["kind"] == kind] for log in logs]
+        for kind, name in (("validation", "gold"), ("train", "proxy"))
+    )
+    expected = {
+        "seeds": 2,
+        "rollouts": 12,
+        "model_evaluations": 1500,
+        "images": 150,
+        "wall_seconds": 15,
+        "collapsed": 0,
+        "gold_first": np.mean([g[0] for g in gold]),
+        "gold_best": np.mean([max(g) for g in gold]),
+        "gold_last": np.mean([g[-1] for g in gold]),
+        "training_first": np.mean([r[:10] for r in rewards]),
+        "training_last": np.mean([r[-10:] for r in rewards]),
+    }
+    assert frame.loc["unigrpo", list(expected)].astype(float).to_dict() == pytest.approx(expected, abs=1e-4)
+    assert frame.loc["text_grpo", "seeds"] == frame.loc["nft", "seeds"] == 0
+    assert np.isnan(frame.loc["text_grpo", "gold_first"]) and np.isnan(frame.loc["text_grpo", "images"])
+    assert "**Not trained**: text_grpo, seed 0: its parent a collapsed (b)." in text
+    assert [line.count("not available") for line in text.splitlines() if line.startswith("| nft")] == [12]
+    assert "Scale `cpu`" in text and "guidance\n" not in text.splitlines()[0]
+
+
+def test_a_bad_training_record_is_named(study, tmp_path):
+    log = tmp_path / "cpu/runs/a/seed0/metrics.jsonl"
+    write_jsonl(log, [{"kind": "validation", "gold": 0.5, "proxy": 0.5}, {"kind": "train", "proxy": None}])
+    (tmp_path / "spec.json").write_text('{"kind": "training", "runs": ["a"]}')
+    arguments = ["--name", "t", "--spec", tmp_path / "spec.json", "--results", tmp_path / "cpu", "--out", tmp_path]
+    with pytest.raises(UserError, match="metrics.jsonl, line 2: 'proxy' must be a number, found None"):
+        tables.main([str(a) for a in arguments])
+    (tmp_path / "spec.json").write_text('{"kind": "main", "rows": [["a", "yes"]]}')
+    with pytest.raises(UserError, match="spec.json: 'kind': shows verdicts on images, which need --scores"):
+        tables.main([str(a) for a in arguments])
+
+
+def test_tables_need_scores_only(study, tmp_path):
+    bare = tmp_path / "cpu"
+    bare.mkdir()
+    for name in ("scores.csv", "paper.csv"):
+        (bare / name).write_bytes((study / name).read_bytes())
+    frame, text = make_table(bare, tmp_path, {"kind": "main", "rows": ROWS})
+    full, _ = make_table(study, tmp_path, {"kind": "main", "rows": ROWS})
+    assert frame["geneval_hi"].tolist() == full["geneval_hi"].tolist()
+    assert "Protocol: not available" in text and np.isnan(frame["model_evaluations"]).all()
+
+
+def test_code_mixtures_are_pointed_out(study, tmp_path):
+    path = study / "runs" / "sft" / "seed0" / "run.json"
+    before = path.read_text()
+    path.write_text(before.replace('"h"', '"other"'))
+    _, text = make_table(study, tmp_path, {"kind": "main", "rows": ROWS})
+    path.write_text(before)
+    assert "Mixed code" in text and "2 versions" in text
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"kind": "pie"}, "'kind' must be one of main"),
+        ({"kind": "main", "rows": [["base", True]]}, r"'rows\[0\]'"),
+        ({"kind": "main"}, "'rows' must name"),
+        ({"kind": "decoding"}, "'runs' must name"),
+        ({"kind": "guidance"}, "'runs' must name"),
+        ({"kind": "overoptimisation"}, "'runs' must name"),
+    ],
+)
+def test_bad_specifications_are_named(study, tmp_path, spec, message):
+    with pytest.raises(UserError, match=f"spec.json: {message}"):
+        make_table(study, tmp_path, spec)
+
+
+# --------------------------------------------------------------------------------------- figures
+
+
+def make_figure(study, tmp_path, spec):
+    (tmp_path / "spec.json").write_text(json.dumps(spec))
+    arguments = ["--name", "f", "--spec", tmp_path / "spec.json", "--scores", study / "scores.csv"]
+    arguments += ["--results", study, "--paper", study / "paper.csv", "--out", tmp_path / "figures"]
+    figures.main([str(a) for a in arguments])
+    for suffix in ("png", "pdf"):
+        assert (tmp_path / "figures" / f"f.{suffix}").stat().st_size > 5000
+    return pd.read_csv(tmp_path / "figures" / "f.csv")
+
+
+def test_curves_csv_holds_every_point(study, tmp_path):
+    data = make_figure(study, tmp_path, {"kind": "curves", "runs": ["unigrpo", "sft"]})
+    rows = [json.loads(r) for r in (study / "runs/unigrpo/seed1/metrics.jsonl").read_text().splitlines()]
+    found = data[(data["run"] == "unigrpo") & (data["seed"] == 1)]
+    for kind, metric in (("train", "proxy"), ("validation", "gold")):
+        part = found[(found["kind"] == kind) & (found["metric"] == metric)]
+        expected = [(r["update"], r[metric]) for r in rows if r["kind"] == kind]
+        assert part["update"].tolist() == [u for u, _ in expected]
+        assert part["value"].tolist() == pytest.approx([v for _, v in expected], rel=1e-4)
+
+
+def add_fates(study, folder):
+    """A copy of the study in which one seed of UniGRPO collapsed and TextGRPO was not trained."""
+    shutil.copytree(study, folder, ignore=shutil.ignore_patterns("samples"))
+    fallen, untrained = folder / "runs/unigrpo/seed1", folder / "runs/text_grpo/seed0"
+    lines = (fallen / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (fallen / "metrics.jsonl").write_text("".join(lines[:10]))
+    (fallen / "run.json").write_text('{"seed": 1, "collapsed": true, "collapse": "rollout 7: x"}')
+    untrained.mkdir(parents=True)
+    (untrained / "metrics.jsonl").touch()
+    (untrained / "run.json").write_text('{"seed": 0, "collapsed": false, "not_trained": "its parent a collapsed (b)"}')
+    return folder
+
+
+def drawn(kind, spec, folder):
+    """The figure before it is saved, with the words in its first panel."""
+    sources = Sources(Scores(folder / "scores.csv"), Paper(folder / "paper.csv"), Folder(folder))
+    figure, _ = figures.KINDS[kind](spec, sources)
+    plt.close(figure)
+    return figure, [text.get_text() for text in figure.axes[0].texts]
+
+
+def test_training_is_drawn_as_long_as_every_seed_goes_on(study, tmp_path):
+    folder = add_fates(study, tmp_path / "cpu")
+    runs = {"runs": ["unigrpo", "text_grpo"]}
+    figure, words = drawn("progress", runs, folder)
+    assert words == ["UniGRPO (1 of 3 collapsed)", "text_grpo (1 of 1 not trained)"]
+    line, cross = figure.axes[0].lines[:2]
+    assert line.get_xdata().tolist() == [0, 300, 600]  # of validations at 0, 300, 600 and 900 images
+    assert cross.get_marker() == "x" and cross.get_xdata()[0] == 600
+    data = make_figure(folder, tmp_path, {"kind": "progress", **runs})
+    assert set(data["run"]) == {"unigrpo"} and set(data["metric"]) == {"gold"} and data["images"].max() == 900
+    figure, _ = drawn("curves", runs, folder)
+    assert "collapsed" in [text.get_text() for text in figure.legends[0].texts]
+    assert [line.get_marker() for line in figure.axes[0].lines].count("x") == 1
+
+
+def test_labels_are_moved_apart_in_order():
+    heights = [0.5, 0.52, 0.99, 1.0, 0.0]
+    placed = courses.spread(heights, 0.1)
+    assert np.argsort(placed).tolist() == np.argsort(heights).tolist()
+    assert np.diff(np.sort(placed)).min() > 0.0999 and placed.max() <= 1 and placed[4] == 0
+    assert courses.spread([0.2, 0.8], 0.1).tolist() == [0.2, 0.8]
+
+
+def test_category_dots_agree_with_the_table(study, tmp_path):
+    data = make_figure(study, tmp_path, {"kind": "category_dots", "runs": ["base", "unigrpo"]})
+    data = data.set_index(["run", "thinking", "metric"])
+    table, _ = make_table(study, tmp_path, {"kind": "categories", "rows": ROWS}, "table2")
+    for tag in CATEGORIES:
+        ours = data.loc[("unigrpo", "yes", tag), ["value", "lo", "hi"]].tolist()
+        assert ours == pytest.approx(table.iloc[2][[tag, f"{tag}_lo", f"{tag}_hi"]].tolist(), abs=1e-4)
+    assert data.loc[("unigrpo", "yes", "paper_counting"), "value"] == 0.91
+
+
+@pytest.mark.parametrize("kind", ["dots", "category_dots"])
+def test_a_row_of_the_paper_that_was_not_scored_stays_visible(study, tmp_path, kind):
+    folder = tmp_path / "cpu"
+    shutil.copytree(study, folder, ignore=shutil.ignore_patterns("samples"))
+    (folder / "paper.csv").write_text(PAPER_FILE.read_text())
+    figure, words = drawn(kind, {"runs": ["base", "unifpo", "text_grpo"]}, folder)
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert names == ["Base", "Base, thinking", "unifpo, thinking", "text_grpo, thinking"]
+    assert sorted(words) == ["ours: not available", "ours: not available", "paper: collapsed"]
+
+
+def test_figures_are_reproducible(study, tmp_path):
+    files = []
+    for _ in range(2):
+        make_figure(study, tmp_path, {"kind": "curves", "runs": ["unigrpo"]})
+        files.append([(tmp_path / "figures" / f"f.{suffix}").read_bytes() for suffix in ("png", "pdf")])
+    assert files[0] == files[1]
+
+
+def test_grid_shows_the_same_prompts_for_every_run_with_traces(study, tmp_path):
+    data = make_figure(study, tmp_path, {"kind": "grid", "runs": ["base", "unigrpo"]})
+    by_run = [data[data["run"] == run]["prompt_id"].tolist() for run in ("base", "unigrpo")]
+    assert by_run[0] == by_run[1]
+    assert [prompt.split("/")[0] for prompt in by_run[0]] == list(pictures.GRID_TAGS)
+    assert len(set(by_run[0])) == len(by_run[0])
+    assert data["trace"].str.contains("red circle upper-left").all()
+    scored = {
+        r["prompt_id"]: r
+        for r in raw(study, "base", 0)
+        if (r["mode"], r["guidance"], r["sample"]) == ("think", "tuned", 0)
+    }
+    for _, row in data[data["run"] == "base"].iterrows():
+        metrics = scored[row["prompt_id"]]["metrics"]
+        assert row["correct"] == (metrics.get("official", metrics.get("ta")) == 1)
+
+
+def test_dots_csv_agrees_with_the_table(study, tmp_path):
+    data = make_figure(study, tmp_path, {"kind": "dots", "runs": ["base", "unigrpo"]}).set_index(
+        ["run", "thinking", "metric"]
+    )
+    table, _ = make_table(study, tmp_path, {"kind": "main", "rows": ROWS})
+    uni = table.iloc[2]
+    assert data.loc[("unigrpo", "yes", "official"), ["value", "lo", "hi"]].tolist() == pytest.approx(
+        uni[["geneval", "geneval_lo", "geneval_hi"]].tolist(), abs=1e-4
+    )
+    assert data.loc[("unigrpo", "yes", "paper_ta"), "value"] == 0.8381
+    assert ("base", "yes", "paper_ta") not in data.index  # no such row in this paper file
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"kind": "pie", "runs": ["base"]}, "'kind', one of curves, progress, grid, traces, dots"),
+        ({"kind": "dots"}, "and 'runs'"),
+        ({"kind": "curves", "runs": ["text_grpo"]}, "text_grpo: no seed folder"),
+        ({"kind": "grid", "runs": ["text_grpo"]}, "text_grpo: no images"),
+        ({"kind": "traces", "runs": ["base", "sft"]}, "'traces' shows one run, found 'runs' base, sft"),
+        ({"kind": "dots", "runs": ["text_grpo"]}, "none of the runs text_grpo is scored"),
+    ],
+)
+def test_bad_figures_are_named(study, tmp_path, spec, message):
+    with pytest.raises(UserError, match=message):
+        make_figure(study, tmp_path, spec)
+
+
+def test_reports_never_import_torch():
+    modules = "claims, collect, figures, gallery, tables"
+    code = f"import sys; from unigrpo.report import {modules}; import unigrpo.world.geneval_verdict; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})

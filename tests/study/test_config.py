@@ -1,0 +1,415 @@
+"""From the catalogue to a run's configuration: what composes, and how every kind of bad input is refused."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+import typing
+
+import pytest
+import yaml
+
+from unigrpo.core.records import UserError
+from unigrpo.core.yaml_files import SCHEMAS, read_yaml
+from unigrpo.study import config, resolve
+from unigrpo.study.catalogue import by_default, load_catalogue, of_group, runs_in_use
+from unigrpo.study.config import RLConfig, RunConfig, from_dict, to_dict
+from unigrpo.study.workflow import load_study
+
+SCALES = ("smoke", "cpu", "gpu", "paper", "sd35")
+
+CATALOGUE = """
+runs:
+  base: {label: Base, evaluate: [no, yes]}
+  sft: {init: base, evaluate: [no, yes]}
+  joint: {label: Joint, init: sft, train: [text, image], evaluate: [yes]}
+  image: {init: sft, train: [image], thinking: false, evaluate: [no]}
+  guided: {like: joint, guidance: 2}
+  twice: {like: guided, label: Twice, init: guided, train: [text]}
+tables:
+  main: {kind: main, rows: [[sft, no], [joint, yes]]}
+  decoding: {kind: decoding, runs: [sft, joint]}
+figures:
+  curves: {kind: curves, runs: [twice]}
+"""
+SCALE = """
+seeds: 3
+threads: 2
+device: cpu
+model: {hidden_size: 64}
+base: {source: shipped, steps: 50}
+sft: {steps: 20, lr: 1e-4}
+sampling: {steps: 8}
+rl: {steps: 8, lr_text: 2e-4, group_size: 4, window_range: [0, 4]}
+reward: {steps: 9}
+"""
+
+
+@pytest.fixture
+def files(tmp_path):
+    """(catalogue, folder of scales): a small study on disk."""
+    (tmp_path / "runs.yaml").write_text(CATALOGUE)
+    (tmp_path / "scales").mkdir()
+    (tmp_path / "scales" / "cpu.yaml").write_text(SCALE)
+    return tmp_path / "runs.yaml", tmp_path / "scales"
+
+
+def study(files, **options):
+    return load_study(*files, options)
+
+
+# ------------------------------------------------------------------------------------------------ what composes
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_shipped_run_resolves_and_survives_json(root, scale):
+    loaded = load_study(root / "pipelines/experiments.yaml", root / "pipelines/scales", {"scale": scale})
+    for run in loaded.runs():
+        for seed in loaded.seeds(run):
+            data = json.loads(json.dumps(loaded.config(run, seed)))
+            assert to_dict(from_dict(RunConfig, data)) == data
+            assert (data["run"], data["seed"], data["scale"]) == (run, seed, scale)
+
+
+def test_a_run_is_defaults_then_scale_then_its_line(files):
+    guided = study(files).config("guided", 1)
+    assert guided["rl"]["clip_text"] == RLConfig().clip_text  # nobody said otherwise
+    assert (guided["rl"]["lr_text"], guided["rl"]["group_size"]) == (2e-4, 4)  # the scale's
+    assert (guided["rl"]["guidance"], guided["rl"]["train"]) == (2, ["text", "image"])  # the line's; inherited
+    assert (guided["model"]["hidden_size"], guided["sampling"]["steps"], guided["threads"]) == (64, 8, 2)
+    assert (guided["init"], guided["evaluate"], guided["stage"], guided["seed"]) == ("sft", ["yes"], "rl", 1)
+
+
+def test_supervised_runs_take_their_own_section(files):
+    base, sft = study(files).config("base", 0), study(files).config("sft", 0)
+    assert (base["stage"], base["supervised"]["steps"], base["source"], base["init"]) == ("base", 50, "shipped", None)
+    assert (sft["stage"], sft["supervised"]["steps"], sft["source"], sft["init"]) == ("sft", 20, "train", "base")
+    assert sft["supervised"]["lr"] == 1e-4
+
+
+def test_like_inherits_all_but_the_label(files):
+    assert study(files).config("guided", 0)["label"] == "guided"
+    twice = study(files).config("twice", 0)
+    assert (twice["label"], twice["init"]) == ("Twice", "guided")
+    assert (twice["rl"]["train"], twice["rl"]["guidance"]) == (["text"], 2)
+
+
+def test_supervised_runs_have_one_seed_that_all_share(files):
+    loaded = study(files)
+    assert [list(loaded.seeds(run)) for run in ("base", "sft", "joint")] == [[0], [0], [0, 1, 2]]
+    assert loaded.parent("joint", 2) == ("sft", 0)
+    assert loaded.parent("twice", 2) == ("guided", 2)
+    assert list(study(files, seeds=1).seeds("joint")) == [0]
+
+
+def test_a_line_may_ask_for_fewer_seeds(files):
+    files[0].write_text(CATALOGUE.replace("guidance: 2}", "guidance: 2, seeds: 2}"))
+    loaded = study(files)
+    assert [len(loaded.seeds(run)) for run in ("joint", "guided", "twice")] == [3, 2, 2]  # inherited like the rest
+    assert loaded.parent("twice", 1) == ("guided", 1) and len(study(files, seeds=1).seeds("guided")) == 1
+
+
+def test_a_group_is_made_when_asked_for(files):
+    files[0].write_text(CATALOGUE.replace("{kind: curves,", "{kind: curves, group: extra,"))
+    loaded = study(files, group="extra")
+    assert runs_in_use(loaded.catalogue) == ["base", "sft", "joint"]
+    assert of_group(loaded.catalogue["figures"], "extra") == ["curves"]
+    assert of_group(loaded.catalogue["figures"], None) == []
+    with pytest.raises(UserError, match="--config group=extro: no such group; did you mean extra?"):
+        study(files, group="extro")
+
+
+def test_a_reinforced_run_knows_the_data_it_descends_from(files):
+    text = CATALOGUE.replace("sft: {init: base,", "sft: {init: base, painter_habits: 0.25,")
+    files[0].write_text(text)
+    twice = study(files).config("twice", 1)["supervised"]
+    assert (twice["painter_habits"], twice["lr"], twice["steps"]) == (0.25, 1e-4, 20)
+
+
+def test_only_methods_on_data_depend_on_the_data():
+    def training(method, **supervised):
+        rl = {"method": method, "regulariser": "none" if method == "ddrl" else "velocity_mse"}
+        data = {"run": "r", "label": "r", "stage": "rl", "scale": "cpu", "seed": 0, "init": "sft", "evaluate": ["yes"]}
+        return resolve.part(to_dict(from_dict(RunConfig, data | {"rl": rl, "supervised": supervised})), "training")
+
+    for method, depends in (("grpo", False), ("ddrl", True), ("gardo", False)):
+        assert (training(method) != training(method, paint_noise=0.5)) == depends
+
+
+def test_only_runs_that_something_shows_are_in_use(files):
+    catalogue = load_catalogue(files[0])
+    assert runs_in_use(catalogue) == ["base", "sft", "joint", "guided", "twice"]  # with all ancestors
+    assert runs_in_use(catalogue, judged=True) == ["base", "sft", "joint"]  # curves need no images
+    catalogue["figures"]["curves"]["default"] = False
+    assert runs_in_use(catalogue) == ["base", "sft", "joint"] and by_default(catalogue["figures"]) == []
+
+
+def test_the_first_run_of_a_decoding_table_is_also_sampled_greedily(files):
+    assert study(files).modes("sft") == ["direct", "think", "greedy"]
+    assert study(files).modes("joint") == ["think"]
+
+
+def changes(run, **sections):
+    """Parts of the run's configuration that differ from the defaults' when settings of sections change."""
+    base = {"run": run, "label": run, "stage": "rl" if run == "rl" else "sft", "scale": "cpu", "seed": 0}
+    base |= {"init": "base", "evaluate": ["yes"]}
+    before, after = (to_dict(from_dict(RunConfig, base | extra)) for extra in ({}, sections))
+    return [part for part in resolve.PARTS if resolve.part(before, part) != resolve.part(after, part)]
+
+
+def test_a_step_depends_on_its_own_settings_only():
+    assert changes("rl", label="other") == ["config"]
+    assert changes("rl", evaluate=["no"]) == ["config"]
+    assert changes("rl", rl={"lr_text": 1e-5}) == ["config", "training"]
+    assert changes("rl", supervised={"lr": 1e-5}) == ["config"]
+    assert changes("sft", supervised={"lr": 1e-5}) == ["config", "training"]
+    assert changes("sft", rl={"lr_text": 1e-5}) == ["config"]
+    assert changes("sft", reward={"steps": 7}) == ["config", "reward"]
+    assert changes("sft", sampling={"images_per_prompt": 9}) == ["config", "evaluation"]
+    assert changes("sft", sampling={"guidance_grid": [1.0]}) == ["config", "tuning"]
+    assert changes("rl", sampling={"steps": 9}) == list(resolve.PARTS)
+    assert changes("rl", model={"layers": 9}) == list(resolve.PARTS)
+
+
+def test_fingerprints_follow_values_not_order():
+    assert resolve.fingerprint({"a": 1, "b": [2.0]}) == resolve.fingerprint({"b": [2.0], "a": 1})
+    assert resolve.fingerprint({"a": 1}) != resolve.fingerprint({"a": 2})
+
+
+def test_yaml_reads_what_it_says(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("{a: no, b: yes, c: on, d: true, e: 1e-4, f: 1.5E+3, g: -2e3, h: 0.1, i: 3, j: null, k: 1e, l: e4}")
+    expected = {"a": "no", "b": "yes", "c": "on", "d": True, "e": 1e-4, "f": 1500.0, "g": -2000.0, "h": 0.1}
+    assert read_yaml(path) == expected | {"i": 3, "j": None, "k": "1e", "l": "e4"}
+
+
+@pytest.mark.parametrize("name", ["experiments", "scale"])
+def test_schemas_close_every_mapping_and_name_real_dataclasses(name):
+    waiting = [read_yaml(SCHEMAS / f"{name}.yaml")]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            waiting += node.values()
+            if node.get("type") == "object":
+                assert node.get("additionalProperties") is not None, node
+            for settings in node.get("settings", []):
+                assert dataclasses.is_dataclass(getattr(config, settings))
+        elif isinstance(node, list):
+            waiting += node
+
+
+# ---------------------------------------------------------------------------------------------- what is refused
+
+
+def edited(text: str, old: str, new: str) -> str:
+    assert text.count(old) == 1, f"{old!r} is not in the text once"
+    return text.replace(old, new)
+
+
+BAD_CATALOGUE = [  # what stands there, what is written instead, what the message says
+    ("train: [image], thinking", "train: [image], thinkin", "runs.image.thinkin: unknown key; did you mean thinking?"),
+    ("like: joint, guidance: 2", "like: joint, zzz: 2", "runs.guided.zzz: unknown key"),
+    ("tables:", "tabels:", "tabels: unknown key; did you mean tables?"),
+    (
+        "{kind: curves",
+        "{kind: curve",
+        "mechanism, sheets, got 'curve'; did you mean curves?",
+    ),
+    ("kind: main", "kind: main, guidance: best", "tables.main.guidance: expected one of tuned, unguided, got 'best'"),
+    ("guidance: 2", "guidance: 1", "runs.guided: is the same run as joint, expected a setting that differs"),
+    ("guidance: 2", "guidance: 2, lr_text: 2e-4", "runs.guided.lr_text: changes nothing, lr_text is 0.0002 without it"),
+    ("init: guided, train", "init: guided, guidance: 2, train", "runs.twice.guidance: changes nothing, guidance is 2"),
+    (
+        "  twice:",
+        "  s: {like: joint, vary: {guidance: [1, 3]}}\n  twice:",
+        "runs.s_guidance_1: is the same run as joint",
+    ),
+    ("  twice:", "  s: {like: joint, vary: {guidanse: [1, 3]}}\n  twice:", "guidanse: not a setting of rl runs"),
+    ("guidance: 2", "guidance: 2, seeds: 0", "runs.guided.seeds: 0 is less than"),
+    ("guidance: 2", "guidance: two", "runs.guided.guidance: expected number, got 'two'"),
+    ("guidance: 2", "guidance: true", "runs.guided.guidance: expected number, got True"),
+    ("guidance: 2", "guidance: 0.5", "runs.guided.guidance: expected a scale >= 1"),
+    ("guidance: 2", "group_size: 1", "runs.guided.group_size: expected at least 2: a group of one"),
+    ("guidance: 2", "group_size: 2.5", "runs.guided.group_size: expected integer, got 2.5"),
+    (
+        "guidance: 2",
+        "transition: cps, noise_level: 1.2",
+        "runs.guided.noise_level: expected at most 1 for transition: cps",
+    ),
+    ("guidance: 2", "window_size: 0", "runs.guided.window_size: expected at least 1: an empty window"),
+    ("guidance: 2", "window_size: 5", "runs.guided.window_size: expected at most 4, the width of rl.window_range"),
+    ("guidance: 2", "window_range: [3, 3]", "runs.guided.window_range: expected 0 <= start < end <= 7"),
+    ("guidance: 2", "window_range: [4, 8]", "runs.guided.window_range: expected 0 <= start < end <= 7"),
+    ("guidance: 2", "window_range: [-1, 3]", "runs.guided.window_range: expected 0 <= start < end <= 7"),
+    ("guidance: 2", "window_range: [0, 1, 2]", "runs.guided.window_range: expected 2 values, got 3"),
+    ("guidance: 2", "train: [text, text]", "runs.guided.train: expected text, image or both"),
+    ("guidance: 2", "train: [words]", "runs.guided.train.0: expected one of text, image, got 'words'"),
+    ("guidance: 2", "thinking: false", "runs.guided.thinking: expected true where text is trained"),
+    ("guidance: 2", "thinking: no", "runs.guided.thinking: expected boolean, got 'no'"),
+    ("guidance: 2", "regulariser: mse", "runs.guided.regulariser: expected one of none, latent_kl, velocity_mse"),
+    ("guidance: 2", "prompts_per_rollout: 5", "runs.guided.prompts_per_rollout: expected a multiple of rl.epochs"),
+    ("guidance: 2", "guidance: 2, guidance: 3", "line 7: 'guidance' stands twice"),
+    ("guidance: 2", "wrong_traces: 0.5", "runs.guided.wrong_traces: not a setting of rl runs"),
+    ("{init: base,", "{init: base, noise_level: 0.5,", "runs.sft.noise_level: not a setting of sft runs"),
+    ("{init: base,", "{init: base, wrong_traces: 2,", "runs.sft.wrong_traces: expected a share in [0, 1]"),
+    ("{init: base,", "{", "runs.sft.init: missing, the run it starts from"),
+    ("{label: Base,", "{init: sft,", "runs.base.init: unexpected, base starts from nothing"),
+    ("{init: base,", "{init: twice,", "init: goes round in a circle (sft -> twice -> guided -> sft)"),
+    ("like: guided, label", "like: twice, label", "runs.twice.like: goes round in a circle (twice -> twice)"),
+    ("init: guided", "init: guide", "runs.twice.init: no run is called 'guide'; did you mean guided?"),
+    ("{like: joint,", "{like: jiont,", "runs.guided.like: no run is called 'jiont'; did you mean joint?"),
+    ("thinking: false, evaluate: [no]", "thinking: false", "runs.image.evaluate: missing"),
+    ("thinking: false, evaluate: [no]", "evaluate: [maybe]", "runs.image.evaluate.0: expected one of no, yes"),
+    ("  base: ", "  bass: ", "runs.base: missing, the workflow needs a run of this name"),
+    ("  guided: ", "  Guided-2: ", "runs.Guided-2: a name has small letters, digits and underscores only"),
+    ("[joint, yes]", "[jont, yes]", "tables.main.rows.1: no run is called 'jont'; did you mean joint?"),
+    ("[joint, yes]", "[joint, no]", "tables.main.rows.1: run 'joint' is not evaluated with thinking 'no'"),
+    ("[joint, yes]", "[joint]", "tables.main.rows.1: "),
+    ("runs: [sft, joint]", "runs: [sft, image]", "tables.decoding.runs.1: run 'image' is not evaluated with thinking"),
+    ("kind: curves, runs: [twice]", "kind: curves", "figures.curves.runs: missing, kind curves shows them"),
+    ("kind: curves, runs: [twice]", "kind: progress, runs: [sft]", "run 'sft' is not trained by reinforcement"),
+    (
+        "decoding, runs: [sft, joint]",
+        "training, runs: [jont]",
+        "tables.decoding.runs.0: no run is called 'jont'; did you",
+    ),
+    ("decoding, runs: [sft, joint]", "training, runs: [base]", "run 'base' is not trained by reinforcement"),
+    ("decoding, runs: [sft, joint]", "training", "tables.decoding.runs: missing, kind training shows them"),
+    ("decoding, runs: [sft, joint]", "guidance, runs: [image]", "run 'image' is not evaluated with thinking 'yes'"),
+    ("decoding, runs: [sft, joint]", "guidance, runs: [sft]", "run 'sft' is not trained by reinforcement"),
+    ("decoding, runs: [sft, joint]", "regularisers, runs: [sft]", "run 'sft' is not trained by reinforcement"),
+    ("decoding, runs: [sft, joint]", "overoptimisation", "decoding.runs: missing, kind overoptimisation shows them"),
+    ("{kind: curves, runs: [twice]", "{kind: curves, default: 0, runs: [twice]", "curves.default: expected boolean"),
+    ("runs: [twice]", "runs: [once]", "figures.curves.runs.0: no run is called 'once'"),
+    ("tables:", "tables: zzz:", "line 9: "),
+    ("  guided: ", "  1: ", "runs.1: a name has small letters, digits and underscores only"),
+    ("  guided: ", "  [a]: ", "line 7: "),
+    ("figures:", "zzz:", "zzz: unknown key; known: figures, runs, tables"),
+    ("guidance: 2}", "guidance: 2", "line 8: "),
+]
+
+
+@pytest.mark.parametrize("old, new, message", BAD_CATALOGUE, ids=[new for _, new, _ in BAD_CATALOGUE])
+def test_a_bad_catalogue_is_refused(files, old, new, message):
+    files[0].write_text(edited(CATALOGUE, old, new))
+    with pytest.raises(UserError) as refusal:
+        study(files)
+    text = str(refusal.value)
+    assert text.startswith(f"{files[0]}: ") and message in text and "\n" not in text
+
+
+BAD_SCALE = [
+    ("seeds: 3", "seeds: 0", "seeds: "),
+    ("seeds: 3", "seeds: three", "seeds: expected integer, got 'three'"),
+    ("threads: 2", "thread: 2", "thread: unknown key; did you mean threads?"),
+    ("{hidden_size: 64}", "{hiden_size: 64}", "model.hiden_size: unknown key; did you mean hidden_size?"),
+    ("{hidden_size: 64}", "{hidden_size: 63}", "model.hidden_size: expected a multiple of model.heads"),
+    ("{hidden_size: 64}", "[64]", "model: expected object, got [64]"),
+    ("source: shipped", "source: bought", "base.source: expected one of train, shipped, released, got 'bought'"),
+    ("source: shipped", "source: released", "released: expected a folder or hub id"),
+    ("group_size: 4", "group_size: 1", "rl.group_size: expected at least 2"),
+    ("rl: {steps: 8", "rl: {steps: 4", "rl.window_range: expected 0 <= start < end <= 3"),
+    ("window_range: [0, 4]", "window_range: [0, 2]", "rl.window_size: expected at most 2"),
+    ("sampling: {steps: 8}", "sampling: {steps: 1}", "sampling.steps: expected a whole number >= 2"),
+    ("sft: {steps: 20, lr: 1e-4}", "", "sft: missing"),
+    ("device: cpu", "device: {cpu", "line "),
+]
+
+
+@pytest.mark.parametrize(
+    "content, message", [(b"\xff", "cannot be read"), (b"", "the file: expected object, got None")]
+)
+def test_a_file_that_is_no_catalogue_is_refused(files, content, message):
+    files[0].write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        study(files)
+
+
+@pytest.mark.parametrize("old, new, message", BAD_SCALE, ids=[new for _, new, _ in BAD_SCALE])
+def test_a_bad_scale_is_refused(files, old, new, message):
+    path = files[1] / "cpu.yaml"
+    path.write_text(edited(SCALE, old, new))
+    with pytest.raises(UserError) as refusal:
+        study(files)
+    text = str(refusal.value)
+    assert text.startswith(f"{path}: {message}") and "\n" not in text
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"scale": "cup"}, "--config scale=cup: no such file in"),
+        ({"scale": "cup"}, "did you mean cpu?"),
+        ({"sede": 1}, "--config sede: unknown option; did you mean seeds?"),
+        ({"seeds": 0}, "--config: seeds: 0 is less than the minimum of 1"),
+        ({"seeds": "two"}, "--config: seeds: expected integer, got 'two'"),
+        ({"run": "jont"}, "--config run=jont: no such run; did you mean joint?"),
+    ],
+)
+def test_bad_options_are_refused(files, options, message):
+    with pytest.raises(UserError) as refusal:
+        study(files, **options)
+    assert message in str(refusal.value)
+
+
+def test_a_line_that_does_not_fit_the_scale_names_both_files(files):
+    files[0].write_text(edited(CATALOGUE, "guidance: 2", "window_range: [0, 6], window_size: 5"))
+    study(files)
+    (files[1] / "cpu.yaml").write_text(edited(SCALE, "rl: {steps: 8", "rl: {steps: 6"))
+    with pytest.raises(UserError) as refusal:
+        study(files)
+    assert "runs.guided.window_range" in str(refusal.value) and "cpu.yaml" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("{", "line 1: not valid JSON"),
+        ("[]", "expected a JSON object, found list"),
+        ('{"runn": "a"}', "runn: unknown key; did you mean run?"),
+        ("{}", "run: missing, expected text"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_bad_resolved_configuration_is_refused(tmp_path, content, message):
+    path = tmp_path / "config.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError) as refusal:
+        config.load(path)
+    assert str(refusal.value).startswith(f"{path}") and message in str(refusal.value)
+
+
+def test_every_rl_setting_refuses_a_wrong_type():
+    for name, hint in typing.get_type_hints(RLConfig).items():
+        with pytest.raises(UserError, match=f"^rl.{name}"):
+            from_dict(RLConfig, {name: 3 if hint in (str, str | None) else "?"}, "rl")
+
+
+# ---------------------------------------------------------------------------------------------- the command line
+
+
+def call(root, *arguments):
+    command = [sys.executable, "-m", "unigrpo.study.resolve", *map(str, arguments)]
+    return subprocess.run(command, cwd=root / "src", capture_output=True, text=True)
+
+
+def test_command_writes_the_configuration_or_one_message(root, files, tmp_path):
+    common = ["--catalogue", files[0], "--scale-file", files[1] / "cpu.yaml", "--out", tmp_path / "new/config.json"]
+    bad = call(root, *common, "--run", "jont")
+    assert (bad.returncode, bad.stdout) == (2, "")
+    assert bad.stderr == f"error: {files[0]}: runs: no run is called 'jont'; did you mean joint?\n"
+    assert not (tmp_path / "new").exists()
+
+    good = call(root, *common, "--run", "joint", "--seed", 2)
+    assert (good.returncode, good.stderr) == (0, "")
+    assert to_dict(config.load(tmp_path / "new/config.json")) == study(files).config("joint", 2)
+
+
+def test_command_writes_the_entry_of_a_table(root, files, tmp_path):
+    assert call(root, "--catalogue", files[0], "--table", "main", "--out", tmp_path / "spec.json").returncode == 0
+    assert json.loads((tmp_path / "spec.json").read_text()) == yaml.safe_load(
+        "{kind: main, rows: [[sft, 'no'], [joint, 'yes']]}"
+    )
+    bad = call(root, "--catalogue", files[0], "--figure", "curve", "--out", tmp_path / "spec2.json")
+    assert bad.returncode == 2 and "figures: nothing is called 'curve'; did you mean curves?" in bad.stderr

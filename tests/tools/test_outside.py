@@ -1,0 +1,64 @@
+"""An outside method's way in, as docs/extending.md shows it: prompts handed out, pictures filled in, judged, tabled."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from evals import run as evals_run
+from rewards import learned
+from tests._support import tiny
+from unigrpo.core.files import read_jsonl
+from unigrpo.core.records import UserError
+from unigrpo.report import collect, tables
+from unigrpo.tools import hand_out
+from unigrpo.world.prompts import prompt_set, samples_per_prompt
+
+
+def handed_out(folder, monkeypatch, *options):
+    monkeypatch.setattr(sys, "argv", ["hand_out", "--out", str(folder), *options])
+    hand_out.main()
+    return {path.parent.name: [row for _, row in read_jsonl(path)] for path in folder.glob("*/manifest.jsonl")}
+
+
+def test_every_prompt_is_handed_out_as_often_as_our_runs_paint_it(tmp_path, monkeypatch):
+    sets = handed_out(tmp_path, monkeypatch)
+    assert set(sets) == {"geneval.direct.tuned", "ta.direct.tuned"}
+    for name, prompts in (("geneval.direct.tuned", "geneval_eval"), ("ta.direct.tuned", "ta_eval")):
+        counted = pd.DataFrame(sets[name]).groupby("prompt_id", sort=False).size()
+        assert counted.tolist() == samples_per_prompt(prompts)
+        assert counted.index.tolist() == [p.id for p in prompt_set(prompts)]
+        assert len({row["image"] for row in sets[name]}) == len(sets[name])
+
+
+def test_a_handed_out_folder_without_pictures_is_refused(tmp_path, monkeypatch):
+    handed_out(tmp_path, monkeypatch, "--images-per-prompt", "1")
+    with pytest.raises(UserError, match="00000.png"):
+        evals_run.score_folder(tmp_path, [], tmp_path / "scores.jsonl")
+
+
+def test_pictures_become_a_row(root, tmp_path, monkeypatch):
+    seed = tmp_path / "cpu/runs/outside/seed0"
+    sets = handed_out(seed / "samples", monkeypatch, "--images-per-prompt", "1")
+    learned.save(learned.LearnedReward(tiny.REWARD, 48), tmp_path / "reward")
+    for name, rows in sets.items():
+        Image.new("RGB", (48, 48), "white").save(seed / "samples" / name / "00000.png")
+        for row in rows[1:]:
+            shutil.copy(seed / "samples" / name / "00000.png", seed / "samples" / name / row["image"])
+    scores, table = str(tmp_path / "scores.csv"), tmp_path / "tables"
+    evals_run.main(
+        ["--samples", str(seed / "samples"), "--reward", str(tmp_path / "reward")]
+        + ["--detector", str(root / "assets/detector"), "--out", str(seed / "scores.jsonl")]
+    )
+    collect.main(["--out", scores, f"outside={seed}"])
+    spec = tmp_path / "spec.json"
+    spec.write_text(json.dumps({"kind": "main", "rows": [["outside", "no"]]}))
+    arguments = {"--name": "t", "--spec": spec, "--scores": scores, "--results": tmp_path / "cpu", "--out": table}
+    tables.main([str(x) for pair in arguments.items() for x in pair])
+    line = pd.read_csv(table / "t.csv").iloc[0]
+    assert (line["run"], line["n"], line["geneval"]) == ("outside", sum(map(len, sets.values())), 0.0)
