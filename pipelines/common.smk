@@ -3,7 +3,7 @@
 from unigrpo.study import catalogue
 from unigrpo.study import resolve
 from unigrpo.core import yaml_files
-from unigrpo.study import workflow
+from unigrpo.study import overview
 from unigrpo.core.records import UserError
 
 ROOT = Path(os.path.relpath(HERE))  # relative, so that a moved checkout has nothing to do anew
@@ -18,7 +18,7 @@ SHIPPED_FILES = [
 DETECTOR = ROOT / "assets" / "detector"
 
 try:
-    STUDY = study.load_study(CATALOGUE_FILE, SCALES, config)
+    STUDY = overview.load_study(CATALOGUE_FILE, SCALES, config)
 except UserError as error:
     sys.exit(f"error: {error}")
 
@@ -113,7 +113,7 @@ def entry(kind, name):
     """The catalogue's entry of a table or figure."""
     entries = {"table": TABLES, "figure": FIGURES}[kind]
     if name not in entries:
-        sys.exit(f"error: {CATALOGUE_FILE}: no {kind} is called {name!r}{schema.nearest(name, entries)}")
+        sys.exit(f"error: {CATALOGUE_FILE}: no {kind} is called {name!r}{yaml_files.nearest(name, entries)}")
     return entries[name]
 
 

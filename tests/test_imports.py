@@ -54,7 +54,7 @@ ROOMS = (
 COMMANDS = len(ROOMS)  # every other module that can be run: the top room
 
 WITHOUT_TORCH = (
-    "unigrpo.study.config", "unigrpo.core.records", "unigrpo.core.seeding", "unigrpo.study.catalogue", "unigrpo.study.resolve", "unigrpo.study.workflow",
+    "unigrpo.study.config", "unigrpo.core.records", "unigrpo.core.seeding", "unigrpo.study.catalogue", "unigrpo.study.resolve", "unigrpo.study.overview",
     "unigrpo.report", "unigrpo.planning.cost",
     "unigrpo.planning",
     "unigrpo.tools.diff", "unigrpo.study.run_folder", "unigrpo.world.geneval_verdict",

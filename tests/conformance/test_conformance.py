@@ -14,7 +14,7 @@ from unigrpo.conformance import IMPLEMENTED
 from unigrpo.conformance.__main__ import main, run
 from unigrpo.core.records import UserError
 
-VECTORS = Path(__file__).parent / "vectors"
+VECTORS = Path(__file__).parents[1] / "vectors"
 
 
 def exit_code(folder, *flags):

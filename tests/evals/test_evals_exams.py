@@ -5,7 +5,6 @@ import math
 
 import pytest
 from PIL import Image
-from tests.test_evals_pictures import CUP, DOG, write_official
 
 from evals import benchmarks, exam, images
 from evals.benchmarks.dpg import QuestionGraphs, read_graphs, settled
@@ -13,6 +12,7 @@ from evals.benchmarks.geneval2 import SoftTifa
 from evals.benchmarks.ta import TextAlignment
 from evals.pictures import Picture
 from tests._support import fake_server, judges
+from tests.evals.test_evals_pictures import CUP, DOG, write_official
 from unigrpo.core.files import read_json, read_jsonl
 from unigrpo.core.records import Prompt, UserError
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.test_evals_pictures import CUP, DOG, image, write_official, write_ours
 
 from evals import benchmarks, images
 from evals.benchmarks import geneval as geneval_style
 from evals.detectors import Found
 from evals.pictures import read
 from tests._support import judges
+from tests.evals.test_evals_pictures import CUP, DOG, image, write_official, write_ours
 from unigrpo.core.files import read_json, read_jsonl
 from unigrpo.core.records import UserError
 from unigrpo.report import collect

@@ -9,7 +9,6 @@ from tests._support import released_pair, tiny  # isort: skip  # before the libr
 import pytest
 import torch
 from diffusers import SD3Transformer2DModel
-from tests.test_plan import configured, kept
 from transformers import (
     CLIPTextConfig,
     CLIPTextModelWithProjection,
@@ -19,6 +18,7 @@ from transformers import (
     T5EncoderModel,
 )
 
+from tests.planning.test_plan import configured, kept
 from unigrpo.core import cli
 from unigrpo.core.records import UserError
 from unigrpo.models import checkpoint

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from study import PAPER, flat_course, score_rows, write_jsonl, write_validations
 
+from tests._support.study import PAPER, flat_course, score_rows, write_jsonl, write_validations
 from unigrpo.core.records import UserError
 from unigrpo.report import collect, overoptimisation, tables
 from unigrpo.report.results import Folder

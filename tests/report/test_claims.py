@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from study import flat_course, write_jsonl, write_study, write_validations
 
+from tests._support.study import flat_course, write_jsonl, write_study, write_validations
 from unigrpo.report import claims, verdicts
 from unigrpo.report.claims import CLAIMS
 from unigrpo.report.results import PAPER, Folder, Paper, Scores

@@ -11,8 +11,8 @@ import subprocess
 import numpy as np
 import pytest
 from PIL import Image
-from study import write_scenes
 
+from tests._support.study import write_scenes
 from unigrpo.core.files import read_jsonl
 from unigrpo.core.records import UserError
 from unigrpo.report import gallery

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from study import write_jsonl
 
+from tests._support.study import write_jsonl
 from unigrpo.core.records import SHEET_COLUMNS, UserError
 from unigrpo.objectives import flow
 from unigrpo.objectives.image_losses import latent_kl, velocity_mse

@@ -7,8 +7,8 @@ import subprocess
 
 import pandas as pd
 import pytest
-from study import write_study
 
+from tests._support.study import write_study
 from unigrpo.report import latex, tables
 
 ROWS = [["base", "no"], ["sft", "yes"], ["unigrpo", "yes"]]

@@ -10,8 +10,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from study import score_rows, write_jsonl, write_study
 
+from tests._support.study import score_rows, write_jsonl, write_study
 from unigrpo.core.records import UserError
 from unigrpo.report import collect, courses, figures, pictures, tables
 from unigrpo.report.results import CATEGORIES, Folder, Paper, Scores

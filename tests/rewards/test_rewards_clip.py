@@ -1,15 +1,15 @@
 """CLIPScore, PickScore, HPS and the aesthetic predictor: small checkpoints in the published layouts, through the real
 loaders; scores against the libraries' own path from an image file to an embedding."""
 
-import published
 import pytest
 import torch
 from PIL import Image
-from published import PROMPTS, images
 from torch.nn.functional import normalize
 
 import rewards
 from rewards import pixels
+from tests._support import published
+from tests._support.published import PROMPTS, images
 from unigrpo.core import weights
 from unigrpo.core.records import UserError
 

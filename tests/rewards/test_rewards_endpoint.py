@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from published import PROMPTS, images
 
 import rewards
+from tests._support.published import PROMPTS, images
 from unigrpo.core.records import UserError
 
 OPTIONS = {"model": "judge", "timeout": 2.0, "pause": 0.01, "longest_pause": 0.04}

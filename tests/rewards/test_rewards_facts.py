@@ -4,10 +4,10 @@ import math
 import re
 
 import pytest
-import tiny
 import torch
 
 import rewards
+from tests._support import tiny
 from unigrpo.core.records import UserError
 from unigrpo.study import resolve
 

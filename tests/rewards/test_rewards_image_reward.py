@@ -3,13 +3,13 @@
 import json
 import re
 
-import published
 import pytest
 import torch
-from published import PROMPTS, images
 
 import rewards
 from rewards import pixels
+from tests._support import published
+from tests._support.published import PROMPTS, images
 from unigrpo.core.records import UserError
 
 WIDTH, TEXT, LAYERS = 64, 32, 2  # image encoder, text encoder

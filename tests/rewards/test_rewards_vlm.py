@@ -1,13 +1,13 @@
 """P(yes): a small vision-language model with random weights, saved as a published one, through the real loader."""
 
-import published
 import pytest
 import torch
 from PIL import Image
-from published import PROMPTS, images
 
 import rewards
 from rewards import pixels
+from tests._support import published
+from tests._support.published import PROMPTS, images
 from unigrpo.core.records import UserError
 from unigrpo.judges.local import LocalVlm
 

@@ -6,11 +6,11 @@ import sys
 from dataclasses import replace
 
 import pytest
-import tiny
 import torch
-from published import PROMPTS, images
 
 import rewards
+from tests._support import tiny
+from tests._support.published import PROMPTS, images
 from unigrpo.core.files import read_jsonl, write_json
 from unigrpo.core.records import UserError
 from unigrpo.study import resolve

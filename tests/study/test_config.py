@@ -14,7 +14,7 @@ from unigrpo.core.yaml_files import SCHEMAS, read_yaml
 from unigrpo.study import config, resolve
 from unigrpo.study.catalogue import by_default, load_catalogue, of_group, runs_in_use
 from unigrpo.study.config import RLConfig, RunConfig, from_dict, to_dict
-from unigrpo.study.workflow import load_study
+from unigrpo.study.overview import load_study
 
 SCALES = ("smoke", "cpu", "gpu", "paper", "sd35")
 

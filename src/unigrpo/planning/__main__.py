@@ -8,9 +8,9 @@ from unigrpo.core import cli
 from unigrpo.core.records import UserError
 from unigrpo.planning import pair_plan, reinforcement_plan, supervised_plan
 from unigrpo.planning.layout import TFLOPS, Device
+from unigrpo.study.overview import load_study
 from unigrpo.study.provenance import ROOT
 from unigrpo.study.resolve import resolve
-from unigrpo.study.workflow import load_study
 
 
 def main() -> None:
