@@ -27,8 +27,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from unigrpo.core import cli, seeding
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import digest, write_json
-from unigrpo.core.records import UserError
 from unigrpo.study import provenance
 from unigrpo.study.provenance import ROOT
 

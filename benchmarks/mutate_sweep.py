@@ -41,8 +41,8 @@ from benchmarks import mutations
 from benchmarks.mutations import Mutation, Random
 from tests._support import tiny
 from unigrpo.core import cli, seeding
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import write_json, write_text
-from unigrpo.core.records import UserError
 from unigrpo.core.yaml_files import read_yaml
 from unigrpo.models import checkpoint
 from unigrpo.report.tables import read_rows

@@ -33,7 +33,8 @@ from benchmarks import phases
 from unigrpo.core import cli, seeding
 from unigrpo.core.files import write_json
 from unigrpo.episodes.rollout import Rollout, stochastic_steps
-from unigrpo.methods import Networks, grpo
+from unigrpo.episodes.slices import Networks
+from unigrpo.methods import grpo
 from unigrpo.models.base import UnifiedModel
 from unigrpo.models.codec import PatchCodec
 from unigrpo.models.mot import MoT, MoTConfig

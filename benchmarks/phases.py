@@ -34,9 +34,9 @@ from rewards import verifier
 from rewards.learned import LearnedReward
 from unigrpo import methods
 from unigrpo.core import cli, seeding
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import write_json
-from unigrpo.core.records import UserError
-from unigrpo.methods import Networks
+from unigrpo.episodes.slices import Networks
 from unigrpo.models import checkpoint
 from unigrpo.models.base import Trace, UnifiedModel
 from unigrpo.models.mot import Context

@@ -18,8 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from unigrpo.core import cli
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import write_json
-from unigrpo.core.records import UserError
 from unigrpo.study import provenance
 from unigrpo.study.provenance import ROOT
 

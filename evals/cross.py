@@ -25,8 +25,8 @@ from evals import held_out
 from evals.pictures import Picture, Pictures, read
 from rewards import Reward
 from unigrpo.core import cli
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import write_text
-from unigrpo.core.records import UserError
 from unigrpo.core.seeding import numpy_generator
 from unigrpo.report import page
 from unigrpo.report.notes import MISSING

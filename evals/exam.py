@@ -15,8 +15,9 @@ from pathlib import Path
 from PIL.Image import Image
 
 from evals.benchmarks import add_device_options
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import digest, read_jsonl
-from unigrpo.core.records import Prompt, UserError
+from unigrpo.core.records import Prompt
 from unigrpo.judges import ONE_WORD, Vlm, written
 
 DEFAULT = "Qwen/Qwen3-VL-8B-Instruct"

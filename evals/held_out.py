@@ -11,7 +11,8 @@ from PIL.Image import Image
 
 import rewards
 from rewards import Reward
-from unigrpo.core.records import Prompt, UserError
+from unigrpo.core.errors import UserError
+from unigrpo.core.records import Prompt
 
 
 def parse(text: str) -> tuple[str, Reward]:

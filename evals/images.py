@@ -24,8 +24,8 @@ from evals import benchmarks
 from evals.benchmarks import Judge
 from evals.pictures import Picture, Pictures, read
 from unigrpo.core import cli
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_text, write_json, write_text, writing
-from unigrpo.core.records import UserError
 from unigrpo.core.seeding import numpy_generator
 from unigrpo.report.stats import Cells, Estimate, estimate
 

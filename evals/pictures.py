@@ -22,8 +22,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from unigrpo.core import cli
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import new_folder, read_json, read_jsonl
-from unigrpo.core.records import Prompt, UserError
+from unigrpo.core.records import Prompt
 from unigrpo.sampling import sample_folder
 
 KINDS = (".png", ".jpg", ".jpeg", ".webp")

@@ -23,8 +23,9 @@ from pathlib import Path
 import numpy as np
 
 from unigrpo.core import cli
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json, replacing
-from unigrpo.core.records import Detection, Prompt, UserError
+from unigrpo.core.records import Detection, Prompt
 from unigrpo.sampling import sample_folder
 from unigrpo.sampling.sample_folder import SampleFolder
 from unigrpo.world import exam_points, geneval_verdict

@@ -4,7 +4,7 @@ from unigrpo.study import catalogue
 from unigrpo.study import resolve
 from unigrpo.core import yaml_files
 from unigrpo.study import overview
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 
 ROOT = Path(os.path.relpath(HERE))  # relative, so that a moved checkout has nothing to do anew
 CATALOGUE_FILE = ROOT / "pipelines" / "experiments.yaml"

@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unigrpo.core.records import Prompt, UserError
+from unigrpo.core.errors import UserError
+from unigrpo.core.records import Prompt
 
 Score = Callable[[Tensor, Sequence[Prompt]], Tensor]
 

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from rewards.pixels import to_uint8
 from rewards.weights import in_batches
-from unigrpo.core.records import Prompt, UserError
+from unigrpo.core.errors import UserError
+from unigrpo.core.records import Prompt
 from unigrpo.world.geneval_verdict import Boxes, Verdict, exact_verdict, official_verdict
 from unigrpo.world.inspector import inspect_images, to_geneval
 

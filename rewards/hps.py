@@ -12,7 +12,7 @@ from rewards.weights import fill, in_batches, placed, read_published
 from unigrpo.core import torchvision_compat
 from unigrpo.core import weights as published
 from unigrpo.core.devices import pick
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 
 torchvision_compat.ensure_torchvision()  # open_clip imports it
 

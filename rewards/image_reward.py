@@ -17,8 +17,8 @@ from rewards.weights import fill, in_batches, placed, read_published
 from unigrpo.core import torchvision_compat
 from unigrpo.core import weights as published
 from unigrpo.core.devices import pick
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json
-from unigrpo.core.records import UserError
 
 torchvision_compat.ensure_torchvision()  # timm and transformers import it
 

@@ -10,7 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from rewards.pixels import to_uint8
-from unigrpo.core.records import Prompt, UserError
+from unigrpo.core.errors import UserError
+from unigrpo.core.records import Prompt
 
 WHAT = "JPEG compressibility: minus the file's kilobytes"
 WEIGHTS = "none"

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from unigrpo.core import torchvision_compat
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json, write_json
-from unigrpo.core.records import Prompt, UserError
+from unigrpo.core.records import Prompt
 from unigrpo.models.checkpoint import load_weights, read_tensors, write_tensors
 from unigrpo.study.config import RewardConfig, from_dict, require
 from unigrpo.world.pool import REWARD_WORDS

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from rewards.pixels import to_uint8
-from unigrpo.core.records import Prompt, UserError
+from unigrpo.core.errors import UserError
+from unigrpo.core.records import Prompt
 from unigrpo.world.asked_text import asked_text
 
 WHAT = "OCR: share of the asked text that is read in the image"

@@ -23,8 +23,9 @@ from tqdm import tqdm
 
 from rewards.learned import CONTEXT, LearnedReward, save
 from unigrpo.core import cli, seeding
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import write_json
-from unigrpo.core.records import Detection, Prompt, UserError
+from unigrpo.core.records import Detection, Prompt
 from unigrpo.sampling import sample_folder
 from unigrpo.study import config, provenance
 from unigrpo.study.config import RewardConfig

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from rewards.pixels import to_uint8
 from rewards.vlm_yes import question_for
-from unigrpo.core.records import Prompt, UserError
+from unigrpo.core.errors import UserError
+from unigrpo.core.records import Prompt
 from unigrpo.judges.endpoint import TOP, Endpoint, Unusable, by_text, by_tokens
 
 WHAT = "P(yes), or a rating, by a model behind an OpenAI-compatible endpoint"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rewards.weights import placed
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 from unigrpo.judges.local import LocalVlm
 
 WHAT = "P(yes) of a vision-language model, asked whether the image matches the prompt"

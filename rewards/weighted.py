@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 import rewards
-from unigrpo.core.records import Prompt, UserError
+from unigrpo.core.errors import UserError
+from unigrpo.core.records import Prompt
 from unigrpo.study.config import RewardPart, reward_parts
 
 WHAT = "weighted sum of other rewards"

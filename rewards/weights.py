@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rewards import Score
 from unigrpo.core import hub
 from unigrpo.core.devices import pick
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 from unigrpo.models.checkpoint import load_weights, read_tensors
 
 

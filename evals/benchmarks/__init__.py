@@ -16,7 +16,7 @@ from typing import Protocol
 from PIL.Image import Image
 
 from evals.pictures import Picture
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 
 NAMES = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
 

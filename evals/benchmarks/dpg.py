@@ -21,8 +21,9 @@ from PIL.Image import Image
 from evals.benchmarks import mean
 from evals.exam import Exam, add_vlm_options, build_vlm, check_answers, judge_version, prompts_version, sit
 from evals.pictures import Picture
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_text
-from unigrpo.core.records import Prompt, UserError
+from unigrpo.core.records import Prompt
 from unigrpo.judges import Vlm
 
 TITLE = "DPG-style"

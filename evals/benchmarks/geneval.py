@@ -18,7 +18,8 @@ from evals.colours import ColourReader, cut_out
 from evals.detectors import DEFAULT as DETECTOR
 from evals.detectors import Detector, Found, load
 from evals.pictures import Picture
-from unigrpo.core.records import Prompt, UserError
+from unigrpo.core.errors import UserError
+from unigrpo.core.records import Prompt
 from unigrpo.world import geneval_verdict
 from unigrpo.world.geneval_verdict import CLASSES, COLORS, Boxes
 

@@ -17,8 +17,8 @@ from evals import held_out
 from evals.benchmarks import mean
 from evals.pictures import Picture
 from rewards import Reward
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import digest
-from unigrpo.core.records import UserError
 
 TITLE = "Mean reward"
 VERSION = "1"

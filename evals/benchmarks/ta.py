@@ -27,7 +27,7 @@ from evals.exam import (
     sit,
 )
 from evals.pictures import Picture
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 from unigrpo.judges import Vlm
 from unigrpo.world import exam_points, geneval_verdict
 

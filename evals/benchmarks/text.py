@@ -19,8 +19,8 @@ from evals.benchmarks import mean
 from evals.exam import prompts_version
 from evals.pictures import Picture
 from rewards.ocr import DETECTION_SIDE, agreement, reader
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_text
-from unigrpo.core.records import UserError
 from unigrpo.world.asked_text import asked_text
 
 TITLE = "Text rendering"

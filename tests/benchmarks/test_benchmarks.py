@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from benchmarks import peers, phases, scaling, startup
-from unigrpo.methods import Networks, grpo
+from unigrpo.episodes.slices import Networks
+from unigrpo.methods import grpo
 from unigrpo.training.launch import accelerate_for
 from unigrpo.training.reinforcement import draw_prompts, optimizer_for
 from unigrpo.training.supervised import new_model

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from unigrpo.conformance import IMPLEMENTED
 from unigrpo.conformance.__main__ import main, run
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.test_imports import MODULES
 from unigrpo.core import cli, files
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 
 
 def test_bad_input_is_one_message_and_exit_code_2(capsys):

@@ -10,13 +10,13 @@ import torch
 from accelerate import Accelerator
 
 from tests._support import tiny
-from unigrpo import methods
+from unigrpo.episodes import slices
 from unigrpo.episodes.rollout import paint, replay, roll_out, stochastic_steps
 from unigrpo.methods import grpo
 from unigrpo.objectives import flow
 from unigrpo.objectives.image_losses import ratio_norm_log_ratio
 from unigrpo.sampling.engine import Decoding, sample, sample_guided
-from unigrpo.training import reinforcement
+from unigrpo.training import reinforcement, update
 from unigrpo.world.prompts import prompt_set
 
 PROMPTS = reinforcement.draw_prompts(0, 0, 4)
@@ -32,8 +32,8 @@ def rollout(model):
     return roll_out(model, PROMPTS, tiny.RL, 8, seed=5, index=2)
 
 
-def networks(model, reference=None) -> methods.Networks:
-    return methods.Networks(model, reference or model, reward=None)
+def networks(model, reference=None) -> slices.Networks:
+    return slices.Networks(model, reference or model, reward=None)
 
 
 def advantages(n: int = 12) -> torch.Tensor:
@@ -185,7 +185,7 @@ def test_on_policy_losses_and_gradients_are_those_of_an_explicit_replay(model, r
                 with torch.no_grad():
                     s.old = replay(clone, s.rollout, rl)
         for step in steps:
-            losses += [methods.accumulate(grpo, nets, s, rl, Accelerator(cpu=True)) for s in step]
+            losses += [update.accumulate(grpo, nets, s, rl, Accelerator(cpu=True)) for s in step]
             grads += [p.grad.clone() for p in clone.mot.parameters() if p.grad is not None]
             optimizer.step()
             optimizer.zero_grad()
@@ -264,9 +264,9 @@ def test_every_transition_records_the_noise_of_its_gaussian(model, transition):
 
 
 def test_halves_are_disjoint_whole_groups_and_repeat_repeats():
-    halves = methods.optimizer_steps(tiny.RL)
+    halves = slices.optimizer_steps(tiny.RL)
     assert halves == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11]]
-    assert methods.optimizer_steps(replace(tiny.RL, epoch_convention="repeat")) == [list(range(12))] * 2
+    assert slices.optimizer_steps(replace(tiny.RL, epoch_convention="repeat")) == [list(range(12))] * 2
 
 
 def perturbed(model):
@@ -281,7 +281,7 @@ def gradients(model, rollout, rl, weights, reference=None) -> dict[str, torch.Te
     """Of the first optimiser step."""
     clone = copy.deepcopy(model)
     for s in grpo.make_slices(networks(clone, reference or model), rollout, weights, rl)[0]:
-        methods.accumulate(grpo, networks(clone), s, rl, Accelerator(cpu=True))
+        update.accumulate(grpo, networks(clone), s, rl, Accelerator(cpu=True))
     return {name: p.grad.clone() for name, p in clone.mot.named_parameters() if p.grad is not None}
 
 
@@ -376,7 +376,7 @@ def test_one_update_raises_the_probability_of_what_was_rewarded(model, rollout):
     with torch.no_grad():
         before = replay(clone, rollout, rl)
     for s in grpo.make_slices(networks(clone, model), rollout, weights, rl)[0]:
-        methods.accumulate(grpo, networks(clone), s, rl, Accelerator(cpu=True))
+        update.accumulate(grpo, networks(clone), s, rl, Accelerator(cpu=True))
     optimizer.step()
     with torch.no_grad():
         after = replay(clone, rollout, rl)

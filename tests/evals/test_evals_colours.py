@@ -7,7 +7,7 @@ from PIL import Image
 
 from evals.colours import TEMPLATES, ColourReader, cut_out
 from tests._support import judges
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 from unigrpo.world.geneval_verdict import COLORS
 
 RNG = np.random.default_rng(5)

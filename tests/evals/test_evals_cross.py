@@ -14,8 +14,8 @@ import rewards
 from evals import cross, held_out, images
 from evals.benchmarks import reward as reward_benchmark
 from rewards import Reward
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json
-from unigrpo.core.records import UserError
 
 META = {"tag": "colors", "include": [{"class": "circle", "count": 1}], "prompt": "a photo of a circle"}
 

@@ -12,7 +12,7 @@ from PIL import Image
 from evals import detectors
 from evals.detectors import Found, instances, keep
 from tests._support import judges
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 from unigrpo.world.geneval_verdict import CLASSES
 
 RNG = np.random.default_rng(3)

@@ -13,8 +13,9 @@ from evals.benchmarks.ta import TextAlignment
 from evals.pictures import Picture
 from tests._support import fake_server, judges
 from tests.evals.test_evals_pictures import CUP, DOG, write_official
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json, read_jsonl
-from unigrpo.core.records import Prompt, UserError
+from unigrpo.core.records import Prompt
 
 COWS = {
     "prompt": "two red cows",

@@ -8,7 +8,7 @@ from PIL import Image
 
 from evals import pictures
 from evals.pictures import export, read
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 
 CUP = {"tag": "colors", "include": [{"class": "cup", "count": 1, "color": "red"}], "prompt": "a photo of a red cup"}
 DOG = {"tag": "single_object", "include": [{"class": "dog", "count": 1}], "prompt": "a photo of a dog"}

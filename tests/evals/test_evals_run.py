@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from evals import run
-from unigrpo.core.records import Detection, Prompt, UserError
+from unigrpo.core.errors import UserError
+from unigrpo.core.records import Detection, Prompt
 from unigrpo.world.render import render
 from unigrpo.world.scenes import Obj, Scene
 

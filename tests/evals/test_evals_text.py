@@ -6,8 +6,8 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from evals import images
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json, read_jsonl
-from unigrpo.core.records import UserError
 
 SHOWN = {'a sign that says "Open"': "OPEN", 'a sign that says "Closed"': "CLOSER", 'the word "kiwi"': ""}
 

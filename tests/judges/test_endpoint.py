@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests._support import fake_server
 from tests._support.fake_server import serving, text, tokens
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 from unigrpo.judges import endpoint, written
 from unigrpo.judges.endpoint import Endpoint
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from tests._support import judges
 from unigrpo.core import weights
 from unigrpo.core.devices import pick
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 from unigrpo.judges.local import LocalVlm
 
 RNG = np.random.default_rng(0)

@@ -20,16 +20,18 @@ from evals import run as evals_run
 from tests._support import tiny
 from unigrpo import methods
 from unigrpo.core import seeding
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_jsonl
-from unigrpo.core.records import UserError
+from unigrpo.episodes import slices
 from unigrpo.episodes.noise_pairs import replay_pairs
+from unigrpo.episodes.slices import Networks
 from unigrpo.methods import ddrl, fpo, gardo, nft, refl
 from unigrpo.objectives import flow
 from unigrpo.report import collect
 from unigrpo.sampling import sets
 from unigrpo.sampling.engine import Decoding
 from unigrpo.study import config
-from unigrpo.training import reinforcement
+from unigrpo.training import reinforcement, update
 from unigrpo.world.examples import SupervisedData
 from unigrpo.world.traces import parse_trace, trace_matches
 
@@ -165,9 +167,9 @@ def test_refl_has_the_gradient_of_the_reward():
         reference.weight.add_(0.1)
     x, t = torch.linspace(-2, 2, 30, dtype=torch.float64).view(5, 2, 3).sin(), torch.tensor(0.25, dtype=torch.float64)
     part = SimpleNamespace(prompts=range(5), prompt_ids=None, trace=None, image=refl.LateTrack(4, t, x, None))
-    nets = methods.Networks(toy, reference, toy_reward)
+    nets = slices.Networks(toy, reference, toy_reward)
     with torch.no_grad():
-        s = methods.Slice(part, None, 1.0, None, refl.replay_late(reference, part, rl), None)
+        s = slices.Slice(part, None, 1.0, None, refl.replay_late(reference, part, rl), None)
     ((name, loss, _),) = refl.losses(nets, s, rl)
 
     def by_hand(weight):
@@ -196,7 +198,7 @@ def test_the_late_step_is_uniform_over_the_last_quarter():
 def test_refl_finishes_the_image_that_it_judges_late(learned):
     """After the last step the estimate is the finished image."""
     model, rl = tiny.model(), settings("refl")
-    rollout = refl.roll_out(methods.Networks(model, model, learned), PROMPTS, rl, 8, 5, 0)
+    rollout = refl.roll_out(slices.Networks(model, model, learned), PROMPTS, rl, 8, 5, 0)
     track = rollout.image
     assert track.step == rl.n_steps - 1 and track.time == flow.time_grid(rl.steps, rl.shift, rl.grid)[track.step]
     with torch.no_grad():
@@ -218,7 +220,7 @@ def test_refl_is_refused_where_the_reward_has_no_gradient(start, learned, tmp_pa
 @pytest.mark.parametrize("name", ["fpo", "unifpo", "awm"])
 def test_every_ratio_is_exactly_one_before_the_first_update(name):
     model, rl = tiny.model(), settings(name)
-    nets = methods.Networks(model, model, None)
+    nets = slices.Networks(model, model, None)
     rollout = fpo.roll_out(nets, PROMPTS, rl, 8, 5, 0)
     advantages = torch.randn(12, generator=torch.Generator().manual_seed(0))
     for s in sum(fpo.make_slices(nets, rollout, advantages, rl), []):
@@ -233,7 +235,7 @@ def test_every_ratio_is_exactly_one_before_the_first_update(name):
 def test_fpo_on_policy_is_an_explicit_replay(name):
     """The first of two steps; the second has its old losses, the rule with weights of its own has them in both."""
     rl, weights = settings(name), torch.randn(12, generator=torch.Generator().manual_seed(0))
-    nets = methods.Networks(tiny.model(), tiny.model(), None)
+    nets = slices.Networks(tiny.model(), tiny.model(), None)
     rollout = fpo.roll_out(nets, PROMPTS, rl, 8, 5, 0)
     first, second = fpo.make_slices(nets, rollout, weights, rl)
     assert all(s.old is None for s in first) and all(s.old is not None for s in second)
@@ -252,14 +254,14 @@ def test_fpo_on_policy_is_an_explicit_replay(name):
 
 def test_one_fpo_update_fits_what_was_rewarded():
     model, rl = copy.deepcopy(tiny.model()), settings("fpo", regulariser="none")
-    nets = methods.Networks(model, tiny.model(), None)
+    nets = Networks(model, tiny.model(), None)
     optimizer, _ = reinforcement.optimizer_for(model, rl)
     rollout, advantages = fpo.roll_out(nets, PROMPTS, rl, 8, 5, 0), torch.tensor([1.0, -0.5, -0.5] * 4)
     slices = fpo.make_slices(nets, rollout, advantages, rl)[0]
     with torch.no_grad():
         replays = [replay_pairs(model, s.rollout, rl) for s in slices]
     for s in slices:
-        methods.accumulate(fpo, nets, s, rl, Accelerator(cpu=True))
+        update.accumulate(fpo, nets, s, rl, Accelerator(cpu=True))
     optimizer.step()
     gain = 0.0
     for s, before in zip(slices, replays, strict=True):
@@ -274,8 +276,8 @@ def test_nft_paints_with_the_old_weights_which_follow_slowly():
     with torch.no_grad():
         for p in new.mot.parameters():
             p.add_(0.01)
-    nets = methods.Networks(new, old, None, copy.deepcopy(old))
-    painted = [nft.roll_out(methods.Networks(m, old, None, old), PROMPTS, rl, 8, 5, 0).image.images for m in (old, new)]
+    nets = slices.Networks(new, old, None, copy.deepcopy(old))
+    painted = [nft.roll_out(slices.Networks(m, old, None, old), PROMPTS, rl, 8, 5, 0).image.images for m in (old, new)]
     assert torch.equal(*painted)
     nft.follow(nets, rl, 2)
     for a, b, c in zip(old.parameters(), new.parameters(), nets.old.parameters(), strict=True):
@@ -317,7 +319,7 @@ def test_what_follows_the_policy_resumes_bit_for_bit(start, learned, tmp_path, m
 def networks(reward=None, **supervised):
     model = copy.deepcopy(tiny.model())
     data = SupervisedData(config.SupervisedConfig(**supervised))
-    return methods.Networks(model, tiny.model(), reward, data=data)
+    return slices.Networks(model, tiny.model(), reward, data=data)
 
 
 def test_the_loss_on_data_is_the_mean_of_flow_matching_one_by_one():
@@ -354,7 +356,7 @@ def test_the_loss_on_data_reaches_the_reasoning_expert_where_the_images_does(bou
         nets = networks()
         rollout = ddrl.roll_out(nets, PROMPTS, rl, 8, 5, 0)
         for s in ddrl.make_slices(nets, rollout, torch.linspace(-1, 1, 12), rl)[0]:
-            methods.accumulate(ddrl, nets, s, rl, Accelerator(cpu=True))
+            update.accumulate(ddrl, nets, s, rl, Accelerator(cpu=True))
         experts = nets.model.mot.expert_parameters()
         gradients.append(
             {part: torch.cat([p.grad.flatten() for p in experts[part] if p.grad is not None]) for part in experts}
@@ -427,7 +429,7 @@ def test_the_reference_is_renewed_at_intervals_of_rollouts():
     renewed = []
     for rollout in range(1, 7):
         reference = copy.deepcopy(tiny.model())
-        gardo.follow(methods.Networks(policy, reference, None), rl, rollout * rl.epochs)
+        gardo.follow(slices.Networks(policy, reference, None), rl, rollout * rl.epochs)
         renewed.append(torch.equal(next(reference.mot.parameters()), next(policy.mot.parameters())))
     assert renewed == [False, False, True, False, False, True]
 

@@ -12,8 +12,8 @@ import pytest
 
 import rewards
 from tests._support import tiny
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_jsonl
-from unigrpo.core.records import UserError
 from unigrpo.models import checkpoint
 from unigrpo.sampling.engine import Decoding
 from unigrpo.study import config, resolve

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from tests._support import release, tiny
 from unigrpo.core import seeding
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import digest, write_json
-from unigrpo.core.records import UserError
 from unigrpo.episodes.rollout import paint
 from unigrpo.methods import grpo
 from unigrpo.models import checkpoint

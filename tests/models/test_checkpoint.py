@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests._support import tiny
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 from unigrpo.models import checkpoint
 
 PROMPTS = ["a photo of a red circle", "a photo of two hearts left of a blue star"]

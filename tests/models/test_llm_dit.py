@@ -19,8 +19,8 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
 from unigrpo.core import seeding
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import write_json
-from unigrpo.core.records import UserError
 from unigrpo.episodes.rollout import paint, replay
 from unigrpo.models import checkpoint
 from unigrpo.models.base import Trace

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 from unigrpo.objectives.advantages import group_advantages
 
 

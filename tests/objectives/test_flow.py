@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 from unigrpo.objectives.flow import clean_estimate, euler_step, guided_velocity, latent_kl_weight, sde_step, time_grid
 
 KINDS = pytest.mark.parametrize("kind", ["sde", "cps", "dance"])

@@ -6,7 +6,7 @@ from itertools import combinations
 import pytest
 import torch
 
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 from unigrpo.objectives.windows import draw_window, moving_window
 
 

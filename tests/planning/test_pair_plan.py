@@ -20,7 +20,7 @@ from transformers import (
 
 from tests.planning.test_plan import configured, kept
 from unigrpo.core import cli
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 from unigrpo.models import checkpoint
 from unigrpo.models.llm_dit import adapters
 from unigrpo.planning import __main__ as command

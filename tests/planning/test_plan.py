@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests._support import several, tiny
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 from unigrpo.methods import grpo
 from unigrpo.models.bagel.multimodal import MultimodalMoT
 from unigrpo.models.bagel.vae import Autoencoder, VaeConfig

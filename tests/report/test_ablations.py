@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from tests._support.study import PAPER, flat_course, score_rows, write_jsonl, write_validations
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 from unigrpo.report import collect, overoptimisation, tables
 from unigrpo.report.results import Folder
 from unigrpo.report.validations import Course, course

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from tests._support.study import write_study
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 from unigrpo.report import compare
 from unigrpo.report.results import Folder, Paper, Scores
 from unigrpo.report.rows import Row, Sources

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from tests._support.study import write_scenes
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_jsonl
-from unigrpo.core.records import UserError
 from unigrpo.report import gallery
 from unigrpo.report.results import Folder
 from unigrpo.report.samples import read_samples

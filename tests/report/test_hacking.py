@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from tests._support.study import write_jsonl
-from unigrpo.core.records import SHEET_COLUMNS, UserError
+from unigrpo.core.errors import UserError
+from unigrpo.core.records import SHEET_COLUMNS
 from unigrpo.objectives import flow
 from unigrpo.objectives.image_losses import latent_kl, velocity_mse
 from unigrpo.report import frontier, hacking, mechanism, sheets, validations

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from tests._support.study import score_rows, write_jsonl, write_study
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 from unigrpo.report import collect, courses, figures, pictures, tables
 from unigrpo.report.results import CATEGORIES, Folder, Paper, Scores
 from unigrpo.report.results import PAPER as PAPER_FILE

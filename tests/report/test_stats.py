@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap, spearmanr
 
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 from unigrpo.report.stats import Cells, _resampled, difference, estimate, prompt_weights, rank_correlation
 
 

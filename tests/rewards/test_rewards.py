@@ -14,8 +14,9 @@ from torch.nn.functional import binary_cross_entropy, cross_entropy
 import rewards
 from rewards import learned, train_learned, verifier
 from tests._support import tiny
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json
-from unigrpo.core.records import Prompt, UserError
+from unigrpo.core.records import Prompt
 from unigrpo.sampling import sample_folder
 from unigrpo.sampling.engine import Samples
 from unigrpo.world.gold import judge

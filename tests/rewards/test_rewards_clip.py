@@ -11,7 +11,7 @@ from rewards import pixels
 from tests._support import published
 from tests._support.published import PROMPTS, images
 from unigrpo.core import weights
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from PIL import Image
 
 import rewards
 from tests._support.published import PROMPTS, images
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 
 OPTIONS = {"model": "judge", "timeout": 2.0, "pause": 0.01, "longest_pause": 0.04}
 

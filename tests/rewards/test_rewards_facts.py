@@ -8,7 +8,7 @@ import torch
 
 import rewards
 from tests._support import tiny
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 from unigrpo.study import resolve
 
 NAMES = resolve.reward_names()

@@ -10,7 +10,7 @@ import rewards
 from rewards import pixels
 from tests._support import published
 from tests._support.published import PROMPTS, images
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 
 WIDTH, TEXT, LAYERS = 64, 32, 2  # image encoder, text encoder
 VISION = (  # transformers' names of the image encoder -> the published ones

@@ -10,7 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 import rewards
 from rewards import jpeg, ocr
-from unigrpo.core.records import Prompt, UserError
+from unigrpo.core.errors import UserError
+from unigrpo.core.records import Prompt
 from unigrpo.world import geneval_verdict
 from unigrpo.world.asked_text import asked_text
 from unigrpo.world.inspector import inspect_images, to_geneval

@@ -8,7 +8,7 @@ import rewards
 from rewards import pixels
 from tests._support import published
 from tests._support.published import PROMPTS, images
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 from unigrpo.judges.local import LocalVlm
 
 TEMPLATE = (

@@ -16,7 +16,8 @@ import torch
 
 import rewards
 from tests._support import tiny
-from unigrpo.core.records import Prompt, UserError
+from unigrpo.core.errors import UserError
+from unigrpo.core.records import Prompt
 from unigrpo.sampling import sample_folder
 from unigrpo.sampling.engine import Samples, read_decoding
 from unigrpo.world.prompts import prompt_set, read_prompts

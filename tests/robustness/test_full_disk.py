@@ -18,7 +18,7 @@ from PIL import Image
 
 from tests._support import tiny
 from unigrpo.core import files
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 from unigrpo.models import checkpoint
 from unigrpo.sampling import sample_folder
 from unigrpo.sampling.engine import Samples

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load, save
 
 from benchmarks import kill_sweep, mutate_sweep, mutations
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 
 CARD = {"a": 1, "b": [0.5, {"c": "text"}], "d": {"e": True}}
 TENSORS = {"w": torch.ones(2, 3), "n": torch.tensor(3)}

@@ -9,7 +9,7 @@ import typing
 import pytest
 import yaml
 
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 from unigrpo.core.yaml_files import SCHEMAS, read_yaml
 from unigrpo.study import config, resolve
 from unigrpo.study.catalogue import by_default, load_catalogue, of_group, runs_in_use

@@ -12,8 +12,8 @@ import torch
 
 import rewards
 from tests._support import tiny
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_jsonl, write_json
-from unigrpo.core.records import UserError
 from unigrpo.study import resolve
 from unigrpo.study.catalogue import load_catalogue
 from unigrpo.study.config import to_dict

@@ -13,8 +13,8 @@ from PIL import Image
 from evals import run as evals_run
 from rewards import learned
 from tests._support import tiny
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_jsonl
-from unigrpo.core.records import UserError
 from unigrpo.report import collect, tables
 from unigrpo.tools import hand_out
 from unigrpo.world.prompts import prompt_set, samples_per_prompt

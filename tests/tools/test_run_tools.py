@@ -19,7 +19,7 @@ from PIL import Image
 
 from tests._support import tiny
 from unigrpo.core import files
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 from unigrpo.models import checkpoint
 from unigrpo.study import config, provenance, run_folder
 from unigrpo.tools import diff, environment, export, inspect_checkpoint, sample_image

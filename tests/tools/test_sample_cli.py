@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from tests._support import tiny
-from unigrpo.core.records import Prompt, UserError
+from unigrpo.core.errors import UserError
+from unigrpo.core.records import Prompt
 from unigrpo.models import checkpoint
 from unigrpo.sampling.engine import Decoding
 from unigrpo.study.config import SamplingConfig

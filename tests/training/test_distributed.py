@@ -17,11 +17,11 @@ from safetensors.torch import load_file
 
 from tests._support import several, tiny
 from unigrpo.core import distributed
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_jsonl, write_json
-from unigrpo.core.records import UserError
 from unigrpo.planning import reinforcement_plan as plan
 from unigrpo.study import config
-from unigrpo.training import launch, reinforcement, supervised
+from unigrpo.training import launch, reinforcement, supervised, update
 from unigrpo.world.examples import draw_examples
 
 TIMES = ("seconds_rollout", "seconds_update")
@@ -236,7 +236,7 @@ def gradients(rl, **run):
     with accelerator.autocast():
         slices = method.make_slices(nets, rollout, advantages, rl)[0]
     for part in slices:
-        reinforcement.methods.accumulate(method, nets, part, rl, accelerator)
+        update.accumulate(method, nets, part, rl, accelerator)
     return rollout, {name: p.grad for name, p in nets.model.named_parameters() if p.grad is not None}
 
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from tests._support import tiny
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_jsonl
-from unigrpo.core.records import UserError
 from unigrpo.models import checkpoint
 from unigrpo.study import config
 from unigrpo.study.resolve import training_fingerprint

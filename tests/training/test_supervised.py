@@ -15,8 +15,8 @@ from torch.nn.functional import cross_entropy
 
 from rewards.train_learned import truth
 from tests._support import tiny
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json
-from unigrpo.core.records import UserError
 from unigrpo.models import checkpoint
 from unigrpo.models.mot import Context
 from unigrpo.study.config import SupervisedConfig

@@ -11,8 +11,8 @@ from accelerate.tracking import get_available_trackers
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests._support import tiny
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_jsonl
-from unigrpo.core.records import UserError
 from unigrpo.training import launch, metrics_log, reinforcement, supervised, tracking
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 from unigrpo.world import geneval_verdict
 from unigrpo.world.geneval_verdict import exact_verdict, filter_detections, official_verdict, relative_position
 

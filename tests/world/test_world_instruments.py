@@ -12,7 +12,8 @@ import torch
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from unigrpo.core.records import Detection, UserError
+from unigrpo.core.errors import UserError
+from unigrpo.core.records import Detection
 from unigrpo.world import detector, prompts, scenes
 from unigrpo.world.gold import judge
 from unigrpo.world.inspector import inspect_images, to_geneval

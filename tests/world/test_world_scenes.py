@@ -7,7 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from unigrpo.core.records import Detection, UserError
+from unigrpo.core.errors import UserError
+from unigrpo.core.records import Detection
 from unigrpo.world import prompts, scenes, traces
 from unigrpo.world.prompts import Group, Statement
 from unigrpo.world.render import render

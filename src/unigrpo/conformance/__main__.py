@@ -12,7 +12,7 @@ from pathlib import Path
 from unigrpo.conformance import IMPLEMENTED, bagel, extra_algos, geneval, ratio_norm, sde_steps, text_grpo, vae
 from unigrpo.conformance.core import Case, Check
 from unigrpo.core import cli
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 
 FAMILIES: tuple[tuple[str, Callable[[Path], Iterator[Case]]], ...] = (  # name pattern; the first that fits wins
     (r"sde_steps.*\.(json|safetensors)", sde_steps.cases),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unigrpo.conformance.core import Check, close
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 from unigrpo.models.bagel.multimodal import MultimodalMoT
 from unigrpo.models.bagel.vit import VitConfig
 from unigrpo.models.mot import Context, MoTConfig

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from unigrpo.conformance.core import Case, Check, same
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_jsonl
-from unigrpo.core.records import UserError
 from unigrpo.world.geneval_verdict import Verdict, exact_verdict, filter_detections, official_verdict
 
 

@@ -9,7 +9,7 @@ import torch
 
 from unigrpo.conformance.bagel_file import against
 from unigrpo.conformance.core import Case, Check, read_pair
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 from unigrpo.models.bagel.vae import Autoencoder, sizes_of
 from unigrpo.models.mot import unpatchify
 

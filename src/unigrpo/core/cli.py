@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 
 
 def pick(name: str) -> torch.device:

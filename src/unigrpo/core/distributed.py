@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 from unigrpo.study.config import RLConfig, RunConfig
 
 

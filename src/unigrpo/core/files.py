@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 
 
 def read_text(path: str | Path) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 
 ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")  # owner/name
 

@@ -12,13 +12,6 @@ from dataclasses import dataclass, field
 SHEET_COLUMNS = 10  # images in a row of a validation's sheet
 
 
-class UserError(Exception):
-    """Bad input. The message names the file, the key (or line, or sample) and what was expected.
-
-    Command lines catch it, print the message alone to stderr and exit with code 2.
-    """
-
-
 @dataclass(frozen=True)
 class Prompt:
     """One prompt of a prompt set.

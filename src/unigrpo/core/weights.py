@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from unigrpo.core import hub
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 
 KINDS = ("*.safetensors", "*.bin", "*.pt", "*.pth")
 """File names of weights, best first: where a folder has several kinds, only the first kind counts."""

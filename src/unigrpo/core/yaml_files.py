@@ -16,8 +16,8 @@ from pathlib import Path
 import jsonschema
 import yaml
 
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_text
-from unigrpo.core.records import UserError
 from unigrpo.study import config
 
 SCHEMAS = Path(__file__).resolve().parents[3] / "pipelines" / "schemas"

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from PIL.Image import Image
 
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 ONE_WORD = "Answer in one word."

@@ -26,7 +26,7 @@ from typing import Literal
 
 from PIL.Image import Image, fromarray
 
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 from unigrpo.judges import written
 from unigrpo.study.config import require
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unigrpo.core import torchvision_compat, weights
 from unigrpo.core.devices import pick
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 from unigrpo.judges import written
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

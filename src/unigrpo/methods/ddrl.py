@@ -17,7 +17,8 @@ from torch import Tensor
 from unigrpo.core import distributed, seeding
 from unigrpo.core.records import Prompt
 from unigrpo.episodes.rollout import ImageTrack, Rollout
-from unigrpo.methods import Networks, Slice, grpo
+from unigrpo.episodes.slices import Networks, Slice
+from unigrpo.methods import grpo
 from unigrpo.models.base import UnifiedModel
 from unigrpo.objectives.matching import flow_matching_loss, noised
 from unigrpo.study.config import RLConfig

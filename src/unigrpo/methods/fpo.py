@@ -16,7 +16,7 @@ from torch import Tensor
 
 from unigrpo.episodes.noise_pairs import PairTrack, replay_pairs, roll_out_pairs
 from unigrpo.episodes.rollout import Replay, Rollout
-from unigrpo.methods import Networks, Slice, slices, text_loss, velocity_penalty
+from unigrpo.episodes.slices import Networks, Slice, slices, text_loss, velocity_penalty
 from unigrpo.objectives.matching import flow_matching_loss, matching_log_ratio, matching_loss, surrogate_log_prob
 from unigrpo.study.config import RLConfig
 

@@ -18,7 +18,8 @@ from torch import Tensor
 from unigrpo.core import distributed, seeding
 from unigrpo.core.records import Prompt
 from unigrpo.episodes.rollout import ImageTrack, Rollout, replay
-from unigrpo.methods import Networks, Slice, grpo, text_loss
+from unigrpo.episodes.slices import Networks, Slice, text_loss
+from unigrpo.methods import grpo
 from unigrpo.study.config import RLConfig
 
 NEEDS: tuple[str, ...] = ()

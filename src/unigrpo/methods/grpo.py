@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unigrpo.episodes import rollout as episodes
 from unigrpo.episodes.rollout import Replay, Rollout, replay
-from unigrpo.methods import Networks, Slice, slices, text_loss
+from unigrpo.episodes.slices import Networks, Slice, slices, text_loss
 from unigrpo.objectives.image_losses import (
     flow_grpo_loss,
     latent_kl,

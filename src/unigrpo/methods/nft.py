@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unigrpo.episodes.noise_pairs import replay_pairs, roll_out_pairs
 from unigrpo.episodes.rollout import Rollout
-from unigrpo.methods import Networks, Slice, slices, velocity_penalty
+from unigrpo.episodes.slices import Networks, Slice, slices, velocity_penalty
 from unigrpo.objectives.matching import nft_loss, old_decay
 from unigrpo.study.config import RLConfig
 

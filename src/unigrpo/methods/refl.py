@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from unigrpo.core import distributed, seeding
+from unigrpo.core.errors import Collapse
 from unigrpo.core.records import Prompt
 from unigrpo.episodes.rollout import Replay, Rollout, guided, in_parts, paint, replay_text, think
-from unigrpo.methods import Collapse, Networks, Slice, slices, velocity_penalty
+from unigrpo.episodes.slices import Networks, Slice, slices, velocity_penalty
 from unigrpo.models.base import UnifiedModel
 from unigrpo.objectives import flow
 from unigrpo.study.config import RLConfig

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerFast
 
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 from unigrpo.models.mot import Context, MoT, patchify, unpatchify
 
 

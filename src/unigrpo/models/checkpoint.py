@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json, replacing, write_json
-from unigrpo.core.records import UserError
 from unigrpo.models.base import UnifiedModel
 from unigrpo.models.codec import PatchCodec
 from unigrpo.models.mot import MoT, MoTConfig

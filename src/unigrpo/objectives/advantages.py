@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 
 
 def group_advantages(

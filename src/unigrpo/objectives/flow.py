@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 
 TRAIN_TIMESTEPS = 1000  # diffusers' flow-matching schedulers discretise time this finely
 

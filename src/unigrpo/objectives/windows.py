@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 
 
 def draw_window(

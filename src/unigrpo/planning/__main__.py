@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from unigrpo.core import cli
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 from unigrpo.planning import pair_plan, reinforcement_plan, supervised_plan
 from unigrpo.planning.layout import TFLOPS, Device
 from unigrpo.study.overview import load_study

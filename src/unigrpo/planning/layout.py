@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 from unigrpo.planning import sizes
 from unigrpo.study.config import RunConfig, check_processes
 

@@ -13,8 +13,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json
-from unigrpo.core.records import UserError
 from unigrpo.planning.sizes import FLOAT, Batch
 from unigrpo.study.config import RunConfig
 

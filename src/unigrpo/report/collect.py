@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from unigrpo.core import cli
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import json_lines, read_text, replacing
-from unigrpo.core.records import UserError
 from unigrpo.report.results import COLUMNS
 
 KEYS = COLUMNS[2:-2]

@@ -18,8 +18,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from unigrpo.core import cli
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import write_text
-from unigrpo.core.records import UserError
 from unigrpo.core.seeding import numpy_generator
 from unigrpo.report import figures
 from unigrpo.report.courses import curve_data

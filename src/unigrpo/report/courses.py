@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 from unigrpo.report.pictures import WIDTH
 from unigrpo.report.results import Folder
 from unigrpo.report.rows import Sources

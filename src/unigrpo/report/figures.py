@@ -30,8 +30,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from unigrpo.core import cli
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json, replacing, write_text
-from unigrpo.core.records import UserError
 from unigrpo.report.courses import curves, progress
 from unigrpo.report.dots import category_dots, dots
 from unigrpo.report.frontier import frontier

@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 from unigrpo.core.seeding import numpy_generator
 from unigrpo.report.courses import COLORS, MARKERS, STYLES
 from unigrpo.report.pictures import WIDTH

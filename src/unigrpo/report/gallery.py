@@ -21,8 +21,8 @@ import jinja2
 from PIL import Image
 
 from unigrpo.core import cli
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_text, write_text
-from unigrpo.core.records import UserError
 from unigrpo.report.notes import scale_note
 from unigrpo.report.results import CATEGORIES, Folder
 from unigrpo.report.samples import Sample, read_samples

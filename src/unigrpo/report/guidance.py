@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 from unigrpo.report.lines import columns, interval, number
 from unigrpo.report.overoptimisation import measured
 from unigrpo.report.rows import Line, Sources

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 from unigrpo.report.courses import COLORS, MARKERS, STYLES
 from unigrpo.report.pictures import WIDTH
 from unigrpo.report.rows import Sources

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json
-from unigrpo.core.records import UserError
 from unigrpo.report.regularisers import regulariser
 from unigrpo.report.results import CATEGORIES
 from unigrpo.report.rows import Row, Sources

@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 from unigrpo.core.seeding import numpy_generator
 from unigrpo.report.marks import PAINT, PLAN
 from unigrpo.report.results import CATEGORIES

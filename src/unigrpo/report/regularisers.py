@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 
 NONE, KL, MSE = "none", "latent KL", "velocity MSE"
 TEXT, DATA, GATED = "velocity MSE + text KL", "data (DDRL)", "gated velocity MSE (GARDO)"

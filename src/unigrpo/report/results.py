@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import json_lines, read_json, read_text
-from unigrpo.core.records import UserError
 from unigrpo.report.stats import Cells
 
 COLUMNS = (

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 from unigrpo.core.seeding import numpy_generator
 from unigrpo.report.results import MODES, PAPER, Folder, Paper, Scores
 from unigrpo.report.stats import Cells, Estimate, difference, estimate

@@ -7,8 +7,8 @@ from functools import cached_property
 
 import numpy as np
 
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_jsonl
-from unigrpo.core.records import UserError
 from unigrpo.report.marks import Line, marked
 from unigrpo.report.results import Folder
 from unigrpo.sampling import sample_folder

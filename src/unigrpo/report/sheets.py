@@ -11,7 +11,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from unigrpo.core.records import SHEET_COLUMNS, UserError
+from unigrpo.core.errors import UserError
+from unigrpo.core.records import SHEET_COLUMNS
 from unigrpo.core.seeding import numpy_generator
 from unigrpo.report.pictures import WIDTH
 from unigrpo.report.rows import Sources

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 
 RESAMPLES = 2000
 LEVEL = 0.95

@@ -27,8 +27,8 @@ from dataclasses import asdict, dataclass
 import pandas as pd
 
 from unigrpo.core import cli
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json, write_text
-from unigrpo.core.records import UserError
 from unigrpo.report import endings, guidance, latex, overoptimisation, page, training
 from unigrpo.report.lines import columns, interval, number, seeds
 from unigrpo.report.notes import HEADS, MISSING, caption, notes

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import mean, median
 
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 from unigrpo.report.notes import MISSING
 from unigrpo.report.results import Folder
 from unigrpo.report.rows import Line, Row, Sources

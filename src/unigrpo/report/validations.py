@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import json_lines, read_text
-from unigrpo.core.records import UserError
 from unigrpo.report.results import Folder
 from unigrpo.report.stats import Cells
 

@@ -11,8 +11,9 @@ import torch
 from tqdm import tqdm
 
 from unigrpo.core import seeding
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json
-from unigrpo.core.records import Prompt, UserError
+from unigrpo.core.records import Prompt
 from unigrpo.episodes.rollout import paint
 from unigrpo.models.base import UnifiedModel
 from unigrpo.objectives import flow

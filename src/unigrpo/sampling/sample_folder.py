@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json, read_jsonl, replacing, write_json, write_text
-from unigrpo.core.records import Prompt, UserError
+from unigrpo.core.records import Prompt
 
 PROTOCOL = ("benchmark", "version", "mode", "guidance_name")
 ROW = {"prompt_id": str, "prompt": str, "tag": str, "meta": dict, "sample": int}

@@ -9,7 +9,7 @@ import dataclasses
 import re
 from pathlib import Path
 
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 from unigrpo.core.yaml_files import check, nearest, read_yaml
 from unigrpo.study.config import RLConfig, SupervisedConfig
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json
-from unigrpo.core.records import UserError
 
 LENGTH_BUCKETS = 2  # parts of a supervised step, texts of similar length together
 METHODS = sorted(path.stem for path in (Path(__file__).parents[1] / "methods").glob("[a-z]*.py"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 from unigrpo.core.yaml_files import check, nearest
 from unigrpo.study.catalogue import groups, load_catalogue, runs_in_use
 from unigrpo.study.config import check_processes, to_dict

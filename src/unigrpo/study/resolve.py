@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 
 from unigrpo.core import cli, files
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 from unigrpo.core.yaml_files import check, nearest, read_yaml
 from unigrpo.study.catalogue import BASE, COMMON, SFT, ancestors, load_catalogue
 from unigrpo.study.config import RLConfig, RunConfig, from_dict, reward_parts, to_dict

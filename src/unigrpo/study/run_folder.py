@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json
-from unigrpo.core.records import UserError
 
 PROVENANCE = ("commit", "source_hash", "versions", "device", "threads")
 

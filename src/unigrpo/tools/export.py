@@ -11,8 +11,8 @@ import tempfile
 from pathlib import Path
 
 from unigrpo.core import cli
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import new_folder, read_json, write_json, write_text
-from unigrpo.core.records import UserError
 from unigrpo.report.collect import write_scores
 from unigrpo.report.results import MODES, PAPER, Folder, Paper, Scores
 from unigrpo.report.rows import Row, Sources

@@ -9,8 +9,8 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from unigrpo.core import cli
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import digest, read_json
-from unigrpo.core.records import UserError
 from unigrpo.models.experts import expert_of
 from unigrpo.study import run_folder
 

@@ -13,8 +13,9 @@ import numpy as np
 from PIL import Image
 
 from unigrpo.core import cli
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import replacing
-from unigrpo.core.records import Prompt, UserError
+from unigrpo.core.records import Prompt
 from unigrpo.models import checkpoint
 from unigrpo.sampling.engine import Decoding, sample
 from unigrpo.study.config import SamplingConfig

@@ -8,7 +8,7 @@ from datetime import timedelta
 import torch
 from accelerate import Accelerator, PartialState
 
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 from unigrpo.study.config import RunConfig
 
 PATIENCE = timedelta(hours=3)  # of processes with each other: one saves or reads while the others wait

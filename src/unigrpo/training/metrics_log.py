@@ -6,8 +6,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import json_lines, read_jsonl, read_text, write_text, writing
-from unigrpo.core.records import UserError
 
 
 class MetricsLog:

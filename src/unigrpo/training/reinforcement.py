@@ -26,10 +26,11 @@ from tqdm import tqdm
 import rewards
 from unigrpo import methods
 from unigrpo.core import cli, distributed, seeding
+from unigrpo.core.errors import Collapse, UserError
 from unigrpo.core.files import read_json, write_json
-from unigrpo.core.records import Prompt, UserError
+from unigrpo.core.records import Prompt
 from unigrpo.episodes.rollout import Rollout, diversity
-from unigrpo.methods import Collapse, Networks
+from unigrpo.episodes.slices import Networks
 from unigrpo.models import checkpoint, lora, sharding
 from unigrpo.models.base import UnifiedModel
 from unigrpo.objectives.advantages import group_advantages
@@ -43,6 +44,7 @@ from unigrpo.training import tracking
 from unigrpo.training.drift import drift, probe
 from unigrpo.training.launch import accelerate_for, check_devices, device_memory, join_others
 from unigrpo.training.metrics_log import MetricsLog
+from unigrpo.training.update import accumulate
 from unigrpo.training.validation import record, validate
 from unigrpo.world import prompts as world_prompts
 from unigrpo.world.examples import SupervisedData
@@ -162,7 +164,7 @@ def update(
     Collapse, without a step, where a loss or a gradient is not finite."""
     method, parts, failed = methods.load(rl.method), [], []
     try:
-        parts = [(part.share, methods.accumulate(method, nets, part, rl, accelerator)) for part in slices]
+        parts = [(part.share, accumulate(method, nets, part, rl, accelerator)) for part in slices]
     except Collapse as reason:
         failed = [str(reason)]
     for reason in distributed.collect(failed):

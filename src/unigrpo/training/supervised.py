@@ -23,8 +23,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from unigrpo.core import cli, distributed, seeding
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import write_json
-from unigrpo.core.records import UserError
 from unigrpo.models import checkpoint, sharding
 from unigrpo.models.base import UnifiedModel
 from unigrpo.models.codec import PatchCodec

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType, ProjectConfiguration
 
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 from unigrpo.study.config import RunConfig, to_dict
 from unigrpo.study.run_folder import flat
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from unigrpo.core.records import Prompt, UserError
+from unigrpo.core.errors import UserError
+from unigrpo.core.records import Prompt
 
 QUOTED = (
     re.compile(r"\"([^\"]+)\""),

@@ -21,8 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unigrpo.core import cli
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json, write_json
-from unigrpo.core.records import Detection, UserError
+from unigrpo.core.records import Detection
 from unigrpo.models.checkpoint import load_weights, read_tensors, write_tensors
 from unigrpo.world.render import render
 from unigrpo.world.scenes import CLASSES, COLORS, RADIUS, Obj, Scene, random_scene

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from unigrpo.core import cli
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 
 _COCO = (
     "person|bicycle|car|motorcycle|airplane|bus|train|truck|boat|traffic light|fire hydrant|stop sign|"

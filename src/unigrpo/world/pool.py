@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_jsonl
-from unigrpo.core.records import Prompt, UserError
+from unigrpo.core.records import Prompt
 from unigrpo.study.config import RLConfig, RunConfig, reward_parts
 from unigrpo.world.asked_text import asked_text
 from unigrpo.world.prompts import prompt_set, read_prompts, vocabulary

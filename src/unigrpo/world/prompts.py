@@ -19,8 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_jsonl
-from unigrpo.core.records import Prompt, UserError
+from unigrpo.core.records import Prompt
 from unigrpo.world.scenes import CLASSES, COLORS, PLACES, RELATIONS, random_kind
 
 BENCHMARKS = {"geneval": "geneval_eval", "ta": "ta_eval"}  # as evaluations say it -> its prompt set

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from transformers import Qwen2Tokenizer
 
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json, read_text, write_json, write_text, writing
-from unigrpo.core.records import UserError
 from unigrpo.models.bagel import bagel_files
 from unigrpo.models.bagel.bagel_files import AUTOENCODER, NETWORK, TABLES
 from unigrpo.models.bagel.multimodal import MultimodalMoT

@@ -18,8 +18,8 @@ from torch import Tensor
 from transformers import Qwen2Tokenizer
 
 from unigrpo.core import hub
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json
-from unigrpo.core.records import UserError
 from unigrpo.models.bagel.vae import VaeConfig, sizes_of
 from unigrpo.models.bagel.vit import VitConfig
 from unigrpo.models.mot import MoTConfig

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 from unigrpo.models.bagel.vit import Connector, VisionTransformer, VitConfig
 from unigrpo.models.mot import Context, MoT, MoTConfig, PositionTable, patchify, position_ids
 

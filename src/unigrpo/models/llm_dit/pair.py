@@ -28,7 +28,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from unigrpo.core.records import UserError
+from unigrpo.core.errors import UserError
 from unigrpo.models.base import Trace, chosen_logp
 from unigrpo.models.mot import patchify, unpatchify
 

@@ -28,8 +28,8 @@ from transformers import (
 )
 
 from unigrpo.core import hub, seeding, weights
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json, read_text, write_json
-from unigrpo.core.records import UserError
 from unigrpo.models.checkpoint import load_weights, read_tensors, save_tokenizer, write_tensors
 from unigrpo.models.llm_dit import adapters
 from unigrpo.models.llm_dit.pair import ADAPTER, LlmDit

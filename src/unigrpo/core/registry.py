@@ -1,0 +1,72 @@
+"""The one door for plug-ins: a kind of plug-in is a package, and a plug-in is a file of it (or a folder).
+
+A file declares its facts in a constant ``FACTS``. Nobody lists names: those of a kind are the files that do not start
+with an underscore. Facts are read by importing the file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import traceback
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from unigrpo.core.errors import UserError
+
+
+def nearest(name: object, known: Iterable) -> str:
+    """``; did you mean ...?`` for a misspelt name; else what it could have been, where that is a short list."""
+    known = [str(k) for k in known]
+    if near := difflib.get_close_matches(str(name), known, n=1):
+        return f"; did you mean {near[0]}?"
+    return f"; known: {', '.join(sorted(known))}" if len(known) <= 12 else ""
+
+
+@dataclass(frozen=True)
+class Door:
+    """A kind of plug-in. ``package`` holds its files, ``what`` names the kind in messages, ``contract`` lists what a
+    file must define."""
+
+    package: str
+    what: str
+    contract: tuple[str, ...] = ("FACTS",)
+
+    @property
+    def folder(self) -> Path:
+        """Where the files of this kind are."""
+        return Path(importlib.import_module(self.package).__file__).parent
+
+    def names(self) -> list[str]:
+        """The plug-ins of this kind, sorted. Imports none of them."""
+        found = [p for p in self.folder.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()]
+        return sorted(p.stem for p in found if p.stem[0].isalpha())
+
+    def source(self, name: str, key: str = "") -> Path:
+        """The file of the plug-in called ``name``. Raises UserError, which begins with ``key``, for an unknown name."""
+        if name not in self.names():
+            where = f"{key}: " if key else ""
+            raise UserError(f"{where}no {self.what} is called {name!r}{nearest(name, self.names())}")
+        path = self.folder / f"{name}.py"
+        return path if path.exists() else self.folder / name / "__init__.py"
+
+    def load(self, name: str, key: str = "") -> ModuleType:
+        """The plug-in called ``name``. Raises UserError, in one line with file and line, for an unknown name, a file
+        that cannot be imported, and one that does not define the contract."""
+        path = self.source(name, key)
+        where = f"{key}: " if key else ""
+        try:
+            module = importlib.import_module(f"{self.package}.{name}")
+        except UserError:
+            raise
+        except SyntaxError as error:
+            raise UserError(f"{where}{error.filename}, line {error.lineno}: not Python ({error.msg})") from None
+        except Exception as error:  # whatever a user's file raises at its top
+            frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == path]
+            line = f", line {frames[-1].lineno}" if frames else ""
+            raise UserError(f"{where}{path}{line}: cannot be imported ({type(error).__name__}: {error})") from None
+        if missing := [word for word in self.contract if not hasattr(module, word)]:
+            raise UserError(f"{where}{path}: expected a {self.what} to define {', '.join(missing)}")
+        return module

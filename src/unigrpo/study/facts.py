@@ -1,0 +1,95 @@
+"""What a plug-in declares of itself in its constant ``FACTS``. Code that would compare names asks these instead.
+
+The doors are here too: each kind of plug-in is a package, and a plug-in is a file in it (``unigrpo.core.registry``).
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from unigrpo.core.registry import Door
+
+if TYPE_CHECKING:
+    from unigrpo.study.config import RLConfig
+
+METHODS = Door("unigrpo.methods", "method", ("FACTS", "roll_out", "make_slices", "losses"))
+REGULARISERS = Door("unigrpo.objectives.regularisers", "regulariser", ("FACTS", "distance"))
+BACKBONES = Door("unigrpo.models.backbones", "backbone", ("FACTS", "load", "save"))
+REWARDS = Door("rewards", "reward", ("FACTS", "build"))
+TABLES = Door("unigrpo.report.tables", "kind of table")
+FIGURES = Door("unigrpo.report.figures", "kind of figure")
+
+Part = Literal["text", "image"]
+
+
+@dataclass(frozen=True)
+class MethodFacts:
+    """An update rule (``unigrpo.methods``)."""
+
+    trains: tuple[tuple[Part, ...], ...]  # the values of `train` that it can work with
+    noise_inside: bool  # whether it draws noise inside the trajectory, hence has transition densities
+    evaluations: Callable[[RLConfig], int]  # image evaluations of an episode, each time that it is replayed
+    extra_evaluations: Callable[[RLConfig], int] = lambda rl: 0  # of an episode, with gradient alone
+    needs: tuple[Literal["old_weights", "reward_gradient", "sft_data"], ...] = ()
+    ratio: bool = True  # whether it compares the policy with the one that made the rollout
+    guided: bool = True  # whether it can train with classifier-free guidance
+    regularisers: tuple[str, ...] | None = None  # those that it works with; None: all that its noise allows
+    moves_reference: bool = False  # whether the reference follows the policy
+
+
+@dataclass(frozen=True)
+class RegulariserFacts:
+    """A distance to the reference (``unigrpo.objectives.regularisers``)."""
+
+    weight: str  # the setting of a run that weighs it
+    label: str  # as tables say it
+    needs_noise: bool = False  # whether it compares transition densities
+
+
+@dataclass(frozen=True)
+class RewardFacts:
+    """A reward (``rewards``)."""
+
+    what: str
+    weights: str  # where they come from by default: a hub id, a package, or none
+    licence: str  # of the weights
+    range: tuple[float, float]  # least and largest score; infinite where nothing bounds it
+    input_size: int | None  # pixels a side that images are resized to; None: seen as they are
+    differentiable: bool  # in the pixels, hence whether a method may use its gradient
+    trained: str | None = None  # the folder of a scale's results that holds its weights, where the workflow trains it
+    reads: Literal["statements", "text"] | None = None  # what it needs of a prompt: clauses to judge, a text to render
+    most_words: int | None = None  # longest prompt that it reads
+    parts: Callable[[dict], dict[str, tuple[str, dict]]] | None = None  # options -> part -> (reward, options)
+
+
+@dataclass(frozen=True)
+class BackboneFacts:
+    """A kind of model (``unigrpo.models.backbones``)."""
+
+    released: bool  # whether its base is a published release; else it is trained from nothing
+    weights: str = "model.safetensors"  # the file of a run's folder that holds them
+    tokenizer: str = "tokenizer"  # the same of the tokenizer: a file or a folder
+    language_model: bool = False  # whether a second release, of a language model, belongs to it
+    adapters_only: bool = False  # whether it trains its own adapters in place of weights
+    splits: bool = True  # whether its network can be split among processes
+    recomputes: bool = True  # whether its activations can be computed again in the backward pass
+    gradient_through_trace: bool = True  # whether the image loss can reach the reasoning expert
+    closed_vocabulary: bool = False  # whether prompts must use the world's words
+    prompt_tokens: int = 20  # assumed by plans: with the frame, and what precedes the prompt
+
+
+@dataclass(frozen=True)
+class KindFacts:
+    """A kind of table or figure (``unigrpo.report.tables``, ``unigrpo.report.figures``)."""
+
+    title: str
+    caption: str  # what the report says below it
+    shows: Literal["rows", "runs"] = "runs"
+    reads: Literal["run.json", "samples/done.json"] | None = None  # of every run, beside the scores
+    scores: bool = True  # whether it needs the runs' images judged
+    reinforced: bool = False  # whether all its runs must be trained by reinforcement
+    mode: Literal["no", "yes"] | None = None  # thinking that its runs must be evaluated with
+    greedy: bool = False  # whether its first run is sampled with greedy text too
