@@ -52,6 +52,7 @@ from unigrpo.study import config, provenance, resolve
 from unigrpo.study.catalogue import BASE, runs_in_use
 from unigrpo.study.overview import load_study
 from unigrpo.study.provenance import ROOT
+from unigrpo.training import state
 from unigrpo.training.reinforcement import optimizer_for
 from unigrpo.world.prompts import prompt_set
 
@@ -179,9 +180,9 @@ def _write_begun(folder: Path, out: Path) -> None:
     """A run of rl.json that was killed after its first rollout."""
     cfg = config.load(folder / "rl.json")
     model, reference = (checkpoint.load_model(folder / "init") for _ in range(2))
-    tensors = checkpoint.gather({"model": model, "reference": reference}, optimizer_for(model, cfg.rl)[0])
+    tensors = state.gather({"model": model, "reference": reference}, optimizer_for(model, cfg.rl)[0])
     inputs = folder / "init/model.safetensors", folder / "reward/model.safetensors", folder / "decoding.json"
-    checkpoint.save_state(out / "state", 1, tensors, COUNTS, resolve.training_fingerprint(cfg, *inputs))
+    state.save_state(out / "state", 1, tensors, COUNTS, resolve.training_fingerprint(cfg, *inputs))
     log = [{"kind": "validation", "rollout": -1, "gold": 0.1}, {"kind": "train", "rollout": 0, "proxy": 0.5}]
     write_text(out / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in log))
 

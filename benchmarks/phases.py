@@ -47,12 +47,12 @@ from unigrpo.study.catalogue import load_catalogue
 from unigrpo.study.config import RunConfig
 from unigrpo.study.provenance import ROOT
 from unigrpo.study.resolve import load_scale, resolve
+from unigrpo.training.examples import draw_examples
 from unigrpo.training.launch import accelerate_for
 from unigrpo.training.reinforcement import draw_prompts, optimizer_for, score, update
 from unigrpo.training.supervised import new_model, supervised_loss
 from unigrpo.training.validation import validate, validation_jobs
 from unigrpo.world import inspector, render, scenes
-from unigrpo.world.examples import draw_examples
 
 RUN = "unigrpo"  # the run whose step is measured
 LONGEST_TRACE = 4 * scenes.MAX_OBJECTS + 2  # three words an object, commas between, brackets, end token

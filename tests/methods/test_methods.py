@@ -32,7 +32,7 @@ from unigrpo.sampling import sets
 from unigrpo.sampling.engine import Decoding
 from unigrpo.study import config
 from unigrpo.training import reinforcement, update
-from unigrpo.world.examples import SupervisedData
+from unigrpo.training.examples import SupervisedData
 from unigrpo.world.traces import parse_trace, trace_matches
 
 IMAGE = {"train": ("image",), "thinking": False, "same_noise": False}

@@ -25,8 +25,8 @@ from unigrpo.study.catalogue import load_catalogue
 from unigrpo.study.config import ModelConfig, SupervisedConfig
 from unigrpo.study.resolve import load_scale, resolve
 from unigrpo.training import reinforcement, supervised
+from unigrpo.training.examples import draw_examples as examples_of
 from unigrpo.training.supervised import new_model
-from unigrpo.world.examples import draw_examples as examples_of
 
 MEDIUM = ModelConfig(
     hidden_size=128, intermediate_size=320, layers=5, heads=8, kv_heads=2, latent_channels=8, latent_patch=1,

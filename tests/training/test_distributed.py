@@ -19,10 +19,11 @@ from tests._support import several, tiny
 from unigrpo.core import distributed
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_jsonl, write_json
+from unigrpo.episodes import shares
 from unigrpo.planning import reinforcement_plan as plan
 from unigrpo.study import config
 from unigrpo.training import launch, reinforcement, supervised, update
-from unigrpo.world.examples import draw_examples
+from unigrpo.training.examples import draw_examples
 
 TIMES = ("seconds_rollout", "seconds_update")
 
@@ -137,14 +138,14 @@ def test_one_process_writes(folder):
 def test_every_episode_is_made_once_and_every_step_is_shared_equally(monkeypatch, convention):
     rl = replace(tiny.RL, prompts_per_rollout=12, group_size=3, epochs=2, epoch_convention=convention)
     monkeypatch.setattr(distributed, "count", lambda: 3)
-    shares = [distributed.episodes(12, rl, which) for which in range(3)]
+    shares = [shares.local_rows(12, rl, which) for which in range(3)]
     assert sorted(i for own in shares for i in own) == list(range(36))
     for own in shares:
         assert len(own) == 12 and all(own[i] % 3 == i % 3 for i in range(12))  # whole groups
         if convention == "halves":
             assert [i < 18 for i in own] == [True] * 6 + [False] * 6
     monkeypatch.setattr(distributed, "count", lambda: 1)
-    assert distributed.episodes(12, rl, 0) == list(range(36))
+    assert shares.local_rows(12, rl, 0) == list(range(36))
 
 
 def test_each_process_learns_from_its_share_of_a_step(monkeypatch):
@@ -209,9 +210,9 @@ def test_another_number_of_processes_than_configured_is_refused(monkeypatch):
     for asked, module in ((cfg, "train"), (several.fine_tuning(processes=2), "pretrain")):
         told = f"processes: 2 by the configuration, 1 started; start with accelerate launch .*-m unigrpo.{module}$"
         with pytest.raises(UserError, match=told):
-            distributed.check_launch(asked)
+            launch.check_launch(asked)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    distributed.check_launch(cfg)
+    launch.check_launch(cfg)
 
 
 def test_fewer_devices_than_processes_are_refused(monkeypatch):

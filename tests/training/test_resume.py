@@ -18,6 +18,7 @@ from unigrpo.core.files import read_jsonl
 from unigrpo.models import checkpoint
 from unigrpo.study import config
 from unigrpo.study.resolve import training_fingerprint
+from unigrpo.training import state
 from unigrpo.training.metrics_log import MetricsLog
 
 TIMES = ("seconds_rollout", "seconds_update")
@@ -84,7 +85,7 @@ def saved_step(out, start, stage):
     inputs = [start / "init" / "model.safetensors"]
     if stage == "rl":
         inputs += [start / "reward" / "model.safetensors", start / "decoding.json"]
-    return checkpoint.load_state(out / "state", training_fingerprint(cfg, *inputs))[0]
+    return state.load_state(out / "state", training_fingerprint(cfg, *inputs))[0]
 
 
 def rows(out):
@@ -145,13 +146,13 @@ def test_supervised_training_survives_a_kill(root, start, tmp_path):
 
 def test_a_state_counts_only_for_what_it_was_saved_under(tmp_path):
     tensors = {"model/w": torch.arange(3.0)}
-    assert checkpoint.load_state(tmp_path / "state", "a") is None
-    checkpoint.save_state(tmp_path / "state", 7, tensors, {"updates": 14}, "a")
-    step, read, data = checkpoint.load_state(tmp_path / "state", "a")
+    assert state.load_state(tmp_path / "state", "a") is None
+    state.save_state(tmp_path / "state", 7, tensors, {"updates": 14}, "a")
+    step, read, data = state.load_state(tmp_path / "state", "a")
     assert (step, data) == (7, {"updates": 14}) and torch.equal(read["model/w"], tensors["model/w"])
-    assert checkpoint.load_state(tmp_path / "state", "b") is None
-    checkpoint.save_state(tmp_path / "state", 1, tensors, {}, "b")
-    assert checkpoint.load_state(tmp_path / "state", "b")[0] == 1
+    assert state.load_state(tmp_path / "state", "b") is None
+    state.save_state(tmp_path / "state", 1, tensors, {}, "b")
+    assert state.load_state(tmp_path / "state", "b")[0] == 1
     assert [p.name for p in (tmp_path / "state").iterdir()] == ["state.safetensors"]
 
 
@@ -183,9 +184,9 @@ def test_optimiser_and_modules_return_bit_for_bit(tmp_path):
 
     module, optimizer = make()
     step(module, optimizer, 0.3)
-    checkpoint.save_state(tmp_path, 1, checkpoint.gather({"model": module}, optimizer), {}, "s")
+    state.save_state(tmp_path, 1, state.gather({"model": module}, optimizer), {}, "s")
     other, again = make()
-    checkpoint.restore(checkpoint.load_state(tmp_path, "s")[1], {"model": other}, again, tmp_path)
+    state.restore(state.load_state(tmp_path, "s")[1], {"model": other}, again, tmp_path)
     for m, o in ((module, optimizer), (other, again)):
         step(m, o, -0.7)
     assert all(torch.equal(a, b) for a, b in zip(module.parameters(), other.parameters(), strict=True))
@@ -219,11 +220,11 @@ def test_a_damaged_line_elsewhere_is_not_dropped(tmp_path, line):
 
 
 def test_a_damaged_state_is_named(tmp_path):
-    checkpoint.save_state(tmp_path, 1, {"w": torch.zeros(100)}, {}, "s")
+    state.save_state(tmp_path, 1, {"w": torch.zeros(100)}, {}, "s")
     path = tmp_path / "state.safetensors"
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(UserError, match=r"state.safetensors: damaged or truncated"):
-        checkpoint.load_state(tmp_path, "s")
+        state.load_state(tmp_path, "s")
 
 
 @pytest.mark.parametrize("gold", [{}, {"gold": "0.3"}, {"gold": None}])
@@ -254,15 +255,15 @@ def test_a_state_of_other_tensors_is_refused(tmp_path, damage, message):
     optimizer = torch.optim.AdamW(module.parameters())
     module(torch.ones(2, 4)).sum().backward()
     optimizer.step()
-    tensors = {name: value.clone() for name, value in checkpoint.gather({"model": module}, optimizer).items()}
-    checkpoint.restore(tensors, {"model": module}, optimizer, tmp_path)
+    tensors = {name: value.clone() for name, value in state.gather({"model": module}, optimizer).items()}
+    state.restore(tensors, {"model": module}, optimizer, tmp_path)
     damage(tensors)
     with pytest.raises(UserError, match=f"^{tmp_path}/state.safetensors: {message}"):
-        checkpoint.restore(tensors, {"model": module}, optimizer, tmp_path)
+        state.restore(tensors, {"model": module}, optimizer, tmp_path)
 
 
 @pytest.mark.parametrize("notes", [None, {"settings": "s"}, {"settings": "s", "step": "two", "data": "{}"}])
 def test_a_state_without_its_notes_is_refused(tmp_path, notes):
     checkpoint.write_tensors(tmp_path / "state.safetensors", {"w": torch.zeros(1)}, notes)
     with pytest.raises(UserError, match="state.safetensors: damaged, expected a training state with its step"):
-        checkpoint.load_state(tmp_path, "s")
+        state.load_state(tmp_path, "s")

@@ -21,9 +21,9 @@ from unigrpo.models import checkpoint
 from unigrpo.models.mot import Context
 from unigrpo.study.config import SupervisedConfig
 from unigrpo.training import supervised
+from unigrpo.training.examples import Example, draw_examples, training_times
 from unigrpo.training.supervised import learning_rate, supervised_loss
 from unigrpo.world import prompts, render, scenes, traces
-from unigrpo.world.examples import Example, draw_examples, training_times
 from unigrpo.world.gold import judge
 
 SETTINGS = SupervisedConfig(condition_dropout=0.4, ce_weight=0.3, timestep_shift=2.0)

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from unigrpo.core import distributed, seeding
+from unigrpo.core import seeding
 from unigrpo.core.records import Prompt
+from unigrpo.episodes import shares
 from unigrpo.models.base import Trace, UnifiedModel
 from unigrpo.models.mot import Context
 from unigrpo.objectives import flow, windows
@@ -243,7 +244,7 @@ def roll_out(
 def in_parts(make: Callable[[list[int]], Rollout], n_prompts: int, rl: RLConfig) -> Rollout:
     """This process's episodes of a rollout of ``n_prompts`` prompts, made ``rl.rollout_batch`` at a time: keys, values
     and activations are held for that many."""
-    rows = distributed.episodes(n_prompts, rl)
+    rows = shares.local_rows(n_prompts, rl)
     size = rl.rollout_batch or len(rows)
     return joined([make(rows[i : i + size]) for i in range(0, len(rows), size)])
 

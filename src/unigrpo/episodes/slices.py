@@ -4,17 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from unigrpo.core import distributed
+from unigrpo.core.records import Prompt
 from unigrpo.episodes.rollout import Replay, Rollout
 from unigrpo.models.base import UnifiedModel
 from unigrpo.objectives.image_losses import velocity_mse
 from unigrpo.objectives.text_losses import TextObjective, text_grpo_loss
 from unigrpo.study.config import RLConfig
-from unigrpo.world.examples import SupervisedData
+
+
+class SupervisedData(Protocol):
+    """The data of supervised fine-tuning, as a method may ask for them."""
+
+    def example(self, prompt: Prompt, rng: np.random.Generator, thinking: bool) -> Any:
+        """An example for ``prompt``, with its trace where ``thinking``: its ``prompt``, ``trace`` and ``scene``."""
+
+    def times(self, n: int, generator: torch.Generator) -> Tensor:
+        """(n,) flow times in (0, 1), as that stage draws them."""
 
 
 @dataclass(frozen=True)

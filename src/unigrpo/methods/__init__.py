@@ -5,7 +5,7 @@ A file ``methods/<name>.py`` provides
     NEEDS                         what it asks for beyond the policy: "old" (a second copy of the weights that makes the
                                   rollouts), "reward_gradient" (a differentiable reward) and "data" (examples of
                                   supervised fine-tuning)
-    roll_out(nets, prompts, rl, max_tokens, seed, index) -> Rollout of this process's episodes (``distributed.episodes``:
+    roll_out(nets, prompts, rl, max_tokens, seed, index) -> Rollout of this process's episodes (``shares.local_rows``:
                                   all of them where there is one); numbers are drawn for all, so that none is repeated
     make_slices(nets, rollout, advantages, rl) -> slices per optimiser step: what stays fixed during the updates
     losses(nets, slice, rl) -> (part, loss, metrics) of each trained part, "text" first

@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from unigrpo.core import distributed, seeding
+from unigrpo.core import seeding
 from unigrpo.core.records import Prompt
+from unigrpo.episodes import shares
 from unigrpo.episodes.rollout import ImageTrack, Rollout
 from unigrpo.episodes.slices import Networks, Slice
 from unigrpo.methods import grpo
@@ -50,7 +51,7 @@ def roll_out(nets: Networks, prompts: list[Prompt], rl: RLConfig, max_tokens: in
     """GRPO's episodes, and an example of the data beside each."""
     rollout = grpo.roll_out(nets, prompts, rl, max_tokens, seed, index)
     rng, model = seeding.numpy_generator(seed, "data", index), nets.model
-    rows = distributed.episodes(len(prompts), rl)
+    rows = shares.local_rows(len(prompts), rl)
     drawn = [nets.data.example(prompt, rng, rl.thinking) for prompt in prompts for _ in range(rl.group_size)]
     examples = [drawn[i] for i in rows]
     images = torch.from_numpy(render([e.scene for e in examples], model.image_size)).permute(0, 3, 1, 2) / 255

@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from unigrpo.core import distributed, seeding
+from unigrpo.core import seeding
 from unigrpo.core.records import Prompt
+from unigrpo.episodes import shares
 from unigrpo.episodes.rollout import ImageTrack, Rollout, replay
 from unigrpo.episodes.slices import Networks, Slice, text_loss
 from unigrpo.methods import grpo
@@ -75,10 +76,10 @@ def roll_out(nets: Networks, prompts: list[Prompt], rl: RLConfig, max_tokens: in
     """GRPO's episodes, the uncertain ones marked."""
     rollout = grpo.roll_out(nets, prompts, rl, max_tokens, seed, index)
     images, episodes = rollout.image.images, list(rollout.prompts)
-    rows, of = distributed.episodes(len(prompts), rl), len(prompts) * rl.group_size
+    rows, of = shares.local_rows(len(prompts), rl), len(prompts) * rl.group_size
     draw = seeding.generator(seed, "second opinion", index)
     opinions = nets.reward(images, episodes), second_opinion(nets.reward, images, episodes, draw, rows, of)
-    first, second = (distributed.whole(scores, len(prompts), rl) for scores in opinions)
+    first, second = (shares.gathered(scores, len(prompts), rl) for scores in opinions)
     uncertain = gate(first, second, rl.gardo_share)[rows].to(images)
     return replace(rollout, image=GatedTrack(**vars(rollout.image), uncertain=uncertain))
 

@@ -20,6 +20,15 @@ def join_others(cfg: RunConfig) -> None:
         PartialState(cpu=cfg.device == "cpu", timeout=PATIENCE)
 
 
+def check_launch(cfg: RunConfig) -> None:
+    """Raise UserError where another number of processes was started than the configuration asks for."""
+    started, asked = int(os.environ.get("WORLD_SIZE", 1)), cfg.launched
+    if started != asked:
+        how = f"accelerate launch --num_processes {asked}" if asked > 1 else "python"
+        module = "unigrpo.training.reinforcement" if cfg.stage == "rl" else "unigrpo.training.supervised"
+        raise UserError(f"processes: {asked} by the configuration, {started} started; start with {how} -m {module}")
+
+
 def check_devices(cfg: RunConfig) -> None:
     """Raise UserError where the processes of a run have fewer CUDA devices than they need on this machine."""
     here, devices = int(os.environ.get("LOCAL_WORLD_SIZE", cfg.launched)), torch.cuda.device_count()

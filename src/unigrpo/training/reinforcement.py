@@ -29,6 +29,7 @@ from unigrpo.core import cli, distributed, seeding
 from unigrpo.core.errors import Collapse, UserError
 from unigrpo.core.files import read_json, write_json
 from unigrpo.core.records import Prompt
+from unigrpo.episodes import shares
 from unigrpo.episodes.rollout import Rollout, diversity
 from unigrpo.episodes.slices import Networks
 from unigrpo.models import checkpoint, lora, sharding
@@ -42,12 +43,13 @@ from unigrpo.study.config import RLConfig, RunConfig, to_dict
 from unigrpo.study.resolve import training_fingerprint
 from unigrpo.training import tracking
 from unigrpo.training.drift import drift, probe
-from unigrpo.training.launch import accelerate_for, check_devices, device_memory, join_others
+from unigrpo.training.examples import SupervisedData
+from unigrpo.training.launch import accelerate_for, check_devices, check_launch, device_memory, join_others
 from unigrpo.training.metrics_log import MetricsLog
+from unigrpo.training.state import gather, load_state, restore, save_state
 from unigrpo.training.update import accumulate
 from unigrpo.training.validation import record, validate
 from unigrpo.world import prompts as world_prompts
-from unigrpo.world.examples import SupervisedData
 from unigrpo.world.pool import training_pool
 
 LEARNED = ("learned", "weak")  # rewards that are trained here, and read from a folder
@@ -216,10 +218,10 @@ def train(
         yardstick = probe(nets.reference, world_prompts.prompt_set("val"), rl, cfg.sampling.max_trace_tokens)
     optimizer, trained = optimizer_for(model, rl)
     first, counts = 0, {"updates": 0, "images": 0, "model_evaluations": 0, "wall_seconds": 0.0}
-    state = checkpoint.load_state(out / "state", settings)
+    state = load_state(out / "state", settings)
     if state is not None:
         first, tensors, counts = state
-        checkpoint.restore(tensors, kept, optimizer, out / "state")
+        restore(tensors, kept, optimizer, out / "state")
     main = distributed.is_main()
     record_file = out / "metrics.jsonl" if main else None
     log = MetricsLog(record_file, "rollout", first, tracking.follower(accelerator, cfg, "rollout", first))
@@ -244,7 +246,7 @@ def train(
             rollout = method.roll_out(nets, batch, rl, cfg.sampling.max_trace_tokens, cfg.seed, index)
         if not all(distributed.collect([bool(torch.isfinite(rollout.image.images).all())])):
             raise Collapse("the images are not finite")
-        total = distributed.whole(score(rollout, reward, verifier, rl.verifier_mix), len(batch), rl)
+        total = shares.gathered(score(rollout, reward, verifier, rl.verifier_mix), len(batch), rl)
         parts = {f"reward_{name}": scores.mean() for name, scores in getattr(reward, "parts", {}).items()}
         advantages, spread = group_advantages(
             total,
@@ -252,7 +254,7 @@ def train(
             ddof=rl.advantage_ddof,
             eps=rl.advantage_eps,
         )
-        own = advantages[distributed.episodes(len(batch), rl)]
+        own = advantages[shares.local_rows(len(batch), rl)]
         rolled = time.monotonic()
         metrics: dict[str, float] = {}
         with accelerator.autocast():
@@ -308,9 +310,9 @@ def train(
                 tqdm.write(f"{cfg.run}/{cfg.seed} rollout {index + 1}: {scores}")
         if (index + 1) % rl.checkpoint_every == 0 and index + 1 < rl.rollouts:
             counts["wall_seconds"] = earlier + time.monotonic() - started
-            tensors = checkpoint.gather(kept, optimizer)
+            tensors = gather(kept, optimizer)
             if main:
-                checkpoint.save_state(out / "state", index + 1, tensors, counts, settings)
+                save_state(out / "state", index + 1, tensors, counts, settings)
 
     if cfg.sharding:
         model = sharding.whole(model, form)
@@ -398,7 +400,7 @@ def main() -> None:
             told["memory"] = plan.memory(cfg, plan.as_it_is(cfg, cfg.processes))
         print(json.dumps(told, indent=2))
         return
-    distributed.check_launch(cfg)
+    check_launch(cfg)
     check_devices(cfg)
     if cfg.backbone != "llm_dit":
         plan.check_fits(cfg, device_memory(cfg))

@@ -13,9 +13,9 @@ from unigrpo.models import checkpoint
 from unigrpo.sampling import sample_folder
 from unigrpo.sampling.engine import Decoding, Samples, sample
 from unigrpo.study import config
+from unigrpo.training.examples import training_prompts
 from unigrpo.training.launch import accelerate_for
 from unigrpo.training.validation import validation_jobs
-from unigrpo.world.examples import training_prompts
 from unigrpo.world.prompts import VERSION
 
 HELD_OUT_PER_PROMPT = 8

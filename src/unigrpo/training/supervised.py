@@ -37,11 +37,12 @@ from unigrpo.study import config, provenance, run_folder
 from unigrpo.study.config import LENGTH_BUCKETS, RunConfig, SupervisedConfig, to_dict
 from unigrpo.study.resolve import training_fingerprint
 from unigrpo.training import tracking
-from unigrpo.training.launch import accelerate_for, check_devices, device_memory, join_others
+from unigrpo.training.examples import Example, draw_examples, training_times
+from unigrpo.training.launch import accelerate_for, check_devices, check_launch, device_memory, join_others
 from unigrpo.training.metrics_log import MetricsLog
+from unigrpo.training.state import gather, load_state, restore, save_state
 from unigrpo.training.validation import validate
 from unigrpo.world import prompts, render, traces
-from unigrpo.world.examples import Example, draw_examples, training_times
 
 
 def supervised_loss(
@@ -140,7 +141,7 @@ def main() -> None:
         told = {} if cfg.source == "released" else cost.supervised(cfg)
         print(json.dumps({"config": to_dict(cfg), "cost": told}, indent=2))
         return
-    distributed.check_launch(cfg)
+    check_launch(cfg)
     check_devices(cfg)
     if cfg.source == "released":
         return adopt(cfg, args.out)
@@ -192,11 +193,11 @@ def train(cfg: RunConfig, out: Path, init: Path | None, tracker: str | None = No
     optimizer = torch.optim.AdamW(parameters, lr=s.lr, weight_decay=s.weight_decay, betas=(0.9, 0.99), fused=True)
     first, earlier, main = 0, 0.0, distributed.is_main()
     settings = training_fingerprint(cfg, *([] if init is None else [run_folder.weights(init)]))
-    state = checkpoint.load_state(out / "state", settings)
+    state = load_state(out / "state", settings)
     if state is not None:
         first, tensors, data = state
         earlier = data["wall_seconds"]
-        checkpoint.restore(tensors, {"model": model, "ema": ema}, optimizer, out / "state")
+        restore(tensors, {"model": model, "ema": ema}, optimizer, out / "state")
     record_file = out / "metrics.jsonl" if main else None
     log = MetricsLog(record_file, "step", first, tracking.follower(accelerator, cfg, "step", first))
     steps = range(first, s.steps)
@@ -231,10 +232,10 @@ def train(cfg: RunConfig, out: Path, init: Path | None, tracker: str | None = No
                     told = " ".join(f"{k} {v:.3f}" for k, v in scores.items())
                     tqdm.write(f"{cfg.run} step {step + 1} thinking={thinking}: {told}")
         if (step + 1) % s.checkpoint_every == 0 and step + 1 < s.steps:
-            tensors = checkpoint.gather({"model": model, "ema": ema}, optimizer)
+            tensors = gather({"model": model, "ema": ema}, optimizer)
             taken = {"wall_seconds": earlier + time.monotonic() - started}
             if main:
-                checkpoint.save_state(out / "state", step + 1, tensors, taken, settings)
+                save_state(out / "state", step + 1, tensors, taken, settings)
 
     finished = averaged(model, ema)
     if cfg.stage == "sft" and cfg.sharding:
