@@ -32,7 +32,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `rewards` an
 
 from rewards import verifier
 from rewards.learned import LearnedReward
-from unigrpo import methods
 from unigrpo.core import cli, seeding
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import write_json
@@ -45,6 +44,7 @@ from unigrpo.sampling.engine import Decoding
 from unigrpo.study import config, provenance
 from unigrpo.study.catalogue import load_catalogue
 from unigrpo.study.config import RunConfig
+from unigrpo.study.facts import METHODS
 from unigrpo.study.provenance import ROOT
 from unigrpo.study.resolve import load_scale, resolve
 from unigrpo.training.examples import draw_examples
@@ -95,7 +95,7 @@ class Writer(UnifiedModel):
 def training_step(cfg: RunConfig, nets: Networks, optimizer, trained: dict, accelerator, index: int) -> dict[str, Lap]:
     """Rollout ``index`` and its updates as in ``unigrpo.training.reinforcement``."""
     rl, laps, model, reward = cfg.rl, {}, nets.model, nets.reward
-    method, device = methods.load(rl.method), model.device
+    method, device = METHODS.load(rl.method), model.device
     begun = clock(device)
     prompts = draw_prompts(cfg.seed, index, rl.prompts_per_rollout)
     rollout = method.roll_out(nets, prompts, rl, cfg.sampling.max_trace_tokens, cfg.seed, index)

@@ -12,12 +12,13 @@ from __future__ import annotations
 import argparse
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
 import matplotlib
+
+from unigrpo.core.settings import replace
 
 matplotlib.use("Agg")
 

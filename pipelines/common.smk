@@ -2,7 +2,7 @@
 
 from unigrpo.study import catalogue
 from unigrpo.study import resolve
-from unigrpo.core import yaml_files
+from unigrpo.core import registry
 from unigrpo.study import overview
 from unigrpo.core.errors import UserError
 
@@ -113,7 +113,7 @@ def entry(kind, name):
     """The catalogue's entry of a table or figure."""
     entries = {"table": TABLES, "figure": FIGURES}[kind]
     if name not in entries:
-        sys.exit(f"error: {CATALOGUE_FILE}: no {kind} is called {name!r}{yaml_files.nearest(name, entries)}")
+        sys.exit(f"error: {CATALOGUE_FILE}: no {kind} is called {name!r}{registry.nearest(name, entries)}")
     return entries[name]
 
 

@@ -9,7 +9,7 @@ the paper's RewardDance model (section 4.1).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,9 +19,11 @@ from unigrpo.core import torchvision_compat
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json, write_json
 from unigrpo.core.records import Prompt
+from unigrpo.core.settings import from_dict, require, to_dict
 from unigrpo.models.checkpoint import load_weights, read_tensors, write_tensors
-from unigrpo.study.config import RewardConfig, from_dict, require
-from unigrpo.world.pool import REWARD_WORDS
+from unigrpo.study.config import RewardConfig
+
+REWARD_WORDS = 24  # longest prompt that it reads
 from unigrpo.world.prompts import vocabulary
 from unigrpo.world.scenes import CLASSES, COLORS, GRID
 
@@ -145,4 +147,4 @@ def build(path: str | Path, device: str = "auto"):
 def save(model: LearnedReward, folder: Path) -> None:
     """Write ``model`` into ``folder``, for :func:`build`."""
     write_tensors(folder / "model.safetensors", model.state_dict())
-    write_json(folder / "model.json", asdict(model.card))
+    write_json(folder / "model.json", to_dict(model.card))

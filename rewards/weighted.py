@@ -16,7 +16,7 @@ from torch import Tensor
 import rewards
 from unigrpo.core.errors import UserError
 from unigrpo.core.records import Prompt
-from unigrpo.study.config import RewardPart, reward_parts
+from unigrpo.study.reward_options import RewardPart, reward_parts
 
 WHAT = "weighted sum of other rewards"
 WEIGHTS = "its parts'"

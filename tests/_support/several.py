@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -15,6 +14,7 @@ from accelerate.state import AcceleratorState
 from tests._support import tiny
 from unigrpo.core import distributed
 from unigrpo.core.files import write_json
+from unigrpo.core.settings import replace
 from unigrpo.study.config import RunConfig, SupervisedConfig
 from unigrpo.training import reinforcement, supervised
 from unigrpo.world import prompts as world_prompts

@@ -1,15 +1,16 @@
 """Small studies on disk, as the workflow leaves them: one of made-up numbers, one of real scenes and verdicts."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from evals.run import inspected
+from tests._support.tiny import DEFAULTS
+from unigrpo.core.settings import to_dict
 from unigrpo.report import collect
 from unigrpo.report.results import CATEGORIES
-from unigrpo.study.config import RLConfig
+from unigrpo.study.config import rl_config
 from unigrpo.world.prompts import prompt_set
 from unigrpo.world.render import render
 from unigrpo.world.scenes import random_scene
@@ -161,7 +162,12 @@ def write_validations(root, run, values, tags=("a", "a", "a", "b"), rl=None, lab
                 for i in range(values["gold"].shape[3])
             ]
             write_jsonl(folder / "validation" / f"{number * step:06d}.jsonl", rows)
-        config = {"label": label or run, "backbone": "world", "stage": "rl", "rl": asdict(RLConfig(**rl or {}))}
+        config = {
+            "label": label or run,
+            "backbone": "world",
+            "stage": "rl",
+            "rl": to_dict(rl_config(**DEFAULTS | (rl or {}))),
+        }
         (folder / "config.json").write_text(json.dumps(config))
         record = {"run": run, "seed": seed, "source_hash": "h", "collapsed": False}
         (folder / "run.json").write_text(json.dumps(record))

@@ -8,22 +8,24 @@ from pathlib import Path
 import torch
 
 from unigrpo.core.files import write_json
+from unigrpo.core.settings import from_dict, to_dict
 from unigrpo.models.base import UnifiedModel
 from unigrpo.study.config import (
     ModelConfig,
     RewardConfig,
-    RLConfig,
     RunConfig,
     SamplingConfig,
     SupervisedConfig,
-    to_dict,
+    rl_config,
 )
 
 MODEL = ModelConfig(
     hidden_size=32, intermediate_size=32, layers=2, heads=2, kv_heads=1, latent_channels=4, latent_patch=2
 )
 REWARD = RewardConfig(width=16, layers=1, heads=2, fusion_layers=1, steps=2, batch_size=8, samples=8)
-RL = RLConfig(
+DEFAULTS = {"method": "grpo", "regulariser": "velocity_mse", "reward": "learned"}
+RL = rl_config(
+    **DEFAULTS,
     rollouts=3,
     prompts_per_rollout=4,
     group_size=3,
@@ -48,14 +50,15 @@ def run_config(stage: str = "rl", **changes) -> RunConfig:
         "seed": 3,
         "init": None if stage == "base" else "sft",
         "evaluate": ("yes",),
+        "backbone": "world",
         "device": "cpu",
         "model": MODEL,
         "supervised": SupervisedConfig(steps=6, batch_size=8, warmup=2, validate_every=6, checkpoint_every=2),
         "sampling": SamplingConfig(steps=4, images_per_prompt=1, max_trace_tokens=8, batch_size=64),
-        "rl": RL,
+        "rl": RL if stage == "rl" else None,
         "reward": REWARD,
     }
-    return RunConfig(**(settings | changes))
+    return from_dict(RunConfig, settings | changes)
 
 
 def write_start(folder: Path) -> None:

@@ -3,12 +3,12 @@
 import copy
 import json
 import sys
-from dataclasses import replace
 
 import pytest
 import torch
 
 from benchmarks import peers, phases, scaling, startup
+from unigrpo.core.settings import replace
 from unigrpo.episodes.slices import Networks
 from unigrpo.methods import grpo
 from unigrpo.training.launch import accelerate_for

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
 from accelerate import Accelerator
 
 from tests._support import tiny
+from unigrpo.core.settings import replace
 from unigrpo.episodes import slices
 from unigrpo.episodes.rollout import paint, replay, roll_out, stochastic_steps
 from unigrpo.methods import grpo

@@ -6,7 +6,6 @@ from __future__ import annotations
 import copy
 import json
 import sys
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -18,10 +17,10 @@ from torch import nn
 import rewards
 from evals import run as evals_run
 from tests._support import tiny
-from unigrpo import methods
 from unigrpo.core import seeding
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_jsonl
+from unigrpo.core.settings import replace
 from unigrpo.episodes import slices
 from unigrpo.episodes.noise_pairs import replay_pairs
 from unigrpo.episodes.slices import Networks
@@ -31,6 +30,7 @@ from unigrpo.report import collect
 from unigrpo.sampling import sets
 from unigrpo.sampling.engine import Decoding
 from unigrpo.study import config
+from unigrpo.study.facts import METHODS, MethodFacts
 from unigrpo.training import reinforcement, update
 from unigrpo.training.examples import SupervisedData
 from unigrpo.world.traces import parse_trace, trace_matches
@@ -52,7 +52,8 @@ PROMPTS = reinforcement.draw_prompts(0, 0, 4)
 
 
 def settings(name: str, **changes) -> config.RLConfig:
-    changes = {"rollouts": 1, "matching_samples": 3} | RUNS[name] | changes
+    pairs = {"matching_samples": 3} if RUNS[name].get("method") in ("fpo", "nft") else {}
+    changes = {"rollouts": 1} | pairs | RUNS[name] | changes
     return replace(tiny.RL, **changes)
 
 
@@ -81,33 +82,34 @@ def rows(out, kind):
 
 
 def test_every_file_is_a_method_of_the_contract():
-    assert config.METHODS == ["ddrl", "fpo", "gardo", "grpo", "nft", "refl"]
-    for name in config.METHODS:
-        method = methods.load(name)
-        assert set(method.NEEDS) <= {"old", "reward_gradient", "data"}
-        wanted = ["roll_out", "make_slices", "losses"] + ["follow"] * ("old" in method.NEEDS)
+    for name in METHODS.names():
+        method = METHODS.load(name)
+        assert isinstance(method.FACTS, MethodFacts)
+        wanted = ["roll_out", "make_slices", "losses"] + ["follow"] * ("old_weights" in method.FACTS.needs)
         assert all(callable(getattr(method, function)) for function in wanted)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (
-            {"method": "flo"},
-            "rl.method: expected one of ddrl, fpo, gardo, grpo, nft, refl, got 'flo'; did you mean fpo?",
-        ),
+        ({"method": "fpoo"}, "rl.method: no method is called 'fpoo'; did you mean fpo?"),
         ({"method": "fpo"}, "rl.same_noise: expected false for fpo"),
-        ({"method": "fpo", "same_noise": False, "train": ("text",)}, "rl.train: expected image among the parts"),
+        (
+            {"method": "fpo", "same_noise": False, "train": ("text",)},
+            r"rl.train: expected \[image\] or \[text, image\]",
+        ),
         ({"method": "refl", "same_noise": False}, r"rl.train: expected \[image\] for refl"),
         (IMAGE | {"method": "nft", "guidance": 2.0}, "rl.guidance: expected 1 for nft"),
         (IMAGE | {"method": "refl", "verifier_mix": 0.1}, "rl.verifier_mix: expected 0 for refl"),
-        (IMAGE | {"method": "fpo", "regulariser": "latent_kl"}, "rl.regulariser: expected velocity_mse or none"),
-        ({"method": "ddrl"}, "rl.regulariser: expected none for ddrl"),
-        ({"method": "gardo", "regulariser": "none"}, "rl.regulariser: expected velocity_mse for gardo"),
-        ({"method": "gardo", "train": ("text",)}, "rl.train: expected image among the parts"),
-        ({"gardo_share": 0}, r"rl.gardo_share: expected a share in \(0, 1\]"),
-        ({"nft_decay_largest": 1.0}, "rl.nft_decay_largest: expected a share"),
-        ({"matching_samples": 0}, "rl.matching_samples: expected more than 0"),
+        (IMAGE | {"method": "fpo", "regulariser": "latent_kl"}, "rl.regulariser: expected one without densities"),
+        ({"method": "ddrl"}, "rl.regulariser: expected none for this method"),
+        ({"method": "gardo", "regulariser": "none"}, "rl.regulariser: expected velocity_mse for this method"),
+        ({"method": "gardo", "train": ("text",)}, r"rl.train: expected \[image\] or \[text, image\] for gardo"),
+        ({"method": "gardo", "gardo_share": 0.0}, "rl.gardo_share: expected more than 0, got 0.0"),
+        (IMAGE | {"method": "nft", "nft_decay_largest": 1.0}, "rl.nft_decay_largest: expected less than 1, got 1.0"),
+        (IMAGE | {"method": "fpo", "matching_samples": 0}, "rl.matching_samples: expected at least 1, got 0"),
+        ({"matching_samples": 4}, "rl.matching_samples: unknown key"),  # of other methods
+        ({"regulariser": "velocity_mes"}, "rl.regulariser: no regulariser is called 'velocity_mes'; did you mean"),
     ],
 )
 def test_what_a_method_cannot_work_with_is_refused(changes, message):
@@ -287,7 +289,7 @@ def test_nft_paints_with_the_old_weights_which_follow_slowly():
 @pytest.mark.parametrize(("name", "changes"), [("nft", {"nft_decay_rate": 0.1}), ("gardo", {"reference_every": 1})])
 def test_what_follows_the_policy_resumes_bit_for_bit(start, learned, tmp_path, monkeypatch, name, changes):
     """Killed after the updates of its 2nd rollout; old weights and a reference that moved are part of the state."""
-    rl, method, calls = settings(name, rollouts=3, **changes), methods.load(name), []
+    rl, method, calls = settings(name, rollouts=3, **changes), METHODS.load(name), []
     follow = method.follow
     launch(start, tmp_path / "calm", learned, rl)
 
@@ -453,7 +455,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run_with_its_last_weights(start,
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_loss_that_is_not_finite_is_a_collapse_of_every_run(start, learned, tmp_path, monkeypatch, name):
-    method, losses = methods.load(RUNS[name].get("method", "grpo")), []
+    method, losses = METHODS.load(RUNS[name].get("method", "grpo")), []
 
     def poisoned(*arguments):
         for part, loss, metrics in original(*arguments):

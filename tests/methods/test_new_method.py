@@ -6,7 +6,6 @@ import importlib.util
 import json
 import re
 import sys
-from dataclasses import replace
 
 import pytest
 
@@ -14,9 +13,11 @@ import rewards
 from tests._support import tiny
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_jsonl
+from unigrpo.core.settings import replace
 from unigrpo.models import checkpoint
 from unigrpo.sampling.engine import Decoding
 from unigrpo.study import config, resolve
+from unigrpo.study.facts import METHODS
 from unigrpo.training import reinforcement
 
 
@@ -30,7 +31,7 @@ def source(root):
 @pytest.fixture
 def settings(monkeypatch):
     """Settings of a run that uses it."""
-    monkeypatch.setattr(config, "METHODS", [*config.METHODS, "mine"])
+    monkeypatch.setattr(config, "METHODS", [*METHODS.names(), "mine"])
     return replace(tiny.RL, method="mine", train=("image",), same_noise=False, thinking=False)
 
 

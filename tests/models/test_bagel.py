@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from tests._support import release, tiny
 from unigrpo.core import seeding
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import digest, write_json
+from unigrpo.core.settings import replace, to_dict
 from unigrpo.episodes.rollout import paint
 from unigrpo.methods import grpo
 from unigrpo.models import checkpoint
@@ -27,7 +27,7 @@ from unigrpo.models.mot import MoTConfig, sincos_table
 from unigrpo.objectives.advantages import group_advantages
 from unigrpo.sampling import sets
 from unigrpo.study import run_folder
-from unigrpo.study.config import ModelConfig, SupervisedConfig, to_dict
+from unigrpo.study.config import ModelConfig, SupervisedConfig
 from unigrpo.tools import inspect_checkpoint
 from unigrpo.training import reinforcement, supervised
 from unigrpo.world import prompts as world_prompts

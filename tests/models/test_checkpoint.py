@@ -6,7 +6,6 @@ import ast
 import json
 import pickle
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from tests._support import tiny
 from unigrpo.core.errors import UserError
+from unigrpo.core.settings import replace
 from unigrpo.models import checkpoint
 
 PROMPTS = ["a photo of a red circle", "a photo of two hearts left of a blue star"]

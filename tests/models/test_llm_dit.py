@@ -6,8 +6,11 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
+
+from tests._support.tiny import DEFAULTS
+from unigrpo.core.settings import replace
+from unigrpo.study.config import rl_config
 
 from tests._support import released_pair, tiny  # isort: skip  # before the libraries: it lets torchvision import
 
@@ -30,7 +33,7 @@ from unigrpo.models.mot import patchify, unpatchify
 from unigrpo.objectives import flow
 from unigrpo.objectives.advantages import group_advantages
 from unigrpo.study import provenance
-from unigrpo.study.config import RLConfig, RunConfig, SamplingConfig, SupervisedConfig
+from unigrpo.study.config import RunConfig, SamplingConfig, SupervisedConfig
 from unigrpo.tools import export, inspect_checkpoint
 from unigrpo.training import reinforcement, supervised
 from unigrpo.world import prompts as world_prompts
@@ -520,7 +523,7 @@ def test_impossible_configurations(folder, model):
     with pytest.raises(UserError, match=r"rl\.lora_rank: expected 2, that of the parent's adapters, got 3"):
         reinforcement.networks(config(folder, rl=replace(RL, lora_rank=3)), model, brightness)
     with pytest.raises(UserError, match="rl.lora_rank: expected 0 or more"):
-        RLConfig(lora_rank=-1)
+        rl_config(**DEFAULTS, lora_rank=-1)
 
 
 def test_an_empty_prompt_is_refused(model):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ from accelerate.state import AcceleratorState
 
 from tests._support import release, several, tiny
 from unigrpo.core.files import read_jsonl
+from unigrpo.core.settings import replace
 from unigrpo.models import checkpoint, lora
 from unigrpo.planning import reinforcement_plan as plan
 from unigrpo.planning import sizes

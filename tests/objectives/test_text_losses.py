@@ -2,11 +2,11 @@
 
 import itertools
 import math
-from dataclasses import replace
 
 import pytest
 import torch
 
+from unigrpo.core.settings import replace
 from unigrpo.objectives.text_losses import TextObjective, most_entropic, text_grpo_loss
 
 

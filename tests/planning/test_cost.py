@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from dataclasses import replace
 
 import pytest
 import torch
 
 import rewards
 from tests._support import tiny
-from unigrpo import methods
+from unigrpo.core import settings
+from unigrpo.core.settings import replace
 from unigrpo.models import checkpoint
 from unigrpo.models.base import UnifiedModel
 from unigrpo.planning import cost
 from unigrpo.sampling.engine import Decoding
 from unigrpo.study import config
+from unigrpo.study.facts import METHODS
 from unigrpo.training import reinforcement, supervised
 
 
@@ -38,7 +39,7 @@ def counted(monkeypatch):
 
         monkeypatch.setattr(module, name, call)
 
-    rollouts = [(methods.load(method), "roll_out") for method in config.METHODS]
+    rollouts = [(METHODS.load(method), "roll_out") for method in METHODS.names()]
     for module, name in (
         *rollouts,
         (reinforcement, "validate"),
@@ -137,7 +138,7 @@ def test_a_dry_run_prints_and_does_nothing_else(tmp_path, monkeypatch, capsys, m
     monkeypatch.setattr(sys, "argv", ["x", *options])
     module.main()
     printed = json.loads(capsys.readouterr().out)
-    assert config.from_dict(config.RunConfig, printed["config"]) == tiny.run_config(stage)
+    assert settings.from_dict(config.RunConfig, printed["config"]) == tiny.run_config(stage)
     expected = cost.supervised(tiny.run_config("sft")) if stage == "sft" else None
     assert printed["cost"] == (expected or cost.reinforcement(tiny.run_config(), 2.0))
     assert sorted(tmp_path.rglob("*")) == before

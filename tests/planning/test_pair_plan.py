@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from unigrpo.core.settings import replace
 
 from tests._support import released_pair, tiny  # isort: skip  # before the libraries: it lets torchvision import
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests._support import several, tiny
 from unigrpo.core.errors import UserError
+from unigrpo.core.settings import replace
 from unigrpo.methods import grpo
 from unigrpo.models.bagel.multimodal import MultimodalMoT
 from unigrpo.models.bagel.vae import Autoencoder, VaeConfig
@@ -142,7 +142,7 @@ def test_parameters_of_the_models_there_are(root):
     assert sum(counted.values()) == sum(t.numel() for part in (mot, codec) for t in part.parameters())
 
 
-METHODS = {
+CASES = {
     "grpo": ({}, 2),
     "guided": ({"guidance": 2.0}, 4),
     "refl": ({"method": "refl", "train": ("image",), "same_noise": False}, 1),
@@ -153,7 +153,7 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize(("changes", "evaluations"), METHODS.values(), ids=METHODS)
+@pytest.mark.parametrize(("changes", "evaluations"), CASES.values(), ids=CASES)
 def test_image_evaluations_of_an_update_by_method(monkeypatch, changes, evaluations):
     """Counted as the network makes them with gradient, an image at a time."""
     rl = replace(tiny.RL, epochs=1, micro_batch=12, **changes)

@@ -9,15 +9,17 @@ import torch
 from PIL import Image
 
 from tests._support.study import write_jsonl
+from tests._support.tiny import DEFAULTS
 from unigrpo.core.errors import UserError
 from unigrpo.core.records import SHEET_COLUMNS
+from unigrpo.core.settings import to_dict
 from unigrpo.objectives import flow
 from unigrpo.objectives.image_losses import latent_kl, velocity_mse
 from unigrpo.report import frontier, hacking, mechanism, sheets, validations
 from unigrpo.report.regularisers import DATA, GATED, KL, MSE, NONE, TEXT, regulariser
 from unigrpo.report.results import PAPER, Folder, Paper
 from unigrpo.report.rows import Sources
-from unigrpo.study.config import RLConfig, to_dict
+from unigrpo.study.config import rl_config
 from unigrpo.world.prompts import prompt_set
 
 RUNS = {  # settings, final gold, drift
@@ -43,7 +45,7 @@ def folder(tmp_path_factory):
     for run, (settings, _, drift) in RUNS.items():
         for seed in range(1 if run == "kl" else 2):
             place = root / "runs" / run / f"seed{seed}"
-            config = {"run": run, "label": run.upper(), "stage": "rl", "rl": to_dict(RLConfig(**settings))}
+            config = {"run": run, "label": run.upper(), "stage": "rl", "rl": to_dict(rl_config(**DEFAULTS | settings))}
             place.mkdir(parents=True)
             (place / "config.json").write_text(json.dumps(config))
             rows = []
@@ -110,7 +112,7 @@ def test_only_validations_that_all_seeds_reached_count(folder, tmp_path):
 
 def test_a_regulariser_in_words():
     def of(**settings):
-        return regulariser({"stage": "rl", "rl": to_dict(RLConfig(**settings))})
+        return regulariser({"stage": "rl", "rl": to_dict(rl_config(**DEFAULTS | settings))})
 
     assert [of(**RUNS[run][0]).kind for run in RUNS] == [NONE, KL, KL, MSE]
     assert of(kl_text=0.1).kind == TEXT and of(kl_text=0.1).weight == 0.1
@@ -145,7 +147,7 @@ def test_gains_are_in_spreads_of_the_start(sources):
                                      {"grid": "points", "steps": 25}])  # fmt: skip
 def test_the_weight_is_that_of_the_losses(changes):
     """latent_kl of two velocities over their velocity_mse, by torch, at every step."""
-    rl = RLConfig(**changes)
+    rl = rl_config(**DEFAULTS | changes)
     times = flow.time_grid(rl.steps, rl.shift, rl.grid)
     x, v, other = torch.randn(3, 1, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64).float()
     weights = []

@@ -9,9 +9,9 @@ import torch
 import rewards
 from tests._support import tiny
 from unigrpo.core.errors import UserError
-from unigrpo.study import resolve
+from unigrpo.study.facts import REWARDS
 
-NAMES = resolve.reward_names()
+NAMES = REWARDS.names()
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import importlib
 import json
 import sys
-from dataclasses import replace
 
 import pytest
 import torch
@@ -13,9 +12,12 @@ from tests._support import tiny
 from tests._support.published import PROMPTS, images
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_jsonl, write_json
+from unigrpo.core.settings import from_dict, replace, to_dict
 from unigrpo.study import resolve
 from unigrpo.study.catalogue import load_catalogue
-from unigrpo.study.config import RLConfig, from_dict, reward_parts, to_dict
+from unigrpo.study.config import RLConfig
+from unigrpo.study.facts import REWARDS
+from unigrpo.study.reward_options import reward_parts
 from unigrpo.training import reinforcement
 
 OWN = {
@@ -187,7 +189,7 @@ def test_every_shipped_reward_can_be_configured():
     """What is read off a file is what its build takes."""
     import inspect
 
-    for name in resolve.reward_names():
+    for name in REWARDS.names():
         needed, taken = resolve._options_of(rewards.source(name).read_text(), rewards.source(name))
         signature = inspect.signature(importlib.import_module(f"rewards.{name}").build)
         assert taken == list(signature.parameters), name

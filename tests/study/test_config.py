@@ -9,11 +9,13 @@ import typing
 import pytest
 import yaml
 
+from tests._support.tiny import DEFAULTS
 from unigrpo.core.errors import UserError
+from unigrpo.core.settings import from_dict, to_dict
 from unigrpo.core.yaml_files import SCHEMAS, read_yaml
 from unigrpo.study import config, resolve
 from unigrpo.study.catalogue import by_default, load_catalogue, of_group, runs_in_use
-from unigrpo.study.config import RLConfig, RunConfig, from_dict, to_dict
+from unigrpo.study.config import RLConfig, RunConfig, rl_config
 from unigrpo.study.overview import load_study
 
 SCALES = ("smoke", "cpu", "gpu", "paper", "sd35")
@@ -73,7 +75,7 @@ def test_every_shipped_run_resolves_and_survives_json(root, scale):
 
 def test_a_run_is_defaults_then_scale_then_its_line(files):
     guided = study(files).config("guided", 1)
-    assert guided["rl"]["clip_text"] == RLConfig().clip_text  # nobody said otherwise
+    assert guided["rl"]["clip_text"] == rl_config(**DEFAULTS).clip_text  # nobody said otherwise
     assert (guided["rl"]["lr_text"], guided["rl"]["group_size"]) == (2e-4, 4)  # the scale's
     assert (guided["rl"]["guidance"], guided["rl"]["train"]) == (2, ["text", "image"])  # the line's; inherited
     assert (guided["model"]["hidden_size"], guided["sampling"]["steps"], guided["threads"]) == (64, 8, 2)

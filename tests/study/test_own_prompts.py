@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from dataclasses import replace
 
 import pytest
 import torch
@@ -14,11 +13,12 @@ import rewards
 from tests._support import tiny
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_jsonl, write_json
+from unigrpo.core.settings import replace, to_dict
 from unigrpo.study import resolve
 from unigrpo.study.catalogue import load_catalogue
-from unigrpo.study.config import to_dict
+from unigrpo.study.facts import REWARDS
+from unigrpo.study.prompt_pool import training_pool
 from unigrpo.training import reinforcement
-from unigrpo.world.pool import training_pool
 from unigrpo.world.prompts import prompt_set, read_prompts
 
 RING, STARS = {"include": [{"class": "ring", "count": 1}]}, {"include": [{"class": "star", "count": 2}]}
@@ -151,14 +151,14 @@ def test_bad_ones_are_met_before_anything_runs(resolved, file):
 
 
 def test_rewards_are_the_files_that_build_one(monkeypatch, tmp_path):
-    names = resolve.reward_names()
+    names = REWARDS.names()
     assert {"learned", "verifier", "clip_score"} <= set(names) and not {"__init__", "weights", "train_learned"} & {
         *names
     }
     assert all(rewards.source(name).exists() for name in names)
     (tmp_path / "mine.py").write_text("def build():\n    return None\n")
     monkeypatch.setattr(resolve, "REWARDS", tmp_path)
-    assert resolve.reward_names() == ["mine"]
+    assert REWARDS.names() == ["mine"]
 
 
 # ---- training ----------------------------------------------------------------------------------------------

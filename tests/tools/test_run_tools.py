@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +17,9 @@ import torch
 from PIL import Image
 
 from tests._support import tiny
-from unigrpo.core import files
+from unigrpo.core import files, settings
 from unigrpo.core.errors import UserError
+from unigrpo.core.settings import replace
 from unigrpo.models import checkpoint
 from unigrpo.study import config, provenance, run_folder
 from unigrpo.tools import diff, environment, export, inspect_checkpoint, sample_image
@@ -70,7 +70,7 @@ def test_inspect_tells_what_the_loaded_model_has(finished, call):
     assert (told["bytes"], told["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
     assert (told["run"], told["seed"], told["stage"], told["parent"]) == ("tiny", 3, "rl", "sft")
     assert told["commit"] == provenance.commit() and told["stored_as"] == ["F32"]
-    assert config.from_dict(config.RunConfig, told["config"]) == CONFIG
+    assert settings.from_dict(config.RunConfig, told["config"]) == CONFIG
 
 
 def test_inspect_tells_people_the_same(finished, call):
@@ -117,7 +117,7 @@ def test_diff_shows_what_differs_and_no_more(finished, tmp_path, call):
 def test_diff_of_equal_runs_and_of_everything(finished, call):
     assert call(diff, finished, finished) == "settings: no difference\nprovenance: no difference\n"
     lines = call(diff, finished, finished, "--all").splitlines()
-    own = run_folder.flat(config.to_dict(CONFIG))
+    own = run_folder.flat(settings.to_dict(CONFIG))
     assert [line.split()[0] for line in lines[1 : 1 + len(own)]] == list(own) and "rl.lr_text" in own
     assert any(line.split()[0] == "source_hash" for line in lines)
 
@@ -229,7 +229,7 @@ def test_export_is_whole_or_absent(folder, tmp_path, monkeypatch):
         with pytest.raises(ZeroDivisionError):
             export.export(folder, tmp_path / "other")
     (folder / "run.json").unlink()
-    files.write_json(folder / "config.json", config.to_dict(CONFIG))
+    files.write_json(folder / "config.json", settings.to_dict(CONFIG))
     with pytest.raises(UserError, match=r"run.json: not found, expected a finished run"):
         export.export(folder, tmp_path / "other")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["made", "seed3"]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 
 from tests._support import tiny
 from unigrpo.core import seeding
+from unigrpo.core.settings import replace
 from unigrpo.tools import variance
 from unigrpo.world.prompts import prompt_set
 

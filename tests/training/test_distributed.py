@@ -8,7 +8,6 @@ import os
 import socket
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 import torch
@@ -16,9 +15,10 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from tests._support import several, tiny
-from unigrpo.core import distributed
+from unigrpo.core import distributed, settings
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_jsonl, write_json
+from unigrpo.core.settings import replace
 from unigrpo.episodes import shares
 from unigrpo.planning import reinforcement_plan as plan
 from unigrpo.study import config
@@ -138,9 +138,9 @@ def test_one_process_writes(folder):
 def test_every_episode_is_made_once_and_every_step_is_shared_equally(monkeypatch, convention):
     rl = replace(tiny.RL, prompts_per_rollout=12, group_size=3, epochs=2, epoch_convention=convention)
     monkeypatch.setattr(distributed, "count", lambda: 3)
-    shares = [shares.local_rows(12, rl, which) for which in range(3)]
-    assert sorted(i for own in shares for i in own) == list(range(36))
-    for own in shares:
+    parts = [shares.local_rows(12, rl, which) for which in range(3)]
+    assert sorted(i for own in parts for i in own) == list(range(36))
+    for own in parts:
         assert len(own) == 12 and all(own[i] % 3 == i % 3 for i in range(12))  # whole groups
         if convention == "halves":
             assert [i < 18 for i in own] == [True] * 6 + [False] * 6
@@ -187,8 +187,8 @@ def test_a_supervised_step_is_split_equally_or_refused():
 
 def test_the_commands_refuse_what_cannot_be_split(tmp_path, monkeypatch):
     """Before anything is loaded: unequal shares, and a base that was started in two."""
-    write_json(tmp_path / "sft.json", config.to_dict(several.fine_tuning(processes=3)))
-    write_json(tmp_path / "base.json", config.to_dict(tiny.run_config("base", processes=2)))
+    write_json(tmp_path / "sft.json", settings.to_dict(several.fine_tuning(processes=3)))
+    write_json(tmp_path / "base.json", settings.to_dict(tiny.run_config("base", processes=2)))
     words = {"sft": ["--init", str(tmp_path)], "base": []}
     told = {"sft": "sft.json: supervised.batch_size: expected a multiple", "base": "processes: 1 by the configur"}
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -210,9 +210,9 @@ def test_another_number_of_processes_than_configured_is_refused(monkeypatch):
     for asked, module in ((cfg, "train"), (several.fine_tuning(processes=2), "pretrain")):
         told = f"processes: 2 by the configuration, 1 started; start with accelerate launch .*-m unigrpo.{module}$"
         with pytest.raises(UserError, match=told):
-            launch.check_launch(asked)
+            reinforcement.check_launch(asked)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    launch.check_launch(cfg)
+    reinforcement.check_launch(cfg)
 
 
 def test_fewer_devices_than_processes_are_refused(monkeypatch):

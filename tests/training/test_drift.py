@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
 
 from tests._support import tiny
+from unigrpo.core.settings import replace
 from unigrpo.episodes.rollout import diversity
 from unigrpo.objectives import flow
 from unigrpo.training import drift

@@ -7,14 +7,15 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 import torch
 
 from tests._support import tiny
+from unigrpo.core import settings
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_jsonl
+from unigrpo.core.settings import replace
 from unigrpo.models import checkpoint
 from unigrpo.study import config
 from unigrpo.study.resolve import training_fingerprint
@@ -55,7 +56,7 @@ def start(tmp_path_factory):
     folder = tmp_path_factory.mktemp("start")
     tiny.write_start(folder)
     cfg = tiny.run_config("rl", rl=replace(tiny.RL, rollouts=4, validate_every=4))
-    (folder / "rl.json").write_text(json.dumps(config.to_dict(cfg)))
+    (folder / "rl.json").write_text(json.dumps(settings.to_dict(cfg)))
     return folder
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from rewards.train_learned import truth
 from tests._support import tiny
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json
+from unigrpo.core.settings import replace
 from unigrpo.models import checkpoint
 from unigrpo.models.mot import Context
 from unigrpo.study.config import SupervisedConfig

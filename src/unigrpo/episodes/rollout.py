@@ -9,7 +9,7 @@ named by (seed, rollout index).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 import torch
@@ -80,6 +80,7 @@ class Rollout:
     image: Track
     model_evaluations: int
     max_tokens: int  # length limit of a trace
+    columns: dict[str, Tensor | list] = field(default_factory=dict)  # what a method adds: name -> (B, ...)
 
     def select(self, rows: list[int]) -> Rollout:
         return Rollout(
@@ -89,7 +90,13 @@ class Rollout:
             self.image.select(rows),
             self.model_evaluations,
             self.max_tokens,
+            {name: rows_of(values, rows) for name, values in self.columns.items()},
         )
+
+
+def rows_of(values: Tensor | list, rows: list[int]) -> Tensor | list:
+    """These rows of a tensor (B, ...) or of a list of B."""
+    return [values[i] for i in rows] if isinstance(values, list) else values[rows]
 
 
 @dataclass(frozen=True)

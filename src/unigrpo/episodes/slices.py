@@ -17,6 +17,7 @@ from unigrpo.models.base import UnifiedModel
 from unigrpo.objectives.image_losses import velocity_mse
 from unigrpo.objectives.text_losses import TextObjective, text_grpo_loss
 from unigrpo.study.config import RLConfig
+from unigrpo.study.facts import REGULARISERS
 
 
 class SupervisedData(Protocol):
@@ -141,10 +142,17 @@ def text_loss(new: Replay, s: Slice, rl: RLConfig) -> tuple[str, Tensor, dict[st
     return "text", loss, {**metrics, "entropy": entropy}
 
 
-def velocity_penalty(new: Replay, s: Slice, rl: RLConfig, metrics: dict[str, Tensor]) -> Tensor | float:
-    """The regulariser of rules without an SDE, noted in ``metrics``: velocity MSE or nothing."""
+def regulariser(rl: RLConfig) -> tuple[float, Callable[[Replay, Replay], Tensor]]:
+    """The weight of the run's regulariser, and its distance (B, S) between replays under policy and reference."""
+    plugin = REGULARISERS.load(rl.regulariser, "rl.regulariser")
+    return getattr(rl, plugin.FACTS.weight), plugin.distance
+
+
+def penalty(new: Replay, s: Slice, rl: RLConfig, metrics: dict[str, Tensor]) -> Tensor | float:
+    """The weighted regulariser of rules without noise inside the trajectory, a mean over the slice, with the velocity
+    MSE noted in ``metrics``; 0 without one."""
     if rl.regulariser == "none":
         return 0.0
-    distance = velocity_mse(new.velocity, s.reference.velocity).mean()
-    metrics["velocity_mse"] = distance.detach()
-    return rl.velocity_mse_weight * distance
+    metrics["velocity_mse"] = velocity_mse(new.velocity.detach(), s.reference.velocity).mean()
+    weight, distance = regulariser(rl)
+    return weight * distance(new, s.reference).mean()

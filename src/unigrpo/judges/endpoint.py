@@ -27,8 +27,8 @@ from typing import Literal
 from PIL.Image import Image, fromarray
 
 from unigrpo.core.errors import UserError
+from unigrpo.core.settings import require
 from unigrpo.judges import written
-from unigrpo.study.config import require
 
 GIVE_UP = 8  # questions in a row, of one call
 MAX_REPLY = 1 << 20  # bytes

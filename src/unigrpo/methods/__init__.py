@@ -2,29 +2,40 @@
 
 A file ``methods/<name>.py`` provides
 
-    NEEDS                         what it asks for beyond the policy: "old" (a second copy of the weights that makes the
-                                  rollouts), "reward_gradient" (a differentiable reward) and "data" (examples of
-                                  supervised fine-tuning)
-    roll_out(nets, prompts, rl, max_tokens, seed, index) -> Rollout of this process's episodes (``shares.local_rows``:
-                                  all of them where there is one); numbers are drawn for all, so that none is repeated
+    FACTS                         a :class:`MethodFacts`: the parts that it trains, whether it draws noise inside the
+                                  trajectory, what it needs, and what an episode costs
+    Settings                      where it has settings of its own: a subclass of :class:`Settings` with types and ranges
+    roll_out(nets, prompts, rl, max_tokens, seed, index) -> Rollout of this process's episodes (all of them where there
+                                  is one process); numbers are drawn for all, so that none is repeated
     make_slices(nets, rollout, advantages, rl) -> slices per optimiser step: what stays fixed during the updates
     losses(nets, slice, rl) -> (part, loss, metrics) of each trained part, "text" first
-    follow(nets, rl, updates)       where anything follows the policy (old weights, the reference): moves it, after the
+    follow(nets, rl, updates)     where anything follows the policy (old weights, the reference): moves it, after the
                                   updates of a rollout; ``updates`` counts those of the run
 
-and ``train`` does the rest, the same for all: prompts, rewards, advantages, backward, optimiser, validation,
-checkpoints. The text part has one rule, GRPO, which every file that trains text takes from here (``text_loss``).
+and ``training`` does the rest, the same for all: prompts, rewards, advantages, backward, optimiser, validation,
+checkpoints. The text part has one rule, GRPO, which every file that trains text takes from ``episodes.slices``. A
+variant may take over what it does not change: ``from unigrpo.methods.grpo import *``. The workflow reads facts and
+settings whenever it is parsed, so the files here import modules that load when they are first used.
 """
 
-from __future__ import annotations
+from collections.abc import Callable
+from functools import wraps
 
-from types import ModuleType
+from unigrpo.core.lazy import lazy
+from unigrpo.core.settings import Settings
+from unigrpo.study.facts import MethodFacts
 
-from unigrpo.study.facts import METHODS, MethodFacts
+__all__ = ["MethodFacts", "Settings", "without_gradient"]
 
-__all__ = ["MethodFacts", "load"]
+torch = lazy("torch")
 
 
-def load(name: str) -> ModuleType:
-    """The update rule called ``name``. Raises UserError as :class:`unigrpo.core.registry.Door`."""
-    return METHODS.load(name)
+def without_gradient(function: Callable) -> Callable:
+    """The function, run without recording gradients; torch is loaded when it is called."""
+
+    @wraps(function)
+    def call(*args, **kwargs):
+        with torch.no_grad():
+            return function(*args, **kwargs)
+
+    return call

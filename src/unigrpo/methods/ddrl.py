@@ -9,77 +9,88 @@ with the penalties is one of regularisers alone.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from pydantic import model_validator
 
 from unigrpo.core import seeding
-from unigrpo.core.records import Prompt
+from unigrpo.core.lazy import lazy
+from unigrpo.core.settings import Positive, require
 from unigrpo.episodes import shares
-from unigrpo.episodes.rollout import ImageTrack, Rollout
-from unigrpo.episodes.slices import Networks, Slice
-from unigrpo.methods import grpo
-from unigrpo.models.base import UnifiedModel
-from unigrpo.objectives.matching import flow_matching_loss, noised
-from unigrpo.study.config import RLConfig
-from unigrpo.world.render import render
+from unigrpo.methods import Settings as Section
+from unigrpo.methods import grpo, without_gradient
+from unigrpo.objectives import matching
+from unigrpo.world import render
 
-NEEDS = ("data",)
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from unigrpo.core.records import Prompt
+    from unigrpo.episodes.rollout import Rollout
+    from unigrpo.episodes.slices import Networks, Slice
+    from unigrpo.models.base import UnifiedModel
+    from unigrpo.study.config import RLConfig
+
+torch = lazy("torch")
+
+
+class Settings(Section):
+    """What a run may set of it."""
+
+    data_weight: Positive = 1.0  # of the flow-matching loss on SFT's data
+
+    @model_validator(mode="after")
+    def _takes_the_place(self):
+        require(self.regulariser == "none", "rl.regulariser", "none for this method: its loss on data takes the place")
+        return self
+
+
+FACTS = replace(
+    grpo.FACTS,
+    trains=(("image",), ("text", "image")),
+    needs=("sft_data",),
+    extra_evaluations=lambda rl: 1,
+    holds=("data (DDRL)", "data_weight"),
+)
 
 make_slices = grpo.make_slices
 
 
-@dataclass(frozen=True)
-class DataTrack(ImageTrack):
-    """B image trajectories, with an example each: its prompt and trace, latents (B, *L), noise (B, *L), times (B,)."""
-
-    texts: list[str]
-    traces: list[str | None]
-    clean: Tensor
-    data_noise: Tensor
-    data_times: Tensor
-
-    def select(self, rows: list[int]) -> DataTrack:
-        lists = {name: [getattr(self, name)[i] for i in rows] for name in ("texts", "traces")}
-        tensors = {name: getattr(self, name)[rows] for name in ("clean", "data_noise", "data_times")}
-        return DataTrack(**vars(super().select(rows)), **lists, **tensors)
-
-
-@torch.no_grad()
+@without_gradient
 def roll_out(nets: Networks, prompts: list[Prompt], rl: RLConfig, max_tokens: int, seed: int, index: int) -> Rollout:
-    """GRPO's episodes, and an example of the data beside each."""
+    """GRPO's episodes, and an example of the data beside each: its prompt and trace, latents (B, *L), noise (B, *L)
+    and times (B,)."""
     rollout = grpo.roll_out(nets, prompts, rl, max_tokens, seed, index)
     rng, model = seeding.numpy_generator(seed, "data", index), nets.model
     rows = shares.local_rows(len(prompts), rl)
     drawn = [nets.data.example(prompt, rng, rl.thinking) for prompt in prompts for _ in range(rl.group_size)]
     examples = [drawn[i] for i in rows]
-    images = torch.from_numpy(render([e.scene for e in examples], model.image_size)).permute(0, 3, 1, 2) / 255
+    images = torch.from_numpy(render.render([e.scene for e in examples], model.image_size)).permute(0, 3, 1, 2) / 255
     clean = model.encode_images(images.float().to(model.device))
     generator = seeding.generator(seed, "data noise", index)
     noise = torch.randn(len(drawn), *clean.shape[1:], generator=generator)[rows].to(clean)
     times = nets.data.times(len(drawn), generator)[rows].to(clean)
     texts, traces = [e.prompt for e in examples], [e.trace for e in examples]
-    return replace(rollout, image=DataTrack(**vars(rollout.image), texts=texts, traces=traces, clean=clean,
-                                            data_noise=noise, data_times=times))  # fmt: skip
+    return replace(rollout, columns={"texts": texts, "traces": traces, "clean": clean, "noise": noise, "times": times})
 
 
-def data_loss(model: UnifiedModel, track: DataTrack, through_context: bool) -> Tensor:
+def data_loss(model: UnifiedModel, data: dict, through_context: bool) -> Tensor:
     """Flow-matching loss of the examples, a mean over numbers and examples; it reaches the reasoning expert where the
     image's loss does."""
     with torch.set_grad_enabled(torch.is_grad_enabled() and through_context):
-        _, context = model.encode(model.prompt_ids(track.texts), model.trace_from_texts(track.traces))
-    noise, times = track.data_noise[:, None], track.data_times[:, None]
-    x = noised(track.clean, noise, times)[:, 0]
-    velocity = model.velocity(context if through_context else context.detach(), x, track.data_times)
-    return flow_matching_loss(velocity[:, None], track.clean, noise).mean()
+        _, context = model.encode(model.prompt_ids(data["texts"]), model.trace_from_texts(data["traces"]))
+    noise, times = data["noise"][:, None], data["times"][:, None]
+    x = matching.noised(data["clean"], noise, times)[:, 0]
+    velocity = model.velocity(context if through_context else context.detach(), x, data["times"])
+    return matching.flow_matching_loss(velocity[:, None], data["clean"], noise).mean()
 
 
 def losses(nets: Networks, s: Slice, rl: RLConfig) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
     """GRPO's losses, the image's with the loss on the data."""
     for part, loss, metrics in grpo.losses(nets, s, rl):
         if part == "image":
-            on_data = data_loss(nets.model, s.rollout.image, rl.gradient_through_context)
+            on_data = data_loss(nets.model, s.rollout.columns, rl.gradient_through_context)
             metrics["data"] = on_data.detach()
             loss = loss + rl.image_weight * rl.data_weight * on_data
         yield part, loss, metrics

@@ -11,43 +11,67 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from typing import TYPE_CHECKING, Literal
 
-from torch import Tensor
+from unigrpo.core.settings import Count, Positive
+from unigrpo.episodes import noise_pairs, slices
+from unigrpo.methods import MethodFacts
+from unigrpo.methods import Settings as Section
+from unigrpo.objectives import matching
 
-from unigrpo.episodes.noise_pairs import PairTrack, replay_pairs, roll_out_pairs
-from unigrpo.episodes.rollout import Replay, Rollout
-from unigrpo.episodes.slices import Networks, Slice, slices, text_loss, velocity_penalty
-from unigrpo.objectives.matching import flow_matching_loss, matching_log_ratio, matching_loss, surrogate_log_prob
-from unigrpo.study.config import RLConfig
+if TYPE_CHECKING:
+    from torch import Tensor
 
-NEEDS: tuple[str, ...] = ()
+    from unigrpo.episodes.noise_pairs import PairTrack
+    from unigrpo.episodes.rollout import Replay, Rollout
+    from unigrpo.episodes.slices import Networks, Slice
+    from unigrpo.study.config import RLConfig
+
+
+class Settings(Section):
+    """What a run may set of it."""
+
+    matching_samples: Count = 8  # (time, noise) pairs per finished image
+    matching_weight: Literal["uniform", "noise", "t", "t2", "huber", "ghuber"] = "noise"  # of a pair's loss
+    matching_ratio: Literal["mean", "each"] = "mean"  # one ratio per image, or one per pair
+    matching_clip: Positive = 0.05  # clip range of that ratio
+
+
+FACTS = MethodFacts(
+    trains=(("image",), ("text", "image")),
+    noise_inside=False,
+    evaluations=lambda rl: rl.matching_samples,
+    guided=False,  # the flow-matching loss is not guided
+)
 
 
 def roll_out(nets: Networks, *draw) -> Rollout:
     """Episodes painted by the ODE, with their pairs."""
-    return roll_out_pairs(nets.model, *draw)
+    return noise_pairs.roll_out_pairs(nets.model, *draw)
 
 
 def make_slices(nets: Networks, rollout: Rollout, advantages: Tensor, rl: RLConfig) -> list[list[Slice]]:
     """Slices with the text and the pairs under old and reference weights."""
-    old, reference = (partial(replay_pairs, model, rl=rl) for model in (nets.model, nets.reference))
-    return slices(nets, rollout, advantages, rl, old, reference)
+    old, reference = (partial(noise_pairs.replay_pairs, model, rl=rl) for model in (nets.model, nets.reference))
+    return slices.slices(nets, rollout, advantages, rl, old, reference)
 
 
 def log_ratio(new: Replay, old: Replay, track: PairTrack, rl: RLConfig) -> tuple[Tensor, Tensor]:
     """log ratios (B, 1) or (B, M), and the new flow-matching losses (B, M)."""
-    after, before = (flow_matching_loss(r.velocity, track.clean, track.noise) for r in (new, old))
-    new_log_prob, old_log_prob = (surrogate_log_prob(x, track.pair_times, rl.matching_weight) for x in (after, before))
-    return matching_log_ratio(new_log_prob, old_log_prob, rl.matching_ratio), after
+    after, before = (matching.flow_matching_loss(r.velocity, track.clean, track.noise) for r in (new, old))
+    new_log_prob, old_log_prob = (
+        matching.surrogate_log_prob(x, track.pair_times, rl.matching_weight) for x in (after, before)
+    )
+    return matching.matching_log_ratio(new_log_prob, old_log_prob, rl.matching_ratio), after
 
 
 def losses(nets: Networks, s: Slice, rl: RLConfig) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
     """Losses are means over the slice, to be weighted by share."""
-    new = replay_pairs(nets.model, s.rollout, rl)
+    new = noise_pairs.replay_pairs(nets.model, s.rollout, rl)
     if "text" in rl.train:
-        yield text_loss(new, s, rl)
-    ratios, matching = log_ratio(new, s.before(new), s.rollout.image, rl)
-    loss, metrics = matching_loss(ratios, s.advantages, clip_range=rl.matching_clip)
-    metrics["matching"] = matching.detach().mean()
-    loss = rl.image_scale * loss.mean() + velocity_penalty(new, s, rl, metrics)
+        yield slices.text_loss(new, s, rl)
+    ratios, error = log_ratio(new, s.before(new), s.rollout.image, rl)
+    loss, metrics = matching.matching_loss(ratios, s.advantages, clip_range=rl.matching_clip)
+    metrics["matching"] = error.detach().mean()
+    loss = rl.image_scale * loss.mean() + slices.penalty(new, s, rl, metrics)
     yield "image", rl.image_weight * loss, metrics

@@ -10,33 +10,52 @@ Not taken over: the paper's bonus for diverse samples, and its second trigger fo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
 
-import torch
-from torch import Tensor
+from pydantic import Field, model_validator
 
 from unigrpo.core import seeding
-from unigrpo.core.records import Prompt
-from unigrpo.episodes import shares
-from unigrpo.episodes.rollout import ImageTrack, Rollout, replay
-from unigrpo.episodes.slices import Networks, Slice, text_loss
-from unigrpo.methods import grpo
-from unigrpo.study.config import RLConfig
+from unigrpo.core.lazy import lazy
+from unigrpo.core.settings import Count, require
+from unigrpo.episodes import rollout as episodes
+from unigrpo.episodes import shares, slices
+from unigrpo.methods import Settings as Section
+from unigrpo.methods import grpo, without_gradient
 
-NEEDS: tuple[str, ...] = ()
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+    from unigrpo.core.records import Prompt
+    from unigrpo.episodes.rollout import Rollout
+    from unigrpo.episodes.slices import Networks, Slice
+    from unigrpo.study.config import RLConfig
+
+torch = lazy("torch")
+
 COPIES, NOISE = 4, 0.05  # noised copies of an image, and the noise's standard deviation in [0, 1] pixels
 
+
+class Settings(Section):
+    """What a run may set of it."""
+
+    gardo_share: Annotated[float, Field(gt=0, le=1)] = 0.1  # of a rollout's samples that are penalised as uncertain
+    reference_every: Count = 10  # rollouts after which the reference becomes the policy
+
+    @model_validator(mode="after")
+    def _gates_the_penalty(self):
+        require(self.regulariser == "velocity_mse", "rl.regulariser", "velocity_mse for this method, which gates it")
+        return self
+
+
+FACTS = replace(
+    grpo.FACTS,
+    trains=(("image",), ("text", "image")),
+    moves_reference=True,
+    holds=("gated velocity MSE (GARDO)", "velocity_mse_weight"),
+)
+
 make_slices = grpo.make_slices
-
-
-@dataclass(frozen=True)
-class GatedTrack(ImageTrack):
-    """B image trajectories, and whether each one's reward is uncertain, (B,) 0 or 1."""
-
-    uncertain: Tensor
-
-    def select(self, index) -> GatedTrack:
-        return GatedTrack(**vars(super().select(index)), uncertain=self.uncertain[index])
 
 
 def ranks(scores: Tensor) -> Tensor:
@@ -55,12 +74,12 @@ def gate(scores: Tensor, second: Tensor, share: float) -> Tensor:
     return uncertain * (excess > 0)
 
 
-@torch.no_grad()
+@without_gradient
 def second_opinion(
     reward: Callable[[Tensor, list[Prompt]], Tensor],
     images: Tensor,
     prompts: list[Prompt],
-    draw: torch.Generator,
+    draw: Generator,
     rows: list[int] | None = None,
     of: int | None = None,
 ) -> Tensor:
@@ -71,7 +90,7 @@ def second_opinion(
     return torch.stack([reward((images + NOISE * n).clamp(0, 1), prompts) for n in noise]).mean(0)
 
 
-@torch.no_grad()
+@without_gradient
 def roll_out(nets: Networks, prompts: list[Prompt], rl: RLConfig, max_tokens: int, seed: int, index: int) -> Rollout:
     """GRPO's episodes, the uncertain ones marked."""
     rollout = grpo.roll_out(nets, prompts, rl, max_tokens, seed, index)
@@ -81,21 +100,21 @@ def roll_out(nets: Networks, prompts: list[Prompt], rl: RLConfig, max_tokens: in
     opinions = nets.reward(images, episodes), second_opinion(nets.reward, images, episodes, draw, rows, of)
     first, second = (shares.gathered(scores, len(prompts), rl) for scores in opinions)
     uncertain = gate(first, second, rl.gardo_share)[rows].to(images)
-    return replace(rollout, image=GatedTrack(**vars(rollout.image), uncertain=uncertain))
+    return replace(rollout, columns={"uncertain": uncertain})
 
 
 def losses(nets: Networks, s: Slice, rl: RLConfig) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
     """GRPO's losses, the penalty only where the reward is uncertain; still a mean over all samples."""
-    new = replay(nets.model, s.rollout, rl)
+    new = episodes.replay(nets.model, s.rollout, rl)
     if "text" in rl.train:
-        yield text_loss(new, s, rl)
+        yield slices.text_loss(new, s, rl)
     loss, metrics = grpo.surrogate(new, s, rl)
-    uncertain = s.rollout.image.uncertain
+    uncertain = s.rollout.columns["uncertain"]
     loss = loss + (uncertain[:, None] * grpo.penalty(new, s, rl, metrics)).mean()
     yield "image", rl.image_weight * loss, metrics | {"uncertain": uncertain.mean()}
 
 
-@torch.no_grad()
+@without_gradient
 def follow(nets: Networks, rl: RLConfig, updates: int) -> None:
     """The reference becomes the policy after every ``rl.reference_every`` rollouts."""
     if updates % (rl.reference_every * rl.epochs) == 0:

@@ -10,22 +10,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from unigrpo.episodes import rollout as episodes
-from unigrpo.episodes.rollout import Replay, Rollout, replay
-from unigrpo.episodes.slices import Networks, Slice, slices, text_loss
-from unigrpo.objectives.image_losses import (
-    flow_grpo_loss,
-    latent_kl,
-    plain_log_ratio,
-    ratio_norm_log_ratio,
-    velocity_mse,
-)
-from unigrpo.study.config import RLConfig
+from unigrpo.episodes import slices
+from unigrpo.methods import MethodFacts
+from unigrpo.objectives import image_losses
 
-NEEDS: tuple[str, ...] = ()
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from unigrpo.episodes.rollout import Replay, Rollout
+    from unigrpo.episodes.slices import Networks, Slice
+    from unigrpo.study.config import RLConfig
+
+
+def evaluations(rl: RLConfig) -> int:
+    """Image evaluations of an episode, each time that it is replayed: those of the window's steps."""
+    return rl.window_size * (2 if rl.guidance > 1 else 1)
+
+
+FACTS = MethodFacts(
+    trains=(("text",), ("image",), ("text", "image")),
+    noise_inside=True,
+    evaluations=evaluations,
+)
 
 
 def roll_out(nets: Networks, *draw) -> Rollout:
@@ -35,15 +44,15 @@ def roll_out(nets: Networks, *draw) -> Rollout:
 
 def make_slices(nets: Networks, rollout: Rollout, advantages: Tensor, rl: RLConfig) -> list[list[Slice]]:
     """Slices with the text and the window's steps under old and reference weights."""
-    old, reference = (partial(replay, model, rl=rl) for model in (nets.model, nets.reference))
-    return slices(nets, rollout, advantages, rl, old, reference)
+    old, reference = (partial(episodes.replay, model, rl=rl) for model in (nets.model, nets.reference))
+    return slices.slices(nets, rollout, advantages, rl, old, reference)
 
 
 def losses(nets: Networks, s: Slice, rl: RLConfig) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
     """Losses are means over the slice, to be weighted by share."""
-    new = replay(nets.model, s.rollout, rl)
+    new = episodes.replay(nets.model, s.rollout, rl)
     if "text" in rl.train:
-        yield text_loss(new, s, rl)
+        yield slices.text_loss(new, s, rl)
     if "image" in rl.train:
         loss, metrics = surrogate(new, s, rl)
         if rl.regulariser != "none":
@@ -55,18 +64,16 @@ def surrogate(new: Replay, s: Slice, rl: RLConfig) -> tuple[Tensor, dict[str, Te
     """The clipped policy gradient of the window's steps, a mean over the slice."""
     old = s.before(new)
     if rl.ratio == "ratio_norm":
-        log_ratio = ratio_norm_log_ratio(new.mean, old.mean, s.rollout.image.noise)
+        log_ratio = image_losses.ratio_norm_log_ratio(new.mean, old.mean, s.rollout.image.noise)
     else:
-        log_ratio = plain_log_ratio(new.log_prob, old.log_prob)
-    loss, metrics = flow_grpo_loss(log_ratio, s.advantages, clip_range=rl.clip_image)
+        log_ratio = image_losses.plain_log_ratio(new.log_prob, old.log_prob)
+    loss, metrics = image_losses.flow_grpo_loss(log_ratio, s.advantages, clip_range=rl.clip_image)
     return rl.image_scale * loss.mean(), metrics
 
 
 def penalty(new: Replay, s: Slice, rl: RLConfig, metrics: dict[str, Tensor]) -> Tensor:
     """The weighted distance to the reference (b, S) of each sample and step; the velocity MSE is noted in ``metrics``
     whichever it is."""
-    distance = velocity_mse(new.velocity, s.reference.velocity)
-    metrics["velocity_mse"] = distance.detach().mean()
-    if rl.regulariser == "velocity_mse":
-        return rl.velocity_mse_weight * distance
-    return rl.latent_kl_weight * latent_kl(new.mean, s.reference.mean, new.std)
+    metrics["velocity_mse"] = image_losses.velocity_mse(new.velocity.detach(), s.reference.velocity).mean()
+    weight, distance = slices.regulariser(rl)
+    return weight * distance(new, s.reference)

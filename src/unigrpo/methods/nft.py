@@ -8,44 +8,67 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from typing import TYPE_CHECKING, Annotated
 
-import torch
-from torch import Tensor
+from pydantic import Field
 
-from unigrpo.episodes.noise_pairs import replay_pairs, roll_out_pairs
-from unigrpo.episodes.rollout import Rollout
-from unigrpo.episodes.slices import Networks, Slice, slices, velocity_penalty
-from unigrpo.objectives.matching import nft_loss, old_decay
-from unigrpo.study.config import RLConfig
+from unigrpo.core.settings import Count, NotNegative, Positive
+from unigrpo.episodes import noise_pairs, slices
+from unigrpo.methods import MethodFacts, without_gradient
+from unigrpo.methods import Settings as Section
+from unigrpo.objectives import matching
 
-NEEDS = ("old",)
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from unigrpo.episodes.rollout import Rollout
+    from unigrpo.episodes.slices import Networks, Slice
+    from unigrpo.study.config import RLConfig
+
+
+class Settings(Section):
+    """What a run may set of it."""
+
+    matching_samples: Count = 8  # (time, noise) pairs per finished image
+    nft_beta: Positive = 1.0  # how far the implicit positive and negative velocities lie from the old one
+    nft_decay_rate: NotNegative = 1e-3  # the old weights keep the share min(rate x updates, largest) after a rollout
+    nft_decay_largest: Annotated[float, Field(ge=0, lt=1)] = 0.5
+
+
+FACTS = MethodFacts(
+    trains=(("image",),),
+    noise_inside=False,
+    evaluations=lambda rl: rl.matching_samples,
+    needs=("old_weights",),
+    guided=False,  # the flow-matching loss is not guided
+)
 
 
 def roll_out(nets: Networks, *draw) -> Rollout:
     """Episodes painted by the old weights' ODE, with their pairs."""
-    return roll_out_pairs(nets.old, *draw)
+    return noise_pairs.roll_out_pairs(nets.old, *draw)
 
 
 def make_slices(nets: Networks, rollout: Rollout, advantages: Tensor, rl: RLConfig) -> list[list[Slice]]:
     """All episodes: one without advantage is as much positive as negative, which is not nothing."""
-    old, reference = (partial(replay_pairs, model, rl=rl) for model in (nets.old, nets.reference))
-    return slices(nets, rollout, advantages, rl, old, reference, keep_all=True)
+    old, reference = (partial(noise_pairs.replay_pairs, model, rl=rl) for model in (nets.old, nets.reference))
+    return slices.slices(nets, rollout, advantages, rl, old, reference, keep_all=True)
 
 
 def losses(nets: Networks, s: Slice, rl: RLConfig) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
     """The loss is a mean over the slice, to be weighted by share."""
-    new, track = replay_pairs(nets.model, s.rollout, rl), s.rollout.image
-    loss, metrics = nft_loss(
+    new, track = noise_pairs.replay_pairs(nets.model, s.rollout, rl), s.rollout.image
+    loss, metrics = matching.nft_loss(
         new.velocity, s.old.velocity, track.clean, track.noise, track.pair_times, s.advantages, beta=rl.nft_beta
     )
-    loss = rl.image_scale * loss.mean() + velocity_penalty(new, s, rl, metrics)
+    loss = rl.image_scale * loss.mean() + slices.penalty(new, s, rl, metrics)
     yield "image", rl.image_weight * loss, metrics
 
 
-@torch.no_grad()
+@without_gradient
 def follow(nets: Networks, rl: RLConfig, updates: int) -> None:
     """old <- d old + (1 - d) policy, d = ``matching.old_decay`` of the optimiser steps so far."""
-    d = old_decay(updates, rate=rl.nft_decay_rate, largest=rl.nft_decay_largest)
+    d = matching.old_decay(updates, rate=rl.nft_decay_rate, largest=rl.nft_decay_largest)
     for old, new in zip(nets.old.parameters(), nets.model.parameters(), strict=True):
         if old is not new:  # weights that are not trained may be shared
             old.copy_(d * old + (1 - d) * new)

@@ -11,20 +11,34 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from unigrpo.core import distributed, seeding
 from unigrpo.core.errors import Collapse
-from unigrpo.core.records import Prompt
-from unigrpo.episodes.rollout import Replay, Rollout, guided, in_parts, paint, replay_text, think
-from unigrpo.episodes.slices import Networks, Slice, slices, velocity_penalty
-from unigrpo.models.base import UnifiedModel
+from unigrpo.core.lazy import lazy
+from unigrpo.episodes import rollout as episodes
+from unigrpo.episodes import slices
+from unigrpo.methods import MethodFacts, without_gradient
 from unigrpo.objectives import flow
-from unigrpo.study.config import RLConfig
 
-NEEDS = ("reward_gradient",)
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+    from unigrpo.core.records import Prompt
+    from unigrpo.episodes.rollout import Replay, Rollout
+    from unigrpo.episodes.slices import Networks, Slice
+    from unigrpo.models.base import UnifiedModel
+    from unigrpo.study.config import RLConfig
+
+torch = lazy("torch")
+
+FACTS = MethodFacts(
+    trains=(("image",),),
+    noise_inside=False,
+    evaluations=lambda rl: 2 if rl.guidance > 1 else 1,
+    needs=("reward_gradient",),
+    ratio=False,
+)
 
 
 @dataclass(frozen=True)
@@ -47,42 +61,42 @@ class LateTrack:
         return LateTrack(self.step, self.time, self.latents[index], self.images[index])
 
 
-def draw_step(generator: torch.Generator, n_steps: int) -> int:
+def draw_step(generator: Generator, n_steps: int) -> int:
     """One of the last quarter of the steps 0 .. n_steps - 1 (at least the last), each equally likely."""
     return int(torch.randint(n_steps - max(1, n_steps // 4), n_steps, (), generator=generator))
 
 
-@torch.no_grad()
+@without_gradient
 def roll_out(nets: Networks, prompts: list[Prompt], rl: RLConfig, max_tokens: int, seed: int, index: int) -> Rollout:
     """This process's episodes, painted by the ODE; the late step is drawn once for all of them."""
     model, guidance = nets.model, rl.guidance
     step = draw_step(seeding.generator(seed, "late step", index), rl.n_steps)
 
     def make(rows: list[int]) -> Rollout:
-        begun = think(model, prompts, rl, max_tokens, seed, index, rows)
+        begun = episodes.think(model, prompts, rl, max_tokens, seed, index, rows)
         times = begun.times
-        latents, _ = paint(model, begun.context, begun.x, times[: step + 1], guidance=guidance)
-        final, _ = paint(model, begun.context, latents, times[step:], guidance=guidance)
+        latents, _ = episodes.paint(model, begun.context, begun.x, times[: step + 1], guidance=guidance)
+        final, _ = episodes.paint(model, begun.context, latents, times[step:], guidance=guidance)
         track = LateTrack(step, times[step], latents, model.decode(final))
         return begun.finish(track, rl.n_steps * (2 if guidance > 1 else 1))
 
-    return in_parts(make, len(prompts), rl)
+    return episodes.in_parts(make, len(prompts), rl)
 
 
 def replay_late(model: UnifiedModel, rollout: Rollout, rl: RLConfig) -> Replay:
     """The velocity (B, 1, *L) at the late step under ``model``."""
-    _, _, context = replay_text(model, rollout, rl)
+    _, _, context = episodes.replay_text(model, rollout, rl)
     track: LateTrack = rollout.image
     b = len(rollout.prompts)
     uncond = model.empty_context(b) if rl.guidance > 1 else None
-    v = guided(model, context, uncond, track.latents, track.time.expand(b), rl.guidance)
-    return Replay(None, None, v[:, None], None, None, None)
+    v = episodes.guided(model, context, uncond, track.latents, track.time.expand(b), rl.guidance)
+    return episodes.Replay(None, None, v[:, None], None, None, None)
 
 
 def make_slices(nets: Networks, rollout: Rollout, advantages: Tensor, rl: RLConfig) -> list[list[Slice]]:
     """All episodes; their advantages are not used."""
     reference = partial(replay_late, nets.reference, rl=rl)
-    return slices(nets, rollout, advantages, rl, lambda part: None, reference, keep_all=True)
+    return slices.slices(nets, rollout, advantages, rl, lambda part: None, reference, keep_all=True)
 
 
 def losses(nets: Networks, s: Slice, rl: RLConfig) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
@@ -94,5 +108,5 @@ def losses(nets: Networks, s: Slice, rl: RLConfig) -> Iterator[tuple[str, Tensor
         raise Collapse("the clean estimates are not finite")
     reward = nets.reward(nets.model.decode(clean), list(s.rollout.prompts)).mean()
     metrics = {"estimate_reward": reward.detach()}
-    loss = -rl.image_scale * reward + velocity_penalty(new, s, rl, metrics)
+    loss = -rl.image_scale * reward + slices.penalty(new, s, rl, metrics)
     yield "image", rl.image_weight * loss, metrics

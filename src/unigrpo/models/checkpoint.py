@@ -17,11 +17,12 @@ from transformers import PreTrainedTokenizerFast
 
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json, replacing, write_json
+from unigrpo.core.settings import from_dict, require, to_dict
 from unigrpo.models.base import UnifiedModel
 from unigrpo.models.codec import PatchCodec
 from unigrpo.models.mot import MoT, MoTConfig
 from unigrpo.models.sharding import like
-from unigrpo.study.config import ModelConfig, from_dict, require
+from unigrpo.study.config import ModelConfig
 
 FORMAT = 1
 
@@ -161,7 +162,7 @@ def load_model(
 
 def _check_architecture(card: Card, expected: ModelConfig) -> None:
     found = asdict(card.architecture) | {"latent_downsample": card.codec.downsample, "image_size": card.image_size}
-    for name, value in asdict(expected).items():
+    for name, value in to_dict(expected).items():
         require(found[name] == value, name, f"{value}, the configuration's model.{name}, got {found[name]}")
 
 

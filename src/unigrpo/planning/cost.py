@@ -32,7 +32,8 @@ def reinforcement(cfg: RunConfig, validation_guidance: float) -> dict[str, int]:
         "rollout_image_evaluations": images * rl.n_steps * guided,
         "rollout_text_tokens_at_most": images * trace,
         "replay_image_evaluations_at_most": without * windows,
-        "update_image_evaluations_at_most": with_gradient * (windows + (rl.method == "ddrl")),
+        "update_image_evaluations_at_most": with_gradient
+        * (windows + rl.facts.extra_evaluations(rl) * ("image" in rl.train)),
         "replay_text_tokens_at_most": without * trace,
         "update_text_tokens_at_most": with_gradient * trace,
         "validation_images": judged,
@@ -59,13 +60,8 @@ def supervised(cfg: RunConfig) -> dict[str, int]:
 
 
 def evaluations(rl: RLConfig) -> int:
-    """Image evaluations of an episode, each time that it is replayed; ddrl's update has one more, of its data."""
-    if "image" not in rl.train:
-        return 0
-    guided = 2 if rl.guidance > 1 else 1
-    if rl.method in ("grpo", "ddrl", "gardo"):
-        return rl.window_size * guided
-    return guided if rl.method == "refl" else rl.matching_samples
+    """Image evaluations of an episode, each time that it is replayed."""
+    return rl.facts.evaluations(rl) if "image" in rl.train else 0
 
 
 def validations(steps: int, every: int) -> int:
@@ -77,9 +73,9 @@ def old_replays(rl: RLConfig) -> int:
     """Episodes of a rollout that are replayed under the old weights: all where these are a copy of their own,
     otherwise those that the first optimiser step does not use, and none for a rule without a ratio."""
     episodes = rl.prompts_per_rollout * rl.group_size
-    if rl.method == "nft":
+    if "old_weights" in rl.facts.needs:
         return episodes
-    if rl.method == "refl" or rl.epoch_convention == "repeat":
+    if not rl.facts.ratio or rl.epoch_convention == "repeat":
         return 0
     return episodes - episodes // rl.epochs
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from unigrpo.core.errors import UserError
+from unigrpo.core.settings import replace
 from unigrpo.planning import sizes
 from unigrpo.study.config import RunConfig, check_processes
 

@@ -7,8 +7,7 @@ knows. Imports no torch.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+from unigrpo.core.settings import replace
 from unigrpo.planning import cost, pair_sizes, sizes
 from unigrpo.planning.layout import GUIDANCE, Device, check_split, heading, largest, table
 from unigrpo.planning.pair_sizes import BYTES, Painter, Reasoner

@@ -6,8 +6,7 @@ how much is rolled out and trained on at once. Imports no torch.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+from unigrpo.core.settings import replace
 from unigrpo.planning import cost, sizes
 from unigrpo.planning.layout import (
     GUIDANCE,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+from unigrpo.core.settings import replace
 from unigrpo.planning import cost, sizes
 from unigrpo.planning.layout import (
     Device,

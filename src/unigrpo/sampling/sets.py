@@ -8,10 +8,10 @@ Each set's protocol.json says everything that a number made from it depends on. 
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 
 from unigrpo.core import cli
 from unigrpo.core.files import digest, read_json, write_json
+from unigrpo.core.settings import replace
 from unigrpo.models import checkpoint
 from unigrpo.sampling import sample_folder
 from unigrpo.sampling.engine import Decoding, read_decoding, sample_guided

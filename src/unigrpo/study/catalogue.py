@@ -5,13 +5,17 @@ Imports no torch; everything wrong is one UserError naming file and key.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
 
 from unigrpo.core.errors import UserError
-from unigrpo.core.yaml_files import check, nearest, read_yaml
-from unigrpo.study.config import RLConfig, SupervisedConfig
+from unigrpo.core.registry import nearest
+from unigrpo.core.settings import AsTuple, Count, Settings, from_dict
+from unigrpo.core.yaml_files import read_yaml
+from unigrpo.study.config import RLConfig, SupervisedConfig, rl_class
 
 BASE = "base"  # the one run without a parent
 SFT = "sft"  # the run that decoding is chosen and the reward learned on
@@ -19,30 +23,91 @@ COMMON = ("label", "stage", "init", "evaluate")  # keys of a run's line that are
 OF_TRAINING = (  # kinds of table and figure that need no images of their runs
     "training", "curves", "progress", "regularisers", "overoptimisation", "frontier", "mechanism", "sheets"
 )  # fmt: skip
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+Mode = Literal["no", "yes"]
+Names = Annotated[tuple[str, ...], AsTuple, Field(min_length=1)]
+
+
+class Line(Settings):
+    """A run's line: what is not a setting of its stage. Settings stand beside these keys."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    label: str | None = None
+    init: str | None = None
+    like: str | None = None
+    vary: dict[str, list] | None = None
+    seeds: Count | None = None
+    evaluate: Annotated[tuple[Mode, ...], AsTuple, Field(min_length=1)] | None = None
+
+
+class Spec(Settings):
+    """A table or a figure."""
+
+    kind: str
+    default: bool | None = None
+    group: Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")] | None = None
+    title: str | None = None
+    guidance: Literal["tuned", "unguided"] | None = None
+    runs: Names | None = None
+    rows: Annotated[tuple[Annotated[tuple[str, Mode], AsTuple], ...], AsTuple, Field(min_length=1)] | None = None
+
+
+class Catalogue(Settings):
+    """The file."""
+
+    defaults: dict[str, Any] = {}  # settings of every reinforced run, below those of the scale
+    runs: dict[str, dict]
+    tables: dict[str, dict] = {}
+    figures: dict[str, dict] = {}
+    claims: dict[str, Any] = {}
+
+
+def _read(path: str | Path) -> dict:
+    """The file's sections, checked as far as each can be alone."""
+    content = read_yaml(path)
+    try:
+        catalogue = from_dict(Catalogue, content, "")
+        for name, line in catalogue.runs.items():
+            checked = from_dict(Line, line, f"runs.{name}")
+            varied = checked.vary is None or (len(checked.vary) == 1 and all(checked.vary.values()))
+            if not varied:
+                raise UserError(f"runs.{name}.vary: expected one setting with a list of values, got {line['vary']!r}")
+        for kind in ("tables", "figures"):
+            for name, spec in getattr(catalogue, kind).items():
+                from_dict(Spec, spec, f"{kind}.{name}")
+        for kind in ("runs", "tables", "figures"):
+            for name in getattr(catalogue, kind):
+                if not NAME.fullmatch(str(name)):
+                    raise UserError(f"{kind}.{name}: a name has small letters, digits and underscores only")
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return content
 
 
 def load_catalogue(path: str | Path) -> dict:
     """Read the catalogue, check it and fill every run's line in: ``like`` followed, label and stage set.
 
-    Returns ``{"runs": {name: line}, "tables": {name: spec}, "figures": {name: spec}, "overrides": {name: {key:
-    line}}}``, where a line holds ``label``, ``stage`` (base, sft or rl), ``init``, ``evaluate`` and its own settings,
-    and the last is a run's line without each setting that it makes itself. Raises UserError.
+    Returns ``{"defaults": settings, "runs": {name: line}, "tables": {name: spec}, "figures": {name: spec},
+    "claims": ..., "overrides": {name: {key: line}}}``, where a line holds ``label``, ``stage`` (base, sft or rl),
+    ``init``, ``evaluate`` and its own settings, and the last is a run's line without each setting that it makes itself.
+    Raises UserError.
     """
-    catalogue = read_yaml(path)
-    check(catalogue, "experiments", path)
+    catalogue = _read(path)
     for name in (BASE, SFT):
         if name not in catalogue["runs"]:
             raise UserError(f"{path}: runs.{name}: missing, the workflow needs a run of this name")
     runs, sweeps = _spread(path, catalogue["runs"])
     lines = {name: {"label": name, **_inherit(path, runs, name)} for name in runs}
-    kept = {name: _overrides(runs, catalogue["runs"], name) for name in runs}
+    overrides = {name: _overrides(runs, catalogue["runs"], name) for name in runs}
+    defaults = catalogue.get("defaults", {})
     for name, line in lines.items():
         line["stage"] = BASE if name == BASE else "rl" if "train" in line else "sft"
         line.setdefault("init", None)
-        _check_line(path, name, line)
+        _check_line(path, name, line, defaults)
     for name in lines:
         ancestors(path, lines, name, "init")
-    filled = {"runs": lines, "overrides": kept}
+    filled = {"defaults": defaults, "runs": lines, "overrides": overrides, "claims": catalogue.get("claims", {})}
     for kind in ("tables", "figures"):
         filled[kind] = {name: _name_each(spec, sweeps) for name, spec in catalogue.get(kind, {}).items()}
         for name, spec in filled[kind].items():
@@ -59,12 +124,13 @@ def _spread(path, runs: dict) -> tuple[dict, dict[str, list[str]]]:
             spread[name] = line
             continue
         ((setting, values),) = line["vary"].items()
-        own = {key: value for key, value in line.items() if key != "vary"}
-        members = {
-            re.sub(r"[^a-z0-9_]", "_", f"{name}_{setting}_{value}".lower()): own
-            | {"label": f"{line.get('label', name)}, {setting} {value}", setting: value}
-            for value in values
-        }
+        shared = {key: value for key, value in line.items() if key != "vary"}
+        members: dict[str, dict] = {}
+        for value in values:
+            member = re.sub(r"[^a-z0-9_]", "_", f"{name}_{setting}_{value}".lower())
+            if member in members:
+                raise UserError(f"{path}: runs.{name}.vary.{setting}: two of its values make a run called {member!r}")
+            members[member] = shared | {"label": f"{line.get('label', name)}, {setting} {value}", setting: value}
         for clash in members.keys() & (runs.keys() | spread.keys()):
             raise UserError(f"{path}: runs.{name}.vary: makes a run called {clash!r}, which is there already")
         spread |= members
@@ -106,12 +172,12 @@ def _inherit(path, runs: dict, name: str) -> dict:
 
 def _overrides(runs: dict, written: dict, name: str) -> dict[str, dict]:
     """The line of ``name`` without each setting of its own; those that a sweep varies are what it is for."""
-    own = runs[name].keys() - {*COMMON, "seeds", "like", "train"} if name in written else set()
-    return {key: _inherit("", runs | {name: {k: v for k, v in runs[name].items() if k != key}}, name) for key in own}
+    keys = runs[name].keys() - {*COMMON, "seeds", "like", "train"} if name in written else set()
+    return {key: _inherit("", runs | {name: {k: v for k, v in runs[name].items() if k != key}}, name) for key in keys}
 
 
-def _check_line(path, name: str, line: dict) -> None:
-    """What the schema cannot say of a run: it has a parent, a mode, and only settings of its own stage."""
+def _check_line(path, name: str, line: dict, defaults: dict) -> None:
+    """What a line cannot say alone: it has a parent, a mode, and only settings of its stage."""
     where = f"{path}: runs.{name}"
     if line["init"] is None and name != BASE:
         raise UserError(f"{where}.init: missing, the run it starts from (only {BASE} has none)")
@@ -119,9 +185,13 @@ def _check_line(path, name: str, line: dict) -> None:
         raise UserError(f"{where}.init: unexpected, {BASE} starts from nothing")
     if not line.get("evaluate"):
         raise UserError(f"{where}.evaluate: missing, [yes], [no] or [no, yes] (thinking at evaluation)")
-    known = {field.name for field in dataclasses.fields(_settings_of(line["stage"]))}
-    for key in line.keys() - known - {*COMMON, "seeds"}:
-        ours = key in {field.name for field in dataclasses.fields(RLConfig)}
+    method = str(line.get("method", defaults.get("method")))
+    try:
+        known = (rl_class(method) if line["stage"] == "rl" else SupervisedConfig).model_fields
+    except UserError as error:
+        raise UserError(f"{where}: {error}".replace(": rl.", ".", 1)) from None
+    for key in line.keys() - known.keys() - {*COMMON, "seeds"}:
+        ours = key in RLConfig.model_fields
         hint = "; it needs `train`: [text], [image] or both" if ours else nearest(key, known)
         raise UserError(f"{where}.{key}: not a setting of {line['stage']} runs{hint}")
 
@@ -172,8 +242,3 @@ def runs_in_use(catalogue: dict, judged: bool = False) -> list[str]:
     shown = {run for spec in specs if not (judged and spec["kind"] in OF_TRAINING) for run in named(spec)}
     used = {ancestor for run in shown for ancestor in ancestors("", catalogue["runs"], run, "init")}
     return [run for run in catalogue["runs"] if run in used]
-
-
-def _settings_of(stage: str) -> type:
-    """The dataclass of the settings that a line of this stage holds."""
-    return RLConfig if stage == "rl" else SupervisedConfig

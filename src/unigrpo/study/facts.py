@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from unigrpo.study.config import RLConfig
 
 METHODS = Door("unigrpo.methods", "method", ("FACTS", "roll_out", "make_slices", "losses"))
-REGULARISERS = Door("unigrpo.objectives.regularisers", "regulariser", ("FACTS", "distance"))
-BACKBONES = Door("unigrpo.models.backbones", "backbone", ("FACTS", "load", "save"))
-REWARDS = Door("rewards", "reward", ("FACTS", "build"))
+REGULARISERS = Door("unigrpo.objectives.regularisers", "regulariser", ("FACTS", "Settings", "distance"))
+BACKBONES = Door("unigrpo.models.backbones", "backbone")
+REWARDS = Door("rewards", "reward", ("build",))
 TABLES = Door("unigrpo.report.tables", "kind of table")
 FIGURES = Door("unigrpo.report.figures", "kind of figure")
 
@@ -36,7 +36,7 @@ class MethodFacts:
     needs: tuple[Literal["old_weights", "reward_gradient", "sft_data"], ...] = ()
     ratio: bool = True  # whether it compares the policy with the one that made the rollout
     guided: bool = True  # whether it can train with classifier-free guidance
-    regularisers: tuple[str, ...] | None = None  # those that it works with; None: all that its noise allows
+    holds: tuple[str, str] | None = None  # what holds it near its start in a regulariser's place: label, setting
     moves_reference: bool = False  # whether the reference follows the policy
 
 

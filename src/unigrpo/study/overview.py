@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unigrpo.core.errors import UserError
-from unigrpo.core.yaml_files import check, nearest
+from unigrpo.core.registry import nearest
+from unigrpo.core.settings import from_dict, to_dict
 from unigrpo.study.catalogue import groups, load_catalogue, runs_in_use
-from unigrpo.study.config import check_processes, to_dict
-from unigrpo.study.resolve import fingerprint, load_scale, resolve
+from unigrpo.study.config import check_processes
+from unigrpo.study.resolve import Scale, fingerprint, load_scale, resolve
 
 MODES = {"yes": "think", "no": "direct"}  # thinking at evaluation, as tables say it -> as files say it
 
@@ -57,7 +58,7 @@ def _check_runs(catalogue: dict, scale: dict, scale_name: str) -> None:
     seen: dict[str, str] = {}
     for run in catalogue["runs"]:
         config = resolve(catalogue, scale, scale_name, run, 0)
-        if config.stage != "rl" and config.backbone != "world":
+        if config.stage != "rl" and config.backbone_facts.released:
             continue
         same = fingerprint({k: v for k, v in to_dict(config).items() if k not in ("run", "label", "evaluate")})
         if same in seen:
@@ -95,7 +96,8 @@ def load_study(catalogue_file: Path, scale_folder: Path, options: dict) -> Study
     if name not in scales:
         raise UserError(f"--config scale={name}: no such file in {scale_folder}{nearest(name, scales)}")
     scale_file = scale_folder / f"{name}.yaml"
-    catalogue, scale = load_catalogue(catalogue_file), load_scale(scale_file)
+    catalogue = load_catalogue(catalogue_file)
+    scale = load_scale(scale_file, catalogue["defaults"])
     runs = catalogue["runs"]
     if "run" in options and options["run"] not in runs:
         members = [run for run in runs if run.startswith(f"{options['run']}_")]
@@ -105,7 +107,7 @@ def load_study(catalogue_file: Path, scale_folder: Path, options: dict) -> Study
         known = groups(catalogue)
         raise UserError(f"--config group={options['group']}: no such group{nearest(options['group'], known)}")
     scale = scale | {"seeds": options.get("seeds", scale["seeds"])}
-    check(scale, "scale", "--config")
+    from_dict(Scale, scale, "--config")
     asked = [options["run"]] if "run" in options else []
     try:
         _check_runs(catalogue, scale, name)

@@ -16,7 +16,8 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from unigrpo.study.config import RunConfig, to_dict
+from unigrpo.core.settings import to_dict
+from unigrpo.study.config import RunConfig
 
 ROOT = Path(__file__).resolve().parents[3]
 PACKAGES = ("torch", "numpy", "transformers", "diffusers", "open_clip_torch", "safetensors")

@@ -1,4 +1,4 @@
-"""From the catalogue to a run: ``run config = defaults + scale (+ its method's) + the run's own line``.
+"""From the catalogue to a run: ``run config = catalogue's defaults + scale (+ its method's) + the run's own line``.
 
 The catalogue (``pipelines/experiments.yaml``) names runs, tables and figures; a scale file
 (``pipelines/scales/*.yaml``) holds sizes, seeds and optimiser settings. ``resolve`` composes one run at one
@@ -9,39 +9,72 @@ and key.
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import re
-from functools import cache
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from unigrpo.core import cli, files
+from pydantic import Field
+
+from unigrpo.core import files
 from unigrpo.core.errors import UserError
-from unigrpo.core.yaml_files import check, nearest, read_yaml
-from unigrpo.study.catalogue import BASE, COMMON, SFT, ancestors, load_catalogue
-from unigrpo.study.config import RLConfig, RunConfig, from_dict, reward_parts, to_dict
-from unigrpo.world.pool import training_pool
+from unigrpo.core.registry import nearest
+from unigrpo.core.settings import Count, Settings, from_dict, to_dict
+from unigrpo.core.yaml_files import read_yaml
+from unigrpo.study.catalogue import BASE, COMMON, SFT, ancestors
+from unigrpo.study.config import RunConfig
+from unigrpo.study.facts import METHODS
+from unigrpo.study.prompt_pool import training_pool
+from unigrpo.study.reward_options import check_reward
 
-REWARDS = Path(__file__).resolve().parents[3] / "rewards"
-METHODS = Path(__file__).parents[1] / "methods"
-CONTRACT = ("NEEDS", "roll_out", "make_slices", "losses")  # of a file in METHODS
-BUILD = re.compile(r"^def build\(", re.MULTILINE)  # of a file in REWARDS that is a reward
-FROM_WORKFLOW = {"learned": ["path"], "weak": ["path"]}  # options given to the reward that a run is trained by
 LAYOUT = ("processes", "sharding", "activation_checkpointing")  # among devices, of SFT and reinforcement
+MACHINE = ("backbone", "device", "precision", "threads", *LAYOUT)  # keys of a scale that a run has too
 
 
-def load_scale(path: str | Path) -> dict:
-    """Read a scale file and check it alone: every section makes a valid configuration. Raises UserError."""
+class Scale(Settings):
+    """A scale file: sizes, seeds, machine and optimiser settings that all runs share."""
+
+    seeds: Annotated[int, Field(ge=1, le=1000)]
+    backbone: str
+    device: str = "auto"
+    precision: Literal["no", "bf16"] = "no"
+    threads: Count = 1
+    processes: Count = 1
+    sharding: bool = False
+    activation_checkpointing: bool = False
+    memory: Count = 4000  # MB of the machine, for a process that holds a model
+    memory_of_training: Count | None = None  # the same for all processes of SFT or reinforcement
+    hours: Count = 24  # that the longest step may take
+    model: dict[str, Any] = {}
+    base: dict[str, Any]
+    sft: dict[str, Any]
+    sampling: dict[str, Any] = {}
+    rl: dict[str, Any]
+    methods: dict[str, dict[str, Any]] = {}
+    reward: dict[str, Any] = {}
+    weak_reward: dict[str, Any] = {}
+
+
+def load_scale(path: str | Path, defaults: dict) -> dict:
+    """Read a scale file and check it with the catalogue's ``defaults``: every section makes a valid configuration.
+    Raises UserError."""
     scale = read_yaml(path)
-    check(scale, "scale", path)
     line = {"label": "", "init": BASE, "evaluate": ["yes"]}
     try:
+        from_dict(Scale, scale)
         for stage in (BASE, SFT, "rl"):
-            _compose(scale, line | {"stage": stage}, stage, Path(path).stem, 0)
+            _compose(scale, defaults, line | {"stage": stage}, stage, Path(path).stem, 0)
         for method in scale.get("methods", {}):
-            run = line | {"stage": "rl", "method": method, "train": ["image"], "same_noise": False}
-            _compose(scale, run, method, Path(path).stem, 0)
+            facts = METHODS.load(method, f"methods.{method}").FACTS
+            parts = list(facts.trains[0])
+            noise = {} if facts.noise_inside else {"same_noise": False}
+            settled = {"stage": "rl", "method": method, "train": parts, "regulariser": "none"} | noise
+            try:
+                _compose(scale, defaults, line | settled, method, Path(path).stem, 0)
+            except UserError as error:
+                if "rl.regulariser" not in str(error):  # the method wants another one, which its runs say
+                    raise
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     return scale
@@ -53,7 +86,8 @@ def resolve(catalogue: dict, scale: dict, scale_name: str, run: str, seed: int) 
         raise UserError(f"runs: no run is called {run!r}{nearest(run, catalogue['runs'])}")
     try:
         line = catalogue["runs"][run]
-        config = _compose(scale, line, run, scale_name, seed, _data_of(catalogue["runs"], run))
+        data = _data_of(catalogue["runs"], run)
+        config = _compose(scale, catalogue["defaults"], line, run, scale_name, seed, data)
         if config.stage == "rl":
             _check_inputs(config)
         return config
@@ -67,74 +101,33 @@ def _data_of(runs: dict, run: str) -> dict:
     return {key: value for key, value in runs[ancestor].items() if key not in (*COMMON, "seeds")} if ancestor else {}
 
 
-def reward_names() -> list[str]:
-    """The files in ``rewards/`` that are rewards: those with a function ``build``. Imports none of them."""
-    return sorted(path.stem for path in REWARDS.glob("*.py") if BUILD.search(files.read_text(path)))
-
-
 def _check_inputs(cfg: RunConfig) -> None:
-    """The method, the reward and the prompts that a run names are there and can be trained with."""
-    rl, method = cfg.rl, METHODS / f"{cfg.rl.method}.py"
-    if missing := [name for name in CONTRACT if not re.search(rf"^(def )?{name}\b", files.read_text(method), re.M)]:
-        raise UserError(f"rl.method: {method.name} has no {', '.join(missing)}; unigrpo.methods says what it needs")
-    _check_reward(rl.reward, rl.reward_options, "rl.reward", "rl.reward_options")
+    """The reward and the prompts that a run names are there and can be trained with."""
+    check_reward(cfg.rl.reward, cfg.rl.reward_options, "rl.reward", "rl.reward_options")
     try:
         training_pool(cfg)
     except UserError as error:
         raise UserError(f"rl.prompt_file: {error}") from None
 
 
-def _check_reward(reward: str, options: dict, key: str, options_key: str) -> None:
-    """The reward is there and takes these options, and so does every part of a weighted sum."""
-    path = REWARDS / f"{reward}.py"
-    text = files.read_text(path) if reward.isidentifier() and path.exists() else ""
-    if not BUILD.search(text):
-        raise UserError(f"{key}: no reward of this name in rewards/: {reward!r}{nearest(reward, reward_names())}")
-    needed, taken = _options_of(text, path)
-    for name in options:
-        if taken is not None and name not in taken:
-            raise UserError(f"{options_key}.{name}: not an option of the reward {reward}{nearest(name, taken)}")
-    given = FROM_WORKFLOW.get(reward, []) if key == "rl.reward" else []
-    for name in needed:
-        if name not in options and name not in given:
-            raise UserError(f"{options_key}.{name}: missing, the reward {reward} needs it")
-    if reward == "weighted":
-        for name, part in reward_parts(options["parts"], f"{options_key}.parts").items():
-            where = f"{options_key}.parts.{name}"
-            _check_reward(part.reward or name, part.options, f"{where}.reward", f"{where}.options")
-
-
-@cache
-def _options_of(text: str, path: Path) -> tuple[list[str], list[str] | None]:
-    """The options that ``build`` in this source needs, and all that it takes (None: any). Does not run it."""
-    try:
-        tree = ast.parse(text)
-    except SyntaxError as error:
-        raise UserError(f"{path}, line {error.lineno}: not Python ({error.msg})") from None
-    build = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "build")
-    plain = [*build.args.posonlyargs, *build.args.args]
-    needed = plain[: len(plain) - len(build.args.defaults)]
-    needed += [a for a, default in zip(build.args.kwonlyargs, build.args.kw_defaults, strict=True) if default is None]
-    taken = None if build.args.kwarg else [a.arg for a in (*plain, *build.args.kwonlyargs)]
-    return [a.arg for a in needed], taken
-
-
-def _compose(scale: dict, line: dict, run: str, scale_name: str, seed: int, data: dict | None = None) -> RunConfig:
+def _compose(
+    scale: dict, defaults: dict, line: dict, run: str, scale_name: str, seed: int, data: dict | None = None
+) -> RunConfig:
     """``data``: what the run's supervised ancestor changes in the scale's; a reinforced run knows its data by it."""
     common = {key: line[key] for key in COMMON}
     settings = {key: value for key, value in line.items() if key not in (*COMMON, "seeds")}
-    own = dict(scale.get(line["stage"], {}))
-    sections = {key: scale.get(key, {}) for key in ("model", "sampling", "rl", "reward")}
+    sections = {key: scale.get(key, {}) for key in ("model", "sampling", "reward")}
     sections["weak_reward"] = sections["reward"] | scale.get("weak_reward", {})
-    origin = {key: own.pop(key) for key in ("source", "released", "language_model") if key in own}
     if line["stage"] == "rl":
-        own |= scale.get("methods", {}).get(settings.get("method", RLConfig.method), {})
+        method = settings.get("method", defaults.get("method"))
+        sections["rl"] = defaults | scale["rl"] | scale.get("methods", {}).get(method, {}) | settings
         sections["supervised"] = scale.get(SFT, {}) | (data or {})
-    sections["rl" if line["stage"] == "rl" else "supervised"] = own | settings
-    machine = {key: scale[key] for key in ("backbone", "device", "precision", "threads", *LAYOUT) if key in scale}
-    return from_dict(
-        RunConfig, {"run": run, "scale": scale_name, "seed": seed, **common, **origin, **machine, **sections}
-    )
+    else:
+        stage = dict(scale[line["stage"]])
+        common |= {key: stage.pop(key) for key in ("source", "released", "language_model") if key in stage}
+        sections["supervised"] = stage | settings
+    machine = {key: scale[key] for key in MACHINE if key in scale}
+    return from_dict(RunConfig, {"run": run, "scale": scale_name, "seed": seed, **common, **machine, **sections})
 
 
 # --------------------------------------------------------------------------------------- what depends on what
@@ -157,17 +150,12 @@ def part(resolved: dict, name: str) -> dict:
     stage = "rl" if resolved["stage"] == "rl" else "supervised"
     trained = {stage} if resolved["stage"] == BASE else {stage, *LAYOUT}
     own = {"training": trained, "reward": {"reward"}, "weak_reward": {"weak_reward"}}.get(name, set())
-    if name == "training" and stage == "rl" and _needs_data(resolved["rl"]["method"]):
+    if name == "training" and stage == "rl" and "sft_data" in METHODS.load(resolved["rl"]["method"]).FACTS.needs:
         own = own | {"supervised"}
     drop = {"label", "evaluate", "supervised", "rl", "reward", "weak_reward", *LAYOUT} - own
     unread = {"evaluation": _TUNING, "tuning": _EVALUATION}.get(name, _TUNING | _EVALUATION)
     sampling = {key: value for key, value in resolved["sampling"].items() if key not in unread}
     return {key: value for key, value in resolved.items() if key not in drop} | {"sampling": sampling}
-
-
-def _needs_data(method: str) -> bool:
-    """Whether the method asks for the data of supervised fine-tuning. Does not import it."""
-    return bool(re.search(r'^NEEDS\b.*"data"', files.read_text(METHODS / f"{method}.py"), re.MULTILINE))
 
 
 def fingerprint(settings: object) -> str:
@@ -178,38 +166,3 @@ def fingerprint(settings: object) -> str:
 def training_fingerprint(resolved: RunConfig, *inputs: Path) -> str:
     """Fingerprint of all that decides the trained weights: settings, and the contents of the files started from."""
     return fingerprint([part(to_dict(resolved), "training"), *map(files.digest, inputs)])
-
-
-def main() -> None:
-    parser = cli.parser(
-        "unigrpo.study.resolve",
-        "Write one run's resolved configuration, or the spec of a table or figure.",
-        catalogue="runs, tables and figures (YAML)",
-        out="JSON file to write",
-    )
-    parser.add_argument("--scale-file", type=Path, help="sizes and settings (YAML); needed for --run")
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--run", help="name of the run")
-    what.add_argument("--table", help="name of the table")
-    what.add_argument("--figure", help="name of the figure")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the run")
-    args = parser.parse_args()
-    if args.run and not args.scale_file:
-        parser.error("--run needs --scale-file")
-    catalogue = load_catalogue(args.catalogue)
-    scale = load_scale(args.scale_file) if args.run else {}
-    try:
-        if args.run:
-            value = to_dict(resolve(catalogue, scale, args.scale_file.stem, args.run, args.seed))
-        else:
-            kind, name = ("tables", args.table) if args.table else ("figures", args.figure)
-            if name not in catalogue[kind]:
-                raise UserError(f"{kind}: nothing is called {name!r}{nearest(name, catalogue[kind])}")
-            value = catalogue[kind][name]
-    except UserError as error:
-        raise UserError(f"{args.catalogue}: {error}") from None
-    files.write_json(args.out, value)
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -13,11 +13,12 @@ from pathlib import Path
 from unigrpo.core import cli
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import new_folder, read_json, write_json, write_text
+from unigrpo.core.settings import from_dict, to_dict
 from unigrpo.report.collect import write_scores
 from unigrpo.report.results import MODES, PAPER, Folder, Paper, Scores
 from unigrpo.report.rows import Row, Sources
 from unigrpo.study import provenance, run_folder
-from unigrpo.study.config import RunConfig, from_dict, to_dict
+from unigrpo.study.config import RunConfig
 from unigrpo.tools import inspect_checkpoint
 
 STAGES = {

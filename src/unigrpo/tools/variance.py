@@ -8,8 +8,6 @@ image noise. What the trace explains, only the reasoning expert can act on; what
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 
@@ -17,6 +15,7 @@ import rewards
 from unigrpo.core import cli, seeding
 from unigrpo.core.files import write_json
 from unigrpo.core.records import Prompt
+from unigrpo.core.settings import replace
 from unigrpo.episodes import rollout
 from unigrpo.models import checkpoint
 from unigrpo.models.base import UnifiedModel

@@ -16,7 +16,6 @@ import math
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,11 +23,11 @@ from torch import nn
 from tqdm import tqdm
 
 import rewards
-from unigrpo import methods
 from unigrpo.core import cli, distributed, seeding
 from unigrpo.core.errors import Collapse, UserError
 from unigrpo.core.files import read_json, write_json
 from unigrpo.core.records import Prompt
+from unigrpo.core.settings import replace, to_dict
 from unigrpo.episodes import shares
 from unigrpo.episodes.rollout import Rollout, diversity
 from unigrpo.episodes.slices import Networks
@@ -39,7 +38,9 @@ from unigrpo.planning import cost
 from unigrpo.planning import reinforcement_plan as plan
 from unigrpo.sampling.engine import Decoding, read_decoding
 from unigrpo.study import config, provenance, run_folder
-from unigrpo.study.config import RLConfig, RunConfig, to_dict
+from unigrpo.study.config import RLConfig, RunConfig
+from unigrpo.study.facts import METHODS
+from unigrpo.study.prompt_pool import training_pool
 from unigrpo.study.resolve import training_fingerprint
 from unigrpo.training import tracking
 from unigrpo.training.drift import drift, probe
@@ -50,7 +51,6 @@ from unigrpo.training.state import gather, load_state, restore, save_state
 from unigrpo.training.update import accumulate
 from unigrpo.training.validation import record, validate
 from unigrpo.world import prompts as world_prompts
-from unigrpo.world.pool import training_pool
 
 LEARNED = ("learned", "weak")  # rewards that are trained here, and read from a folder
 COLLAPSE = 0.5  # share of the first validation gold below which the last one is a collapse
@@ -119,7 +119,7 @@ def merged(parts: list[tuple[float, dict[str, float]]]) -> dict[str, float]:
 def networks(cfg: RunConfig, model, reward, start: Callable[[], UnifiedModel] | None = None) -> Networks:
     """The policy and what its method needs beside it. ``start`` loads the frozen copy where the policy cannot be copied
     (split among processes). Raises UserError for a reward without the gradient it needs."""
-    needs = methods.load(cfg.rl.method).NEEDS
+    needs = cfg.rl.facts.needs
     if "reward_gradient" in needs and not getattr(reward, "differentiable", False):
         name = getattr(reward, "name", "of this run")
         raise UserError(
@@ -140,9 +140,9 @@ def networks(cfg: RunConfig, model, reward, start: Callable[[], UnifiedModel] | 
         model.mot.checkpoint_activations()
     below = [p for p in model.parameters() if not p.requires_grad] if rank else ()
     old = None
-    if "old" in needs:
+    if "old_weights" in needs:
         old = lora.frozen_copy(model, below) if start is None else start().requires_grad_(False)
-    data = SupervisedData(cfg.supervised) if "data" in needs else None
+    data = SupervisedData(cfg.supervised) if "sft_data" in needs else None
     return Networks(model, reference.requires_grad_(False), reward, old, data)
 
 
@@ -164,7 +164,7 @@ def update(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """One optimiser step: metrics of its slices, and the norm of each expert's gradient before clipping. Raises
     Collapse, without a step, where a loss or a gradient is not finite."""
-    method, parts, failed = methods.load(rl.method), [], []
+    method, parts, failed = METHODS.load(rl.method), [], []
     try:
         parts = [(part.share, accumulate(method, nets, part, rl, accelerator)) for part in slices]
     except Collapse as reason:
@@ -198,7 +198,7 @@ def train(
 ) -> None:
     """Run all rollouts; writes model, metrics.jsonl and run.json into ``out``. Resumes from ``out/state`` where that
     was saved under the same ``settings``. ``tracker`` names one that follows metrics.jsonl."""
-    rl, method, pool = cfg.rl, methods.load(cfg.rl.method), training_pool(cfg)
+    rl, method, pool = cfg.rl, METHODS.load(cfg.rl.method), training_pool(cfg)
     join_others(cfg)
     accelerator, started = accelerate_for(cfg, **tracking.options(tracker, out)), time.monotonic()
     if cfg.sharding:

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from unigrpo.core import cli, distributed, seeding
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import write_json
+from unigrpo.core.settings import to_dict
 from unigrpo.models import checkpoint, sharding
 from unigrpo.models.base import UnifiedModel
 from unigrpo.models.codec import PatchCodec
@@ -34,7 +35,7 @@ from unigrpo.planning import cost
 from unigrpo.planning import supervised_plan as plan
 from unigrpo.sampling.engine import Decoding
 from unigrpo.study import config, provenance, run_folder
-from unigrpo.study.config import LENGTH_BUCKETS, RunConfig, SupervisedConfig, to_dict
+from unigrpo.study.config import LENGTH_BUCKETS, RunConfig, SupervisedConfig
 from unigrpo.study.resolve import training_fingerprint
 from unigrpo.training import tracking
 from unigrpo.training.examples import Example, draw_examples, training_times

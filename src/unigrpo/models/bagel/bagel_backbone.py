@@ -19,6 +19,7 @@ from transformers import Qwen2Tokenizer
 
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json, read_text, write_json, write_text, writing
+from unigrpo.core.settings import to_dict
 from unigrpo.models.bagel import bagel_files
 from unigrpo.models.bagel.bagel_files import AUTOENCODER, NETWORK, TABLES
 from unigrpo.models.bagel.multimodal import MultimodalMoT
@@ -151,7 +152,7 @@ def _fill(
 
 
 def _check_architecture(folder: Path, found: dict, expected: ModelConfig) -> None:
-    for name, value in asdict(expected).items():
+    for name, value in to_dict(expected).items():
         if name != "image_size" and found[name] != value:
             raise UserError(f"{folder}: {name}: expected {value}, the configuration's model.{name}, got {found[name]}")
 

@@ -20,11 +20,11 @@ from transformers import Qwen2Tokenizer
 from unigrpo.core import hub
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json
+from unigrpo.core.settings import from_dict, require
 from unigrpo.models.bagel.vae import VaeConfig, sizes_of
 from unigrpo.models.bagel.vit import VitConfig
 from unigrpo.models.mot import MoTConfig
 from unigrpo.models.word_tokenizer import BOS, END_OF_IMAGE, EOS, START_OF_IMAGE
-from unigrpo.study.config import from_dict, require
 
 NETWORK, AUTOENCODER, LLM, VIT = "ema.safetensors", "ae.safetensors", "llm_config.json", "vit_config.json"
 INDEX = "model.safetensors.index.json"  # of a network in several files

@@ -30,10 +30,11 @@ from transformers import (
 from unigrpo.core import hub, seeding, weights
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json, read_text, write_json
+from unigrpo.core.settings import from_dict, require
 from unigrpo.models.checkpoint import load_weights, read_tensors, save_tokenizer, write_tensors
 from unigrpo.models.llm_dit import adapters
 from unigrpo.models.llm_dit.pair import ADAPTER, LlmDit
-from unigrpo.study.config import ModelConfig, RunConfig, from_dict, require
+from unigrpo.study.config import ModelConfig, RunConfig
 
 PIPELINE = "StableDiffusion3Pipeline"
 PARTS = {  # of the pipeline: class, and whether it may be absent

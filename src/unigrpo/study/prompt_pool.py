@@ -7,14 +7,10 @@ from pathlib import Path
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_jsonl
 from unigrpo.core.records import Prompt
-from unigrpo.study.config import RLConfig, RunConfig, reward_parts
+from unigrpo.study.config import RLConfig, RunConfig
+from unigrpo.study.facts import REWARDS, RewardFacts
 from unigrpo.world.asked_text import asked_text
 from unigrpo.world.prompts import prompt_set, read_prompts, vocabulary
-
-REWARD_WORDS = 24  # longest prompt that the learned reward reads
-
-
-JUDGES = {"verifier", "geneval"}  # rewards that read what a prompt states
 
 
 def training_pool(cfg: RunConfig) -> list[Prompt]:
@@ -24,26 +20,31 @@ def training_pool(cfg: RunConfig) -> list[Prompt]:
     know, an id given before, more words than the learned reward reads, nothing stated where a verdict is the reward, no
     text to render where it is read; and naming a tag with too few prompts to draw a rollout of distinct ones.
     """
-    rl, rewards = cfg.rl, _rewards(cfg.rl)
+    rl, judges = cfg.rl, _facts(cfg.rl)
+    text = next((name for name, facts in judges.items() if facts.reads == "text"), None)
     if rl.prompt_file is None:
-        if "ocr" in rewards:
-            raise UserError("expected a file of prompts that ask for a text, which the world's do not (reward: ocr)")
+        if text:
+            raise UserError(
+                f"expected a file of prompts that ask for a text, which the world's do not (reward: {text})"
+            )
         return prompt_set("train")
     path, words, ids = Path(rl.prompt_file), set(vocabulary()), set()
     prompts = read_prompts(path)
-    judges = sorted(rewards & JUDGES) or (["verifier"] if rl.verifier_mix > 0 else [])
+    stated = next((name for name, facts in judges.items() if facts.reads == "statements"), None)
+    most_words = min((facts.most_words for facts in judges.values() if facts.most_words), default=None)
     for (where, _), prompt in zip(read_jsonl(path), prompts, strict=True):
-        told = prompt.text.split()
-        unknown = next((word for word in told if cfg.backbone == "world" and word not in words), None)
+        written = prompt.text.split()
+        closed = cfg.backbone_facts.closed_vocabulary
+        unknown = next((word for word in written if closed and word not in words), None)
         if unknown is not None:
             raise UserError(f"{where}: the word {unknown!r} is not in this world's vocabulary")
         if prompt.id in ids:
             raise UserError(f"{where}: 'id' {prompt.id!r} is given twice")
-        if rewards & {"learned", "weak"} and len(told) > REWARD_WORDS:
-            raise UserError(f"{where}: expected at most {REWARD_WORDS} words for the learned reward, got {len(told)}")
-        if judges and not prompt.meta["include"]:
-            raise UserError(f"{where}: needs 'include', the clauses that the reward {judges[0]} judges")
-        if "ocr" in rewards:
+        if most_words and len(written) > most_words:
+            raise UserError(f"{where}: expected at most {most_words} words for the learned reward, got {len(written)}")
+        if stated and not prompt.meta["include"]:
+            raise UserError(f"{where}: needs 'include', the clauses that the reward {stated} judges")
+        if text:
             try:
                 asked_text(prompt)
             except UserError as error:
@@ -58,8 +59,17 @@ def training_pool(cfg: RunConfig) -> list[Prompt]:
     return prompts
 
 
-def _rewards(rl: RLConfig) -> set[str]:
-    """The reward, or those that a weighted sum is made of."""
-    if rl.reward != "weighted":
-        return {rl.reward}
-    return {part.reward or name for name, part in reward_parts(rl.reward_options.get("parts"), "parts").items()}
+def _facts(rl: RLConfig) -> dict[str, RewardFacts]:
+    """The facts of the reward and of all that it is made of, by name."""
+    found, waiting = {}, [(rl.reward, rl.reward_options)]
+    if rl.verifier_mix > 0:
+        waiting.append(("verifier", {}))
+    while waiting:
+        name, options = waiting.pop(0)
+        facts = getattr(REWARDS.load(name, "rl.reward"), "FACTS", None)
+        if facts is None:
+            continue
+        found[name] = facts
+        if facts.parts is not None:
+            waiting += facts.parts(options).values()
+    return found

@@ -1,0 +1,1 @@
+"""Backbones, one file or folder each: ``backbone`` of a scale names one."""
