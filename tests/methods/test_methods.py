@@ -326,28 +326,28 @@ def networks(reward=None, **supervised):
 
 def test_the_loss_on_data_is_the_mean_of_flow_matching_one_by_one():
     nets, rl = networks(wrong_traces=0.5), settings("ddrl")
-    track = ddrl.roll_out(nets, PROMPTS, rl, 8, 5, 0).image.select([7, 0, 3])
+    data = ddrl.roll_out(nets, PROMPTS, rl, 8, 5, 0).select([7, 0, 3]).columns
     model, each = nets.model, []
     for i in range(3):
-        _, context = model.encode(model.prompt_ids([track.texts[i]]), model.trace_from_texts([track.traces[i]]))
-        t, noise = track.data_times[i], track.data_noise[i]
-        v = model.velocity(context, ((1 - t) * track.clean[i] + t * noise)[None], t[None])
-        each.append((v[0] - (noise - track.clean[i])).square().mean())
-    assert ddrl.data_loss(model, track, True).item() == pytest.approx(torch.stack(each).mean().item(), rel=1e-5)
-    assert (track.data_times > 0).all() and (track.data_times < 1).all()
+        _, context = model.encode(model.prompt_ids([data["texts"][i]]), model.trace_from_texts([data["traces"][i]]))
+        t, noise, clean = data["times"][i], data["noise"][i], data["clean"][i]
+        v = model.velocity(context, ((1 - t) * clean + t * noise)[None], t[None])
+        each.append((v[0] - (noise - clean)).square().mean())
+    assert ddrl.data_loss(model, data, True).item() == pytest.approx(torch.stack(each).mean().item(), rel=1e-5)
+    assert (data["times"] > 0).all() and (data["times"] < 1).all()
 
 
 def test_examples_are_of_the_episodes_own_prompts_and_of_the_stated_data():
     rl = settings("ddrl")
     right, wrong = (ddrl.roll_out(networks(wrong_traces=w), PROMPTS, rl, 8, 5, 0) for w in (0.0, 1.0))
-    assert right.image.texts == [p.text for p in right.prompts]
+    assert right.columns["texts"] == [p.text for p in right.prompts]
     judged = [
-        [trace_matches(p.meta, parse_trace(t)) for p, t in zip(r.prompts, r.image.traces, strict=True)]
+        [trace_matches(p.meta, parse_trace(t)) for p, t in zip(r.prompts, r.columns["traces"], strict=True)]
         for r in (right, wrong)
     ]
     assert all(judged[0]) and not any(judged[1])
     directly = ddrl.roll_out(networks(), PROMPTS, replace(rl, thinking=False, train=("image",)), 8, 5, 0)
-    assert set(directly.image.traces) == {None}
+    assert set(directly.columns["traces"]) == {None}
 
 
 @pytest.mark.parametrize("boundary", [True, False])

@@ -1,63 +1,155 @@
-"""The door for a method: the file that docs/extending.md shows is found by its name and trains; half of it is not."""
+"""The door for a method: a file is found by its name, trains and costs what it declares; a broken one is refused."""
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import re
 import sys
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
-import rewards
+from rewards import load as load_reward
 from tests._support import tiny
+from unigrpo import methods
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_jsonl
-from unigrpo.core.settings import replace
+from unigrpo.core.settings import replace, to_dict
 from unigrpo.models import checkpoint
+from unigrpo.planning import cost
 from unigrpo.sampling.engine import Decoding
-from unigrpo.study import config, resolve
+from unigrpo.study.config import rl_class
 from unigrpo.study.facts import METHODS
 from unigrpo.training import reinforcement
 
+VARIANT = "from unigrpo.methods.grpo import *\n"
+TUPLE = """
+import torch
+from unigrpo.methods import grpo
+FACTS, roll_out, make_slices, losses = grpo.FACTS, grpo.roll_out, grpo.make_slices, grpo.losses
+"""
+
 
 @pytest.fixture
-def source(root):
-    """The code of the shown file."""
+def add(tmp_path, monkeypatch):
+    """Puts a file beside the shipped methods, for one test."""
+    folder = tmp_path / "methods"
+    folder.mkdir()
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(folder)])
+    names = []
+
+    def write(name: str, source: str) -> None:
+        names.append(name)
+        (folder / f"{name}.py").write_text(source)
+        importlib.invalidate_caches()
+
+    yield write
+    for name in names:
+        sys.modules.pop(f"unigrpo.methods.{name}", None)
+        methods.__dict__.pop(name, None)
+    rl_class.cache_clear()
+
+
+def shown(root, name: str) -> str:
+    """The code of a file that docs/extending.md shows."""
     page = (root / "docs/extending.md").read_text()
-    return re.search(r"methods/mine\.py`.*?```python\n(.*?)```", page, re.DOTALL)[1]
+    return re.search(rf"methods/{name}\.py`.*?```python\n(.*?)```", page, re.DOTALL)[1]
 
 
-@pytest.fixture
-def settings(monkeypatch):
-    """Settings of a run that uses it."""
-    monkeypatch.setattr(config, "METHODS", [*METHODS.names(), "mine"])
-    return replace(tiny.RL, method="mine", train=("image",), same_noise=False, thinking=False)
+def brightness(images, prompts):
+    return images.mean((1, 2, 3))
 
 
-def test_the_shown_file_trains(tmp_path, source, settings, monkeypatch):
-    (tmp_path / "mine.py").write_text(source)
-    spec = importlib.util.spec_from_file_location("unigrpo.methods.mine", tmp_path / "mine.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setitem(sys.modules, "unigrpo.methods.mine", module)
-    checkpoint.save_model(tiny.model(), tmp_path / "init", {})
-    cfg = tiny.run_config("rl", rl=settings)
-
-    def brightness(images, prompts):
-        return images.mean((1, 2, 3))
-
+def train(folder, rl):
+    """The record's rows and the weights of a run with these settings."""
+    if not (folder / "init").exists():
+        checkpoint.save_model(tiny.model(), folder / "init", {})
+    out, cfg = folder / rl.method, tiny.run_config("rl", rl=rl)
     decoding = Decoding(False, 1.0, 1.0)
-    reinforcement.train(cfg, tmp_path / "out", tmp_path / "init", brightness, rewards.load("verifier"), decoding, "x")
-    assert json.loads((tmp_path / "out/run.json").read_text())["updates"] == settings.rollouts * settings.epochs
-    rows = [row for _, row in read_jsonl(tmp_path / "out/metrics.jsonl") if row["kind"] == "train"]
+    reinforcement.train(cfg, out, folder / "init", brightness, load_reward("verifier"), decoding, "x")
+    assert json.loads((out / "run.json").read_text())["updates"] == rl.rollouts * rl.epochs
+    rows = [row for _, row in read_jsonl(out / "metrics.jsonl") if row["kind"] == "train"]
+    return rows, load_file(out / "model.safetensors")
+
+
+def test_the_shown_method_trains_and_costs_what_it_declares(root, add, tmp_path):
+    add("mine", shown(root, "mine"))
+    rl = replace(tiny.RL, method="mine", train=("image",), same_noise=False, thinking=False, matching_samples=2)
+    rows, _ = train(tmp_path, rl)
     assert all(row["image_velocity_mse"] >= 0 and row["image_grad_norm"] > 0 for row in rows)
+    assert cost.evaluations(rl) == 2 and cost.old_replays(rl) == 0
+    with pytest.raises(UserError, match="rl.same_noise: expected false for mine"):
+        replace(rl, same_noise=True)
+    with pytest.raises(UserError, match=r"rl.train: expected \[image\] for mine, got \[text, image\]"):
+        replace(rl, train=("text", "image"), thinking=True)
+    with pytest.raises(UserError, match="rl.matching_samples: expected at least 1, got 0"):
+        replace(rl, matching_samples=0)
 
 
-def test_the_shown_file_keeps_the_contract_and_half_of_it_does_not(tmp_path, source, settings, monkeypatch):
-    monkeypatch.setattr(resolve, "METHODS", tmp_path)
-    (tmp_path / "mine.py").write_text(source)
-    resolve._check_inputs(tiny.run_config(rl=settings))
-    (tmp_path / "mine.py").write_text(source.replace("def losses(", "def loss("))
-    with pytest.raises(UserError, match="mine.py has no losses"):
-        resolve._check_inputs(tiny.run_config(rl=settings))
+def test_the_shown_variant_halves_the_image_loss(root, add, tmp_path):
+    add("plain", shown(root, "plain"))
+    rl = replace(tiny.RL, rollouts=1, epochs=1, train=("image",))
+    (ours,), _ = train(tmp_path, replace(rl, method="plain"))
+    (grpo,), _ = train(tmp_path, rl)
+    assert ours["image_grad_norm"] == pytest.approx(grpo["image_grad_norm"] / 2, abs=1e-6)
+
+
+@pytest.mark.parametrize("source", [VARIANT, TUPLE], ids=["star", "assignment"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"same_noise": True},
+        {"regulariser": "latent_kl"},
+        {"train": ("text",)},
+        {"train": ("image",), "thinking": False, "guidance": 2.0},
+        {"transition": "cps", "window": "scattered", "ratio": "plain"},
+    ],
+    ids=["joint", "latent kl", "text", "guided", "transitions"],
+)
+def test_a_variant_by_re_export_is_the_baseline_to_the_bit(add, tmp_path, source, changes):
+    add("my_grpo", source)
+    baseline = replace(tiny.RL, rollouts=2, validate_every=2, **changes)
+    variant = replace(baseline, method="my_grpo")
+    assert to_dict(variant) == to_dict(baseline) | {"method": "my_grpo"}
+    runs = [tiny.run_config("rl", rl=rl) for rl in (baseline, variant)]
+    assert len({json.dumps(cost.reinforcement(cfg, 2.0)) for cfg in runs}) == 1
+    (rows, weights), (other_rows, others) = train(tmp_path, baseline), train(tmp_path, variant)
+    timeless = [[{k: v for k, v in row.items() if "seconds" not in k} for row in r] for r in (rows, other_rows)]
+    assert timeless[0] == timeless[1]
+    assert weights.keys() == others.keys() and all(torch.equal(weights[k], others[k]) for k in weights)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("def roll_out(:", "mine.py, line 1: not Python"),
+        ("import nowhere", "mine.py, line 1: cannot be imported (ModuleNotFoundError: No module named 'nowhere')"),
+        ("x = 1\ny = x / 0", "mine.py, line 2: cannot be imported (ZeroDivisionError: division by zero)"),
+        (
+            "from unigrpo.methods.grpo import FACTS, roll_out, losses",
+            "mine.py: expected a method to define make_slices",
+        ),
+        (
+            VARIANT + "from unigrpo.methods import Settings\nclass Settings(Settings):\n    guidance: float = 2.0",
+            "unigrpo.methods.mine: Settings.guidance: expected another name, it is a common setting",
+        ),
+        (
+            VARIANT
+            + "from unigrpo.methods import Settings\nclass Settings(Settings):\n    latent_kl_weight: float = 2.0",
+            "Settings.latent_kl_weight: expected another name, it is a setting of unigrpo.methods.mine",
+        ),
+    ],
+    ids=["syntax", "import", "error", "half", "common key", "a regulariser's key"],
+)
+def test_a_broken_file_is_refused_in_one_line(add, source, message):
+    add("mine", source)
+    with pytest.raises(UserError) as refusal:
+        replace(tiny.RL, method="mine")
+    assert message in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_other_methods_do_not_see_a_broken_file(add):
+    add("mine", "def roll_out(:")
+    assert "mine" in METHODS.names() and replace(tiny.RL, rollouts=1).method == "grpo"

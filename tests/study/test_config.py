@@ -1,26 +1,22 @@
 """From the catalogue to a run's configuration: what composes, and how every kind of bad input is refused."""
 
-import dataclasses
 import json
-import subprocess
-import sys
-import typing
 
 import pytest
-import yaml
 
 from tests._support.tiny import DEFAULTS
 from unigrpo.core.errors import UserError
 from unigrpo.core.settings import from_dict, to_dict
-from unigrpo.core.yaml_files import SCHEMAS, read_yaml
+from unigrpo.core.yaml_files import read_yaml
 from unigrpo.study import config, resolve
 from unigrpo.study.catalogue import by_default, load_catalogue, of_group, runs_in_use
-from unigrpo.study.config import RLConfig, RunConfig, rl_config
+from unigrpo.study.config import RunConfig, rl_class, rl_config
 from unigrpo.study.overview import load_study
 
 SCALES = ("smoke", "cpu", "gpu", "paper", "sd35")
 
 CATALOGUE = """
+defaults: {method: grpo, regulariser: velocity_mse, reward: learned}
 runs:
   base: {label: Base, evaluate: [no, yes]}
   sft: {init: base, evaluate: [no, yes]}
@@ -37,6 +33,7 @@ figures:
 SCALE = """
 seeds: 3
 threads: 2
+backbone: world
 device: cpu
 model: {hidden_size: 64}
 base: {source: shipped, steps: 50}
@@ -130,8 +127,9 @@ def test_a_reinforced_run_knows_the_data_it_descends_from(files):
 
 def test_only_methods_on_data_depend_on_the_data():
     def training(method, **supervised):
-        rl = {"method": method, "regulariser": "none" if method == "ddrl" else "velocity_mse"}
+        rl = DEFAULTS | {"method": method, "regulariser": "none" if method == "ddrl" else "velocity_mse"}
         data = {"run": "r", "label": "r", "stage": "rl", "scale": "cpu", "seed": 0, "init": "sft", "evaluate": ["yes"]}
+        data["backbone"] = "world"
         return resolve.part(to_dict(from_dict(RunConfig, data | {"rl": rl, "supervised": supervised})), "training")
 
     for method, depends in (("grpo", False), ("ddrl", True), ("gardo", False)):
@@ -154,7 +152,8 @@ def test_the_first_run_of_a_decoding_table_is_also_sampled_greedily(files):
 def changes(run, **sections):
     """Parts of the run's configuration that differ from the defaults' when settings of sections change."""
     base = {"run": run, "label": run, "stage": "rl" if run == "rl" else "sft", "scale": "cpu", "seed": 0}
-    base |= {"init": "base", "evaluate": ["yes"]}
+    base |= {"init": "base", "evaluate": ["yes"], "backbone": "world"} | ({"rl": DEFAULTS} if run == "rl" else {})
+    sections = {k: DEFAULTS | v if k == "rl" else v for k, v in sections.items()}
     before, after = (to_dict(from_dict(RunConfig, base | extra)) for extra in ({}, sections))
     return [part for part in resolve.PARTS if resolve.part(before, part) != resolve.part(after, part)]
 
@@ -165,7 +164,6 @@ def test_a_step_depends_on_its_own_settings_only():
     assert changes("rl", rl={"lr_text": 1e-5}) == ["config", "training"]
     assert changes("rl", supervised={"lr": 1e-5}) == ["config"]
     assert changes("sft", supervised={"lr": 1e-5}) == ["config", "training"]
-    assert changes("sft", rl={"lr_text": 1e-5}) == ["config"]
     assert changes("sft", reward={"steps": 7}) == ["config", "reward"]
     assert changes("sft", sampling={"images_per_prompt": 9}) == ["config", "evaluation"]
     assert changes("sft", sampling={"guidance_grid": [1.0]}) == ["config", "tuning"]
@@ -185,19 +183,33 @@ def test_yaml_reads_what_it_says(tmp_path):
     assert read_yaml(path) == expected | {"i": 3, "j": None, "k": "1e", "l": "e4"}
 
 
-@pytest.mark.parametrize("name", ["experiments", "scale"])
-def test_schemas_close_every_mapping_and_name_real_dataclasses(name):
-    waiting = [read_yaml(SCHEMAS / f"{name}.yaml")]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, dict):
-            waiting += node.values()
-            if node.get("type") == "object":
-                assert node.get("additionalProperties") is not None, node
-            for settings in node.get("settings", []):
-                assert dataclasses.is_dataclass(getattr(config, settings))
-        elif isinstance(node, list):
-            waiting += node
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("a: &x [*x]", "an anchor contains itself"),
+        ("a: !!python/name:os.system", "could not determine a constructor for the tag"),
+        ("a: !mine 3", "could not determine a constructor for the tag"),
+        ("a: 1\nb: 2\na: 3", "duplicate key"),
+        ("a: " + "[" * 30 + "]" * 30, "levels of nesting"),
+        ("a: " + "[" * 3000 + "]" * 3000, "levels of nesting"),
+        ("a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
+            f"{c}: &{c} [{','.join(['*' + b] * 10)}]\n" for b, c in zip("abcdefg", "bcdefgh", strict=True)
+        ), "entries"),
+        ("a: [1", "line "),
+    ],
+    ids=["recursive", "tag", "a user's tag", "twice", "deep", "very deep", "a bomb", "open"],
+)  # fmt: skip
+def test_yaml_that_is_no_plain_tree_is_refused(tmp_path, text, message):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(UserError) as refusal:
+        read_yaml(tmp_path / "a.yaml")
+    assert str(refusal.value).startswith(f"{tmp_path / 'a.yaml'}") and message in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_yaml_is_of_version_1_2(tmp_path):
+    (tmp_path / "a.yaml").write_text("{a: 010, b: 1:30, c: 2026-01-02, d: 0o10, e: 1.0}")
+    assert read_yaml(tmp_path / "a.yaml") == {"a": 10, "b": "1:30", "c": "2026-01-02", "d": 8, "e": 1.0}
 
 
 # ---------------------------------------------------------------------------------------------- what is refused
@@ -209,15 +221,19 @@ def edited(text: str, old: str, new: str) -> str:
 
 
 BAD_CATALOGUE = [  # what stands there, what is written instead, what the message says
-    ("train: [image], thinking", "train: [image], thinkin", "runs.image.thinkin: unknown key; did you mean thinking?"),
-    ("like: joint, guidance: 2", "like: joint, zzz: 2", "runs.guided.zzz: unknown key"),
+    (
+        "train: [image], thinking",
+        "train: [image], thinkin",
+        "runs.image.thinkin: not a setting of rl runs; did you mean thinking?",
+    ),
+    ("like: joint, guidance: 2", "like: joint, zzz: 2", "runs.guided.zzz: not a setting of rl runs"),
     ("tables:", "tabels:", "tabels: unknown key; did you mean tables?"),
     (
         "{kind: curves",
         "{kind: curve",
         "mechanism, sheets, got 'curve'; did you mean curves?",
     ),
-    ("kind: main", "kind: main, guidance: best", "tables.main.guidance: expected one of tuned, unguided, got 'best'"),
+    ("kind: main", "kind: main, guidance: best", "tables.main.guidance: expected 'tuned' or 'unguided', got 'best'"),
     ("guidance: 2", "guidance: 1", "runs.guided: is the same run as joint, expected a setting that differs"),
     ("guidance: 2", "guidance: 2, lr_text: 2e-4", "runs.guided.lr_text: changes nothing, lr_text is 0.0002 without it"),
     ("init: guided, train", "init: guided, guidance: 2, train", "runs.twice.guidance: changes nothing, guidance is 2"),
@@ -227,33 +243,33 @@ BAD_CATALOGUE = [  # what stands there, what is written instead, what the messag
         "runs.s_guidance_1: is the same run as joint",
     ),
     ("  twice:", "  s: {like: joint, vary: {guidanse: [1, 3]}}\n  twice:", "guidanse: not a setting of rl runs"),
-    ("guidance: 2", "guidance: 2, seeds: 0", "runs.guided.seeds: 0 is less than"),
-    ("guidance: 2", "guidance: two", "runs.guided.guidance: expected number, got 'two'"),
-    ("guidance: 2", "guidance: true", "runs.guided.guidance: expected number, got True"),
-    ("guidance: 2", "guidance: 0.5", "runs.guided.guidance: expected a scale >= 1"),
-    ("guidance: 2", "group_size: 1", "runs.guided.group_size: expected at least 2: a group of one"),
-    ("guidance: 2", "group_size: 2.5", "runs.guided.group_size: expected integer, got 2.5"),
+    ("guidance: 2", "guidance: 2, seeds: 0", "runs.guided.seeds: expected at least 1, got 0"),
+    ("guidance: 2", "guidance: two", "runs.guided.guidance: expected a number, got 'two'"),
+    ("guidance: 2", "guidance: true", "runs.guided.guidance: expected a number, got True"),
+    ("guidance: 2", "guidance: 0.5", "runs.guided.guidance: expected at least 1, got 0.5"),
+    ("guidance: 2", "group_size: 1", "runs.guided.group_size: expected at least 2, got 1"),
+    ("guidance: 2", "group_size: 2.5", "runs.guided.group_size: expected a whole number, got 2.5"),
     (
         "guidance: 2",
         "transition: cps, noise_level: 1.2",
         "runs.guided.noise_level: expected at most 1 for transition: cps",
     ),
-    ("guidance: 2", "window_size: 0", "runs.guided.window_size: expected at least 1: an empty window"),
+    ("guidance: 2", "window_size: 0", "runs.guided.window_size: expected at least 1, got 0"),
     ("guidance: 2", "window_size: 5", "runs.guided.window_size: expected at most 4, the width of rl.window_range"),
     ("guidance: 2", "window_range: [3, 3]", "runs.guided.window_range: expected 0 <= start < end <= 7"),
     ("guidance: 2", "window_range: [4, 8]", "runs.guided.window_range: expected 0 <= start < end <= 7"),
     ("guidance: 2", "window_range: [-1, 3]", "runs.guided.window_range: expected 0 <= start < end <= 7"),
-    ("guidance: 2", "window_range: [0, 1, 2]", "runs.guided.window_range: expected 2 values, got 3"),
+    ("guidance: 2", "window_range: [0, 1, 2]", "runs.guided.window_range: expected 2 values, got (0, 1, 2)"),
     ("guidance: 2", "train: [text, text]", "runs.guided.train: expected text, image or both"),
-    ("guidance: 2", "train: [words]", "runs.guided.train.0: expected one of text, image, got 'words'"),
+    ("guidance: 2", "train: [words]", "runs.guided.train[0]: expected 'text' or 'image', got 'words'"),
     ("guidance: 2", "thinking: false", "runs.guided.thinking: expected true where text is trained"),
-    ("guidance: 2", "thinking: no", "runs.guided.thinking: expected boolean, got 'no'"),
-    ("guidance: 2", "regulariser: mse", "runs.guided.regulariser: expected one of none, latent_kl, velocity_mse"),
+    ("guidance: 2", "thinking: no", "runs.guided.thinking: expected true or false, got 'no'"),
+    ("guidance: 2", "regulariser: mse", "runs.guided.regulariser: no regulariser is called 'mse'"),
     ("guidance: 2", "prompts_per_rollout: 5", "runs.guided.prompts_per_rollout: expected a multiple of rl.epochs"),
-    ("guidance: 2", "guidance: 2, guidance: 3", "line 7: 'guidance' stands twice"),
+    ("guidance: 2", "guidance: 2, guidance: 3", 'line 8: duplicate key "guidance"'),
     ("guidance: 2", "wrong_traces: 0.5", "runs.guided.wrong_traces: not a setting of rl runs"),
     ("{init: base,", "{init: base, noise_level: 0.5,", "runs.sft.noise_level: not a setting of sft runs"),
-    ("{init: base,", "{init: base, wrong_traces: 2,", "runs.sft.wrong_traces: expected a share in [0, 1]"),
+    ("{init: base,", "{init: base, wrong_traces: 2,", "runs.sft.wrong_traces: expected at most 1, got 2"),
     ("{init: base,", "{", "runs.sft.init: missing, the run it starts from"),
     ("{label: Base,", "{init: sft,", "runs.base.init: unexpected, base starts from nothing"),
     ("{init: base,", "{init: twice,", "init: goes round in a circle (sft -> twice -> guided -> sft)"),
@@ -261,12 +277,12 @@ BAD_CATALOGUE = [  # what stands there, what is written instead, what the messag
     ("init: guided", "init: guide", "runs.twice.init: no run is called 'guide'; did you mean guided?"),
     ("{like: joint,", "{like: jiont,", "runs.guided.like: no run is called 'jiont'; did you mean joint?"),
     ("thinking: false, evaluate: [no]", "thinking: false", "runs.image.evaluate: missing"),
-    ("thinking: false, evaluate: [no]", "evaluate: [maybe]", "runs.image.evaluate.0: expected one of no, yes"),
+    ("thinking: false, evaluate: [no]", "evaluate: [maybe]", "runs.image.evaluate[0]: expected 'no' or 'yes'"),
     ("  base: ", "  bass: ", "runs.base: missing, the workflow needs a run of this name"),
     ("  guided: ", "  Guided-2: ", "runs.Guided-2: a name has small letters, digits and underscores only"),
     ("[joint, yes]", "[jont, yes]", "tables.main.rows.1: no run is called 'jont'; did you mean joint?"),
     ("[joint, yes]", "[joint, no]", "tables.main.rows.1: run 'joint' is not evaluated with thinking 'no'"),
-    ("[joint, yes]", "[joint]", "tables.main.rows.1: "),
+    ("[joint, yes]", "[joint]", "tables.main.rows[1]"),
     ("runs: [sft, joint]", "runs: [sft, image]", "tables.decoding.runs.1: run 'image' is not evaluated with thinking"),
     ("kind: curves, runs: [twice]", "kind: curves", "figures.curves.runs: missing, kind curves shows them"),
     ("kind: curves, runs: [twice]", "kind: progress, runs: [sft]", "run 'sft' is not trained by reinforcement"),
@@ -281,13 +297,29 @@ BAD_CATALOGUE = [  # what stands there, what is written instead, what the messag
     ("decoding, runs: [sft, joint]", "guidance, runs: [sft]", "run 'sft' is not trained by reinforcement"),
     ("decoding, runs: [sft, joint]", "regularisers, runs: [sft]", "run 'sft' is not trained by reinforcement"),
     ("decoding, runs: [sft, joint]", "overoptimisation", "decoding.runs: missing, kind overoptimisation shows them"),
-    ("{kind: curves, runs: [twice]", "{kind: curves, default: 0, runs: [twice]", "curves.default: expected boolean"),
+    (
+        "{kind: curves, runs: [twice]",
+        "{kind: curves, default: 0, runs: [twice]",
+        "curves.default: expected true or false",
+    ),
     ("runs: [twice]", "runs: [once]", "figures.curves.runs.0: no run is called 'once'"),
-    ("tables:", "tables: zzz:", "line 9: "),
+    ("tables:", "tables: zzz:", "line 10"),
     ("  guided: ", "  1: ", "runs.1: a name has small letters, digits and underscores only"),
-    ("  guided: ", "  [a]: ", "line 7: "),
-    ("figures:", "zzz:", "zzz: unknown key; known: figures, runs, tables"),
-    ("guidance: 2}", "guidance: 2", "line 8: "),
+    ("  guided: ", "  [a]: ", "a name has small letters"),
+    ("figures:", "zzz:", "zzz: unknown key; known: claims, defaults, figures, runs, tables"),
+    ("guidance: 2}", "guidance: 2", "line 9"),
+    ("guidance: 2", "lr_text: 11", "runs.guided.lr_text: expected at most 10, got 11"),
+    ("guidance: 2", "noise_level: 100", "runs.guided.noise_level: expected at most 10, got 100"),
+    ("guidance: 2", "rollouts: 1000000000000", "runs.guided.rollouts: expected at most 1e+09"),
+    ("guidance: 2", "rollouts: 1000000000", "runs.guided.rollouts: expected at most 10,000,000,000 episodes in all"),
+    ("guidance: 2", "guidance: 2, seeds: 1.0", "runs.guided.seeds: expected a whole number, got 1.0"),
+    ("guidance: 2", "method: gropo", "runs.guided.method: no method is called 'gropo'; did you mean grpo?"),
+    ("guidance: 2", "nft_beta: 2", "runs.guided.nft_beta: not a setting of rl runs"),
+    (
+        "  twice:",
+        "  s: {like: joint, vary: {guidance: [1.5, '1.5']}}\n  twice:",
+        "runs.s.vary.guidance: two of its values make a run called 's_guidance_1_5'",
+    ),
 ]
 
 
@@ -302,25 +334,26 @@ def test_a_bad_catalogue_is_refused(files, old, new, message):
 
 BAD_SCALE = [
     ("seeds: 3", "seeds: 0", "seeds: "),
-    ("seeds: 3", "seeds: three", "seeds: expected integer, got 'three'"),
+    ("seeds: 3", "seeds: three", "seeds: expected a whole number, got 'three'"),
     ("threads: 2", "thread: 2", "thread: unknown key; did you mean threads?"),
     ("{hidden_size: 64}", "{hiden_size: 64}", "model.hiden_size: unknown key; did you mean hidden_size?"),
     ("{hidden_size: 64}", "{hidden_size: 63}", "model.hidden_size: expected a multiple of model.heads"),
-    ("{hidden_size: 64}", "[64]", "model: expected object, got [64]"),
-    ("source: shipped", "source: bought", "base.source: expected one of train, shipped, released, got 'bought'"),
+    ("{hidden_size: 64}", "[64]", "model: expected a mapping, got [64]"),
+    ("source: shipped", "source: bought", "source: expected 'train', 'shipped' or 'released', got 'bought'"),
     ("source: shipped", "source: released", "released: expected a folder or hub id"),
     ("group_size: 4", "group_size: 1", "rl.group_size: expected at least 2"),
     ("rl: {steps: 8", "rl: {steps: 4", "rl.window_range: expected 0 <= start < end <= 3"),
     ("window_range: [0, 4]", "window_range: [0, 2]", "rl.window_size: expected at most 2"),
-    ("sampling: {steps: 8}", "sampling: {steps: 1}", "sampling.steps: expected a whole number >= 2"),
+    ("sampling: {steps: 8}", "sampling: {steps: 1}", "sampling.steps: expected at least 2, got 1"),
     ("sft: {steps: 20, lr: 1e-4}", "", "sft: missing"),
     ("device: cpu", "device: {cpu", "line "),
+    ("threads: 2", "threads: 5000", "threads: expected at most"),
+    ("seeds: 3", "seeds: 3.0", "seeds: expected a whole number, got 3.0"),
+    ("backbone: world", "backbone: wrld", "backbone: no backbone is called 'wrld'; did you mean world?"),
 ]
 
 
-@pytest.mark.parametrize(
-    "content, message", [(b"\xff", "cannot be read"), (b"", "the file: expected object, got None")]
-)
+@pytest.mark.parametrize("content, message", [(b"\xff", "cannot be read"), (b"", "expected a mapping, got NoneType")])
 def test_a_file_that_is_no_catalogue_is_refused(files, content, message):
     files[0].write_bytes(content)
     with pytest.raises(UserError, match=message):
@@ -334,7 +367,7 @@ def test_a_bad_scale_is_refused(files, old, new, message):
     with pytest.raises(UserError) as refusal:
         study(files)
     text = str(refusal.value)
-    assert text.startswith(f"{path}: {message}") and "\n" not in text
+    assert text.startswith(f"{path}") and message in text and "\n" not in text
 
 
 @pytest.mark.parametrize(
@@ -343,8 +376,8 @@ def test_a_bad_scale_is_refused(files, old, new, message):
         ({"scale": "cup"}, "--config scale=cup: no such file in"),
         ({"scale": "cup"}, "did you mean cpu?"),
         ({"sede": 1}, "--config sede: unknown option; did you mean seeds?"),
-        ({"seeds": 0}, "--config: seeds: 0 is less than the minimum of 1"),
-        ({"seeds": "two"}, "--config: seeds: expected integer, got 'two'"),
+        ({"seeds": 0}, "--config.seeds: expected at least 1, got 0"),
+        ({"seeds": "two"}, "--config.seeds: expected a whole number, got 'two'"),
         ({"run": "jont"}, "--config run=jont: no such run; did you mean joint?"),
     ],
 )
@@ -369,7 +402,7 @@ def test_a_line_that_does_not_fit_the_scale_names_both_files(files):
         ("{", "line 1: not valid JSON"),
         ("[]", "expected a JSON object, found list"),
         ('{"runn": "a"}', "runn: unknown key; did you mean run?"),
-        ("{}", "run: missing, expected text"),
+        ("{}", "run: missing"),
         (None, "cannot be read"),
     ],
 )
@@ -383,35 +416,6 @@ def test_a_bad_resolved_configuration_is_refused(tmp_path, content, message):
 
 
 def test_every_rl_setting_refuses_a_wrong_type():
-    for name, hint in typing.get_type_hints(RLConfig).items():
+    for name, setting in rl_class("grpo").model_fields.items():
         with pytest.raises(UserError, match=f"^rl.{name}"):
-            from_dict(RLConfig, {name: 3 if hint in (str, str | None) else "?"}, "rl")
-
-
-# ---------------------------------------------------------------------------------------------- the command line
-
-
-def call(root, *arguments):
-    command = [sys.executable, "-m", "unigrpo.study.resolve", *map(str, arguments)]
-    return subprocess.run(command, cwd=root / "src", capture_output=True, text=True)
-
-
-def test_command_writes_the_configuration_or_one_message(root, files, tmp_path):
-    common = ["--catalogue", files[0], "--scale-file", files[1] / "cpu.yaml", "--out", tmp_path / "new/config.json"]
-    bad = call(root, *common, "--run", "jont")
-    assert (bad.returncode, bad.stdout) == (2, "")
-    assert bad.stderr == f"error: {files[0]}: runs: no run is called 'jont'; did you mean joint?\n"
-    assert not (tmp_path / "new").exists()
-
-    good = call(root, *common, "--run", "joint", "--seed", 2)
-    assert (good.returncode, good.stderr) == (0, "")
-    assert to_dict(config.load(tmp_path / "new/config.json")) == study(files).config("joint", 2)
-
-
-def test_command_writes_the_entry_of_a_table(root, files, tmp_path):
-    assert call(root, "--catalogue", files[0], "--table", "main", "--out", tmp_path / "spec.json").returncode == 0
-    assert json.loads((tmp_path / "spec.json").read_text()) == yaml.safe_load(
-        "{kind: main, rows: [[sft, 'no'], [joint, 'yes']]}"
-    )
-    bad = call(root, "--catalogue", files[0], "--figure", "curve", "--out", tmp_path / "spec2.json")
-    assert bad.returncode == 2 and "figures: nothing is called 'curve'; did you mean curves?" in bad.stderr
+            rl_config(**DEFAULTS | {name: 3 if setting.annotation in (str, str | None) else "?"})

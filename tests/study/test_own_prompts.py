@@ -119,12 +119,12 @@ def test_what_no_reward_judges_needs_no_clauses_and_may_be_long(tmp_path):
 @pytest.fixture
 def resolved(root, tmp_path):
     """resolve(line): the configuration of a run of the catalogue's UniGRPO with these settings."""
-    scale = resolve.load_scale(root / "pipelines/scales/smoke.yaml")
+    scale = resolve.load_scale(root / "pipelines/scales/smoke.yaml", tiny.DEFAULTS)
 
     def call(line):
         catalogue = tmp_path / "catalogue.yaml"
         catalogue.write_text(
-            "runs:\n  base: {evaluate: [yes]}\n  sft: {init: base, evaluate: [yes]}\n"
+            "defaults: {method: grpo, regulariser: velocity_mse, reward: learned}\nruns:\n  base: {evaluate: [yes]}\n  sft: {init: base, evaluate: [yes]}\n"
             f"  own: {{init: sft, train: [image], evaluate: [yes], {line}}}\n"
         )
         return resolve.resolve(load_catalogue(catalogue), scale, "smoke", "own", 0)
@@ -157,8 +157,8 @@ def test_rewards_are_the_files_that_build_one(monkeypatch, tmp_path):
     }
     assert all(rewards.source(name).exists() for name in names)
     (tmp_path / "mine.py").write_text("def build():\n    return None\n")
-    monkeypatch.setattr(resolve, "REWARDS", tmp_path)
-    assert REWARDS.names() == ["mine"]
+    monkeypatch.setattr(rewards, "__path__", [*rewards.__path__, str(tmp_path)])
+    assert REWARDS.names() == sorted([*names, "mine"])
 
 
 # ---- training ----------------------------------------------------------------------------------------------

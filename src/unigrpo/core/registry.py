@@ -34,23 +34,26 @@ class Door:
     what: str
     contract: tuple[str, ...] = ("FACTS",)
 
-    @property
-    def folder(self) -> Path:
-        """Where the files of this kind are."""
-        return Path(importlib.import_module(self.package).__file__).parent
+    def _found(self) -> dict[str, Path]:
+        """Name -> file of all plug-ins of this kind. Imports none of them."""
+        found = {}
+        for folder in map(Path, importlib.import_module(self.package).__path__):
+            for path in sorted(folder.iterdir()):
+                if path.stem[0].isalpha() and (path.suffix == ".py" or (path / "__init__.py").exists()):
+                    found.setdefault(path.stem, path if path.suffix == ".py" else path / "__init__.py")
+        return found
 
     def names(self) -> list[str]:
         """The plug-ins of this kind, sorted. Imports none of them."""
-        found = [p for p in self.folder.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()]
-        return sorted(p.stem for p in found if p.stem[0].isalpha())
+        return sorted(self._found())
 
     def source(self, name: str, key: str = "") -> Path:
         """The file of the plug-in called ``name``. Raises UserError, which begins with ``key``, for an unknown name."""
-        if name not in self.names():
+        found = self._found()
+        if name not in found:
             where = f"{key}: " if key else ""
-            raise UserError(f"{where}no {self.what} is called {name!r}{nearest(name, self.names())}")
-        path = self.folder / f"{name}.py"
-        return path if path.exists() else self.folder / name / "__init__.py"
+            raise UserError(f"{where}no {self.what} is called {name!r}{nearest(name, found)}")
+        return found[name]
 
     def load(self, name: str, key: str = "") -> ModuleType:
         """The plug-in called ``name``. Raises UserError, in one line with file and line, for an unknown name, a file

@@ -74,7 +74,7 @@ def replace(settings: Kind, **changes: Any) -> Kind:
 
 def explain(error: ValidationError, where: str, kind: type | None = None) -> str:
     """One line for the first of the errors: the key, what was expected, what was found."""
-    first = min(error.errors(include_url=False), key=lambda e: len(e["loc"]))
+    first = min(error.errors(include_url=False), key=lambda e: (len(e["loc"]), e["type"] == "missing"))
     place = [part for part in first["loc"] if not (isinstance(part, str) and "[" in part)]
     key = where + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
     key, got = key.removeprefix("."), f"got {first['input']!r}"

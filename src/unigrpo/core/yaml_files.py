@@ -32,8 +32,8 @@ def read_yaml(path: str | Path) -> object:
         content = yaml.load(read_text(path))
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{line}: {_sentence(error.problem)}") from None
+        line = f"line {mark.line + 1}: " if mark else ""
+        raise UserError(f"{path}: {line}{_sentence(error.problem)}") from None
     except (YAMLError, ValueError) as error:
         raise UserError(f"{path}: not YAML ({_sentence(str(error))})") from None
     except RecursionError:
@@ -44,8 +44,7 @@ def read_yaml(path: str | Path) -> object:
 
 def _sentence(problem: str | None) -> str:
     """The first line of what the library says."""
-    lines = (problem or "not YAML").strip().splitlines()
-    return lines[0] if "duplicate key" not in lines[0] else lines[0].replace("found duplicate key", "duplicate key")
+    return (problem or "not YAML").strip().splitlines()[0].removeprefix("found ")
 
 
 def _check(node: object, path: str | Path, parents: tuple[int, ...], seen: list[int]) -> None:

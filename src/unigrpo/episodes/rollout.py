@@ -263,8 +263,8 @@ def joined(parts: list[Rollout]) -> Rollout:
         return first
     values: dict[str, object] = {}
     for name in first.image.__dataclass_fields__:
-        own = [getattr(part.image, name) for part in parts]
-        values[name] = own[0] if name in first.image.SHARED else torch.cat(own)
+        fields = [getattr(part.image, name) for part in parts]
+        values[name] = fields[0] if name in first.image.SHARED else concatenated(fields)
     return Rollout(
         tuple(prompt for part in parts for prompt in part.prompts),
         [ids for part in parts for ids in part.prompt_ids],
@@ -272,7 +272,13 @@ def joined(parts: list[Rollout]) -> Rollout:
         type(first.image)(**values),
         sum(part.model_evaluations for part in parts),
         first.max_tokens,
+        {name: concatenated([part.columns[name] for part in parts]) for name in first.columns},
     )
+
+
+def concatenated(parts: list[Tensor] | list[list]) -> Tensor | list:
+    """Tensors (b, ...), or lists of b, one after the other."""
+    return [row for part in parts for row in part] if isinstance(parts[0], list) else torch.cat(parts)
 
 
 def stacked(traces: list[Trace]) -> Trace:

@@ -67,7 +67,11 @@ def _read(path: str | Path) -> dict:
     """The file's sections, checked as far as each can be alone."""
     content = read_yaml(path)
     try:
-        catalogue = from_dict(Catalogue, content, "")
+        for kind in ("runs", "tables", "figures"):
+            for name in content.get(kind) or () if isinstance(content, dict) else ():
+                if not isinstance(name, str) or not NAME.fullmatch(name):
+                    raise UserError(f"{kind}.{name}: a name has small letters, digits and underscores only")
+        catalogue = from_dict(Catalogue, content)
         for name, line in catalogue.runs.items():
             checked = from_dict(Line, line, f"runs.{name}")
             varied = checked.vary is None or (len(checked.vary) == 1 and all(checked.vary.values()))
@@ -76,10 +80,6 @@ def _read(path: str | Path) -> dict:
         for kind in ("tables", "figures"):
             for name, spec in getattr(catalogue, kind).items():
                 from_dict(Spec, spec, f"{kind}.{name}")
-        for kind in ("runs", "tables", "figures"):
-            for name in getattr(catalogue, kind):
-                if not NAME.fullmatch(str(name)):
-                    raise UserError(f"{kind}.{name}: a name has small letters, digits and underscores only")
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     return content

@@ -222,7 +222,6 @@ class RLConfig(Settings):
         return self.context_gradient == "full"
 
 
-@cache
 def _sections(method: str) -> tuple[type[Settings], ...]:
     """The settings that the method and all regularisers declare. Raises UserError for a key that is also a common
     one, or declared twice."""
