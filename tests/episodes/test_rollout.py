@@ -11,11 +11,12 @@ from accelerate import Accelerator
 from tests._support import tiny
 from unigrpo.core.settings import replace
 from unigrpo.episodes import slices
-from unigrpo.episodes.rollout import paint, replay, roll_out, stochastic_steps
+from unigrpo.episodes.rollout import replay, roll_out, stochastic_steps
 from unigrpo.methods import grpo
 from unigrpo.objectives import flow
 from unigrpo.objectives.image_losses import ratio_norm_log_ratio
 from unigrpo.sampling.engine import Decoding, sample, sample_guided
+from unigrpo.sampling.painting import paint
 from unigrpo.training import reinforcement, update
 from unigrpo.world.prompts import prompt_set
 

@@ -16,7 +16,6 @@ from unigrpo.core import seeding
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import digest, write_json
 from unigrpo.core.settings import replace, to_dict
-from unigrpo.episodes.rollout import paint
 from unigrpo.methods import grpo
 from unigrpo.models import checkpoint
 from unigrpo.models.bagel import bagel_backbone, bagel_files
@@ -26,6 +25,7 @@ from unigrpo.models.bagel.vit import VitConfig
 from unigrpo.models.mot import MoTConfig, sincos_table
 from unigrpo.objectives.advantages import group_advantages
 from unigrpo.sampling import sets
+from unigrpo.sampling.painting import paint
 from unigrpo.study import run_folder
 from unigrpo.study.config import ModelConfig, SupervisedConfig
 from unigrpo.tools import inspect_checkpoint

@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM
 from unigrpo.core import seeding
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import write_json
-from unigrpo.episodes.rollout import paint, replay
+from unigrpo.episodes.rollout import replay
 from unigrpo.models import checkpoint
 from unigrpo.models.base import Trace
 from unigrpo.models.llm_dit import pair_files
@@ -32,6 +32,7 @@ from unigrpo.models.llm_dit.pair import Conditioning, LlmDit
 from unigrpo.models.mot import patchify, unpatchify
 from unigrpo.objectives import flow
 from unigrpo.objectives.advantages import group_advantages
+from unigrpo.sampling.painting import paint
 from unigrpo.study import provenance
 from unigrpo.study.config import RunConfig, SamplingConfig, SupervisedConfig
 from unigrpo.tools import export, inspect_checkpoint

@@ -50,7 +50,9 @@ def test_commit_names_the_checkout_and_its_changes(tmp_path):
 
 
 def test_record_holds_the_run_and_the_stages_own_facts():
-    config = RunConfig(backbone="world", run="a", label="A", stage="sft", scale="cpu", seed=2, init="base", evaluate=("yes",))
+    config = RunConfig(
+        backbone="world", run="a", label="A", stage="sft", scale="cpu", seed=2, init="base", evaluate=("yes",)
+    )
     record = provenance.record(config, device="cpu", wall_seconds=1.234, images=7, collapsed=False)
     expected = {"run": "a", "seed": 2, "scale": "cpu", "parent": "base", "device": "cpu", "threads": 1}
     expected |= {"wall_seconds": 1.2, "images": 7, "collapsed": False}

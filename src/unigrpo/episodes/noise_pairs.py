@@ -14,10 +14,11 @@ from torch import Tensor
 
 from unigrpo.core import seeding
 from unigrpo.core.records import Prompt
-from unigrpo.episodes.rollout import Replay, Rollout, in_parts, paint, replay_text, think
+from unigrpo.episodes.rollout import Replay, Rollout, in_parts, replay_text, think
 from unigrpo.models.base import UnifiedModel
 from unigrpo.objectives import flow
 from unigrpo.objectives.matching import noised
+from unigrpo.sampling.painting import paint
 from unigrpo.study.config import RLConfig
 
 

@@ -22,6 +22,7 @@ from unigrpo.episodes import shares
 from unigrpo.models.base import Trace, UnifiedModel
 from unigrpo.models.mot import Context
 from unigrpo.objectives import flow, windows
+from unigrpo.sampling.painting import guided, paint
 from unigrpo.study.config import RLConfig
 
 
@@ -112,55 +113,6 @@ class Replay:
 
     def detach(self) -> Replay:
         return Replay(*(None if x is None else x.detach() for x in vars(self).values()))
-
-
-def paint(
-    model: UnifiedModel,
-    context: Context,
-    x: Tensor,
-    times: Tensor,
-    *,
-    guidance: float,
-    renorm: str = "none",
-    window: Sequence[int] = (),
-    transition: flow.Kind = "sde",
-    noise_level: float = 0.0,
-    noise: Tensor | None = None,
-) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-    """Denoise latents x (B, N, token_dim) from times[0] to times[-1]; stochastic inside ``window``.
-
-    noise (B, S, N, token_dim) is used by the window's steps in order. Returns the final latents and the states before
-    and after each stochastic step.
-    """
-    uncond = model.empty_context(len(x)) if guidance > 1 else None
-    kept = []
-    for k in range(len(times) - 1):
-        t, t_next = times[k], times[k + 1]
-        v = guided(model, context, uncond, x, t.expand(len(x)), guidance, renorm)
-        if k in window:
-            drawn = {"noise": noise[:, len(kept)], "noise_level": noise_level, "t_max": times[1].item()}
-            after = flow.sde_step(x, v, t, t_next, kind=transition, **drawn).prev
-            kept.append((x, after))
-            x = after
-        else:
-            x = flow.euler_step(x, v, t, t_next)
-    return x, kept
-
-
-def guided(
-    model: UnifiedModel,
-    context: Context,
-    uncond: Context | None,
-    x: Tensor,
-    t: Tensor,
-    guidance: float,
-    renorm: str = "none",
-) -> Tensor:
-    """Velocity at x (B, N, token_dim), t (B,); with ``uncond`` classifier-free guidance of that scale."""
-    v = model.velocity(context, x, t)
-    if uncond is None:
-        return v
-    return flow.guided_velocity(v, model.velocity(uncond, x, t), guidance, renorm)
 
 
 def stochastic_steps(rl: RLConfig, seed: int, index: int) -> Sequence[int]:

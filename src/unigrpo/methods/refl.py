@@ -20,6 +20,7 @@ from unigrpo.episodes import rollout as episodes
 from unigrpo.episodes import slices
 from unigrpo.methods import MethodFacts, without_gradient
 from unigrpo.objectives import flow
+from unigrpo.sampling import painting
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -75,8 +76,8 @@ def roll_out(nets: Networks, prompts: list[Prompt], rl: RLConfig, max_tokens: in
     def make(rows: list[int]) -> Rollout:
         begun = episodes.think(model, prompts, rl, max_tokens, seed, index, rows)
         times = begun.times
-        latents, _ = episodes.paint(model, begun.context, begun.x, times[: step + 1], guidance=guidance)
-        final, _ = episodes.paint(model, begun.context, latents, times[step:], guidance=guidance)
+        latents, _ = painting.paint(model, begun.context, begun.x, times[: step + 1], guidance=guidance)
+        final, _ = painting.paint(model, begun.context, latents, times[step:], guidance=guidance)
         track = LateTrack(step, times[step], latents, model.decode(final))
         return begun.finish(track, rl.n_steps * (2 if guidance > 1 else 1))
 
@@ -89,7 +90,7 @@ def replay_late(model: UnifiedModel, rollout: Rollout, rl: RLConfig) -> Replay:
     track: LateTrack = rollout.image
     b = len(rollout.prompts)
     uncond = model.empty_context(b) if rl.guidance > 1 else None
-    v = episodes.guided(model, context, uncond, track.latents, track.time.expand(b), rl.guidance)
+    v = painting.guided(model, context, uncond, track.latents, track.time.expand(b), rl.guidance)
     return episodes.Replay(None, None, v[:, None], None, None, None)
 
 

@@ -14,9 +14,9 @@ from unigrpo.core import seeding
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json
 from unigrpo.core.records import Prompt
-from unigrpo.episodes.rollout import paint
 from unigrpo.models.base import UnifiedModel
 from unigrpo.objectives import flow
+from unigrpo.sampling.painting import paint
 from unigrpo.study.config import SamplingConfig
 
 
