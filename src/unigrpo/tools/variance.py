@@ -19,6 +19,7 @@ from unigrpo.core.settings import replace
 from unigrpo.episodes import rollout
 from unigrpo.models import checkpoint
 from unigrpo.models.base import UnifiedModel
+from unigrpo.sampling import painting
 from unigrpo.study import config
 from unigrpo.study.config import RLConfig
 from unigrpo.training.launch import accelerate_for
@@ -67,7 +68,7 @@ def paint_each(
     if not rl.same_noise:
         x = torch.randn(x.shape, generator=seeding.generator(SEED, "start", index)).to(x)
     noise = torch.randn(n, len(window), *model.latent_shape, generator=seeding.generator(SEED, "noise", index)).to(x)
-    final, _ = rollout.paint(
+    final, _ = painting.paint(
         model,
         begun.context.repeat_interleave(images),
         x,
