@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import Qwen2Tokenizer
 
-from unigrpo.models.bagel.multimodal import MultimodalMoT
-from unigrpo.models.bagel.vae import Autoencoder, VaeConfig
-from unigrpo.models.bagel.vit import VitConfig
+from unigrpo.models.backbones.bagel.multimodal import MultimodalMoT
+from unigrpo.models.backbones.bagel.vae import Autoencoder, VaeConfig
+from unigrpo.models.backbones.bagel.vit import VitConfig
 from unigrpo.models.mot import MoTConfig
 from unigrpo.models.word_tokenizer import BOS, END_OF_IMAGE, EOS, START_OF_IMAGE
 from unigrpo.study.config import ModelConfig

@@ -8,7 +8,7 @@ import torch
 from tests._support import tiny
 from unigrpo.conformance import bagel_file
 from unigrpo.core.errors import UserError
-from unigrpo.models.bagel.multimodal import MultimodalMoT
+from unigrpo.models.backbones.bagel.multimodal import MultimodalMoT
 from unigrpo.models.base import Trace
 from unigrpo.models.codec import PatchCodec
 from unigrpo.models.mot import MoT, patchify, unpatchify

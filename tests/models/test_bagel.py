@@ -18,10 +18,10 @@ from unigrpo.core.files import digest, write_json
 from unigrpo.core.settings import replace, to_dict
 from unigrpo.methods import grpo
 from unigrpo.models import checkpoint
-from unigrpo.models.bagel import bagel_backbone, bagel_files
-from unigrpo.models.bagel.multimodal import MultimodalMoT
-from unigrpo.models.bagel.vae import Autoencoder, VaeConfig
-from unigrpo.models.bagel.vit import VitConfig
+from unigrpo.models.backbones.bagel import bagel_backbone, bagel_files
+from unigrpo.models.backbones.bagel.multimodal import MultimodalMoT
+from unigrpo.models.backbones.bagel.vae import Autoencoder, VaeConfig
+from unigrpo.models.backbones.bagel.vit import VitConfig
 from unigrpo.models.mot import MoTConfig, sincos_table
 from unigrpo.objectives.advantages import group_advantages
 from unigrpo.sampling import sets

@@ -26,9 +26,9 @@ from unigrpo.core.errors import UserError
 from unigrpo.core.files import write_json
 from unigrpo.episodes.rollout import replay
 from unigrpo.models import checkpoint
+from unigrpo.models.backbones.llm_dit import pair_files
+from unigrpo.models.backbones.llm_dit.pair import Conditioning, LlmDit
 from unigrpo.models.base import Trace
-from unigrpo.models.llm_dit import pair_files
-from unigrpo.models.llm_dit.pair import Conditioning, LlmDit
 from unigrpo.models.mot import patchify, unpatchify
 from unigrpo.objectives import flow
 from unigrpo.objectives.advantages import group_advantages

@@ -22,7 +22,7 @@ from tests.planning.test_plan import configured, kept
 from unigrpo.core import cli
 from unigrpo.core.errors import UserError
 from unigrpo.models import checkpoint
-from unigrpo.models.llm_dit import adapters
+from unigrpo.models.backbones.llm_dit import adapters
 from unigrpo.planning import __main__ as command
 from unigrpo.planning import pair_plan, pair_sizes
 from unigrpo.planning.pair_sizes import Painter, Reasoner

@@ -13,9 +13,9 @@ from tests._support import several, tiny
 from unigrpo.core.errors import UserError
 from unigrpo.core.settings import replace
 from unigrpo.methods import grpo
-from unigrpo.models.bagel.multimodal import MultimodalMoT
-from unigrpo.models.bagel.vae import Autoencoder, VaeConfig
-from unigrpo.models.bagel.vit import VitConfig
+from unigrpo.models.backbones.bagel.multimodal import MultimodalMoT
+from unigrpo.models.backbones.bagel.vae import Autoencoder, VaeConfig
+from unigrpo.models.backbones.bagel.vit import VitConfig
 from unigrpo.models.mot import MoTConfig
 from unigrpo.objectives.advantages import group_advantages
 from unigrpo.planning import __main__ as command

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from unigrpo.conformance.core import Check, close
 from unigrpo.core.errors import UserError
-from unigrpo.models.bagel.multimodal import MultimodalMoT
-from unigrpo.models.bagel.vit import VitConfig
+from unigrpo.models.backbones.bagel.multimodal import MultimodalMoT
+from unigrpo.models.backbones.bagel.vit import VitConfig
 from unigrpo.models.mot import Context, MoTConfig
 
 TABLES = ("latent_pos_embed.pos_embed", "vit_pos_embed.pos_embed")  # recomputed, not loaded

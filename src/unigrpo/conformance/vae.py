@@ -10,7 +10,7 @@ import torch
 from unigrpo.conformance.bagel_file import against
 from unigrpo.conformance.core import Case, Check, read_pair
 from unigrpo.core.errors import UserError
-from unigrpo.models.bagel.vae import Autoencoder, sizes_of
+from unigrpo.models.backbones.bagel.vae import Autoencoder, sizes_of
 from unigrpo.models.mot import unpatchify
 
 

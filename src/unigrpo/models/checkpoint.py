@@ -109,11 +109,11 @@ def load_weights(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> N
 def save_model(model: UnifiedModel, folder: Path, info: dict, half: bool = False) -> None:
     """Write a finished model; ``half`` stores fp16 (BAGEL: bf16). ``info`` (provenance) goes into model.json."""
     if model.backbone == "bagel":
-        from unigrpo.models.bagel import bagel_backbone  # diffusers takes seconds to import
+        from unigrpo.models.backbones.bagel import bagel_backbone  # diffusers takes seconds to import
 
         return bagel_backbone.save(model, folder, info, half)
     if model.backbone == "llm_dit":
-        from unigrpo.models.llm_dit import pair_files
+        from unigrpo.models.backbones.llm_dit import pair_files
 
         return pair_files.save(model, folder, info)
     save_tokenizer(model.tokenizer, folder / "tokenizer")
@@ -130,13 +130,13 @@ def load_model(
     another architecture than ``expected``."""
     folder = Path(folder)
     if (folder / "llm_config.json").exists():
-        from unigrpo.models.bagel import bagel_backbone  # diffusers takes seconds to import
+        from unigrpo.models.backbones.bagel import bagel_backbone  # diffusers takes seconds to import
 
         return bagel_backbone.load(folder, device=device, expected=expected)
     path, weights = folder / "model.json", folder / "model.safetensors"
     names = Card.__dataclass_fields__
     if read_json(path).get("backbone") == "llm_dit":
-        from unigrpo.models.llm_dit import pair_files
+        from unigrpo.models.backbones.llm_dit import pair_files
 
         return pair_files.load(folder, device, expected)
     data = read_json(path, *names)

@@ -175,7 +175,7 @@ def export(folder: Path, out: Path) -> None:
             shutil.copyfile(folder / name, temporary / name)
         shutil.copytree(folder / "tokenizer", temporary / "tokenizer")
         if cfg.backbone == "llm_dit":
-            from unigrpo.models.llm_dit import adapters  # diffusers takes seconds to import
+            from unigrpo.models.backbones.llm_dit import adapters  # diffusers takes seconds to import
 
             adapters.convert(folder, temporary)
         shutil.copyfile(provenance.ROOT / "LICENSE", temporary / "LICENSE")

@@ -156,11 +156,11 @@ def adopt(cfg: RunConfig, out: Path) -> None:
     adapters beside their names; and a record."""
     started, info = time.monotonic(), {"run": cfg.run, "seed": cfg.seed, "stage": cfg.stage}
     if cfg.backbone == "llm_dit":
-        from unigrpo.models.llm_dit import pair_files
+        from unigrpo.models.backbones.llm_dit import pair_files
 
         pair_files.adopt(cfg, out, info)
     else:
-        from unigrpo.models.bagel import bagel_backbone  # diffusers takes seconds to import
+        from unigrpo.models.backbones.bagel import bagel_backbone  # diffusers takes seconds to import
 
         bagel_backbone.adopt(cfg.released, out, cfg.model, info)
     facts = {"images": 0, "model_evaluations": 0, "updates": 0, "ema": True, "collapsed": False}

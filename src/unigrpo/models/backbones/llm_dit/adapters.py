@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import unigrpo.models.bagel.vae  # noqa: F401  # isort: skip  # lets torchvision import, which the libraries below do
+import unigrpo.models.backbones.bagel.vae  # noqa: F401  # isort: skip  # lets torchvision import, which the libraries below do
 
 from diffusers import StableDiffusion3Pipeline
 from peft import LoraConfig

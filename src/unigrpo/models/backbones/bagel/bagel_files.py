@@ -21,8 +21,8 @@ from unigrpo.core import hub
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json
 from unigrpo.core.settings import from_dict, require
-from unigrpo.models.bagel.vae import VaeConfig, sizes_of
-from unigrpo.models.bagel.vit import VitConfig
+from unigrpo.models.backbones.bagel.vae import VaeConfig, sizes_of
+from unigrpo.models.backbones.bagel.vit import VitConfig
 from unigrpo.models.mot import MoTConfig
 from unigrpo.models.word_tokenizer import BOS, END_OF_IMAGE, EOS, START_OF_IMAGE
 

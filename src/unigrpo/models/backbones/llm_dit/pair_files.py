@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-import unigrpo.models.bagel.vae  # noqa: F401  # isort: skip  # lets torchvision import, which the libraries below do
+import unigrpo.models.backbones.bagel.vae  # noqa: F401  # isort: skip  # lets torchvision import, which the libraries below do
 
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, SD3Transformer2DModel, StableDiffusion3Pipeline
@@ -31,9 +31,9 @@ from unigrpo.core import hub, seeding, weights
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json, read_text, write_json
 from unigrpo.core.settings import from_dict, require
+from unigrpo.models.backbones.llm_dit import adapters
+from unigrpo.models.backbones.llm_dit.pair import ADAPTER, LlmDit
 from unigrpo.models.checkpoint import load_weights, read_tensors, save_tokenizer, write_tensors
-from unigrpo.models.llm_dit import adapters
-from unigrpo.models.llm_dit.pair import ADAPTER, LlmDit
 from unigrpo.study.config import ModelConfig, RunConfig
 
 PIPELINE = "StableDiffusion3Pipeline"

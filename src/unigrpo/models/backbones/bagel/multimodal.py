@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unigrpo.core.errors import UserError
-from unigrpo.models.bagel.vit import Connector, VisionTransformer, VitConfig
+from unigrpo.models.backbones.bagel.vit import Connector, VisionTransformer, VitConfig
 from unigrpo.models.mot import Context, MoT, MoTConfig, PositionTable, patchify, position_ids
 
 

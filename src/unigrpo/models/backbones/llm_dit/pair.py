@@ -15,7 +15,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import unigrpo.models.bagel.vae  # noqa: F401  # isort: skip  # lets torchvision import, which the libraries below do
+import unigrpo.models.backbones.bagel.vae  # noqa: F401  # isort: skip  # lets torchvision import, which the libraries below do
 
 import torch
 from diffusers import StableDiffusion3Pipeline
