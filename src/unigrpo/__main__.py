@@ -1,0 +1,72 @@
+"""The command line: ``unigrpo <verb>``, or ``python -m unigrpo <verb>``. The verbs are in ``unigrpo.commands``."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unigrpo import commands
+from unigrpo.core.errors import UserError
+from unigrpo.core.usage import recorded
+
+app = typer.Typer(add_completion=False, invoke_without_command=True)
+for file in pkgutil.iter_modules(commands.__path__):
+    module = importlib.import_module(f"{commands.__name__}.{file.name}")
+    app.registered_commands += module.app.registered_commands
+
+
+def show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"unigrpo {version('unigrpo')}")
+        raise typer.Exit
+
+
+@app.callback()
+def unigrpo(
+    context: typer.Context,
+    record: Annotated[
+        Path | None, typer.Option(help="JSON lines to write: processor time, wall time and memory of the call.")
+    ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """UniGRPO: reinforcement of models that reason in text before they paint, and the study of it."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+    elif record is not None:
+        context.with_resource(recorded(record, context.invoked_subcommand))
+
+
+def call(words: list[str]) -> int:
+    """Run ``unigrpo <words>`` and return its exit code. Raises UserError for bad input, of the command line too."""
+    try:
+        return typer.main.get_command(app).main(words, "unigrpo", standalone_mode=False) or 0
+    except typer.TyperException as error:
+        verb = error.ctx.command_path if getattr(error, "ctx", None) else "unigrpo"
+        near = ", ".join(getattr(error, "possibilities", None) or ())
+        message = f"{error.message}. Did you mean {near}?" if near else error.format_message()
+        raise UserError(f"{message.rstrip('.')}; see {verb} --help") from None
+
+
+def main() -> None:
+    """The process: bad input, or what the system refuses (a read-only folder, a full disk), is one line and exit code
+    2; other errors keep their traceback."""
+    try:
+        raise SystemExit(call(sys.argv[1:]))
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The verbs of ``unigrpo``: each file here with an ``app`` adds its own."""
