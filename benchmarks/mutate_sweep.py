@@ -32,7 +32,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import yaml
 from accelerate.state import AcceleratorState
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for what is not installed
@@ -98,7 +97,7 @@ def mutate_yaml(data: bytes, rng: Random) -> tuple[bytes, str]:
         file.write(data)
         file.flush()
         value, what = mutations.mutate_value(read_yaml(file.name), rng)
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True).encode(), what
+    return json.dumps(value, ensure_ascii=False).encode(), what  # JSON is YAML
 
 
 YAML: tuple[Mutation, ...] = (mutate_yaml, mutate_yaml, mutations.mutate_text)

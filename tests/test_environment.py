@@ -8,9 +8,10 @@ import sys
 import tomllib
 
 import pytest
-import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from unigrpo.core.yaml_files import read_yaml
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def test_this_environment_is_the_locked_one(lock):
 
 
 def test_conda_view_has_the_same_pins(root, project, lock):
-    view = yaml.safe_load((root / "environment.yml").read_text())
+    view = read_yaml(root / "environment.yml")
     (pip,) = [entry["pip"] for entry in view["dependencies"] if isinstance(entry, dict)]
     pins = {canonicalize_name(name): version for name, version in (line.split("==") for line in pip)}
     assert pins == {name: lock[name] for name in (canonicalize_name(r.name) for r in direct(project))}
@@ -64,7 +65,7 @@ def test_conda_view_has_the_same_pins(root, project, lock):
 
 
 def test_versions_and_names_agree(root, project):
-    citation = yaml.safe_load((root / "CITATION.cff").read_text())
+    citation = read_yaml(root / "CITATION.cff")
     assert citation["version"] == project["version"]
     assert citation["license"] == project["license"] == "Apache-2.0"
     assert "Apache License" in (root / "LICENSE").read_text()

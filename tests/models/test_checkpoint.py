@@ -230,13 +230,5 @@ def test_nothing_that_runs_code_from_files_is_used(path):
             assert "trust_remote_code" not in options and options.get("weights_only") != "False"
             if name in ("np.load", "numpy.load", "np.save", "numpy.save"):
                 assert options.get("allow_pickle") == "False", f"line {node.lineno}"
-            if name == "yaml.load":
-                assert options.get("Loader") == "_Loader", f"line {node.lineno}"  # a SafeLoader
-
-
-def test_the_yaml_loader_is_a_safe_one():
-    import yaml
-
-    from unigrpo.core.yaml_files import _Loader
-
-    assert issubclass(_Loader, yaml.SafeLoader)
+            if name == "YAML":
+                assert options.get("typ") == "'safe'", f"line {node.lineno}"
