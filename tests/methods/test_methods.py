@@ -103,7 +103,7 @@ def test_every_file_is_a_method_of_the_contract():
         (IMAGE | {"method": "refl", "verifier_mix": 0.1}, "rl.verifier_mix: expected 0 for refl"),
         (IMAGE | {"method": "fpo", "regulariser": "latent_kl"}, "rl.regulariser: expected one without densities"),
         ({"method": "ddrl"}, "rl.regulariser: expected none for this method"),
-        ({"method": "gardo", "regulariser": "none"}, "rl.regulariser: expected velocity_mse for this method"),
+        ({"method": "gardo", "regulariser": "none"}, "rl.regulariser: expected one for this method"),
         ({"method": "gardo", "train": ("text",)}, r"rl.train: expected \[image\] or \[text, image\] for gardo"),
         ({"method": "gardo", "gardo_share": 0.0}, "rl.gardo_share: expected more than 0, got 0.0"),
         (IMAGE | {"method": "nft", "nft_decay_largest": 1.0}, "rl.nft_decay_largest: expected less than 1, got 1.0"),

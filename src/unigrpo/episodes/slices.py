@@ -14,7 +14,7 @@ from unigrpo.core import distributed
 from unigrpo.core.records import Prompt
 from unigrpo.episodes.rollout import Replay, Rollout
 from unigrpo.models.base import UnifiedModel
-from unigrpo.objectives.image_losses import velocity_mse
+from unigrpo.objectives.image_losses import flow_grpo_loss, plain_log_ratio, ratio_norm_log_ratio, velocity_mse
 from unigrpo.objectives.text_losses import TextObjective, text_grpo_loss
 from unigrpo.study.config import RLConfig
 from unigrpo.study.facts import REGULARISERS
@@ -156,3 +156,22 @@ def penalty(new: Replay, s: Slice, rl: RLConfig, metrics: dict[str, Tensor]) -> 
     metrics["velocity_mse"] = velocity_mse(new.velocity.detach(), s.reference.velocity).mean()
     weight, distance = regulariser(rl)
     return weight * distance(new, s.reference).mean()
+
+
+def window_loss(new: Replay, s: Slice, rl: RLConfig) -> tuple[Tensor, dict[str, Tensor]]:
+    """The clipped policy gradient of the window's steps, a mean over the slice."""
+    old = s.before(new)
+    if rl.ratio == "ratio_norm":
+        log_ratio = ratio_norm_log_ratio(new.mean, old.mean, s.rollout.image.noise)
+    else:
+        log_ratio = plain_log_ratio(new.log_prob, old.log_prob)
+    loss, metrics = flow_grpo_loss(log_ratio, s.advantages, clip_range=rl.clip_image)
+    return rl.image_scale * loss.mean(), metrics
+
+
+def window_penalty(new: Replay, s: Slice, rl: RLConfig, metrics: dict[str, Tensor]) -> Tensor:
+    """The weighted distance to the reference (b, S) of each sample and step; the velocity MSE is noted in ``metrics``
+    whichever it is."""
+    metrics["velocity_mse"] = velocity_mse(new.velocity.detach(), s.reference.velocity).mean()
+    weight, distance = regulariser(rl)
+    return weight * distance(new, s.reference)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pydantic import model_validator
@@ -17,9 +18,10 @@ from pydantic import model_validator
 from unigrpo.core import seeding
 from unigrpo.core.lazy import lazy
 from unigrpo.core.settings import Positive, require
-from unigrpo.episodes import shares
+from unigrpo.episodes import rollout as episodes
+from unigrpo.episodes import shares, slices
+from unigrpo.methods import MethodFacts, without_gradient
 from unigrpo.methods import Settings as Section
-from unigrpo.methods import grpo, without_gradient
 from unigrpo.objectives import matching
 from unigrpo.world import render
 
@@ -46,22 +48,27 @@ class Settings(Section):
         return self
 
 
-FACTS = replace(
-    grpo.FACTS,
+FACTS = MethodFacts(
     trains=(("image",), ("text", "image")),
+    noise_inside=True,
+    evaluations=lambda rl: rl.window_size * (2 if rl.guidance > 1 else 1),
     needs=("sft_data",),
     extra_evaluations=lambda rl: 1,
     holds=("data (DDRL)", "data_weight"),
 )
 
-make_slices = grpo.make_slices
+
+def make_slices(nets: Networks, rollout: Rollout, advantages: Tensor, rl: RLConfig) -> list[list[Slice]]:
+    """GRPO's slices."""
+    old, reference = (partial(episodes.replay, model, rl=rl) for model in (nets.model, nets.reference))
+    return slices.slices(nets, rollout, advantages, rl, old, reference)
 
 
 @without_gradient
 def roll_out(nets: Networks, prompts: list[Prompt], rl: RLConfig, max_tokens: int, seed: int, index: int) -> Rollout:
     """GRPO's episodes, and an example of the data beside each: its prompt and trace, latents (B, *L), noise (B, *L)
     and times (B,)."""
-    rollout = grpo.roll_out(nets, prompts, rl, max_tokens, seed, index)
+    rollout = episodes.roll_out(nets.model, prompts, rl, max_tokens, seed, index)
     rng, model = seeding.numpy_generator(seed, "data", index), nets.model
     rows = shares.local_rows(len(prompts), rl)
     drawn = [nets.data.example(prompt, rng, rl.thinking) for prompt in prompts for _ in range(rl.group_size)]
@@ -88,9 +95,10 @@ def data_loss(model: UnifiedModel, data: dict, through_context: bool) -> Tensor:
 
 def losses(nets: Networks, s: Slice, rl: RLConfig) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
     """GRPO's losses, the image's with the loss on the data."""
-    for part, loss, metrics in grpo.losses(nets, s, rl):
-        if part == "image":
-            on_data = data_loss(nets.model, s.rollout.columns, rl.gradient_through_context)
-            metrics["data"] = on_data.detach()
-            loss = loss + rl.image_weight * rl.data_weight * on_data
-        yield part, loss, metrics
+    new = episodes.replay(nets.model, s.rollout, rl)
+    if "text" in rl.train:
+        yield slices.text_loss(new, s, rl)
+    loss, metrics = slices.window_loss(new, s, rl)
+    on_data = data_loss(nets.model, s.rollout.columns, rl.gradient_through_context)
+    metrics["data"] = on_data.detach()
+    yield "image", rl.image_weight * loss + rl.image_weight * rl.data_weight * on_data, metrics

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, model_validator
@@ -20,8 +21,8 @@ from unigrpo.core.lazy import lazy
 from unigrpo.core.settings import Count, require
 from unigrpo.episodes import rollout as episodes
 from unigrpo.episodes import shares, slices
+from unigrpo.methods import MethodFacts, without_gradient
 from unigrpo.methods import Settings as Section
-from unigrpo.methods import grpo, without_gradient
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -44,18 +45,23 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _gates_the_penalty(self):
-        require(self.regulariser == "velocity_mse", "rl.regulariser", "velocity_mse for this method, which gates it")
+        require(self.regulariser != "none", "rl.regulariser", "one for this method, which gates it")
         return self
 
 
-FACTS = replace(
-    grpo.FACTS,
+FACTS = MethodFacts(
     trains=(("image",), ("text", "image")),
+    noise_inside=True,
+    evaluations=lambda rl: rl.window_size * (2 if rl.guidance > 1 else 1),
     moves_reference=True,
-    holds=("gated velocity MSE (GARDO)", "velocity_mse_weight"),
+    holds=("gated velocity MSE (GARDO)", None),
 )
 
-make_slices = grpo.make_slices
+
+def make_slices(nets: Networks, rollout: Rollout, advantages: Tensor, rl: RLConfig) -> list[list[Slice]]:
+    """GRPO's slices."""
+    old, reference = (partial(episodes.replay, model, rl=rl) for model in (nets.model, nets.reference))
+    return slices.slices(nets, rollout, advantages, rl, old, reference)
 
 
 def ranks(scores: Tensor) -> Tensor:
@@ -93,11 +99,11 @@ def second_opinion(
 @without_gradient
 def roll_out(nets: Networks, prompts: list[Prompt], rl: RLConfig, max_tokens: int, seed: int, index: int) -> Rollout:
     """GRPO's episodes, the uncertain ones marked."""
-    rollout = grpo.roll_out(nets, prompts, rl, max_tokens, seed, index)
-    images, episodes = rollout.image.images, list(rollout.prompts)
+    rollout = episodes.roll_out(nets.model, prompts, rl, max_tokens, seed, index)
+    images, repeated = rollout.image.images, list(rollout.prompts)
     rows, of = shares.local_rows(len(prompts), rl), len(prompts) * rl.group_size
     draw = seeding.generator(seed, "second opinion", index)
-    opinions = nets.reward(images, episodes), second_opinion(nets.reward, images, episodes, draw, rows, of)
+    opinions = nets.reward(images, repeated), second_opinion(nets.reward, images, repeated, draw, rows, of)
     first, second = (shares.gathered(scores, len(prompts), rl) for scores in opinions)
     uncertain = gate(first, second, rl.gardo_share)[rows].to(images)
     return replace(rollout, columns={"uncertain": uncertain})
@@ -108,9 +114,9 @@ def losses(nets: Networks, s: Slice, rl: RLConfig) -> Iterator[tuple[str, Tensor
     new = episodes.replay(nets.model, s.rollout, rl)
     if "text" in rl.train:
         yield slices.text_loss(new, s, rl)
-    loss, metrics = grpo.surrogate(new, s, rl)
+    loss, metrics = slices.window_loss(new, s, rl)
     uncertain = s.rollout.columns["uncertain"]
-    loss = loss + (uncertain[:, None] * grpo.penalty(new, s, rl, metrics)).mean()
+    loss = loss + (uncertain[:, None] * slices.window_penalty(new, s, rl, metrics)).mean()
     yield "image", rl.image_weight * loss, metrics | {"uncertain": uncertain.mean()}
 
 

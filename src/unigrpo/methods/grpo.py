@@ -15,25 +15,19 @@ from typing import TYPE_CHECKING
 from unigrpo.episodes import rollout as episodes
 from unigrpo.episodes import slices
 from unigrpo.methods import MethodFacts
-from unigrpo.objectives import image_losses
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from unigrpo.episodes.rollout import Replay, Rollout
+    from unigrpo.episodes.rollout import Rollout
     from unigrpo.episodes.slices import Networks, Slice
     from unigrpo.study.config import RLConfig
-
-
-def evaluations(rl: RLConfig) -> int:
-    """Image evaluations of an episode, each time that it is replayed: those of the window's steps."""
-    return rl.window_size * (2 if rl.guidance > 1 else 1)
 
 
 FACTS = MethodFacts(
     trains=(("text",), ("image",), ("text", "image")),
     noise_inside=True,
-    evaluations=evaluations,
+    evaluations=lambda rl: rl.window_size * (2 if rl.guidance > 1 else 1),
 )
 
 
@@ -54,26 +48,7 @@ def losses(nets: Networks, s: Slice, rl: RLConfig) -> Iterator[tuple[str, Tensor
     if "text" in rl.train:
         yield slices.text_loss(new, s, rl)
     if "image" in rl.train:
-        loss, metrics = surrogate(new, s, rl)
+        loss, metrics = slices.window_loss(new, s, rl)
         if rl.regulariser != "none":
-            loss = loss + penalty(new, s, rl, metrics).mean()
+            loss = loss + slices.window_penalty(new, s, rl, metrics).mean()
         yield "image", rl.image_weight * loss, metrics
-
-
-def surrogate(new: Replay, s: Slice, rl: RLConfig) -> tuple[Tensor, dict[str, Tensor]]:
-    """The clipped policy gradient of the window's steps, a mean over the slice."""
-    old = s.before(new)
-    if rl.ratio == "ratio_norm":
-        log_ratio = image_losses.ratio_norm_log_ratio(new.mean, old.mean, s.rollout.image.noise)
-    else:
-        log_ratio = image_losses.plain_log_ratio(new.log_prob, old.log_prob)
-    loss, metrics = image_losses.flow_grpo_loss(log_ratio, s.advantages, clip_range=rl.clip_image)
-    return rl.image_scale * loss.mean(), metrics
-
-
-def penalty(new: Replay, s: Slice, rl: RLConfig, metrics: dict[str, Tensor]) -> Tensor:
-    """The weighted distance to the reference (b, S) of each sample and step; the velocity MSE is noted in ``metrics``
-    whichever it is."""
-    metrics["velocity_mse"] = image_losses.velocity_mse(new.velocity.detach(), s.reference.velocity).mean()
-    weight, distance = slices.regulariser(rl)
-    return weight * distance(new, s.reference)

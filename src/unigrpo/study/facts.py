@@ -36,7 +36,7 @@ class MethodFacts:
     needs: tuple[Literal["old_weights", "reward_gradient", "sft_data"], ...] = ()
     ratio: bool = True  # whether it compares the policy with the one that made the rollout
     guided: bool = True  # whether it can train with classifier-free guidance
-    holds: tuple[str, str] | None = None  # what holds it near its start in a regulariser's place: label, setting
+    holds: tuple[str, str | None] | None = None  # what holds it near its start: label, setting (or the regulariser's)
     moves_reference: bool = False  # whether the reference follows the policy
 
 
