@@ -52,7 +52,7 @@ rule pretrain:
     params:
         out=subpath(output.model, parent=True),
     shell:
-        "python -m unigrpo.training.supervised --config {input.config:q} --out {params.out:q} 2>&1 | tee {log:q}"
+        "python -m unigrpo train --config {input.config:q} --out {params.out:q} 2>&1 | tee {log:q}"
 
 
 rule ship_base:
@@ -121,7 +121,7 @@ rule sft:
         parent=subpath(input.parent, parent=True),
         out=subpath(output.model, parent=True),
     shell:
-        "{params.launch} unigrpo.training.supervised --config {input.config:q} --init {params.parent:q}"
+        "{params.launch} unigrpo train --config {input.config:q} --init {params.parent:q}"
         " --out {params.out:q} 2>&1 | tee {log:q}"
 
 
@@ -175,7 +175,7 @@ rule reward_data:
         run=subpath(input.model, parent=True),
         out=subpath(output.images, parent=True),
     shell:
-        "python -m unigrpo.training.reward_samples --config {input.config:q} --run {params.run:q}"
+        "python -m unigrpo reward-data --config {input.config:q} --init {params.run:q}"
         " --out {params.out:q} 2>&1 | tee {log:q}"
 
 
@@ -264,6 +264,6 @@ rule train:
         reward=subpath(input.reward, parent=True),
         out=subpath(output.model, parent=True),
     shell:
-        "{params.launch} unigrpo.training.reinforcement --config {input.config:q} --init {params.parent:q}"
+        "{params.launch} unigrpo train --config {input.config:q} --init {params.parent:q}"
         " --reward {params.reward:q} --decoding {input.decoding:q}"
         " --out {params.out:q} 2>&1 | tee {log:q}"

@@ -15,8 +15,9 @@ from tests._support import tiny
 from unigrpo.core import distributed
 from unigrpo.core.files import write_json
 from unigrpo.core.settings import replace
+from unigrpo.sampling.engine import Decoding
 from unigrpo.study.config import RunConfig, SupervisedConfig
-from unigrpo.training import reinforcement, supervised
+from unigrpo.training import loop, reinforcement, supervised
 from unigrpo.world import prompts as world_prompts
 
 IMAGE = {"train": ("image",), "same_noise": False}
@@ -65,11 +66,11 @@ def few_prompts(name: str, real=world_prompts.prompt_set) -> list:
 
 def run(cfg: RunConfig, out: Path, start: Path) -> None:
     os.environ["MASTER_PORT"] = str(int(os.environ.get("MASTER_PORT", 0)) + 1)  # the last group's may not be free yet
-    decoding = reinforcement.Decoding(cfg.rl.thinking, 2.0, 0.7)
     with mock.patch.object(world_prompts, "prompt_set", few_prompts):
         if cfg.stage == "sft":
             supervised.train(cfg, out, start / "init")
         else:
+            decoding = Decoding(cfg.rl.thinking, 2.0, 0.7)
             reinforcement.train(cfg, out, start / "init", brightness, brightness, decoding, "settings")
     AcceleratorState._reset_state(reset_partial_state=True)
 
@@ -80,7 +81,7 @@ class Killed(Exception):
 
 def killed(cfg: RunConfig, out: Path, start: Path) -> None:
     """The same, ended after the first state was saved: in the second rollout, or the third step."""
-    module, name, last = (supervised, "draw_examples", 2) if cfg.stage == "sft" else (reinforcement, "draw_prompts", 1)
+    module, name, last = (supervised, "draw_examples", 2) if cfg.stage == "sft" else (loop, "draw_prompts", 1)
     original = getattr(module, name)
 
     def deadly(source, index, *rest):

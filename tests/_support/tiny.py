@@ -75,6 +75,13 @@ def write_start(folder: Path) -> None:
         write_json(folder / f"{stage}.json", to_dict(run_config(stage)))
 
 
+def learner(nets, rl, optimizer=None, experts=None, accelerator=None):
+    """What the updates of ``training.loop`` are made on."""
+    from unigrpo.training.learner import Learner
+
+    return Learner(run_config("rl", rl=rl), nets, optimizer, experts, accelerator)
+
+
 @cache
 def model() -> UnifiedModel:
     """Untrained, but with velocities that depend on the text (llm2vae is not zero). Do not change it in place."""

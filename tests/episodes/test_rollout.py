@@ -17,10 +17,10 @@ from unigrpo.objectives import flow
 from unigrpo.objectives.image_losses import ratio_norm_log_ratio
 from unigrpo.sampling.engine import Decoding, sample, sample_guided
 from unigrpo.sampling.painting import paint
-from unigrpo.training import reinforcement, update
+from unigrpo.training import learner, loop, task
 from unigrpo.world.prompts import prompt_set
 
-PROMPTS = reinforcement.draw_prompts(0, 0, 4)
+PROMPTS = task.draw_prompts(0, 0, 4)
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +178,7 @@ def test_on_policy_losses_and_gradients_are_those_of_an_explicit_replay(model, r
 
     def updates(explicit: bool):
         clone, losses, grads = copy.deepcopy(model), [], []
-        nets, (optimizer, _) = networks(clone, reference), reinforcement.optimizer_for(clone, rl)
+        nets, (optimizer, _) = networks(clone, reference), learner.optimizer_for(clone, rl)
         steps = grpo.make_slices(nets, rollout, advantages(), rl)
         for s in steps[0]:
             assert s.old is None
@@ -186,7 +186,7 @@ def test_on_policy_losses_and_gradients_are_those_of_an_explicit_replay(model, r
                 with torch.no_grad():
                     s.old = replay(clone, s.rollout, rl)
         for step in steps:
-            losses += [update.accumulate(grpo, nets, s, rl, Accelerator(cpu=True)) for s in step]
+            losses += [loop.accumulate(tiny.learner(nets, rl, accelerator=Accelerator(cpu=True)), s) for s in step]
             grads += [p.grad.clone() for p in clone.mot.parameters() if p.grad is not None]
             optimizer.step()
             optimizer.zero_grad()
@@ -282,7 +282,7 @@ def gradients(model, rollout, rl, weights, reference=None) -> dict[str, torch.Te
     """Of the first optimiser step."""
     clone = copy.deepcopy(model)
     for s in grpo.make_slices(networks(clone, reference or model), rollout, weights, rl)[0]:
-        update.accumulate(grpo, networks(clone), s, rl, Accelerator(cpu=True))
+        loop.accumulate(tiny.learner(networks(clone), rl, accelerator=Accelerator(cpu=True)), s)
     return {name: p.grad.clone() for name, p in clone.mot.named_parameters() if p.grad is not None}
 
 
@@ -373,11 +373,11 @@ def test_one_update_raises_the_probability_of_what_was_rewarded(model, rollout):
     clone = copy.deepcopy(model)
     weights = torch.tensor([1.0, -0.5, -0.5] * 4)
     rl = replace(tiny.RL, regulariser="none", image_scale=100.0)
-    optimizer, _ = reinforcement.optimizer_for(clone, rl)
+    optimizer, _ = learner.optimizer_for(clone, rl)
     with torch.no_grad():
         before = replay(clone, rollout, rl)
     for s in grpo.make_slices(networks(clone, model), rollout, weights, rl)[0]:
-        update.accumulate(grpo, networks(clone), s, rl, Accelerator(cpu=True))
+        loop.accumulate(tiny.learner(networks(clone), rl, accelerator=Accelerator(cpu=True)), s)
     optimizer.step()
     with torch.no_grad():
         after = replay(clone, rollout, rl)
@@ -387,12 +387,12 @@ def test_one_update_raises_the_probability_of_what_was_rewarded(model, rollout):
 
 
 def test_learning_rates_belong_to_experts():
-    optimizer, trained = reinforcement.optimizer_for(
+    optimizer, trained = learner.optimizer_for(
         copy.deepcopy(tiny.model()), replace(tiny.RL, lr_text=1.0, lr_image=2.0)
     )
     assert [g["lr"] for g in optimizer.param_groups] == [1.0, 2.0] and list(trained) == ["text", "image"]
     clone = copy.deepcopy(tiny.model())
-    reinforcement.optimizer_for(clone, replace(tiny.RL, train=("image",)))
+    learner.optimizer_for(clone, replace(tiny.RL, train=("image",)))
     experts = clone.mot.expert_parameters()
     assert all(p.requires_grad for p in experts["image"]) and not any(p.requires_grad for p in experts["text"])
 
@@ -409,10 +409,10 @@ def test_evaluation_samples_do_not_depend_on_their_batch(model):
 
 
 def test_prompts_of_a_rollout_are_distinct_and_balanced():
-    drawn = reinforcement.draw_prompts(1, 3, 14)
+    drawn = task.draw_prompts(1, 3, 14)
     assert len({p.id for p in drawn}) == 14
     assert all(n == 2 for n in {t: sum(p.tag == t for p in drawn) for t in {p.tag for p in drawn}}.values())
-    assert [p.id for p in reinforcement.draw_prompts(1, 3, 14)] == [p.id for p in drawn]
+    assert [p.id for p in task.draw_prompts(1, 3, 14)] == [p.id for p in drawn]
 
 
 def test_guidance_scales_that_share_their_text_paint_what_each_paints_alone(model):

@@ -25,13 +25,14 @@ from unigrpo.episodes import slices
 from unigrpo.episodes.noise_pairs import replay_pairs
 from unigrpo.episodes.slices import Networks
 from unigrpo.methods import ddrl, fpo, gardo, nft, refl
+from unigrpo.models import checkpoint
 from unigrpo.objectives import flow
 from unigrpo.report import collect
 from unigrpo.sampling import sets
 from unigrpo.sampling.engine import Decoding
 from unigrpo.study import config
 from unigrpo.study.facts import METHODS, MethodFacts
-from unigrpo.training import reinforcement, update
+from unigrpo.training import learner, loop, reinforcement, task
 from unigrpo.training.examples import SupervisedData
 from unigrpo.world.traces import parse_trace, trace_matches
 
@@ -48,7 +49,7 @@ RUNS = {
     "gardo": {"method": "gardo", "reference_every": 2},
 }
 WINDOWED = ("grpo", "ddrl", "gardo")
-PROMPTS = reinforcement.draw_prompts(0, 0, 4)
+PROMPTS = task.draw_prompts(0, 0, 4)
 
 
 def settings(name: str, **changes) -> config.RLConfig:
@@ -129,7 +130,7 @@ def test_two_updates_change_the_trained_experts_alone(start, learned, tmp_path, 
     assert row["update"] == 2 and row["images"] == 12 and row["model_evaluations"] == 12 * rl.n_steps
     assert ("window_start" in row, "late_step" in row) == (rl.method in WINDOWED, rl.method == "refl")
     before = tiny.model().mot
-    after = reinforcement.checkpoint.load_model(tmp_path).mot
+    after = checkpoint.load_model(tmp_path).mot
     for part, parameters in before.expert_parameters().items():
         moved = [not torch.equal(a, b) for a, b in zip(parameters, after.expert_parameters()[part], strict=True)]
         assert any(moved) == (part in rl.train), part
@@ -257,13 +258,13 @@ def test_fpo_on_policy_is_an_explicit_replay(name):
 def test_one_fpo_update_fits_what_was_rewarded():
     model, rl = copy.deepcopy(tiny.model()), settings("fpo", regulariser="none")
     nets = Networks(model, tiny.model(), None)
-    optimizer, _ = reinforcement.optimizer_for(model, rl)
+    optimizer, _ = learner.optimizer_for(model, rl)
     rollout, advantages = fpo.roll_out(nets, PROMPTS, rl, 8, 5, 0), torch.tensor([1.0, -0.5, -0.5] * 4)
     slices = fpo.make_slices(nets, rollout, advantages, rl)[0]
     with torch.no_grad():
         replays = [replay_pairs(model, s.rollout, rl) for s in slices]
     for s in slices:
-        update.accumulate(fpo, nets, s, rl, Accelerator(cpu=True))
+        loop.accumulate(tiny.learner(nets, rl, accelerator=Accelerator(cpu=True)), s)
     optimizer.step()
     gain = 0.0
     for s, before in zip(slices, replays, strict=True):
@@ -358,7 +359,7 @@ def test_the_loss_on_data_reaches_the_reasoning_expert_where_the_images_does(bou
         nets = networks()
         rollout = ddrl.roll_out(nets, PROMPTS, rl, 8, 5, 0)
         for s in ddrl.make_slices(nets, rollout, torch.linspace(-1, 1, 12), rl)[0]:
-            update.accumulate(ddrl, nets, s, rl, Accelerator(cpu=True))
+            loop.accumulate(tiny.learner(nets, rl, accelerator=Accelerator(cpu=True)), s)
         experts = nets.model.mot.expert_parameters()
         gradients.append(
             {part: torch.cat([p.grad.flatten() for p in experts[part] if p.grad is not None]) for part in experts}
@@ -414,7 +415,7 @@ def test_with_all_uncertain_and_a_fixed_reference_it_is_grpo(start, learned, tmp
     launch(start, tmp_path / "none", learned, settings("grpo", rollouts=2, regulariser="none"))
     weights = {f: (tmp_path / f / "model.safetensors").read_bytes() for f in ("grpo", "gardo", "open", "none")}
     assert weights["grpo"] == weights["gardo"] and weights["gardo"] != weights["open"]
-    loaded = [reinforcement.checkpoint.load_model(tmp_path / f).state_dict() for f in ("open", "none")]
+    loaded = [checkpoint.load_model(tmp_path / f).state_dict() for f in ("open", "none")]
     for name, value in loaded[0].items():
         assert torch.allclose(value, loaded[1][name], atol=1e-6), name
 
@@ -466,7 +467,7 @@ def test_a_loss_that_is_not_finite_is_a_collapse_of_every_run(start, learned, tm
     monkeypatch.setattr(method, "losses", poisoned)
     record = launch(start, tmp_path, learned, settings(name, rollouts=4))
     assert record["collapsed"] and "loss is not finite" in record["collapse"] and record["updates"] > 0
-    assert all(p.isfinite().all() for p in reinforcement.checkpoint.load_model(tmp_path).parameters())
+    assert all(p.isfinite().all() for p in checkpoint.load_model(tmp_path).parameters())
 
 
 def test_gold_below_half_of_the_first_is_a_collapse(start, learned, tmp_path, monkeypatch):
@@ -479,7 +480,7 @@ def test_gold_below_half_of_the_first_is_a_collapse(start, learned, tmp_path, mo
 
 def test_a_run_whose_parent_collapsed_is_not_trained_and_has_no_scores(start, tmp_path, monkeypatch, capsys):
     parent, run = tmp_path / "parent", tmp_path / "runs" / "child" / "seed0"
-    reinforcement.checkpoint.save_model(tiny.model(), parent, {})
+    checkpoint.save_model(tiny.model(), parent, {})
     (parent / "run.json").write_text(json.dumps({"run": "refl", "collapsed": True, "collapse": "why"}))
 
     def command(module, *options):

@@ -25,11 +25,12 @@ from unigrpo.models.backbones.bagel.vit import VitConfig
 from unigrpo.models.mot import MoTConfig, sincos_table
 from unigrpo.objectives.advantages import group_advantages
 from unigrpo.sampling import sets
+from unigrpo.sampling.engine import Decoding
 from unigrpo.sampling.painting import paint
 from unigrpo.study import run_folder
-from unigrpo.study.config import ModelConfig, SupervisedConfig
+from unigrpo.study.config import ModelConfig, RLConfig, SupervisedConfig
 from unigrpo.tools import inspect_checkpoint
-from unigrpo.training import reinforcement, supervised
+from unigrpo.training import launch, learner, loop, reinforcement, supervised, task
 from unigrpo.world import prompts as world_prompts
 
 TABLES = ("latent_pos_embed.pos_embed", "vit_pos_embed.pos_embed")
@@ -101,16 +102,14 @@ def test_load_think_paint_update_save_load(folder, tmp_path):
     rl = replace(tiny.RL, epochs=1, micro_batch=12)
     model = checkpoint.load_model(folder, expected=release.MODEL)
     before = {name: p.clone() for name, p in model.named_parameters()}
-    nets = reinforcement.networks(tiny.run_config(rl=rl), model, None)
-    optimizer, trained = reinforcement.optimizer_for(model, rl)
-    drawn = reinforcement.draw_prompts(3, 0, rl.prompts_per_rollout)
+    nets = learner.networks(tiny.run_config(rl=rl), model, None)
+    optimizer, trained = learner.optimizer_for(model, rl)
+    drawn = task.draw_prompts(3, 0, rl.prompts_per_rollout)
     rollout = grpo.roll_out(nets, drawn, rl, 6, 3, 0)
     brightness = rollout.image.images.mean((1, 2, 3)).double()
     advantages, _ = group_advantages(brightness, [i // rl.group_size for i in range(12)], ddof=0, eps=1e-4)
     (slices,) = grpo.make_slices(nets, rollout, advantages, rl)
-    metrics, norms = reinforcement.update(
-        nets, slices, rl, optimizer, trained, reinforcement.accelerate_for(tiny.run_config())
-    )
+    metrics, norms = loop.update(tiny.learner(nets, rl, optimizer, trained, launch.accelerate_for(tiny.run_config())), slices)
     assert metrics["text_loss"] == pytest.approx(0, abs=1e-5) and all(norm > 0 for norm in norms.values())
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert any("_moe_gen" in name for name in moved) and any("layers.0.mlp.up_proj" in name for name in moved)
@@ -333,11 +332,11 @@ def test_supervised_and_reinforced_like_every_model(folder, tmp_path, monkeypatc
             lambda name, real=world_prompts.prompt_set: few if name == "val" else real(name),
         )
         supervised.train(config(folder, "sft", supervised=short), tmp_path / "sft", folder)
-        rl = reinforcement.RLConfig(
+        rl = RLConfig(
             **(vars(tiny.RL) | {"rollouts": 2, "prompts_per_rollout": 2, "group_size": 2, "micro_batch": 4})
         )
         cfg = config(folder, "rl", rl=rl)
-        decoding = reinforcement.Decoding(True, 2.0, 0.7)
+        decoding = Decoding(True, 2.0, 0.7)
 
         def brightness(images, _):
             return images.mean((1, 2, 3))

@@ -32,11 +32,13 @@ from unigrpo.models.base import Trace
 from unigrpo.models.mot import patchify, unpatchify
 from unigrpo.objectives import flow
 from unigrpo.objectives.advantages import group_advantages
+from unigrpo.sampling.engine import Decoding
 from unigrpo.sampling.painting import paint
 from unigrpo.study import provenance
 from unigrpo.study.config import RunConfig, SamplingConfig, SupervisedConfig
+from unigrpo.study.facts import METHODS
 from unigrpo.tools import export, inspect_checkpoint
-from unigrpo.training import reinforcement, supervised
+from unigrpo.training import launch, learner, loop, reinforcement, supervised, task
 from unigrpo.world import prompts as world_prompts
 
 RL = replace(tiny.RL, lora_rank=2, epochs=1, micro_batch=12, steps=4, window_range=(0, 3))
@@ -253,17 +255,15 @@ def test_one_update_moves_the_adapters_it_trains_and_nothing_else(folder, base, 
     """As ``train`` does it, on two prompts; saved and loaded the model gives the same to the last bit."""
     rl = replace(RL, prompts_per_rollout=2, micro_batch=6, **changes)
     before = {name: p.clone() for name, p in model.named_parameters()}
-    nets = reinforcement.networks(config(folder, rl=rl), model, brightness)
+    nets = learner.networks(config(folder, rl=rl), model, brightness)
     assert nets.reference.llm.lm_head.weight is model.llm.lm_head.weight and nets.reference.vae is model.vae
-    optimizer, trained = reinforcement.optimizer_for(model, rl)
-    method = reinforcement.methods.load(rl.method)
-    rollout = method.roll_out(nets, reinforcement.draw_prompts(3, 0, 2), rl, 4, 3, 0)
+    optimizer, trained = learner.optimizer_for(model, rl)
+    method = METHODS.load(rl.method)
+    rollout = method.roll_out(nets, task.draw_prompts(3, 0, 2), rl, 4, 3, 0)
     score = brightness(rollout.image.images, None).double()
     advantages, _ = group_advantages(score, [i // 3 for i in range(6)], ddof=0, eps=1e-4)
     (slices,) = method.make_slices(nets, rollout, advantages, rl)
-    metrics, norms = reinforcement.update(
-        nets, slices, rl, optimizer, trained, reinforcement.accelerate_for(config(folder))
-    )
+    metrics, norms = loop.update(tiny.learner(nets, rl, optimizer, trained, launch.accelerate_for(config(folder))), slices)
     assert all(norm > 0 for norm in norms.values()) and len(norms) == len(rl.train)
     if "text" in rl.train:  # every ratio is 1 before the first update
         assert metrics["text_loss"] == pytest.approx(0, abs=1e-5) and metrics["text_ratio_mean"] == pytest.approx(1)
@@ -284,8 +284,8 @@ def test_one_update_moves_the_adapters_it_trains_and_nothing_else(folder, base, 
 
 def test_no_gradient_flows_from_the_image_to_the_language_model(folder, model):
     rl = replace(RL, prompts_per_rollout=2)
-    nets = reinforcement.networks(config(folder, rl=rl), model, brightness)
-    rollout = reinforcement.methods.load("grpo").roll_out(nets, reinforcement.draw_prompts(3, 0, 2), rl, 4, 3, 0)
+    nets = learner.networks(config(folder, rl=rl), model, brightness)
+    rollout = METHODS.load("grpo").roll_out(nets, task.draw_prompts(3, 0, 2), rl, 4, 3, 0)
     assert rl.gradient_through_context  # auto, where both parts train: there is nothing for it to reach
     again = replay(model, rollout, rl)
     parts = model.expert_parameters()
@@ -320,7 +320,7 @@ def test_supervised_and_reinforced_like_every_model(folder, base, tmp_path, monk
     short = SupervisedConfig(steps=2, batch_size=4, warmup=1, validate_every=2, checkpoint_every=1)
     supervised.train(config(folder, "sft", supervised=short), tmp_path / "sft", folder / "base")
     rl = replace(RL, rollouts=2, prompts_per_rollout=2, group_size=2, micro_batch=4, checkpoint_every=1)
-    cfg, decoding = config(folder, rl=rl), reinforcement.Decoding(True, 2.0, 0.7)
+    cfg, decoding = config(folder, rl=rl), Decoding(True, 2.0, 0.7)
 
     def run(out, reward):
         reinforcement.train(cfg, out, tmp_path / "sft", reward, brightness, decoding, "")
@@ -388,14 +388,12 @@ def test_words_without_a_template_and_a_pipeline_without_t5(tmp_path):
     assert "chat_template" not in (tmp_path / "base" / "tokenizer" / "tokenizer_config.json").read_text()
     assert model.tokenizer.decode(question.ids).endswith("a photo of a star")
     rl = replace(RL, prompts_per_rollout=2, micro_batch=6)
-    nets = reinforcement.networks(config(tmp_path, rl=rl), model, brightness)
-    optimizer, trained = reinforcement.optimizer_for(model, rl)
-    method = reinforcement.methods.load("grpo")
-    rollout = method.roll_out(nets, reinforcement.draw_prompts(3, 0, 2), rl, 4, 3, 0)
+    nets = learner.networks(config(tmp_path, rl=rl), model, brightness)
+    optimizer, trained = learner.optimizer_for(model, rl)
+    method = METHODS.load("grpo")
+    rollout = method.roll_out(nets, task.draw_prompts(3, 0, 2), rl, 4, 3, 0)
     (slices,) = method.make_slices(nets, rollout, torch.tensor([1.0, -1, 0] * 2), rl)
-    _, norms = reinforcement.update(
-        nets, slices, rl, optimizer, trained, reinforcement.accelerate_for(config(tmp_path))
-    )
+    _, norms = loop.update(tiny.learner(nets, rl, optimizer, trained, launch.accelerate_for(config(tmp_path))), slices)
     assert all(norm > 0 for norm in norms.values()) and rollout.image.images.dtype == torch.float32
     assert json.loads((tmp_path / "base" / "run.json").read_text())["updates"] == 0
 
@@ -522,7 +520,7 @@ def test_impossible_configurations(folder, model):
         with pytest.raises(UserError, match=message):
             config(folder, **changes)
     with pytest.raises(UserError, match=r"rl\.lora_rank: expected 2, that of the parent's adapters, got 3"):
-        reinforcement.networks(config(folder, rl=replace(RL, lora_rank=3)), model, brightness)
+        learner.networks(config(folder, rl=replace(RL, lora_rank=3)), model, brightness)
     with pytest.raises(UserError, match="rl.lora_rank: expected 0 or more"):
         rl_config(**DEFAULTS, lora_rank=-1)
 

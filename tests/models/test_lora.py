@@ -14,7 +14,8 @@ from unigrpo.core.settings import replace
 from unigrpo.models import checkpoint, lora
 from unigrpo.planning import reinforcement_plan as plan
 from unigrpo.planning import sizes
-from unigrpo.training import reinforcement
+from unigrpo.study.facts import METHODS
+from unigrpo.training import launch, learner, loop, task
 from unigrpo.training.drift import probe
 from unigrpo.world import prompts
 
@@ -29,7 +30,7 @@ def start(tmp_path_factory):
 
 
 def prepared(rl):
-    return reinforcement.networks(tiny.run_config("rl", rl=rl), copy.deepcopy(tiny.model()), several.brightness)
+    return learner.networks(tiny.run_config("rl", rl=rl), copy.deepcopy(tiny.model()), several.brightness)
 
 
 def outputs(model):
@@ -53,7 +54,7 @@ def disturb(model):
 def test_every_linear_map_of_a_trained_expert_has_an_adapter_and_nothing_else_is_trained(parts):
     rl = replace(RL, train=parts)
     nets = prepared(rl)
-    _, trained = reinforcement.optimizer_for(nets.model, rl)
+    _, trained = learner.optimizer_for(nets.model, rl)
     learning = {name for name, p in nets.model.named_parameters() if p.requires_grad}
     assert learning and all("lora_" in name for name in learning)
     plain = [n for n, m in tiny.model().mot.named_modules() if isinstance(m, torch.nn.Linear) and "lm_head" not in n]
@@ -97,7 +98,7 @@ def test_a_run_learns_and_resumes(tmp_path, start, case):
     """Killed after its first rollout it ends like one left alone; its state holds adapters only."""
     cfg = tiny.run_config("rl", rl=replace(RL, **case))
     several.run(cfg, tmp_path / "calm", start)
-    original, out = reinforcement.draw_prompts, tmp_path / "killed"
+    original, out = task.draw_prompts, tmp_path / "killed"
     with pytest.MonkeyPatch.context() as patch:
 
         def deadly(seed, index, n, pool):
@@ -105,7 +106,7 @@ def test_a_run_learns_and_resumes(tmp_path, start, case):
                 raise several.Killed
             return original(seed, index, n, pool)
 
-        patch.setattr(reinforcement, "draw_prompts", deadly)
+        patch.setattr(loop, "draw_prompts", deadly)
         with pytest.raises(several.Killed):
             several.run(cfg, out, start)
     state = out / "state" / "state.safetensors"
@@ -124,7 +125,7 @@ def test_a_run_learns_and_resumes(tmp_path, start, case):
 def test_memory_is_that_of_adapters():
     cfg = tiny.run_config("rl", rl=RL)
     nets = prepared(RL)
-    optimizer, trained = reinforcement.optimizer_for(nets.model, RL)
+    optimizer, trained = learner.optimizer_for(nets.model, RL)
     held = [p for group in trained.values() for p in group]
     for p in held:
         p.grad = torch.ones_like(p)
@@ -141,15 +142,15 @@ def test_of_a_release_too(tmp_path):
     folder, rl = release.write(tmp_path / "release"), replace(RL, epochs=1, micro_batch=12)
     cfg = tiny.run_config("rl", rl=rl, backbone="bagel", model=release.MODEL, precision="bf16")
     AcceleratorState._reset_state(reset_partial_state=True)
-    model, accelerator = checkpoint.load_model(folder, expected=release.MODEL), reinforcement.accelerate_for(cfg)
-    nets = reinforcement.networks(cfg, model, several.brightness)
-    optimizer, trained = reinforcement.optimizer_for(model, rl)
+    model, accelerator = checkpoint.load_model(folder, expected=release.MODEL), launch.accelerate_for(cfg)
+    nets = learner.networks(cfg, model, several.brightness)
+    optimizer, trained = learner.optimizer_for(model, rl)
     fixed = {n for n, p in model.named_parameters() if p.requires_grad and ("vit" in n or "connector" in n)}
     with accelerator.autocast():
-        rollout = reinforcement.methods.load("grpo").roll_out(nets, reinforcement.draw_prompts(3, 0, 4), rl, 6, 3, 0)
+        rollout = METHODS.load("grpo").roll_out(nets, task.draw_prompts(3, 0, 4), rl, 6, 3, 0)
         advantages = torch.linspace(-1, 1, 12)
-        (slices,) = reinforcement.methods.load("grpo").make_slices(nets, rollout, advantages, rl)
-    _, norms = reinforcement.update(nets, slices, rl, optimizer, trained, accelerator)
+        (slices,) = METHODS.load("grpo").make_slices(nets, rollout, advantages, rl)
+    _, norms = loop.update(tiny.learner(nets, rl, optimizer, trained, accelerator), slices)
     assert not fixed and all(norm > 0 for norm in norms.values())
     lora.merge(model)
     checkpoint.save_model(model, tmp_path / "saved", {})

@@ -23,8 +23,9 @@ from unigrpo.planning import cost, layout, sizes, supervised_plan
 from unigrpo.planning import reinforcement_plan as plan
 from unigrpo.study.catalogue import load_catalogue
 from unigrpo.study.config import ModelConfig, SupervisedConfig
+from unigrpo.study.facts import METHODS
 from unigrpo.study.resolve import load_scale, resolve
-from unigrpo.training import reinforcement, supervised
+from unigrpo.training import learner, supervised, task
 from unigrpo.training.examples import draw_examples as examples_of
 from unigrpo.training.supervised import new_model
 
@@ -45,9 +46,9 @@ def update(model_config, train_parts=("text", "image"), trace=8):
     rl = replace(tiny.RL, epochs=1, micro_batch=12, train=train_parts)
     cfg = tiny.run_config(rl=rl, model=model_config)
     model = copy.deepcopy(tiny.model()) if model_config == tiny.MODEL else new_model(replace(cfg, stage="base"))
-    nets = reinforcement.networks(cfg, model, None)
-    reinforcement.optimizer_for(model, rl)
-    drawn = reinforcement.draw_prompts(3, 0, rl.prompts_per_rollout)
+    nets = learner.networks(cfg, model, None)
+    learner.optimizer_for(model, rl)
+    drawn = task.draw_prompts(3, 0, rl.prompts_per_rollout)
     rollout = grpo.roll_out(nets, drawn, rl, trace, 3, 0)
     advantages, _ = group_advantages(torch.rand(12).double(), [i // 3 for i in range(12)], ddof=0, eps=1e-4)
     ((part,),) = grpo.make_slices(nets, rollout, advantages, rl)
@@ -105,7 +106,7 @@ def test_checkpointed_layers_keep_their_inputs():
 def test_what_stands_in_memory_is_as_large_as_planned(size):
     """Weights, the frozen copy, gradients and optimiser state after an update; keys and values of a rollout."""
     cfg, model, nets, part, told = update(size)
-    optimizer, trained = reinforcement.optimizer_for(model, cfg.rl)
+    optimizer, trained = learner.optimizer_for(model, cfg.rl)
     planned = plan.memory(cfg, plan.as_it_is(cfg, 1))["update"]
     weights = sum(t.nbytes for t in [*model.parameters(), *model.codec.buffers()])
     assert planned["weights"] == planned["reference"] == weights
@@ -160,7 +161,7 @@ def test_image_evaluations_of_an_update_by_method(monkeypatch, changes, evaluati
     cfg = tiny.run_config(rl=rl)
     told = cost.reinforcement(cfg, 1.0)["update_image_evaluations_at_most"]
     assert told == rl.rollouts * 12 * evaluations and sizes.batch(cfg, 12).steps == evaluations
-    counted, nets = [], reinforcement.networks(cfg, copy.deepcopy(tiny.model()), several.brightness)
+    counted, nets = [], learner.networks(cfg, copy.deepcopy(tiny.model()), several.brightness)
     original = type(nets.model.mot).velocity
 
     def counting(self, context, x, *rest):
@@ -169,9 +170,9 @@ def test_image_evaluations_of_an_update_by_method(monkeypatch, changes, evaluati
         return original(self, context, x, *rest)
 
     monkeypatch.setattr(type(nets.model.mot), "velocity", counting)
-    reinforcement.optimizer_for(nets.model, rl)
-    method, advantages = reinforcement.methods.load(rl.method), torch.tensor([1.0, -1.0, 0.5] * 4)
-    rollout = method.roll_out(nets, reinforcement.draw_prompts(3, 0, 4), rl, 8, 3, 0)
+    learner.optimizer_for(nets.model, rl)
+    method, advantages = METHODS.load(rl.method), torch.tensor([1.0, -1.0, 0.5] * 4)
+    rollout = method.roll_out(nets, task.draw_prompts(3, 0, 4), rl, 8, 3, 0)
     for part in method.make_slices(nets, rollout, advantages, rl)[0]:
         list(method.losses(nets, part, rl))
     assert sum(counted) == 12 * evaluations

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import rewards
-from tests._support import tiny
+from tests._support import command, tiny
 from tests._support.published import PROMPTS, images
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_jsonl, write_json
@@ -18,7 +18,7 @@ from unigrpo.study.catalogue import load_catalogue
 from unigrpo.study.config import RLConfig
 from unigrpo.study.facts import REWARDS
 from unigrpo.study.reward_options import reward_parts
-from unigrpo.training import reinforcement
+from unigrpo.training import learner, task
 
 OWN = {
     "red": (
@@ -205,9 +205,7 @@ def test_a_run_records_the_parts(own, tmp_path, monkeypatch):
     tiny.write_start(tmp_path)
     write_json(tmp_path / "rl.json", to_dict(tiny.run_config("rl", rl=rl)))
     monkeypatch.chdir(tmp_path)
-    arguments = "train --config rl.json --init init --decoding decoding.json --out out"
-    monkeypatch.setattr(sys, "argv", arguments.split())
-    reinforcement.main()
+    command.unigrpo("train --config rl.json --init init --decoding decoding.json --out out")
     (row,) = [row for _, row in read_jsonl("out/metrics.jsonl") if row["kind"] == "train"]
     assert row["proxy"] == pytest.approx(2 * row["reward_red"] + 0.01 * row["reward_length"], abs=1e-4)
     assert 0 < row["reward_red"] < 1 and row["reward_length"] > 5
@@ -218,7 +216,7 @@ def test_refl_refuses_a_sum_with_a_part_that_has_no_gradient(own):
     cfg = tiny.run_config("rl", rl=replace(tiny.RL, **refl))
     reward = weighted(parts={"red": {"weight": 1.0}, "length": {"weight": 1.0}})
     with pytest.raises(UserError, match="refl needs a differentiable reward, the reward weighted is not"):
-        reinforcement.networks(cfg, tiny.model(), reward)
+        learner.networks(cfg, tiny.model(), reward)
 
 
 def test_local_files_of_the_options_decide_a_run(tmp_path):
@@ -239,6 +237,6 @@ def test_local_files_of_the_options_decide_a_run(tmp_path):
     found = rewards.inputs(json.loads(json.dumps(options)))
     assert [path.name for path in found] == ["head.pth", "a.safetensors", "b.json"]
     assert rewards.inputs({"question": "Is it so? " * 100, "odd": "a\0b", "n": 3}) == []
-    assert reinforcement.reward_source("jpeg", None, {"quality": 50}) == ({"quality": 50}, rewards.source("jpeg"))
-    own, source = reinforcement.reward_source("learned", tmp_path, {"path": str(tmp_path / "clip"), "device": "cpu"})
+    assert task.reward_source("jpeg", None, {"quality": 50}) == ({"quality": 50}, rewards.source("jpeg"))
+    own, source = task.reward_source("learned", tmp_path, {"path": str(tmp_path / "clip"), "device": "cpu"})
     assert own == {"path": tmp_path / "clip", "device": "cpu"} and source.parent == tmp_path / "clip"

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import rewards
-from tests._support import tiny
+from tests._support import command, tiny
 from unigrpo.core.errors import UserError
 from unigrpo.core.records import Prompt
 from unigrpo.sampling import sample_folder
@@ -49,22 +49,30 @@ def set_json(path: Path, key: str, value) -> None:
 
 
 COMMANDS = {
-    "unigrpo.training.reinforcement": "--config rl.json --init init --reward reward --decoding decoding.json --out new/out",
-    "unigrpo.training.supervised": "--config sft.json --init init --out new/out",
+    "train rl": "--config rl.json --init init --reward reward --decoding decoding.json --out new/out",
+    "train sft": "--config sft.json --init init --out new/out",
     "unigrpo.sampling.decoding": "--config sft.json --run init --out new/decoding.json",
-    "unigrpo.training.reward_samples": "--config sft.json --run init --out new/data",
+    "reward-data": "--config sft.json --init init --out new/data",
     "unigrpo.sampling.sets": "--config rl.json --run init --decoding decoding.json --modes think --out new/samples",
     "rewards.train_learned": "--config sft.json --data data --out new/reward",
     "unigrpo.tools.ship": "--run init --out new/base",
 }
 
 
+def begin(monkeypatch, module: str, arguments: str = "") -> None:
+    """Run a verb, or a module's main."""
+    words = arguments or COMMANDS[module]
+    if "." not in module:
+        return command.unigrpo(f"{module.split()[0]} {words}")
+    monkeypatch.setattr(sys, "argv", [module, *words.split()])
+    importlib.import_module(module).main()
+
+
 def call(monkeypatch, folder: Path, module: str, arguments: str = "") -> str:
-    """Run a command's main in ``folder``; returns the message it refuses with, nothing being written."""
+    """Run a command in ``folder``; returns the message it refuses with, nothing being written."""
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", [module, *(arguments or COMMANDS[module]).split()])
     with pytest.raises(UserError) as refusal:
-        importlib.import_module(module).main()
+        begin(monkeypatch, module, arguments)
     assert not (folder / "new").exists()
     return str(refusal.value)
 
@@ -72,42 +80,42 @@ def call(monkeypatch, folder: Path, module: str, arguments: str = "") -> str:
 # ---- configurations ----------------------------------------------------------------------------------------
 
 SETTINGS = {
-    "misspelt": ("rl.group_sise", 3, r"rl.group_sise: unknown key; did you mean rl.group_size\?"),
-    "unknown": ("colour", 3, "colour: unknown key; known keys: run, "),
-    "missing": ("seed", ..., "seed: missing, expected a whole number"),
+    "misspelt": ("rl.group_sise", 3, r"rl.group_sise: unknown key; did you mean group_size\?"),
+    "unknown": ("colour", 3, "colour: unknown key"),
+    "missing": ("seed", ..., "seed: missing"),
     "type": ("rl.steps", "ten", "rl.steps: expected a whole number, got 'ten'"),
     "fraction": ("rl.rollouts", 2.5, "rl.rollouts: expected a whole number, got 2.5"),
     "switch": ("rl.epochs", True, "rl.epochs: expected a whole number, got True"),
-    "section": ("rl", [1], "rl: expected a mapping, got list"),
+    "section": ("rl", [1], r"rl: expected a mapping, got \[1\]"),
     "not a number": ("rl.lr_text", float("nan"), "rl.lr_text: expected a finite number, got nan"),
     "endless": ("rl.clip_image", float("inf"), "rl.clip_image: expected a finite number, got inf"),
     "group of one": (
         "rl.group_size",
         1,
-        "rl.group_size: expected at least 2: a group of one has no relative advantage",
+        "rl.group_size: expected at least 2, got 1",
     ),
-    "empty window": ("rl.window_size", 0, "rl.window_size: expected at least 1: an empty window trains nothing"),
+    "empty window": ("rl.window_size", 0, "rl.window_size: expected at least 1, got 0"),
     "no room": ("rl.window_range", [2, 2], "rl.window_range: expected 0 <= start < end <= 5"),
     "outside": ("rl.window_range", [2, 6], "rl.window_range: expected 0 <= start < end <= 5"),
     "too wide": ("rl.window_size", 5, "rl.window_size: expected at most 4, the width of rl.window_range"),
-    "one bound": ("rl.window_range", [2], "rl.window_range: expected 2 values, got 1"),
+    "one bound": ("rl.window_range", [2], r"rl.window_range\[1\]: missing"),
     "halves": ("rl.epochs", 3, "rl.prompts_per_rollout: expected a multiple of rl.epochs for `halves`"),
-    "progress": ("rl.window_rollouts", 0, "rl.window_rollouts: expected more than 0, got 0"),
-    "text KL": ("rl.kl_text", -0.1, "rl.kl_text: expected 0 or more, got -0.1"),
-    "choice": ("rl.ratio", "norm", "rl.ratio: expected one of 'plain', 'ratio_norm', got 'norm'"),
+    "progress": ("rl.window_rollouts", 0, "rl.window_rollouts: expected at least 1, got 0"),
+    "text KL": ("rl.kl_text", -0.1, "rl.kl_text: expected at least 0, got -0.1"),
+    "choice": ("rl.ratio", "norm", "rl.ratio: expected 'plain' or 'ratio_norm', got 'norm'"),
     "nothing trained": ("rl.train", [], "rl.train: expected text, image or both"),
-    "guidance": ("rl.guidance", 0.5, "rl.guidance: expected a scale >= 1"),
+    "guidance": ("rl.guidance", 0.5, "rl.guidance: expected at least 1, got 0.5"),
     "temperature": ("rl.temperature", 0, "rl.temperature: expected more than 0, got 0"),
-    "micro batch": ("rl.micro_batch", 0, "rl.micro_batch: expected more than 0, got 0"),
-    "checkpoints": ("rl.checkpoint_every", 0, "rl.checkpoint_every: expected more than 0, got 0"),
+    "micro batch": ("rl.micro_batch", 0, "rl.micro_batch: expected at least 1, got 0"),
+    "checkpoints": ("rl.checkpoint_every", 0, "rl.checkpoint_every: expected at least 1, got 0"),
     "learning rate": ("rl.lr_image", -1e-3, "rl.lr_image: expected more than 0, got -0.001"),
-    "one point": ("sampling.steps", 1, "sampling.steps: expected a whole number >= 2"),
-    "grid": ("sampling.grid", "pixels", "sampling.grid: expected one of 'points', 'steps', got 'pixels'"),
+    "one point": ("sampling.steps", 1, "sampling.steps: expected at least 2, got 1"),
+    "grid": ("sampling.grid", "pixels", "sampling.grid: expected 'points' or 'steps', got 'pixels'"),
     "shift": ("sampling.shift", 0, "sampling.shift: expected more than 0"),
-    "batch": ("sampling.batch_size", 0, "sampling.batch_size: expected more than 0"),
-    "no scales": ("sampling.guidance_grid", [], "sampling.guidance_grid: expected one or more scales >= 1"),
+    "batch": ("sampling.batch_size", 0, "sampling.batch_size: expected at least 1, got 0"),
+    "no scales": ("sampling.guidance_grid", [], "sampling.guidance_grid: expected 1 values, got "),
     "heads": ("model.heads", 3, "model.hidden_size: expected a multiple of model.heads"),
-    "no heads": ("model.heads", 0, "model.heads: expected more than 0, got 0"),
+    "no heads": ("model.heads", 0, "model.heads: expected at least 1, got 0"),
     "reward share": (
         "reward.sample_share",
         1.0,
@@ -118,15 +126,14 @@ SETTINGS = {
         58,
         "rl.prompts_per_rollout: expected at most 56 distinct prompts, got 58",
     ),
-    "stage": ("stage", "sft", "stage: expected 'rl', got 'sft'; see unigrpo.training.supervised"),
-    "device": ("device", "tpu", "device: expected one of 'auto', 'cpu', 'cuda', got 'tpu'"),
+    "device": ("device", "tpu", "device: expected 'auto', 'cpu' or 'cuda', got 'tpu'"),
 }
 
 
 @pytest.mark.parametrize("key, value, message", SETTINGS.values(), ids=SETTINGS)
 def test_a_bad_setting_is_named(folder, monkeypatch, key, value, message):
     set_json(folder / "rl.json", key, value)
-    said = call(monkeypatch, folder, "unigrpo.training.reinforcement")
+    said = call(monkeypatch, folder, "train rl")
     assert re.search(message, said)
     assert said.startswith("rl.json: ")
 
@@ -134,9 +141,7 @@ def test_a_bad_setting_is_named(folder, monkeypatch, key, value, message):
 @pytest.mark.parametrize(
     "content, message", [("{", "line 1: not valid JSON"), ("3", "expected a JSON object, found int")]
 )
-@pytest.mark.parametrize(
-    "module", ["unigrpo.training.reinforcement", "unigrpo.sampling.decoding", "rewards.train_learned"]
-)
+@pytest.mark.parametrize("module", ["train rl", "unigrpo.sampling.decoding", "rewards.train_learned"])
 def test_a_damaged_configuration_is_named(folder, monkeypatch, module, content, message):
     for name in ("rl.json", "sft.json"):
         (folder / name).write_text(content)
@@ -144,13 +149,32 @@ def test_a_damaged_configuration_is_named(folder, monkeypatch, module, content, 
     assert said.startswith(("rl.json, ", "sft.json, ")) and message in said
 
 
-def test_each_stage_has_its_command_and_its_parent(folder, monkeypatch):
-    said = call(monkeypatch, folder, "unigrpo.training.supervised", "--config rl.json --init init --out new")
-    assert said == "rl.json: stage: expected 'base' or 'sft', got 'rl'; see unigrpo.training.reinforcement"
-    said = call(monkeypatch, folder, "unigrpo.training.supervised", "--config sft.json --out new")
-    assert said.startswith("--init: expected the folder of the parent run (stage 'sft' of sft.json)")
-    said = call(monkeypatch, folder, "unigrpo.training.supervised", "--config base.json --init init --out new")
-    assert said.startswith("--init: expected nothing, the base starts from scratch")
+FOR_STAGE = {
+    "--config rl.json --init init": "--decoding: expected decoding.json for the stage of rl.json",
+    "--config sft.json": "--init: expected the folder of the parent run for the stage of sft.json",
+    "--config base.json --init init": "--init: expected nothing for the stage of base.json",
+    "--config sft.json --init init --decoding decoding.json": "--decoding: expected nothing for the stage of sft.json",
+    "--scale smoke --config sft.json": "expected either --scale and --run, or --config",
+    "--scale smoke": "expected either --scale and --run, or --config",
+    "--run sft": "expected either --scale and --run, or --config",
+}
+
+
+@pytest.mark.parametrize("options, message", FOR_STAGE.items())
+def test_each_stage_takes_what_it_needs(folder, monkeypatch, options, message):
+    assert call(monkeypatch, folder, "train sft", f"{options} --out new") == message
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ("--scale smok --run sft", "--scale smok: no such file in "),
+        ("--scale smoke --run sfd", "no run is called 'sfd'"),
+    ],
+)
+def test_a_run_that_is_not_there_is_named(folder, monkeypatch, options, message):
+    said = call(monkeypatch, folder, "train sft", f"{options} --init init --out new")
+    assert message in said and "did you mean" in said
 
 
 # ---- models, rewards, decodings ----------------------------------------------------------------------------
@@ -159,8 +183,8 @@ def test_each_stage_has_its_command_and_its_parent(folder, monkeypatch):
 @pytest.mark.parametrize(
     "module",
     [
-        "unigrpo.training.reinforcement",
-        "unigrpo.training.supervised",
+        "train rl",
+        "train sft",
         "unigrpo.sampling.decoding",
         "unigrpo.sampling.sets",
     ],
@@ -189,7 +213,7 @@ def poison(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["unigrpo.training.reinforcement", "unigrpo.training.supervised", "unigrpo.sampling.sets", "unigrpo.tools.ship"],
+    ["train rl", "train sft", "unigrpo.sampling.sets", "unigrpo.tools.ship"],
 )
 def test_a_model_with_a_weight_that_is_no_number_is_refused(folder, monkeypatch, module):
     poison(folder / "init/model.safetensors")
@@ -219,7 +243,7 @@ REWARD = {
 @pytest.mark.parametrize("damage, message", REWARD.values(), ids=REWARD)
 def test_a_bad_learned_reward_is_named(folder, monkeypatch, damage, message):
     damage(folder / "reward")
-    assert re.search(message, call(monkeypatch, folder, "unigrpo.training.reinforcement"))
+    assert re.search(message, call(monkeypatch, folder, "train rl"))
 
 
 DECODING = [
@@ -246,7 +270,7 @@ def test_a_bad_decoding_is_named(tmp_path, content, message):
 
 def test_the_commands_read_decoding_so(folder, monkeypatch):
     (folder / "decoding.json").write_text("{}")
-    for module in ("unigrpo.training.reinforcement", "unigrpo.sampling.sets"):
+    for module in ("train rl", "unigrpo.sampling.sets"):
         assert call(monkeypatch, folder, module).startswith("decoding.json: 'guidance' is missing")
 
 
@@ -261,8 +285,8 @@ def test_a_folder_cannot_be_a_file_nor_a_file_a_folder(folder, monkeypatch):
     said = call(
         monkeypatch,
         folder,
-        "unigrpo.training.reinforcement",
-        COMMANDS["unigrpo.training.reinforcement"].replace("new/out", "taken"),
+        "train rl",
+        COMMANDS["train rl"].replace("new/out", "taken"),
     )
     assert said.startswith("taken/metrics.jsonl: cannot be written")
     said = call(
@@ -308,9 +332,8 @@ def test_a_reward_of_nan_ends_training_without_a_model(folder, monkeypatch):
     path = folder / "reward" / "model.safetensors"
     save_file({k: v * 1e30 for k, v in load_file(path).items()}, path)  # finite, but their products are not
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", ["train", *COMMANDS["unigrpo.training.reinforcement"].split()])
     with pytest.raises(UserError, match=r"reward learned: sample 0 \(val/\S+, 'a photo of .*'\): .* got nan"):
-        importlib.import_module("unigrpo.training.reinforcement").main()
+        begin(monkeypatch, "train rl")
     assert [p.name for p in (folder / "new/out").iterdir()] == ["metrics.jsonl"]
 
 
@@ -417,11 +440,12 @@ def test_a_process_ends_with_the_message_alone(root, folder):
     command = [
         sys.executable,
         "-m",
-        "unigrpo.training.reinforcement",
-        *COMMANDS["unigrpo.training.reinforcement"].split(),
+        "unigrpo",
+        "train",
+        *COMMANDS["train rl"].split(),
     ]
     process = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert (process.returncode, process.stdout) == (2, "")
-    expected = "error: rl.json: rl.group_size: expected at least 2: a group of one has no relative advantage\n"
+    expected = "error: rl.json: rl.group_size: expected at least 2, got 1\n"
     assert process.stderr == expected
     assert not (folder / "new").exists()

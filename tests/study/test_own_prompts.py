@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import rewards
-from tests._support import tiny
+from tests._support import command, tiny
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_jsonl, write_json
 from unigrpo.core.settings import replace, to_dict
@@ -18,7 +18,7 @@ from unigrpo.study import resolve
 from unigrpo.study.catalogue import load_catalogue
 from unigrpo.study.facts import REWARDS
 from unigrpo.study.prompt_pool import training_pool
-from unigrpo.training import reinforcement
+from unigrpo.training import reinforcement, task
 from unigrpo.world.prompts import prompt_set, read_prompts
 
 RING, STARS = {"include": [{"class": "ring", "count": 1}]}, {"include": [{"class": "star", "count": 2}]}
@@ -57,11 +57,11 @@ def test_a_file_takes_the_place_of_the_worlds_prompts(file):
 
 def test_rollouts_draw_from_the_pool_and_from_the_world_without_one(file):
     pool = read_prompts(file)
-    drawn = [reinforcement.draw_prompts(3, index, 4, pool) for index in range(40)]
+    drawn = [task.draw_prompts(3, index, 4, pool) for index in range(40)]
     for prompts in drawn:  # four distinct ones, two of each tag
         assert sorted(p.tag for p in prompts) == ["rings", "rings", "stars", "stars"] and len({*prompts}) == 4
     assert {p.text for prompts in drawn for p in prompts} == {row["prompt"] for row in OWN}
-    assert reinforcement.draw_prompts(3, 1, 4) == reinforcement.draw_prompts(3, 1, 4, prompt_set("train"))
+    assert task.draw_prompts(3, 1, 4) == task.draw_prompts(3, 1, 4, prompt_set("train"))
 
 
 BAD = {
@@ -174,14 +174,12 @@ def build():
 """
 
 
-def train_with(monkeypatch, folder, *options, **settings):
-    """``unigrpo.training.reinforcement`` in ``folder``; returns the rows of its record."""
+def train_with(monkeypatch, folder, **settings):
+    """``unigrpo train`` in ``folder``; returns the rows of its record."""
     rl = replace(tiny.RL, rollouts=2, train=("image",), **settings)
     write_json(folder / "rl.json", to_dict(tiny.run_config("rl", rl=rl)))
     monkeypatch.chdir(folder)
-    common = ["--config", "rl.json", "--init", "init", "--decoding", "decoding.json", "--out", "out"]
-    monkeypatch.setattr(sys, "argv", ["train", *common, *options])
-    reinforcement.main()
+    command.unigrpo("train --config rl.json --init init --decoding decoding.json --out out")
     return [row for _, row in read_jsonl(folder / "out/metrics.jsonl")]
 
 
@@ -225,12 +223,12 @@ def test_a_reward_that_needs_options_says_so():
 
 def test_what_decides_a_run_is_in_its_fingerprint(tmp_path, file, monkeypatch):
     """A run is resumed only where reward and prompts are still the same."""
-    options, source = reinforcement.reward_source("verifier", None)
+    options, source = task.reward_source("verifier", None)
     assert options == {} and source.name == "verifier.py"
-    options, source = reinforcement.reward_source("learned", tmp_path)
+    options, source = task.reward_source("learned", tmp_path)
     assert options["path"] == tmp_path and source == tmp_path / "model.safetensors"
     given = []
-    monkeypatch.setattr(reinforcement, "training_fingerprint", lambda cfg, *inputs: given.extend(inputs) or "x")
+    monkeypatch.setattr(resolve, "training_fingerprint", lambda cfg, *inputs: given.extend(inputs) or "x")
     monkeypatch.setattr(reinforcement, "train", lambda *arguments: None)
     tiny.write_start(tmp_path)
     with pytest.raises(UserError, match="metrics.jsonl"):  # nothing was trained

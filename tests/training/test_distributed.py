@@ -14,15 +14,17 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-from tests._support import several, tiny
+from tests._support import command, several, tiny
 from unigrpo.core import distributed, settings
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_jsonl, write_json
 from unigrpo.core.settings import replace
 from unigrpo.episodes import shares
+from unigrpo.objectives.advantages import group_advantages
 from unigrpo.planning import reinforcement_plan as plan
 from unigrpo.study import config
-from unigrpo.training import launch, reinforcement, supervised, update
+from unigrpo.study.facts import METHODS
+from unigrpo.training import launch, learner, loop, supervised, task
 from unigrpo.training.examples import draw_examples
 
 TIMES = ("seconds_rollout", "seconds_update")
@@ -167,7 +169,7 @@ REFUSED = {
     "more than prompts": ({}, {"processes": 5}, "processes: expected at most rl.prompts_per_rollout = 4, got 5"),
     "indivisible": ({"epoch_convention": "repeat"}, {"processes": 3}, "a divisor of rl.prompts_per_rollout = 4, got 3"),
     "halves": ({}, {"processes": 4}, "a divisor of rl.prompts_per_rollout / rl.epochs = 4 / 2, got"),
-    "none": ({}, {"processes": 0}, "processes: expected a whole number >= 1"),
+    "none": ({}, {"processes": 0}, "processes: expected at least 1, got 0"),
     "alone": ({}, {"sharding": True}, "sharding: expected false for processes: 1"),
     "adapters": ({"lora_rank": 2}, {"sharding": True, "processes": 2}, "rl.lora_rank: expected 0 with sharding"),
     "adapters of gardo": ({"lora_rank": 2, "method": "gardo"}, {}, "rl.lora_rank: expected 0 for gardo"),
@@ -189,14 +191,12 @@ def test_the_commands_refuse_what_cannot_be_split(tmp_path, monkeypatch):
     """Before anything is loaded: unequal shares, and a base that was started in two."""
     write_json(tmp_path / "sft.json", settings.to_dict(several.fine_tuning(processes=3)))
     write_json(tmp_path / "base.json", settings.to_dict(tiny.run_config("base", processes=2)))
-    words = {"sft": ["--init", str(tmp_path)], "base": []}
+    words = {"sft": f"--init {tmp_path}", "base": ""}
     told = {"sft": "sft.json: supervised.batch_size: expected a multiple", "base": "processes: 1 by the configur"}
     monkeypatch.setenv("WORLD_SIZE", "2")
     for stage, more in words.items():
-        command = ["pretrain", "--config", str(tmp_path / f"{stage}.json"), "--out", str(tmp_path / "out"), *more]
-        monkeypatch.setattr(sys, "argv", command)
         with pytest.raises(UserError, match=told[stage]):
-            supervised.main()
+            command.unigrpo(f"train --config {tmp_path}/{stage}.json --out {tmp_path}/out {more}")
 
 
 @pytest.mark.parametrize(("rl", "run", "message"), REFUSED.values(), ids=REFUSED)
@@ -207,12 +207,12 @@ def test_what_cannot_be_split_is_refused(rl, run, message):
 
 def test_another_number_of_processes_than_configured_is_refused(monkeypatch):
     cfg = tiny.run_config("rl", processes=2)
-    for asked, module in ((cfg, "train"), (several.fine_tuning(processes=2), "pretrain")):
-        told = f"processes: 2 by the configuration, 1 started; start with accelerate launch .*-m unigrpo.{module}$"
+    for asked in (cfg, several.fine_tuning(processes=2)):
+        told = "processes: 2 by the configuration, 1 started; start with accelerate launch .*-m unigrpo train$"
         with pytest.raises(UserError, match=told):
-            reinforcement.check_launch(asked)
+            launch.check_launch(asked)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    reinforcement.check_launch(cfg)
+    launch.check_launch(cfg)
 
 
 def test_fewer_devices_than_processes_are_refused(monkeypatch):
@@ -226,18 +226,18 @@ def gradients(rl, **run):
     """Of the first optimiser step of a rollout: by name, with the metrics."""
     cfg = tiny.run_config("rl", rl=rl, **run)
     AcceleratorState._reset_state(reset_partial_state=True)  # it keeps the precision of its first use
-    nets = reinforcement.networks(cfg, copy.deepcopy(tiny.model()), several.brightness)
-    _, trained = reinforcement.optimizer_for(nets.model, rl)
-    method, accelerator = reinforcement.methods.load(rl.method), reinforcement.accelerate_for(cfg)
-    drawn = reinforcement.draw_prompts(3, 0, rl.prompts_per_rollout)
+    nets = learner.networks(cfg, copy.deepcopy(tiny.model()), several.brightness)
+    _, trained = learner.optimizer_for(nets.model, rl)
+    method, accelerator = METHODS.load(rl.method), launch.accelerate_for(cfg)
+    drawn = task.draw_prompts(3, 0, rl.prompts_per_rollout)
     with accelerator.autocast():
         rollout = method.roll_out(nets, drawn, rl, 8, 3, 0)
     rewards = several.brightness(rollout.image.images, list(rollout.prompts)).double()
-    advantages, _ = reinforcement.group_advantages(rewards, [i // 3 for i in range(12)], ddof=0, eps=1e-4)
+    advantages, _ = group_advantages(rewards, [i // 3 for i in range(12)], ddof=0, eps=1e-4)
     with accelerator.autocast():
         slices = method.make_slices(nets, rollout, advantages, rl)[0]
     for part in slices:
-        update.accumulate(method, nets, part, rl, accelerator)
+        loop.accumulate(tiny.learner(nets, rl, accelerator=accelerator), part)
     return rollout, {name: p.grad for name, p in nets.model.named_parameters() if p.grad is not None}
 
 

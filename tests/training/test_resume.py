@@ -24,12 +24,12 @@ from unigrpo.training.metrics_log import MetricsLog
 
 TIMES = ("seconds_rollout", "seconds_update")
 
-# Runs a command's main, but ends the process at the n-th call of a function: before it, or in the middle of a file.
+# Runs the command line, but ends the process at the n-th call of a function: before it, or in the middle of a file.
 DRIVER = """
 import importlib, os, sys
-place, n, command, *sys.argv[1:] = sys.argv[1:]
+place, n, *sys.argv[1:] = sys.argv[1:]
 name, attribute = place.rsplit(".", 1)
-main = importlib.import_module(command).main
+main = importlib.import_module("unigrpo.__main__").main
 try:
     owner = importlib.import_module(name)
 except ModuleNotFoundError:
@@ -60,9 +60,8 @@ def start(tmp_path_factory):
     return folder
 
 
-def launch(root, start, *command, out):
-    stage = "rl" if "unigrpo.training.reinforcement" in command else "sft"
-    options = ["--config", start / f"{stage}.json", "--init", start / "init", "--out", out]
+def launch(root, start, stage, *command, out):
+    options = ["train", "--config", start / f"{stage}.json", "--init", start / "init", "--out", out]
     if stage == "rl":
         options += ["--reward", start / "reward", "--decoding", start / "decoding.json"]
     environment = os.environ | {"PYTHONPATH": f"{root / 'src'}:{root}"}
@@ -70,13 +69,13 @@ def launch(root, start, *command, out):
     return subprocess.run(call, env=environment, capture_output=True, text=True)
 
 
-def finish(root, start, module, out):
-    process = launch(root, start, "-m", module, out=out)
+def finish(root, start, stage, out):
+    process = launch(root, start, stage, "-m", "unigrpo", out=out)
     assert process.returncode == 0, process.stderr[-2000:]
 
 
-def kill(root, start, module, out, place, n):
-    process = launch(root, start, "-c", DRIVER, place, str(n), module, out=out)
+def kill(root, start, stage, out, place, n):
+    process = launch(root, start, stage, "-c", DRIVER, place, str(n), out=out)
     assert process.returncode == -signal.SIGKILL, process.stderr[-2000:]
 
 
@@ -108,37 +107,37 @@ def assert_same(out, other):
 def test_reinforcement_survives_three_kills(root, start, tmp_path):
     """One run, killed inside its 2nd rollout, between the halves of its 3rd, and while it writes that rollout's state;
     beside it lie a model of an earlier run, a broken temporary file and a line that the kill cut short."""
-    module, calm, out = "unigrpo.training.reinforcement", tmp_path / "calm", tmp_path / "killed"
-    finish(root, start, module, calm)
+    calm, out = tmp_path / "calm", tmp_path / "killed"
+    finish(root, start, "rl", calm)
     out.mkdir()
     (out / "model.safetensors").write_bytes(b"of an earlier run")
 
     kill(
-        root, start, module, out, "unigrpo.objectives.windows.draw_window", 2
+        root, start, "rl", out, "unigrpo.objectives.windows.draw_window", 2
     )  # the 2nd rollout: traces written, nothing painted
     assert saved_step(out, start, "rl") == 1 and [r["rollout"] for r in rows(out)] == [-1, 0]
     (out / "state" / ".state.safetensors.tmp").write_bytes(b"half of a sta")
     with (out / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "train", "rollout": 1, "upd')
 
-    kill(root, start, module, out, "torch.optim.AdamW.step", 4)  # the 3rd rollout: its first half is learned
+    kill(root, start, "rl", out, "torch.optim.AdamW.step", 4)  # the 3rd rollout: its first half is learned
     assert saved_step(out, start, "rl") == 2 and [r["rollout"] for r in rows(out)] == [-1, 0, 1]
 
-    kill(root, start, module, out, "unigrpo.models.checkpoint.save_file", 1)  # the state after the 3rd rollout
+    kill(root, start, "rl", out, "unigrpo.models.checkpoint.save_file", 1)  # the state after the 3rd rollout
     assert saved_step(out, start, "rl") == 2 and [r["rollout"] for r in rows(out)] == [-1, 0, 1, 2]
     assert (out / "state" / ".state.safetensors.tmp").exists()
 
-    finish(root, start, module, out)
+    finish(root, start, "rl", out)
     assert_same(out, calm)
 
 
 def test_supervised_training_survives_a_kill(root, start, tmp_path):
     """Killed in the 4th step of 6, states after the 2nd and the 4th; the kept average is part of the state."""
-    module, calm, out = "unigrpo.training.supervised", tmp_path / "calm", tmp_path / "killed"
-    finish(root, start, module, calm)
-    kill(root, start, module, out, "torch.optim.AdamW.step", 4)
+    calm, out = tmp_path / "calm", tmp_path / "killed"
+    finish(root, start, "sft", calm)
+    kill(root, start, "sft", out, "torch.optim.AdamW.step", 4)
     assert saved_step(out, start, "sft") == 2
-    finish(root, start, module, out)
+    finish(root, start, "sft", out)
     assert_same(out, calm)
 
 

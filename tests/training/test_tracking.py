@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 from accelerate.tracking import get_available_trackers
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests._support import tiny
+from tests._support import command, tiny
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_jsonl
-from unigrpo.training import launch, metrics_log, reinforcement, supervised, tracking
+from unigrpo.training import launch, metrics_log, tracking
 
 
 def events(out: Path) -> dict[str, dict[int, float]]:
@@ -33,21 +32,20 @@ def logged(out: Path, key: str) -> dict[str, dict[int, float]]:
     return found
 
 
-@pytest.mark.parametrize("module, stage, key", [(reinforcement, "rl", "rollout"), (supervised, "sft", "step")])
-def test_tensorboard_holds_what_the_record_holds(tmp_path, monkeypatch, module, stage, key):
+@pytest.mark.parametrize("stage, key", [("rl", "rollout"), ("sft", "step")])
+def test_tensorboard_holds_what_the_record_holds(tmp_path, monkeypatch, stage, key):
     tiny.write_start(tmp_path)
     monkeypatch.chdir(tmp_path)
-    options = ["--config", f"{stage}.json", "--init", "init", "--out", "out", "--tracker", "tensorboard"]
-    options += ["--reward", "reward", "--decoding", "decoding.json"] if stage == "rl" else []
-    monkeypatch.setattr(sys, "argv", ["x", *options])
-    module.main()
+    options = "--reward reward --decoding decoding.json" if stage == "rl" else ""
+    command.unigrpo(f"train --config {stage}.json --init init --out out --tracker tensorboard {options}")
     seen, expected = events(tmp_path / "out"), logged(tmp_path / "out", key)
     assert seen.keys() == expected.keys() and len(seen) > 10
     for name, values in expected.items():
         assert seen[name] == pytest.approx(values, rel=1e-6), name
     assert max(seen["validation/gold" if stage == "rl" else "validation/think/gold"]) == (3 if stage == "rl" else 6)
     settings = next((tmp_path / "out" / tracking.FOLDER).rglob("hparams.yml")).read_text()
-    assert "rl.lr_text: 0.001" in settings and "run: tiny" in settings
+    rate = "rl.lr_text: 0.001" if stage == "rl" else "supervised.lr: 0.0015"
+    assert rate in settings and "run: tiny" in settings
 
 
 def test_what_was_logged_after_the_state_that_a_run_resumes_from_is_hidden(tmp_path):
@@ -75,6 +73,8 @@ def test_a_tracker_that_is_not_installed_says_so(tmp_path):
     assert {"tensorboard", "wandb", "mlflow"} <= set(tracking.NAMES) and "all" not in tracking.NAMES
     installed = {str(kind) for kind in get_available_trackers()}
     assert "tensorboard" in installed
+    with pytest.raises(UserError, match="--tracker boards: expected one of "):
+        tracking.options("boards", tmp_path)
     missing = next(name for name in tracking.NAMES if name not in installed)
     with pytest.raises(UserError) as refusal:
         tracking.options(missing, tmp_path)

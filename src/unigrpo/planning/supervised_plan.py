@@ -34,7 +34,8 @@ def as_it_is(cfg: RunConfig, gpus: int) -> Setup:
 def batch(cfg: RunConfig, examples: int) -> sizes.Batch:
     """The backward pass of so many examples, each with a prompt of its own, one flow time, and a trace as long as it
     may get."""
-    return replace(sizes.batch(cfg, examples), prompts=examples, trace=cfg.sampling.max_trace_tokens + 2, steps=1)
+    trace, prompt = cfg.sampling.max_trace_tokens + 2, sizes.PROMPT_TOKENS[cfg.backbone]
+    return sizes.Batch(examples, examples, prompt, trace, cfg.model.tokens_per_side**2, steps=1)
 
 
 def memory(cfg: RunConfig, setup: Setup) -> dict[str, dict[str, int]]:

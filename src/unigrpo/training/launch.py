@@ -1,14 +1,17 @@
-"""Device, precision and threads of a process, through accelerate."""
+"""Processes, devices, precision and threads of a run, through accelerate; and the model that it starts from."""
 
 from __future__ import annotations
 
 import os
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator, PartialState
 
 from unigrpo.core.errors import UserError
+from unigrpo.models import checkpoint, sharding
+from unigrpo.models.base import UnifiedModel
 from unigrpo.study.config import RunConfig
 
 PATIENCE = timedelta(hours=3)  # of processes with each other: one saves or reads while the others wait
@@ -16,7 +19,7 @@ PATIENCE = timedelta(hours=3)  # of processes with each other: one saves or read
 
 def join_others(cfg: RunConfig) -> None:
     """Where a run has several processes, meet them; chooses this one's device."""
-    if cfg.processes > 1:
+    if cfg.launched > 1:
         PartialState(cpu=cfg.device == "cpu", timeout=PATIENCE)
 
 
@@ -25,8 +28,9 @@ def check_launch(cfg: RunConfig) -> None:
     started, asked = int(os.environ.get("WORLD_SIZE", 1)), cfg.launched
     if started != asked:
         how = f"accelerate launch --num_processes {asked}" if asked > 1 else "python"
-        module = "unigrpo.training.reinforcement" if cfg.stage == "rl" else "unigrpo.training.supervised"
-        raise UserError(f"processes: {asked} by the configuration, {started} started; start with {how} -m {module}")
+        raise UserError(
+            f"processes: {asked} by the configuration, {started} started; start with {how} -m unigrpo train"
+        )
 
 
 def check_devices(cfg: RunConfig) -> None:
@@ -51,3 +55,10 @@ def device_memory(cfg: RunConfig) -> int:
         return torch.cuda.get_device_properties(int(os.environ.get("LOCAL_RANK", 0))).total_memory
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return machine // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+def start_model(cfg: RunConfig, init: Path, device: torch.device) -> tuple[UnifiedModel, UnifiedModel | None]:
+    """The model in the folder ``init``, on ``device``; or split among the run's processes, beside its empty form."""
+    if not cfg.sharding:
+        return checkpoint.load_model(init, device, cfg.model), None
+    return sharding.load(lambda: checkpoint.load_model(init, "cpu", cfg.model), device, cfg.precision == "bf16")

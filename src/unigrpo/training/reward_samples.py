@@ -1,4 +1,4 @@
-"""SFT samples for the learned reward: ``python -m unigrpo.training.reward_samples --config C --run SFT --out DIR``.
+"""SFT samples for the learned reward.
 
 Samples of training prompts are to be trained on; those of validation prompts measure the reward. As in training,
 without guidance and at temperature 1, half with thinking and half without.
@@ -6,13 +6,15 @@ without guidance and at temperature 1, half with thinking and half without.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
-from unigrpo.core import cli, seeding
+from unigrpo.core import seeding
 from unigrpo.models import checkpoint
 from unigrpo.sampling import sample_folder
 from unigrpo.sampling.engine import Decoding, Samples, sample
-from unigrpo.study import config
+from unigrpo.study.config import RunConfig
 from unigrpo.training.examples import training_prompts
 from unigrpo.training.launch import accelerate_for
 from unigrpo.training.validation import validation_jobs
@@ -21,16 +23,9 @@ from unigrpo.world.prompts import VERSION
 HELD_OUT_PER_PROMPT = 8
 
 
-def main() -> None:
-    args = cli.parser(
-        "unigrpo.training.reward_samples",
-        "Sample the SFT model for the learned reward.",
-        config="resolved configuration of the SFT run (JSON)",
-        run="folder of the SFT run",
-        out="sample folder to write",
-    ).parse_args()
-    cfg = config.load(args.config)
-    model = checkpoint.load_model(args.run, accelerate_for(cfg).device, cfg.model).eval()
+def sample_for_reward(cfg: RunConfig, run: Path, out: Path) -> None:
+    """Write samples of the SFT model in ``run``, whose configuration is ``cfg``, into the sample folder ``out``."""
+    model = checkpoint.load_model(run, accelerate_for(cfg).device, cfg.model).eval()
     rng = seeding.numpy_generator(cfg.seed, "reward", "prompts")
     jobs = []
     for number in range(cfg.reward.samples):
@@ -58,8 +53,4 @@ def main() -> None:
         "temperature": 1.0,
         "model_evaluations": together.model_evaluations,
     }
-    sample_folder.write(args.out, halves[0] + halves[1], together, protocol)
-
-
-if __name__ == "__main__":
-    cli.run(main)
+    sample_folder.write(out, halves[0] + halves[1], together, protocol)

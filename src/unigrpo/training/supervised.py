@@ -1,4 +1,4 @@
-"""Supervised stages, base and SFT: ``python -m unigrpo.training.supervised --config config.json --out RUN [--init PARENT]``.
+"""Supervised stages, base and SFT: steps on examples, in the common frame.
 
 Loss = flow matching on the image, ``|v(x_t, t, context) - (noise - x_0)|^2`` averaged over elements, plus
 ``ce_weight`` times the cross-entropy of the reasoning trace. Times are logit-normal with a shift; the whole context
@@ -11,39 +11,37 @@ update of one.
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 import time
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm import tqdm
 
-from unigrpo.core import cli, distributed, seeding
+from unigrpo.core import distributed, seeding
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import write_json
-from unigrpo.core.settings import to_dict
-from unigrpo.models import checkpoint, sharding
+from unigrpo.models import sharding
 from unigrpo.models.base import UnifiedModel
 from unigrpo.models.codec import PatchCodec
 from unigrpo.models.mot import MoT, MoTConfig
 from unigrpo.models.word_tokenizer import BOS, END_OF_IMAGE, EOS, START_OF_IMAGE, build_tokenizer
 from unigrpo.planning import cost
-from unigrpo.planning import supervised_plan as plan
 from unigrpo.sampling.engine import Decoding
-from unigrpo.study import config, provenance, run_folder
+from unigrpo.study import provenance, run_folder
 from unigrpo.study.config import LENGTH_BUCKETS, RunConfig, SupervisedConfig
 from unigrpo.study.resolve import training_fingerprint
-from unigrpo.training import tracking
 from unigrpo.training.examples import Example, draw_examples, training_times
-from unigrpo.training.launch import accelerate_for, check_devices, check_launch, device_memory, join_others
-from unigrpo.training.metrics_log import MetricsLog
-from unigrpo.training.state import gather, load_state, restore, save_state
+from unigrpo.training.frame import Frame
+from unigrpo.training.launch import start_model
 from unigrpo.training.validation import validate
 from unigrpo.world import prompts, render, traces
+
+LOGGED = 50  # steps between two rows of the record
 
 
 def supervised_loss(
@@ -118,37 +116,93 @@ def learning_rate(step: int, s: SupervisedConfig) -> float:
     return s.lr * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def main() -> None:
-    parser = cli.parser(
-        "unigrpo.training.supervised",
-        "Supervised stages, base and SFT.",
-        config="resolved run configuration (JSON)",
-        out="run folder to write",
-    )
-    parser.add_argument("--init", type=Path, help="folder of the parent run (none: from scratch)")
-    cli.add_training_options(parser, tracking.NAMES)
-    args = parser.parse_args()
-    cfg = config.load(args.config)
-    if cfg.stage == "rl":
-        raise UserError(f"{args.config}: stage: expected 'base' or 'sft', got 'rl'; see unigrpo.training.reinforcement")
-    if (cfg.stage == "sft") != (args.init is not None):
-        expected = "the folder of the parent run" if cfg.stage == "sft" else "nothing, the base starts from scratch"
-        raise UserError(f"--init: expected {expected} (stage {cfg.stage!r} of {args.config})")
-    try:
-        config.check_processes(cfg)
-    except UserError as error:
-        raise UserError(f"{args.config}: {error}") from None
-    if args.dry_run:
-        told = {} if cfg.source == "released" else cost.supervised(cfg)
-        print(json.dumps({"config": to_dict(cfg), "cost": told}, indent=2))
-        return
-    check_launch(cfg)
-    check_devices(cfg)
-    if cfg.source == "released":
-        return adopt(cfg, args.out)
-    if cfg.backbone != "llm_dit":  # whose sizes stand in its releases
-        plan.check_fits(cfg, device_memory(cfg))
-    train(cfg, args.out, args.init, args.tracker)
+@dataclass(frozen=True)
+class Student:
+    """A model in supervised training, with the running average of its network, which is evaluated and saved."""
+
+    cfg: RunConfig
+    model: UnifiedModel
+    average: AveragedModel
+    optimizer: torch.optim.Optimizer
+    accelerator: Accelerator
+
+    @property
+    def averaged(self) -> UnifiedModel:
+        """The model with averaged weights."""
+        return self.model.with_network(self.average.module)
+
+
+def optimizer_for(model: UnifiedModel, s: SupervisedConfig) -> torch.optim.Optimizer:
+    """AdamW on all parameters that are trained."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return torch.optim.AdamW(parameters, lr=s.lr, weight_decay=s.weight_decay, betas=(0.9, 0.99), fused=True)
+
+
+def averaging(network: nn.Module, decay: float) -> AveragedModel:
+    """An exponential moving average of weights, which starts as a copy."""
+    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay))
+
+
+def learn(student: Student, step: int) -> tuple[Tensor, dict[str, float]]:
+    """One step: examples, loss, gradients, optimiser, average. Returns the loss, over all processes, and its parts.
+    Raises UserError where it is not finite."""
+    cfg, s, optimizer = student.cfg, student.cfg.supervised, student.optimizer
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(step, s)
+    generator = seeding.generator(cfg.seed, cfg.stage, "noise", step)
+    with student.accelerator.autocast():
+        loss, parts = supervised_loss(student.model, draw_examples(cfg, step), s, generator)
+    loss_of_all = distributed.mean(loss.detach())
+    if not torch.isfinite(loss_of_all):
+        raise UserError(f"{cfg.run}: loss is {loss_of_all.item()} at step {step}; lower supervised.lr")
+    student.accelerator.backward(loss)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    distributed.average_gradients(parameters)
+    torch.nn.utils.clip_grad_norm_(parameters, s.clip_norm)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    student.average.update_parameters(student.model.network)
+    return loss_of_all, parts
+
+
+def train(cfg: RunConfig, out: Path, init: Path | None, tracker: str | None = None) -> None:
+    """Train to ``supervised.steps``; resumes from ``out/state``. Writes model, metrics and run.json. ``tracker`` names
+    one that follows the metrics."""
+    s, frame = cfg.supervised, Frame(cfg, out, "step", tracker)
+    device = frame.accelerator.device
+    model, form = (new_model(cfg).to(device), None) if init is None else start_model(cfg, init, device)
+    average = averaging(nn.Module() if form else model.network, s.ema_decay)
+    if form:
+        average.module = start_model(cfg, init, device)[0].network  # a split network cannot be copied
+    if cfg.activation_checkpointing:
+        model.mot.checkpoint_activations()
+    student = Student(cfg, model, average, optimizer_for(model, s), frame.accelerator)
+    settings = training_fingerprint(cfg, *([] if init is None else [run_folder.weights(init)]))
+    frame.resume({"model": model, "ema": average}, student.optimizer, settings)
+    frame.run(s, s.steps, partial(learn_and_record, frame, student), partial(check_average, frame, student))
+    finished = student.averaged if form is None else sharding.whole(student.averaged, form)
+    frame.close(finished, ema=True, collapsed=False)
+
+
+def learn_and_record(frame: Frame, student: Student, step: int) -> dict[str, float]:
+    """One step, and now and then its row in the record. Returns the parts of the loss, to be shown."""
+    s = student.cfg.supervised
+    loss, parts = learn(student, step)
+    done = {"updates": 1, "images": s.batch_size, "model_evaluations": s.batch_size}
+    frame.counts |= {name: frame.counts[name] + n for name, n in done.items()}
+    if (step + 1) % LOGGED == 0:
+        frame.log.write(kind="train", step=step, lr=learning_rate(step, s), loss=loss, **parts)
+    return parts
+
+
+def check_average(frame: Frame, student: Student, step: int) -> None:
+    """Validate the averaged model after a step, with traces and without."""
+    for thinking in (True, False):
+        with sharding.gathered(student.average):
+            decoding, images = Decoding(thinking, 1.0, 1.0), cost.SUPERVISED_VALIDATION_IMAGES
+            scores = validate(student.averaged, student.cfg, decoding, per_prompt=images).means
+        frame.log.write(kind="validation", step=step, thinking=thinking, **scores)
+        frame.report(step + 1, scores, f" thinking={thinking}")
 
 
 def adopt(cfg: RunConfig, out: Path) -> None:
@@ -166,113 +220,3 @@ def adopt(cfg: RunConfig, out: Path) -> None:
     facts = {"images": 0, "model_evaluations": 0, "updates": 0, "ema": True, "collapsed": False}
     seconds = time.monotonic() - started
     write_json(out / "run.json", provenance.record(cfg, device="none", wall_seconds=seconds, **facts))
-
-
-def train(cfg: RunConfig, out: Path, init: Path | None, tracker: str | None = None) -> None:
-    """Train to ``supervised.steps``; resumes from ``out/state``. Writes model, metrics and run.json. ``tracker`` names
-    one that follows the metrics."""
-    s = cfg.supervised
-    if cfg.stage == "sft":
-        join_others(cfg)
-    accelerator, started = accelerate_for(cfg, **tracking.options(tracker, out)), time.monotonic()
-    if cfg.stage == "sft" and cfg.sharding:
-
-        def start() -> tuple[UnifiedModel, UnifiedModel]:
-            return sharding.load(
-                lambda: checkpoint.load_model(init, "cpu", cfg.model), accelerator.device, cfg.precision == "bf16"
-            )
-
-        (model, form), ema = start(), averaging(nn.Module(), s.ema_decay)
-        ema.module = start()[0].network  # a split network cannot be copied
-    else:
-        model = new_model(cfg) if init is None else checkpoint.load_model(init, expected=cfg.model)
-        model = model.to(accelerator.device)
-        ema = averaging(model.network, s.ema_decay)
-    if cfg.activation_checkpointing:
-        model.mot.checkpoint_activations()
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=s.lr, weight_decay=s.weight_decay, betas=(0.9, 0.99), fused=True)
-    first, earlier, main = 0, 0.0, distributed.is_main()
-    settings = training_fingerprint(cfg, *([] if init is None else [run_folder.weights(init)]))
-    state = load_state(out / "state", settings)
-    if state is not None:
-        first, tensors, data = state
-        earlier = data["wall_seconds"]
-        restore(tensors, {"model": model, "ema": ema}, optimizer, out / "state")
-    record_file = out / "metrics.jsonl" if main else None
-    log = MetricsLog(record_file, "step", first, tracking.follower(accelerator, cfg, "step", first))
-    steps = range(first, s.steps)
-    shown = {"mininterval": 5, "dynamic_ncols": True, "disable": not main}
-    bar = tqdm(steps, initial=first, total=s.steps, desc=cfg.run, **shown)
-    for step in bar:
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, s)
-        generator = seeding.generator(cfg.seed, cfg.stage, "noise", step)
-        with accelerator.autocast():
-            loss, parts = supervised_loss(model, draw_examples(cfg, step), s, generator)
-        whole = distributed.mean(loss.detach())
-        if not torch.isfinite(whole):
-            raise UserError(f"{cfg.run}: loss is {whole.item()} at step {step}; lower supervised.lr")
-        accelerator.backward(loss)
-        distributed.average_gradients(parameters)
-        torch.nn.utils.clip_grad_norm_(parameters, s.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        ema.update_parameters(model.network)
-        if (step + 1) % 50 == 0:
-            bar.set_postfix(flow=f"{parts['flow']:.4f}", ce=f"{parts['ce']:.4f}")
-            log.write(kind="train", step=step, lr=learning_rate(step, s), loss=whole, **parts)
-        if (step + 1) % s.validate_every == 0 or step + 1 == s.steps:
-            images = cost.SUPERVISED_VALIDATION_IMAGES
-            for thinking in (True, False):
-                decoding = Decoding(thinking, 1.0, 1.0)
-                with sharding.gathered(ema):
-                    scores = validate(averaged(model, ema), cfg, decoding, per_prompt=images).means
-                log.write(kind="validation", step=step, thinking=thinking, **scores)
-                if main:
-                    told = " ".join(f"{k} {v:.3f}" for k, v in scores.items())
-                    tqdm.write(f"{cfg.run} step {step + 1} thinking={thinking}: {told}")
-        if (step + 1) % s.checkpoint_every == 0 and step + 1 < s.steps:
-            tensors = gather({"model": model, "ema": ema}, optimizer)
-            taken = {"wall_seconds": earlier + time.monotonic() - started}
-            if main:
-                save_state(out / "state", step + 1, tensors, taken, settings)
-
-    finished = averaged(model, ema)
-    if cfg.stage == "sft" and cfg.sharding:
-        finished = sharding.whole(finished, form)
-    if main:
-        close(cfg, out, finished, accelerator.device, earlier + time.monotonic() - started)
-    accelerator.end_training()
-
-
-def close(cfg: RunConfig, out: Path, model: UnifiedModel, device: torch.device, seconds: float) -> None:
-    """Write the model and the record of a finished run; nothing is left to resume from."""
-    s = cfg.supervised
-    record = provenance.record(
-        cfg,
-        device=str(device),
-        wall_seconds=seconds,
-        images=s.steps * s.batch_size,
-        model_evaluations=s.steps * s.batch_size,
-        updates=s.steps,
-        ema=True,
-        collapsed=False,
-    )
-    checkpoint.save_model(model, out, {"run": cfg.run, "seed": cfg.seed, "stage": cfg.stage})
-    write_json(out / "run.json", record)
-    shutil.rmtree(out / "state", ignore_errors=True)
-
-
-def averaging(network: nn.Module, decay: float) -> AveragedModel:
-    """An exponential moving average of weights, which starts as a copy."""
-    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay))
-
-
-def averaged(model: UnifiedModel, ema: AveragedModel) -> UnifiedModel:
-    """The model with averaged weights: what is evaluated and saved."""
-    return model.with_network(ema.module)
-
-
-if __name__ == "__main__":
-    cli.run(main)

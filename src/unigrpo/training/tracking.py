@@ -25,10 +25,12 @@ FOLDER = "tracker"  # of a run's folder, for trackers that write files
 
 
 def options(name: str | None, out: Path) -> dict:
-    """Arguments of ``Accelerator`` for the tracker called ``name``, if any. Raises UserError where its package is not
-    installed."""
+    """Arguments of ``Accelerator`` for the tracker called ``name``, if any. Raises UserError where there is none
+    of this name, or its package is not installed."""
     if name is None:
         return {}
+    if name not in NAMES:
+        raise UserError(f"--tracker {name}: expected one of {', '.join(NAMES)}")
     if LoggerType(name) not in get_available_trackers():
         raise UserError(f"--tracker {name}: expected an installed package, try: pip install {name.replace('_', '-')}")
     place = ProjectConfiguration(project_dir=str(out), logging_dir=str(out / FOLDER))

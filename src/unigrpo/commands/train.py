@@ -1,0 +1,138 @@
+"""``unigrpo train``: every stage of training, the base, supervised fine-tuning and reinforcement."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer()
+
+
+@app.command(rich_help_panel="Steps of a study")
+def train(
+    out: Annotated[Path, typer.Option(help="Folder of the run, to write.")],
+    scale: Annotated[str | None, typer.Option(help="Scale, a file of pipelines/scales.")] = None,
+    run: Annotated[str | None, typer.Option(help="Run of the catalogue; it says the stage.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the run.")] = 0,
+    config: Annotated[Path | None, typer.Option(help="Resolved configuration (JSON), for --scale and --run.")] = None,
+    init: Annotated[Path | None, typer.Option(help="Folder of the parent run; the base has none.")] = None,
+    reward: Annotated[Path | None, typer.Option(help="Folder of the learned reward, where one is trained on.")] = None,
+    decoding: Annotated[Path | None, typer.Option(help="decoding.json, for the validation of reinforcement.")] = None,
+    tracker: Annotated[str | None, typer.Option(help="Also log to this tracker, e.g. tensorboard.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print configuration and cost, do nothing else.")] = False,
+) -> None:
+    """Train one run: reinforcement of the text part, the image part or both, or a supervised stage.
+
+    A killed training continues from its last checkpoint when the same command is given again.
+    """
+    import json
+
+    from unigrpo.core.settings import replace
+    from unigrpo.sampling.engine import read_decoding
+    from unigrpo.study.run_choice import chosen_run
+    from unigrpo.training import launch
+
+    where, cfg = chosen_run(scale, run, seed, config)
+    reinforced = cfg.stage == "rl"
+    _check_given("--init", init, cfg.stage != "base", "the folder of the parent run", where)
+    _check_given("--decoding", decoding, reinforced, "decoding.json", where)
+    _check_possible(cfg, where)
+    chosen = replace(read_decoding(decoding), thinking=cfg.rl.thinking) if reinforced else None
+    if dry_run:
+        return print(json.dumps(_preview(cfg, chosen), indent=2))
+    launch.check_launch(cfg)
+    launch.check_devices(cfg)
+    if reinforced:
+        return _reinforce(cfg, out, init, reward, decoding, chosen, tracker)
+    _supervise(cfg, out, init, tracker)
+
+
+@app.command(rich_help_panel="Steps of a study")
+def reward_data(
+    init: Annotated[Path, typer.Option(help="Folder of the SFT run.")],
+    out: Annotated[Path, typer.Option(help="Sample folder, to write.")],
+    scale: Annotated[str | None, typer.Option(help="Scale, a file of pipelines/scales.")] = None,
+    run: Annotated[str | None, typer.Option(help="SFT run of the catalogue.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Resolved configuration (JSON), for --scale and --run.")] = None,
+) -> None:
+    """Sample the SFT model for the training of the learned reward."""
+    from unigrpo.study.run_choice import chosen_run
+    from unigrpo.training.reward_samples import sample_for_reward
+
+    sample_for_reward(chosen_run(scale, run, 0, config)[1], init, out)
+
+
+def _check_given(option: str, value: Path | None, needed: bool, what: str, where: str) -> None:
+    """Raise UserError where an option that this stage needs is missing, or one is given that it does not take."""
+    from unigrpo.core.errors import UserError
+
+    if needed != (value is not None):
+        raise UserError(f"{option}: expected {what if needed else 'nothing'} for the stage of {where}")
+
+
+def _check_possible(cfg, where: str) -> None:
+    """Raise UserError where the run cannot be split among its processes, or has too few prompts."""
+    from unigrpo.core.errors import UserError
+    from unigrpo.study.config import check_processes
+    from unigrpo.study.prompt_pool import training_pool
+    from unigrpo.training.task import draw_prompts
+
+    try:
+        check_processes(cfg)
+        if cfg.stage == "rl":
+            draw_prompts(cfg.seed, 0, cfg.rl.prompts_per_rollout, training_pool(cfg))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def _preview(cfg, decoding) -> dict:
+    """Configuration and cost of a run, and the memory of reinforcement."""
+    from unigrpo.core.settings import to_dict
+    from unigrpo.planning import cost
+    from unigrpo.planning import reinforcement_plan as plan
+
+    told = {"config": to_dict(cfg)}
+    if cfg.stage != "rl":
+        return told | {"cost": {} if cfg.source == "released" else cost.supervised(cfg)}
+    told["cost"] = cost.reinforcement(cfg, decoding.guidance)
+    if not cfg.backbone_facts.adapters_only:  # whose sizes stand in its releases
+        told["memory"] = plan.memory(cfg, plan.as_it_is(cfg, cfg.processes))
+    return told
+
+
+def _reinforce(cfg, out: Path, init: Path, reward_folder: Path | None, file: Path, decoding, tracker) -> None:
+    """Reinforcement; or nothing but a record, where the parent has collapsed."""
+    import rewards
+    from unigrpo.core import distributed
+    from unigrpo.planning import reinforcement_plan as plan
+    from unigrpo.study import run_folder
+    from unigrpo.study.resolve import training_fingerprint
+    from unigrpo.training import launch, reinforcement
+    from unigrpo.training.task import reward_source
+
+    if not cfg.backbone_facts.adapters_only:
+        plan.check_fits(cfg, launch.device_memory(cfg))
+    launch.join_others(cfg)  # before a reward is loaded onto this process's device
+    if (reason := reinforcement.fate_of(init)) is not None:
+        return reinforcement.pass_on(cfg, out, init, reason) if distributed.is_main() else None
+    options, source = reward_source(cfg.rl.reward, reward_folder, cfg.rl.reward_options)
+    reward, verifier = rewards.load(cfg.rl.reward, **options), rewards.load("verifier")
+    inputs = [run_folder.weights(init), source, file]
+    inputs += [] if cfg.rl.prompt_file is None else [Path(cfg.rl.prompt_file)]
+    inputs += rewards.inputs(cfg.rl.reward_options)
+    settings = training_fingerprint(cfg, *inputs)
+    reinforcement.train(cfg, out, init, reward, verifier, decoding, settings, tracker)
+
+
+def _supervise(cfg, out: Path, init: Path | None, tracker: str | None) -> None:
+    """A supervised stage; or the adoption of a release."""
+    from unigrpo.planning import supervised_plan as plan
+    from unigrpo.training import launch, supervised
+
+    if cfg.source == "released":
+        return supervised.adopt(cfg, out)
+    if not cfg.backbone_facts.adapters_only:
+        plan.check_fits(cfg, launch.device_memory(cfg))
+    supervised.train(cfg, out, init, tracker)

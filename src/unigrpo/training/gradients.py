@@ -1,0 +1,78 @@
+"""From losses to an optimiser step: whose gradients a loss adds to, what processes agree on, and what is recorded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from unigrpo.core import distributed
+from unigrpo.core.errors import Collapse
+from unigrpo.episodes.slices import Networks
+
+
+def in_precision(items: Iterator, accelerator) -> Iterator:
+    """The items of an iterator, each computed under the accelerator's autocast; what is done with one is not."""
+    while True:
+        with accelerator.autocast():
+            item = next(items, None)
+        if item is None:
+            return
+        yield item
+
+
+def backward_into(nets: Networks, part: str, loss: Tensor, accelerator) -> None:
+    """Add the gradients of one expert alone."""
+    experts = nets.model.expert_parameters()
+    inputs = [p for p in experts.pop(part) if p.requires_grad]
+    if not nets.even:
+        return accelerator.backward(loss, inputs=inputs)
+    others = [(p, None if p.grad is None else p.grad.clone()) for rest in experts.values() for p in rest]
+    accelerator.backward(loss)  # the parts of a split network are no leaves of the graph
+    for parameter, before in others:
+        parameter.grad = before
+
+
+@contextmanager
+def common_collapse() -> Iterator[None]:
+    """A collapse within it, in one process, is a collapse of all."""
+    reasons = []
+    try:
+        yield
+    except Collapse as reason:
+        reasons = [str(reason)]
+    for reason in distributed.collect(reasons):
+        raise Collapse(reason)
+
+
+def merged(parts: list[tuple[float, dict[str, Tensor]]]) -> dict[str, float]:
+    """Metrics of an optimiser step from (share, metrics) of the slices of all processes: weighted means, and maxima
+    where so named."""
+    parts = distributed.collect([(share, {name: v.item() for name, v in values.items()}) for share, values in parts])
+    total = sum(share for share, _ in parts)
+    result = {}
+    for name in parts[0][1] if parts else ():
+        values = [(share / total, metrics[name]) for share, metrics in parts]
+        greatest = name.endswith("_max")
+        result[name] = max(v for _, v in values) if greatest else sum(weight * v for weight, v in values)
+    return result
+
+
+def clipped(parameters: list[nn.Parameter], largest: float) -> Tensor:
+    """Average the gradients over processes and clip them to a norm of ``largest``; the norm before."""
+    distributed.average_gradients(parameters)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, largest)
+    return norm.full_tensor() if distributed.is_split(norm) else norm
+
+
+def require_finite(metrics: dict[str, float], norms: dict[str, Tensor]) -> None:
+    """Raise Collapse for the first expert whose loss, or else whose gradient, is not finite."""
+    for name in norms:
+        if not math.isfinite(metrics.get(f"{name}_loss", 0.0)):
+            raise Collapse(f"the {name} loss is not finite")
+    for name, norm in norms.items():
+        if not torch.isfinite(norm):
+            raise Collapse(f"the gradient of the {name} expert is not finite")

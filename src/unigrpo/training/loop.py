@@ -1,0 +1,85 @@
+"""The algorithm on one page: a rollout and its updates, the same for every method (``unigrpo.methods``).
+
+A prompt is given G episodes: a reasoning trace, written token by token, and an image, painted from noise in N steps
+while the trace is read. One reward of the finished image is compared within the group of G, and the same advantage
+pushes every token of the trace and every noisy step of the image (paper, section 3):
+
+    J = J_text + lambda J_image - what holds the policy near the checkpoint that it started from
+
+What stands around the steps (record, checkpoints, validation, several processes) is ``training.frame``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from unigrpo.core import distributed
+from unigrpo.core.errors import Collapse
+from unigrpo.episodes.shares import local_rows
+from unigrpo.episodes.slices import Slice
+from unigrpo.objectives.advantages import group_advantages
+from unigrpo.training.gradients import backward_into, clipped, common_collapse, in_precision, merged, require_finite
+from unigrpo.training.learner import Learner, Outcome
+from unigrpo.training.task import draw_prompts, score
+
+
+def learn(run: Learner, index: int, mark=lambda phase: None) -> Outcome:
+    """Rollout ``index`` of P prompts, hence B = P G episodes, and its updates. ``mark`` is told the end of each phase.
+    Raises Collapse where something that is computed is not finite."""
+    cfg, rl, nets, method = run.cfg, run.cfg.rl, run.nets, run.method
+
+    prompts = draw_prompts(cfg.seed, index, rl.prompts_per_rollout, run.pool)
+
+    with run.acting():  # the old policy thinks and paints
+        rollout = method.roll_out(nets, prompts, rl, cfg.sampling.max_trace_tokens, cfg.seed, index)
+    if not all(distributed.collect([bool(torch.isfinite(rollout.image.images).all())])):
+        raise Collapse("the images are not finite")
+    mark("rollout")
+
+    rewards, parts = score(rollout, nets.reward, run.verifier, rl)  # (B,)
+
+    groups = [i // rl.group_size for i in range(len(rewards))]
+    advantages, spread = group_advantages(rewards, groups, ddof=rl.advantage_ddof, eps=rl.advantage_eps)  # (B,)
+    mark("reward")
+
+    with run.accelerator.autocast():  # what stays fixed during the updates: old and reference quantities
+        steps = method.make_slices(nets, rollout, advantages[local_rows(len(prompts), rl)], rl)
+    mark("replay")
+
+    metrics: dict[str, float] = {}
+    for number, slices in enumerate(steps):
+        measured, norms = update(run, slices)
+        metrics |= {f"{name}_{number}" if number else name: value for name, value in measured.items()} | norms
+        run.counts["updates"] += 1
+    if hasattr(method, "follow"):
+        method.follow(nets, rl, run.counts["updates"])
+    mark("update")
+    return Outcome(rollout, rewards, spread | parts, metrics)
+
+
+def update(run: Learner, slices: list[Slice]) -> tuple[dict[str, float], dict[str, float]]:
+    """One optimiser step: metrics of its slices, and the norm of each expert's gradient before clipping. Raises
+    Collapse, without a step, where a loss or a gradient is not finite."""
+    with common_collapse():
+        parts = [(s.share, accumulate(run, s)) for s in slices]
+    metrics = merged(parts)
+    norms = {name: clipped(parameters, run.cfg.rl.clip_norm) for name, parameters in run.experts.items()}
+    require_finite(metrics, norms)
+    run.optimizer.step()
+    run.optimizer.zero_grad(set_to_none=True)
+    return metrics, {f"{name}_grad_norm": norm.item() for name, norm in norms.items()}
+
+
+def accumulate(run: Learner, s: Slice) -> dict[str, Tensor]:
+    """Add the gradients of one slice. At a stage boundary the image loss reaches the denoising expert only."""
+    metrics, joint = {}, []
+    for part, loss, measured in in_precision(run.method.losses(run.nets, s, run.cfg.rl), run.accelerator):
+        metrics |= {f"{part}_{name}": value for name, value in measured.items()} | {f"{part}_loss": loss.detach()}
+        if part == "image" and not run.cfg.rl.gradient_through_context:
+            backward_into(run.nets, part, loss * s.share, run.accelerator)
+        else:
+            joint.append(loss * s.share)
+    if joint:
+        run.accelerator.backward(sum(joint))
+    return metrics

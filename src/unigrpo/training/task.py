@@ -1,0 +1,60 @@
+"""What a rollout is asked, and what it earns: the prompts drawn for it, the rewards of its images and their source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from unigrpo.core import seeding
+from unigrpo.core.errors import UserError
+from unigrpo.core.records import Prompt
+from unigrpo.episodes import shares
+from unigrpo.episodes.rollout import Rollout
+from unigrpo.study.config import RLConfig
+from unigrpo.study.facts import REWARDS
+from unigrpo.world import prompts as world_prompts
+
+LEARNED = ("learned", "weak")  # rewards that are trained here, and read from a folder
+
+
+def draw_prompts(seed: int, index: int, n: int, pool: list[Prompt] | None = None) -> list[Prompt]:
+    """The prompts of rollout ``index``: distinct, categories equally often; the same for every run of a seed. From
+    the world's training prompts without a ``pool``."""
+    pool = world_prompts.prompt_set("train") if pool is None else pool
+    tags = list(dict.fromkeys(p.tag for p in pool))
+    rng = seeding.numpy_generator(seed, "prompts", index)
+    offset = int(rng.integers(len(tags)))
+    least = min(sum(p.tag == tag for p in pool) for tag in tags)
+    if n > least * len(tags):
+        raise UserError(f"rl.prompts_per_rollout: expected at most {least * len(tags)} distinct prompts, got {n}")
+    drawn: list[Prompt] = []
+    for i in range(n):
+        choices = [p for p in pool if p.tag == tags[(offset + i) % len(tags)] and p not in drawn]
+        drawn.append(choices[rng.integers(len(choices))])
+    return drawn
+
+
+@torch.no_grad()
+def score(rollout: Rollout, reward, verifier, rl: RLConfig) -> tuple[Tensor, dict[str, Tensor]]:
+    """Rewards (B,) float64 of the episodes of all processes: the reward, mixed with ``rl.verifier_mix`` of the verifier
+    where the scale asks for it. Beside them the mean of each part of a weighted sum, by its column in the record."""
+    images, prompts, mix = rollout.image.images, list(rollout.prompts), rl.verifier_mix
+    rewards = reward(images, prompts).double().cpu()
+    parts = {f"reward_{name}": scores.mean() for name, scores in getattr(reward, "parts", {}).items()}
+    if mix > 0:
+        rewards = (1 - mix) * rewards + mix * verifier(images, prompts).double().cpu()
+    return shares.gathered(rewards, rl.prompts_per_rollout, rl), parts
+
+
+def reward_source(name: str, folder: Path | None, options: dict | None = None) -> tuple[dict, Path]:
+    """Options that the reward is built with, and the file that decides it: its weights, or the source of one without.
+    ``folder`` is that of a learned reward, which alone needs it. Raises UserError where it is missing."""
+    options = options or {}
+    if name not in LEARNED:
+        return options, REWARDS.source(name)
+    folder = Path(options["path"]) if "path" in options else folder
+    if folder is None:
+        raise UserError(f"--reward: expected the folder of the learned reward (rl.reward: {name})")
+    return {"device": "auto"} | options | {"path": folder}, folder / "model.safetensors"
