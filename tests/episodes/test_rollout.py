@@ -387,9 +387,7 @@ def test_one_update_raises_the_probability_of_what_was_rewarded(model, rollout):
 
 
 def test_learning_rates_belong_to_experts():
-    optimizer, trained = learner.optimizer_for(
-        copy.deepcopy(tiny.model()), replace(tiny.RL, lr_text=1.0, lr_image=2.0)
-    )
+    optimizer, trained = learner.optimizer_for(copy.deepcopy(tiny.model()), replace(tiny.RL, lr_text=1.0, lr_image=2.0))
     assert [g["lr"] for g in optimizer.param_groups] == [1.0, 2.0] and list(trained) == ["text", "image"]
     clone = copy.deepcopy(tiny.model())
     learner.optimizer_for(clone, replace(tiny.RL, train=("image",)))

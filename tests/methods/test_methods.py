@@ -74,7 +74,7 @@ def launch(start, out, reward, rl, cfg=None) -> dict:
     """train() as its command calls it; returns run.json."""
     cfg = cfg or tiny.run_config("rl", rl=rl)
     decoding = Decoding(rl.thinking, 1.0, 1.0)
-    reinforcement.train(cfg, out, start / "init", reward, rewards.load("verifier"), decoding, "settings")
+    reinforcement.train(cfg, out, start / "init", reward, decoding, "settings")
     return json.loads((out / "run.json").read_text())
 
 
@@ -101,7 +101,6 @@ def test_every_file_is_a_method_of_the_contract():
         ),
         ({"method": "refl", "same_noise": False}, r"rl.train: expected \[image\] for refl"),
         (IMAGE | {"method": "nft", "guidance": 2.0}, "rl.guidance: expected 1 for nft"),
-        (IMAGE | {"method": "refl", "verifier_mix": 0.1}, "rl.verifier_mix: expected 0 for refl"),
         (IMAGE | {"method": "fpo", "regulariser": "latent_kl"}, "rl.regulariser: expected one without densities"),
         ({"method": "ddrl"}, "rl.regulariser: expected none for this method"),
         ({"method": "gardo", "regulariser": "none"}, "rl.regulariser: expected one for this method"),

@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rewards import load as load_reward
 from tests._support import tiny
 from unigrpo import methods
 from unigrpo.core.errors import UserError
@@ -68,7 +67,7 @@ def train(folder, rl):
         checkpoint.save_model(tiny.model(), folder / "init", {})
     out, cfg = folder / rl.method, tiny.run_config("rl", rl=rl)
     decoding = Decoding(False, 1.0, 1.0)
-    reinforcement.train(cfg, out, folder / "init", brightness, load_reward("verifier"), decoding, "x")
+    reinforcement.train(cfg, out, folder / "init", brightness, decoding, "x")
     assert json.loads((out / "run.json").read_text())["updates"] == rl.rollouts * rl.epochs
     rows = [row for _, row in read_jsonl(out / "metrics.jsonl") if row["kind"] == "train"]
     return rows, load_file(out / "model.safetensors")

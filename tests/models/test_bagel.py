@@ -109,7 +109,9 @@ def test_load_think_paint_update_save_load(folder, tmp_path):
     brightness = rollout.image.images.mean((1, 2, 3)).double()
     advantages, _ = group_advantages(brightness, [i // rl.group_size for i in range(12)], ddof=0, eps=1e-4)
     (slices,) = grpo.make_slices(nets, rollout, advantages, rl)
-    metrics, norms = loop.update(tiny.learner(nets, rl, optimizer, trained, launch.accelerate_for(tiny.run_config())), slices)
+    metrics, norms = loop.update(
+        tiny.learner(nets, rl, optimizer, trained, launch.accelerate_for(tiny.run_config())), slices
+    )
     assert metrics["text_loss"] == pytest.approx(0, abs=1e-5) and all(norm > 0 for norm in norms.values())
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert any("_moe_gen" in name for name in moved) and any("layers.0.mlp.up_proj" in name for name in moved)
@@ -332,9 +334,7 @@ def test_supervised_and_reinforced_like_every_model(folder, tmp_path, monkeypatc
             lambda name, real=world_prompts.prompt_set: few if name == "val" else real(name),
         )
         supervised.train(config(folder, "sft", supervised=short), tmp_path / "sft", folder)
-        rl = RLConfig(
-            **(vars(tiny.RL) | {"rollouts": 2, "prompts_per_rollout": 2, "group_size": 2, "micro_batch": 4})
-        )
+        rl = RLConfig(**(vars(tiny.RL) | {"rollouts": 2, "prompts_per_rollout": 2, "group_size": 2, "micro_batch": 4}))
         cfg = config(folder, "rl", rl=rl)
         decoding = Decoding(True, 2.0, 0.7)
 

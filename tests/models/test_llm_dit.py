@@ -263,7 +263,9 @@ def test_one_update_moves_the_adapters_it_trains_and_nothing_else(folder, base, 
     score = brightness(rollout.image.images, None).double()
     advantages, _ = group_advantages(score, [i // 3 for i in range(6)], ddof=0, eps=1e-4)
     (slices,) = method.make_slices(nets, rollout, advantages, rl)
-    metrics, norms = loop.update(tiny.learner(nets, rl, optimizer, trained, launch.accelerate_for(config(folder))), slices)
+    metrics, norms = loop.update(
+        tiny.learner(nets, rl, optimizer, trained, launch.accelerate_for(config(folder))), slices
+    )
     assert all(norm > 0 for norm in norms.values()) and len(norms) == len(rl.train)
     if "text" in rl.train:  # every ratio is 1 before the first update
         assert metrics["text_loss"] == pytest.approx(0, abs=1e-5) and metrics["text_ratio_mean"] == pytest.approx(1)

@@ -74,7 +74,6 @@ BAD = {
         {"reward": "verifier"},
         "line 6: needs 'include', the clauses that the reward verifier judges",
     ),
-    "mixed": ({"prompt": "a photo of a heart"}, {"verifier_mix": 0.5}, "line 6: needs 'include', the clauses"),
     "geneval": ({"prompt": "a photo of a heart"}, {"reward": "geneval"}, "line 6: needs 'include', the clauses that"),
     "part": (
         {"prompt": "a photo of a heart"},

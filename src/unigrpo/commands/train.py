@@ -118,12 +118,12 @@ def _reinforce(cfg, out: Path, init: Path, reward_folder: Path | None, file: Pat
     if (reason := reinforcement.fate_of(init)) is not None:
         return reinforcement.pass_on(cfg, out, init, reason) if distributed.is_main() else None
     options, source = reward_source(cfg.rl.reward, reward_folder, cfg.rl.reward_options)
-    reward, verifier = rewards.load(cfg.rl.reward, **options), rewards.load("verifier")
+    reward = rewards.load(cfg.rl.reward, **options)
     inputs = [run_folder.weights(init), source, file]
     inputs += [] if cfg.rl.prompt_file is None else [Path(cfg.rl.prompt_file)]
     inputs += rewards.inputs(cfg.rl.reward_options)
     settings = training_fingerprint(cfg, *inputs)
-    reinforcement.train(cfg, out, init, reward, verifier, decoding, settings, tracker)
+    reinforcement.train(cfg, out, init, reward, decoding, settings, tracker)
 
 
 def _supervise(cfg, out: Path, init: Path | None, tracker: str | None) -> None:

@@ -150,7 +150,6 @@ class RLConfig(Settings):
     clip_norm: Positive = 1.0  # per expert
     reward: str  # a file of rewards/
     reward_options: dict[str, Any] = {}  # what its `build` is called with
-    verifier_mix: Share = 0.0  # share of verifier reward mixed into the reward; 0 = the reward alone
     prompt_file: str | None = None  # prompts to train on, one JSON object a line; none = the world's
     validate_every: Count = 10  # rollouts
     validation_images: Count = 1  # per validation prompt
@@ -185,8 +184,6 @@ class RLConfig(Settings):
         if "image" in self.train and not facts.noise_inside:
             require(not self.same_noise, "rl.same_noise", f"false for {name}: a group would paint one image")
         require(facts.guided or self.guidance == 1, "rl.guidance", f"1 for {name}, which does not train with guidance")
-        if "reward_gradient" in facts.needs:
-            require(self.verifier_mix == 0, "rl.verifier_mix", f"0 for {name}: the verifier has no gradient")
         if "sft_data" in facts.needs:
             world = f"none for {name}: its data are made for the world's prompts"
             require(self.prompt_file is None, "rl.prompt_file", world)

@@ -62,8 +62,6 @@ def training_pool(cfg: RunConfig) -> list[Prompt]:
 def _facts(rl: RLConfig) -> dict[str, RewardFacts]:
     """The facts of the reward and of all that it is made of, by name."""
     found, waiting = {}, [(rl.reward, rl.reward_options)]
-    if rl.verifier_mix > 0:
-        waiting.append(("verifier", {}))
     while waiting:
         name, options = waiting.pop(0)
         facts = getattr(REWARDS.load(name, "rl.reward"), "FACTS", None)

@@ -34,7 +34,6 @@ class Learner:
     experts: dict[str, list[nn.Parameter]]
     accelerator: Accelerator
     pool: list[Prompt] | None = None  # prompts to draw from; None: the world's
-    verifier: Callable[[Tensor, list[Prompt]], Tensor] | None = None  # needed where it is mixed into the reward
     counts: dict[str, float] = field(default_factory=Counter)
 
     @cached_property

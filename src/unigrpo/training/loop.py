@@ -37,7 +37,7 @@ def learn(run: Learner, index: int, mark=lambda phase: None) -> Outcome:
         raise Collapse("the images are not finite")
     mark("rollout")
 
-    rewards, parts = score(rollout, nets.reward, run.verifier, rl)  # (B,)
+    rewards, parts = score(rollout, nets.reward, rl)  # (B,)
 
     groups = [i // rl.group_size for i in range(len(rewards))]
     advantages, spread = group_advantages(rewards, groups, ddof=rl.advantage_ddof, eps=rl.advantage_eps)  # (B,)

@@ -38,7 +38,6 @@ def train(
     out: Path,
     init: Path,
     reward,
-    verifier,
     decoding: Decoding,
     settings: str,
     tracker: str | None = None,
@@ -54,7 +53,7 @@ def train(
     with sharding.gathered(nets.reference):
         yardstick = probe(nets.reference, world_prompts.prompt_set("val"), rl, cfg.sampling.max_trace_tokens)
     optimizer, experts = optimizer_for(model, rl)
-    run = Learner(cfg, nets, optimizer, experts, frame.accelerator, pool, verifier, frame.counts)
+    run = Learner(cfg, nets, optimizer, experts, frame.accelerator, pool, frame.counts)
 
     check = partial(check_policy, frame, run, decoding, yardstick)
     if frame.resume(saved, optimizer, settings) == 0:

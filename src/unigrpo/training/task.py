@@ -37,14 +37,11 @@ def draw_prompts(seed: int, index: int, n: int, pool: list[Prompt] | None = None
 
 
 @torch.no_grad()
-def score(rollout: Rollout, reward, verifier, rl: RLConfig) -> tuple[Tensor, dict[str, Tensor]]:
-    """Rewards (B,) float64 of the episodes of all processes: the reward, mixed with ``rl.verifier_mix`` of the verifier
-    where the scale asks for it. Beside them the mean of each part of a weighted sum, by its column in the record."""
-    images, prompts, mix = rollout.image.images, list(rollout.prompts), rl.verifier_mix
-    rewards = reward(images, prompts).double().cpu()
+def score(rollout: Rollout, reward, rl: RLConfig) -> tuple[Tensor, dict[str, Tensor]]:
+    """Rewards (B,) float64 of the episodes of all processes. Beside them the mean of each part of a weighted sum, by its
+    column in the record."""
+    rewards = reward(rollout.image.images, list(rollout.prompts)).double().cpu()
     parts = {f"reward_{name}": scores.mean() for name, scores in getattr(reward, "parts", {}).items()}
-    if mix > 0:
-        rewards = (1 - mix) * rewards + mix * verifier(images, prompts).double().cpu()
     return shares.gathered(rewards, rl.prompts_per_rollout, rl), parts
 
 
