@@ -6,20 +6,21 @@ from dataclasses import fields
 
 import pandas as pd
 import pytest
+import torch
 
-from unigrpo.study import config, resolve
+from unigrpo.study import config, facts, resolve
 from unigrpo.study.catalogue import load_catalogue
 from unigrpo.world import detector, prompts
 from unigrpo.world.traces import Imperfection
 
 SECTIONS = {
-    "model": config.ModelConfig,
-    "supervised": config.SupervisedConfig,
-    "sampling": config.SamplingConfig,
-    "rl": config.RLConfig,
-    "reward": config.RewardConfig,
+    "model": [config.ModelConfig],
+    "supervised": [config.SupervisedConfig],
+    "sampling": [config.SamplingConfig],
+    "rl": [config.rl_class(method) for method in facts.METHODS.names()],
+    "reward": [config.RewardConfig],
 }
-FILE = re.compile(r"\.(md|json|jsonl|yaml|py|csv|safetensors)$")
+FILE = re.compile(r"\.(md|html|json|jsonl|yaml|py|csv|safetensors)$")
 ROOMS = ("src", "pipelines", "rewards", "evals", "tests", "assets", "results", "benchmarks", "docs")
 
 
@@ -42,12 +43,13 @@ def cells(root, page, *head):
 
 def configured(root, scale, run):
     catalogue = load_catalogue(root / "pipelines/experiments.yaml")
-    return resolve.resolve(catalogue, resolve.load_scale(root / f"pipelines/scales/{scale}.yaml"), scale, run, 0)
+    settings = resolve.load_scale(root / f"pipelines/scales/{scale}.yaml", catalogue["defaults"])
+    return resolve.resolve(catalogue, settings, scale, run, 0)
 
 
 def test_paths_exist(root, quoted):
     for page, text in quoted:
-        path = text.rstrip("/")
+        path = text.partition("#")[0].rstrip("/")
         if path.endswith(".md") and "/" not in path:
             assert (page.parent / path).exists(), f"{page.name}: {text}"
         made = re.match(r"results/(?!reference)", path) or "<" in path or " " in path or path.endswith("/mine.py")
@@ -55,20 +57,20 @@ def test_paths_exist(root, quoted):
             assert (root / path).exists(), f"{page.name}: {text}"
 
 
-def test_functions_exist(quoted):
-    """``losses.velocity_mse`` is unigrpo.objectives.image_losses.velocity_mse; methods of classes too."""
+def test_functions_exist(root, quoted):
+    """``flow.sde_step`` is a function of the one module of that name; methods of classes too."""
+    modules = {path.stem: path for path in (root / "src").rglob("*.py") if path.stem[0] != "_"}
     seen = 0
     for page, text in quoted:
-        names = text.split(".")
-        dotted = re.fullmatch(r"[a-z_]+(\.\w+)+", text) and not FILE.search(text)
-        formulas = page.name == "method.md" or page.parent.parts[-2:] == ("docs", "methods")
-        if formulas and dotted and names[0] not in SECTIONS:
-            depth = 2 if names[0] in ("backbones", "methods") else 1
-            found = importlib.import_module(".".join(["unigrpo", *names[:depth]]))
-            for name in names[depth:]:
-                found = getattr(found, name)
-            seen += callable(found)
-    assert seen > 20
+        name, *inside = text.split(".")
+        if re.fullmatch(r"[a-z_]+(\.\w+)+", text) and name in modules and not FILE.search(text):
+            parts = modules[name].relative_to(root / "src").with_suffix("").parts
+            found = importlib.import_module(".".join(parts))
+            for part in inside:
+                assert hasattr(found, part), f"{page.name}: {text}"
+                found = getattr(found, part)
+            seen += 1
+    assert seen > 30
 
 
 def test_settings_exist(quoted):
@@ -77,7 +79,8 @@ def test_settings_exist(quoted):
     assert len(keys) > 40
     for page, text in keys:
         section, name = text.split(":")[0].split(".")
-        assert hasattr(SECTIONS[section], name), f"{page.name}: {text}"
+        known = any(name in kind.model_fields or hasattr(kind, name) for kind in SECTIONS[section])
+        assert known, f"{page.name}: {text}"
 
 
 def test_table_3_is_the_scale_paper(root):
@@ -121,15 +124,52 @@ def test_numbers_of_prompts(root):
     assert sum(p.numel() for p in detector.Detector().parameters()) == 216_492
 
 
-def test_the_readme_shows_the_reference_results(root):
-    """Its table of results is what the committed tables hold."""
-    folder = root / "results/reference/cpu/tables"
-    guided, unguided = (pd.read_csv(folder / f"{name}.csv") for name in ("table1", "table1_unguided"))
-    _, _, below = (root / "README.md").read_text().partition("| GenEval-style, thinking |")
-    lines = [line.strip("| ").split(" | ") for line in below.partition("\n\n")[0].splitlines()[2:]]
-    assert len(lines) == 9
-    for label, *numbers, paper in lines:
-        for table, number in zip((unguided, guided), numbers, strict=True):
-            row = table[(table["label"] == label) & (table["thinking"] == "yes")].iloc[0]
-            assert float(number) == pytest.approx(row["geneval"], abs=6e-4), label  # the CSV is rounded too
-        assert paper == ("collapsed" if row["paper_collapsed"] == "yes" else f"{row['paper_geneval']:.2f}")
+def claims_table(root):
+    """The README's table of claims: of each, the comparison that decides it, there and here. The paper's number is the
+    same difference of rows of its tables, where they have it."""
+    claims = pd.read_csv(root / "results/reference/cpu/claims.csv").set_index("id")
+    page = (root / "results/reference/cpu/claims.md").read_text()
+    first = page.partition("## ")[0]
+    shown = {
+        name: rest for name, *rest in re.findall(r"^\| (C\d+) (?:[^|]*\|){4}([^|]*)\|([^|]*)\|", first, re.MULTILINE)
+    }
+    paper = pd.read_csv(root / "results/reference/paper.csv").replace({"method": {"Bagel": "Base"}})
+    paper = paper.set_index(["method", "thinking"])
+    lines = ["| claim | decided by | paper | here | verdict |", "|---|---|---|---|---|"]
+    for name, claim in claims.iterrows():
+        comparison, here = (cell.strip() for cell in shown[name])
+        assert float(here.split()[0]) == pytest.approx(claim.effect, abs=6e-4), name  # the CSV is rounded too
+        there = {"C4": "collapsed", "C5": "figure 4", "C6": "figure 4", "C12": "0.500"}.get(name, "figure 5")
+        if rows := re.fullmatch(r"(TA|GenEval): (.*) − (.*)", comparison):
+            metric, *labels = rows.groups()
+            pair = [(label.removesuffix(", thinking"), "yes" if ", thinking" in label else "no") for label in labels]
+            if set(pair) <= set(paper.index):
+                difference = paper.loc[pair[0], metric.lower()] - paper.loc[pair[1], metric.lower()]
+                there = "collapsed" if pd.isna(difference) else f"{difference:+.{3 if metric == 'TA' else 2}f}"
+        cells = (f"{name}: {claim.claim}", comparison, there, here, claim.verdict.removesuffix(" at this n"))
+        lines.append(re.sub(r"([\[ ])-(?=\d)", r"\1−", f"| {' | '.join(cells)} |"))
+    return "\n".join(lines)
+
+
+def test_the_readme_shows_the_claims(root):
+    """A mismatch shows the table to be pasted between the marks."""
+    _, _, rest = (root / "README.md").read_text().partition("<!-- claims -->\n")
+    assert rest.partition("\n<!-- /claims -->")[0] == claims_table(root), claims_table(root)
+
+
+def test_the_readmes_files_work(root):
+    """A method and a reward, as they are shown, define what their doors ask for."""
+    method, reward = re.findall(r"```python\n(.*?)```", (root / "README.md").read_text(), re.DOTALL)
+    names = {}
+    exec(method, names)
+    assert set(facts.METHODS.contract) <= set(names)
+    exec(reward, names)
+    scores = names["build"]()(torch.rand(3, 3, 8, 8), ["a", "b", "c"])
+    assert scores.shape == (3,)
+
+
+def test_the_readmes_ablation_is_a_run(root):
+    line = re.search(r"^  (unigrpo_mine): (.*)$", (root / "README.md").read_text(), re.MULTILINE)
+    catalogue = load_catalogue(root / "pipelines/experiments.yaml")
+    assert line[2] in (root / "docs/extending.md").read_text()
+    assert line[1] not in catalogue["runs"]
