@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
+from tests.test_imports import ROOMS
 from unigrpo.study import config, facts, resolve
 from unigrpo.study.catalogue import load_catalogue
 from unigrpo.world import detector, prompts
@@ -52,7 +53,12 @@ def test_paths_exist(root, quoted):
         path = text.partition("#")[0].rstrip("/")
         if path.endswith(".md") and "/" not in path:
             assert (page.parent / path).exists(), f"{page.name}: {text}"
-        made = re.match(r"results/(?!reference)", path) or "<" in path or " " in path or path.endswith("/mine.py")
+        made = (
+            re.match(r"results/(?!reference)", path)
+            or "<" in path
+            or " " in path
+            or path.endswith(("/mine.py", "/plain.py"))
+        )
         if path.split("/")[0] in ROOMS and "/" in path and not made:
             assert (root / path).exists(), f"{page.name}: {text}"
 
@@ -71,6 +77,12 @@ def test_functions_exist(root, quoted):
                 found = getattr(found, part)
             seen += 1
     assert seen > 30
+
+
+def test_the_rooms_are_those_that_imports_follow(root):
+    """docs/code.md lists them in the order in which they may import."""
+    listed = re.findall(r"^\* (?:\*\*|`)([a-z]+)", (root / "docs/code.md").read_text(), re.MULTILINE)
+    assert listed == [room.removeprefix("unigrpo.") for room in ROOMS[:-1]]
 
 
 def test_settings_exist(quoted):
