@@ -37,9 +37,10 @@ from unigrpo.core.files import write_json
 from unigrpo.episodes.rollout import Rollout, stochastic_steps
 from unigrpo.episodes.slices import Networks
 from unigrpo.methods import grpo
-from unigrpo.models.base import UnifiedModel
+from unigrpo.models.checkpoint import new_model
 from unigrpo.models.codec import PatchCodec
 from unigrpo.models.mot import MoT, MoTConfig
+from unigrpo.models.mot_model import MoTModel
 from unigrpo.models.word_tokenizer import build_tokenizer
 from unigrpo.objectives import flow
 from unigrpo.objectives.advantages import group_advantages
@@ -47,7 +48,6 @@ from unigrpo.study.config import ModelConfig, RLConfig, RunConfig
 from unigrpo.study.provenance import ROOT
 from unigrpo.training.launch import accelerate_for
 from unigrpo.training.reinforcement import draw_prompts, optimizer_for, update
-from unigrpo.training.supervised import new_model
 
 SEED, GROUP, PROMPTS = 0, 8, 2
 PROMPT_TOKENS, TRACE_TOKENS, VOCABULARY = 8, 32, 256
@@ -182,7 +182,7 @@ class NoImage:
         return self
 
 
-def text_model() -> UnifiedModel:
+def text_model() -> MoTModel:
     """Reasoning expert of 2 layers, width 64, vocabulary 256; its twin for images goes unused."""
     tokenizer = build_tokenizer([f"w{i}" for i in range(VOCABULARY - 5)])
     sizes = {"hidden_size": 64, "intermediate_size": 128, "layers": 2, "heads": 4, "kv_heads": 2}
@@ -190,7 +190,7 @@ def text_model() -> UnifiedModel:
     frames = dict(zip(("bos_id", "eos_id", "start_of_image_id", "end_of_image_id"), range(4), strict=True))
     mot = MoT(MoTConfig(vocab_size=VOCABULARY, **sizes, **image, **frames))
     mot.initialise(seeding.generator(SEED, "initialise"))
-    return UnifiedModel(mot, PatchCodec(4, 2, 8), tokenizer, 16)
+    return MoTModel(mot, PatchCodec(4, 2, 8), tokenizer, 16)
 
 
 def trl(cfg: RunConfig, repeats: int) -> tuple[Laps, dict]:

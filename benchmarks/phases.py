@@ -37,8 +37,9 @@ from unigrpo.core.errors import UserError
 from unigrpo.core.files import write_json
 from unigrpo.episodes.slices import Networks
 from unigrpo.models import checkpoint
-from unigrpo.models.base import Trace, UnifiedModel
+from unigrpo.models.base import Trace
 from unigrpo.models.mot import Context
+from unigrpo.models.mot_model import MoTModel
 from unigrpo.objectives.advantages import group_advantages
 from unigrpo.sampling.engine import Decoding
 from unigrpo.study import config, provenance
@@ -50,7 +51,7 @@ from unigrpo.study.resolve import load_scale, resolve
 from unigrpo.training.examples import draw_examples
 from unigrpo.training.launch import accelerate_for
 from unigrpo.training.reinforcement import draw_prompts, optimizer_for, score, update
-from unigrpo.training.supervised import new_model, supervised_loss
+from unigrpo.training.supervised import supervised_loss
 from unigrpo.training.validation import validate, validation_jobs
 from unigrpo.world import inspector, render, scenes
 
@@ -79,7 +80,7 @@ def clock(device: torch.device) -> float:
     return time.perf_counter()
 
 
-class Writer(UnifiedModel):
+class Writer(MoTModel):
     """A model that times its own writing; with ``whole`` every trace counts in full, end token or not."""
 
     whole = False
@@ -134,7 +135,7 @@ def rl_step(cfg: RunConfig, nets: Networks, *rest) -> dict[str, Lap]:
     return laps | {AMORTISED: Lap(seconds, {"images": len(validation_jobs(rl.validation_images))})}
 
 
-def supervised_step(cfg: RunConfig, model: UnifiedModel, optimizer, ema, accelerator, index: int) -> dict[str, Lap]:
+def supervised_step(cfg: RunConfig, model: MoTModel, optimizer, ema, accelerator, index: int) -> dict[str, Lap]:
     """One step of ``unigrpo.training.supervised``, drawing and rendering of the examples included."""
     s, begun = cfg.supervised, clock(model.device)
     generator = seeding.generator(cfg.seed, cfg.stage, "noise", index)
@@ -179,10 +180,10 @@ def shares(phases: dict[str, dict], validate_every: int) -> dict[str, float]:
 
 def save_fresh(cfg: RunConfig, folder: Path) -> None:
     """A freshly initialised model of the size that ``cfg`` gives."""
-    checkpoint.save_model(new_model(cfg), folder, {})
+    checkpoint.save_model(checkpoint.new_model(cfg), folder, {})
 
 
-def load_fresh(cfg: RunConfig, device: torch.device) -> UnifiedModel:
+def load_fresh(cfg: RunConfig, device: torch.device) -> MoTModel:
     """The model of :func:`save_fresh`, made in another process: fitting the codec takes more memory than a step."""
     with tempfile.TemporaryDirectory() as folder:
         with ProcessPoolExecutor(1, get_context("spawn")) as other:
@@ -196,7 +197,7 @@ def with_longest_traces(cfg: RunConfig) -> RunConfig:
     return dataclasses.replace(cfg, sampling=dataclasses.replace(cfg.sampling, max_trace_tokens=tokens))
 
 
-def training(cfg: RunConfig, start: UnifiedModel, accelerator, *, whole: bool) -> tuple:
+def training(cfg: RunConfig, start: MoTModel, accelerator, *, whole: bool) -> tuple:
     """What :func:`training_step` and :func:`rl_step` take before the rollout's number: a copy of ``start`` to train,
     ``start`` as its reference, a learned reward of random weights, the optimiser."""
     own = copy.deepcopy(start)

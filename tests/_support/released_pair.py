@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import unigrpo.models.backbones.bagel.vae  # noqa: F401  # isort: skip  # lets torchvision import, which the libraries below do
+import unigrpo.models.backbones.llm_dit.pair  # noqa: F401  # isort: skip  # lets torchvision load for the libraries below
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline

@@ -85,7 +85,7 @@ def learner(nets, rl, optimizer=None, experts=None, accelerator=None):
 @cache
 def model() -> UnifiedModel:
     """Untrained, but with velocities that depend on the text (llm2vae is not zero). Do not change it in place."""
-    from unigrpo.training.supervised import new_model
+    from unigrpo.models.checkpoint import new_model
 
     torch.set_num_threads(1)
     return new_model(run_config("base")).eval()

@@ -11,9 +11,9 @@ from benchmarks import peers, phases, scaling, startup
 from unigrpo.core.settings import replace
 from unigrpo.episodes.slices import Networks
 from unigrpo.methods import grpo
+from unigrpo.models.checkpoint import new_model
 from unigrpo.training.launch import accelerate_for
 from unigrpo.training.reinforcement import draw_prompts, optimizer_for
-from unigrpo.training.supervised import new_model
 
 STEP = {
     "text rollout": {"tokens"},

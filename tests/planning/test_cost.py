@@ -14,7 +14,7 @@ from tests._support import tiny
 from unigrpo.core import settings
 from unigrpo.core.settings import replace
 from unigrpo.models import checkpoint
-from unigrpo.models.base import UnifiedModel
+from unigrpo.models.mot_model import MoTModel
 from unigrpo.planning import cost
 from unigrpo.sampling.engine import Decoding
 from unigrpo.study import config
@@ -48,7 +48,7 @@ def counted(monkeypatch):
         (supervised, "validate"),
     ):
         during(module, name)
-    velocity, think, text_logp = UnifiedModel.velocity, UnifiedModel.think, UnifiedModel.text_logp
+    velocity, think, text_logp = MoTModel.velocity, MoTModel.think, MoTModel.text_logp
 
     def now():
         return phase[-1] if phase else "update" if torch.is_grad_enabled() else "replay"
@@ -65,9 +65,9 @@ def counted(monkeypatch):
         counts[f"{now()}_episodes_of_text"] += len(trace.mask)
         return text_logp(self, hidden, trace, temperature)
 
-    monkeypatch.setattr(UnifiedModel, "velocity", count_velocity)
-    monkeypatch.setattr(UnifiedModel, "think", count_think)
-    monkeypatch.setattr(UnifiedModel, "text_logp", count_logp)
+    monkeypatch.setattr(MoTModel, "velocity", count_velocity)
+    monkeypatch.setattr(MoTModel, "think", count_think)
+    monkeypatch.setattr(MoTModel, "text_logp", count_logp)
     return counts
 
 

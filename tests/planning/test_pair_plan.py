@@ -19,14 +19,12 @@ from transformers import (
 )
 
 from tests.planning.test_plan import configured, kept
-from unigrpo.core import cli
 from unigrpo.core.errors import UserError
 from unigrpo.models import checkpoint
-from unigrpo.models.backbones.llm_dit import adapters
-from unigrpo.planning import __main__ as command
-from unigrpo.planning import pair_plan, pair_sizes
-from unigrpo.planning.pair_sizes import Painter, Reasoner
-from unigrpo.planning.sizes import Batch
+from unigrpo.models.backbones.llm_dit import adapters, pair_sizes
+from unigrpo.models.backbones.llm_dit.pair_sizes import Painter, Pair, Reasoner
+from unigrpo.models.mot_sizes import Batch
+from unigrpo.planning import adapters_plan, plan
 from unigrpo.training import supervised
 
 KINDS = {"no": torch.float32, "bf16": torch.bfloat16}
@@ -129,7 +127,7 @@ def test_sizes_of_folders(tmp_path):
     p, r = pair_sizes.painter(cfg.released), pair_sizes.reasoner(cfg.language_model)
     assert (p.width, p.heads, p.layers, p.dual) == (16, 2, 2, 1) and (r.queries, r.kv, r.layers) == (16, 8, 2)
     held = {part: sum(q.numel() for q in parameters) for part, parameters in model.expert_parameters().items()}
-    assert pair_sizes.adapters(cfg, p, r) == held
+    assert {"text": r.adapters(2), "image": p.adapters(2)} == held
 
     def released(module):
         return sum(q.numel() for name, q in module.named_parameters() if "lora_" not in name)
@@ -145,25 +143,19 @@ def test_sizes_of_folders(tmp_path):
         pair_sizes.reasoner("some/other")
 
 
-def test_the_plan_of_the_scale(root, capsys, monkeypatch):
+def test_the_plan_of_the_scale(root):
     """It fits one 80-GB device with room for a reward; what does not fit is given settings that do."""
 
-    def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["plan", "--scale", "sd35", *arguments])
-        try:
-            cli.run(command.main)
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        return code, capsys.readouterr().out
+    def run(**options):
+        lines, fits = plan.plan("sd35", **options)
+        return fits, "\n".join(lines)
 
-    code, out = run()
-    assert code == 0 and "fits          yes" in out and "stabilityai/stable-diffusion-3.5-medium" in out
-    code, out = run("--gpu-memory", "40")
-    assert code == 1 and "it would with rl.micro_batch: 1" in out
-    assert "it would not with any batch" in run("--gpu-memory", "10")[1]
-    cfg = configured(root, "sd35", "unigrpo")
-    p, r = pair_sizes.KNOWN.values()
-    images = pair_plan.memory(replace(cfg, rl=replace(cfg.rl, train=("image",))), p, r)["update"]["activations"]
-    texts = pair_plan.memory(replace(cfg, rl=replace(cfg.rl, train=("text",))), p, r)["update"]["activations"]
-    assert images + texts == pair_plan.memory(cfg, p, r)["update"]["activations"]
+    fits, out = run()
+    assert fits and "fits          yes" in out and "stabilityai/stable-diffusion-3.5-medium" in out
+    fits, out = run(gpu_memory=40)
+    assert not fits and "it would with rl.micro_batch: 1" in out
+    assert "it would not with any batch" in run(gpu_memory=10)[1]
+    cfg, pair = configured(root, "sd35", "unigrpo"), Pair(*pair_sizes.KNOWN.values())
+    parts = [replace(cfg, rl=replace(cfg.rl, train=train)) for train in (("image",), ("text",), ("text", "image"))]
+    images, texts, both = (adapters_plan.memory(each, pair)["update"]["activations"] for each in parts)
+    assert images + texts == both

@@ -13,13 +13,15 @@ from tests._support import several, tiny
 from unigrpo.core.errors import UserError
 from unigrpo.core.settings import replace
 from unigrpo.methods import grpo
+from unigrpo.models import mot_sizes as sizes
 from unigrpo.models.backbones.bagel.multimodal import MultimodalMoT
 from unigrpo.models.backbones.bagel.vae import Autoencoder, VaeConfig
 from unigrpo.models.backbones.bagel.vit import VitConfig
+from unigrpo.models.checkpoint import new_model
 from unigrpo.models.mot import MoTConfig
 from unigrpo.objectives.advantages import group_advantages
-from unigrpo.planning import __main__ as command
-from unigrpo.planning import cost, layout, sizes, supervised_plan
+from unigrpo.planning import cost, layout, supervised_plan
+from unigrpo.planning import plan as plans
 from unigrpo.planning import reinforcement_plan as plan
 from unigrpo.study.catalogue import load_catalogue
 from unigrpo.study.config import ModelConfig, SupervisedConfig
@@ -27,7 +29,6 @@ from unigrpo.study.facts import METHODS
 from unigrpo.study.resolve import load_scale, resolve
 from unigrpo.training import learner, supervised, task
 from unigrpo.training.examples import draw_examples as examples_of
-from unigrpo.training.supervised import new_model
 
 MEDIUM = ModelConfig(
     hidden_size=128, intermediate_size=320, layers=5, heads=8, kv_heads=2, latent_channels=8, latent_patch=1,
@@ -78,7 +79,7 @@ def test_activations_are_those_that_autograd_keeps(size, parts):
     cfg, model, nets, part, told = update(size, parts)
     measured = kept(model, lambda: list(grpo.losses(nets, part, cfg.rl)))
     text = "text" in parts or cfg.rl.gradient_through_context
-    assert sizes.activations(sizes.network(cfg), told, text) == pytest.approx(measured, rel=0.12)
+    assert sizes.activations(layout.network(cfg), told, text) == pytest.approx(measured, rel=0.12)
 
 
 def test_checkpointed_layers_keep_their_inputs():
@@ -96,9 +97,9 @@ def test_checkpointed_layers_keep_their_inputs():
         layer.register_forward_pre_hook(hold)
     measured = kept(model, lambda: list(grpo.losses(nets, part, cfg.rl)))
     measured += sum(tensor.untyped_storage().nbytes() for tensor in inputs.values())
-    planned = sizes.activations(sizes.network(cfg), told, True, checkpointing=True)
-    whole = sizes.activations(sizes.network(cfg), told, True)
-    one_layer = (whole - sizes.activations(sizes.network(cfg), replace(told, steps=0), True)) / MEDIUM.layers
+    planned = sizes.activations(layout.network(cfg), told, True, checkpointing=True)
+    whole = sizes.activations(layout.network(cfg), told, True)
+    one_layer = (whole - sizes.activations(layout.network(cfg), replace(told, steps=0), True)) / MEDIUM.layers
     assert planned - one_layer == pytest.approx(measured, rel=0.15)
 
 
@@ -118,14 +119,14 @@ def test_what_stands_in_memory_is_as_large_as_planned(size):
     assert planned["optimiser"] == pytest.approx(state, rel=0.05)  # rows without a gradient have none
     context = model.read_prompts(part.rollout.prompt_ids)
     cached = sum(t.nbytes for t in [*context.keys, *context.values])
-    assert cached == sizes.cache(sizes.network(cfg), told.episodes, told.prompt)
+    assert cached == sizes.cache(layout.network(cfg), told.episodes, told.prompt)
 
 
 def test_parameters_of_the_models_there_are(root):
     """The world's, in miniature and at every scale, and BAGEL-7B-MoT to the last number."""
     for cfg in (tiny.run_config("base"), configured(root, "smoke", "base"), configured(root, "cpu", "base")):
         model = new_model(cfg)
-        counted = sizes.parameters(sizes.network(cfg))
+        counted = sizes.parameters(layout.network(cfg))
         assert {k: counted[k] for k in ("text", "image")} == {
             k: sum(p.numel() for p in part) for k, part in model.mot.expert_parameters().items()
         }
@@ -136,7 +137,7 @@ def test_parameters_of_the_models_there_are(root):
             MoTConfig(152064, 3584, 18944, 28, 28, 4, 16, 2, 64, *ids), VitConfig(1152, 4304, 26, 16, 14, 70)
         )
         codec = Autoencoder(VaeConfig((128, 256, 512, 512), 2, 16), 2)
-    counted = sizes.parameters(sizes.network(configured(root, "paper")))
+    counted = sizes.parameters(layout.network(configured(root, "paper")))
     assert {k: sum(p.numel() for p in v) for k, v in mot.expert_parameters().items()} == {
         k: counted[k] for k in ("text", "image")
     }
@@ -160,7 +161,7 @@ def test_image_evaluations_of_an_update_by_method(monkeypatch, changes, evaluati
     rl = replace(tiny.RL, epochs=1, micro_batch=12, **changes)
     cfg = tiny.run_config(rl=rl)
     told = cost.reinforcement(cfg, 1.0)["update_image_evaluations_at_most"]
-    assert told == rl.rollouts * 12 * evaluations and sizes.batch(cfg, 12).steps == evaluations
+    assert told == rl.rollouts * 12 * evaluations and layout.batch(cfg, 12).steps == evaluations
     counted, nets = [], learner.networks(cfg, copy.deepcopy(tiny.model()), several.brightness)
     original = type(nets.model.mot).velocity
 
@@ -180,7 +181,7 @@ def test_image_evaluations_of_an_update_by_method(monkeypatch, changes, evaluati
 
 def test_flops_are_those_of_the_matrices():
     cfg = tiny.run_config(model=MEDIUM)
-    model, net = new_model(replace(cfg, stage="base")).eval(), sizes.network(cfg)
+    model, net = new_model(replace(cfg, stage="base")).eval(), layout.network(cfg)
     context = model.read_prompts(model.prompt_ids(["a photo of a red circle"]))
     tokens, seen = model.latent_shape[0] + 2, int(context.rope[0]) + model.latent_shape[0] + 2
     x, t = torch.randn(1, *model.latent_shape), torch.tensor([0.5])
@@ -214,7 +215,7 @@ def test_a_supervised_step_keeps_and_holds_what_is_planned(size):
         model,
         lambda: losses.append(supervised.supervised_loss(model, examples, s, torch.Generator().manual_seed(0))[0]),
     )
-    counted = sum(sizes.activations(sizes.network(cfg), half, True) for half in told)
+    counted = sum(sizes.activations(layout.network(cfg), half, True) for half in told)
     assert counted == pytest.approx(measured, rel=0.12)
     losses[0].backward()
     optimizer.step()
@@ -229,56 +230,53 @@ def test_a_supervised_step_keeps_and_holds_what_is_planned(size):
 def test_fine_tuning_split_has_its_shares(root):
     cfg = configured(root, "paper", "sft")
     one, eight = (supervised_plan.memory(cfg, supervised_plan.as_it_is(cfg, n))["update"] for n in (1, 8))
-    codec = sizes.FLOAT * sizes.network(cfg).codec
+    codec = sizes.FLOAT * layout.network(cfg).codec
     assert eight["weights"] - codec == pytest.approx((one["weights"] - codec) / 8, abs=1)
     for kind in ("average", "gradients", "optimiser"):
         assert eight[kind] == pytest.approx(one[kind] / 8, abs=1)
     assert sum(one[kind] for kind in ("weights", "average", "gradients", "optimiser")) > 285e9
-    supervised_plan.check_fits(cfg, 80_000_000_000)
+    plans.check_fits(cfg, 80_000_000_000)
     with pytest.raises(UserError, match="scale paper: sft needs about .* GB on each of 8 devices, there are 40.0"):
-        supervised_plan.check_fits(cfg, 40_000_000_000)
+        plans.check_fits(cfg, 40_000_000_000)
     again = supervised_plan.work(cfg, supervised_plan.as_it_is(cfg, 8))["update"]
     kept_all = supervised_plan.work(cfg, replace(supervised_plan.as_it_is(cfg, 8), checkpointing=False))["update"]
     assert again == pytest.approx(4 / 3 * kept_all)
 
 
 # ---------------------------------------------------------------------------------------------------- verdicts
-def run(capsys, *words):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["plan", *words])
-        try:
-            command.main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-    return code, capsys.readouterr().out
+def run(*words):
+    """Whether the run fits, and what the plan says."""
+    lines, fits = plans.plan(
+        **{words[i].removeprefix("--").replace("-", "_"): words[i + 1] for i in range(0, len(words), 2)}
+    )
+    return fits, "\n".join(lines)
 
 
-def test_a_small_scale_fits(capsys):
-    code, out = run(capsys, "--scale", "cpu", "--gpu-memory", "8")
-    assert code == 0 and "fits          yes" in out and "what would make it fit" not in out
+def test_a_small_scale_fits():
+    fits, out = run("--scale", "cpu", "--gpu-memory", 8)
+    assert fits and "fits          yes" in out and "what would make it fit" not in out
 
 
-def test_the_papers_scale_fits_its_devices(capsys):
-    code, out = run(capsys, "--scale", "paper")
-    assert code == 0 and "8 x 80 GB" in out and "fits          yes" in out
+def test_the_papers_scale_fits_its_devices():
+    fits, out = run("--scale", "paper")
+    assert fits and "8 x 80 GB" in out and "fits          yes" in out
     assert "parameters" in out and "with checkpointing" in out and "FLOPs" in out and "hours" in out
     assert all(f"\n  {word}" in out for word in plan.KINDS)
 
 
-def test_fine_tuning_at_the_papers_scale_fits_too(capsys):
-    code, out = run(capsys, "--scale", "paper", "--run", "sft")
-    assert code == 0 and "8 x 80 GB" in out and "32 examples, 4 on each device" in out and "fits          yes" in out
+def test_fine_tuning_at_the_papers_scale_fits_too():
+    fits, out = run("--scale", "paper", "--run", "sft")
+    assert fits and "8 x 80 GB" in out and "32 examples, 4 on each device" in out and "fits          yes" in out
     assert all(f"\n  {word}" in out for word in supervised_plan.KINDS)
-    code, out = run(capsys, "--scale", "paper", "--run", "sft", "--gpus", "1", "--gpu-memory", "192")
-    assert code == 1 and "what would make it fit" in out and "and still more: larger devices" in out
+    fits, out = run("--scale", "paper", "--run", "sft", "--gpus", 1, "--gpu-memory", 192)
+    assert not fits and "what would make it fit" in out and "and still more: larger devices" in out
 
 
-def test_smaller_devices_are_told_what_would_help(capsys):
-    code, out = run(capsys, "--scale", "paper", "--gpu-memory", "74")
-    assert code == 1 and "fits          no" in out and "rl.rollout_batch: " in out and "then about" in out
-    code, out = run(capsys, "--scale", "paper", "--gpu-memory", "40")
-    assert code == 1 and "and still more: larger devices" in out
+def test_smaller_devices_are_told_what_would_help():
+    fits, out = run("--scale", "paper", "--gpu-memory", 74)
+    assert not fits and "fits          no" in out and "rl.rollout_batch: " in out and "then about" in out
+    fits, out = run("--scale", "paper", "--gpu-memory", 40)
+    assert not fits and "and still more: larger devices" in out
 
 
 def test_what_helps_is_enough(root):
@@ -308,7 +306,7 @@ def test_all_devices_together_hold_what_one_does(root, scale):
     """Split, every device has its share of what stands, and fewer episodes either way."""
     cfg = replace(configured(root, scale), processes=2, sharding=True)
     one, two = (plan.memory(cfg, plan.as_it_is(cfg, n))["update"] for n in (1, 2))
-    codec = sizes.FLOAT * sizes.network(cfg).codec
+    codec = sizes.FLOAT * layout.network(cfg).codec
     for kind in ("weights", "reference"):
         assert two[kind] == pytest.approx((one[kind] + codec) / 2, abs=1)
     for kind in ("gradients", "optimiser"):
@@ -320,9 +318,9 @@ def test_all_devices_together_hold_what_one_does(root, scale):
 
 def test_a_scale_that_does_not_fit_is_refused(root):
     cfg = configured(root, "paper")
-    plan.check_fits(cfg, 80_000_000_000)
+    plans.check_fits(cfg, 80_000_000_000)
     with pytest.raises(UserError, match="scale paper: unigrpo needs about .* GB on each of 8 devices, there are 24.0"):
-        plan.check_fits(cfg, 24_000_000_000)
+        plans.check_fits(cfg, 24_000_000_000)
 
 
 @pytest.mark.parametrize(
@@ -331,21 +329,20 @@ def test_a_scale_that_does_not_fit_is_refused(root):
         (("--scale", "huge"), "--config scale=huge: no such file"),
         (("--scale", "cpu", "--run", "nothing"), "--config run=nothing: no such run"),
         (("--scale", "paper", "--run", "base"), "--run base: expected a run that is trained, this one is released"),
-        (("--scale", "sd35", "--gpus", "3"), "--gpus 3: processes: expected a divisor of rl.prompts_per_rollout / rl."),
+        (("--scale", "sd35", "--gpus", 3), "--gpus 3: processes: expected a divisor of rl.prompts_per_rollout / rl."),
         (("--scale", "sd35", "--run", "sft"), "--run sft: expected a run that is reinforced for backbone: llm_dit"),
         (
-            ("--scale", "paper", "--gpus", "3", "--run", "sft"),
+            ("--scale", "paper", "--gpus", 3, "--run", "sft"),
             "--gpus 3: supervised.batch_size: expected a multiple",
         ),
-        (("--scale", "cpu", "--gpus", "0"), "--gpus: expected a number above 0, got 0"),
+        (("--scale", "cpu", "--gpus", 0), "--gpus: expected a number above 0, got 0"),
         (
-            ("--scale", "paper", "--gpus", "3"),
+            ("--scale", "paper", "--gpus", 3),
             "--gpus 3: processes: expected a divisor of rl.prompts_per_rollout / rl.",
         ),
-        (("--scale", "cpu", "--gpu-memory", "nan"), "--gpu-memory: expected a number above 0, got nan"),
-        ((), "the following arguments are required: --scale"),
+        (("--scale", "cpu", "--gpu-memory", float("nan")), "--gpu-memory: expected a number above 0, got nan"),
     ],
 )
-def test_bad_options_are_named(capsys, words, message):
+def test_bad_options_are_named(words, message):
     with pytest.raises(UserError, match=message):
-        run(capsys, *words)
+        run(*words)

@@ -90,30 +90,27 @@ def _check_possible(cfg, where: str) -> None:
 def _preview(cfg, decoding) -> dict:
     """Configuration and cost of a run, and the memory of reinforcement."""
     from unigrpo.core.settings import to_dict
-    from unigrpo.planning import cost
-    from unigrpo.planning import reinforcement_plan as plan
+    from unigrpo.planning import cost, plan
 
     told = {"config": to_dict(cfg)}
     if cfg.stage != "rl":
         return told | {"cost": {} if cfg.source == "released" else cost.supervised(cfg)}
     told["cost"] = cost.reinforcement(cfg, decoding.guidance)
-    if not cfg.backbone_facts.adapters_only:  # whose sizes stand in its releases
-        told["memory"] = plan.memory(cfg, plan.as_it_is(cfg, cfg.processes))
-    return told
+    memory = plan.memory(cfg)
+    return told if memory is None else told | {"memory": memory}
 
 
 def _reinforce(cfg, out: Path, init: Path, reward_folder: Path | None, file: Path, decoding, tracker) -> None:
     """Reinforcement; or nothing but a record, where the parent has collapsed."""
     import rewards
     from unigrpo.core import distributed
-    from unigrpo.planning import reinforcement_plan as plan
+    from unigrpo.planning import plan
     from unigrpo.study import run_folder
     from unigrpo.study.resolve import training_fingerprint
     from unigrpo.training import launch, reinforcement
     from unigrpo.training.task import reward_source
 
-    if not cfg.backbone_facts.adapters_only:
-        plan.check_fits(cfg, launch.device_memory(cfg))
+    plan.check_fits(cfg, launch.device_memory(cfg))
     launch.join_others(cfg)  # before a reward is loaded onto this process's device
     if (reason := reinforcement.fate_of(init)) is not None:
         return reinforcement.pass_on(cfg, out, init, reason) if distributed.is_main() else None
@@ -128,11 +125,10 @@ def _reinforce(cfg, out: Path, init: Path, reward_folder: Path | None, file: Pat
 
 def _supervise(cfg, out: Path, init: Path | None, tracker: str | None) -> None:
     """A supervised stage; or the adoption of a release."""
-    from unigrpo.planning import supervised_plan as plan
+    from unigrpo.planning import plan
     from unigrpo.training import launch, supervised
 
     if cfg.source == "released":
         return supervised.adopt(cfg, out)
-    if not cfg.backbone_facts.adapters_only:
-        plan.check_fits(cfg, launch.device_memory(cfg))
+    plan.check_fits(cfg, launch.device_memory(cfg))
     supervised.train(cfg, out, init, tracker)

@@ -415,12 +415,7 @@ class MoT(nn.Module):
 
     @torch.no_grad()
     def generate_text(
-        self,
-        context: Context,
-        max_tokens: int,
-        *,
-        temperature: float,
-        uniforms: Tensor | None = None,
+        self, context: Context, max_tokens: int, *, temperature: float, uniforms: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Context]:
         """Write one text piece after ``context``, token by token with cached keys and values.
 

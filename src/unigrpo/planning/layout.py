@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from unigrpo.core.errors import UserError
 from unigrpo.core.settings import replace
-from unigrpo.planning import sizes
-from unigrpo.study.config import RunConfig, check_processes
+from unigrpo.models import mot_sizes as sizes
+from unigrpo.planning import cost
+from unigrpo.study.config import RLConfig, RunConfig
+from unigrpo.study.facts import BACKBONES
 
 GUIDANCE = 2.0  # of validation: any scale above 1 doubles its evaluations
 RESERVED = 0.08  # share of a device that the runtime and fragmentation take
@@ -51,6 +54,25 @@ class Device:
         return self.memory * 1e9 * (1 - RESERVED)
 
 
+def network(cfg: RunConfig) -> sizes.Network:
+    """Sizes of the network of a run, by its backbone."""
+    return BACKBONES.load(cfg.backbone).network(cfg)
+
+
+def batch(cfg: RunConfig, episodes: int) -> sizes.Batch:
+    """The backward pass of ``episodes`` of a run, its prompts and traces as long as they are assumed to get."""
+    rl, tokens = cfg.rl, cfg.model.tokens_per_side**2
+    trace = cfg.sampling.max_trace_tokens + 2 if rl.thinking else 0
+    steps = cost.evaluations(rl) + rl.facts.extra_evaluations(rl) * ("image" in rl.train)
+    prompts = math.ceil(episodes / rl.group_size)
+    return sizes.Batch(episodes, prompts, cfg.backbone_facts.prompt_tokens, trace, tokens, steps)
+
+
+def copies(rl: RLConfig) -> int:
+    """Frozen copies of the weights beside the policy: the reference, and the old weights where these are a copy."""
+    return 2 if "old_weights" in rl.facts.needs else 1
+
+
 def gathered(net: sizes.Network, setup: Setup) -> tuple[int, int]:
     """Bytes that a split network needs on each device beside its shares: whole, to sample from it, and in an update,
     where a layer, the next, and what lies outside of layers are put together, with their gradients."""
@@ -70,10 +92,9 @@ def logits(net: sizes.Network, b: sizes.Batch, text: bool) -> int:
     return 2 * b.episodes * b.trace * net.vocabulary * sizes.FLOAT if text else 0
 
 
-def decoding(cfg: RunConfig) -> int:
+def decoding(cfg: RunConfig, net: sizes.Network) -> int:
     """Bytes of the autoencoder at full resolution: one picture, three tensors of its widest level there."""
-    channels = sizes.BAGEL_DECODER_CHANNELS if cfg.backbone == "bagel" else 0
-    return 3 * channels * cfg.model.image_size**2 * sizes.FLOAT
+    return 3 * net.decoder * cfg.model.image_size**2 * sizes.FLOAT
 
 
 def largest(phases: dict[str, dict[str, int]]) -> int:
@@ -124,18 +145,14 @@ def verdict(needed: int, helps: list[tuple[str, int]], room: float) -> tuple[lis
     return lines, False
 
 
-def check_split(cfg: RunConfig, gpus: int) -> None:
-    """Raise UserError where the run cannot be split among so many processes."""
-    try:
-        check_processes(replace(cfg, processes=gpus, sharding=cfg.sharding and gpus > 1))
-    except UserError as error:
-        raise UserError(f"--gpus {gpus}: {error}") from None
-
-
-def check(cfg: RunConfig, needed: int, memory_of_device: int) -> None:
-    """Raise UserError where the run needs more than ``memory_of_device`` bytes on each of its devices."""
-    if needed > memory_of_device:
-        raise UserError(
-            f"scale {cfg.scale}: {cfg.run} needs about {needed / 1e9:.1f} GB on each of {cfg.launched} devices, there"
-            f" are {memory_of_device / 1e9:.1f}; see python -m unigrpo.planning --scale {cfg.scale} --run {cfg.run}"
-        )
+def changed_until(
+    setup: Setup, fits: Callable[[Setup], bool], tried: list[tuple[str, dict]]
+) -> tuple[Setup, list[tuple[str, Setup]]]:
+    """Settings to change, one on top of the other, until ``fits`` or none is left; the last setup, and those on the way
+    with what each is called."""
+    steps = []
+    for text, change in tried:
+        if not fits(setup) and replace(setup, **change) != setup:
+            setup = replace(setup, **change)
+            steps.append((text, setup))
+    return setup, steps

@@ -2,22 +2,9 @@
 
 from __future__ import annotations
 
-from unigrpo.core.settings import replace
-from unigrpo.planning import cost, sizes
-from unigrpo.planning.layout import (
-    Device,
-    Setup,
-    check,
-    check_split,
-    decoding,
-    flops_and_hours,
-    gathered,
-    heading,
-    largest,
-    logits,
-    table,
-    verdict,
-)
+from unigrpo.models import mot_sizes as sizes
+from unigrpo.planning import cost
+from unigrpo.planning.layout import Setup, changed_until, decoding, gathered, largest, logits, network
 from unigrpo.study.config import RunConfig
 from unigrpo.world.prompts import prompt_set
 
@@ -34,15 +21,15 @@ def as_it_is(cfg: RunConfig, gpus: int) -> Setup:
 def batch(cfg: RunConfig, examples: int) -> sizes.Batch:
     """The backward pass of so many examples, each with a prompt of its own, one flow time, and a trace as long as it
     may get."""
-    trace, prompt = cfg.sampling.max_trace_tokens + 2, sizes.PROMPT_TOKENS[cfg.backbone]
-    return sizes.Batch(examples, examples, prompt, trace, cfg.model.tokens_per_side**2, steps=1)
+    trace, tokens = cfg.sampling.max_trace_tokens + 2, cfg.model.tokens_per_side**2
+    return sizes.Batch(examples, examples, cfg.backbone_facts.prompt_tokens, trace, tokens, 1)
 
 
 def memory(cfg: RunConfig, setup: Setup) -> dict[str, dict[str, int]]:
     """Bytes on one device by kind, in each phase: ``update`` and ``validation``."""
-    net = sizes.network(cfg)
-    held, b = sizes.parameters(net), batch(cfg, setup.micro)
-    everything, trained = sum(held.values()) - net.codec, held["text"] + held["image"]
+    net = network(cfg)
+    numbers, b = sizes.parameters(net), batch(cfg, setup.micro)
+    everything, trained = sum(numbers.values()) - net.codec, numbers["text"] + numbers["image"]
     devices, width = setup.gpus if setup.split else 1, setup.number / sizes.FLOAT
     whole, layers = gathered(net, setup)
     cast = trained * sizes.FLOAT // 2 if setup.half and not setup.split else 0  # autocast's copies
@@ -64,7 +51,7 @@ def memory(cfg: RunConfig, setup: Setup) -> dict[str, dict[str, int]]:
     validation = {
         "gathered": whole,
         "gradients": 0,
-        "activations": int(width * sizes.evaluation(net, part, block)) + decoding(cfg),
+        "activations": int(width * sizes.evaluation(net, part, block)) + decoding(cfg, net),
         "KV cache": int(width * sizes.cache(net, part, 2 * context + block)),  # a block joins a copy of the context
     }
     return {"update": standing | update, "validation": standing | validation}
@@ -77,45 +64,30 @@ def need(cfg: RunConfig, setup: Setup) -> int:
 
 def remedies(cfg: RunConfig, gpus: int, room: float) -> list[tuple[str, Setup]]:
     """Settings to change, one on top of the other, until the run needs no more than ``room`` bytes or none is left."""
-    setup, steps = as_it_is(cfg, gpus), []
-    tried = [("activation_checkpointing: true", {"checkpointing": True})]
+    tried: list[tuple[str, dict]] = [("activation_checkpointing: true", {"checkpointing": True})]
     if gpus > 1:
         tried.append((f"sharding: true, processes: {gpus}", {"split": True}))
-    for text, change in tried:
-        if need(cfg, setup) > room and replace(setup, **change) != setup:
-            setup = replace(setup, **change)
-            steps.append((text, setup))
-    return steps
+    return changed_until(as_it_is(cfg, gpus), lambda setup: need(cfg, setup) <= room, tried)[1]
 
 
 def work(cfg: RunConfig, setup: Setup) -> dict[str, float]:
     """FLOPs of the whole run by phase; traces as long as they may get."""
-    net, told, b = sizes.network(cfg), cost.supervised(cfg), batch(cfg, 1)
+    net, counts, b = network(cfg), cost.supervised(cfg), batch(cfg, 1)
     context, block = b.prompt + b.trace, b.tokens + 2
     image, token = sizes.flops(net, block, context + block), sizes.flops(net, 1, context, head=True)
     backward = 4 if setup.checkpointing else 3
-    written = told["images"] * (1 - cfg.supervised.no_thinking) * b.trace
+    written = counts["images"] * (1 - cfg.supervised.no_thinking) * b.trace
     return {
-        "update": backward * (told["update_image_evaluations"] * image + written * token),
-        "validation": told["validation_image_evaluations"] * image + told["validation_text_tokens_at_most"] * token,
+        "update": backward * (counts["update_image_evaluations"] * image + written * token),
+        "validation": counts["validation_image_evaluations"] * image + counts["validation_text_tokens_at_most"] * token,
     }
 
 
-def report(cfg: RunConfig, gpus: int, device: Device) -> tuple[list[str], bool]:
-    """The lines that the command prints, and whether the run fits as it is."""
-    check_split(cfg, gpus)
-    setup, net = as_it_is(cfg, gpus), sizes.network(cfg)
-    held, done = sizes.parameters(net), work(cfg, setup)
-    lines = [heading(cfg, gpus, device)]
-    lines.append("parameters    " + ", ".join(f"{name} {count:,}" for name, count in held.items()))
-    lines += table(memory(cfg, setup), KINDS)
-    lines.append(f"an update     {cfg.supervised.batch_size:,} examples, {setup.micro:,} on each device")
-    lines += flops_and_hours(done, cfg.supervised.steps, done["update"], gpus, device)
-    helps = [(text, need(cfg, changed)) for text, changed in remedies(cfg, gpus, device.room)]
-    ending, fits = verdict(need(cfg, setup), helps, device.room)
-    return lines + ending, fits
+def details(cfg: RunConfig, setup: Setup) -> list[str]:
+    """What one update is made of."""
+    return [f"an update     {cfg.supervised.batch_size:,} examples, {setup.micro:,} on each device"]
 
 
-def check_fits(cfg: RunConfig, memory_of_device: int) -> None:
-    """Raise UserError where the run needs more than ``memory_of_device`` bytes on each of its devices."""
-    check(cfg, need(cfg, as_it_is(cfg, cfg.launched)), memory_of_device)
+def updates(cfg: RunConfig) -> int:
+    """Optimiser steps of the run."""
+    return cfg.supervised.steps

@@ -1,7 +1,7 @@
 """A run's checkpoint as a folder that stands for itself: ``python -m unigrpo.tools.export RUN DIR``.
 
 Weights, tokenizer, configuration, provenance, licence and a model card with the run's scores where it has been judged.
-Adapters of released models (``llm_dit``) are also written as peft and diffusers read them.
+What other libraries read is written too: adapters of released models, as peft and diffusers read them.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from unigrpo.core import cli
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import new_folder, read_json, write_json, write_text
 from unigrpo.core.settings import from_dict, to_dict
+from unigrpo.models.backbones import backbone_of
 from unigrpo.report.collect import write_scores
 from unigrpo.report.results import MODES, PAPER, Folder, Paper, Scores
 from unigrpo.report.rows import Row, Sources
 from unigrpo.study import provenance, run_folder
 from unigrpo.study.config import RunConfig
+from unigrpo.study.facts import BACKBONES
 from unigrpo.tools import inspect_checkpoint
 
 STAGES = {
@@ -29,25 +31,6 @@ STAGES = {
     ("image", "text"): "UniGRPO: joint reinforcement of the reasoning and the denoising part",
 }
 SECTIONS = {"rl": "rl", "sft": "supervised", "base": "supervised"}  # stage -> settings that its training read
-
-WHAT = {
-    "world": """\
-A Mixture-of-Transformers that writes a reasoning trace and then paints an image of {side} x {side} pixels by flow
-matching, in the synthetic world of unigrpo, a reproduction of UniGRPO
-([arXiv 2603.23500](https://arxiv.org/abs/2603.23500)). Its prompts have the world's few words; it knows nothing
-else.""",
-    "llm_dit": """\
-Adapters of rank {lora_rank} for the language model `{language_model}`, which writes a reasoning trace, and the
-pipeline `{pipeline}`, which paints prompt and trace as an image of {side} x {side} pixels. Trained with unigrpo, a
-reproduction of UniGRPO ([arXiv 2603.23500](https://arxiv.org/abs/2603.23500)).
-
-`language_model/` is for peft, `pytorch_lora_weights.safetensors` for a diffusers pipeline's `load_lora_weights`; the
-other files are for unigrpo. The two released models are not in this folder.""",
-}
-LICENCE = {
-    "world": "Apache-2.0, see `LICENSE`.",
-    "llm_dit": "The adapters: Apache-2.0, see `LICENSE`. The two released models have licences of their own.",
-}
 
 CARD = """---
 license: {kind}
@@ -137,15 +120,14 @@ def scores(folder: Path, cfg: RunConfig) -> str:
 
 def card(folder: Path, cfg: RunConfig) -> str:
     """The model card of a run's checkpoint."""
-    told = inspect_checkpoint.describe(folder)
+    told, backbone = inspect_checkpoint.describe(folder), backbone_of(folder)
     key = tuple(sorted(cfg.rl.train)) if cfg.stage == "rl" else cfg.stage
-    adapted = told["adapters_of"] or {}
-    kind = "llm_dit" if adapted else "world"
+    kind, licence = backbone.LICENCE
     return CARD.format(
         label=cfg.label,
-        kind="other" if adapted else "apache-2.0",
-        what=WHAT[kind].format(side=told["image_size"], **adapted),
-        licence=LICENCE[kind],
+        kind=kind,
+        what=backbone.WHAT.format(**told),
+        licence=licence,
         method=STAGES[key],
         base=f"the run `{cfg.init}` of the same scale" if cfg.init else "none, trained from scratch",
         run=cfg.run,
@@ -166,18 +148,17 @@ def export(folder: Path, out: Path) -> None:
         cfg = from_dict(RunConfig, data)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
-    for name in ("model.json", "model.safetensors", "run.json", "tokenizer/tokenizer.json"):
-        if not (folder / name).is_file():
+    backbone = BACKBONES.load(cfg.backbone)
+    for name in (*backbone.FILES, "run.json"):
+        if not (folder / name).exists():
             raise UserError(f"{folder / name}: not found, expected a finished run")
     text = card(folder, cfg)
     with new_folder(out) as temporary:
-        for name in ("model.json", "model.safetensors", "run.json"):
-            shutil.copyfile(folder / name, temporary / name)
-        shutil.copytree(folder / "tokenizer", temporary / "tokenizer")
-        if cfg.backbone == "llm_dit":
-            from unigrpo.models.backbones.llm_dit import adapters  # diffusers takes seconds to import
-
-            adapters.convert(folder, temporary)
+        for name in (*backbone.FILES, "run.json"):
+            copy = shutil.copytree if (folder / name).is_dir() else shutil.copyfile
+            copy(folder / name, temporary / name)
+        if hasattr(backbone, "convert"):
+            backbone.convert(folder, temporary)
         shutil.copyfile(provenance.ROOT / "LICENSE", temporary / "LICENSE")
         write_json(temporary / "config.json", to_dict(cfg))
         write_text(temporary / "README.md", text)

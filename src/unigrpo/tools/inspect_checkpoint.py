@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -11,28 +12,22 @@ from safetensors import SafetensorError, safe_open
 from unigrpo.core import cli
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import digest, read_json
-from unigrpo.models.experts import expert_of
+from unigrpo.models.backbones import backbone_of
 from unigrpo.study import run_folder
 
-ADAPTERS = {"llm": "text", "transformer": "image"}  # rooms of a file of adapters
 
-
-def parameters(path: Path) -> tuple[dict[str, int], list[str]]:
+def parameters(path: Path, part_of: Callable[[str], str | None]) -> tuple[dict[str, int], list[str]]:
     """Numbers held by ``text``, ``image`` and ``fixed`` (codec, position tables, what reads pictures), and the types
-    they are stored in; of adapters, what is in the file. Raises UserError for a file that is absent, damaged or not of
-    this network."""
+    they are stored in; of adapters, what is in the file. ``part_of``: the backbone's. Raises UserError for a file that is
+    absent, damaged or not of this network."""
     counts, kinds = {"text": 0, "image": 0, "fixed": 0}, set()
     try:
         with safe_open(path, "numpy") as file:
             for name in file.keys():  # noqa: SIM118
                 part = file.get_slice(name)
-                room, _, rest = name.partition(".")
-                if path.name == "ema.safetensors":
-                    room, rest = "mot", name
-                if room not in ("mot", "codec", *ADAPTERS):
+                if (owner := part_of(name)) is None:
                     raise UserError(f"{path}: unexpected tensor {name}, expected those of a unigrpo model")
-                expert = expert_of(rest) if room == "mot" else ADAPTERS.get(room)
-                counts[expert or "fixed"] += math.prod(part.get_shape())
+                counts[owner] += math.prod(part.get_shape())
                 kinds.add(part.get_dtype())
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: not a complete safetensors file ({error})") from None
@@ -41,16 +36,14 @@ def parameters(path: Path) -> tuple[dict[str, int], list[str]]:
 
 def describe(folder: Path) -> dict:
     """Everything that the command tells; None for what the folder does not record."""
-    card = read_json(folder / "model.json", "image_size")
-    adapted = card.get("backbone") == "llm_dit"
-    needed = ("language_model", "pipeline", "lora_rank") if adapted else ("architecture", "codec")
-    card = read_json(folder / "model.json", *needed)
+    backbone = backbone_of(folder)
+    card = read_json(folder / "model.json", "image_size", *backbone.TELLS)
     weights = run_folder.weights(folder)
-    counts, kinds = parameters(weights)
+    counts, kinds = parameters(weights, backbone.part_of)
     record, config = run_folder.record(folder), run_folder.configuration(folder)
     return {
-        "architecture": card.get("architecture"),
-        "adapters_of": {key: card[key] for key in ("language_model", "pipeline", "lora_rank")} if adapted else None,
+        "what": backbone.summary(card),
+        **{key: card[key] for key in backbone.TELLS},
         "image_size": card["image_size"],
         **{key: card.get(key) for key in ("run", "seed", "stage")},
         **{key: record.get(key) for key in ("parent", "commit", "source_hash", "versions", "finished")},
@@ -64,17 +57,11 @@ def describe(folder: Path) -> dict:
 
 def lines(told: dict) -> list[str]:
     """The same for people."""
-    a, n = told["architecture"], told["parameters"]
-    none, between = "not recorded", told["adapters_of"]
-    if between is None:
-        what = f"Mixture-of-Transformers, {a['layers']} layers, hidden size {a['hidden_size']}, {a['heads']} heads,"
-        what += f" {a['vocab_size']} tokens"
-    else:
-        what = f"adapters of rank {between['lora_rank']} for {between['language_model']} and {between['pipeline']}"
+    n, none = told["parameters"], "not recorded"
     origin = ", ".join(f"{key} {none if told[key] is None else told[key]}" for key in ("run", "seed", "stage"))
     settings = none if told["config"] is None else f"{len(run_folder.flat(told['config']))} settings (see --json)"
     rows = {
-        "what": f"{what}, images of {told['image_size']} x {told['image_size']} pixels",
+        "what": f"{told['what']}, images of {told['image_size']} x {told['image_size']} pixels",
         "from": f"{origin}, parent {told['parent'] or none}",
         "commit": told["commit"] or none,
         "finished": told["finished"] or none,

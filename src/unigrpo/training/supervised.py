@@ -25,21 +25,19 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from unigrpo.core import distributed, seeding
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import write_json
-from unigrpo.models import sharding
+from unigrpo.models import checkpoint, sharding
 from unigrpo.models.base import UnifiedModel
-from unigrpo.models.codec import PatchCodec
-from unigrpo.models.mot import MoT, MoTConfig
-from unigrpo.models.word_tokenizer import BOS, END_OF_IMAGE, EOS, START_OF_IMAGE, build_tokenizer
 from unigrpo.planning import cost
 from unigrpo.sampling.engine import Decoding
 from unigrpo.study import provenance, run_folder
 from unigrpo.study.config import LENGTH_BUCKETS, RunConfig, SupervisedConfig
+from unigrpo.study.facts import BACKBONES
 from unigrpo.study.resolve import training_fingerprint
 from unigrpo.training.examples import Example, draw_examples, training_times
 from unigrpo.training.frame import Frame
 from unigrpo.training.launch import start_model
 from unigrpo.training.validation import validate
-from unigrpo.world import prompts, render, traces
+from unigrpo.world import render
 
 LOGGED = 50  # steps between two rows of the record
 
@@ -74,38 +72,6 @@ def supervised_loss(
     ce = ce / max(distributed.mean(torch.tensor(tokens)).item(), 1)
     parts = {name: distributed.mean(value.detach()).item() for name, value in (("flow", flow), ("ce", ce))}
     return flow + settings.ce_weight * ce, parts
-
-
-def new_model(cfg: RunConfig) -> UnifiedModel:
-    """A model from scratch: fitted codec, word tokenizer, initialised network."""
-    m = cfg.model
-    tokenizer = build_tokenizer(prompts.vocabulary())
-    ids = tokenizer.convert_tokens_to_ids
-    mot = MoT(
-        MoTConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=m.hidden_size,
-            intermediate_size=m.intermediate_size,
-            layers=m.layers,
-            heads=m.heads,
-            kv_heads=m.kv_heads,
-            latent_channels=m.latent_channels,
-            latent_patch=m.latent_patch,
-            max_latent_size=m.max_latent_size,
-            bos_id=ids(BOS),
-            eos_id=ids(EOS),
-            start_of_image_id=ids(START_OF_IMAGE),
-            end_of_image_id=ids(END_OF_IMAGE),
-            rope_theta=100.0,  # sequences of a few dozen tokens
-        )
-    )
-    mot.initialise(seeding.generator(cfg.seed, "initialise"))
-    codec = PatchCodec(m.latent_channels, m.latent_patch, m.latent_downsample)
-    rng = seeding.numpy_generator(cfg.seed, "codec")
-    codec.fit(
-        render.render([traces.base_example(rng, False, traces.Imperfection())[2] for _ in range(4000)], m.image_size)
-    )
-    return UnifiedModel(mot, codec, tokenizer, m.image_size)
 
 
 def learning_rate(step: int, s: SupervisedConfig) -> float:
@@ -170,7 +136,7 @@ def train(cfg: RunConfig, out: Path, init: Path | None, tracker: str | None = No
     one that follows the metrics."""
     s, frame = cfg.supervised, Frame(cfg, out, "step", tracker)
     device = frame.accelerator.device
-    model, form = (new_model(cfg).to(device), None) if init is None else start_model(cfg, init, device)
+    model, form = (checkpoint.new_model(cfg).to(device), None) if init is None else start_model(cfg, init, device)
     average = averaging(nn.Module() if form else model.network, s.ema_decay)
     if form:
         average.module = start_model(cfg, init, device)[0].network  # a split network cannot be copied
@@ -209,14 +175,7 @@ def adopt(cfg: RunConfig, out: Path) -> None:
     """The base of a scale that starts from published weights, which are checked: links to their files, or fresh
     adapters beside their names; and a record."""
     started, info = time.monotonic(), {"run": cfg.run, "seed": cfg.seed, "stage": cfg.stage}
-    if cfg.backbone == "llm_dit":
-        from unigrpo.models.backbones.llm_dit import pair_files
-
-        pair_files.adopt(cfg, out, info)
-    else:
-        from unigrpo.models.backbones.bagel import bagel_backbone  # diffusers takes seconds to import
-
-        bagel_backbone.adopt(cfg.released, out, cfg.model, info)
+    BACKBONES.load(cfg.backbone).adopt(cfg, out, info)
     facts = {"images": 0, "model_evaluations": 0, "updates": 0, "ema": True, "collapsed": False}
     seconds = time.monotonic() - started
     write_json(out / "run.json", provenance.record(cfg, device="none", wall_seconds=seconds, **facts))

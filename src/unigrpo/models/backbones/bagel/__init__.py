@@ -1,5 +1,65 @@
 """BAGEL, as released."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unigrpo.core.lazy import lazy
+from unigrpo.models import experts, mot_sizes
 from unigrpo.study.facts import BackboneFacts
 
+if TYPE_CHECKING:
+    from unigrpo.study.config import ModelConfig, RunConfig
+
+bagel_backbone = lazy(f"{__name__}.bagel_backbone")  # diffusers takes seconds to import
+
 FACTS = BackboneFacts(released=True, weights="ema.safetensors", tokenizer="tokenizer.json", prompt_tokens=200)
+FILES = (
+    *("model.json", FACTS.weights, "ae.safetensors", "llm_config.json", "vit_config.json", "system_prompt.txt"),
+    *("tokenizer.json", "tokenizer_config.json"),
+)
+TELLS = ("architecture", "codec")
+LICENCE = "apache-2.0", "Apache-2.0, as BAGEL's, see `LICENSE`."
+WHAT = """\
+BAGEL, a Mixture-of-Transformers that writes a reasoning trace and then paints an image of {image_size} x {image_size}
+pixels by flow matching, trained with unigrpo, a reproduction of UniGRPO
+([arXiv 2603.23500](https://arxiv.org/abs/2603.23500)). The files are those of a release of BAGEL, and one more."""
+
+# of BAGEL-7B-MoT
+VOCABULARY = 152_064
+EYES = 437_095_328  # vision transformer, connector and its position table
+AUTOENCODER = 83_819_683
+DECODER_CHANNELS = 256  # of the autoencoder at full resolution
+REWARD = 200_000_000  # a two-tower reward of the usual size
+
+
+def holds(folder: Path) -> bool:
+    """Whether ``folder`` is a release of BAGEL."""
+    return (folder / "llm_config.json").exists()
+
+
+def load(folder: Path, device, expected: ModelConfig | None) -> bagel_backbone.Bagel:
+    """The model of a folder. Raises UserError."""
+    return bagel_backbone.load(folder, device=device, expected=expected)
+
+
+def adopt(cfg: RunConfig, folder: Path, info: dict) -> None:
+    """Make ``folder`` the release that ``cfg`` names, by links to its files. Raises UserError."""
+    bagel_backbone.adopt(cfg.released, folder, cfg.model, info)
+
+
+def network(cfg: RunConfig) -> mot_sizes.Network:
+    """Sizes for plans."""
+    beside = {"codec": AUTOENCODER, "decoder": DECODER_CHANNELS, "reward": REWARD}
+    return mot_sizes.network(cfg.model, vocabulary=VOCABULARY, eyes=EYES, **beside)
+
+
+def part_of(name: str) -> str | None:
+    """Whose a tensor of the weights is, by its name."""
+    return experts.expert_of(name) or "fixed"
+
+
+def summary(card: dict) -> str:
+    """The architecture in one line, from model.json."""
+    return mot_sizes.summary(card["architecture"])

@@ -24,20 +24,19 @@ from unigrpo.models.backbones.bagel import bagel_files
 from unigrpo.models.backbones.bagel.bagel_files import AUTOENCODER, NETWORK, TABLES
 from unigrpo.models.backbones.bagel.multimodal import MultimodalMoT
 from unigrpo.models.backbones.bagel.vae import Autoencoder
-from unigrpo.models.base import Trace, UnifiedModel
+from unigrpo.models.base import Trace
 from unigrpo.models.checkpoint import save_tokenizer, write_tensors
 from unigrpo.models.experts import expert_of
 from unigrpo.models.mot import Context, MoT, MoTConfig, Rotary, sincos_table
+from unigrpo.models.mot_model import MoTModel
 from unigrpo.study.config import ModelConfig
 
 SYSTEM_PROMPT = "system_prompt.txt"
 IMAGE_SIZE = 1024  # pixels a side, where a folder does not say; less where the position table is smaller
 
 
-class Bagel(UnifiedModel):
+class Bagel(MoTModel):
     """A unified model with a system prompt; ``cards`` are the configuration files that it was built from."""
-
-    backbone = "bagel"
 
     def __init__(
         self,
@@ -64,6 +63,22 @@ class Bagel(UnifiedModel):
 
     def think(self, prompt_ids: list[list[int]], *draw, **options) -> tuple[Trace, Context]:
         return super().think([self.system_ids + ids for ids in prompt_ids], *draw, **options)
+
+    def save(self, folder: Path, info: dict, half: bool = False) -> None:
+        """Write a release. ``half`` stores bf16, as the published file; otherwise nothing is rounded. ``info``
+        (provenance) goes into ``model.json``, which is ours."""
+        kind = torch.bfloat16 if half else None
+        network = {name: tensor.to(kind or tensor.dtype) for name, tensor in self.mot.state_dict().items()}
+        write_tensors(folder / NETWORK, network, {"format": "pt"})
+        write_tensors(folder / AUTOENCODER, self.codec.official(), {"format": "pt"})
+        for name, card in self.cards.items():
+            write_json(folder / name, card)
+        write_text(folder / SYSTEM_PROMPT, self.system_prompt)
+        with writing(folder), TemporaryDirectory(dir=folder) as place:  # it would write through a link
+            save_tokenizer(self.tokenizer, Path(place))
+            for path in Path(place).iterdir():
+                path.replace(folder / path.name)
+        _write_card(folder, self.mot.config, self.codec, self.image_size, info)
 
 
 def load(
@@ -97,13 +112,13 @@ def load(
 
 def adopt(source: str | Path, folder: Path, expected: ModelConfig, info: dict) -> None:
     """Make ``folder`` a release by links to the files of ``source``, after the checks of :func:`load`, with a
-    ``model.json`` as :func:`save` writes it; a network in several files becomes one. Raises UserError."""
+    ``model.json`` as :meth:`Bagel.save` writes it; a network in several files becomes one. Raises UserError."""
     origin, release, _, codec, _ = _checked(source, expected)
     if origin.resolve() == folder.resolve():
         raise UserError(f"{folder}: expected another folder than that of the released weights")
     if release.network.path.name != NETWORK:
         kind = bagel_files.dtype_of(release.network, "vae2llm.weight")
-        return save(load(origin, expected=expected, dtype=kind), folder, info)
+        return load(origin, expected=expected, dtype=kind).save(folder, info)
     names = {NETWORK, AUTOENCODER, *release.cards, *bagel_files.TOKENIZER, SYSTEM_PROMPT}
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -165,24 +180,7 @@ def _image_size(folder: Path, largest: int) -> int:
     return size
 
 
-def save(model: Bagel, folder: Path, info: dict, half: bool = False) -> None:
-    """Write a release. ``half`` stores bf16, as the published file; otherwise nothing is rounded. ``info``
-    (provenance) goes into ``model.json``, which is ours."""
-    kind = torch.bfloat16 if half else None
-    network = {name: tensor.to(kind or tensor.dtype) for name, tensor in model.mot.state_dict().items()}
-    write_tensors(folder / NETWORK, network, {"format": "pt"})
-    write_tensors(folder / AUTOENCODER, model.codec.official(), {"format": "pt"})
-    for name, card in model.cards.items():
-        write_json(folder / name, card)
-    write_text(folder / SYSTEM_PROMPT, model.system_prompt)
-    with writing(folder), TemporaryDirectory(dir=folder) as place:  # it would write through a link
-        save_tokenizer(model.tokenizer, Path(place))
-        for path in Path(place).iterdir():
-            path.replace(folder / path.name)
-    _write_card(folder, model.mot.config, model.codec, model.image_size, info)
-
-
 def _write_card(folder: Path, mot: MoTConfig, codec: Autoencoder, image_size: int, info: dict) -> None:
     sizes = {"channels": codec.channels, "patch": codec.patch, "downsample": codec.downsample}
-    card = {"backbone": Bagel.backbone, "architecture": asdict(mot), "codec": sizes, "image_size": image_size}
+    card = {"backbone": "bagel", "architecture": asdict(mot), "codec": sizes, "image_size": image_size}
     write_json(folder / "model.json", card | info)

@@ -16,7 +16,7 @@ from unigrpo.core.torchvision_compat import ensure_torchvision
 
 ensure_torchvision()  # diffusers imports it through transformers
 
-from diffusers import AutoencoderKL  # noqa: E402
+from diffusers import AutoencoderKL
 
 SCALE, SHIFT = 0.3611, 0.1159  # latent = SCALE * (z - SHIFT)
 GROUPS = 32  # of the group norms

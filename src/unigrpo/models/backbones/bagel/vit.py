@@ -17,8 +17,8 @@ from unigrpo.core.torchvision_compat import ensure_torchvision
 
 ensure_torchvision()  # transformers imports it with its models
 
-from transformers import SiglipVisionConfig  # noqa: E402
-from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer  # noqa: E402
+from transformers import SiglipVisionConfig
+from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 
 COLOURS = 3
 

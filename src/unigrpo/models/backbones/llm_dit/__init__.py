@@ -1,7 +1,21 @@
 """A language model that reasons and a diffusion transformer that paints, with adapters."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unigrpo.core.files import read_json
+from unigrpo.core.lazy import lazy
 from unigrpo.study.facts import BackboneFacts
 
+if TYPE_CHECKING:
+    from unigrpo.study.config import ModelConfig, RunConfig
+
+# diffusers takes seconds to import
+adapters, pair_files, pair_sizes = (lazy(f"{__name__}.{name}") for name in ("adapters", "pair_files", "pair_sizes"))
+
+KIND = "llm_dit"  # in model.json
 FACTS = BackboneFacts(
     released=True,
     language_model=True,
@@ -11,3 +25,50 @@ FACTS = BackboneFacts(
     gradient_through_trace=False,
     prompt_tokens=120,
 )
+FILES = ("model.json", FACTS.weights, FACTS.tokenizer)
+TELLS = ("language_model", "pipeline", "lora_rank")
+LICENCE = "other", "The adapters: Apache-2.0, see `LICENSE`. The two released models have licences of their own."
+WHAT = """\
+Adapters of rank {lora_rank} for the language model `{language_model}`, which writes a reasoning trace, and the
+pipeline `{pipeline}`, which paints prompt and trace as an image of {image_size} x {image_size} pixels. Trained with
+unigrpo, a reproduction of UniGRPO ([arXiv 2603.23500](https://arxiv.org/abs/2603.23500)).
+
+`language_model/` is for peft, `pytorch_lora_weights.safetensors` for a diffusers pipeline's `load_lora_weights`; the
+other files are for unigrpo. The two released models are not in this folder."""
+PARTS = {"llm": "text", "transformer": "image"}  # first words of the adapters' names
+
+
+def holds(folder: Path) -> bool:
+    """Whether ``folder`` is a checkpoint of this backbone: its model.json says so."""
+    path = folder / "model.json"
+    return path.exists() and read_json(path).get("backbone") == KIND
+
+
+def load(folder: Path, device, expected: ModelConfig | None) -> pair_files.LlmDit:
+    """The model of a folder. Raises UserError."""
+    return pair_files.load(folder, device, expected)
+
+
+def adopt(cfg: RunConfig, folder: Path, info: dict) -> None:
+    """Make ``folder`` a model of the two releases that ``cfg`` names, with fresh adapters. Raises UserError."""
+    pair_files.adopt(cfg, folder, info)
+
+
+def convert(folder: Path, out: Path) -> None:
+    """Write the adapters of ``folder`` into ``out`` as peft and diffusers read them. Raises UserError."""
+    adapters.convert(folder, out)
+
+
+def sizes(cfg: RunConfig, base: RunConfig) -> pair_sizes.Pair:
+    """Sizes for plans, of the two releases that ``base`` names. Raises UserError where they are not known."""
+    return pair_sizes.Pair(pair_sizes.painter(base.released), pair_sizes.reasoner(base.language_model))
+
+
+def part_of(name: str) -> str | None:
+    """Whose a tensor of the weights is, by its name."""
+    return PARTS.get(name.partition(".")[0])
+
+
+def summary(card: dict) -> str:
+    """The architecture in one line, from model.json. Raises KeyError."""
+    return f"adapters of rank {card['lora_rank']} for {card['language_model']} and {card['pipeline']}"

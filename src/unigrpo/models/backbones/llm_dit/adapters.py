@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import unigrpo.models.backbones.bagel.vae  # noqa: F401  # isort: skip  # lets torchvision import, which the libraries below do
+from unigrpo.core.torchvision_compat import ensure_torchvision
+
+ensure_torchvision()  # the libraries below import it
 
 from diffusers import StableDiffusion3Pipeline
 from peft import LoraConfig

@@ -13,9 +13,12 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
-import unigrpo.models.backbones.bagel.vae  # noqa: F401  # isort: skip  # lets torchvision import, which the libraries below do
+from unigrpo.core.torchvision_compat import ensure_torchvision
+
+ensure_torchvision()  # the libraries below import it
 
 import torch
 from diffusers import StableDiffusion3Pipeline
@@ -29,7 +32,9 @@ from transformers import (
 )
 
 from unigrpo.core.errors import UserError
+from unigrpo.core.files import write_json
 from unigrpo.models.base import Trace, chosen_logp
+from unigrpo.models.checkpoint import save_tokenizer, write_tensors
 from unigrpo.models.mot import patchify, unpatchify
 
 # the pipeline would tell of every text that is longer than what CLIP reads, which traces are meant to be
@@ -109,8 +114,6 @@ class LlmDit(nn.Module):
     """``llm`` and the pipeline's transformer have adapters, which alone are trained, copied and found in the state
     dict; ``instruction`` precedes every prompt that the language model is given; ``origin`` is what a checkpoint says
     of the two releases."""
-
-    backbone = "llm_dit"
 
     def __init__(
         self,
@@ -307,6 +310,15 @@ class LlmDit(nn.Module):
         latents = unpatchify(tokens, self.patch, *self.grid) / config.scaling_factor + (config.shift_factor or 0)
         with torch.autocast(tokens.device.type, enabled=False):
             return (self.vae.decode(latents.to(kind)).sample.float() * 0.5 + 0.5).clamp(0, 1)
+
+    # -- files ---------------------------------------------------------------------------------------------------
+
+    def save(self, folder: Path, info: dict, half: bool = False) -> None:
+        """Write a run's folder: adapters in fp32 whatever ``half`` says, the language model's tokenizer, and what
+        ``origin`` says of the two releases, beside ``info`` (provenance)."""
+        save_tokenizer(self.tokenizer, folder / "tokenizer")
+        write_tensors(folder / "model.safetensors", self.state_dict())
+        write_json(folder / "model.json", asdict(self.origin) | info)
 
 
 def ends_of(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import unigrpo.models.backbones.bagel.vae  # noqa: F401  # isort: skip  # lets torchvision import, which the libraries below do
+from unigrpo.core.torchvision_compat import ensure_torchvision
+
+ensure_torchvision()  # the libraries below import it
 
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, SD3Transformer2DModel, StableDiffusion3Pipeline
@@ -29,11 +31,11 @@ from transformers import (
 
 from unigrpo.core import hub, seeding, weights
 from unigrpo.core.errors import UserError
-from unigrpo.core.files import read_json, read_text, write_json
+from unigrpo.core.files import read_json, read_text
 from unigrpo.core.settings import from_dict, require
 from unigrpo.models.backbones.llm_dit import adapters
 from unigrpo.models.backbones.llm_dit.pair import ADAPTER, LlmDit
-from unigrpo.models.checkpoint import load_weights, read_tensors, save_tokenizer, write_tensors
+from unigrpo.models.checkpoint import load_weights, read_tensors
 from unigrpo.study.config import ModelConfig, RunConfig
 
 PIPELINE = "StableDiffusion3Pipeline"
@@ -89,7 +91,7 @@ def adopt(cfg: RunConfig, folder: Path, info: dict) -> None:
     )
     model = _build(card, found["language_model"], found["pipeline"], None, cfg.model)
     _draw(model, cfg.seed)
-    save(model, folder, info)
+    model.save(folder, info)
 
 
 def load(folder: Path, device: torch.device | str, expected: ModelConfig | None) -> LlmDit:
@@ -110,13 +112,6 @@ def load(folder: Path, device: torch.device | str, expected: ModelConfig | None)
     model = _build(card, *places, folder / "tokenizer", expected)
     load_weights(model, stored, weights)
     return model.to(device)
-
-
-def save(model: LlmDit, folder: Path, info: dict) -> None:
-    """Write a run's folder: adapters in fp32, the language model's tokenizer, and the card."""
-    save_tokenizer(model.tokenizer, folder / "tokenizer")
-    write_tensors(folder / "model.safetensors", model.state_dict())
-    write_json(folder / "model.json", asdict(model.origin) | info)
 
 
 def fingerprint(folder: Path) -> str:

@@ -1,27 +1,18 @@
-"""How large a model and an update of it are, in closed form: parameters, bytes kept for the backward pass, FLOPs.
+"""How large a Mixture-of-Transformers and an update of it are, in closed form: parameters, bytes kept, FLOPs.
 
-Counted from a configuration alone, before anything is loaded. Bytes are those of fp32.
-Activations are what autograd keeps of the implementation in ``backbones/mot.py`` on a CPU; fused kernels keep less,
-so they are an upper bound elsewhere. Imports no torch.
+Counted from a configuration alone, before anything is loaded. Bytes are those of fp32. Activations are what autograd
+keeps of the implementation in ``mot.py`` on a CPU; fused kernels keep less, so they are an upper bound elsewhere.
+Imports no torch.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from unigrpo.planning import cost
-from unigrpo.study.config import RunConfig
-from unigrpo.world import prompts
+from unigrpo.study.config import ModelConfig
 
 FLOAT = 4  # bytes
 TIME_FEATURES = 256
-SPECIAL_TOKENS = 5  # of the world's tokenizer
-BAGEL_VOCABULARY = 152_064
-BAGEL_EYES = 437_095_328  # vision transformer, connector and its position table of BAGEL-7B-MoT
-BAGEL_AUTOENCODER = 83_819_683
-BAGEL_DECODER_CHANNELS = 256  # of the autoencoder at full resolution
-PROMPT_TOKENS = {"world": 20, "bagel": 200, "llm_dit": 120}  # assumed: with the frame, and what precedes the prompt
 
 
 @dataclass(frozen=True)
@@ -36,8 +27,10 @@ class Network:
     vocabulary: int
     token_dim: int  # numbers of a latent token
     table: int  # rows of the latents' position table
-    eyes: int  # fixed numbers of what reads pictures
-    codec: int  # and of what encodes and decodes them
+    codec: int  # fixed numbers of what encodes and decodes pictures
+    eyes: int = 0  # and of what reads them
+    decoder: int = 0  # channels of the decoder at full resolution
+    reward: int = 0  # numbers of a learned reward, assumed
 
     @property
     def kv(self) -> int:
@@ -55,24 +48,18 @@ class Network:
         return self.projections + self.hidden + 2 * self.kv + 2 * self.hidden // self.heads + 2 * self.hidden
 
 
-def network(cfg: RunConfig) -> Network:
-    """Sizes of the network of a run."""
-    m = cfg.model
-    dim = m.latent_patch**2 * m.latent_channels
-    pixels = 3 * (m.latent_patch * m.latent_downsample) ** 2
-    bagel = cfg.backbone == "bagel"
-    return Network(
-        m.hidden_size,
-        m.intermediate_size,
-        m.layers,
-        m.heads,
-        m.kv_heads,
-        BAGEL_VOCABULARY if bagel else len(prompts.vocabulary()) + SPECIAL_TOKENS,
-        dim,
-        m.max_latent_size**2,
-        BAGEL_EYES if bagel else 0,
-        BAGEL_AUTOENCODER if bagel else pixels + pixels * dim + dim,
-    )
+def network(model: ModelConfig, *, vocabulary: int, codec: int, **beside: int) -> Network:
+    """Sizes of the network of a configuration, and what its backbone knows."""
+    m, dim = model, model.latent_patch**2 * model.latent_channels
+    sizes = m.hidden_size, m.intermediate_size, m.layers, m.heads, m.kv_heads
+    return Network(*sizes, vocabulary, dim, m.max_latent_size**2, codec, **beside)
+
+
+def summary(architecture: dict) -> str:
+    """The network in one line, from what model.json says of it. Raises KeyError."""
+    a = architecture
+    sizes = f"{a['layers']} layers, hidden size {a['hidden_size']}, {a['heads']} heads, {a['vocab_size']} tokens"
+    return f"Mixture-of-Transformers, {sizes}"
 
 
 def parameters(net: Network) -> dict[str, int]:
@@ -170,11 +157,3 @@ def flops(net: Network, tokens: int, keys: int, head: bool = False) -> int:
     ``head`` also the vocabulary's logits."""
     token = net.layers * (2 * net.projections + 4 * net.hidden * keys)
     return tokens * (token + (2 * net.hidden * net.vocabulary if head else 0))
-
-
-def batch(cfg: RunConfig, episodes: int) -> Batch:
-    """The backward pass of ``episodes`` of a run, its prompts and traces as long as they are assumed to get."""
-    trace = cfg.sampling.max_trace_tokens + 2 if cfg.rl.thinking else 0
-    prompt, tokens = PROMPT_TOKENS[cfg.backbone], cfg.model.tokens_per_side**2
-    steps = cost.evaluations(cfg.rl) + (cfg.rl.method == "ddrl")
-    return Batch(episodes, math.ceil(episodes / cfg.rl.group_size), prompt, trace, tokens, steps)

@@ -1,6 +1,6 @@
 """How large a released language model and pipeline are as one policy, and an update of their adapters, in closed form.
 
-What ``sizes`` is for the Mixture-of-Transformers, for ``backbones/llm_dit.py``. Sizes are read from the configuration
+What ``mot_sizes`` is for the Mixture-of-Transformers. Sizes are read from the configuration
 files and the headers of the weight files of the two releases where these are folders, and known here for two ids of the
 hub. Activations are what autograd keeps when nothing but adapters is trained: no input of a frozen map, but the input
 of every adapter, copied to fp32 where the weights are bf16. Imports no torch.
@@ -15,13 +15,14 @@ from pathlib import Path
 
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json
-from unigrpo.planning.sizes import FLOAT, Batch
+from unigrpo.models.mot_sizes import FLOAT, Batch
 from unigrpo.study.config import RunConfig
 
 BYTES = {"no": 4, "bf16": 2}  # of a released number, by precision
 TEXT_TOKENS = 77 + 256  # that the transformer reads: of CLIP and of T5
 WIDEST_ENCODER = 3 * 10_240 + 2 * 4_096  # numbers of a token of T5-XXL, the largest encoder there is, on its way
 ENCODED = 32 * 256  # its tokens at once
+DECODER_CHANNELS = 256  # of the autoencoder at full resolution
 
 
 @dataclass(frozen=True)
@@ -117,9 +118,59 @@ def numbers(folder: Path) -> int:
     return total
 
 
-def adapters(cfg: RunConfig, p: Painter, r: Reasoner) -> dict[str, int]:
-    """Trained numbers of the language model (``text``) and of the transformer (``image``)."""
-    return {"text": r.adapters(cfg.rl.lora_rank), "image": p.adapters(cfg.rl.lora_rank)}
+@dataclass(frozen=True)
+class Pair:
+    """The two releases as one policy."""
+
+    painter: Painter
+    reasoner: Reasoner
+
+    def lines(self, cfg: RunConfig, base: RunConfig) -> list[str]:
+        """What is trained and what is not, for people."""
+        p, r, rank = self.painter, self.reasoner, cfg.rl.lora_rank
+        return [
+            f"language model  {r.numbers:,} numbers, adapters {r.adapters(rank):,}: {base.language_model}",
+            f"pipeline        {p.transformer:,} numbers, adapters {p.adapters(rank):,}: {base.released}",
+            f"  and           {p.encoders:,} in its text encoders, {p.autoencoder:,} in its autoencoder",
+        ]
+
+    def flops(self, tokens: int) -> tuple[int, int]:
+        """Of one image evaluation of ``tokens``, and of one token of text."""
+        return image_flops(self.painter, tokens), text_flops(self.reasoner)
+
+    def memory(self, cfg: RunConfig, b: Batch, episodes: int, copies: int) -> dict[str, dict[str, int]]:
+        """Bytes on a device with ``episodes`` of a rollout, by kind in each phase, ``rollout`` and ``update``; the
+        reward's weights are left out. ``copies``: of the adapters, the policy's and the reference's among them."""
+        p, r, rl, kind = self.painter, self.reasoner, cfg.rl, BYTES[cfg.precision]
+        rank, rows = rl.lora_rank, b.steps * b.episodes
+        numbers = {"text": r.adapters(rank), "image": p.adapters(rank)}
+        everything, trained = sum(numbers.values()), sum(numbers[part] for part in rl.train)
+        pixels, token = cfg.model.image_size**2, cfg.model.latent_patch**2 * cfg.model.latent_channels
+        standing = {
+            "weights": kind * (p.transformer + p.encoders + r.numbers) + FLOAT * p.autoencoder,
+            # the window's states and noise, what old and reference weights say of them, and the pictures
+            "latents": episodes * FLOAT * (7 * b.tokens * token * max(b.steps, 1) + 3 * pixels),
+        }
+        transient = max(
+            episodes * (b.tokens + TEXT_TOKENS) * 10 * p.width * kind,  # a layer's MLP of all pictures
+            ENCODED * WIDEST_ENCODER * kind,
+            3 * DECODER_CHANNELS * pixels * FLOAT,
+        )
+        learning = image_activations(p, rank, cfg.precision, rows, b.tokens) if "image" in rl.train else 0
+        if "text" in rl.train:
+            learning += text_activations(r, rank, cfg.precision, b)
+            learning += 2 * FLOAT * b.episodes * b.trace * r.vocabulary  # logits and their gradient
+        rollout = {
+            "adapters": FLOAT * copies * everything,
+            "activations": transient,
+            "KV cache": episodes * (b.prompt + b.trace) * r.layers * 2 * r.kv * kind,
+        }
+        update = {
+            "adapters": FLOAT * (copies * everything + 3 * trained),  # gradients and both moments
+            "activations": learning,
+            "KV cache": 0,
+        }
+        return {name: standing | phase for name, phase in (("rollout", rollout), ("update", update))}
 
 
 def image_activations(p: Painter, rank: int, precision: str, rows: int, tokens: int, text: int = TEXT_TOKENS) -> int:

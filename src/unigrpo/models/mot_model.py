@@ -1,0 +1,255 @@
+"""The Mixture-of-Transformers as a unified model: network, image codec and tokenizer, and the folder that holds them.
+
+``model.json`` + ``model.safetensors`` + ``tokenizer/``: the world's model. BAGEL is a subclass with files of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedTokenizerFast
+
+from unigrpo.core.errors import UserError
+from unigrpo.core.files import read_json, write_json
+from unigrpo.core.settings import from_dict, require, to_dict
+from unigrpo.models.base import Trace, chosen_logp
+from unigrpo.models.checkpoint import check_weights, load_weights, read_tensors, save_tokenizer, write_tensors
+from unigrpo.models.codec import PatchCodec
+from unigrpo.models.mot import Context, MoT, MoTConfig, patchify, unpatchify
+from unigrpo.study.config import ModelConfig
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class CodecCard:
+    """Arguments of the codec."""
+
+    channels: int
+    patch: int
+    downsample: int
+
+
+@dataclass(frozen=True)
+class Card:
+    """What model.json says of the network; its other keys say where the weights come from."""
+
+    format: int
+    architecture: MoTConfig
+    codec: CodecCard
+    image_size: int
+
+    def __post_init__(self):
+        require(self.format == FORMAT, "format", f"{FORMAT}, got {self.format}")
+        own, codec = self.architecture, self.codec
+        for where, sizes in (("architecture.", asdict(own)), ("codec.", asdict(codec))):
+            for name, size in sizes.items():
+                if name.endswith("_id"):
+                    require(0 <= size < own.vocab_size, where + name, f"a token below vocab_size, got {size}")
+                else:
+                    require(size > 0, where + name, f"a number > 0, got {size}")
+        require(own.hidden_size % own.heads == 0, "architecture.hidden_size", "a multiple of heads")
+        require(own.heads % own.kv_heads == 0, "architecture.heads", "a multiple of kv_heads")
+        latents = own.latent_channels, own.latent_patch
+        require((codec.channels, codec.patch) == latents, "codec", f"channels and patch {latents}, the architecture's")
+        side, rest = divmod(self.image_size, codec.patch * codec.downsample)
+        fits = rest == 0 and 0 < side <= own.max_latent_size
+        require(fits, "image_size", f"1 to {own.max_latent_size} tokens of the codec a side")
+
+
+class MoTModel(nn.Module):
+    """Text and images from one network; ``mot`` is trained, ``codec`` is fixed: it encodes and decodes images as
+    ``codec.PatchCodec`` does."""
+
+    def __init__(self, mot: MoT, codec: nn.Module, tokenizer: PreTrainedTokenizerFast, image_size: int):
+        super().__init__()
+        self.mot, self.codec, self.tokenizer, self.image_size = mot, codec, tokenizer, image_size
+        side = image_size // codec.stride
+        self.grid = (side, side)  # latent tokens
+
+    @property
+    def device(self) -> torch.device:
+        return self.mot.vae2llm.weight.device
+
+    @property
+    def network(self) -> MoT:
+        """What an average of weights is taken of."""
+        return self.mot
+
+    def expert_parameters(self) -> dict[str, list[nn.Parameter]]:
+        """Trainable parameters by expert, ``text`` and ``image``."""
+        return self.mot.expert_parameters()
+
+    def with_network(self, mot: MoT) -> MoTModel:
+        """The same model with another network."""
+        return MoTModel(mot, self.codec, self.tokenizer, self.image_size)
+
+    @property
+    def latent_shape(self) -> tuple[int, int]:
+        """(tokens, numbers per token) of one image."""
+        return self.grid[0] * self.grid[1], self.mot.config.token_dim
+
+    # -- text ----------------------------------------------------------------------------------------------------
+
+    def prompt_ids(self, prompts: list[str]) -> list[list[int]]:
+        """Framed prompt pieces bos + ids + eos. Raises UserError for an empty prompt or an unknown word."""
+        config, unknown = self.mot.config, self.tokenizer.unk_token_id
+        rows = []
+        for text in prompts:
+            ids = self.tokenizer.encode(text, add_special_tokens=False)
+            if not ids:
+                raise UserError("prompt: expected some words, got an empty text")
+            if unknown is not None and unknown in ids:
+                words = text.split()
+                bad = next((w for w in words if unknown in self.tokenizer.encode(w, add_special_tokens=False)), text)
+                raise UserError(f"prompt {text!r}: the word {bad!r} is not in this model's vocabulary")
+            rows.append([config.bos_id, *ids, config.eos_id])
+        return rows
+
+    def trace_from_texts(self, texts: list[str | None]) -> Trace:
+        """Given traces as token tracks, end token included; None is a row without a trace."""
+        eos = self.mot.config.eos_id
+        rows = [
+            torch.tensor(
+                [] if t is None else [*self.tokenizer.encode(t, add_special_tokens=False), eos],
+                dtype=torch.long,
+            )
+            for t in texts
+        ]
+        tokens = pad_sequence(rows, batch_first=True, padding_value=eos)
+        lengths = torch.tensor([len(r) for r in rows])
+        return Trace(tokens.to(self.device), (torch.arange(tokens.shape[1]) < lengths[:, None]).to(self.device))
+
+    def trace_texts(self, trace: Trace) -> list[str]:
+        """Readable traces, without the end token."""
+        keep = trace.mask & (trace.tokens != self.mot.config.eos_id)
+        return [self.tokenizer.decode(t[m]) for t, m in zip(trace.tokens, keep, strict=True)]
+
+    def encode(self, prompt_ids: list[list[int]], trace: Trace | None) -> tuple[Tensor | None, Context]:
+        """Prompt pieces, then trace pieces, as one causal text.
+
+        Returns hidden (B, L, D) of the trace pieces, whose k-th column predicts the k-th token of the trace (None
+        without traces), and the context for painting.
+        """
+        context = self.read_prompts(prompt_ids)
+        if trace is None:
+            return None, context
+        return self.mot.encode_text(*self.trace_pieces(trace), context)
+
+    def read_prompts(self, prompt_ids: list[list[int]]) -> Context:
+        """The context of B prompt pieces. Equal prompts, as the episodes of a group have, are read once."""
+        numbers: dict[tuple[int, ...], int] = {}
+        which = [numbers.setdefault(tuple(ids), len(numbers)) for ids in prompt_ids]
+        eos = self.mot.config.eos_id
+        ids = pad_sequence([torch.tensor(p) for p in numbers], batch_first=True, padding_value=eos)
+        mask = torch.arange(ids.shape[1]) < torch.tensor([len(p) for p in numbers])[:, None]
+        _, context = self.mot.encode_text(ids.to(self.device), mask.to(self.device))
+        return context.select(torch.tensor(which, device=self.device))
+
+    def trace_pieces(self, trace: Trace) -> tuple[Tensor, Tensor]:
+        """ids and mask (B, L), L <= T + 2, of the pieces bos + tokens + eos. A trace cut at its length limit gets its
+        end token here, unscored; a row whose mask is all False has no piece."""
+        eos, counts = self.mot.config.eos_id, trace.mask.sum(1)
+        first = torch.full_like(counts, self.mot.config.bos_id)[:, None]
+        ids = torch.cat([first, trace.tokens.masked_fill(~trace.mask, eos), torch.full_like(first, eos)], 1)
+        ended = (trace.mask & (trace.tokens == eos)).any(1)
+        lengths = torch.where(counts > 0, counts + 2 - ended.long(), 0)
+        mask = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
+        width = int(lengths.max())
+        return ids[:, :width], mask[:, :width]
+
+    def text_logp(self, hidden: Tensor, trace: Trace, temperature: float) -> tuple[Tensor, Tensor]:
+        """Log-probabilities (B, T) in nats of the trace's tokens under softmax(logits / temperature), and their
+        entropies (B, T), without gradient; both fp32, 0 where the mask is False. hidden as from :meth:`encode`."""
+        return chosen_logp(self.mot.logits(hidden[:, : trace.tokens.shape[1]]), trace, temperature)
+
+    @torch.no_grad()
+    def think(
+        self, prompt_ids: list[list[int]], max_tokens: int, uniforms: Tensor | None, temperature: float
+    ) -> tuple[Trace, Context]:
+        """Write a trace after each of B prompts; uniforms (B, max_tokens). Returns also the context for painting, as
+        :meth:`encode` makes it from the same traces."""
+        tokens, mask, context = self.mot.generate_text(
+            self.read_prompts(prompt_ids), max_tokens, temperature=temperature, uniforms=uniforms
+        )
+        return Trace(tokens, mask), context
+
+    # -- images --------------------------------------------------------------------------------------------------
+
+    def empty_context(self, batch: int) -> Context:
+        """The unconditional branch of guidance."""
+        return self.mot.empty_context(batch)
+
+    def velocity(self, context: Context, x: Tensor, t: Tensor) -> Tensor:
+        """Velocity (noise - data) fp32 of latent tokens x (B, N, token_dim) at flow times t (B,)."""
+        return self.mot.velocity(context, x, t, self.grid).float()
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [0, 1] -> latent tokens (B, N, token_dim), in fp32 whatever the network computes in."""
+        with torch.autocast(images.device.type, enabled=False):
+            return patchify(self.codec.encode(images), self.mot.config.latent_patch)
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        """Latent tokens (B, N, token_dim) -> images (B, 3, H, W) in [0, 1], in fp32 like them; differentiable."""
+        with torch.autocast(tokens.device.type, enabled=False):
+            return self.codec.decode(unpatchify(tokens, self.mot.config.latent_patch, *self.grid))
+
+    # -- files ---------------------------------------------------------------------------------------------------
+
+    def save(self, folder: Path, info: dict, half: bool = False) -> None:
+        """Write the model's folder; ``half`` stores fp16. ``info`` (provenance) goes into model.json."""
+        save_tokenizer(self.tokenizer, folder / "tokenizer")
+        tensors = self.state_dict()
+        write_tensors(folder / "model.safetensors", {k: v.half() if half else v for k, v in tensors.items()})
+        codec = CodecCard(self.codec.channels, self.codec.patch, self.codec.downsample)
+        write_json(folder / "model.json", asdict(Card(FORMAT, self.mot.config, codec, self.image_size)) | info)
+
+
+def load(folder: Path, device: torch.device | str, expected: ModelConfig | None) -> MoTModel:
+    """The model of a folder that :meth:`MoTModel.save` wrote. Raises UserError for anything missing or damaged, and for
+    another architecture than ``expected``."""
+    path, weights = folder / "model.json", folder / "model.safetensors"
+    names = Card.__dataclass_fields__
+    data = read_json(path, *names)
+    try:
+        card = from_dict(Card, {name: data[name] for name in names})
+        if expected is not None:
+            _check_architecture(card, expected)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    tokenizer = _load_tokenizer(folder / "tokenizer", card.architecture.vocab_size)
+
+    def build() -> MoTModel:
+        codec = PatchCodec(**asdict(card.codec))
+        return MoTModel(MoT(card.architecture), codec, tokenizer, card.image_size)
+
+    tensors = read_tensors(weights)
+    with torch.device("meta"):  # a wrong size is met before memory is asked for
+        check_weights(build(), tensors, weights)
+    model = build()
+    load_weights(model, tensors, weights)
+    return model.to(device)
+
+
+def _check_architecture(card: Card, expected: ModelConfig) -> None:
+    found = asdict(card.architecture) | {"latent_downsample": card.codec.downsample, "image_size": card.image_size}
+    for name, value in to_dict(expected).items():
+        require(found[name] == value, name, f"{value}, the configuration's model.{name}, got {found[name]}")
+
+
+def _load_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerFast:
+    path = folder / "tokenizer.json"
+    read_json(path, "model", "added_tokens")
+    try:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # the tokenizers library raises nothing narrower
+        raise UserError(f"{path}: expected a saved fast tokenizer ({error})") from None
+    for name in ("is_local", "local_files_only"):  # how it was read: nothing to save again
+        tokenizer.init_kwargs.pop(name, None)
+    if len(tokenizer) > vocab_size:
+        raise UserError(f"{path}: expected at most {vocab_size} words, the model's vocab_size, got {len(tokenizer)}")
+    return tokenizer
