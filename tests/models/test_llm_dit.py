@@ -325,7 +325,7 @@ def test_supervised_and_reinforced_like_every_model(folder, base, tmp_path, monk
     cfg, decoding = config(folder, rl=rl), Decoding(True, 2.0, 0.7)
 
     def run(out, reward):
-        reinforcement.train(cfg, out, tmp_path / "sft", reward, brightness, decoding, "")
+        reinforcement.train(cfg, out, tmp_path / "sft", reward, decoding, "")
 
     run(tmp_path / "straight", brightness)
     kept = []
@@ -517,7 +517,7 @@ def test_impossible_configurations(folder, model):
     for changes, message in (
         ({"rl": replace(RL, lora_rank=0)}, r"rl\.lora_rank: expected more than 0 for backbone: llm_dit"),
         ({"stage": "base", "language_model": None}, r"base\.language_model: expected a folder or hub id"),
-        ({"stage": "base", "source": "train", "released": None}, r"base\.source: expected released for, and only for"),
+        ({"stage": "base", "source": "train", "released": None}, r"base\.source: expected released for backbone"),
     ):
         with pytest.raises(UserError, match=message):
             config(folder, **changes)

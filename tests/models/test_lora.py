@@ -12,8 +12,9 @@ from tests._support import release, several, tiny
 from unigrpo.core.files import read_jsonl
 from unigrpo.core.settings import replace
 from unigrpo.models import checkpoint, lora
+from unigrpo.models import mot_sizes as sizes
+from unigrpo.planning import layout
 from unigrpo.planning import reinforcement_plan as plan
-from unigrpo.planning import sizes
 from unigrpo.study.facts import METHODS
 from unigrpo.training import launch, learner, loop, task
 from unigrpo.training.drift import probe
@@ -61,7 +62,7 @@ def test_every_linear_map_of_a_trained_expert_has_an_adapter_and_nothing_else_is
     image = [n for n in plain if "_moe_gen" in n or n.startswith(("vae2llm", "llm2vae", "time_embedder"))]
     wanted = {n for n in plain if ("image" in parts if n in image else "text" in parts)}
     assert {n.removeprefix("mot.").split(".lora_")[0] for n in learning} == wanted
-    counted = sizes.adapters(sizes.network(tiny.run_config()), 3, parts)
+    counted = sizes.adapters(layout.network(tiny.run_config()), 3, parts)
     assert sum(p.numel() for group in trained.values() for p in group) == counted
 
 
@@ -112,7 +113,7 @@ def test_a_run_learns_and_resumes(tmp_path, start, case):
     state = out / "state" / "state.safetensors"
     names = checkpoint.read_tensors(state)
     assert not [n for n in names if n.startswith("reference")]
-    adapters = sizes.adapters(sizes.network(cfg), 3, cfg.rl.train)
+    adapters = sizes.adapters(layout.network(cfg), 3, cfg.rl.train)
     assert sum(t.numel() for n, t in names.items() if n.startswith("model/")) == adapters
     several.run(cfg, out, start)
     assert (tmp_path / "calm/model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()

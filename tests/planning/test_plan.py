@@ -38,7 +38,7 @@ MEDIUM = ModelConfig(
 
 def configured(root, scale, run="unigrpo"):
     catalogue = load_catalogue(root / "pipelines/experiments.yaml")
-    return resolve(catalogue, load_scale(root / f"pipelines/scales/{scale}.yaml"), scale, run, 0)
+    return resolve(catalogue, load_scale(root / f"pipelines/scales/{scale}.yaml", catalogue["defaults"]), scale, run, 0)
 
 
 def update(model_config, train_parts=("text", "image"), trace=8):

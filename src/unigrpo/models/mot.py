@@ -346,9 +346,8 @@ class MoT(nn.Module):
 
         Returns the streams after their expert's final norm, and all keys and values per layer.
         """
-        decoder = self.language_model.model
+        decoder, keys, values = self.language_model.model, [], []
         ropes = [self.rotary(x, p) for (_, x), p in zip(streams, positions, strict=True)]
-        keys, values = [], []
         for i, layer in enumerate(decoder.layers):
             past = None if context is None else (context.keys[i], context.values[i])
             streams, k, v = layer(streams, ropes, mask, past)

@@ -82,12 +82,15 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 def changed_settings(cfg: RunConfig) -> str:
     """Those of the stage, the model and sampling that are not the default."""
-    default = RunConfig(cfg.run, cfg.label, cfg.stage, cfg.scale, cfg.seed, cfg.init, cfg.evaluate)
-    held, usual = (
-        run_folder.flat({name: to_dict(c)[name] for name in ("model", SECTIONS[cfg.stage], "sampling")})
-        for c in (cfg, default)
-    )
-    rows = [[f"`{key}`", str(value), str(usual[key])] for key, value in held.items() if value != usual[key]]
+    rows = []
+    for name in ("model", SECTIONS[cfg.stage], "sampling"):
+        section = getattr(cfg, name)
+        for key, field in type(section).model_fields.items():
+            value = getattr(section, key)
+            if field.is_required() or value != field.get_default():
+                rows.append(
+                    [f"`{name}.{key}`", str(value), "none" if field.is_required() else str(field.get_default())]
+                )
     return table(["setting", "value", "default"], rows) if rows else "None."
 
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from unigrpo.core import seeding
 from unigrpo.core.files import read_json
-from unigrpo.models import experts, mot_model, mot_sizes
+from unigrpo.models import experts, mot_sizes
 from unigrpo.study.facts import BackboneFacts
 
 if TYPE_CHECKING:
+    from unigrpo.models.mot_model import MoTModel
     from unigrpo.study.config import ModelConfig, RunConfig
 
 FACTS = BackboneFacts(released=False, closed_vocabulary=True)
@@ -31,15 +32,18 @@ def holds(folder: Path) -> bool:
     return path.exists() and "backbone" not in read_json(path)
 
 
-def load(folder: Path, device, expected: ModelConfig | None) -> mot_model.MoTModel:
+def load(folder: Path, device, expected: ModelConfig | None) -> MoTModel:
     """The model of a folder. Raises UserError."""
+    from unigrpo.models import mot_model  # torch takes seconds to import
+
     return mot_model.load(folder, device, expected)
 
 
-def new_model(cfg: RunConfig) -> mot_model.MoTModel:
+def new_model(cfg: RunConfig) -> MoTModel:
     """A model from scratch: fitted codec, word tokenizer, initialised network."""
     from unigrpo.models.codec import PatchCodec
     from unigrpo.models.mot import MoT, MoTConfig
+    from unigrpo.models.mot_model import MoTModel
     from unigrpo.models.word_tokenizer import BOS, END_OF_IMAGE, EOS, START_OF_IMAGE, build_tokenizer
     from unigrpo.world import prompts, render, traces
 
@@ -70,7 +74,7 @@ def new_model(cfg: RunConfig) -> mot_model.MoTModel:
     codec.fit(
         render.render([traces.base_example(rng, False, traces.Imperfection())[2] for _ in range(4000)], m.image_size)
     )
-    return mot_model.MoTModel(mot, codec, tokenizer, m.image_size)
+    return MoTModel(mot, codec, tokenizer, m.image_size)
 
 
 def network(cfg: RunConfig) -> mot_sizes.Network:

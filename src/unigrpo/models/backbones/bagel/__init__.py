@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unigrpo.core.lazy import lazy
 from unigrpo.models import experts, mot_sizes
 from unigrpo.study.facts import BackboneFacts
 
 if TYPE_CHECKING:
+    from unigrpo.models.backbones.bagel.bagel_backbone import Bagel
     from unigrpo.study.config import ModelConfig, RunConfig
-
-bagel_backbone = lazy(f"{__name__}.bagel_backbone")  # diffusers takes seconds to import
 
 FACTS = BackboneFacts(released=True, weights="ema.safetensors", tokenizer="tokenizer.json", prompt_tokens=200)
 FILES = (
@@ -39,13 +37,17 @@ def holds(folder: Path) -> bool:
     return (folder / "llm_config.json").exists()
 
 
-def load(folder: Path, device, expected: ModelConfig | None) -> bagel_backbone.Bagel:
+def load(folder: Path, device, expected: ModelConfig | None) -> Bagel:
     """The model of a folder. Raises UserError."""
+    from unigrpo.models.backbones.bagel import bagel_backbone  # diffusers takes seconds to import
+
     return bagel_backbone.load(folder, device=device, expected=expected)
 
 
 def adopt(cfg: RunConfig, folder: Path, info: dict) -> None:
     """Make ``folder`` the release that ``cfg`` names, by links to its files. Raises UserError."""
+    from unigrpo.models.backbones.bagel import bagel_backbone
+
     bagel_backbone.adopt(cfg.released, folder, cfg.model, info)
 
 

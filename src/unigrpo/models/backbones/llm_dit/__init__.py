@@ -10,10 +10,10 @@ from unigrpo.core.lazy import lazy
 from unigrpo.study.facts import BackboneFacts
 
 if TYPE_CHECKING:
+    from unigrpo.models.backbones.llm_dit.pair import LlmDit
     from unigrpo.study.config import ModelConfig, RunConfig
 
-# diffusers takes seconds to import
-adapters, pair_files, pair_sizes = (lazy(f"{__name__}.{name}") for name in ("adapters", "pair_files", "pair_sizes"))
+pair_sizes = lazy(f"{__name__}.pair_sizes")
 
 KIND = "llm_dit"  # in model.json
 FACTS = BackboneFacts(
@@ -44,18 +44,24 @@ def holds(folder: Path) -> bool:
     return path.exists() and read_json(path).get("backbone") == KIND
 
 
-def load(folder: Path, device, expected: ModelConfig | None) -> pair_files.LlmDit:
+def load(folder: Path, device, expected: ModelConfig | None) -> LlmDit:
     """The model of a folder. Raises UserError."""
+    from unigrpo.models.backbones.llm_dit import pair_files  # diffusers takes seconds to import
+
     return pair_files.load(folder, device, expected)
 
 
 def adopt(cfg: RunConfig, folder: Path, info: dict) -> None:
     """Make ``folder`` a model of the two releases that ``cfg`` names, with fresh adapters. Raises UserError."""
+    from unigrpo.models.backbones.llm_dit import pair_files
+
     pair_files.adopt(cfg, folder, info)
 
 
 def convert(folder: Path, out: Path) -> None:
     """Write the adapters of ``folder`` into ``out`` as peft and diffusers read them. Raises UserError."""
+    from unigrpo.models.backbones.llm_dit import adapters
+
     adapters.convert(folder, out)
 
 
