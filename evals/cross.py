@@ -183,7 +183,9 @@ def notes(made: Sequence[dict]) -> list[str]:
         target = [line for line in lines_of_run if line["reward"].partition("=")[0] == line["trained_on"]]
         others = [f"{line['reward']} {direction(line)}" for line in lines_of_run if line not in target]
         on = ", ".join(direction(line) for line in target) or "not among the columns"
-        below.append(f"{run} was trained on {lines_of_run[0]['trained_on']}: {on}; held out: {', '.join(others) or 'none'}.")
+        below.append(
+            f"{run} was trained on {lines_of_run[0]['trained_on']}: {on}; held out: {', '.join(others) or 'none'}."
+        )
     return below
 
 

@@ -148,7 +148,9 @@ def intervals(rows: Sequence[dict], by_category: bool) -> dict[str, Estimate]:
     return found
 
 
-def write(rows: Sequence[dict], failed: Sequence[dict], judge: Judge, facts: BenchmarkFacts, benchmark: str, out: Path) -> list[str]:
+def write(
+    rows: Sequence[dict], failed: Sequence[dict], judge: Judge, facts: BenchmarkFacts, benchmark: str, out: Path
+) -> list[str]:
     """Write the results of a finished run into ``out``; returns the lines that report them."""
     numbers, lines = judge.summary(rows) if rows else ({}, [])
     if rows:

@@ -20,7 +20,9 @@ FACTS = RewardFacts(
 )
 
 
-def build(weights: Published = WEIGHTS, clip_weights: Published = CLIP, batch_size: Count = 64, device: Device = "auto"):
+def build(
+    weights: Published = WEIGHTS, clip_weights: Published = CLIP, batch_size: Count = 64, device: Device = "auto"
+):
     """``weights``: the head's file, a folder with it, or a hub id; ``clip_weights``: hub id or folder. Raises
     UserError."""
     from rewards._support import clip_towers

@@ -152,18 +152,17 @@ def answerer(
 def answered(make: Callable) -> Callable:
     """``make(vlm, ...)`` of a benchmark as its ``build``: the options of :func:`answerer` stand in the place of the
     first argument."""
-    first, *rest = inspect.signature(make).parameters.values()
+    _, *rest = inspect.signature(make).parameters.values()
     options = inspect.signature(answerer).parameters
 
     def build(**given: Any):
         vlm = answerer(**{name: given.pop(name) for name in options if name in given})
         return make(vlm, **given)
 
-    merged = [*rest, *options.values()]
-    build.__annotations__ = {name: hint for f in (make, answerer) for name, hint in annotations(f).items()}
-    build.__annotations__.pop(first.name)
-    by_word = [p.replace(kind=p.KEYWORD_ONLY, annotation=build.__annotations__[p.name]) for p in merged]
-    build.__signature__ = inspect.Signature(by_word)
+    build.__annotations__ = annotations(make) | annotations(answerer)
+    build.__signature__ = inspect.Signature(
+        [p.replace(kind=p.KEYWORD_ONLY, annotation=build.__annotations__[p.name]) for p in (*rest, *options.values())]
+    )
     return build
 
 

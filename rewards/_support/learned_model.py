@@ -23,7 +23,6 @@ from unigrpo.core.records import Prompt
 from unigrpo.core.settings import from_dict, require, to_dict
 from unigrpo.models.checkpoint import load_weights, read_tensors, write_tensors
 from unigrpo.study.config import RewardConfig
-
 from unigrpo.world.prompts import vocabulary
 from unigrpo.world.scenes import CLASSES, COLORS, GRID
 

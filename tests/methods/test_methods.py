@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from scipy.stats import rankdata
 from torch import nn
 
-import rewards
+from unigrpo.judges import reward as rewards
 from evals import run as evals_run
 from tests._support import tiny
 from unigrpo.core import seeding

@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 import torch
 
-import rewards
+from unigrpo.judges import reward as rewards
 from tests._support import tiny
 from unigrpo.core import settings
 from unigrpo.core.settings import replace

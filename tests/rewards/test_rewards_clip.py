@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 from torch.nn.functional import normalize
 
-import rewards
-from rewards import pixels
+from unigrpo.judges import reward as rewards
+from rewards._support import pixels
 from tests._support import published
 from tests._support.published import PROMPTS, images
 from unigrpo.core import weights

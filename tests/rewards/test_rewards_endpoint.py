@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-import rewards
+from unigrpo.judges import reward as rewards
 from tests._support.published import PROMPTS, images
 from unigrpo.core.errors import UserError
 

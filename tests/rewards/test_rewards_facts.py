@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-import rewards
+from unigrpo.judges import reward as rewards
 from tests._support import tiny
 from unigrpo.core.errors import UserError
 from unigrpo.study.facts import REWARDS
@@ -69,10 +69,10 @@ def test_scores_lie_in_the_stated_range(name):
 
 
 def test_the_weak_reward_is_the_learned_ones_network(tmp_path):
-    from rewards import learned
+    from rewards._support import learned_model
     from unigrpo.world.prompts import prompt_set
 
-    learned.save(learned.LearnedReward(tiny.REWARD, tiny.MODEL.image_size), tmp_path)
+    learned_model.save(learned_model.LearnedReward(tiny.REWARD, tiny.MODEL.image_size), tmp_path)
     prompts = prompt_set("val")[:2]
     pictures = torch.rand(2, 3, tiny.MODEL.image_size, tiny.MODEL.image_size)
     scores = [rewards.load(name, path=tmp_path, device="cpu")(pictures, prompts) for name in ("weak", "learned")]

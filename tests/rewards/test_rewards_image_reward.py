@@ -6,8 +6,8 @@ import re
 import pytest
 import torch
 
-import rewards
-from rewards import pixels
+from unigrpo.judges import reward as rewards
+from rewards._support import pixels
 from tests._support import published
 from tests._support.published import PROMPTS, images
 from unigrpo.core.errors import UserError

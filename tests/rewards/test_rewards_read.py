@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-import rewards
+from unigrpo.judges import reward as rewards
 from rewards import jpeg, ocr
 from unigrpo.core.errors import UserError
 from unigrpo.core.records import Prompt
@@ -118,22 +118,24 @@ def test_geneval_is_its_verdict_on_what_the_inspector_finds():
     for count, official, exact in [(1, 1.0, 0.0), (2, 1.0, 1.0), (4, 0.0, 0.5)]:
         meta = {"include": [{"class": "circle", "count": count}], "prompt": "x"}
         asking = Prompt("p", "x", "counting", meta)
-        assert rewards.load("geneval", rule="official")(picture, [asking]).item() == official
-        assert rewards.load("geneval")(picture, [asking]).item() == exact
+        assert rewards.load("geneval_score", rule="official")(picture, [asking]).item() == official
+        assert rewards.load("geneval_score")(picture, [asking]).item() == exact
         assert geneval_verdict.exact_verdict(meta, *found).score == exact
 
 
 def test_geneval_takes_the_worlds_prompts():
     prompts = prompt_set("val")[:5]
-    scores = rewards.load("geneval")(torch.zeros(5, 3, 48, 48), prompts)
+    scores = rewards.load("geneval_score")(torch.zeros(5, 3, 48, 48), prompts)
     assert len(scores) == 5 and scores.max() <= 1 and math.isfinite(scores.sum())
-    with pytest.raises(UserError, match=r"^reward geneval: detector: expected world or real, got 'eyes'"):
-        rewards.load("geneval", detector="eyes")
-    with pytest.raises(UserError, match=r"^reward geneval: rule: expected exact or official, got 'mine'"):
-        rewards.load("geneval", rule="mine")
-    with pytest.raises(UserError, match=r"^reward geneval: detector_options.side: expected detector, clip, device"):
-        rewards.load("geneval", detector="real", detector_options={"side": 800})
-    assert torch.equal(rewards.load("geneval", batch_size=2)(torch.zeros(5, 3, 48, 48), prompts), scores)
+    with pytest.raises(UserError, match=r"^reward geneval_score: detector: expected world or real, got 'eyes'"):
+        rewards.load("geneval_score", detector="eyes")
+    with pytest.raises(UserError, match=r"^reward geneval_score: rule: expected exact or official, got 'mine'"):
+        rewards.load("geneval_score", rule="mine")
+    with pytest.raises(
+        UserError, match=r"^reward geneval_score: detector_options.side: expected detector, clip, device"
+    ):
+        rewards.load("geneval_score", detector="real", detector_options={"side": 800})
+    assert torch.equal(rewards.load("geneval_score", batch_size=2)(torch.zeros(5, 3, 48, 48), prompts), scores)
 
 
 def test_geneval_on_real_images_is_the_evaluation_s_verdict(tmp_path):
@@ -148,7 +150,7 @@ def test_geneval_on_real_images_is_the_evaluation_s_verdict(tmp_path):
     seen = instruments(**told, device="cpu").look(shown, asking)
     classes = sorted(seen[0][0])  # what the first image shows is asked of both
     asking = [Prompt("p", "x", "colors", {"include": [{"class": c, "count": 1} for c in classes or ["cup"]]})] * 2
-    reward = rewards.load("geneval", rule="official", detector="real", detector_options=told | {"device": "cpu"})
+    reward = rewards.load("geneval_score", rule="official", detector="real", detector_options=told | {"device": "cpu"})
     expected = [
         float(geneval_verdict.official_verdict(p.meta, *found).correct) for p, found in zip(asking, seen, strict=True)
     ]

@@ -4,8 +4,8 @@ import pytest
 import torch
 from PIL import Image
 
-import rewards
-from rewards import pixels
+from unigrpo.judges import reward as rewards
+from rewards._support import pixels
 from tests._support import published
 from tests._support.published import PROMPTS, images
 from unigrpo.core.errors import UserError

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-import rewards
+from unigrpo.judges import reward as rewards
 from tests._support import command, tiny
 from tests._support.published import PROMPTS, images
 from unigrpo.core.errors import UserError
@@ -54,7 +54,7 @@ def own(tmp_path, monkeypatch):
 def known(own, monkeypatch):
     """The same, where configurations look them up, with the sum among them."""
     for name in ("weighted", "learned", "jpeg"):
-        (own / f"{name}.py").write_text(rewards.source(name).read_text())
+        (own / f"{name}.py").write_text(REWARDS.source(name).read_text())
     (own / "broken.py").write_text("def build():\n    return (\n")
     monkeypatch.setattr(resolve, "REWARDS", own)
     return own
@@ -190,7 +190,7 @@ def test_every_shipped_reward_can_be_configured():
     import inspect
 
     for name in REWARDS.names():
-        needed, taken = resolve._options_of(rewards.source(name).read_text(), rewards.source(name))
+        needed, taken = resolve._options_of(REWARDS.source(name).read_text(), REWARDS.source(name))
         signature = inspect.signature(importlib.import_module(f"rewards.{name}").build)
         assert taken == list(signature.parameters), name
         assert needed == [p.name for p in signature.parameters.values() if p.default is p.empty], name
@@ -237,6 +237,6 @@ def test_local_files_of_the_options_decide_a_run(tmp_path):
     found = rewards.inputs(json.loads(json.dumps(options)))
     assert [path.name for path in found] == ["head.pth", "a.safetensors", "b.json"]
     assert rewards.inputs({"question": "Is it so? " * 100, "odd": "a\0b", "n": 3}) == []
-    assert task.reward_source("jpeg", None, {"quality": 50}) == ({"quality": 50}, rewards.source("jpeg"))
+    assert task.reward_source("jpeg", None, {"quality": 50}) == ({"quality": 50}, REWARDS.source("jpeg"))
     own, source = task.reward_source("learned", tmp_path, {"path": str(tmp_path / "clip"), "device": "cpu"})
     assert own == {"path": tmp_path / "clip", "device": "cpu"} and source.parent == tmp_path / "clip"

@@ -38,7 +38,12 @@ def expect(expected: str, holds: Callable[[Any], bool], of: type | tuple[type, .
 def _is_url(text: str) -> bool:
     try:
         parts = urlsplit(text)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and not re.search(r"\s", text)
+        return (
+            parts.scheme in ("http", "https")
+            and bool(parts.hostname)
+            and parts.port != 0
+            and not re.search(r"\s", text)
+        )
     except ValueError:  # a port that is none
         return False
 
@@ -60,10 +65,10 @@ Device = Annotated[
 ]
 Url = Annotated[str, AfterValidator(expect("a URL, http:// or https:// with a host", _is_url))]
 ExistingPath = Annotated[
-    str | Path, PlainValidator(expect("the path of a file or folder that is there", _exists, (str, Path)))
+    str, PlainValidator(expect("the path of a file or folder that is there", _exists, (str, Path)))
 ]
 Published = Annotated[
-    str | Path,
+    str,
     PlainValidator(
         expect("a file or folder that is there, or a repository of the hub (owner/name)", _is_published, (str, Path))
     ),
@@ -84,9 +89,7 @@ def annotations(function: Callable) -> dict[str, Any]:
     return found
 
 
-def check(
-    function: Callable, options: Mapping, name: Callable[[str], str], supplied: Collection[str] = ()
-) -> None:
+def check(function: Callable, options: Mapping, name: Callable[[str], str], supplied: Collection[str] = ()) -> None:
     """Raise UserError unless ``function`` can be called with ``options``, and those in ``supplied`` that are missing.
     ``name`` gives an option's name in messages."""
     parameters = inspect.signature(function).parameters
@@ -116,7 +119,9 @@ def check_value(value: object, annotation: Any, key: str) -> None:
         else:  # as a file holds it: a list is a tuple too, and a text a path
             adapter.validate_json(text)
     except ValidationError as error:
-        raise UserError(explain(error, key, get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation)) from None
+        raise UserError(
+            explain(error, key, get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation)
+        ) from None
 
 
 def _json(value: object) -> str | None:
