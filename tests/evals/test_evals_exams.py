@@ -315,9 +315,9 @@ def test_geneval_2_over_a_server_that_fails_once(tmp_path, capsys):
 
 def test_options_of_a_server_need_a_server(tmp_path):
     write_official(tmp_path / "d")
-    for options in (["--by-text"], ["--model", "judge"]):
+    for alone in (["--by-text"], ["--model", "judge"]):
         with pytest.raises(UserError, match="belong to a server, which --endpoint names"):
-            call(["judge", "ta", "--images", str(tmp_path / "d"), *options])
+            call(["judge", "ta", "--images", str(tmp_path / "d"), *alone])
     with fake_server.serving(lambda _: fake_server.text("Yes.")) as (url, _):
         call(["judge", "ta", "--images", str(tmp_path / "d"), "--endpoint", url, "--model", "judge", "--by-text"])
     summary = read_json(tmp_path / "d.ta/summary.json")

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
-import sys
 
 import numpy as np
 import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy, cross_entropy
 
-from unigrpo.judges import reward as rewards
 from rewards import verifier
 from rewards._support import learned_model, learned_training
-from tests._support import tiny
+from tests._support import own_rewards, tiny
+from tests._support.command import unigrpo
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json
 from unigrpo.core.records import Prompt
+from unigrpo.judges import reward as rewards
 from unigrpo.sampling import sample_folder
 from unigrpo.sampling.engine import Samples
 from unigrpo.world.gold import judge
@@ -55,17 +54,16 @@ def pixels(images):
 # ---- registry ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["no_such", "../verifier", "verifier.py", "", "train_learned", "__init__", "a b"])
+@pytest.mark.parametrize("name", ["no_such", "../verifier", "verifier.py", "", "learned_training", "_support", "a b"])
 def test_only_rewards_can_be_loaded(name):
-    with pytest.raises(UserError, match="expected the name of a file in rewards/ that has a function `build`"):
+    with pytest.raises(UserError, match=f"^no reward is called {name!r}"):
         rewards.load(name)
 
 
 def test_a_new_file_is_a_new_reward(tmp_path, monkeypatch):
     """Nothing else needs to be touched."""
     source = "def build(scale=1.0):\n    return lambda images, prompts: scale * images.mean((1, 2, 3))\n"
-    (tmp_path / "brightness.py").write_text(source)
-    monkeypatch.setattr(rewards, "__path__", [*rewards.__path__, str(tmp_path)])
+    own_rewards.add(monkeypatch, tmp_path, {"brightness": source})
     images = torch.rand(3, 3, 48, 48, generator=torch.Generator().manual_seed(0))
     scores = rewards.load("brightness", scale=2.0)(images, POOL[:3])
     assert torch.allclose(scores, 2 * images.mean((1, 2, 3)))
@@ -249,9 +247,7 @@ def test_training_from_samples_to_a_reward(tmp_path, monkeypatch, capsys):
     assert np.array_equal(held_out.images, samples.images[len(training.prompts) :])
 
     out = tmp_path / "out"
-    options = ["--config", tmp_path / "sft.json", "--data", tmp_path / "data", "--out", out]
-    monkeypatch.setattr(sys, "argv", ["train_learned", *map(str, options)])
-    importlib.import_module("rewards.train_learned").main()
+    unigrpo(f"train-reward --config {tmp_path / 'sft.json'} --data {tmp_path / 'data'} --out {out}")
     report = read_json(out / "report.json")
     assert report["n"]["overall"] == len(held_out.prompts) == sum(report["n"].values()) - report["n"]["overall"]
     assert report["strict_share"]["overall"] == pytest.approx(np.mean([v.strict for v in held_out.verdicts]))
