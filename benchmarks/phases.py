@@ -31,7 +31,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `rewards` and `evals`, which are not installed
 
 from rewards import verifier
-from rewards.learned import LearnedReward
+from rewards._support.learned_model import LearnedReward
 from unigrpo.core import cli, seeding
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import write_json

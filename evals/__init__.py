@@ -1,1 +1,1 @@
-"""Evaluations: GenEval, text alignment (TA), and the command that scores a run's images."""
+"""Evaluations: of a run's images (``run``), of any images by a benchmark (``images``), by several rewards (``cross``)."""

@@ -3,9 +3,6 @@
 Rows are runs, columns rewards, a cell the mean over seeds and prompts with its 95 % interval. Below stand the
 differences to the first run, paired by prompt: a run that was trained on one reward and rises there while the others
 fall has hacked it. A run may be given several times, once a seed.
-
-    python -m evals.cross --out DIR --reward verifier --reward 'learned={"path": "results/cpu/reward"}'
-        sft=results/cpu/runs/sft/seed0/samples/geneval.think.tuned unigrpo=.../geneval.think.tuned
 """
 
 from __future__ import annotations
@@ -21,13 +18,12 @@ import numpy as np
 import pandas as pd
 from PIL.Image import Image
 
-from evals import held_out
-from evals.pictures import Picture, Pictures, read
-from rewards import Reward
-from unigrpo.core import cli
+from evals.instruments import held_out
+from evals.instruments.picture_files import Picture, Pictures, read
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import write_text
 from unigrpo.core.seeding import numpy_generator
+from unigrpo.judges.reward import Reward
 from unigrpo.report import page
 from unigrpo.report.notes import MISSING
 from unigrpo.report.stats import Cells, Estimate, difference, estimate
@@ -79,7 +75,7 @@ def trained_on(path: Path) -> str | None:
 
 def score(source: Source, judges: Sequence[tuple[str, Reward]], batch: int = BATCH) -> Scored:
     """Score the images of a source by every reward, ``batch`` of one size at once. An image that cannot be read, or
-    that a reward refuses, is left out and told. Raises UserError where none is left."""
+    that a reward refuses, is left out and listed as failed. Raises UserError where none is left."""
     found = read(source.path)
     rows, failed = [], list(found.broken)
     waiting: dict[tuple[int, int], list[tuple[Picture, Image]]] = {}
@@ -88,13 +84,13 @@ def score(source: Source, judges: Sequence[tuple[str, Reward]], batch: int = BAT
         images, prompts = [image for _, image in group], [picture.prompt for picture, _ in group]
         values = {name: held_out.scores(reward, images, prompts) for name, reward in judges}
         for place, (picture, _) in enumerate(group):
-            own = {name: column[place] for name, column in values.items()}
-            refused = [str(value) for value in own.values() if isinstance(value, UserError)]
+            scores = {name: column[place] for name, column in values.items()}
+            refused = [str(value) for value in scores.values() if isinstance(value, UserError)]
             if refused:
                 failed.append((picture.name, refused[0]))
                 continue
             named = {"prompt_id": picture.prompt.id, "tag": picture.prompt.tag, "sample": picture.sample}
-            rows.append(named | {"image": picture.name, "scores": own})
+            rows.append(named | {"image": picture.name, "scores": scores})
 
     for picture in found.pictures:
         try:
@@ -126,15 +122,15 @@ def cells(scored: Sequence[Scored], run: str, reward: str) -> Cells:
     shared = sorted(set.intersection(*({row["prompt_id"] for row in s.rows} for s in scored)))
     if not shared:
         raise UserError("the runs share no prompt, expected images of the same prompts")
-    own = [s for s in scored if s.source.run == run]
-    tags = {row["prompt_id"]: row["tag"] for row in own[0].rows}
+    chosen = [s for s in scored if s.source.run == run]
+    tags = {row["prompt_id"]: row["tag"] for row in chosen[0].rows}
     values = []
-    for s in own:
-        held: dict[str, list[float]] = {}
+    for s in chosen:
+        scores: dict[str, list[float]] = {}
         for row in s.rows:
-            held.setdefault(row["prompt_id"], []).append(row["scores"][reward])
-        values.append([sum(held[p]) / len(held[p]) for p in shared])
-    seeds = tuple(s.source.seed for s in own)
+            scores.setdefault(row["prompt_id"], []).append(row["scores"][reward])
+        values.append([sum(scores[p]) / len(scores[p]) for p in shared])
+    seeds = tuple(s.source.seed for s in chosen)
     return Cells(np.asarray(values, dtype=float), seeds, tuple(shared), tuple(tags[p] for p in shared))
 
 
@@ -143,7 +139,7 @@ def lines(scored: Sequence[Scored], names: Sequence[str]) -> list[dict]:
     runs = list(dict.fromkeys(s.source.run for s in scored))
     made = []
     for run in runs:
-        own = [s for s in scored if s.source.run == run]
+        chosen = [s for s in scored if s.source.run == run]
         for name in names:
             mine, first = cells(scored, run, name), cells(scored, runs[0], name)
             mean = estimate(mine, numpy_generator(0, "cross", run, name), by_category=False)
@@ -152,11 +148,11 @@ def lines(scored: Sequence[Scored], names: Sequence[str]) -> list[dict]:
                 apart = difference(mine, first)
                 gap = estimate(apart, numpy_generator(0, "cross gap", run, name), by_category=False)
             made.append(
-                {"run": run, "trained_on": own[0].source.trained_on, "reward": name}
+                {"run": run, "trained_on": chosen[0].source.trained_on, "reward": name}
                 | _columns("mean", mean)
                 | _columns("gap", gap)
-                | {"seeds": mean.seeds, "prompts": mean.prompts, "images": sum(len(s.rows) for s in own)}
-                | {"failed": sum(len(s.failed) for s in own)}
+                | {"seeds": mean.seeds, "prompts": mean.prompts, "images": sum(len(s.rows) for s in chosen)}
+                | {"failed": sum(len(s.failed) for s in chosen)}
             )
     return made
 
@@ -180,28 +176,30 @@ def notes(made: Sequence[dict]) -> list[str]:
         f"All runs are judged on the {made[0]['prompts']} prompts that every one of them has.",
     ]
     if failed := {line["run"]: line["failed"] for line in made if line["failed"]}:
-        told = ", ".join(f"{count} of {run}" for run, count in failed.items())
-        below.append(f"**Images that could not be scored**: {told}.")
+        counts = ", ".join(f"{count} of {run}" for run, count in failed.items())
+        below.append(f"**Images that could not be scored**: {counts}.")
     for run in dict.fromkeys(line["run"] for line in made if line["trained_on"] and line["run"] != first):
-        own = [line for line in made if line["run"] == run]
-        target = [line for line in own if line["reward"].partition("=")[0] == line["trained_on"]]
-        others = [f"{line['reward']} {direction(line)}" for line in own if line not in target]
+        lines_of_run = [line for line in made if line["run"] == run]
+        target = [line for line in lines_of_run if line["reward"].partition("=")[0] == line["trained_on"]]
+        others = [f"{line['reward']} {direction(line)}" for line in lines_of_run if line not in target]
         on = ", ".join(direction(line) for line in target) or "not among the columns"
-        below.append(f"{run} was trained on {own[0]['trained_on']}: {on}; held out: {', '.join(others) or 'none'}.")
+        below.append(
+            f"{run} was trained on {lines_of_run[0]['trained_on']}: {on}; held out: {', '.join(others) or 'none'}."
+        )
     return below
 
 
 def frames(made: Sequence[dict], names: Sequence[str]) -> list[tuple[str, pd.DataFrame]]:
     """(heading, table) of the levels and of the differences."""
     runs = list(dict.fromkeys(line["run"] for line in made))
-    held = {(line["run"], line["reward"]): line for line in made}
+    at = {(line["run"], line["reward"]): line for line in made}
 
     def table(key: str, chosen: Sequence[str]) -> pd.DataFrame:
         return pd.DataFrame(
             [
-                {"run": run, "trained on": held[run, names[0]]["trained_on"] or MISSING}
-                | {name: _interval(held[run, name], key) for name in names}
-                | {"seeds": held[run, names[0]]["seeds"], "images": held[run, names[0]]["images"]}
+                {"run": run, "trained on": at[run, names[0]]["trained_on"] or MISSING}
+                | {name: _interval(at[run, name], key) for name in names}
+                | {"seeds": at[run, names[0]]["seeds"], "images": at[run, names[0]]["images"]}
                 for run in chosen
             ]
         )
@@ -233,32 +231,21 @@ def write(scored: Sequence[Scored], names: Sequence[str], out: Path) -> list[dic
     return made
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = cli.parser("evals.cross", "Score images of several runs by several rewards.", out="folder to write")
-    parser.add_argument("sources", nargs="+", metavar="RUN=PATH", help="run name and a folder of images of its seed")
-    parser.add_argument(
-        "--reward", action="append", required=True, metavar="NAME", help="reward, with options as NAME={...} in JSON"
-    )
-    parser.add_argument("--batch", type=int, default=BATCH, metavar="N", help="images scored at once")
-    args = parser.parse_args(argv)
-    if args.batch < 1:
-        parser.error("--batch: expected at least 1")
-    if len(set(args.reward)) < len(args.reward):
-        parser.error("--reward: one stands twice")
-    sources: list[Source] = []
-    for text in args.sources:
-        sources.append(parse_source(text, sources))
-    judges = [held_out.parse(text) for text in args.reward]
-    scored = [score(source, judges, args.batch) for source in sources]
-    write(scored, [name for name, _ in judges], args.out)
-    print(f"{args.out / 'cross.md'}: {len(judges)} rewards, {sum(len(s.rows) for s in scored)} images")
+def compare(out: Path, sources: Sequence[str], rewards: Sequence[str], batch: int = BATCH) -> int:
+    """Score the images of each ``RUN=PATH`` by each reward (``NAME`` or ``NAME={...}``) and write the table into
+    ``out``; returns the number of images that could not be scored. Raises UserError."""
+    if len(set(rewards)) < len(rewards):
+        raise UserError("--reward: one stands twice")
+    parsed: list[Source] = []
+    for text in sources:
+        parsed.append(parse_source(text, parsed))
+    judges = [held_out.parse(text) for text in rewards]
+    scored = [score(source, judges, batch) for source in parsed]
+    write(scored, [name for name, _ in judges], out)
+    print(f"{out / 'cross.md'}: {len(judges)} rewards, {sum(len(s.rows) for s in scored)} images")
     failed = [(s, *problem) for s in scored for problem in s.failed]
     for s, name, problem in failed[:SHOWN]:
         print(f"not scored: {s.source.run}: {name}: {problem}", file=sys.stderr)
     if failed:
         print(f"{len(failed)} images were not scored", file=sys.stderr)
-        raise SystemExit(1)
-
-
-if __name__ == "__main__":
-    cli.run(main)
+    return len(failed)

@@ -1,8 +1,8 @@
-"""Judge real images by a benchmark: ``python -m evals.images geneval --images DIR``.
+"""Judge real images by a benchmark: ``unigrpo judge geneval --images DIR``.
 
 Writes into ``--out``: ``images.jsonl``, a row an image with verdict, reason and what was seen, in the columns that
 ``unigrpo.report.collect`` reads; ``summary.json``; and ``failed.jsonl`` where images could not be judged. Those are
-counted and told, the rest is judged, and the exit code is then 1. What was judged when a run ends early stays in
+counted and named, the rest is judged, and the exit code is then 1. What was judged when a run ends early stays in
 ``images.jsonl.part`` and is not judged again by the next run of the same version.
 """
 
@@ -20,14 +20,14 @@ import numpy as np
 from PIL.Image import Image
 from tqdm import tqdm
 
-from evals import benchmarks
 from evals.benchmarks import Judge
-from evals.pictures import Picture, Pictures, read
-from unigrpo.core import cli
+from evals.instruments.picture_files import Picture, Pictures, read
+from unigrpo.core import options as typed
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_text, write_json, write_text, writing
 from unigrpo.core.seeding import numpy_generator
 from unigrpo.report.stats import Cells, Estimate, estimate
+from unigrpo.study.facts import BENCHMARKS, BenchmarkFacts
 
 BATCH = 8
 PART = "images.jsonl.part"
@@ -68,8 +68,8 @@ def batches(
 def _key(picture: Picture, image: Image) -> str:
     """What a verdict depends on besides the judge: the prompt and the pixels."""
     prompt = picture.prompt
-    told = json.dumps([picture.name, picture.sample, prompt.id, prompt.text, prompt.tag, prompt.meta], sort_keys=True)
-    return hashlib.sha256(told.encode() + repr(image.size).encode() + image.tobytes()).hexdigest()[:16]
+    known = json.dumps([picture.name, picture.sample, prompt.id, prompt.text, prompt.tag, prompt.meta], sort_keys=True)
+    return hashlib.sha256(known.encode() + repr(image.size).encode() + image.tobytes()).hexdigest()[:16]
 
 
 def run(found: Pictures, judge: Judge, benchmark: str, out: Path, batch: int = BATCH) -> tuple[list[dict], list[dict]]:
@@ -126,8 +126,8 @@ def _resumed(part: Path, header: dict) -> dict[str, dict]:
     """Key -> row of what an earlier run of the same header judged. A last line that was cut off is left out."""
     text = read_text(part) if part.exists() else ""
     try:
-        told, *judged = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-        return {row["key"]: row for row in judged} if told == header else {}
+        first, *judged = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+        return {row["key"]: row for row in judged} if first == header else {}
     except (ValueError, LookupError, TypeError):
         return {}  # no record of ours
 
@@ -138,53 +138,37 @@ def intervals(rows: Sequence[dict], by_category: bool) -> dict[str, Estimate]:
     prompts: dict[str, list[dict]] = {}
     for row in rows:
         prompts.setdefault(row["prompt_id"], []).append(row)
-    names, tags = tuple(prompts), tuple(own[0]["tag"] for own in prompts.values())
+    names, tags = tuple(prompts), tuple(group[0]["tag"] for group in prompts.values())
     found = {}
     for metric in rows[0]["metrics"]:
         if metric != "atoms":
-            means = [sum(row["metrics"][metric] for row in own) / len(own) for own in prompts.values()]
+            means = [sum(row["metrics"][metric] for row in group) / len(group) for group in prompts.values()]
             cells = Cells(np.asarray([means], dtype=float), (0,), names, tags)
             found[metric] = estimate(cells, numpy_generator(0, "images", metric), by_category)
     return found
 
 
-def write(rows: Sequence[dict], failed: Sequence[dict], judge: Judge, module, benchmark: str, out: Path) -> list[str]:
-    """Write the results of a finished run into ``out``; returns the lines that tell them."""
+def write(
+    rows: Sequence[dict], failed: Sequence[dict], judge: Judge, facts: BenchmarkFacts, benchmark: str, out: Path
+) -> list[str]:
+    """Write the results of a finished run into ``out``; returns the lines that report them."""
     numbers, lines = judge.summary(rows) if rows else ({}, [])
     if rows:
-        found = intervals(rows, by_category=benchmark == "geneval")
+        found = intervals(rows, by_category=facts.by_task)
         numbers |= {"intervals": {name: [e.mean, e.lo, e.hi] for name, e in found.items()}}
-        told = ", ".join(f"{name} {e.mean:.4f} [{e.lo:.4f}, {e.hi:.4f}]" for name, e in found.items())
-        lines.append(f"95 % intervals over {next(iter(found.values())).prompts} prompts: {told}")
-    facts = {"benchmark": benchmark, "title": module.TITLE, "version": judge.version}
+        shown = ", ".join(f"{name} {e.mean:.4f} [{e.lo:.4f}, {e.hi:.4f}]" for name, e in found.items())
+        lines.append(f"95 % intervals over {next(iter(found.values())).prompts} prompts: {shown}")
+    names = {"benchmark": benchmark, "title": facts.title, "version": judge.version}
     counts = {"images": len(rows), "failed": len(failed)}
     write_text(out / "images.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    write_json(out / "summary.json", facts | counts | numbers | {"caveat": module.CAVEAT})
+    write_json(out / "summary.json", names | counts | numbers | {"caveat": facts.caveat})
     (out / PART).unlink(missing_ok=True)
     if failed:
         write_text(out / "failed.jsonl", "".join(json.dumps(row) + "\n" for row in failed))
     else:
         (out / "failed.jsonl").unlink(missing_ok=True)
-    head = [f"{module.TITLE} ({judge.version})", f"{len(rows)} images judged, {len(failed)} could not be"]
-    return [*head, *lines, f"Note: {module.CAVEAT}", f"written: {out}"]
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = cli.parser("evals.images", "Judge real images by a benchmark.")
-    kinds = parser.add_subparsers(required=True, dest="benchmark", metavar="BENCHMARK")
-    for name in benchmarks.NAMES:
-        module = benchmarks.module(name)
-        add_options(kinds.add_parser(name, help=module.TITLE, formatter_class=cli.Help), name)
-    judge_images(parser.parse_args(argv))
-
-
-def add_options(parser, name: str) -> None:
-    """The options of a benchmark called by itself."""
-    images = "sample folder, folder in GenEval's layout, or JSON file {prompt: image}"
-    parser.add_argument("--images", type=Path, required=True, metavar="PATH", help=images)
-    parser.add_argument("--out", type=Path, metavar="DIR", help=f"folder to write (default IMAGES.{name})")
-    parser.add_argument("--batch", type=int, default=BATCH, metavar="N", help="images judged at once")
-    benchmarks.module(name).add_options(parser)
+    head = [f"{facts.title} ({judge.version})", f"{len(rows)} images judged, {len(failed)} could not be"]
+    return [*head, *lines, f"Note: {facts.caveat}", f"written: {out}"]
 
 
 def beside(images: Path, benchmark: str) -> Path:
@@ -193,22 +177,18 @@ def beside(images: Path, benchmark: str) -> Path:
     return images.with_name(f"{images.name}.{benchmark}")
 
 
-def judge_images(args) -> None:
-    """The command, its options parsed. Ends the process with exit code 1 where images could not be judged."""
-    if args.batch < 1:
-        raise UserError("--batch: expected at least 1")
-    found = read(args.images)
-    module = benchmarks.module(args.benchmark)
-    out = args.out or beside(args.images, args.benchmark)
-    judge = module.build(args)
-    rows, failed = run(found, judge, args.benchmark, out, args.batch)
-    print("\n".join(write(rows, failed, judge, module, args.benchmark, out)))
+def judge_images(benchmark: str, images: Path, out: Path | None, batch: int, options: dict) -> int:
+    """Judge what lies at ``images`` and write the results into ``out`` (by default beside it); returns the number of
+    images that could not be judged. ``options``: of the benchmark. Raises UserError."""
+    module = BENCHMARKS.load(benchmark)
+    typed.check(module.build, options, lambda option: f"--{option.replace('_', '-')}")
+    found = read(images)
+    out = out or beside(images, benchmark)
+    judge = module.build(**options)
+    rows, failed = run(found, judge, benchmark, out, batch)
+    print("\n".join(write(rows, failed, judge, module.FACTS, benchmark, out)))
     for problem in failed[:SHOWN]:
         print(f"not judged: {problem['image']}: {problem['problem']}", file=sys.stderr)
     if failed:
         print(f"{len(failed)} images were not judged: {out / 'failed.jsonl'}", file=sys.stderr)
-        raise SystemExit(1)
-
-
-if __name__ == "__main__":
-    cli.run(main)
+    return len(failed)

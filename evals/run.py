@@ -8,9 +8,6 @@ Judges, each a function ``(benchmark, prompts, images) -> one dict of metrics an
 * proxy: the learned reward, the number that training maximised
 
 The world's detections are decisions, not confidences, so GenEval's score thresholds are not applied to them.
-
-    python -m evals.run --samples RUN/samples --reward REWARD --detector assets/detector --out
-    RUN/scores.jsonl
 """
 
 from __future__ import annotations
@@ -22,15 +19,15 @@ from pathlib import Path
 
 import numpy as np
 
-from unigrpo.core import cli
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json, replacing
-from unigrpo.core.records import Detection, Prompt
+from unigrpo.core.records import Prompt
 from unigrpo.sampling import sample_folder
 from unigrpo.sampling.sample_folder import SampleFolder
-from unigrpo.world import exam_points, geneval_verdict
+from unigrpo.world import geneval_verdict
+from unigrpo.world.benchmark_verdicts import VERDICTS
 from unigrpo.world.gold import judge
-from unigrpo.world.inspector import inspect_images, to_geneval
+from unigrpo.world.inspector import inspect_images
 
 BATCH = 256
 
@@ -38,20 +35,6 @@ Judge = Callable[[str, Sequence[Prompt], np.ndarray], list[dict]]
 
 
 # ---------------------------------------------------------------------------------------- judges
-
-
-def _geneval(meta: dict, detections: Sequence[Detection]) -> dict:
-    verdict = geneval_verdict.official_verdict(meta, *to_geneval(list(detections)))
-    return {"official": float(verdict.correct), "reason": verdict.reason}
-
-
-def _ta(meta: dict, detections: Sequence[Detection]) -> dict:
-    score = exam_points.score(meta, exam_points.answer_from(detections))
-    return {"ta": score.value, "atoms": score.atoms, "reason": "\n".join(score.failed)}
-
-
-VERDICTS = {"geneval": (_geneval, "official"), "ta": (_ta, "ta")}
-"""Benchmark -> its verdict on detections, and the metric that is its headline."""
 
 
 def inspected(benchmark: str, prompts: Sequence[Prompt], images: np.ndarray) -> list[dict]:
@@ -139,23 +122,12 @@ def score_folder(root: Path, judges: Sequence[Judge], out: Path) -> None:
             file.writelines(json.dumps(row) + "\n" for row in score_set(samples, judges))
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    import rewards
-    from unigrpo.world import detector
+def score_run(samples: Path, reward: Path, detector: Path, out: Path) -> None:
+    """Score the sample sets of a run with all judges; ``reward`` and ``detector`` are the folders of the learned reward
+    and of the second evaluator. Raises UserError."""
+    from unigrpo.judges import reward as rewards
+    from unigrpo.world import detector as second_evaluator
 
-    parser = cli.parser(
-        "evals.run",
-        "Judge the images of every sample set of a run.",
-        samples="folder of sample sets",
-        reward="folder of the learned reward",
-        detector="folder of the second evaluator",
-        out="scores.jsonl to write",
-    )
-    args = parser.parse_args(argv)
-    learned = rewards.load("learned", path=args.reward, device="cpu")
-    judges = [inspected, second(detector.load(args.detector)), proxy(learned)]
-    score_folder(args.samples, judges, args.out)
-
-
-if __name__ == "__main__":
-    cli.run(main)
+    learned = rewards.load(rewards.trained_as("reward"), path=reward, device="cpu")
+    judges = [inspected, second(second_evaluator.load(detector)), proxy(learned)]
+    score_folder(samples, judges, out)

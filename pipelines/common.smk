@@ -4,6 +4,7 @@ from unigrpo.study import catalogue
 from unigrpo.study import resolve
 from unigrpo.core import registry
 from unigrpo.study import overview
+from unigrpo.study.facts import REWARDS
 from unigrpo.core.errors import UserError
 
 ROOT = Path(os.path.relpath(HERE))  # relative, so that a moved checkout has nothing to do anew
@@ -100,7 +101,7 @@ def parent_model(wildcards):
 def reward_model(wildcards):
     """The learned reward that the run is trained on."""
     name = STUDY.config(wildcards.run, int(wildcards.seed))["rl"]["reward"]
-    return f"results/{SCALE}/{'weak_reward' if name == 'weak' else 'reward'}/model.safetensors"
+    return f"results/{SCALE}/{REWARDS.load(name).FACTS.trained or 'reward'}/model.safetensors"
 
 
 def prompt_file(wildcards):

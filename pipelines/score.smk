@@ -55,5 +55,5 @@ rule score:
         reward=subpath(input.reward, parent=True),
         detector=subpath(input.detector, parent=True),
     shell:
-        "python -m evals.run --samples {params.samples:q} --reward {params.reward:q} --detector {params.detector:q}"
+        "python -m unigrpo score --samples {params.samples:q} --reward {params.reward:q} --detector {params.detector:q}"
         " --out {output.scores:q} 2>&1 | tee {log:q}"

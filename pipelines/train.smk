@@ -207,7 +207,7 @@ rule learned_reward:
         data=subpath(input.images, parent=True),
         out=subpath(output.model, parent=True),
     shell:
-        "python -m rewards.train_learned --config {input.config:q} --settings {params.settings} --data {params.data:q}"
+        "python -m unigrpo train-reward --config {input.config:q} --settings {params.settings} --data {params.data:q}"
         " --out {params.out:q} 2>&1 | tee {log:q}"
 
 

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from rewards import clip
-from rewards.weights import in_batches
+from unigrpo.core.options import Device, Published
+from unigrpo.core.settings import Count
+from unigrpo.study.facts import RewardFacts
 
-WHAT = "CLIPScore: 2.5 max(cos, 0) of image and prompt"
 WEIGHTS = "openai/clip-vit-base-patch32"
-LICENCE = "MIT"
-RANGE = (0.0, 2.5)
-INPUT_SIZE = 224
-DIFFERENTIABLE = True
-
 PREFIX = "A photo depicts "  # the paper's, before every caption
 SCALE = 2.5
+FACTS = RewardFacts(
+    what="CLIPScore: 2.5 max(cos, 0) of image and prompt",
+    weights=WEIGHTS,
+    licence="MIT",
+    range=(0.0, 2.5),
+    input_size=224,
+    differentiable=True,
+)
 
 
 def build(
-    weights: str = WEIGHTS,
-    tokenizer: str = WEIGHTS,
+    weights: Published = WEIGHTS,
+    tokenizer: Published = WEIGHTS,
     prefix: str = PREFIX,
-    batch_size: int = 64,
-    device: str = "auto",
+    batch_size: Count = 64,
+    device: Device = "auto",
 ):
     """Any CLIP of transformers can be given as ``weights``: hub id or folder. Raises UserError."""
-    model = clip.load_matcher("clip_score", weights, tokenizer, device)
+    from rewards._support import clip_towers
+    from rewards._support.published_weights import in_batches
+
+    model = clip_towers.load_matcher("clip_score", weights, tokenizer, device)
 
     def score(images, prompts):
         return SCALE * model.similarity(images, [prefix + p.text for p in prompts]).clamp(min=0)

@@ -5,42 +5,48 @@ The published file is a training checkpoint whose ``state_dict`` has open_clip's
 
 from __future__ import annotations
 
-from torch.nn.functional import normalize
+from typing import Literal
 
-from rewards.pixels import clip_input, letterboxed
-from rewards.weights import fill, in_batches, placed, read_published
-from unigrpo.core import torchvision_compat
-from unigrpo.core import weights as published
-from unigrpo.core.devices import pick
-from unigrpo.core.errors import UserError
+from unigrpo.core.options import Device, Published
+from unigrpo.core.settings import Count
+from unigrpo.study.facts import RewardFacts
 
-torchvision_compat.ensure_torchvision()  # open_clip imports it
-
-import open_clip  # noqa: E402
-
-WHAT = "Human Preference Score v2.1: cosine of a CLIP-H tuned on human choices"
 WEIGHTS = "xswu/HPSv2"
-LICENCE = "Apache-2.0"
-RANGE = (-1.0, 1.0)  # images score about 0.2 to 0.35
-INPUT_SIZE = 224
-DIFFERENTIABLE = True
-
 FILES = {"2.0": "HPS_v2_compressed.pt", "2.1": "HPS_v2.1_compressed.pt"}
 ARCHITECTURE = "ViT-H-14"
+FACTS = RewardFacts(
+    what="Human Preference Score v2.1: cosine of a CLIP-H tuned on human choices",
+    weights=WEIGHTS,
+    licence="Apache-2.0",
+    range=(-1.0, 1.0),  # images score about 0.2 to 0.35
+    input_size=224,
+    differentiable=True,
+)
 
 
 def build(
-    weights: str = WEIGHTS,
-    version: str = "2.1",
+    weights: Published = WEIGHTS,
+    version: Literal["2.0", "2.1"] = "2.1",
     architecture: str = ARCHITECTURE,
-    batch_size: int = 64,
-    device: str = "auto",
+    batch_size: Count = 64,
+    device: Device = "auto",
 ):
     """``weights``: the published file, a folder with it, or a hub id; ``architecture``: a model of open_clip. Raises
     UserError."""
-    if version not in FILES or architecture not in open_clip.list_models():
-        known = f"version {' or '.join(map(repr, FILES))} and an architecture of open_clip"
-        raise UserError(f"reward hps: expected {known}, got {version!r} and {architecture!r}")
+    from unigrpo.core import torchvision_compat
+
+    torchvision_compat.ensure_torchvision()  # open_clip imports it
+    import open_clip
+    from torch.nn.functional import normalize
+
+    from rewards._support.pixels import clip_input, letterboxed
+    from rewards._support.published_weights import fill, in_batches, placed, read_published
+    from unigrpo.core import weights as published
+    from unigrpo.core.devices import pick
+    from unigrpo.core.errors import UserError
+
+    if architecture not in open_clip.list_models():
+        raise UserError(f"reward hps: architecture: expected a model of open_clip, got {architecture!r}")
     with placed("hps"):
         path = published.file(weights, FILES[version])
     tensors = read_published("hps", path)

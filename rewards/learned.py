@@ -1,150 +1,21 @@
 """The learned reward: P(the image shows what the prompt asks), in [0, 1], differentiable in the pixels.
 
-Image and text towers are open_clip's; because a dual encoder binds attributes and places poorly, a fusion head lets
-every word look at every image patch (a patch is a cell of the world). Two more heads serve training only: whether the
-fact that a word states holds, and what stands in each cell. Trained by ``rewards.train_learned``; plays the role of
-the paper's RewardDance model (section 4.1).
+It plays the role of the paper's RewardDance model (section 4.1). Its network is ``_support/learned_model.py``, and its
+training ``_support/learned_training.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from rewards._support import learned_facts
+from unigrpo.core.options import Device, ExistingPath
 
-import torch
-from torch import Tensor, nn
-
-from unigrpo.core import torchvision_compat
-from unigrpo.core.errors import UserError
-from unigrpo.core.files import read_json, write_json
-from unigrpo.core.records import Prompt
-from unigrpo.core.settings import from_dict, require, to_dict
-from unigrpo.models.checkpoint import load_weights, read_tensors, write_tensors
-from unigrpo.study.config import RewardConfig
-
-REWARD_WORDS = 24  # longest prompt that it reads
-from unigrpo.world.prompts import vocabulary
-from unigrpo.world.scenes import CLASSES, COLORS, GRID
-
-torchvision_compat.ensure_torchvision()  # open_clip imports it
-
-from open_clip.model import CustomTextCLIP  # noqa: E402
-
-WHAT = "the world's learned reward: P(the image shows what the prompt asks)"
-WEIGHTS = "none published: trained by the workflow"
-LICENCE = "Apache-2.0"
-RANGE = (0.0, 1.0)
-INPUT_SIZE = None  # images must have the size that it was trained on
-DIFFERENTIABLE = True
-
-PAD, FIRST_WORD = 0, 1
-CONTEXT = REWARD_WORDS
+FACTS = learned_facts.facts(
+    what="the world's learned reward: P(the image shows what the prompt asks)", trained="reward"
+)
 
 
-@dataclass(frozen=True)
-class Card:
-    """What model.json holds: sizes, and the side of the images in pixels."""
-
-    settings: RewardConfig
-    image_size: int
-
-    def __post_init__(self):
-        require(self.image_size > 0 and self.image_size % GRID == 0, "image_size", f"a multiple of {GRID}")
-
-
-class LearnedReward(nn.Module):
-    """Logit that an image satisfies its prompt: images (B, 3, H, W) in [0, 1], word ids (B, CONTEXT) -> (B,)."""
-
-    def __init__(self, settings: RewardConfig, image_size: int):
-        super().__init__()
-        self.card = Card(settings, image_size)
-        width, heads = settings.width, settings.heads
-        self.words = {word: i for i, word in enumerate(vocabulary(), FIRST_WORD)}
-        self.towers = CustomTextCLIP(
-            embed_dim=width,
-            vision_cfg={
-                "image_size": image_size,
-                "patch_size": image_size // GRID,
-                "width": width,
-                "layers": settings.layers,
-                "head_width": width // heads,
-                "mlp_ratio": 2.0,
-                "output_tokens": True,
-            },
-            text_cfg={
-                "context_length": CONTEXT,
-                "vocab_size": FIRST_WORD + len(self.words),
-                "width": width,
-                "heads": heads,
-                "layers": 1,
-                "mlp_ratio": 2.0,
-                "no_causal_mask": True,
-                "output_tokens": True,
-            },
-        )
-        layer = nn.TransformerDecoderLayer(width, heads, 2 * width, 0.0, batch_first=True, norm_first=True)
-        self.fusion = nn.TransformerDecoder(layer, settings.fusion_layers, nn.LayerNorm(width))
-        self.head = nn.Linear(width, 1)
-        self.fact_head = nn.Linear(width, 1)
-        self.cell_head = nn.Linear(width, 1 + len(CLASSES) + len(COLORS))
-        # open_clip's small initial embeddings suit large data; here words and places must not drown at first.
-        nn.init.normal_(self.towers.text.token_embedding.weight, std=1.0)
-        nn.init.normal_(self.towers.text.positional_embedding, std=0.5)
-        nn.init.normal_(self.towers.visual.positional_embedding, std=0.5)
-
-    def word_ids(self, prompts: Sequence[Prompt]) -> Tensor:
-        """(B, CONTEXT) ids, padded. Raises UserError for a prompt that is empty, too long or not in known words."""
-        ids = torch.full((len(prompts), CONTEXT), PAD)
-        for i, prompt in enumerate(prompts):
-            words = prompt.text.split()
-            if not 0 < len(words) <= CONTEXT:
-                raise UserError(f"learned reward: prompt {prompt.text!r}: expected 1 to {CONTEXT} words")
-            unknown = [w for w in words if w not in self.words]
-            if unknown:
-                raise UserError(f"learned reward: prompt {prompt.text!r}: unknown word {unknown[0]!r}")
-            ids[i, : len(words)] = torch.tensor([self.words[w] for w in words])
-        return ids
-
-    def forward(self, images: Tensor, ids: Tensor) -> Tensor:
-        return self.heads(images, ids)[0]
-
-    def heads(self, images: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits of the whole verdict (B,), of each word's fact (B, CONTEXT), and per cell (B, 9, 1 + classes +
-        colours): nothing or which class, then which colour."""
-        _, patches = self.towers.visual((images - 0.5) / 0.25)
-        _, text = self.towers.text(ids)
-        padding = ids == PAD
-        fused = self.fusion(text, patches, tgt_key_padding_mask=padding)
-        pooled = fused.masked_fill(padding[..., None], 0).sum(1) / (~padding).sum(1, keepdim=True)
-        return self.head(pooled)[:, 0], self.fact_head(fused)[..., 0], self.cell_head(patches)
-
-
-def build(path: str | Path, device: str = "auto"):
+def build(path: ExistingPath, device: Device = "auto"):
     """The trained reward in folder ``path``. Raises UserError where it is absent, damaged or of another shape."""
-    path = Path(path)
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    names = Card.__dataclass_fields__
-    data = read_json(path / "model.json", *names)
-    try:
-        card = from_dict(Card, {name: data[name] for name in names})
-    except UserError as error:
-        raise UserError(f"{path / 'model.json'}: {error}") from None
-    model = LearnedReward(card.settings, card.image_size)
-    weights = path / "model.safetensors"
-    load_weights(model, read_tensors(weights), weights)
-    model = model.to(device).eval().requires_grad_(False)
-    side = card.image_size
+    from rewards._support.learned_model import load
 
-    def score(images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
-        if images.shape[1:] != (3, side, side):
-            raise UserError(f"reward {path}: expected images (n, 3, {side}, {side}), got {tuple(images.shape)}")
-        return model(images.to(device), model.word_ids(prompts).to(device)).sigmoid()
-
-    return score
-
-
-def save(model: LearnedReward, folder: Path) -> None:
-    """Write ``model`` into ``folder``, for :func:`build`."""
-    write_tensors(folder / "model.safetensors", model.state_dict())
-    write_json(folder / "model.json", to_dict(model.card))
+    return load(path, device)

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from rewards import clip
-from rewards.weights import in_batches
+from unigrpo.core.options import Device, Published
+from unigrpo.core.settings import Count
+from unigrpo.study.facts import RewardFacts
 
-WHAT = "PickScore v1: scaled cosine of a CLIP-H tuned on human choices"
 WEIGHTS = "yuvalkirstain/PickScore_v1"
-LICENCE = "MIT (code; the model's card names none)"
-RANGE = (-100.0, 100.0)  # CLIP's scale is held to 100; images score about 15 to 25
-INPUT_SIZE = 224
-DIFFERENTIABLE = True
-
 TOKENIZER = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+FACTS = RewardFacts(
+    what="PickScore v1: scaled cosine of a CLIP-H tuned on human choices",
+    weights=WEIGHTS,
+    licence="MIT (code; the model's card names none)",
+    range=(-100.0, 100.0),  # CLIP's scale is held to 100; images score about 15 to 25
+    input_size=224,
+    differentiable=True,
+)
 
 
-def build(weights: str = WEIGHTS, tokenizer: str = TOKENIZER, batch_size: int = 64, device: str = "auto"):
+def build(
+    weights: Published = WEIGHTS, tokenizer: Published = TOKENIZER, batch_size: Count = 64, device: Device = "auto"
+):
     """``weights``: hub id or folder. Raises UserError."""
-    model = clip.load_matcher("pickscore", weights, tokenizer, device)
+    from rewards._support import clip_towers
+    from rewards._support.published_weights import in_batches
+
+    model = clip_towers.load_matcher("pickscore", weights, tokenizer, device)
 
     def score(images, prompts):
         return model.scale * model.similarity(images, [p.text for p in prompts])

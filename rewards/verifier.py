@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from unigrpo.core.lazy import lazy
 from unigrpo.core.records import Prompt
-from unigrpo.world.gold import judge
-from unigrpo.world.inspector import inspect_images
+from unigrpo.study.facts import RewardFacts
 
-WHAT = "the world's gold reward, read from the pixels"
-WEIGHTS = "none"
-LICENCE = "none"
-RANGE = (0.0, 1.0)
-INPUT_SIZE = None
-DIFFERENTIABLE = False
+if TYPE_CHECKING:
+    from torch import Tensor
+
+torch = lazy("torch")
+gold = lazy("unigrpo.world.gold")
+inspector = lazy("unigrpo.world.inspector")
+
+FACTS = RewardFacts(what="the world's gold reward, read from the pixels", range=(0.0, 1.0), reads="statements")
 
 
 def build():
@@ -26,5 +26,5 @@ def build():
 def score(images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
     """Gold reward (B,) of images (B, 3, H, W) in [0, 1]."""
     pixels = (images.detach().permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu().numpy()
-    found = inspect_images(pixels)
-    return torch.tensor([judge(p.meta, f.detections).gold for p, f in zip(prompts, found, strict=True)])
+    found = inspector.inspect_images(pixels)
+    return torch.tensor([gold.judge(p.meta, f.detections).gold for p, f in zip(prompts, found, strict=True)])

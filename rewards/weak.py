@@ -1,23 +1,21 @@
 """The learned reward after less training: a proxy that gives way, for the study of over-optimisation.
 
-The same network on the same data; what it is denied (steps, samples) are the settings ``weak_reward`` of a scale, which
-otherwise are those of ``reward``.
+The network and the data are those of the learned reward. A scale's settings ``weak_reward`` say what it is denied
+(steps, samples); otherwise they are those of ``reward``.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+from rewards._support import learned_facts
+from unigrpo.core.options import Device, ExistingPath
 
-from rewards import learned
-
-WHAT = "the world's learned reward after less training, for the study of over-optimisation"
-WEIGHTS = learned.WEIGHTS
-LICENCE = learned.LICENCE
-RANGE = learned.RANGE
-INPUT_SIZE = learned.INPUT_SIZE
-DIFFERENTIABLE = learned.DIFFERENTIABLE
+FACTS = learned_facts.facts(
+    what="the world's learned reward after less training, for the study of over-optimisation", trained="weak_reward"
+)
 
 
-def build(path: str | Path, device: str = "auto"):
+def build(path: ExistingPath, device: Device = "auto"):
     """The trained reward in folder ``path``. Raises UserError where it is absent, damaged or of another shape."""
-    return learned.build(path, device)
+    from rewards._support.learned_model import load
+
+    return load(path, device)

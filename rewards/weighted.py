@@ -9,29 +9,65 @@ scores are kept, for the training record.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
-from torch import Tensor
+from pydantic import AfterValidator
 
-import rewards
-from unigrpo.core.errors import UserError
+from unigrpo.core.lazy import lazy
+from unigrpo.core.options import expect
 from unigrpo.core.records import Prompt
-from unigrpo.study.reward_options import RewardPart, reward_parts
+from unigrpo.core.settings import Positive, Settings
+from unigrpo.study.facts import RewardFacts
 
-WHAT = "weighted sum of other rewards"
-WEIGHTS = "its parts'"
-LICENCE = "its parts'"
-RANGE = (-float("inf"), float("inf"))
-INPUT_SIZE = None
-DIFFERENTIABLE = True  # where all of its parts are
+if TYPE_CHECKING:
+    from torch import Tensor
 
-NORMALISE = ("none", "batch")
+torch = lazy("torch")
+rewards = lazy("unigrpo.judges.reward")
+
+TAKEN_NAMES = ("mean", "std")  # a part is recorded as reward_<name>; these columns are the sum's
+
+
+class Part(Settings):
+    """One reward of the sum: it adds weight * (score - centre) / spread."""
+
+    weight: float
+    reward: str | None = None  # its name; the part's own where it is left out
+    centre: float = 0.0
+    spread: Positive = 1.0
+    options: dict[str, Any] = {}  # of that reward
+
+
+def parts_of(options: Mapping) -> dict[str, tuple[str, dict]]:
+    """Part -> its reward and that reward's options."""
+    return {name: (part.get("reward") or name, part.get("options", {})) for name, part in options["parts"].items()}
+
+
+FACTS = RewardFacts(
+    what="weighted sum of other rewards",
+    weights="its parts'",
+    licence="its parts'",
+    differentiable=True,  # where all of its parts are
+    parts=parts_of,
+)
+Name = Annotated[
+    str,
+    AfterValidator(
+        expect(
+            f"a name of letters, digits and _, none of {', '.join(TAKEN_NAMES)}",
+            lambda name: name.isidentifier() and name not in TAKEN_NAMES,
+        )
+    ),
+]
+Parts = Annotated[
+    dict[Name, Part], AfterValidator(expect("a mapping of one or more parts, name: {weight: ...}", len, dict))
+]
 
 
 class Weighted:
     """The sum; ``parts`` holds the scores (B,) of each in the last call."""
 
-    def __init__(self, parts: Mapping[str, RewardPart], normalise: str):
+    def __init__(self, parts: Mapping[str, Part], normalise: str):
         self.settings, self.normalise = parts, normalise
         self.rewards = {name: rewards.load(part.reward or name, **part.options) for name, part in parts.items()}
         self.relative = normalise == "batch" or any(reward.relative for reward in self.rewards.values())
@@ -53,9 +89,6 @@ class Weighted:
         return torch.zeros_like(score) * score if even else ((score - mean) / spread).to(score.dtype)
 
 
-def build(parts: Mapping, normalise: str = "none"):
-    """``parts``: name -> ``{weight, reward, centre, spread, options}``, of which ``reward``, the file's name, is the
-    part's name where it is left out. Raises UserError."""
-    if normalise not in NORMALISE:
-        raise UserError(f"reward weighted: normalise: expected {' or '.join(NORMALISE)}, got {normalise!r}")
-    return Weighted(reward_parts(parts, "rl.reward_options.parts"), normalise)
+def build(parts: Parts, normalise: Literal["none", "batch"] = "none"):
+    """``parts``: name -> ``{weight, reward, centre, spread, options}``. Raises UserError."""
+    return Weighted({name: Part(**part) for name, part in parts.items()}, normalise)

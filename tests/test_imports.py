@@ -24,8 +24,8 @@ ROOMS = (
     "unigrpo.training",
     "unigrpo.report",
     "unigrpo.tools",
-    "rewards",
     "evals",
+    "rewards",
     "unigrpo.commands",
     "unigrpo",  # __init__ and __main__
 )

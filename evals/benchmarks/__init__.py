@@ -1,24 +1,18 @@
-"""Benchmarks on real images: one file each, with a version, and where it asks for one a prompt file of the user's.
+"""Benchmarks on real images: one file each, found by its name.
 
-A file states TITLE, VERSION and CAVEAT (what is always shown beside its numbers), adds its options to a command line
-(``add_options``), and builds its judge from them (``build``).
+A file declares ``FACTS``, a :class:`~unigrpo.study.facts.BenchmarkFacts`, and a function ``build`` that makes its judge.
+The arguments of ``build``, annotated by type and ``typer.Option``, are the benchmark's options on the command line.
 """
 
 from __future__ import annotations
 
-import argparse
-import importlib
 from collections.abc import Sequence
-from pathlib import Path
-from types import ModuleType
 from typing import Protocol
 
 from PIL.Image import Image
 
-from evals.pictures import Picture
+from evals.instruments.picture_files import Picture
 from unigrpo.core.errors import UserError
-
-NAMES = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
 
 
 class Judge(Protocol):
@@ -35,20 +29,4 @@ class Judge(Protocol):
         nothing is wrong) and what was seen; or why it could not be judged."""
 
     def summary(self, rows: Sequence[dict]) -> tuple[dict, list[str]]:
-        """Numbers over the rows of judged images, by name, and the lines that tell them."""
-
-
-def module(name: str) -> ModuleType:
-    """The file of a benchmark."""
-    return importlib.import_module(f"evals.benchmarks.{name}")
-
-
-def add_device_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--device", default="auto", help="cpu, cuda, cuda:1 ... (default auto, CUDA where there is one)"
-    )
-
-
-def mean(values: Sequence[float]) -> float:
-    """Of at least one value."""
-    return sum(values) / len(values)
+        """Numbers over the rows of judged images, by name, and the lines that report them."""

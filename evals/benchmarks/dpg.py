@@ -9,26 +9,34 @@ rest on. Both are as in the official tool; its judge is mPLUG-large, ours any vi
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Annotated
 
-from PIL.Image import Image
+import typer
 
-from evals.benchmarks import mean
-from evals.exam import Exam, add_vlm_options, build_vlm, check_answers, judge_version, prompts_version, sit
-from evals.pictures import Picture
+from evals.instruments.exams import Exam, answered, check_answers, judge_version, prompts_version, sit
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_text
+from unigrpo.core.options import ExistingPath
 from unigrpo.core.records import Prompt
 from unigrpo.judges import Vlm
+from unigrpo.study.facts import BenchmarkFacts
 
-TITLE = "DPG-style"
-VERSION = "2"
-CAVEAT = "The official judge is mPLUG-large: numbers made with another model compare among themselves only."
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from evals.instruments.picture_files import Picture
+
+FACTS = BenchmarkFacts(
+    title="DPG-style",
+    version="2",
+    caveat="The official judge is mPLUG-large: numbers made with another model compare among themselves only.",
+)
 COLUMNS = ("item_id", "text", "proposition_id", "dependency", "category_broad", "question_natural_language")
 EVEN = 0.5
 
@@ -96,7 +104,7 @@ class QuestionGraphs:
         self.vlm, self.path, self.graphs = vlm, path, read_graphs(path)
         check_answers(vlm, (graph.exam for graph in self.graphs.values()), path)
         self.by_text = {graph.exam.prompt.strip(): graph for graph in self.graphs.values()}
-        self.version = f"dpg-style-{VERSION} {prompts_version(path)} {judge_version(vlm)}"
+        self.version = f"dpg-style-{FACTS.version} {prompts_version(path)} {judge_version(vlm)}"
 
     def check(self, picture: Picture) -> Graph:
         return self._graph(picture.prompt)
@@ -122,8 +130,8 @@ class QuestionGraphs:
             prompts.setdefault(row["prompt_id"], []).append(row["metrics"]["dpg"])
             for _, skill, _, right, _ in row["points"]:
                 kinds.setdefault(skill, []).append(float(right))
-        numbers: dict = {"dpg": mean([mean(values) for values in prompts.values()]), "prompts": len(prompts)}
-        numbers["categories"] = {kind: {"share": mean(v), "points": len(v)} for kind, v in sorted(kinds.items())}
+        numbers: dict = {"dpg": fmean(fmean(values) for values in prompts.values()), "prompts": len(prompts)}
+        numbers["categories"] = {kind: {"share": fmean(v), "points": len(v)} for kind, v in sorted(kinds.items())}
         lines = [f"DPG-style score: {numbers['dpg']:.2%} over {len(prompts)} prompts"]
         lines += [
             f"{kind:<16} = {s['share']:.2%} ({s['points']} questions)" for kind, s in numbers["categories"].items()
@@ -136,16 +144,15 @@ def _row(graph: Graph, marks: Sequence[float]) -> Mapping:
     counts = settled(graph, right)
     points = zip(graph.exam.questions, graph.exam.skills, marks, right, counts, strict=True)
     return {
-        "metrics": {"dpg": mean([float(c) for c in counts]), "atoms": len(marks)},
+        "metrics": {"dpg": fmean(map(float, counts)), "atoms": len(marks)},
         "reason": "\n".join(q for q, c in zip(graph.exam.questions, counts, strict=True) if not c),
         "points": [[q, skill, round(mark, 6), yes, c] for q, skill, mark, yes, c in points],
     }
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--prompts", type=Path, required=True, metavar="FILE", help="dpg_bench.csv, or rows like it")
-    add_vlm_options(parser)
-
-
-def build(args: argparse.Namespace) -> QuestionGraphs:
-    return QuestionGraphs(build_vlm(args), args.prompts)
+@answered
+def build(
+    vlm: Vlm, prompts: Annotated[ExistingPath, typer.Option(help="dpg_bench.csv, or rows like it.")]
+) -> QuestionGraphs:
+    """Raises UserError."""
+    return QuestionGraphs(vlm, Path(prompts))

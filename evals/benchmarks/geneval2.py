@@ -7,17 +7,16 @@ number of atoms. The prompt file, ``geneval2_data.jsonl``, is its authors' (CC B
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Annotated
 
-from PIL.Image import Image
+import typer
 
-from evals.benchmarks import mean
-from evals.exam import (
+from evals.instruments.exams import (
     Exam,
-    add_vlm_options,
-    build_vlm,
+    answered,
     check_answers,
     exam_of,
     geometric_mean,
@@ -26,13 +25,21 @@ from evals.exam import (
     read_exams,
     sit,
 )
-from evals.pictures import Picture
 from unigrpo.core.errors import UserError
+from unigrpo.core.options import ExistingPath
 from unigrpo.judges import Vlm
+from unigrpo.study.facts import BenchmarkFacts
 
-TITLE = "GenEval 2, Soft-TIFA"
-VERSION = "1"
-CAVEAT = "Numbers depend on the model that answers; those published are of Qwen3-VL-8B-Instruct."
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from evals.instruments.picture_files import Picture
+
+FACTS = BenchmarkFacts(
+    title="GenEval 2, Soft-TIFA",
+    version="1",
+    caveat="Numbers depend on the model that answers; those published are of Qwen3-VL-8B-Instruct.",
+)
 
 
 class SoftTifa:
@@ -41,7 +48,7 @@ class SoftTifa:
     def __init__(self, vlm: Vlm, path: Path):
         self.vlm, self.path, self.exams = vlm, path, read_exams(path)
         check_answers(vlm, self.exams.values(), path)
-        self.version = f"geneval2-{VERSION} {prompts_version(path)} {judge_version(vlm)}"
+        self.version = f"geneval2-{FACTS.version} {prompts_version(path)} {judge_version(vlm)}"
 
     def check(self, picture: Picture) -> Exam:
         return exam_of(self.exams, picture.prompt, self.path)
@@ -60,12 +67,12 @@ class SoftTifa:
             sizes.setdefault(row["metrics"]["atoms"], []).append(row["metrics"])
             for _, _, skill, mark in row["points"]:
                 skills.setdefault(skill, []).append(mark)
-        numbers = {name: mean([row["metrics"][name] for row in rows]) for name in ("am", "gm")}
+        numbers = {name: fmean(row["metrics"][name] for row in rows) for name in ("am", "gm")}
         numbers["by_atoms"] = {
-            str(atoms): {"gm": mean([m["gm"] for m in own]), "am": mean([m["am"] for m in own]), "images": len(own)}
-            for atoms, own in sorted(sizes.items())
+            str(atoms): {name: fmean(m[name] for m in metrics) for name in ("gm", "am")} | {"images": len(metrics)}
+            for atoms, metrics in sorted(sizes.items())
         }
-        numbers["by_skill"] = {skill: {"am": mean(v), "points": len(v)} for skill, v in sorted(skills.items())}
+        numbers["by_skill"] = {skill: {"am": fmean(v), "points": len(v)} for skill, v in sorted(skills.items())}
         lines = [f"Soft-TIFA AM: {numbers['am']:.2%}; GM: {numbers['gm']:.2%}"]
         lines += [
             f"{atoms:>2} atoms: GM {s['gm']:.2%}, AM {s['am']:.2%} ({s['images']} images)"
@@ -78,18 +85,15 @@ class SoftTifa:
 def _row(exam: Exam, marks: Sequence[float]) -> dict:
     points = zip(exam.questions, exam.answers, exam.skills, marks, strict=True)
     return {
-        "metrics": {"am": mean(marks), "gm": geometric_mean(marks), "atoms": exam.atoms},
+        "metrics": {"am": fmean(marks), "gm": geometric_mean(marks), "atoms": exam.atoms},
         "reason": "\n".join(q for q, mark in zip(exam.questions, marks, strict=True) if mark < 0.5),
         "points": [[q, a, s, round(mark, 6)] for q, a, s, mark in points],
     }
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--prompts", type=Path, required=True, metavar="FILE", help="geneval2_data.jsonl, or rows like it"
-    )
-    add_vlm_options(parser)
-
-
-def build(args: argparse.Namespace) -> SoftTifa:
-    return SoftTifa(build_vlm(args), args.prompts)
+@answered
+def build(
+    vlm: Vlm, prompts: Annotated[ExistingPath, typer.Option(help="geneval2_data.jsonl, or rows like it.")]
+) -> SoftTifa:
+    """Raises UserError."""
+    return SoftTifa(vlm, Path(prompts))

@@ -1,23 +1,22 @@
 """TA, text alignment, on real images: a prompt's exam points as questions to a vision-language model.
 
-Without a prompt file, the points are those of ``unigrpo.world.exam_points``: one a fact that the metadata states. A point counts where
-the model gives its expected answer at least even odds; an image's score is the share of points, the benchmark's the
-mean over images (the paper's section 4). ``ta_soft`` is the same from the probabilities themselves.
+Without a prompt file, the points are those of ``unigrpo.world.exam_points``: one a fact that the metadata states. A
+point counts where the model gives its expected answer at least even odds; an image's score is the share of points, the
+benchmark's the mean over images (the paper's section 4). ``ta_soft`` is the same from the probabilities themselves.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Annotated
 
-from PIL.Image import Image
+import typer
 
-from evals.benchmarks import mean
-from evals.exam import (
+from evals.instruments.exams import (
     Exam,
-    add_vlm_options,
-    build_vlm,
+    answered,
     check_answers,
     exam_of,
     judge_version,
@@ -26,14 +25,22 @@ from evals.exam import (
     read_exams,
     sit,
 )
-from evals.pictures import Picture
 from unigrpo.core.errors import UserError
+from unigrpo.core.options import ExistingPath
 from unigrpo.judges import Vlm
+from unigrpo.study.facts import BenchmarkFacts
 from unigrpo.world import exam_points, geneval_verdict
 
-TITLE = "TA-style"
-VERSION = "1"
-CAVEAT = "The paper's prompts and judge are closed: levels depend on both, and compare within one version only."
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from evals.instruments.picture_files import Picture
+
+FACTS = BenchmarkFacts(
+    title="TA-style",
+    version="1",
+    caveat="The paper's prompts and judge are closed: levels depend on both, and compare within one version only.",
+)
 EVEN = 0.5
 
 
@@ -45,7 +52,7 @@ class TextAlignment:
         self.exams = read_exams(path) if path else {}
         check_answers(vlm, self.exams.values(), path or "")
         points = prompts_version(path) if path else f"points:{exam_points.VERSION}"
-        self.version = f"ta-style-{VERSION} {points} {judge_version(vlm)}"
+        self.version = f"ta-style-{FACTS.version} {points} {judge_version(vlm)}"
 
     def exam(self, picture: Picture) -> Exam:
         """Raises UserError for a prompt without one."""
@@ -73,7 +80,7 @@ class TextAlignment:
             right = [float(mark >= EVEN) for mark in marks]
             rows.append(
                 {
-                    "metrics": {"ta": mean(right), "ta_soft": mean(marks), "atoms": len(marks)},
+                    "metrics": {"ta": fmean(right), "ta_soft": fmean(marks), "atoms": len(marks)},
                     "reason": "\n".join(q for q, ok in zip(exam.questions, right, strict=True) if not ok),
                     "points": [[q, a, s, round(mark, 6)] for q, a, s, mark in points],
                 }
@@ -85,19 +92,19 @@ class TextAlignment:
         for row in rows:
             for _, _, skill, mark in row["points"]:
                 skills.setdefault(skill, []).append(float(mark >= EVEN))
-        numbers = {name: mean([row["metrics"][name] for row in rows]) for name in ("ta", "ta_soft")}
-        numbers["skills"] = {skill: {"share": mean(v), "points": len(v)} for skill, v in sorted(skills.items())}
+        numbers = {name: fmean(row["metrics"][name] for row in rows) for name in ("ta", "ta_soft")}
+        numbers["skills"] = {skill: {"share": fmean(v), "points": len(v)} for skill, v in sorted(skills.items())}
         lines = [f"TA: {numbers['ta']:.4f}; from probabilities: {numbers['ta_soft']:.4f}"]
         lines += [f"{skill:<16} = {s['share']:.2%} ({s['points']} points)" for skill, s in numbers["skills"].items()]
         return numbers, lines
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--prompts", type=Path, metavar="FILE", help="exams in GenEval 2's format (default: metadata's)"
-    )
-    add_vlm_options(parser)
-
-
-def build(args: argparse.Namespace) -> TextAlignment:
-    return TextAlignment(build_vlm(args), args.prompts)
+@answered
+def build(
+    vlm: Vlm,
+    prompts: Annotated[
+        ExistingPath | None, typer.Option(help="Exams in GenEval 2's format (default: the metadata's).")
+    ] = None,
+) -> TextAlignment:
+    """Raises UserError."""
+    return TextAlignment(vlm, None if prompts is None else Path(prompts))

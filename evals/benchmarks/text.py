@@ -1,31 +1,39 @@
 """Text rendering: how much of the asked text is read in the image, by the networks that rapidocr ships.
 
-``similar`` is the OCR score of Flow-GRPO (arXiv 2505.05470), as ``rewards/ocr.py`` has it; ``exact`` whether all of the
+``similar`` is the OCR score of Flow-GRPO (arXiv 2505.05470), as the reward that reads text has it; ``exact`` whether all of the
 text is read, letters' case and white space aside. A prompt's text stands between its first quotation marks, or in its
 metadata (``unigrpo.world.asked_text``). With ``--prompts``, a text file with a prompt a line, other prompts are refused.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-from PIL.Image import Image
+import typer
 
-from evals.benchmarks import mean
-from evals.exam import prompts_version
-from evals.pictures import Picture
-from rewards.ocr import DETECTION_SIDE, agreement, reader
+from evals.instruments.exams import prompts_version
+from evals.instruments.text_reader import DETECTION_SIDE, agreement, reader
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_text
+from unigrpo.core.options import ExistingPath
+from unigrpo.core.settings import Count
+from unigrpo.study.facts import BenchmarkFacts
 from unigrpo.world.asked_text import asked_text
 
-TITLE = "Text rendering"
-VERSION = "1"
-CAVEAT = "What is read depends on the reader: compare numbers of one version, and look at the texts that were read."
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from evals.instruments.picture_files import Picture
+
+FACTS = BenchmarkFacts(
+    title="Text rendering",
+    version="1",
+    caveat="What is read depends on the reader: compare numbers of one version, and look at the texts that were read.",
+)
 
 
 class TextRendering:
@@ -37,7 +45,7 @@ class TextRendering:
         if self.prompts is not None and not self.prompts:
             raise UserError(f"{path}: has no prompt, expected one a line")
         known = "" if path is None else f" {prompts_version(path)}"
-        self.version = f"text-{VERSION}{known} {name}"
+        self.version = f"text-{FACTS.version}{known} {name}"
 
     def check(self, picture: Picture) -> str:
         """The text that the prompt asks for."""
@@ -56,17 +64,18 @@ class TextRendering:
         return {"metrics": {"similar": similar, "exact": exact}, "reason": reason, "asked": asked, "read": found}
 
     def summary(self, rows: Sequence[dict]) -> tuple[dict, list[str]]:
-        numbers = {name: mean([row["metrics"][name] for row in rows]) for name in ("similar", "exact")}
+        numbers = {name: fmean(row["metrics"][name] for row in rows) for name in ("similar", "exact")}
         return numbers, [f"similar: {numbers['similar']:.4f}; exact: {numbers['exact']:.2%}"]
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--prompts", type=Path, metavar="FILE", help="prompts, one a line (default: any with a text)")
-    parser.add_argument(
-        "--detection-side", type=int, default=DETECTION_SIDE, metavar="N", help="pixels that the reader enlarges to"
-    )
+def build(
+    prompts: Annotated[
+        ExistingPath | None, typer.Option(help="Prompts, one a line (default: any that ask for a text).")
+    ] = None,
+    detection_side: Annotated[Count, typer.Option(help="Pixels that the reader enlarges to.")] = DETECTION_SIDE,
+) -> TextRendering:
+    """Raises UserError."""
+    from importlib.metadata import version
 
-
-def build(args: argparse.Namespace) -> TextRendering:
-    name = f"rapidocr-{version('rapidocr')}:{args.detection_side}"
-    return TextRendering(reader(args.detection_side), name, args.prompts)
+    name = f"rapidocr-{version('rapidocr')}:{detection_side}"
+    return TextRendering(reader(detection_side), name, None if prompts is None else Path(prompts))

@@ -63,13 +63,13 @@ def run_config(stage: str = "rl", **changes) -> RunConfig:
 
 def write_start(folder: Path) -> None:
     """What a run starts from: ``init/``, ``reward/`` (random weights), decoding.json, and a configuration a stage."""
-    from rewards import learned
+    from rewards._support import learned_model
     from unigrpo.models import checkpoint
 
     checkpoint.save_model(model(), folder / "init", {})
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        learned.save(learned.LearnedReward(REWARD, MODEL.image_size), folder / "reward")
+        learned_model.save(learned_model.LearnedReward(REWARD, MODEL.image_size), folder / "reward")
     write_json(folder / "decoding.json", {"guidance": 2.0, "temperature": 0.7})
     for stage in ("rl", "sft", "base"):
         write_json(folder / f"{stage}.json", to_dict(run_config(stage)))

@@ -1,6 +1,5 @@
 """The cross-reward table: means and paired differences by hand, hacking in the notes, images that cannot be read."""
 
-import argparse
 import json
 import re
 import shutil
@@ -10,12 +9,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-import rewards
-from evals import cross, held_out, images
-from evals.benchmarks import reward as reward_benchmark
-from rewards import Reward
+from evals import cross
+from evals.benchmarks import mean_reward
+from evals.instruments import held_out
+from unigrpo.__main__ import call
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json
+from unigrpo.judges import reward as rewards
+from unigrpo.judges.reward import Reward
 
 META = {"tag": "colors", "include": [{"class": "circle", "count": 1}], "prompt": "a photo of a circle"}
 
@@ -46,8 +47,10 @@ def colours(monkeypatch):
 
 
 def run(tmp_path, *sources, rewards=("red", "green")):
-    told = [f"--reward={name}" for name in rewards]
-    cross.main(["--out", str(tmp_path / "out"), *told, *map(str, sources)])
+    named = [f"--reward={name}" for name in rewards]
+    code = call(["cross", "--out", str(tmp_path / "out"), *named, *map(str, sources)])
+    if code:
+        raise SystemExit(code)
     return pd.read_csv(tmp_path / "out/cross.csv").set_index(["run", "reward"])
 
 
@@ -130,8 +133,8 @@ def test_nothing_shared_and_nothing_readable_are_errors(tmp_path, colours):
     [
         ("red={", "not valid JSON"),
         ("red=[1]", "expected a JSON object"),
-        ("nothing", "reward 'nothing': expected the name"),
-        ('verifier={"a": 1}', "reward verifier: build"),
+        ("nothing", "no reward is called 'nothing'"),
+        ('verifier={"a": 1}', "reward verifier: a: unknown option"),
     ],
 )
 def test_bad_rewards_are_named(tmp_path, colours, reward, message):
@@ -161,8 +164,8 @@ def test_an_image_that_a_reward_refuses_is_left_out_alone(tmp_path, monkeypatch,
 
 def test_a_reward_is_a_benchmark_too(tmp_path, colours, capsys):
     write_set(tmp_path / "a", BASE)
-    images.main(["reward", "--images", str(tmp_path / "a"), "--reward", "red"])
-    summary = read_json(tmp_path / "a.reward/summary.json")
+    assert call(["judge", "mean_reward", "--images", str(tmp_path / "a"), "--reward", "red"]) == 0
+    summary = read_json(tmp_path / "a.mean_reward/summary.json")
     assert summary["mean"] == pytest.approx(0.3, abs=0.004) and summary["tasks"]["colors"]["images"] == 4
     assert summary["version"] == "reward-1 c0" and "Mean reward (reward-1 c0)" in capsys.readouterr().out
 
@@ -173,7 +176,7 @@ def test_the_version_of_a_mean_reward_holds_the_weights_that_its_options_name(tm
     folder.mkdir()
 
     def version(reward):
-        return reward_benchmark.build(argparse.Namespace(reward=reward)).version
+        return mean_reward.build(reward=reward).version
 
     named = f"red={json.dumps({'path': str(folder)})}"
     found = []

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from evals import detectors
-from evals.detectors import Found, instances, keep
+from evals.instruments import detectors
+from evals.instruments.detectors import Found, instances, keep
 from tests._support import judges
 from unigrpo.core.errors import UserError
 from unigrpo.world.geneval_verdict import CLASSES

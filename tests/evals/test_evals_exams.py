@@ -2,20 +2,26 @@
 
 import json
 import math
+import re
+from typing import Any
 
 import pytest
 from PIL import Image
 
-from evals import benchmarks, exam, images
+from evals import benchmarks
 from evals.benchmarks.dpg import QuestionGraphs, read_graphs, settled
 from evals.benchmarks.geneval2 import SoftTifa
 from evals.benchmarks.ta import TextAlignment
-from evals.pictures import Picture
+from evals.instruments import exams
+from evals.instruments.picture_files import Picture
 from tests._support import fake_server, judges
 from tests.evals.test_evals_pictures import CUP, DOG, write_official
+from unigrpo.__main__ import call
+from unigrpo.core import options
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json, read_jsonl
 from unigrpo.core.records import Prompt
+from unigrpo.study.facts import BENCHMARKS
 
 COWS = {
     "prompt": "two red cows",
@@ -23,6 +29,25 @@ COWS = {
     "vqa_list": [["How many cows are there?", "two"], ["Are the cows red?", "Yes"], ["Are there any cows?", "Yes"]],
     "skills": ["count", "attribute", "object"],
 }
+BRIGHTNESS = """
+from typing import Annotated
+import numpy as np
+import typer
+from unigrpo.core.settings import Positive
+from unigrpo.study.facts import BenchmarkFacts
+FACTS = BenchmarkFacts(title="Brightness", version="1", caveat="None.")
+class Judge:
+    def __init__(self, scale):
+        self.scale, self.version = scale, f"brightness-1 {scale}"
+    def check(self, picture):
+        pass
+    def judge(self, pictures, images):
+        return [{"metrics": {"brightness": self.scale * float(np.asarray(i).mean())}, "reason": ""} for i in images]
+    def summary(self, rows):
+        return {}, []
+def build(scale: Annotated[Positive, typer.Option(help="Factor.")] = 1.0):
+    return Judge(scale)
+"""
 CAT = {"prompt": "a cat", "atom_count": 1, "vqa_list": [["Is there a cat?", "Yes"]], "skills": ["object"]}
 
 
@@ -85,8 +110,8 @@ def test_soft_tifa_by_hand(tmp_path):
 
 
 def test_a_prompt_that_fails_wholly_in_one_atom_has_no_geometric_mean():
-    assert exam.geometric_mean([0.9, 0.0]) == 0 and exam.geometric_mean([0.5]) == pytest.approx(0.5)
-    assert exam.geometric_mean([1e-200, 1e-200]) == pytest.approx(1e-200)
+    assert exams.geometric_mean([0.9, 0.0]) == 0 and exams.geometric_mean([0.5]) == pytest.approx(0.5)
+    assert exams.geometric_mean([1e-200, 1e-200]) == pytest.approx(1e-200)
 
 
 def test_an_answer_that_could_not_be_had_costs_its_image_alone(tmp_path):
@@ -126,7 +151,7 @@ def test_an_answer_that_the_judge_cannot_give_is_found_before_it_is_asked(tmp_pa
 )
 def test_rows_that_are_no_exam_are_named(tmp_path, row, message):
     with pytest.raises(UserError, match=message):
-        exam.read_exams(write_rows(tmp_path / "p.jsonl", CAT, row))
+        exams.read_exams(write_rows(tmp_path / "p.jsonl", CAT, row))
 
 
 # ---------------------------------------------------------------------------------------------- TA
@@ -254,9 +279,9 @@ def test_ta_with_a_model_of_transformers(tmp_path, capsys):
     """A tiny model through the real loader, one by one and in batches."""
     write_official(tmp_path / "d", [CUP, DOG])
     model = judges.save_vlm(tmp_path / "vlm")
-    command = ["ta", "--images", str(tmp_path / "d"), "--vlm", str(model), "--device", "cpu"]
-    images.main(command)
-    images.main([*command, "--batch", "1", "--out", str(tmp_path / "alone")])
+    command = ["judge", "ta", "--images", str(tmp_path / "d"), "--vlm", str(model), "--device", "cpu"]
+    assert call(command) == 0
+    assert call([*command, "--batch", "1", "--out", str(tmp_path / "alone")]) == 0
     summary = read_json(tmp_path / "d.ta/summary.json")
     assert summary["images"] == 4 and summary["version"].startswith("ta-style-1 points:1 vlm:")
     folders = (tmp_path / "d.ta", tmp_path / "alone")
@@ -275,12 +300,10 @@ def test_geneval_2_over_a_server_that_fails_once(tmp_path, capsys):
         return 400 if "red" in question else fake_server.tokens(Yes=0.8, two=0.1)
 
     with fake_server.serving(answer) as (url, asked):
-        command = ["geneval2", "--images", str(tmp_path / "d"), "--prompts", str(prompts), "--endpoint", url]
+        command = ["judge", "geneval2", "--images", str(tmp_path / "d"), "--prompts", str(prompts), "--endpoint", url]
         with pytest.raises(UserError, match="needs --model"):
-            images.main(command)
-        with pytest.raises(SystemExit) as end:
-            images.main([*command, "--model", "judge"])
-        assert end.value.code == 1 and len(asked) == 4
+            call(command)
+        assert call([*command, "--model", "judge"]) == 1 and len(asked) == 4
     (row,) = [row for _, row in read_jsonl(tmp_path / "d.geneval2/images.jsonl")]
     assert row["metrics"] == {"am": pytest.approx(0.8), "gm": pytest.approx(0.8), "atoms": 1}
     (failed,) = [row for _, row in read_jsonl(tmp_path / "d.geneval2/failed.jsonl")]
@@ -292,17 +315,56 @@ def test_geneval_2_over_a_server_that_fails_once(tmp_path, capsys):
 
 def test_options_of_a_server_need_a_server(tmp_path):
     write_official(tmp_path / "d")
-    for options in (["--by-text"], ["--model", "judge"]):
+    for alone in (["--by-text"], ["--model", "judge"]):
         with pytest.raises(UserError, match="belong to a server, which --endpoint names"):
-            images.main(["ta", "--images", str(tmp_path / "d"), *options])
+            call(["judge", "ta", "--images", str(tmp_path / "d"), *alone])
     with fake_server.serving(lambda _: fake_server.text("Yes.")) as (url, _):
-        images.main(["ta", "--images", str(tmp_path / "d"), "--endpoint", url, "--model", "judge", "--by-text"])
+        call(["judge", "ta", "--images", str(tmp_path / "d"), "--endpoint", url, "--model", "judge", "--by-text"])
     summary = read_json(tmp_path / "d.ta/summary.json")
     assert summary["ta"] == summary["ta_soft"] == 1 and summary["version"].endswith(",_by_text")
 
 
-def test_every_benchmark_has_a_title_a_version_and_a_caveat():
-    assert benchmarks.NAMES == ["dpg", "geneval", "geneval2", "reward", "ta", "text"]
-    for name in benchmarks.NAMES:
-        module = benchmarks.module(name)
-        assert module.TITLE and module.VERSION and module.CAVEAT.endswith(".")
+def test_every_benchmark_declares_itself_and_its_options():
+    assert BENCHMARKS.names() == ["dpg", "geneval", "geneval2", "mean_reward", "ta", "text"]
+    for name in BENCHMARKS.names():
+        module = BENCHMARKS.load(name)
+        assert module.FACTS.title and module.FACTS.version and module.FACTS.caveat.endswith(".")
+        assert Any not in options.annotations(module.build).values()
+
+
+def test_help_shows_a_benchmark_s_options(capsys):
+    for name in BENCHMARKS.names():
+        call(["judge", name, "--help"])
+        shown = capsys.readouterr().out
+        for option in options.annotations(BENCHMARKS.load(name).build):
+            assert f"--{option.replace('_', '-')}" in shown
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--device", "gpu"], "--device: expected auto, cpu, cuda or cuda:<number>, got 'gpu'"),
+        (["--endpoint", "localhost:8000"], "--endpoint: expected a URL, http:// or https:// with a host"),
+        (["--timeout", "0"], "--timeout: expected more than 0, got 0.0"),
+        (["--prompts", "/nowhere.jsonl"], "--prompts: expected the path of a file or folder that is there"),
+        (["--vlm", "/nowhere"], "--vlm: expected a file or folder that is there, or a repository of the hub"),
+    ],
+)
+def test_wrong_options_are_named_before_anything_is_judged(tmp_path, option, message):
+    write_official(tmp_path / "d")
+    with pytest.raises(UserError, match=f"^{re.escape(message)}"):
+        call(["judge", "ta", "--images", str(tmp_path / "d"), *option])
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
+def test_a_benchmark_of_one_s_own_is_a_file(tmp_path, monkeypatch, capsys):
+    """Nothing else needs to be touched: it is found, has options, and judges."""
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/brightness.py").write_text(BRIGHTNESS)
+    monkeypatch.setattr(benchmarks, "__path__", [*benchmarks.__path__, str(tmp_path / "own")])
+    write_official(tmp_path / "d", [CUP], per_prompt=2)
+    assert call(["judge", "brightness", "--images", str(tmp_path / "d"), "--scale", "2"]) == 0
+    summary = read_json(tmp_path / "d.brightness/summary.json")
+    assert summary["title"] == "Brightness" and summary["images"] == 2 and "brightness" in capsys.readouterr().out
+    with pytest.raises(UserError, match="^--scale: expected more than 0, got -1.0"):
+        call(["judge", "brightness", "--images", str(tmp_path / "d"), "--scale=-1"])

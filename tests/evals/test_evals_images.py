@@ -1,19 +1,20 @@
 """The command that judges real images: rows, summary, failures, resumption; GenEval-style from end to end."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from evals import benchmarks, images
+from evals import images
 from evals.benchmarks import geneval as geneval_style
-from evals.detectors import Found
-from evals.pictures import read
+from evals.instruments.detectors import Found
+from evals.instruments.eyes import Eyes
+from evals.instruments.picture_files import read
 from tests._support import judges
 from tests.evals.test_evals_pictures import CUP, DOG, image, write_official, write_ours
+from unigrpo.__main__ import call
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json, read_jsonl
 from unigrpo.report import collect
@@ -184,7 +185,7 @@ def painted(root, cases):
 
 def test_verdicts_and_the_official_summary(tmp_path):
     cases = [(CUP, (1, 9)), (CUP, (1, 0)), (CUP, (0, 0)), (CARS, (2, 0)), (CARS, (1, 0)), (DOG, (0, 0))]
-    judge = geneval_style.GenEval(FakeDetector(), FakeReader())
+    judge = geneval_style.GenEval(Eyes(FakeDetector(), FakeReader()))
     rows, failed = judged(painted(tmp_path / "d", cases), judge, tmp_path / "out", batch=3)
     assert not failed and [r["metrics"]["official"] for r in rows] == [1, 0, 0, 1, 0, 0]
     assert rows[1]["reason"] == "expected red cup>=1, found 0 red; and 1 blue" and rows[1]["colors"] == {
@@ -214,7 +215,7 @@ def test_intervals_are_of_the_mean_over_tasks_of_the_prompts_means():
 
 
 def test_one_dog_too_many_is_officially_right_and_not_exactly(tmp_path):
-    judge = geneval_style.GenEval(FakeDetector(), FakeReader())
+    judge = geneval_style.GenEval(Eyes(FakeDetector(), FakeReader()))
     (row,), _ = judged(painted(tmp_path / "d", [(DOG, (3, 0))]), judge, tmp_path / "out")
     assert row["metrics"] == {"official": 1, "exact": 0} and row["reason"] == ""
     numbers, _ = judge.summary([row])
@@ -222,7 +223,7 @@ def test_one_dog_too_many_is_officially_right_and_not_exactly(tmp_path):
 
 
 def test_a_prompt_is_correct_where_any_of_its_images_is():
-    judge = geneval_style.GenEval(FakeDetector(), FakeReader())
+    judge = geneval_style.GenEval(Eyes(FakeDetector(), FakeReader()))
     row = {"prompt_id": "a", "tag": "colors"}
     rows = [row | {"metrics": {"official": v, "exact": v}} for v in (0.0, 1.0, 0.0)]
     rows.append(row | {"prompt_id": "b", "metrics": {"official": 0.0, "exact": 0.0}})
@@ -241,7 +242,7 @@ def test_a_prompt_is_correct_where_any_of_its_images_is():
 )
 def test_prompts_that_are_not_geneval_s_are_told(tmp_path, meta, problem):
     found = painted(tmp_path / "d", [(meta, (0, 0)), (DOG, (0, 0))])
-    rows, failed = judged(found, geneval_style.GenEval(FakeDetector(), FakeReader()), tmp_path / "out")
+    rows, failed = judged(found, geneval_style.GenEval(Eyes(FakeDetector(), FakeReader())), tmp_path / "out")
     assert len(rows) == 1 and problem in failed[0]["problem"]
 
 
@@ -250,7 +251,7 @@ def test_the_command_from_checkpoints_to_the_summary(tmp_path, capsys):
     write_official(tmp_path / "d", [CUP, DOG, CARS])
     detector, clip = judges.save_owlv2(tmp_path / "owl"), judges.save_clip(tmp_path / "clip")
     command = ["--images", str(tmp_path / "d"), "--detector", str(detector), "--clip", str(clip), "--device", "cpu"]
-    geneval_verdict.main(command)
+    assert call(["judge", "geneval", *command]) == 0
     out = tmp_path / "d.geneval"
     told, summary, rows = capsys.readouterr().out, read_json(out / "summary.json"), rows_of(out)
     assert sorted(p.name for p in out.iterdir()) == ["images.jsonl", "summary.json"]
@@ -263,9 +264,7 @@ def test_the_command_from_checkpoints_to_the_summary(tmp_path, capsys):
         assert (row["metrics"]["official"], row["reason"]) == (float(verdict.correct), verdict.reason)
 
     (tmp_path / "d/00001/samples/0001.png").write_bytes(b"no image")
-    with pytest.raises(SystemExit) as end:
-        images.main(["geneval", *command, "--batch", "1", "--out", str(tmp_path / "again")])
-    assert end.value.code == 1
+    assert call(["judge", "geneval", *command, "--batch", "1", "--out", str(tmp_path / "again")]) == 1
     told = capsys.readouterr()
     assert "5 images judged, 1 could not be" in told.out and "not judged: 00001/samples/0001.png" in told.err
     assert [row["image"] for _, row in read_jsonl(tmp_path / "again/failed.jsonl")] == ["00001/samples/0001.png"]
@@ -276,21 +275,20 @@ def test_the_command_from_checkpoints_to_the_summary(tmp_path, capsys):
 
 def test_a_failure_that_is_gone_leaves_no_file(tmp_path):
     write_official(tmp_path / "d")
-    module, judge = benchmarks.module("geneval"), geneval_style.GenEval(FakeDetector(), FakeReader())
-    images.write([], [{"image": "a", "problem": "b"}], judge, module, "geneval", tmp_path / "out")
+    facts, judge = geneval_style.FACTS, geneval_style.GenEval(Eyes(FakeDetector(), FakeReader()))
+    images.write([], [{"image": "a", "problem": "b"}], judge, facts, "geneval", tmp_path / "out")
     assert (tmp_path / "out/failed.jsonl").exists() and read_json(tmp_path / "out/summary.json")["images"] == 0
-    images.write([], [], judge, module, "geneval", tmp_path / "out")
+    images.write([], [], judge, facts, "geneval", tmp_path / "out")
     assert not (tmp_path / "out/failed.jsonl").exists()
 
 
 def test_a_folder_may_be_the_one_we_are_in(tmp_path, monkeypatch):
     write_official(tmp_path / "d")
     (tmp_path / "link").symlink_to("d")
-    module = benchmarks.module("geneval")
-    monkeypatch.setattr(module, "build", lambda args: geneval_style.GenEval(FakeDetector(), FakeReader()))
+    monkeypatch.setattr(geneval_style, "build", lambda: geneval_style.GenEval(Eyes(FakeDetector(), FakeReader())))
     monkeypatch.setattr(FakeDetector, "detect", lambda self, shown, tags: [Found({}, {}) for _ in shown])
     monkeypatch.chdir(tmp_path / "d")
-    images.main(["geneval", "--images", "."])
+    assert call(["judge", "geneval", "--images", "."]) == 0
     assert read_json(tmp_path / "d.geneval/summary.json")["images"] == 4
     for told, expected in ((".", "d"), ("00000/..", "d"), ("../link", "link"), ("00001", "d/00001")):
         assert images.beside(Path(told), "ta") == tmp_path / f"{expected}.ta"
@@ -302,7 +300,6 @@ def test_a_hub_that_cannot_be_reached_is_told_before_anything_is_written(tmp_pat
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
     write_official(tmp_path / "d")
-    monkeypatch.setattr(sys, "argv", ["geneval", "--images", str(tmp_path / "d")])
     with pytest.raises(UserError, match="hf download facebook/mask2former-swin-small-coco-instance --local-dir DIR"):
-        geneval_verdict.main()
+        call(["judge", "geneval", "--images", str(tmp_path / "d")])
     assert [p.name for p in tmp_path.iterdir()] == ["d"]

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evals import pictures
-from evals.pictures import export, read
+from evals.instruments import picture_files
+from evals.instruments.picture_files import export, read
+from tests._support.command import unigrpo
 from unigrpo.core.errors import UserError
 
 CUP = {"tag": "colors", "include": [{"class": "cup", "count": 1, "color": "red"}], "prompt": "a photo of a red cup"}
@@ -99,10 +100,10 @@ def test_export_of_an_unreadable_image_leaves_nothing(tmp_path, capsys):
     write_ours(tmp_path / "set")
     (tmp_path / "set" / "dog.png").write_bytes(b"no image")
     with pytest.raises(UserError, match="dog.png: cannot be read as an image"):
-        pictures.main(["--images", str(tmp_path / "set"), "--out", str(tmp_path / "official")])
+        unigrpo(f"convert-images --images {tmp_path / 'set'} --out {tmp_path / 'official'}")
     assert not (tmp_path / "official").exists()
     image(10).save(tmp_path / "set" / "dog.png")
-    pictures.main(["--images", str(tmp_path / "set"), "--out", str(tmp_path / "official")])
+    unigrpo(f"convert-images --images {tmp_path / 'set'} --out {tmp_path / 'official'}")
     assert capsys.readouterr().out == f"{tmp_path / 'official'}: 3 images\n"
 
 
@@ -110,18 +111,18 @@ def test_export_of_an_unreadable_image_leaves_nothing(tmp_path, capsys):
 def test_pixels_of_8_bits_become_rgb(tmp_path, mode):
     kind = "jpg" if mode == "CMYK" else "png"
     image(1).convert(mode).save(tmp_path / f"a.{kind}")
-    assert pictures.open_image(tmp_path / f"a.{kind}").mode == "RGB"
+    assert picture_files.open_image(tmp_path / f"a.{kind}").mode == "RGB"
 
 
 def test_transparency_is_dropped_and_rotation_undone(tmp_path):
     clear = image(1)
     clear.putalpha(7)
     clear.save(tmp_path / "a.png")
-    assert same(pictures.open_image(tmp_path / "a.png"), image(1))
+    assert same(picture_files.open_image(tmp_path / "a.png"), image(1))
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
     image(1).save(tmp_path / "b.png", exif=exif)
-    assert pictures.open_image(tmp_path / "b.png").size == (24, 20)
+    assert picture_files.open_image(tmp_path / "b.png").size == (24, 20)
 
 
 @pytest.mark.parametrize(
@@ -139,14 +140,14 @@ def test_what_is_no_image_for_a_judge_is_named(tmp_path, write, message):
     path = tmp_path / "a.png"
     write(path)
     with pytest.raises(UserError, match=f"a.png: {message}"):
-        pictures.open_image(path)
+        picture_files.open_image(path)
 
 
 def test_an_enormous_image_is_refused(tmp_path, monkeypatch):
     image(0, (64, 64)).save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(UserError, match="a.png: cannot be read as an image"):
-        pictures.open_image(tmp_path / "a.png")
+        picture_files.open_image(tmp_path / "a.png")
 
 
 def test_folders_that_are_broken_are_told_and_others_read(tmp_path):

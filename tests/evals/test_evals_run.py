@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from evals import run
+from unigrpo.__main__ import call
 from unigrpo.core.errors import UserError
 from unigrpo.core.records import Detection, Prompt
 from unigrpo.world.render import render
@@ -189,11 +190,13 @@ def test_metadata_that_cannot_be_judged_names_its_line(tmp_path):
 
 def test_the_command_puts_the_instruments_together(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr("rewards.load", lambda name, **options: asked.append((name, options)) or fake_reward)
+    monkeypatch.setattr(
+        "unigrpo.judges.reward.load", lambda name, **options: asked.append((name, options)) or fake_reward
+    )
     monkeypatch.setattr("unigrpo.world.detector.load", lambda path: asked.append(path) or FakeDetector())
     write_set(tmp_path / "samples", "geneval.think.tuned", GOOD, [row()])
     arguments = {"samples": tmp_path / "samples", "reward": "r", "detector": "d", "out": tmp_path / "s.jsonl"}
-    run.main([f"--{key}={value}" for key, value in arguments.items()])
+    assert call(["score", *(f"--{key}={value}" for key, value in arguments.items())]) == 0
     metrics = json.loads((tmp_path / "s.jsonl").read_text())["metrics"]
     assert set(metrics) == {"official", "strict", "gold", "soft", "artefact", "second", "proxy"}
     assert asked == [("learned", {"path": Path("r"), "device": "cpu"}), Path("d")]

@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from evals import images
+from unigrpo.__main__ import call
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json, read_jsonl
 
@@ -26,8 +26,9 @@ def write_pictures(folder, shown=SHOWN):
 
 
 def judged(source, out, *options):
-    command = ["text", "--images", str(source), "--out", str(out), "--detection-side", "160", *options]
-    images.main(command)
+    code = call(["judge", "text", "--images", str(source), "--out", str(out), "--detection-side", "160", *options])
+    if code:
+        raise SystemExit(code)
     return [row for _, row in read_jsonl(out / "images.jsonl")], read_json(out / "summary.json")
 
 

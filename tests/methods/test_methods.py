@@ -14,7 +14,6 @@ from accelerate import Accelerator
 from scipy.stats import rankdata
 from torch import nn
 
-import rewards
 from evals import run as evals_run
 from tests._support import tiny
 from unigrpo.core import seeding
@@ -24,6 +23,7 @@ from unigrpo.core.settings import replace
 from unigrpo.episodes import slices
 from unigrpo.episodes.noise_pairs import replay_pairs
 from unigrpo.episodes.slices import Networks
+from unigrpo.judges import reward as rewards
 from unigrpo.methods import ddrl, fpo, gardo, nft, refl
 from unigrpo.models import checkpoint
 from unigrpo.objectives import flow

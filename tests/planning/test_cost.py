@@ -9,10 +9,10 @@ from collections import Counter
 import pytest
 import torch
 
-import rewards
 from tests._support import tiny
 from unigrpo.core import settings
 from unigrpo.core.settings import replace
+from unigrpo.judges import reward as rewards
 from unigrpo.models import checkpoint
 from unigrpo.models.mot_model import MoTModel
 from unigrpo.planning import cost

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
-import sys
 
 import numpy as np
 import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy, cross_entropy
 
-import rewards
-from rewards import learned, train_learned, verifier
-from tests._support import tiny
+from rewards import verifier
+from rewards._support import learned_model, learned_training
+from tests._support import own_rewards, tiny
+from tests._support.command import unigrpo
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json
 from unigrpo.core.records import Prompt
+from unigrpo.judges import reward as rewards
 from unigrpo.sampling import sample_folder
 from unigrpo.sampling.engine import Samples
 from unigrpo.world.gold import judge
@@ -32,19 +32,19 @@ POOL = prompt_set("train")
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return learned.LearnedReward(tiny.REWARD, 48).eval()
+    return learned_model.LearnedReward(tiny.REWARD, 48).eval()
 
 
 @pytest.fixture(scope="module")
 def folder(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("reward")
-    learned.save(model, folder)
+    learned_model.save(model, folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def renders():
-    return train_learned.render_batch(500, 48, POOL[::7], np.random.default_rng(0))
+    return learned_training.render_batch(500, 48, POOL[::7], np.random.default_rng(0))
 
 
 def pixels(images):
@@ -54,17 +54,16 @@ def pixels(images):
 # ---- registry ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["no_such", "../verifier", "verifier.py", "", "train_learned", "__init__", "a b"])
+@pytest.mark.parametrize("name", ["no_such", "../verifier", "verifier.py", "", "learned_training", "_support", "a b"])
 def test_only_rewards_can_be_loaded(name):
-    with pytest.raises(UserError, match="expected the name of a file in rewards/ that has a function `build`"):
+    with pytest.raises(UserError, match=f"^no reward is called {name!r}"):
         rewards.load(name)
 
 
 def test_a_new_file_is_a_new_reward(tmp_path, monkeypatch):
     """Nothing else needs to be touched."""
     source = "def build(scale=1.0):\n    return lambda images, prompts: scale * images.mean((1, 2, 3))\n"
-    (tmp_path / "brightness.py").write_text(source)
-    monkeypatch.setattr(rewards, "__path__", [*rewards.__path__, str(tmp_path)])
+    own_rewards.add(monkeypatch, tmp_path, {"brightness": source})
     images = torch.rand(3, 3, 48, 48, generator=torch.Generator().manual_seed(0))
     scores = rewards.load("brightness", scale=2.0)(images, POOL[:3])
     assert torch.allclose(scores, 2 * images.mean((1, 2, 3)))
@@ -112,7 +111,7 @@ def test_each_fact_is_labelled_at_its_word():
     words = prompt.text.split()
     names = ["n_circle", "c_circle", "n_star", "c_star", "n_cross"]
     for verdicts in itertools.product((False, True), repeat=5):
-        labels = train_learned.fact_labels(prompt, list(zip(names, verdicts, strict=True)))
+        labels = learned_training.fact_labels(prompt, list(zip(names, verdicts, strict=True)))
         told = {words[i]: bool(v) for i, v in enumerate(labels.tolist()) if v == v}
         assert told == dict(zip(("circles", "red", "star", "blue", "cross"), verdicts, strict=True))
 
@@ -120,21 +119,21 @@ def test_each_fact_is_labelled_at_its_word():
 def test_a_relation_is_labelled_after_the_noun_it_describes():
     prompt = make_prompt("x", "position", Statement((Group(1, None, "ring"), Group(1, None, "heart")), "left of"))
     assert prompt.text == "a photo of a ring left of a heart"
-    labels = train_learned.fact_labels(prompt, [("heart", True), ("ring", False), ("left", True)])
+    labels = learned_training.fact_labels(prompt, [("heart", True), ("ring", False), ("left", True)])
     words = prompt.text.split()
     assert {words[i]: v for i, v in enumerate(labels.tolist()) if v == v} == {"heart": 1, "ring": 0, "left": 1}
 
 
 def test_every_training_prompt_has_all_its_facts_labelled(renders):
     for prompt, verdict in zip(renders.prompts, renders.verdicts, strict=True):
-        labels = train_learned.fact_labels(prompt, verdict.facts)
+        labels = learned_training.fact_labels(prompt, verdict.facts)
         assert int((~labels.isnan()).sum()) == len(verdict.facts)
         assert sorted(labels[~labels.isnan()].tolist()) == sorted(float(holds) for _, holds in verdict.facts)
 
 
 def test_cells_are_labelled_by_place():
     scene = annotate(POOL[-1].meta, np.random.default_rng(2), Imperfection())[1]
-    classes, colors = train_learned.cell_labels(scene).tolist()
+    classes, colors = learned_training.cell_labels(scene).tolist()
     expected = {PLACES[o.place]: (o.cls, o.color) for o in scene.objects}
     assert len(expected) > 1
     for place, cls, color in zip(PLACES, classes, colors, strict=True):
@@ -189,17 +188,17 @@ def test_prompts_outside_the_vocabulary_are_named(folder):
 
 def test_the_loss_is_the_sum_of_its_cross_entropies(model, renders):
     """Verdict and facts on samples and renders, cells on renders alone; recomputed image by image."""
-    samples, drawn = renders.select(range(5)), train_learned.render_batch(4, 48, POOL, np.random.default_rng(3))
+    samples, drawn = renders.select(range(5)), learned_training.render_batch(4, 48, POOL, np.random.default_rng(3))
     settings = tiny.REWARD
     with torch.no_grad():
-        loss = train_learned.reward_loss(model, samples, drawn, settings, "cpu")
+        loss = learned_training.reward_loss(model, samples, drawn, settings, "cpu")
         verdicts, facts, cells = [], [], []
         for part in (samples, drawn):
             for i, (prompt, verdict) in enumerate(zip(part.prompts, part.verdicts, strict=True)):
                 whole, fact, cell = model.heads(pixels(part.images[i : i + 1]), model.word_ids([prompt]))
                 target = torch.tensor([verdict.gold], dtype=torch.float32)
                 verdicts.append(binary_cross_entropy(whole.sigmoid(), target))
-                labels = train_learned.fact_labels(prompt, verdict.facts)
+                labels = learned_training.fact_labels(prompt, verdict.facts)
                 for logit, label in zip(fact[0], labels, strict=True):
                     if label == label:
                         facts.append(binary_cross_entropy(logit.sigmoid(), label))
@@ -221,14 +220,14 @@ def test_auc_counts_ordered_pairs(seed):
     scores, labels = rng.integers(0, 6, 40) / 5, rng.random(40) < 0.3
     pairs = [(a, b) for a in scores[labels] for b in scores[~labels]]
     expected = sum((a > b) + 0.5 * (a == b) for a, b in pairs) / len(pairs)
-    assert train_learned.auc(scores, labels) == pytest.approx(expected)
+    assert learned_training.auc(scores, labels) == pytest.approx(expected)
 
 
 def test_measures_of_one_kind_alone_do_not_exist():
-    assert train_learned.auc([0.1, 0.2], [True, True]) is None and train_learned.auc([], []) is None
-    assert train_learned.auc([0.1, 0.2], [False, True]) == 1 and train_learned.auc([0.3, 0.2], [False, True]) == 0
-    assert train_learned.correlation([0.0, 0.0], [0.1, 0.3]) is None
-    assert train_learned.correlation([0.0, 1.0, 2.0], [1.0, 3.0, 5.0]) == pytest.approx(1)
+    assert learned_training.auc([0.1, 0.2], [True, True]) is None and learned_training.auc([], []) is None
+    assert learned_training.auc([0.1, 0.2], [False, True]) == 1 and learned_training.auc([0.3, 0.2], [False, True]) == 0
+    assert learned_training.correlation([0.0, 0.0], [0.1, 0.3]) is None
+    assert learned_training.correlation([0.0, 1.0, 2.0], [1.0, 3.0, 5.0]) == pytest.approx(1)
 
 
 # ---- training ----------------------------------------------------------------------------------------------
@@ -242,20 +241,18 @@ def test_training_from_samples_to_a_reward(tmp_path, monkeypatch, capsys):
     samples = Samples(render(scenes, 48), [None] * len(chosen), 0)
     header = {"benchmark": "training", "version": "1", "mode": "mixed", "guidance_name": "unguided", "seed": 0}
     sample_folder.write(tmp_path / "data", [(p, k) for k, p in enumerate(chosen)], samples, header)
-    training, held_out = train_learned.read_samples(tmp_path / "data")
+    training, held_out = learned_training.read_samples(tmp_path / "data")
     assert [p.id for p in held_out.prompts] == [p.id for p in prompt_set("val")[::2]]
     assert [p.id for p in training.prompts] == [p.id for p in prompt_set("train")[::60]]
     assert np.array_equal(held_out.images, samples.images[len(training.prompts) :])
 
     out = tmp_path / "out"
-    options = ["--config", tmp_path / "sft.json", "--data", tmp_path / "data", "--out", out]
-    monkeypatch.setattr(sys, "argv", ["train_learned", *map(str, options)])
-    importlib.import_module("rewards.train_learned").main()
+    unigrpo(f"train-reward --config {tmp_path / 'sft.json'} --data {tmp_path / 'data'} --out {out}")
     report = read_json(out / "report.json")
     assert report["n"]["overall"] == len(held_out.prompts) == sum(report["n"].values()) - report["n"]["overall"]
     assert report["strict_share"]["overall"] == pytest.approx(np.mean([v.strict for v in held_out.verdicts]))
     scores = rewards.load("learned", path=out, device="cpu")(pixels(held_out.images), held_out.prompts)
     strict = [v.strict for v in held_out.verdicts]
-    assert report["auc"]["overall"] == pytest.approx(train_learned.auc(scores.tolist(), strict), abs=1e-6)
+    assert report["auc"]["overall"] == pytest.approx(learned_training.auc(scores.tolist(), strict), abs=1e-6)
     assert "held-out AUC: overall" in capsys.readouterr().out
     assert sorted(p.name for p in out.iterdir()) == ["model.json", "model.safetensors", "report.json", "run.json"]

@@ -6,12 +6,12 @@ import torch
 from PIL import Image
 from torch.nn.functional import normalize
 
-import rewards
-from rewards import pixels
+from rewards._support import pixels
 from tests._support import published
 from tests._support.published import PROMPTS, images
 from unigrpo.core import weights
 from unigrpo.core.errors import UserError
+from unigrpo.judges import reward as rewards
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +186,7 @@ def test_what_cannot_be_had_is_one_line(offline, capfd, name, wanted):
 
 
 def test_a_source_that_is_nothing_is_named(tmp_path):
-    with pytest.raises(UserError, match="^reward hps: /nowhere/x.pt: no such file or folder, expected HPS"):
+    with pytest.raises(UserError, match="^reward hps: weights: expected a file or folder that is there, or a rep"):
         rewards.load("hps", weights="/nowhere/x.pt")
     with pytest.raises(UserError, match="^reward pickscore: .*config.json: is missing, expected beside the weights"):
         rewards.load("pickscore", weights=str(tmp_path))
@@ -245,5 +245,5 @@ def test_images_of_another_kind_are_refused(clip):
     for wrong in (torch.rand(3, 1, 32, 32), torch.rand(2, 3, 32, 32), (images() * 255).byte(), torch.rand(3, 32, 32)):
         with pytest.raises(UserError, match=r"^reward pickscore: expected images \(3, 3, H, W\) of floats in \[0, 1\]"):
             score(wrong, PROMPTS)
-    with pytest.raises(UserError, match="batch_size: expected a whole number above 0, got 0"):
+    with pytest.raises(UserError, match="^reward pickscore: batch_size: expected at least 1, got 0"):
         rewards.load("pickscore", weights=str(clip), batch_size=0)

@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-import rewards
 from tests._support.published import PROMPTS, images
 from unigrpo.core.errors import UserError
+from unigrpo.judges import reward as rewards
 
 OPTIONS = {"model": "judge", "timeout": 2.0, "pause": 0.01, "longest_pause": 0.04}
 
@@ -200,12 +200,13 @@ def test_a_server_that_is_not_there_is_named():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"answer": "maybe"}, "answer: expected yes, word, rating, got 'maybe'"),
+        ({"answer": "maybe"}, "answer: expected 'yes', 'word' or 'rating', got 'maybe'"),
         ({"question": "well?"}, "question: expected a text that holds {prompt}, got 'well\\?'"),
-        ({"attempts": 0}, "attempts: expected a whole number above 0, got 0"),
-        ({"timeout": -1}, "timeout: expected seconds above 0, got -1"),
+        ({"attempts": 0}, "attempts: expected at least 1, got 0"),
+        ({"timeout": -1}, "timeout: expected more than 0, got -1"),
+        ({"url": "x/v1"}, "url: expected a URL, http:// or https:// with a host, got 'x/v1'"),
     ],
 )
 def test_bad_options_are_named(changes, message):
     with pytest.raises(UserError, match=f"^reward vlm_endpoint: {message}"):
-        rewards.load("vlm_endpoint", url="http://x/v1", **OPTIONS | changes)
+        rewards.load("vlm_endpoint", **{"url": "http://x/v1"} | OPTIONS | changes)

@@ -1,14 +1,17 @@
 """What each reward states of itself is what docs/rewards.md says, and what is so."""
 
 import math
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
 
-import rewards
-from tests._support import tiny
+from tests._support import own_rewards, tiny
 from unigrpo.core.errors import UserError
+from unigrpo.judges import reward as rewards
 from unigrpo.study.facts import REWARDS
 
 NAMES = REWARDS.names()
@@ -42,7 +45,7 @@ def test_every_reward_has_a_row(rows):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_row_says_what_the_file_says(rows, name, root):
-    facts, row = rewards.facts(name), rows[name]
+    facts, row = REWARDS.load(name).FACTS, rows[name]
     assert (row["what"], row["weights"], row["licence"]) == (facts.what, facts.weights, facts.licence)
     assert row["range"] == bounds(*facts.range) and facts.range[0] < facts.range[1]
     assert row["input"] == ("as it is" if facts.input_size is None else str(facts.input_size))
@@ -52,27 +55,47 @@ def test_the_row_says_what_the_file_says(rows, name, root):
 
 
 def test_a_file_that_leaves_something_out_is_named(monkeypatch, tmp_path):
-    (tmp_path / "terse.py").write_text("WHAT = 'x'\ndef build():\n    return None\n")
-    monkeypatch.setattr(rewards, "__path__", [*rewards.__path__, str(tmp_path)])
-    with pytest.raises(UserError, match="^reward terse: expected its file to state WEIGHTS, LICENCE, RANGE, INP"):
-        rewards.facts("terse")
+    own_rewards.add(monkeypatch, tmp_path, {})
+    (tmp_path / "terse.py").write_text("def build():\n    return None\n")
+    with pytest.raises(UserError, match="terse.py: expected a reward to define FACTS$"):
+        rewards.load("terse")
 
 
-@pytest.mark.parametrize("name", ["geneval", "verifier", "jpeg"])
+def test_the_rewards_that_the_workflow_trains_say_where():
+    trained = {name: REWARDS.load(name).FACTS.trained for name in NAMES}
+    assert {name: folder for name, folder in trained.items() if folder} == {"learned": "reward", "weak": "weak_reward"}
+    assert rewards.trained_as("reward") == "learned" and rewards.trained_as("weak_reward") == "weak"
+    with pytest.raises(UserError, match="expected a file whose FACTS state trained='elsewhere'"):
+        rewards.trained_as("elsewhere")
+
+
+def test_facts_are_read_without_what_rewards_compute_with():
+    """The workflow reads them whenever it is parsed."""
+    code = (
+        "import sys\nfrom unigrpo.study.facts import REWARDS\n"
+        "for name in REWARDS.names(): REWARDS.load(name)\n"
+        "heavy = {'torch', 'transformers', 'open_clip', 'timm', 'rapidocr', 'PIL', 'scipy'}\n"
+        "loaded = [name for name in heavy if type(sys.modules.get(name)).__name__ == 'module']\n"
+        "assert not loaded and 'torch._C' not in sys.modules, loaded"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+
+
+@pytest.mark.parametrize("name", ["geneval_score", "verifier", "jpeg"])
 def test_scores_lie_in_the_stated_range(name):
     from unigrpo.world.prompts import prompt_set
 
     prompts = prompt_set("val")[::5]
     pictures = torch.rand(len(prompts), 3, tiny.MODEL.image_size, tiny.MODEL.image_size)
-    scores, (least, largest) = rewards.load(name)(pictures, prompts), rewards.facts(name).range
+    scores, (least, largest) = rewards.load(name)(pictures, prompts), REWARDS.load(name).FACTS.range
     assert least <= scores.min() and scores.max() <= largest
 
 
 def test_the_weak_reward_is_the_learned_ones_network(tmp_path):
-    from rewards import learned
+    from rewards._support import learned_model
     from unigrpo.world.prompts import prompt_set
 
-    learned.save(learned.LearnedReward(tiny.REWARD, tiny.MODEL.image_size), tmp_path)
+    learned_model.save(learned_model.LearnedReward(tiny.REWARD, tiny.MODEL.image_size), tmp_path)
     prompts = prompt_set("val")[:2]
     pictures = torch.rand(2, 3, tiny.MODEL.image_size, tiny.MODEL.image_size)
     scores = [rewards.load(name, path=tmp_path, device="cpu")(pictures, prompts) for name in ("weak", "learned")]

@@ -6,11 +6,11 @@ import re
 import pytest
 import torch
 
-import rewards
-from rewards import pixels
+from rewards._support import pixels
 from tests._support import published
 from tests._support.published import PROMPTS, images
 from unigrpo.core.errors import UserError
+from unigrpo.judges import reward as rewards
 
 WIDTH, TEXT, LAYERS = 64, 32, 2  # image encoder, text encoder
 VISION = (  # transformers' names of the image encoder -> the published ones

@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-import rewards
-from rewards import jpeg, ocr
+from evals.instruments import text_reader
 from unigrpo.core.errors import UserError
 from unigrpo.core.records import Prompt
+from unigrpo.judges import reward as rewards
 from unigrpo.world import geneval_verdict
 from unigrpo.world.asked_text import asked_text
 from unigrpo.world.inspector import inspect_images, to_geneval
@@ -59,13 +59,13 @@ def brute_force(a, b):
 def test_edit_distance_is_its_definition():
     words = ["".join(w) for n in range(4) for w in itertools.product("ab", repeat=n)] + ["kitten", "sitting"]
     for a, b in itertools.product(words, repeat=2):
-        assert ocr.edit_distance(a, b) == brute_force(a, b), (a, b)
+        assert text_reader.edit_distance(a, b) == brute_force(a, b), (a, b)
 
 
 def test_agreement_at_its_ends():
-    assert ocr.agreement("New York", "NEWYORK city") == 1
-    assert ocr.agreement("abc", "a much longer text without them in order") == 0
-    assert ocr.agreement("abcd", "abxd") == 0.75 and ocr.agreement("abcd", "") == 0
+    assert text_reader.agreement("New York", "NEWYORK city") == 1
+    assert text_reader.agreement("abc", "a much longer text without them in order") == 0
+    assert text_reader.agreement("abcd", "abxd") == 0.75 and text_reader.agreement("abcd", "") == 0
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_the_asked_text_stands_in_quotation_marks(words, asked):
 def test_a_prompt_that_asks_for_no_text_is_named(reader, asking):
     with pytest.raises(UserError, match=r"^reward ocr: prompt p/0: expected a text to render"):
         reader(rendered("A"), [asking])
-    with pytest.raises(UserError, match="expected whole numbers above 0"):
+    with pytest.raises(UserError, match="^reward ocr: detection_side: expected at least 1, got 0"):
         rewards.load("ocr", detection_side=0)
 
 
@@ -102,8 +102,8 @@ def test_compressibility_is_the_size_of_the_file(tmp_path):
     assert 0 > scores[0] > scores[1]
     assert rewards.load("jpeg", quality=20)(noise, [prompt("a")]) > scores[1]
     for quality in (0, 96, 50.0):
-        with pytest.raises(UserError, match=r"^reward jpeg: quality: expected a whole number from 1 to 95"):
-            jpeg.build(quality)
+        with pytest.raises(UserError, match=r"^reward jpeg: quality: expected (at least 1|at most 95|a whole number)"):
+            rewards.load("jpeg", quality=quality)
 
 
 # ---- GenEval -----------------------------------------------------------------------------------------------
@@ -118,26 +118,28 @@ def test_geneval_is_its_verdict_on_what_the_inspector_finds():
     for count, official, exact in [(1, 1.0, 0.0), (2, 1.0, 1.0), (4, 0.0, 0.5)]:
         meta = {"include": [{"class": "circle", "count": count}], "prompt": "x"}
         asking = Prompt("p", "x", "counting", meta)
-        assert rewards.load("geneval", rule="official")(picture, [asking]).item() == official
-        assert rewards.load("geneval")(picture, [asking]).item() == exact
+        assert rewards.load("geneval_score", rule="official")(picture, [asking]).item() == official
+        assert rewards.load("geneval_score")(picture, [asking]).item() == exact
         assert geneval_verdict.exact_verdict(meta, *found).score == exact
 
 
 def test_geneval_takes_the_worlds_prompts():
     prompts = prompt_set("val")[:5]
-    scores = rewards.load("geneval")(torch.zeros(5, 3, 48, 48), prompts)
+    scores = rewards.load("geneval_score")(torch.zeros(5, 3, 48, 48), prompts)
     assert len(scores) == 5 and scores.max() <= 1 and math.isfinite(scores.sum())
-    with pytest.raises(UserError, match=r"^reward geneval: detector: expected world or real, got 'eyes'"):
-        rewards.load("geneval", detector="eyes")
-    with pytest.raises(UserError, match=r"^reward geneval: rule: expected exact or official, got 'mine'"):
-        rewards.load("geneval", rule="mine")
-    with pytest.raises(UserError, match=r"^reward geneval: detector_options.side: expected detector, clip, device"):
-        rewards.load("geneval", detector="real", detector_options={"side": 800})
-    assert torch.equal(rewards.load("geneval", batch_size=2)(torch.zeros(5, 3, 48, 48), prompts), scores)
+    with pytest.raises(UserError, match=r"^reward geneval_score: detector: expected 'world' or 'real', got 'eyes'"):
+        rewards.load("geneval_score", detector="eyes")
+    with pytest.raises(UserError, match=r"^reward geneval_score: rule: expected 'exact' or 'official', got 'mine'"):
+        rewards.load("geneval_score", rule="mine")
+    with pytest.raises(
+        UserError, match=r"^reward geneval_score: detector_options.side: unknown key; known: clip, detector, device"
+    ):
+        rewards.load("geneval_score", detector="real", detector_options={"side": 800})
+    assert torch.equal(rewards.load("geneval_score", batch_size=2)(torch.zeros(5, 3, 48, 48), prompts), scores)
 
 
 def test_geneval_on_real_images_is_the_evaluation_s_verdict(tmp_path):
-    from evals.benchmarks.geneval import instruments
+    from evals.instruments import eyes
     from tests._support import judges
 
     told = {"detector": str(judges.save_owlv2(tmp_path / "o")), "clip": str(judges.save_clip(tmp_path / "c"))}
@@ -145,10 +147,10 @@ def test_geneval_on_real_images_is_the_evaluation_s_verdict(tmp_path):
     pixels = (pictures * 255).round().byte().permute(0, 2, 3, 1).numpy()
     shown = [Image.fromarray(image) for image in pixels]
     asking = [Prompt("p", "x", "colors", {"include": [{"class": "cup", "count": 1, "color": "red"}]})] * 2
-    seen = instruments(**told, device="cpu").look(shown, asking)
+    seen = eyes.build(**told, device="cpu").look(shown, asking)
     classes = sorted(seen[0][0])  # what the first image shows is asked of both
     asking = [Prompt("p", "x", "colors", {"include": [{"class": c, "count": 1} for c in classes or ["cup"]]})] * 2
-    reward = rewards.load("geneval", rule="official", detector="real", detector_options=told | {"device": "cpu"})
+    reward = rewards.load("geneval_score", rule="official", detector="real", detector_options=told | {"device": "cpu"})
     expected = [
         float(geneval_verdict.official_verdict(p.meta, *found).correct) for p, found in zip(asking, seen, strict=True)
     ]

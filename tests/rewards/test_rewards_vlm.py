@@ -4,11 +4,11 @@ import pytest
 import torch
 from PIL import Image
 
-import rewards
-from rewards import pixels
+from rewards._support import pixels
 from tests._support import published
 from tests._support.published import PROMPTS, images
 from unigrpo.core.errors import UserError
+from unigrpo.judges import reward as rewards
 from unigrpo.judges.local import LocalVlm
 
 TEMPLATE = (
@@ -134,7 +134,7 @@ def test_a_model_without_a_token_for_yes_is_found_when_it_is_loaded(folder, monk
 
 @pytest.mark.parametrize("changes, said", [
     ({"question": "is it good?"}, "question: expected a text that holds {prompt}"),
-    ({"dtype": "float99"}, "vision-language model: dtype: expected auto, float32"),
+    ({"dtype": "float99"}, "dtype: expected 'auto', 'float32', 'bfloat16' or 'float16', got 'float99'"),
 ])  # fmt: skip
 def test_bad_options_are_named(folder, changes, said):
     with pytest.raises(UserError, match=f"^reward vlm_yes: {said}"):

@@ -1,63 +1,45 @@
 """Weighted sums, and how a run's line configures its reward: checked when it is read, recorded part by part."""
 
-import importlib
 import json
+import os
+import shutil
+import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
 
-import rewards
-from tests._support import command, tiny
+from tests._support import command, own_rewards, tiny
 from tests._support.published import PROMPTS, images
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_jsonl, write_json
-from unigrpo.core.settings import from_dict, replace, to_dict
+from unigrpo.core.options import annotations
+from unigrpo.core.settings import replace, to_dict
+from unigrpo.judges import reward as rewards
 from unigrpo.study import resolve
 from unigrpo.study.catalogue import load_catalogue
-from unigrpo.study.config import RLConfig
+from unigrpo.study.config import rl_config
 from unigrpo.study.facts import REWARDS
-from unigrpo.study.reward_options import reward_parts
+from unigrpo.study.reward_options import check_reward
 from unigrpo.training import learner, task
 
 OWN = {
-    "red": (
-        "DIFFERENTIABLE = True\ndef build(gain: float = 1.0):\n"
-        "    return lambda images, prompts: gain * images[:, 0].mean((1, 2))\n"
-    ),
+    "red": "def build(gain: float = 1.0):\n    return lambda images, prompts: gain * images[:, 0].mean((1, 2))\n",
     "length": (
         "import torch\ndef build():\n"
         "    return lambda images, prompts: torch.tensor([float(len(p.text)) for p in prompts])\n"
     ),
     "lost": "def build():\n    return lambda images, prompts: images.mean((1, 2, 3)) * float('nan')\n",
     "strict": "def build(place, *, kind='a', **more):\n    return lambda images, prompts: images.mean((1, 2, 3))\n",
+    "broken": "def build():\n    return (\n",
 }
 
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    """A folder of rewards of one's own, beside the shipped ones."""
-    folder = tmp_path / "own"
-    folder.mkdir()
-    for name, text in OWN.items():
-        (folder / f"{name}.py").write_text(text)
-    monkeypatch.setattr(rewards, "__path__", [*rewards.__path__, str(folder)])
-    importlib.invalidate_caches()
-    yield folder
-    for name in OWN:
-        sys.modules.pop(f"rewards.{name}", None)
-        if hasattr(rewards, name):
-            delattr(rewards, name)
-
-
-@pytest.fixture
-def known(own, monkeypatch):
-    """The same, where configurations look them up, with the sum among them."""
-    for name in ("weighted", "learned", "jpeg"):
-        (own / f"{name}.py").write_text(rewards.source(name).read_text())
-    (own / "broken.py").write_text("def build():\n    return (\n")
-    monkeypatch.setattr(resolve, "REWARDS", own)
-    return own
+    """Rewards of one's own, beside the shipped ones."""
+    own_rewards.add(monkeypatch, tmp_path / "own", OWN, differentiable=("red",))
 
 
 def weighted(**options):
@@ -116,21 +98,21 @@ def test_a_part_that_is_not_finite_is_named(own):
 PARTS = "rl.reward_options.parts"
 WRONG_PARTS = {
     "none": ({}, f"{PARTS}: expected a mapping of one or more parts"),
-    "a list": ([1], f"{PARTS}: expected a mapping of one or more parts"),
-    "no weight": ({"red": {}}, f"{PARTS}.red.weight: missing, expected a number"),
-    "misspelt": ({"red": {"wieght": 1}}, f"{PARTS}.red.wieght: unknown key; did you mean {PARTS}.red.weight?"),
+    "a list": ([1], f"{PARTS}: expected a mapping, got [1]"),
+    "no weight": ({"red": {}}, f"{PARTS}.red.weight: missing"),
+    "misspelt": ({"red": {"wieght": 1}}, f"{PARTS}.red.wieght: unknown key; did you mean weight?"),
     "text": ({"red": {"weight": "a lot"}}, f"{PARTS}.red.weight: expected a number, got 'a lot'"),
-    "no spread": ({"red": {"weight": 1, "spread": 0}}, f"{PARTS}.red.spread: expected more than 0, got 0.0"),
-    "not a part": ({"red": 2}, f"{PARTS}.red: expected a mapping, got int"),
+    "no spread": ({"red": {"weight": 1, "spread": 0}}, f"{PARTS}.red.spread: expected more than 0, got 0"),
+    "not a part": ({"red": 2}, f"{PARTS}.red: expected a mapping, got 2"),
     "a taken name": ({"std": {"weight": 1}}, f"{PARTS}.std: expected a name of letters"),
     "no name": ({"a b": {"weight": 1}}, f"{PARTS}.a b: expected a name of letters"),
 }
 
 
 @pytest.mark.parametrize("parts, message", WRONG_PARTS.values(), ids=WRONG_PARTS)
-def test_wrong_parts_are_named(parts, message):
+def test_wrong_parts_are_named(own, parts, message):
     with pytest.raises(UserError) as error:
-        reward_parts(parts, PARTS)
+        check_reward("weighted", {"parts": parts}, "rl.reward", "rl.reward_options")
     assert str(error.value).startswith(message)
 
 
@@ -141,59 +123,122 @@ def resolved(root, tmp_path):
     def call(line):
         catalogue = tmp_path / "catalogue.yaml"
         catalogue.write_text(
-            "runs:\n  base: {evaluate: [yes]}\n  sft: {init: base, evaluate: [yes]}\n"
-            f"  own: {{init: sft, train: [image], evaluate: [yes], {line}}}\n"
+            f"defaults: {json.dumps(tiny.DEFAULTS)}\nruns:\n  base: {{evaluate: [yes]}}\n"
+            f"  sft: {{init: base, evaluate: [yes]}}\n  own: {{init: sft, train: [image], evaluate: [yes], {line}}}\n"
         )
-        scale = resolve.load_scale(root / "pipelines/scales/smoke.yaml")
+        scale = resolve.load_scale(root / "pipelines/scales/smoke.yaml", tiny.DEFAULTS)
         return resolve.resolve(load_catalogue(catalogue), scale, "smoke", "own", 0).rl
 
     return call
 
 
-def test_options_stand_in_a_runs_line(known, resolved):
+def test_options_stand_in_a_runs_line(own, resolved):
     rl = resolved("reward: red, reward_options: {gain: 2}")
     assert rl.reward_options == {"gain": 2} and resolved("reward: red").reward_options == {}
-    assert from_dict(RLConfig, to_dict(rl)) == rl
+    assert rl_config(**to_dict(rl)) == rl
     assert resolved("reward: strict, reward_options: {place: here, anything: 1}").reward_options["anything"] == 1
     line = "reward: weighted, reward_options: {parts: {red: {weight: 1}, ink: {weight: 0.1, reward: jpeg}}}"
     assert list(resolved(line).reward_options["parts"]) == ["red", "ink"]
 
 
-UNUSABLE = {
-    "reward: red, reward_options: {gian: 2}": "runs.own.reward_options.gian: not an option of the reward red; did",
-    "reward: red, reward_options: 3": "runs.own.reward_options: expected object, got 3",
-    "reward: strict": "runs.own.reward_options.place: missing, the reward strict needs it",
-    "reward: broken": "broken.py, line 2: not Python",
-    "reward: weighted": "runs.own.reward_options.parts: missing, the reward weighted needs it",
-    "reward: weighted, reward_options: {parts: {blue: {weight: 1}}}": (
-        "runs.own.reward_options.parts.blue.reward: no reward of this name in rewards/: 'blue'"
-    ),
+WRONG = {
+    "reward: red, reward_options: {gian: 2}": "reward_options.gian: unknown option; did you mean gain?",
+    "reward: red, reward_options: {gain: big}": "reward_options.gain: expected a number, got 'big'",
+    "reward: red, reward_options: 3": "reward_options: expected a mapping, got 3",
+    "reward: strict": "reward_options.place: missing",
+    "reward: broken": "broken.py, line 4: not Python",
+    "reward: weighted": "reward_options.parts: missing",
+    "reward: weighted, reward_options: {parts: {blue: {weight: 1}}}": "parts.blue.reward: no reward is called 'blue'",
     "reward: weighted, reward_options: {parts: {red: {weight: 1, options: {gian: 1}}}}": (
-        "runs.own.reward_options.parts.red.options.gian: not an option of the reward red"
+        "reward_options.parts.red.options.gian: unknown option; did you mean gain?"
     ),
     "reward: weighted, reward_options: {parts: {learned: {weight: 1}}}": (
-        "runs.own.reward_options.parts.learned.options.path: missing, the reward learned needs it"
+        "reward_options.parts.learned.options.path: missing"
     ),
-    "reward: weighted, reward_options: {parts: {red: {}}}": "runs.own.reward_options.parts.red.weight: missing",
+    "reward: learned, reward_options: {path: nowhere}": "reward_options.path: expected the path of a file or folder",
+    "reward: learned, reward_options: {device: gpu}": "reward_options.device: expected auto, cpu, cuda or cuda",
+    "reward: learned, reward_options: {device: 'cuda:x'}": "reward_options.device: expected auto, cpu, cuda or cuda",
+    "reward: jpeg, reward_options: {quality: 96}": "reward_options.quality: expected at most 95, got 96",
+    "reward: jpeg, reward_options: {quality: 9.5}": "reward_options.quality: expected a whole number, got 9.5",
+    "reward: pickscore, reward_options: {weights: ./none}": "reward_options.weights: expected a file or folder that is",
+    "reward: pickscore, reward_options: {batch_size: 0}": "reward_options.batch_size: expected at least 1, got 0",
+}
+ENDPOINT = {  # options of vlm_endpoint beside url and model
+    "url: 'localhost:8000/v1'": "reward_options.url: expected a URL, http:// or https:// with a host",
+    "url: 'http:///v1'": "reward_options.url: expected a URL, http:// or https:// with a host",
+    "url: 'http://x:port/v1'": "reward_options.url: expected a URL, http:// or https:// with a host",
+    "url: 8000": "reward_options.url: expected text, got 8000",
+    "timeout: 0": "reward_options.timeout: expected more than 0, got 0",
+    "timeout: .inf": "reward_options.timeout: expected a finite number, got inf",
+    "timeout: soon": "reward_options.timeout: expected a number, got 'soon'",
+    "attempts: 0": "reward_options.attempts: expected at least 1, got 0",
+    "attempts: 2.5": "reward_options.attempts: expected a whole number, got 2.5",
+    "attempts: true": "reward_options.attempts: expected a whole number, got True",
+    "answer: ratng": "reward_options.answer: expected 'yes', 'word' or 'rating', got 'ratng'; did you mean rating?",
+    "question: Is it good?": "reward_options.question: expected a text that holds {prompt}",
+    "timeuot: 3": "reward_options.timeuot: unknown option; did you mean timeout?",
+}
+WRONG |= {
+    f"reward: vlm_endpoint, reward_options: {{model: m, {line if 'url' in line else f'url: http://x/v1, {line}'}}}": said
+    for line, said in ENDPOINT.items()
 }
 
 
-@pytest.mark.parametrize("line, message", UNUSABLE.items(), ids=range(len(UNUSABLE)))
-def test_wrong_options_are_met_before_anything_runs(known, resolved, line, message):
+@pytest.mark.parametrize("line, message", WRONG.items())
+def test_wrong_options_are_met_before_anything_runs(own, resolved, line, message):
     with pytest.raises(UserError) as error:
         resolved(line)
-    assert message in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_every_shipped_reward_can_be_configured():
-    """What is read off a file is what its build takes."""
-    import inspect
-
+def test_every_shipped_option_has_a_type():
     for name in REWARDS.names():
-        needed, taken = resolve._options_of(rewards.source(name).read_text(), rewards.source(name))
-        signature = inspect.signature(importlib.import_module(f"rewards.{name}").build)
-        assert taken == list(signature.parameters), name
-        assert needed == [p.name for p in signature.parameters.values() if p.default is p.empty], name
+        assert Any not in annotations(REWARDS.load(name).build).values(), name
+
+
+# ---- a file in a copy of the project -----------------------------------------------------------------------
+
+WARMTH = """
+import torch
+from unigrpo.core.settings import Positive
+from unigrpo.study.facts import RewardFacts
+
+FACTS = RewardFacts(what="red minus blue", differentiable=True)
+
+
+def build(gain: Positive = 1.0):
+    return lambda images, prompts: gain * (images[:, 0] - images[:, 2]).mean((1, 2))
+"""
+USE = """
+import torch
+from unigrpo.core.records import Prompt
+from unigrpo.judges import reward
+from unigrpo.study.run_choice import chosen_run
+
+rl = chosen_run("smoke", "mine", 0, None)[1].rl
+score = reward.load(rl.reward, **rl.reward_options)
+print(score(torch.ones(1, 3, 8, 8) * torch.tensor([1.0, 0, 0.25]).view(3, 1, 1), [Prompt("p", "x", "", {})]).item())
+"""
+
+
+def test_a_reward_of_one_s_own_is_one_file(root, tmp_path):
+    """In a copy of the project, with torch at its top: found, checked and used; under another name too."""
+    for name in ("src", "rewards", "evals", "pipelines"):
+        shutil.copytree(root / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    catalogue, written = tmp_path / "pipelines/experiments.yaml", (root / "pipelines/experiments.yaml").read_text()
+    variables = os.environ | {"PYTHONPATH": f"{tmp_path / 'src'}{os.pathsep}{tmp_path}"}
+
+    def use(reward, gain):
+        line = f"  mine: {{like: unigrpo, reward: {reward}, reward_options: {{gain: {gain}}}}}\n"
+        catalogue.write_text(written.replace("runs:\n", f"runs:\n{line}", 1))
+        return subprocess.run([sys.executable, "-c", USE], env=variables, cwd=tmp_path, capture_output=True, text=True)
+
+    (tmp_path / "rewards/warmth.py").write_text(WARMTH)
+    assert use("warmth", 2).stdout == "1.5\n"
+    assert "runs.mine.reward_options.gain: expected more than 0, got -2" in use("warmth", -2).stderr
+    (tmp_path / "rewards/warmth.py").rename(tmp_path / "rewards/glow.py")
+    assert use("glow", 4).stdout == "3.0\n"
+    assert "runs.mine.reward: no reward is called 'warmth'" in use("warmth", 2).stderr
 
 
 # ---- training ----------------------------------------------------------------------------------------------
@@ -237,6 +282,6 @@ def test_local_files_of_the_options_decide_a_run(tmp_path):
     found = rewards.inputs(json.loads(json.dumps(options)))
     assert [path.name for path in found] == ["head.pth", "a.safetensors", "b.json"]
     assert rewards.inputs({"question": "Is it so? " * 100, "odd": "a\0b", "n": 3}) == []
-    assert task.reward_source("jpeg", None, {"quality": 50}) == ({"quality": 50}, rewards.source("jpeg"))
+    assert task.reward_source("jpeg", None, {"quality": 50}) == ({"quality": 50}, REWARDS.source("jpeg"))
     own, source = task.reward_source("learned", tmp_path, {"path": str(tmp_path / "clip"), "device": "cpu"})
     assert own == {"path": tmp_path / "clip", "device": "cpu"} and source.parent == tmp_path / "clip"

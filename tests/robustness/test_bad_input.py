@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import rewards
-from tests._support import command, tiny
+from tests._support import command, own_rewards, tiny
 from unigrpo.core.errors import UserError
 from unigrpo.core.records import Prompt
+from unigrpo.judges import reward as rewards
 from unigrpo.sampling import sample_folder
 from unigrpo.sampling.engine import Samples, read_decoding
 from unigrpo.world.prompts import prompt_set, read_prompts
@@ -54,7 +54,7 @@ COMMANDS = {
     "unigrpo.sampling.decoding": "--config sft.json --run init --out new/decoding.json",
     "reward-data": "--config sft.json --init init --out new/data",
     "unigrpo.sampling.sets": "--config rl.json --run init --decoding decoding.json --modes think --out new/samples",
-    "rewards.train_learned": "--config sft.json --data data --out new/reward",
+    "train-reward": "--config sft.json --data data --out new/reward",
     "unigrpo.tools.ship": "--run init --out new/base",
 }
 
@@ -141,7 +141,7 @@ def test_a_bad_setting_is_named(folder, monkeypatch, key, value, message):
 @pytest.mark.parametrize(
     "content, message", [("{", "line 1: not valid JSON"), ("3", "expected a JSON object, found int")]
 )
-@pytest.mark.parametrize("module", ["train rl", "unigrpo.sampling.decoding", "rewards.train_learned"])
+@pytest.mark.parametrize("module", ["train rl", "unigrpo.sampling.decoding", "train-reward"])
 def test_a_damaged_configuration_is_named(folder, monkeypatch, module, content, message):
     for name in ("rl.json", "sft.json"):
         (folder / name).write_text(content)
@@ -319,9 +319,8 @@ RETURNS = {
 
 @pytest.mark.parametrize("returned, message", RETURNS.values(), ids=RETURNS)
 def test_bad_scores_are_named(tmp_path, monkeypatch, returned, message):
-    (tmp_path / "bad.py").write_text(f"import torch\ndef build():\n    return lambda images, prompts: {returned}\n")
-    monkeypatch.setattr(rewards, "__path__", [*rewards.__path__, str(tmp_path)])
-    monkeypatch.delitem(sys.modules, "rewards.bad", raising=False)
+    source = f"import torch\ndef build():\n    return lambda images, prompts: {returned}\n"
+    own_rewards.add(monkeypatch, tmp_path, {"bad": source})
     with pytest.raises(UserError, match=f"^reward bad: {message}"):
         rewards.load("bad")(torch.zeros(2, 3, 48, 48), PROMPTS)
 
@@ -363,7 +362,7 @@ def write_data(folder: Path, prompts) -> None:
 )
 def test_samples_that_cannot_be_judged_are_named(folder, monkeypatch, meta, message):
     write_data(folder, [prompt_set("val")[0], Prompt("mine", "a photo of a ring", "x", meta)])
-    assert call(monkeypatch, folder, "rewards.train_learned").startswith(message)
+    assert call(monkeypatch, folder, "train-reward").startswith(message)
 
 
 @pytest.mark.parametrize(
@@ -376,14 +375,14 @@ def test_samples_that_cannot_be_judged_are_named(folder, monkeypatch, meta, mess
 def test_samples_that_the_reward_cannot_read_are_named(folder, monkeypatch, text, message):
     mine = Prompt("mine", text, "x", {"include": [{"class": "circle", "count": 1}]})
     write_data(folder, [prompt_set("val")[0], mine])
-    said = call(monkeypatch, folder, "rewards.train_learned")
+    said = call(monkeypatch, folder, "train-reward")
     assert said.startswith("data/manifest.jsonl") and message in said
 
 
 def test_samples_of_both_kinds_are_needed(folder, monkeypatch):
     for name in ("val", "train"):
         write_data(folder, prompt_set(name)[:3])
-        said = call(monkeypatch, folder, "rewards.train_learned")
+        said = call(monkeypatch, folder, "train-reward")
         assert said == "data/manifest.jsonl: expected samples of training and of validation prompts"
 
 

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from evals import run as evals_run
-from rewards import learned
+from rewards._support import learned_model
 from tests._support import tiny
+from tests._support.command import unigrpo
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_jsonl
 from unigrpo.report import collect, tables
@@ -45,16 +46,14 @@ def test_a_handed_out_folder_without_pictures_is_refused(tmp_path, monkeypatch):
 def test_pictures_become_a_row(root, tmp_path, monkeypatch):
     seed = tmp_path / "cpu/runs/outside/seed0"
     sets = handed_out(seed / "samples", monkeypatch, "--images-per-prompt", "1")
-    learned.save(learned.LearnedReward(tiny.REWARD, 48), tmp_path / "reward")
+    learned_model.save(learned_model.LearnedReward(tiny.REWARD, 48), tmp_path / "reward")
     for name, rows in sets.items():
         Image.new("RGB", (48, 48), "white").save(seed / "samples" / name / "00000.png")
         for row in rows[1:]:
             shutil.copy(seed / "samples" / name / "00000.png", seed / "samples" / name / row["image"])
     scores, table = str(tmp_path / "scores.csv"), tmp_path / "tables"
-    evals_run.main(
-        ["--samples", str(seed / "samples"), "--reward", str(tmp_path / "reward")]
-        + ["--detector", str(root / "assets/detector"), "--out", str(seed / "scores.jsonl")]
-    )
+    detector, scored = root / "assets/detector", seed / "scores.jsonl"
+    unigrpo(f"score --samples {seed / 'samples'} --reward {tmp_path / 'reward'} --detector {detector} --out {scored}")
     collect.main(["--out", scores, f"outside={seed}"])
     spec = tmp_path / "spec.json"
     spec.write_text(json.dumps({"kind": "main", "rows": [["outside", "no"]]}))

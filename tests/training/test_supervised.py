@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from scipy import stats
 from torch.nn.functional import cross_entropy
 
-from rewards.train_learned import truth
+from rewards._support.learned_training import truth
 from tests._support import tiny
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json

@@ -1,12 +1,14 @@
 """GenEval: published hashes for the prompts, hand-worked scenes and a brute-force rule for the verdicts."""
 
 import hashlib
+import json
 import math
 from collections import Counter
 
 import numpy as np
 import pytest
 
+from tests._support.command import unigrpo
 from unigrpo.core.errors import UserError
 from unigrpo.world import geneval_verdict
 from unigrpo.world.geneval_verdict import exact_verdict, filter_detections, official_verdict, relative_position
@@ -31,10 +33,12 @@ def box(x, y, size=10.0, score=0.95):
 # --------------------------------------------------------------------------------------- prompts
 
 
-@pytest.mark.parametrize(("flags", "digest"), [([], PROMPTS_SHA256), (["--metadata"], METADATA_SHA256)])
-def test_printed_prompts_are_the_published_file_byte_for_byte(capsys, flags, digest):
-    geneval_verdict.main(["prompts", *flags])
-    assert hashlib.sha256(capsys.readouterr().out.encode()).hexdigest() == digest
+def test_printed_prompts_are_the_published_file_byte_for_byte(capsys):
+    unigrpo("prompts geneval")
+    printed = capsys.readouterr().out
+    texts = "".join(json.loads(line)["prompt"] + "\n" for line in printed.splitlines())
+    found = [hashlib.sha256(text.encode()).hexdigest() for text in (printed, texts)]
+    assert found == [METADATA_SHA256, PROMPTS_SHA256]
 
 
 def test_categories_have_the_published_sizes():

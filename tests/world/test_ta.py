@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from tests._support.command import unigrpo
 from unigrpo.core.records import Detection, Prompt
 from unigrpo.world import exam_points
 
@@ -101,7 +102,7 @@ def test_many_objects_are_counted_in_figures():
 
 
 def test_prompts_command_prints_the_worlds_150_rows(capsys):
-    exam_points.main(["prompts"])
+    unigrpo("prompts ta")
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(rows) == 150
     for row in rows:

@@ -102,8 +102,8 @@ def _preview(cfg, decoding) -> dict:
 
 def _reinforce(cfg, out: Path, init: Path, reward_folder: Path | None, file: Path, decoding, tracker) -> None:
     """Reinforcement; or nothing but a record, where the parent has collapsed."""
-    import rewards
     from unigrpo.core import distributed
+    from unigrpo.judges import reward as rewards
     from unigrpo.planning import plan
     from unigrpo.study import run_folder
     from unigrpo.study.resolve import training_fingerprint

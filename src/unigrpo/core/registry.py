@@ -22,7 +22,7 @@ def nearest(name: object, known: Iterable) -> str:
     known = [str(k) for k in known]
     if near := difflib.get_close_matches(str(name), known, n=1):
         return f"; did you mean {near[0]}?"
-    return f"; known: {', '.join(sorted(known))}" if len(known) <= 12 else ""
+    return f"; known: {', '.join(sorted(known))}" if 0 < len(known) <= 12 else ""
 
 
 @dataclass(frozen=True)

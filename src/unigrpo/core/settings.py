@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from functools import cache
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -118,7 +118,8 @@ def _fields(kind: type | None, place: list) -> list[str]:
     """Names of the settings at ``place`` below ``kind``."""
     for part in place:
         field = getattr(kind, "model_fields", {}).get(part)
-        kind = field.annotation if field is not None else None
+        values = get_args(kind)[-1] if get_origin(kind) is dict else None
+        kind = field.annotation if field is not None else values
     if kind is None:
         return []
     return list(getattr(kind, "model_fields", None) or getattr(kind, "__dataclass_fields__", ()))

@@ -11,11 +11,12 @@ for its first token, so that an answer of 1 passes for ten.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
-
-from PIL.Image import Image
+from typing import TYPE_CHECKING, Protocol
 
 from unigrpo.core.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 ONE_WORD = "Answer in one word."

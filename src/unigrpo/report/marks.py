@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from evals.run import VERDICTS
 from unigrpo.core.records import Detection
+from unigrpo.world.benchmark_verdicts import VERDICTS
 from unigrpo.world.exam_points import ExamPoint, Group, exam_points
 from unigrpo.world.scenes import NOMINAL_SIZE, PLACES, cell_center
 from unigrpo.world.traces import Plan, parse_trace

@@ -6,6 +6,7 @@ Imports no torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 METHODS = Door("unigrpo.methods", "method", ("FACTS", "roll_out", "make_slices", "losses"))
 REGULARISERS = Door("unigrpo.objectives.regularisers", "regulariser", ("FACTS", "Settings", "distance"))
 BACKBONES = Door("unigrpo.models.backbones", "backbone")
-REWARDS = Door("rewards", "reward", ("build",))
+REWARDS = Door("rewards", "reward", ("FACTS", "build"))
+BENCHMARKS = Door("evals.benchmarks", "benchmark", ("FACTS", "build"))
 TABLES = Door("unigrpo.report.tables", "kind of table")
 FIGURES = Door("unigrpo.report.figures", "kind of figure")
 
@@ -54,15 +56,25 @@ class RewardFacts:
     """A reward (``rewards``)."""
 
     what: str
-    weights: str  # where they come from by default: a hub id, a package, or none
-    licence: str  # of the weights
-    range: tuple[float, float]  # least and largest score; infinite where nothing bounds it
-    input_size: int | None  # pixels a side that images are resized to; None: seen as they are
-    differentiable: bool  # in the pixels, hence whether a method may use its gradient
+    weights: str = "none"  # where they come from by default: a hub id, a package, or none
+    licence: str = "none"  # of the weights
+    range: tuple[float, float] = (-math.inf, math.inf)  # least and largest score
+    input_size: int | None = None  # pixels a side that images are resized to; None: seen as they are
+    differentiable: bool = False  # in the pixels, hence whether a method may use its gradient
     trained: str | None = None  # the folder of a scale's results that holds its weights, where the workflow trains it
     reads: Literal["statements", "text"] | None = None  # what it needs of a prompt: clauses to judge, a text to render
     most_words: int | None = None  # longest prompt that it reads
     parts: Callable[[dict], dict[str, tuple[str, dict]]] | None = None  # options -> part -> (reward, options)
+
+
+@dataclass(frozen=True)
+class BenchmarkFacts:
+    """A benchmark on real images (``evals.benchmarks``)."""
+
+    title: str
+    version: str
+    caveat: str  # always shown beside its numbers
+    by_task: bool = False  # whether its number is the mean of its tasks' means
 
 
 @dataclass(frozen=True)

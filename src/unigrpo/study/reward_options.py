@@ -1,39 +1,20 @@
-"""Options of a reward, checked when the catalogue is read."""
+"""The reward that a run's line names, and its options, checked when the catalogue is read."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 
-from unigrpo.core.settings import from_dict, require
+from unigrpo.core import options as typed
 from unigrpo.study.facts import REWARDS
 
 
-@dataclass(frozen=True)
-class RewardPart:
-    """One reward of a weighted sum: it adds weight * (score - centre) / spread."""
-
-    weight: float
-    reward: str | None = None  # name of a file in rewards/; none = the part's own name
-    centre: float = 0.0
-    spread: float = 1.0
-    options: dict = field(default_factory=dict)  # what its `build` is called with
-
-
-TAKEN_NAMES = ("mean", "std")  # a part is recorded as reward_<name>; these columns are the sum's
-
-
-def reward_parts(parts: object, where: str) -> dict[str, RewardPart]:
-    """The parts of a weighted sum by name, from ``rl.reward_options.parts``. Raises UserError naming the key."""
-    require(isinstance(parts, dict) and len(parts) > 0, where, "a mapping of one or more parts, name: {weight: ...}")
-    for name in parts:
-        usable = str(name).isidentifier() and name not in TAKEN_NAMES
-        require(usable, f"{where}.{name}", f"a name of letters, digits and _, none of {', '.join(TAKEN_NAMES)}")
-    made = {name: from_dict(RewardPart, part, f"{where}.{name}") for name, part in parts.items()}
-    for name, part in made.items():
-        require(part.spread > 0, f"{where}.{name}.spread", f"more than 0, got {part.spread}")
-    return made
-
-
-def check_reward(name: str, options: dict, key: str, options_key: str) -> None:
-    """Raise UserError for a reward that is not there."""
-    REWARDS.source(name, key)
+def check_reward(name: str, options: Mapping, key: str, options_key: str, part: bool = False) -> None:
+    """Raise UserError, in one line with the key, for a reward that is not there or cannot be built with ``options``;
+    the same of the parts of a weighted sum. The workflow gives a reward that it trains its ``path``, but no part."""
+    module = REWARDS.load(name, key)
+    supplied = ("path",) if module.FACTS.trained is not None and not part else ()
+    typed.check(module.build, options, lambda option: f"{options_key}.{option}", supplied)
+    if module.FACTS.parts is not None:
+        for inner, (reward, inner_options) in module.FACTS.parts(options).items():
+            where = f"{options_key}.parts.{inner}"
+            check_reward(reward, inner_options, f"{where}.reward", f"{where}.options", part=True)

@@ -11,12 +11,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-import rewards
 from unigrpo.core import cli, seeding
 from unigrpo.core.files import write_json
 from unigrpo.core.records import Prompt
 from unigrpo.core.settings import replace
 from unigrpo.episodes import rollout
+from unigrpo.judges import reward as rewards
 from unigrpo.models import checkpoint
 from unigrpo.models.base import UnifiedModel
 from unigrpo.sampling import painting
@@ -115,7 +115,7 @@ def main() -> None:
         parser.error("--traces and --images: expected at least 2, one has no spread")
     cfg = config.load(args.config)
     model = checkpoint.load_model(args.run, accelerate_for(cfg).device, cfg.model).eval()
-    learned = rewards.load("learned", path=args.reward, device="auto")
+    learned = rewards.load(rewards.trained_as("reward"), path=args.reward, device="auto")
     judges = {"reward": learned, "verifier": rewards.load("verifier")}
     result = {}
     for name, same in (("group shares its initial noise", True), ("own initial noise", False)):

@@ -16,8 +16,6 @@ from unigrpo.study.config import RLConfig
 from unigrpo.study.facts import REWARDS
 from unigrpo.world import prompts as world_prompts
 
-LEARNED = ("learned", "weak")  # rewards that are trained here, and read from a folder
-
 
 def draw_prompts(seed: int, index: int, n: int, pool: list[Prompt] | None = None) -> list[Prompt]:
     """The prompts of rollout ``index``: distinct, categories equally often; the same for every run of a seed. From
@@ -47,9 +45,9 @@ def score(rollout: Rollout, reward, rl: RLConfig) -> tuple[Tensor, dict[str, Ten
 
 def reward_source(name: str, folder: Path | None, options: dict | None = None) -> tuple[dict, Path]:
     """Options that the reward is built with, and the file that decides it: its weights, or the source of one without.
-    ``folder`` is that of a learned reward, which alone needs it. Raises UserError where it is missing."""
+    ``folder`` is that of a reward that the workflow trains, which alone needs it. Raises UserError where it is missing."""
     options = options or {}
-    if name not in LEARNED:
+    if REWARDS.load(name).FACTS.trained is None:
         return options, REWARDS.source(name)
     folder = Path(options["path"]) if "path" in options else folder
     if folder is None:

@@ -7,17 +7,13 @@ score is the mean over its points, the benchmark's the mean over images. Rows ha
 
 What differs from the paper: its 150 prompts and its judge are closed; ours are the synthetic world's 150
 compound prompts, and "left of" means what GenEval's position rule says.
-
-    python -m unigrpo.world.exam_points prompts
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from unigrpo.core import cli
 from unigrpo.core.records import Detection, Prompt
 from unigrpo.world.geneval_verdict import plural, relative_position, with_article
 
@@ -138,17 +134,3 @@ def score(meta: Mapping, answer: Answerer) -> Score:
     points = exam_points(meta)
     failed = tuple(p.question for p in points if answer(p) != p.expected)
     return Score(1 - len(failed) / len(points) if points else 1.0, len(points), failed)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    from unigrpo.world.prompts import prompt_set
-
-    parser = cli.parser("unigrpo.world.exam_points", "Text alignment: prompts and exam points of the world's prompts.")
-    parser.add_subparsers(required=True).add_parser("prompts", help="print the prompts with their exam points")
-    parser.parse_args(argv)
-    for prompt in prompt_set("ta_eval"):
-        print(json.dumps(row(prompt)))
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -8,21 +8,16 @@ the published file byte for byte. Two verdicts live here and must never share a 
 
 Boxes and scores are compared in float32, as the official detector gives them: 0.30000001192 is not above
 0.3. What differs: relations inside a reason are sorted, where the official text has a set's hash order.
-
-    python -m unigrpo.world.geneval_verdict prompts [--metadata]
-    python -m unigrpo.world.geneval_verdict --images DIR            # real images, GenEval-style: see evals/benchmarks/geneval.py
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from unigrpo.core import cli
 from unigrpo.core.errors import UserError
 
 _COCO = (
@@ -305,30 +300,3 @@ def exact_verdict(meta: Mapping, detections: Boxes, colors: Mapping[str, Sequenc
     """The reward server's verdict: exact counts, no ``exclude``; score = mean of its parts, 0 without any."""
     reasons, parts = _judge(meta, detections, colors, exact=True)
     return Verdict(not reasons, "\n".join(reasons), sum(parts) / len(parts) if parts else 0.0)
-
-
-# ------------------------------------------------------------------------------------------- command
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = cli.parser(
-        "unigrpo.world.geneval_verdict", "GenEval: judge images in its style, or print the official prompts."
-    )
-    given = list(sys.argv[1:] if argv is None else argv)
-    if any(word.startswith("--images") for word in given):
-        from evals import images
-
-        images.add_options(parser, "geneval")
-        args = parser.parse_args(given)
-        args.benchmark = "geneval"
-        return images.judge_images(args)
-    parser.epilog = "With --images DIR it judges images: python -m evals.images geneval --help tells the options."
-    prompts = parser.add_subparsers(required=True).add_parser("prompts", help="print the prompts, one a line")
-    prompts.add_argument("--metadata", action="store_true", help="print the metadata rows as JSON instead")
-    args = parser.parse_args(given)
-    for row in metadata():
-        print(json.dumps(row) if args.metadata else row["prompt"])
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL.Image import Image
 
-import rewards
-from rewards import Reward
 from unigrpo.core.errors import UserError
 from unigrpo.core.records import Prompt
+from unigrpo.judges import reward as rewards
+from unigrpo.judges.reward import Reward
 
 
 def parse(text: str) -> tuple[str, Reward]:
@@ -25,15 +26,20 @@ def parse(text: str) -> tuple[str, Reward]:
     return text if options else name, reward
 
 
+def weights(text: str) -> list[Path]:
+    """The local files that the options in ``text`` name, as :func:`parse` takes it. Raises UserError."""
+    return rewards.inputs(named(text)[1])
+
+
 def named(text: str) -> tuple[str, dict]:
     """(name of the reward, options) of ``NAME`` or ``NAME={"option": value}``. Raises UserError."""
-    name, _, told = text.partition("=")
+    name, _, given = text.partition("=")
     try:
-        options = json.loads(told) if told else {}
+        options = json.loads(given) if given else {}
     except json.JSONDecodeError as error:
         raise UserError(f"--reward {text}: the options after '=' are not valid JSON ({error.msg})") from None
     if not isinstance(options, dict):
-        raise UserError(f"--reward {text}: expected a JSON object of options after '=', found {told}")
+        raise UserError(f"--reward {text}: expected a JSON object of options after '=', found {given}")
     return name, options
 
 

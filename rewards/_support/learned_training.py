@@ -1,4 +1,4 @@
-"""Train the learned reward: ``python -m rewards.train_learned --config config.json --data DIR --out DIR``.
+"""Training of the learned reward: ``unigrpo train-reward``.
 
 Pairs are (prompt, render) with right and wrong scenes, labelled by the scene itself, and (prompt, SFT sample),
 labelled by the inspector. The label is the gold score in [0, 1]; the loss is its cross-entropy, plus those of each
@@ -21,14 +21,14 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from tqdm import tqdm
 
-from rewards.learned import CONTEXT, LearnedReward, save
-from unigrpo.core import cli, seeding
+from rewards._support.learned_model import CONTEXT, LearnedReward, save
+from unigrpo.core import seeding
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import write_json
 from unigrpo.core.records import Detection, Prompt
 from unigrpo.sampling import sample_folder
-from unigrpo.study import config, provenance
-from unigrpo.study.config import RewardConfig
+from unigrpo.study import provenance
+from unigrpo.study.config import RewardConfig, RunConfig
 from unigrpo.training.launch import accelerate_for
 from unigrpo.world import geneval_verdict
 from unigrpo.world import prompts as world_prompts
@@ -116,10 +116,10 @@ def read_samples(folder: Path) -> tuple[Labelled, Labelled]:
         except (ValueError, IndexError):
             raise UserError(f"{where}: 'prompt' must say what 'meta' includes, found {prompt.text!r}") from None
     everything = Labelled(prompts, samples.images, verdicts)
-    held_out = [p.id.startswith("val/") for p in prompts]
-    if all(held_out) or not any(held_out):
+    validating = [p.id.startswith("val/") for p in prompts]
+    if all(validating) or not any(validating):
         raise UserError(f"{folder / 'manifest.jsonl'}: expected samples of training and of validation prompts")
-    return everything.select(np.flatnonzero(np.logical_not(held_out))), everything.select(np.flatnonzero(held_out))
+    return everything.select(np.flatnonzero(np.logical_not(validating))), everything.select(np.flatnonzero(validating))
 
 
 def render_batch(n: int, image_size: int, pool: Sequence[Prompt], rng: np.random.Generator) -> Labelled:
@@ -159,34 +159,50 @@ def pixels(images: np.ndarray, device) -> Tensor:
     return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 255
 
 
-def main() -> None:
-    parser = cli.parser(
-        "rewards.train_learned",
-        "Train the learned reward.",
-        config="resolved configuration of the SFT run (JSON)",
-        data="sample folder of the SFT run",
-        out="folder to write",
-    )
-    parser.add_argument(
-        "--settings", choices=("reward", "weak_reward"), default="reward", help="section of the configuration"
-    )
-    args = parser.parse_args()
-    cfg, started = config.load(args.config), time.monotonic()
-    settings, device = getattr(cfg, args.settings), accelerate_for(cfg).device
-    data, held_out = read_samples(args.data)
-    pool = world_prompts.prompt_set("train")
-    by_tag = [[p for p in pool if p.tag == tag] for tag in dict.fromkeys(p.tag for p in pool)]
-    size = max(map(len, by_tag))
-    balanced = [p for group in by_tag for p in (group * math.ceil(size / len(group)))[:size]]
-
+def train(cfg: RunConfig, section: str, data: Path, out: Path) -> None:
+    """Train on the sample folder ``data`` of the SFT run ``cfg`` with the settings in a ``section`` of its
+    configuration, and write the reward and its report into ``out``. Raises UserError."""
+    started = time.monotonic()
+    settings, device = getattr(cfg, section), accelerate_for(cfg).device
+    training, held_out = read_samples(data)
+    pool = balanced(world_prompts.prompt_set("train"))
     with torch.random.fork_rng(devices=[]):  # open_clip initialises from the global generator
         torch.manual_seed(seeding.stream(cfg.seed, "reward", "initialise"))
         model = LearnedReward(settings, cfg.model.image_size)
     try:
-        model.word_ids(data.prompts + held_out.prompts)
+        model.word_ids(training.prompts + held_out.prompts)
     except UserError as error:
-        raise UserError(f"{args.data / 'manifest.jsonl'}: {error}") from None
+        raise UserError(f"{data / 'manifest.jsonl'}: {error}") from None
     model = model.to(device)
+    losses = optimise(model, training, pool, cfg, settings, device)
+
+    model.eval()
+    report = {
+        "train_loss": float(np.mean(losses[-100:])),
+        "steps": settings.steps,
+        **evaluate(model, held_out, device),
+    }
+    write_json(out / "report.json", report)
+    facts = provenance.record(cfg, device=str(device), wall_seconds=time.monotonic() - started, updates=settings.steps)
+    write_json(out / "run.json", facts)
+    save(model, out)
+    print(
+        "learned reward, held-out AUC: "
+        + " ".join(f"{k} {v if v is None else round(v, 3)}" for k, v in report["auc"].items())
+    )
+
+
+def balanced(pool: Sequence[Prompt]) -> list[Prompt]:
+    """The prompts, repeated so that all categories have equally many."""
+    by_tag = [[p for p in pool if p.tag == tag] for tag in dict.fromkeys(p.tag for p in pool)]
+    size = max(map(len, by_tag))
+    return [p for group in by_tag for p in (group * math.ceil(size / len(group)))[:size]]
+
+
+def optimise(
+    model: LearnedReward, data: Labelled, pool: Sequence[Prompt], cfg: RunConfig, settings: RewardConfig, device
+) -> list[float]:
+    """All steps, on samples and on renders for the prompts of ``pool``; returns their losses."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=0.02, fused=True)
     from_samples = round(settings.sample_share * settings.batch_size)
     losses: list[float] = []
@@ -194,7 +210,7 @@ def main() -> None:
     for step in bar:
         rng = seeding.numpy_generator(cfg.seed, "reward", step)
         samples = data.select(rng.choice(len(data.prompts), from_samples))
-        renders = render_batch(settings.batch_size - from_samples, cfg.model.image_size, balanced, rng)
+        renders = render_batch(settings.batch_size - from_samples, cfg.model.image_size, pool, rng)
         progress = step / settings.steps
         for group in optimizer.param_groups:
             group["lr"] = (
@@ -208,21 +224,7 @@ def main() -> None:
         losses.append(loss.item())
         if step % 50 == 49:
             bar.set_postfix(loss=f"{np.mean(losses[-50:]):.4f}")
-
-    model.eval()
-    report = {
-        "train_loss": float(np.mean(losses[-100:])),
-        "steps": settings.steps,
-        **evaluate(model, held_out, device),
-    }
-    write_json(args.out / "report.json", report)
-    facts = provenance.record(cfg, device=str(device), wall_seconds=time.monotonic() - started, updates=settings.steps)
-    write_json(args.out / "run.json", facts)
-    save(model, args.out)
-    print(
-        "learned reward, held-out AUC: "
-        + " ".join(f"{k} {v if v is None else round(v, 3)}" for k, v in report["auc"].items())
-    )
+    return losses
 
 
 @torch.no_grad()
@@ -243,7 +245,3 @@ def evaluate(model: LearnedReward, data: Labelled, device) -> dict:
         "strict_share": {tag: float(np.mean([data.verdicts[i].strict for i in rows])) for tag, rows in by_tag.items()},
         "correlation_with_gold": correlation(scores, [v.gold for v in data.verdicts]),
     }
-
-
-if __name__ == "__main__":
-    cli.run(main)

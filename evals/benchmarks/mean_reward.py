@@ -5,24 +5,32 @@ What a prompt must hold is the reward's affair: an image whose prompt it refuses
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Annotated
 
-from PIL.Image import Image
+import typer
 
-import rewards
-from evals import held_out
-from evals.benchmarks import mean
-from evals.pictures import Picture
-from rewards import Reward
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import digest
+from unigrpo.core.lazy import lazy
+from unigrpo.study.facts import BenchmarkFacts
 
-TITLE = "Mean reward"
-VERSION = "1"
-CAVEAT = "A reward that a run was trained on says little about that run: see the others beside it (evals.cross)."
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from evals.instruments.picture_files import Picture
+    from unigrpo.judges.reward import Reward
+
+held_out = lazy("evals.instruments.held_out")
+
+FACTS = BenchmarkFacts(
+    title="Mean reward",
+    version="1",
+    caveat="A reward that a run was trained on says little about that run: see the others beside it (unigrpo cross).",
+)
 
 
 class MeanReward:
@@ -33,7 +41,7 @@ class MeanReward:
         options = column.partition("=")[2]
         known = f":{_short(options)}" if options else ""
         known += f" weights:{_short(' '.join(digest(path) for path in weights))}" if weights else ""
-        self.version = f"reward-{VERSION} {reward.name}{known}"
+        self.version = f"reward-{FACTS.version} {reward.name}{known}"
 
     def check(self, picture: Picture) -> None:
         """Nothing is known before the reward is asked."""
@@ -47,8 +55,8 @@ class MeanReward:
         for row in rows:
             tasks.setdefault(row["tag"], []).append(row["metrics"][self.reward.name])
         numbers = {
-            "mean": mean([value for own in tasks.values() for value in own]),
-            "tasks": {tag: {"mean": mean(own), "images": len(own)} for tag, own in tasks.items()},
+            "mean": fmean(value for values in tasks.values() for value in values),
+            "tasks": {tag: {"mean": fmean(v), "images": len(v)} for tag, v in tasks.items()},
         }
         lines = [f"{self.reward.name}: {numbers['mean']:.4f}"]
         return numbers, lines + [
@@ -60,10 +68,8 @@ def _short(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--reward", required=True, metavar="NAME", help="reward, with options as NAME={...} in JSON")
-
-
-def build(args: argparse.Namespace) -> MeanReward:
-    _, options = held_out.named(args.reward)
-    return MeanReward(*held_out.parse(args.reward), rewards.inputs(options))
+def build(
+    reward: Annotated[str, typer.Option(help="Reward, with options as NAME={...} in JSON.")],
+) -> MeanReward:
+    """Raises UserError."""
+    return MeanReward(*held_out.parse(reward), held_out.weights(reward))

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from rewards import Score
 from unigrpo.core import hub
 from unigrpo.core.devices import pick
 from unigrpo.core.errors import UserError
+from unigrpo.judges.reward import Score
 from unigrpo.models.checkpoint import load_weights, read_tensors
 
 
@@ -32,13 +32,13 @@ def read_published(reward: str, path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return read_tensors(path)
     try:
-        held = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and torch raise their own kinds
         raise UserError(f"reward {reward}: {path}: not a file of tensors ({hub.sentence(error)})") from None
-    held = held.get("state_dict", held) if isinstance(held, dict) else held
-    if not isinstance(held, dict) or not held or not all(isinstance(v, Tensor) for v in held.values()):
+    tensors = content.get("state_dict", content) if isinstance(content, dict) else content
+    if not isinstance(tensors, dict) or not tensors or not all(isinstance(v, Tensor) for v in tensors.values()):
         raise UserError(f"reward {reward}: {path}: expected tensors by name, or them as 'state_dict'")
-    return held
+    return tensors
 
 
 def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path, device: str, unused: str = "") -> nn.Module:
@@ -54,12 +54,10 @@ def frozen(module: nn.Module, device: str) -> nn.Module:
 
 
 def in_batches(score: Score, size: int) -> Score:
-    """``score`` that judges at most ``size`` images at once. Raises UserError for a size that is no positive count."""
-    if not isinstance(size, int) or size < 1:
-        raise UserError(f"batch_size: expected a whole number above 0, got {size!r}")
+    """``score`` that judges at most ``size`` images at once."""
 
-    def whole(images, prompts):
+    def score_all(images, prompts):
         starts = range(0, len(prompts), size)
         return torch.cat([score(images[i : i + size], prompts[i : i + size]) for i in starts])
 
-    return whole
+    return score_all

@@ -1,24 +1,29 @@
 """Exams: questions about an image with their expected answers, put to a vision-language model.
 
 A prompt file has GenEval 2's rows, ``{prompt, vqa_list: [[question, answer], ...], atom_count?, skills?}``, one a line
-(arXiv 2512.16853); ``python -m unigrpo.world.exam_points prompts`` writes such rows too.
+(arXiv 2512.16853); ``unigrpo prompts ta`` writes such rows too.
 """
 
 from __future__ import annotations
 
-import argparse
+import inspect
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-from PIL.Image import Image
+import typer
 
-from evals.benchmarks import add_device_options
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import digest, read_jsonl
+from unigrpo.core.options import Device, Published, Url, annotations
 from unigrpo.core.records import Prompt
+from unigrpo.core.settings import Count, Positive
 from unigrpo.judges import ONE_WORD, Vlm, written
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 DEFAULT = "Qwen/Qwen3-VL-8B-Instruct"
 
@@ -103,9 +108,9 @@ def sit(vlm: Vlm, images: Sequence[Image], exams: Sequence[Exam]) -> list[list[f
     values = iter(vlm.ask(shown, asked, [answer for exam in exams for answer in exam.answers]))
     marks: list[list[float] | UserError] = []
     for exam in exams:
-        own = [next(values) for _ in exam.questions]
-        failed = next((value for value in own if isinstance(value, UserError)), None)
-        marks.append(own if failed is None else failed)
+        answers = [next(values) for _ in exam.questions]
+        failed = next((value for value in answers if isinstance(value, UserError)), None)
+        marks.append(answers if failed is None else failed)
     return marks
 
 
@@ -114,43 +119,51 @@ def geometric_mean(values: Sequence[float]) -> float:
     return math.exp(sum(map(math.log, values)) / len(values)) if all(values) else 0.0
 
 
-# ------------------------------------------------------------------------------------- options
+# ---------------------------------------------------------------------------------- who answers
 
 
-def add_vlm_options(parser: argparse.ArgumentParser) -> None:
-    """Who answers: a model of transformers, or one behind a server."""
-    parser.add_argument("--vlm", default=DEFAULT, metavar="NAME", help="model of transformers: folder, or hub id")
-    parser.add_argument("--endpoint", metavar="URL", help="a server's base URL, ending in /v1, in place of --vlm")
-    parser.add_argument("--model", metavar="NAME", help="the model that the server is asked for")
-    parser.add_argument(
-        "--by-text", action="store_true", help="read the server's words, where it tells no probabilities"
-    )
-    parser.add_argument("--timeout", type=float, default=60.0, metavar="S", help="seconds that a try may take")
-    parser.add_argument("--tries", type=int, default=5, metavar="N", help="tries a question")
-    parser.add_argument("--concurrency", type=int, default=8, metavar="N", help="questions under way at once")
-    add_device_options(parser)
-
-
-def build_vlm(args: argparse.Namespace) -> Vlm:
-    """The model that the options name. Raises UserError."""
-    if args.endpoint is None:
-        if args.model or args.by_text:
+def answerer(
+    vlm: Annotated[Published, typer.Option(help="Model of transformers: folder, or hub id.")] = DEFAULT,
+    endpoint: Annotated[Url | None, typer.Option(help="A server's base URL, ending in /v1, in place of --vlm.")] = None,
+    model: Annotated[str | None, typer.Option(help="The model that the server is asked for.")] = None,
+    by_text: Annotated[
+        bool, typer.Option("--by-text", help="Read the server's words, where it gives no probabilities.")
+    ] = False,
+    timeout: Annotated[Positive, typer.Option(help="Seconds that a try may take.")] = 60.0,
+    tries: Annotated[Count, typer.Option(help="Tries a question.")] = 5,
+    concurrency: Annotated[Count, typer.Option(help="Questions under way at once.")] = 8,
+    device: Annotated[Device, typer.Option(help="cpu, cuda, cuda:1 ...; auto is CUDA where there is one.")] = "auto",
+) -> Vlm:
+    """Who answers: a model of transformers, or one behind a server. Raises UserError."""
+    if endpoint is None:
+        if model or by_text:
             raise UserError("--model and --by-text: belong to a server, which --endpoint names")
         from unigrpo.judges.local import LocalVlm
 
-        return LocalVlm(args.vlm, args.device)
+        return LocalVlm(vlm, device)
     from unigrpo.judges.endpoint import Endpoint
 
-    if not args.model:
+    if not model:
         raise UserError("--endpoint: needs --model, the name of the model that the server is asked for")
-    return Endpoint(
-        args.endpoint,
-        args.model,
-        "text" if args.by_text else "probability",
-        timeout=args.timeout,
-        tries=args.tries,
-        concurrency=args.concurrency,
+    answers = "text" if by_text else "probability"
+    return Endpoint(endpoint, model, answers, timeout=timeout, tries=tries, concurrency=concurrency)
+
+
+def answered(make: Callable) -> Callable:
+    """``make(vlm, ...)`` of a benchmark as its ``build``: the options of :func:`answerer` stand in the place of the
+    first argument."""
+    _, *rest = inspect.signature(make).parameters.values()
+    options = inspect.signature(answerer).parameters
+
+    def build(**given: Any):
+        vlm = answerer(**{name: given.pop(name) for name in options if name in given})
+        return make(vlm, **given)
+
+    build.__annotations__ = annotations(make) | annotations(answerer)
+    build.__signature__ = inspect.Signature(
+        [p.replace(kind=p.KEYWORD_ONLY, annotation=build.__annotations__[p.name]) for p in (*rest, *options.values())]
     )
+    return build
 
 
 def judge_version(vlm: Vlm) -> str:

@@ -7,8 +7,6 @@ What is read, told by what lies there:
 * a JSON file ``{prompt: path of its image}``, GenEval 2's layout
 
 Images are opened one after another, when they are judged: one that cannot be read is that image's failure alone.
-
-    python -m evals.pictures --images SAMPLES --out DIR     # write them in GenEval's layout, for the official tool
 """
 
 from __future__ import annotations
@@ -21,7 +19,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from unigrpo.core import cli
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import new_folder, read_json, read_jsonl
 from unigrpo.core.records import Prompt
@@ -161,17 +158,9 @@ def export(found: Pictures, out: Path) -> int:
     return len(found.pictures)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    images = "sample folder, folder in GenEval's layout, or JSON file {prompt: image}"
-    parser = cli.parser(
-        "evals.pictures", "Write images in GenEval's official layout.", images=images, out="new folder to write"
-    )
-    args = parser.parse_args(argv)
-    found = read(args.images)
+def convert(images: Path, out: Path) -> int:
+    """:func:`export` of what lies at ``images``. Raises UserError, for what cannot be an image too."""
+    found = read(images)
     if found.broken:
-        raise UserError(f"{args.images}: {found.broken[0][0]}: {found.broken[0][1]}")
-    print(f"{args.out}: {export(found, args.out)} images")
-
-
-if __name__ == "__main__":
-    cli.run(main)
+        raise UserError(f"{images}: {found.broken[0][0]}: {found.broken[0][1]}")
+    return export(found, out)

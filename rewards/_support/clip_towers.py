@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from rewards.pixels import clip_input
-from rewards.weights import placed
+from rewards._support.pixels import clip_input
+from rewards._support.published_weights import placed
 from unigrpo.core import torchvision_compat, weights
 from unigrpo.core.devices import pick
 
@@ -68,7 +68,7 @@ def load(reward: str, source: str, device: str) -> Clip:
 
 def load_matcher(reward: str, source: str, tokenizer: str, device: str) -> Matcher:
     """``tokenizer``: hub id or folder of the tokenizer, where ``source`` is a folder without one. Raises UserError."""
-    own = any((Path(source) / name).is_file() for name in TOKENIZER_FILES)
+    complete = any((Path(source) / name).is_file() for name in TOKENIZER_FILES)
     clip = load(reward, source, device)
     with placed(reward):
-        return Matcher(clip, weights.tokenizer(source if own else tokenizer))
+        return Matcher(clip, weights.tokenizer(source if complete else tokenizer))
