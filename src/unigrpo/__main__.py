@@ -18,6 +18,7 @@ app = typer.Typer(add_completion=False, invoke_without_command=True)
 for file in pkgutil.iter_modules(commands.__path__):
     module = importlib.import_module(f"{commands.__name__}.{file.name}")
     app.registered_commands += module.app.registered_commands
+    app.registered_groups += module.app.registered_groups
 app.registered_commands.sort(key=lambda command: command.rich_help_panel != commands.START)
 
 

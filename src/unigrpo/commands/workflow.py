@@ -15,7 +15,9 @@ Scale = Annotated[str, typer.Option(help="Scale, a file of pipelines/scales.")]
 Cores = Annotated[int, typer.Option(min=1, help="CPU cores to use.")]
 Seeds = Annotated[int | None, typer.Option(min=1, help="Number of seeds; the scale's without it.")]
 Run = Annotated[str, typer.Option(help="Run of the catalogue.")]
-Seed = Annotated[int, typer.Option(help="Seed of the run.")]
+Chosen = Annotated[str | None, typer.Option(help="Scale, a file of pipelines/scales.")]
+ChosenRun = Annotated[str | None, typer.Option(help="Run of the catalogue.")]
+Config = Annotated[Path | None, typer.Option(help="Resolved configuration (JSON), for --scale and --run.")]
 Model = Annotated[Path, typer.Option(help="Folder of the trained run.")]
 
 
@@ -62,9 +64,9 @@ def plan(
     bandwidth: Annotated[float, typer.Option(help="TB a second at which one reads its memory.")] = 3,
 ) -> None:
     """Tell what a run needs and whether it fits, before anything is loaded; exit code 1 where it does not fit."""
-    from unigrpo.planning.plan import report
+    from unigrpo.planning import plan
 
-    lines, fits = report(scale, run, gpus, gpu_memory, tflops, bandwidth)
+    lines, fits = plan.plan(scale, run, gpus, gpu_memory, tflops, bandwidth)
     print("\n".join(lines))
     if not fits:
         raise typer.Exit(1)
@@ -81,28 +83,30 @@ def base(scale: Scale = "cpu", cores: Cores = 2) -> None:
 
 @app.command(rich_help_panel=STEPS)
 def tune(
-    scale: Scale,
-    run: Run,
     model: Model,
     out: Annotated[Path, typer.Option(help="decoding.json, to write.")],
+    scale: Chosen = None,
+    run: ChosenRun = None,
+    config: Config = None,
 ) -> None:
     """Choose guidance and temperature on validation prompts."""
     from unigrpo.core.files import write_json
     from unigrpo.sampling.decoding import tune as choose
 
-    cfg, network = _loaded(scale, run, 0, model)
+    cfg, network = _loaded(scale, run, 0, config, model)
     write_json(out, choose(network, cfg))
 
 
 @app.command(rich_help_panel=STEPS)
 def sample_sets(
-    scale: Scale,
-    run: Run,
     model: Model,
     decoding: Annotated[Path, typer.Option(help="decoding.json.")],
     mode: Annotated[list[str], typer.Option(help="How the run is evaluated: think, direct, greedy; may be repeated.")],
     out: Annotated[Path, typer.Option(help="Folder of the sets, to write.")],
-    seed: Seed = 0,
+    scale: Chosen = None,
+    run: ChosenRun = None,
+    seed: Annotated[int, typer.Option(help="Seed of the run.")] = 0,
+    config: Config = None,
 ) -> None:
     """Sample every evaluation set of a run."""
     from unigrpo.core.errors import UserError
@@ -114,7 +118,7 @@ def sample_sets(
         if given not in sets.MODES:
             raise UserError(f"--mode {given}: no such mode{nearest(given, sets.MODES)}")
     chosen = read_decoding(decoding)
-    cfg, network = _loaded(scale, run, seed, model)
+    cfg, network = _loaded(scale, run, seed, config, model)
     sets.sample_sets(network, cfg, model, chosen, mode, out)
 
 
@@ -166,11 +170,11 @@ def steps(folder: Annotated[Path, typer.Argument(help="Results of a scale, resul
     print(f"wrote {folder / 'steps.csv'}")
 
 
-def _loaded(scale: str, run: str, seed: int, folder: Path):
+def _loaded(scale: str | None, run: str | None, seed: int, config: Path | None, folder: Path):
     """The configuration of a run, and its model."""
     from unigrpo.models import checkpoint
     from unigrpo.study.run_choice import chosen_run
     from unigrpo.training.launch import accelerate_for
 
-    _, cfg = chosen_run(scale, run, seed, None)
+    _, cfg = chosen_run(scale, run, seed, config)
     return cfg, checkpoint.load_model(folder, accelerate_for(cfg).device, cfg.model).eval()

@@ -82,14 +82,12 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 def changed_settings(cfg: RunConfig) -> str:
     """Those of the stage, the model and sampling that are not the default."""
     rows = []
-    for name in ("model", SECTIONS[cfg.stage], "sampling"):
-        section = getattr(cfg, name)
-        for key, field in type(section).model_fields.items():
-            value = getattr(section, key)
-            if field.is_required() or value != field.get_default():
-                rows.append(
-                    [f"`{name}.{key}`", str(value), "none" if field.is_required() else str(field.get_default())]
-                )
+    for section in ("model", SECTIONS[cfg.stage], "sampling"):
+        settings = getattr(cfg, section)
+        for name, field in type(settings).model_fields.items():
+            value, usual = getattr(settings, name), field.get_default(call_default_factory=True)
+            if value != usual:
+                rows.append([f"`{section}.{name}`", str(value), "none" if field.is_required() else str(usual)])
     return table(["setting", "value", "default"], rows) if rows else "None."
 
 

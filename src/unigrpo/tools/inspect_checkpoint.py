@@ -16,8 +16,8 @@ from unigrpo.study import run_folder
 
 def parameters(path: Path, part_of: Callable[[str], str | None]) -> tuple[dict[str, int], list[str]]:
     """Numbers held by ``text``, ``image`` and ``fixed`` (codec, position tables, what reads pictures), and the types
-    they are stored in; of adapters, what is in the file. ``part_of``: the backbone's. Raises UserError for a file that is
-    absent, damaged or not of this network."""
+    they are stored in; of adapters, what is in the file. ``part_of``: the backbone's. Raises UserError for a file that
+    is absent, damaged or not of this network."""
     counts, kinds = {"text": 0, "image": 0, "fixed": 0}, set()
     try:
         with safe_open(path, "numpy") as file:
