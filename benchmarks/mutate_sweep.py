@@ -39,8 +39,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for what is not 
 from benchmarks import mutations
 from benchmarks.mutations import Mutation, Random
 from tests._support import tiny
-from unigrpo.core import cli, seeding
-from unigrpo.core.errors import UserError
+from unigrpo.core import seeding
+from unigrpo.core.errors import UserError, in_one_line
 from unigrpo.core.files import write_json, write_text
 from unigrpo.core.yaml_files import read_yaml
 from unigrpo.models import checkpoint
@@ -333,4 +333,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    in_one_line(main)

@@ -32,7 +32,7 @@ from unigrpo.core.settings import replace
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `benchmarks`, which is not installed
 
 from benchmarks import phases
-from unigrpo.core import cli, seeding
+from unigrpo.core import seeding
 from unigrpo.core.files import write_json
 from unigrpo.episodes.rollout import Rollout, stochastic_steps
 from unigrpo.episodes.slices import Networks
@@ -326,4 +326,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    in_one_line(main)

@@ -32,8 +32,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `rewards` an
 
 from rewards import verifier
 from rewards.learned import LearnedReward
-from unigrpo.core import cli, seeding
-from unigrpo.core.errors import UserError
+from unigrpo.core import seeding
+from unigrpo.core.errors import UserError, in_one_line
 from unigrpo.core.files import write_json
 from unigrpo.episodes.slices import Networks
 from unigrpo.models import checkpoint
@@ -308,4 +308,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    in_one_line(main)

@@ -75,7 +75,8 @@ def test_a_perfect_picture_is_judged_right_and_a_blank_one_wrong():
 
 def test_any_reward_judges_by_name():
     prompt = as_prompt(TEXT)
-    painting = Painting(prompt, None, Image.fromarray(render([scene_for(prompt.meta, np.random.default_rng(0))], 48)[0]))
+    scene = scene_for(prompt.meta, np.random.default_rng(0))
+    painting = Painting(prompt, None, Image.fromarray(render([scene], 48)[0]))
     assert painting.judge("verifier") == {"verifier": 1.0}
     with pytest.raises(UserError, match="nothing"):
         painting.judge("nothing")
@@ -83,7 +84,7 @@ def test_any_reward_judges_by_name():
 
 def test_wording_that_is_not_the_worlds_has_no_verdict():
     painting = Painting(as_prompt("a nice picture"), None, Image.new("RGB", (48, 48)))
-    with pytest.raises(UserError, match="prompt 'a nice picture': expected the wording of the synthetic world's prompts"):
+    with pytest.raises(UserError, match="prompt 'a nice picture': expected the wording of the synthetic world"):
         painting.judge()
 
 

@@ -95,7 +95,7 @@ def test_inspect_names_a_file_that_is_no_model(folder):
     checkpoint.write_tensors(folder / "model.safetensors", {"towers.w": torch.zeros(2)})
     with pytest.raises(UserError, match=r"unexpected tensor towers.w, expected those of a unigrpo model"):
         inspect_checkpoint.describe(folder)
-    with pytest.raises(UserError, match=r"nowhere/model.json: cannot be read"):
+    with pytest.raises(UserError, match=r"nowhere"):
         inspect_checkpoint.describe(folder / "nowhere")
 
 

@@ -97,7 +97,9 @@ def diff(
 
 @app.command(rich_help_panel=RUNS)
 def variance(
-    folder: Annotated[Path, typer.Argument(help="Folder of the policy to measure; its configuration says how.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of the policy to measure.")],
+    scale: Annotated[str, typer.Option(help="Scale, a file of pipelines/scales.")],
+    run: Annotated[str, typer.Option(help="Run of the catalogue, with thinking: how the policy rolls out.")],
     reward: Annotated[Path, typer.Option(help="Folder of the learned reward.")],
     out: Annotated[Path, typer.Option(help="JSON file to write.")],
     traces: Annotated[int, typer.Option(min=2, help="Traces per prompt.")] = 8,
@@ -106,15 +108,13 @@ def variance(
     """Split the reward's spread within a group into traces and image noise, on validation prompts."""
     import rewards
     from unigrpo.core.files import write_json
-    from unigrpo.core.settings import from_dict
     from unigrpo.models import checkpoint
-    from unigrpo.study.config import RunConfig
-    from unigrpo.study.run_folder import needed_configuration
+    from unigrpo.study.run_choice import chosen_run
     from unigrpo.tools.variance import split
     from unigrpo.training.launch import accelerate_for
     from unigrpo.world.prompts import prompt_set
 
-    cfg = from_dict(RunConfig, needed_configuration(folder)[1])
+    _, cfg = chosen_run(scale, run, 0, None)
     model = checkpoint.load_model(folder, accelerate_for(cfg).device, cfg.model).eval()
     judges = {"reward": rewards.load("learned", path=reward, device="auto"), "verifier": rewards.load("verifier")}
     result = split(model, cfg, judges, traces, images)
