@@ -1,29 +1,35 @@
 # make reproduce   environment, training, evaluation, tables, figures, gallery   SCALE=smoke|cpu|gpu|paper|sd35 SEEDS=n CORES=n
 # make overoptimise                         reward hacking: regularisers on a proxy that gives way, their tables and figures
-# make test        the tests
+# make test        the tests of minutes                     make test-slow   those that take an hour
 # make run RUN=unigrpo   one run with its evaluation         make base   train the base that the repository ships
 SCALE ?= cpu
 CORES ?= 2
 PYTHON ?= python3
+TESTS = .venv/bin/python -m pytest -q -n auto --dist loadfile
 STAMP := .venv/installed
-REPRODUCE = .venv/bin/python -m unigrpo.tools.reproduce --scale $(SCALE) --cores $(CORES) $(if $(SEEDS),--seeds $(SEEDS))
+UNIGRPO = .venv/bin/python -m unigrpo
+OPTIONS = --scale $(SCALE) --cores $(CORES)
+SEVERAL = $(if $(SEEDS),--seeds $(SEEDS))
 
-.PHONY: reproduce overoptimise run base test env clean
+.PHONY: reproduce overoptimise run base test test-slow env clean
 
 reproduce: env
-	$(REPRODUCE)
+	$(UNIGRPO) reproduce $(OPTIONS) $(SEVERAL)
 
 overoptimise: env
-	$(REPRODUCE) --group overoptimisation
+	$(UNIGRPO) reproduce $(OPTIONS) $(SEVERAL) --group overoptimisation
 
 run: env
-	$(if $(RUN),,$(error RUN is missing: make run RUN=unigrpo))$(REPRODUCE) --run $(RUN)
+	$(if $(RUN),,$(error RUN is missing: make run RUN=unigrpo))$(UNIGRPO) run $(RUN) $(OPTIONS) $(SEVERAL)
 
 base: env
-	$(REPRODUCE) --ship-base
+	$(UNIGRPO) base $(OPTIONS)
 
 test: env
-	.venv/bin/python -m pytest -q -n auto --dist loadfile
+	$(TESTS) -m "not long"
+
+test-slow: env
+	$(TESTS) -m long
 
 env: $(STAMP)
 

@@ -26,8 +26,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from unigrpo.core import cli, seeding
-from unigrpo.core.errors import UserError
+from unigrpo.core import seeding
+from unigrpo.core.errors import UserError, in_one_line
 from unigrpo.core.files import digest, write_json
 from unigrpo.study import provenance
 from unigrpo.study.provenance import ROOT
@@ -184,4 +184,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    in_one_line(main)

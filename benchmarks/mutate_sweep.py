@@ -40,8 +40,8 @@ from benchmarks import mutations
 from benchmarks.mutations import Mutation, Random
 from tests._support import tiny
 from unigrpo import __main__ as unigrpo
-from unigrpo.core import cli, seeding
-from unigrpo.core.errors import UserError
+from unigrpo.core import seeding
+from unigrpo.core.errors import UserError, in_one_line
 from unigrpo.core.files import write_json, write_text
 from unigrpo.core.yaml_files import read_yaml
 from unigrpo.models import checkpoint
@@ -336,4 +336,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    in_one_line(main)

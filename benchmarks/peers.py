@@ -27,12 +27,13 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from unigrpo.core.errors import in_one_line
 from unigrpo.core.settings import replace
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `benchmarks`, which is not installed
 
 from benchmarks import phases
-from unigrpo.core import cli, seeding
+from unigrpo.core import seeding
 from unigrpo.core.files import write_json
 from unigrpo.episodes.rollout import Rollout, stochastic_steps
 from unigrpo.episodes.slices import Networks
@@ -340,4 +341,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    in_one_line(main)

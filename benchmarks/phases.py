@@ -29,8 +29,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `rewards` and `evals`, which are not installed
 
 from rewards._support.learned_model import LearnedReward
-from unigrpo.core import cli, seeding
-from unigrpo.core.errors import UserError
+from unigrpo.core import seeding
+from unigrpo.core.errors import UserError, in_one_line
 from unigrpo.core.files import write_json
 from unigrpo.core.settings import from_dict, replace, to_dict
 from unigrpo.episodes.slices import Networks
@@ -280,4 +280,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    in_one_line(main)

@@ -27,7 +27,7 @@ import matplotlib.pyplot as plt
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `benchmarks`, which is not installed
 
 from benchmarks import phases
-from unigrpo.core import cli
+from unigrpo.core.errors import in_one_line
 from unigrpo.core.files import write_json
 from unigrpo.study import provenance
 from unigrpo.study.config import RunConfig
@@ -149,4 +149,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    in_one_line(main)

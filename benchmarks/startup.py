@@ -17,8 +17,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from unigrpo.core import cli
-from unigrpo.core.errors import UserError
+from unigrpo.core.errors import UserError, in_one_line
 from unigrpo.core.files import write_json
 from unigrpo.study import provenance
 from unigrpo.study.provenance import ROOT
@@ -96,4 +95,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    in_one_line(main)

@@ -6,6 +6,7 @@ from unigrpo.core import registry
 from unigrpo.study import overview
 from unigrpo.study.facts import REWARDS
 from unigrpo.core.errors import UserError
+from unigrpo.study.facts import BACKBONES
 
 ROOT = Path(os.path.relpath(HERE))  # relative, so that a moved checkout has nothing to do anew
 CATALOGUE_FILE = ROOT / "pipelines" / "experiments.yaml"
@@ -30,17 +31,17 @@ FIGURES = STUDY.catalogue["figures"]
 TRAINED = catalogue.runs_in_use(STUDY.catalogue)
 JUDGED = catalogue.runs_in_use(STUDY.catalogue, judged=True)
 IS_SHIPPED = STUDY.scale["base"].get("source") == "shipped"
-PRETRAINED = "results/{scale}/base" if IS_SHIPPED else "results/{scale}/runs/base/seed0"
+RUN = "results/{scale}/runs/{run}/seed{seed}"
+PRETRAINED = "results/{scale}/pretrained/{run}/seed{seed}" if IS_SHIPPED else RUN
 THREADS = STUDY.scale.get("threads", 1)
-RELEASED = STUDY.scale.get("backbone") == "bagel"  # runs are folders of the files of a release
-WEIGHTS = "ema.safetensors" if RELEASED else "model.safetensors"
-TOKENIZER = "tokenizer.json" if RELEASED else "tokenizer"
+BACKBONE = BACKBONES.load(STUDY.scale["backbone"], f"{SCALE_FILE}: backbone").FACTS
 GROUP = config.get("group")
 GPUS = int(STUDY.scale.get("device") == "cuda")
 PROCESSES = STUDY.scale.get("processes", 1)  # of SFT and reinforcement; every other step has one
 MEMORY = STUDY.scale.get("memory", 4000)  # MB of the machine, for a process that holds a model
 MEMORY_OF_ALL = STUDY.scale.get("memory_of_training", MEMORY * PROCESSES)  # and for SFT or reinforcement as a whole
 MINUTES = 60 * STUDY.scale.get("hours", 24)
+ALONE = {"gpu": GPUS, "first_gpu": GPUS, "mem_mb": MEMORY, "runtime": MINUTES}  # of a step that is one process
 
 
 wildcard_constraints:
@@ -53,19 +54,30 @@ wildcard_constraints:
     name="[a-z][a-z0-9_]*",
 
 
-def launcher():
-    """What starts SFT and reinforcement: python, or as many processes as the scale asks for. On CPUs too it takes
-    accelerate's option for several GPUs to get several processes without MPI."""
-    if PROCESSES == 1:
+def processes(wildcards):
+    """How many processes train the run."""
+    return 1 if wildcards.run == catalogue.BASE else PROCESSES
+
+
+def launcher(wildcards):
+    """What starts a training: python, or as many processes as the scale asks for. On CPUs too it takes accelerate's
+    option for several GPUs to get several processes without MPI."""
+    if processes(wildcards) == 1:
         return "python -m"
     options = f"--multi_gpu --num_processes {PROCESSES} --num_machines 1 --mixed_precision no --dynamo_backend no"
     options += " --main_process_port 0"  # a free one: several jobs may run at once
     return f"python -m accelerate.commands.launch {options} -m"
 
 
-def kept(tokenizer):
-    """The output that holds a tokenizer: a folder, or with a release one file among its others."""
-    return tokenizer if RELEASED else directory(tokenizer)
+def checkpoint_in(folder):
+    """The files of a run, by what they are."""
+    tokenizer = f"{folder}/{BACKBONE.tokenizer}"
+    return {
+        "model": f"{folder}/{BACKBONE.weights}",
+        "card": f"{folder}/model.json",
+        "tokenizer": tokenizer if Path(BACKBONE.tokenizer).suffix else directory(tokenizer),
+        "record": f"{folder}/run.json",
+    }
 
 
 def any_of(*stages):
@@ -82,20 +94,38 @@ def files(runs, name):
     return [f"{folder(run, seed)}/{name}" for run in runs for seed in STUDY.seeds(run)]
 
 
-def settings(wildcards):
-    """Fingerprint of the part of the run's configuration that the step reading this file depends on."""
-    config = STUDY.config(wildcards.run, int(wildcards.seed))
-    return resolve.fingerprint(resolve.part(config, wildcards.part))
+def settings(part, run=None):
+    """Fingerprint of the part of the run's configuration that a step depends on, so that the step is done anew where it
+    has changed; of ``run`` at seed 0, or of the wildcards'."""
+
+    def of(wildcards):
+        chosen = (run, 0) if run else (wildcards.run, int(wildcards.seed))
+        return resolve.fingerprint(resolve.part(STUDY.config(*chosen), part))
+
+    return of
 
 
 def modes(wildcards):
-    """How the run is evaluated, in the names of its sample sets."""
-    return STUDY.modes(wildcards.run)
+    """How the run is evaluated, as options."""
+    return [word for mode in STUDY.modes(wildcards.run) for word in ("--mode", mode)]
 
 
 def parent_model(wildcards):
     """The checkpoint that this run starts from."""
-    return f"{folder(*STUDY.parent(wildcards.run, int(wildcards.seed)))}/{WEIGHTS}"
+    return f"{folder(*STUDY.parent(wildcards.run, int(wildcards.seed)))}/{BACKBONE.weights}"
+
+
+def model_of_sft(wildcards):
+    """The checkpoint that decoding is chosen and the reward learned on."""
+    return f"{folder(catalogue.SFT, 0)}/{BACKBONE.weights}"
+
+
+def given(wildcards, input):
+    """What a training starts from, as options."""
+    named = {name: path for name, path in input.items() if name in ("init", "reward")}
+    options = {name: Path(path).parent for name, path in named.items()}
+    options |= {"decoding": input.decoding} if "decoding" in input.keys() else {}
+    return [word for name, value in options.items() for word in (f"--{name}", str(value))]
 
 
 def reward_model(wildcards):
@@ -119,8 +149,14 @@ def entry(kind, name):
 
 
 def spec(wildcards):
-    """Fingerprint of that entry."""
-    return resolve.fingerprint(entry(wildcards.kind, wildcards.name))
+    """Fingerprint of that entry, and of what its runs are and are called."""
+    wanted = entry(wildcards.kind, wildcards.name)
+    return resolve.fingerprint([wanted, described(catalogue.named(wanted))])
+
+
+def described(runs):
+    """Fingerprint of what these runs are and are called."""
+    return resolve.fingerprint([STUDY.config(run, 0) for run in runs])
 
 
 def kind_of_table(wildcards):
@@ -170,11 +206,6 @@ def shared_mode(wildcards):
     return "yes" if both else "no"
 
 
-def configs(runs):
-    """Configurations of these runs, for their labels."""
-    return [f"{folder(run, 0)}/config.json" for run in runs]
-
-
 RECORDS = {
     "training": "run.json",
     "curves": "run.json",
@@ -196,7 +227,7 @@ def inputs_of(kind):
     def paths(wildcards):
         wanted = entry(kind, wildcards.name)
         runs, record = catalogue.named(wanted), RECORDS.get(wanted["kind"])
-        return configs(runs) + (files(runs, record) if record else [])
+        return files(runs, record) if record else []
 
     return paths
 
@@ -209,7 +240,7 @@ def claimed(wildcards):
     apart = list(dict.fromkeys(run for spec in shown for run in catalogue.named(spec)))
     there = [run for run in apart if run in asked or all(map(os.path.exists, files([run], "run.json")))]
     runs = list(dict.fromkeys(TRAINED + there))
-    return configs(runs) + files(runs, "run.json")
+    return files(runs, "run.json")
 
 
 def one_run_scores(wildcards):

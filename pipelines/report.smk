@@ -142,7 +142,6 @@ use rule collect as collect_two with:
 rule compare:
     input:
         scores="results/{scale}/scores/{a}.vs.{b}.csv",
-        runs=lambda wildcards: configs((wildcards.a, wildcards.b)),
     output:
         csv="results/{scale}/compare/{a}.vs.{b}.csv",
         md="results/{scale}/compare/{a}.vs.{b}.md",
@@ -162,7 +161,7 @@ rule compare:
 
 rule gallery:
     input:
-        runs=configs(JUDGED) + files(JUDGED, "samples/done.json"),
+        runs=files(JUDGED, "samples/done.json"),
         scores="results/{scale}/scores.csv",
     output:
         pages=directory("results/{scale}/gallery"),

@@ -3,57 +3,50 @@
 
 rule sample:
     input:
-        config="results/{scale}/runs/{run}/seed{seed}/evaluation.json",
-        model=f"results/{{scale}}/runs/{{run}}/seed{{seed}}/{WEIGHTS}",
+        model=checkpoint_in(RUN)["model"],
         decoding="results/{scale}/decoding.json",
     output:
-        done="results/{scale}/runs/{run}/seed{seed}/samples/done.json",
+        done=f"{RUN}/samples/done.json",
     log:
-        "results/{scale}/logs/sample.{run}.{seed}.log",
-    benchmark:
-        "results/{scale}/benchmarks/sample.{run}.{seed}.jsonl"
+        text="results/{scale}/logs/sample.{run}.{seed}.log",
+        usage="results/{scale}/benchmarks/sample.{run}.{seed}.jsonl",
     priority: 1
     conda:
         "../environment.yml"
     threads: THREADS
     resources:
-        gpu=GPUS,
-        first_gpu=GPUS,
-        mem_mb=MEMORY,
-        runtime=MINUTES,
+        **ALONE,
     params:
+        settings=settings("evaluation"),
         modes=modes,
-        run=subpath(input.model, parent=True),
+        model=subpath(input.model, parent=True),
         out=subpath(output.done, parent=True),
     shell:
-        "python -m unigrpo.sampling.sets --config {input.config:q} --decoding {input.decoding:q} --modes {params.modes}"
-        " --run {params.run:q} --out {params.out:q} 2>&1 | tee {log:q}"
+        "python -m unigrpo --record {log.usage:q} sample-sets --scale {wildcards.scale} --run {wildcards.run}"
+        " --seed {wildcards.seed} {params.modes} --decoding {input.decoding:q} --model {params.model:q}"
+        " --out {params.out:q} 2>&1 | tee {log.text:q}"
 
 
 rule score:
     input:
-        done="results/{scale}/runs/{run}/seed{seed}/samples/done.json",
+        done=f"{RUN}/samples/done.json",
         reward="results/{scale}/reward/model.safetensors",
         detector=DETECTOR / "detector.json",
         weights=DETECTOR / "detector.safetensors",
     output:
-        scores="results/{scale}/runs/{run}/seed{seed}/scores.jsonl",
+        scores=f"{RUN}/scores.jsonl",
     log:
-        "results/{scale}/logs/score.{run}.{seed}.log",
-    benchmark:
-        "results/{scale}/benchmarks/score.{run}.{seed}.jsonl"
+        text="results/{scale}/logs/score.{run}.{seed}.log",
+        usage="results/{scale}/benchmarks/score.{run}.{seed}.jsonl",
     conda:
         "../environment.yml"
     threads: THREADS
     resources:
-        gpu=GPUS,
-        first_gpu=GPUS,
-        mem_mb=MEMORY,
-        runtime=MINUTES,
+        **ALONE,
     params:
         samples=subpath(input.done, parent=True),
         reward=subpath(input.reward, parent=True),
         detector=subpath(input.detector, parent=True),
     shell:
-        "python -m unigrpo score --samples {params.samples:q} --reward {params.reward:q} --detector {params.detector:q}"
-        " --out {output.scores:q} 2>&1 | tee {log:q}"
+        "python -m unigrpo --record {log.usage:q} score --samples {params.samples:q} --reward {params.reward:q}"
+        " --detector {params.detector:q} --out {output.scores:q} 2>&1 | tee {log.text:q}"

@@ -89,7 +89,7 @@ def test_make_says_what_it_needs(root):
     plan = subprocess.run(
         ["make", "-n", "reproduce", "SCALE=smoke", "SEEDS=2"], cwd=root, capture_output=True, text=True
     )
-    assert "unigrpo.tools.reproduce --scale smoke --cores 2 --seeds 2" in plan.stdout
+    assert "-m unigrpo reproduce --scale smoke --cores 2 --seeds 2" in plan.stdout
 
 
 CHECKS = {

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from unigrpo import commands
-from unigrpo.core.errors import UserError
+from unigrpo.core.errors import UserError, in_one_line
 from unigrpo.core.usage import recorded
 
 app = typer.Typer(add_completion=False, invoke_without_command=True)
@@ -19,6 +19,7 @@ for file in pkgutil.iter_modules(commands.__path__):
     module = importlib.import_module(f"{commands.__name__}.{file.name}")
     app.registered_commands += module.app.registered_commands
     app.registered_groups += module.app.registered_groups
+app.registered_commands.sort(key=lambda command: command.rich_help_panel != commands.START)
 
 
 def show_version(wanted: bool) -> None:
@@ -58,15 +59,12 @@ def call(words: list[str]) -> int:
 
 
 def main() -> None:
-    """The process: bad input, or what the system refuses (a read-only folder, a full disk), is one line and exit code
-    2; other errors keep their traceback."""
-    try:
+    """The process: ends with the exit code of the words that it was started with, or in one line."""
+
+    def run() -> None:
         raise SystemExit(call(sys.argv[1:]))
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+
+    in_one_line(run)
 
 
 if __name__ == "__main__":

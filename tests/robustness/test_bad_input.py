@@ -51,11 +51,11 @@ def set_json(path: Path, key: str, value) -> None:
 COMMANDS = {
     "train rl": "--config rl.json --init init --reward reward --decoding decoding.json --out new/out",
     "train sft": "--config sft.json --init init --out new/out",
-    "unigrpo.sampling.decoding": "--config sft.json --run init --out new/decoding.json",
+    "tune": "--config sft.json --model init --out new/decoding.json",
     "reward-data": "--config sft.json --init init --out new/data",
-    "unigrpo.sampling.sets": "--config rl.json --run init --decoding decoding.json --modes think --out new/samples",
+    "sample-sets": "--config rl.json --model init --decoding decoding.json --mode think --out new/samples",
     "train-reward": "--config sft.json --data data --out new/reward",
-    "unigrpo.tools.ship": "--run init --out new/base",
+    "ship-base": "--run init --out new/base",
 }
 
 
@@ -141,7 +141,7 @@ def test_a_bad_setting_is_named(folder, monkeypatch, key, value, message):
 @pytest.mark.parametrize(
     "content, message", [("{", "line 1: not valid JSON"), ("3", "expected a JSON object, found int")]
 )
-@pytest.mark.parametrize("module", ["train rl", "unigrpo.sampling.decoding", "train-reward"])
+@pytest.mark.parametrize("module", ["train rl", "tune", "train-reward"])
 def test_a_damaged_configuration_is_named(folder, monkeypatch, module, content, message):
     for name in ("rl.json", "sft.json"):
         (folder / name).write_text(content)
@@ -185,8 +185,8 @@ def test_a_run_that_is_not_there_is_named(folder, monkeypatch, options, message)
     [
         "train rl",
         "train sft",
-        "unigrpo.sampling.decoding",
-        "unigrpo.sampling.sets",
+        "tune",
+        "sample-sets",
     ],
 )
 def test_a_model_of_another_architecture_is_refused(folder, monkeypatch, module):
@@ -213,7 +213,7 @@ def poison(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["train rl", "train sft", "unigrpo.sampling.sets", "unigrpo.tools.ship"],
+    ["train rl", "train sft", "sample-sets", "ship-base"],
 )
 def test_a_model_with_a_weight_that_is_no_number_is_refused(folder, monkeypatch, module):
     poison(folder / "init/model.safetensors")
@@ -270,13 +270,13 @@ def test_a_bad_decoding_is_named(tmp_path, content, message):
 
 def test_the_commands_read_decoding_so(folder, monkeypatch):
     (folder / "decoding.json").write_text("{}")
-    for module in ("train rl", "unigrpo.sampling.sets"):
+    for module in ("train rl", "sample-sets"):
         assert call(monkeypatch, folder, module).startswith("decoding.json: 'guidance' is missing")
 
 
 def test_a_run_without_its_record_is_named(folder, monkeypatch):
     (folder / "init" / "run.json").write_text('{"run": "sft"}')
-    assert call(monkeypatch, folder, "unigrpo.sampling.sets").startswith("init/run.json: 'ema' is missing")
+    assert call(monkeypatch, folder, "sample-sets").startswith("init/run.json: 'ema' is missing")
 
 
 def test_a_folder_cannot_be_a_file_nor_a_file_a_folder(folder, monkeypatch):
@@ -292,8 +292,8 @@ def test_a_folder_cannot_be_a_file_nor_a_file_a_folder(folder, monkeypatch):
     said = call(
         monkeypatch,
         folder,
-        "unigrpo.sampling.decoding",
-        COMMANDS["unigrpo.sampling.decoding"].replace("new/decoding.json", "full"),
+        "tune",
+        COMMANDS["tune"].replace("new/decoding.json", "full"),
     )
     assert said.startswith("full: cannot be written")
     assert (folder / "taken").read_text() == "" and not list((folder / "full").iterdir())
@@ -408,9 +408,7 @@ def test_a_bad_line_of_prompts_is_named(tmp_path, line, message):
 
 def test_a_file_of_prompts_the_model_cannot_read_is_named(folder, monkeypatch):
     (folder / "mine.jsonl").write_text('{"prompt": "a photo of a ring"}\n{"prompt": "a photo of a dog"}\n')
-    said = call(
-        monkeypatch, folder, "unigrpo.tools.sample_image", "--checkpoint init --prompts mine.jsonl --out new/x.png"
-    )
+    said = call(monkeypatch, folder, "sample", "init --prompts mine.jsonl --out new/x.png")
     assert said == "mine.jsonl: prompt 'a photo of a dog': the word 'dog' is not in this model's vocabulary"
 
 

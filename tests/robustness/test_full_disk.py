@@ -97,10 +97,10 @@ def test_the_lock_in_a_read_only_place_is_named(tmp_path):
 
 UNCAUGHT = """
 import errno, os
-from unigrpo.core import cli
+from unigrpo.core.errors import in_one_line
 def main():
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "results/x.png")
-cli.run(main)
+in_one_line(main)
 """
 
 

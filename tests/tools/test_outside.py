@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
-import sys
 
 import pandas as pd
 import pytest
@@ -17,18 +17,16 @@ from tests._support.command import unigrpo
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_jsonl
 from unigrpo.report import collect, tables
-from unigrpo.tools import hand_out
 from unigrpo.world.prompts import prompt_set, samples_per_prompt
 
 
-def handed_out(folder, monkeypatch, *options):
-    monkeypatch.setattr(sys, "argv", ["hand_out", "--out", str(folder), *options])
-    hand_out.main()
+def handed_out(folder, *options):
+    unigrpo(shlex.join(["hand-out", "--out", str(folder), *options]))
     return {path.parent.name: [row for _, row in read_jsonl(path)] for path in folder.glob("*/manifest.jsonl")}
 
 
-def test_every_prompt_is_handed_out_as_often_as_our_runs_paint_it(tmp_path, monkeypatch):
-    sets = handed_out(tmp_path, monkeypatch)
+def test_every_prompt_is_handed_out_as_often_as_our_runs_paint_it(tmp_path):
+    sets = handed_out(tmp_path)
     assert set(sets) == {"geneval.direct.tuned", "ta.direct.tuned"}
     for name, prompts in (("geneval.direct.tuned", "geneval_eval"), ("ta.direct.tuned", "ta_eval")):
         counted = pd.DataFrame(sets[name]).groupby("prompt_id", sort=False).size()
@@ -37,15 +35,15 @@ def test_every_prompt_is_handed_out_as_often_as_our_runs_paint_it(tmp_path, monk
         assert len({row["image"] for row in sets[name]}) == len(sets[name])
 
 
-def test_a_handed_out_folder_without_pictures_is_refused(tmp_path, monkeypatch):
-    handed_out(tmp_path, monkeypatch, "--images-per-prompt", "1")
+def test_a_handed_out_folder_without_pictures_is_refused(tmp_path):
+    handed_out(tmp_path, "--images-per-prompt", "1")
     with pytest.raises(UserError, match="00000.png"):
         evals_run.score_folder(tmp_path, [], tmp_path / "scores.jsonl")
 
 
-def test_pictures_become_a_row(root, tmp_path, monkeypatch):
+def test_pictures_become_a_row(root, tmp_path):
     seed = tmp_path / "cpu/runs/outside/seed0"
-    sets = handed_out(seed / "samples", monkeypatch, "--images-per-prompt", "1")
+    sets = handed_out(seed / "samples", "--images-per-prompt", "1")
     learned_model.save(learned_model.LearnedReward(tiny.REWARD, 48), tmp_path / "reward")
     for name, rows in sets.items():
         Image.new("RGB", (48, 48), "white").save(seed / "samples" / name / "00000.png")

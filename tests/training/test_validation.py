@@ -8,8 +8,9 @@ from PIL import Image
 
 from unigrpo.core.records import SHEET_COLUMNS, Prompt
 from unigrpo.sampling.engine import Samples
+from unigrpo.sampling.validation_set import by_category, judge_each, validation_jobs
 from unigrpo.training import validation
-from unigrpo.training.validation import Validation, by_category, judge_each, record, sheet, validation_jobs
+from unigrpo.training.validation import Validation, record, sheet
 from unigrpo.world.render import render
 from unigrpo.world.traces import Imperfection, annotate
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+
 
 class UserError(Exception):
     """Bad input. The message names the file, the key (or line, or sample) and what was expected.
@@ -12,3 +15,15 @@ class UserError(Exception):
 
 class Collapse(Exception):
     """Training cannot go on: something that it computed is not finite. The message says what."""
+
+
+def in_one_line(main: Callable[[], None]) -> None:
+    """Call ``main``; bad input, or what the system refuses (a read-only folder, a full disk), ends the process with its
+    message alone on stderr and exit code 2. Other errors keep their traceback."""
+    try:
+        main()
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

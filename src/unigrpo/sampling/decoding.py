@@ -1,4 +1,4 @@
-"""Choose guidance and text temperature once, on the SFT model and validation prompts: ``python -m unigrpo.sampling.decoding``.
+"""The choice of guidance and text temperature, made once, on the SFT model and validation prompts.
 
 Every row of every table is then evaluated with this choice (and, beside it, at guidance 1), so that no method gains by
 turning a knob that the others did not have. Guidance is chosen first, at the first temperature of the grid; then the
@@ -14,27 +14,16 @@ from dataclasses import asdict
 
 import numpy as np
 
-from unigrpo.core import cli
-from unigrpo.core.files import write_json
-from unigrpo.models import checkpoint
+from unigrpo.models.base import UnifiedModel
 from unigrpo.sampling.engine import Decoding, sample
-from unigrpo.study import config
-from unigrpo.training.launch import accelerate_for
-from unigrpo.training.validation import SEED, by_category, judge_each, validation_jobs
+from unigrpo.sampling.validation_set import SEED, by_category, judge_each, validation_jobs
+from unigrpo.study.config import RunConfig
 
 PER_PROMPT = 4  # images per validation prompt and setting
 
 
-def main() -> None:
-    args = cli.parser(
-        "unigrpo.sampling.decoding",
-        "Choose guidance and temperature on validation prompts.",
-        config="resolved configuration of the SFT run (JSON)",
-        run="folder of the SFT run",
-        out="decoding.json to write",
-    ).parse_args()
-    cfg = config.load(args.config)
-    model = checkpoint.load_model(args.run, accelerate_for(cfg).device, cfg.model).eval()
+def tune(model: UnifiedModel, cfg: RunConfig) -> dict:
+    """The content of decoding.json: the chosen ``guidance`` and ``temperature``, and the ``grid`` that was measured."""
     s = cfg.sampling
     jobs = validation_jobs(PER_PROMPT)
     grid: list[dict] = []
@@ -56,7 +45,7 @@ def main() -> None:
     for g in sorted({1.0, guidance}):
         measure(Decoding(False, g, temperature))
     rule = f"{cfg.run}, {len(tags)} validation prompts x {PER_PROMPT}, gold with thinking, one-standard-error rule"
-    write_json(args.out, {"guidance": guidance, "temperature": temperature, "chosen_on": rule, "grid": grid})
+    return {"guidance": guidance, "temperature": temperature, "chosen_on": rule, "grid": grid}
 
 
 def choose(gold: dict[float, np.ndarray], tags: Sequence[str]) -> float:
@@ -77,7 +66,3 @@ def choose(gold: dict[float, np.ndarray], tags: Sequence[str]) -> float:
         if mean(difference) <= np.sqrt(np.sum(variances)) / len(strata):
             return setting
     return best
-
-
-if __name__ == "__main__":
-    cli.run(main)

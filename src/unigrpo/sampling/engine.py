@@ -30,8 +30,8 @@ class Decoding:
 
 
 def read_decoding(path: str | Path) -> Decoding:
-    """The choice that ``unigrpo.sampling.decoding`` wrote, with thinking. Raises UserError naming the key that is missing or not a
-    possible scale or temperature."""
+    """The choice in decoding.json, with thinking. Raises UserError naming a key that is missing or no possible scale or
+    temperature."""
     chosen = read_json(path, "guidance", "temperature")
     for key, least in (("guidance", 1), ("temperature", 0)):
         value = chosen[key]

@@ -1,4 +1,4 @@
-"""All evaluation sets of one run, in one process: ``python -m unigrpo.sampling.sets --config C --run RUN ...``.
+"""All evaluation sets of one run, in one process.
 
 A set is benchmark x mode x guidance: GenEval-style and TA prompts, with thinking (``think``) or without (``direct``),
 at guidance 1 (``unguided``), as chosen on validation prompts (``tuned``), or tuned with greedy text (``greedy``).
@@ -8,16 +8,15 @@ Each set's protocol.json says everything that a number made from it depends on. 
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
-from unigrpo.core import cli
 from unigrpo.core.files import digest, read_json, write_json
 from unigrpo.core.settings import replace
-from unigrpo.models import checkpoint
+from unigrpo.models.base import UnifiedModel
 from unigrpo.sampling import sample_folder
-from unigrpo.sampling.engine import Decoding, read_decoding, sample_guided
-from unigrpo.study import config, run_folder
+from unigrpo.sampling.engine import Decoding, sample_guided
+from unigrpo.study import run_folder
 from unigrpo.study.config import RunConfig
-from unigrpo.training.launch import accelerate_for
 from unigrpo.world import prompts as world_prompts
 
 SEED = 2  # of evaluation noise: the same for every run, so that differences are paired
@@ -56,26 +55,15 @@ def protocol(cfg: RunConfig, benchmark: str, name: str, decoding: Decoding, weig
     }
 
 
-def main() -> None:
-    parser = cli.parser(
-        "unigrpo.sampling.sets",
-        "Sample every evaluation set of a run.",
-        config="resolved run configuration (JSON)",
-        run="run folder with the trained model",
-        decoding="decoding.json",
-        out="folder of the sets to write",
-    )
-    parser.add_argument("--modes", nargs="+", choices=MODES, required=True, help="how the run is evaluated")
-    args = parser.parse_args()
-    cfg, chosen = config.load(args.config), read_decoding(args.decoding)
-    device = accelerate_for(cfg).device
-    model = checkpoint.load_model(args.run, device, cfg.model).eval()
-    weights = digest(run_folder.weights(args.run))
-    record = read_json(args.run / "run.json", "ema")
+def sample_sets(model: UnifiedModel, cfg: RunConfig, run: Path, chosen: Decoding, modes: list[str], out: Path) -> None:
+    """Write every set of the run in the folder ``run``, whose model is ``model``, below ``out``, evaluated in
+    ``modes``; done.json lists them."""
+    weights = digest(run_folder.weights(run))
+    record = read_json(run / "run.json", "ema")
     written = []
-    for old in args.out.glob("*/manifest.jsonl"):
+    for old in out.glob("*/manifest.jsonl"):
         shutil.rmtree(old.parent)
-    for mode in [] if record.get("not_trained") else args.modes:
+    for mode in [] if record.get("not_trained") else modes:
         for benchmark in world_prompts.BENCHMARKS:
             jobs = world_prompts.evaluation_jobs(benchmark, cfg.sampling.images_per_prompt)
             named = decodings(chosen, mode)
@@ -87,10 +75,6 @@ def main() -> None:
                 described = protocol(cfg, benchmark, name, decoding, weights, record)
                 described["model_evaluations"] = made.model_evaluations
                 folder = f"{benchmark}.{described['mode']}.{name}"
-                sample_folder.write(args.out / folder, jobs, made, described)
+                sample_folder.write(out / folder, jobs, made, described)
                 written.append(folder)
-    write_json(args.out / "done.json", {"sets": written})
-
-
-if __name__ == "__main__":
-    cli.run(main)
+    write_json(out / "done.json", {"sets": written})

@@ -1,11 +1,10 @@
-"""Two runs side by side: settings and provenance, only what differs: ``python -m unigrpo.tools.diff RUN_A RUN_B``."""
+"""Two runs side by side: their settings and provenance."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-from unigrpo.core import cli
 from unigrpo.study import run_folder
 
 ABSENT = "-"  # that side says nothing of it
@@ -36,16 +35,9 @@ def section(title: str, rows: list[tuple[str, str, str]]) -> list[str]:
     return [title, *(f"  {key:<{widths[0]}}  {a:<{widths[1]}}  {b}" for key, a, b in rows)]
 
 
-def main() -> None:
-    parser = cli.parser("unigrpo.tools.diff", "Show two runs side by side: settings and provenance that differ.")
-    parser.add_argument("run_a", type=Path, help="folder of a run")
-    parser.add_argument("run_b", type=Path, help="folder of another")
-    parser.add_argument("--all", action="store_true", help="show what is equal too")
-    args = parser.parse_args()
-    (_, a), (_, b) = (run_folder.needed_configuration(folder) for folder in (args.run_a, args.run_b))
-    made = [provenance(folder) for folder in (args.run_a, args.run_b)]
-    print("\n".join(section("settings", compare(a, b, args.all)) + section("provenance", compare(*made, args.all))))
-
-
-if __name__ == "__main__":
-    cli.run(main)
+def side_by_side(run_a: Path, run_b: Path, everything: bool = False) -> list[str]:
+    """Lines for people: what differs between two runs' folders, or all with ``everything``. Raises UserError where one
+    is no run."""
+    (_, a), (_, b) = (run_folder.needed_configuration(folder) for folder in (run_a, run_b))
+    made = [provenance(folder) for folder in (run_a, run_b)]
+    return section("settings", compare(a, b, everything)) + section("provenance", compare(*made, everything))

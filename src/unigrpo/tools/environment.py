@@ -1,12 +1,10 @@
-"""The machine as this package sees it: ``python -m unigrpo.tools.environment``. The first thing to add to a report of a problem."""
+"""The machine as this package sees it: the first thing to add to a report of a problem."""
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 
-from unigrpo.core import cli
 from unigrpo.study import provenance
 from unigrpo.study.run_folder import flat
 
@@ -31,18 +29,10 @@ def describe() -> dict:
     }
 
 
-def main() -> None:
-    parser = cli.parser("unigrpo.tools.environment", "Tell versions, devices and threads.")
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of lines")
-    args = parser.parse_args()
-    told = describe()
-    if args.json:
-        print(json.dumps(told, indent=2))
-        return
-    for name, value in told.items():
-        shown = [f"{k} {v}" for k, v in flat(value).items()] if isinstance(value, dict) else [str(value)]
-        print("\n".join(f"{name if i == 0 else '':<13}{line}" for i, line in enumerate(shown)))
-
-
-if __name__ == "__main__":
-    cli.run(main)
+def lines(described: dict) -> list[str]:
+    """The same for people."""
+    rows = []
+    for name, value in described.items():
+        facts = [f"{k} {v}" for k, v in flat(value).items()] if isinstance(value, dict) else [str(value)]
+        rows += [f"{name if i == 0 else '':<13}{fact}" for i, fact in enumerate(facts)]
+    return rows

@@ -1,4 +1,4 @@
-"""A run's checkpoint as a folder that stands for itself: ``python -m unigrpo.tools.export RUN DIR``.
+"""A run's checkpoint as a folder that stands for itself.
 
 Weights, tokenizer, configuration, provenance, licence and a model card with the run's scores where it has been judged.
 What other libraries read is written too: adapters of released models, as peft and diffusers read them.
@@ -10,7 +10,6 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from unigrpo.core import cli
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import new_folder, read_json, write_json, write_text
 from unigrpo.core.settings import from_dict, to_dict
@@ -66,7 +65,7 @@ All settings are in `config.json`.
 With unigrpo installed, in this folder:
 
 ```
-python -m unigrpo.tools.sample_image --checkpoint . --prompt "a photo of a red circle and a star" --out picture.png
+unigrpo sample . "a photo of a red circle and a star" --out picture.png
 ```
 
 ## Licence
@@ -83,14 +82,12 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 def changed_settings(cfg: RunConfig) -> str:
     """Those of the stage, the model and sampling that are not the default."""
     rows = []
-    for name in ("model", SECTIONS[cfg.stage], "sampling"):
-        section = getattr(cfg, name)
-        for key, field in type(section).model_fields.items():
-            value = getattr(section, key)
-            if field.is_required() or value != field.get_default():
-                rows.append(
-                    [f"`{name}.{key}`", str(value), "none" if field.is_required() else str(field.get_default())]
-                )
+    for section in ("model", SECTIONS[cfg.stage], "sampling"):
+        settings = getattr(cfg, section)
+        for name, field in type(settings).model_fields.items():
+            value, usual = getattr(settings, name), field.get_default(call_default_factory=True)
+            if value != usual:
+                rows.append([f"`{section}.{name}`", str(value), "none" if field.is_required() else str(usual)])
     return table(["setting", "value", "default"], rows) if rows else "None."
 
 
@@ -165,16 +162,3 @@ def export(folder: Path, out: Path) -> None:
         shutil.copyfile(provenance.ROOT / "LICENSE", temporary / "LICENSE")
         write_json(temporary / "config.json", to_dict(cfg))
         write_text(temporary / "README.md", text)
-
-
-def main() -> None:
-    parser = cli.parser("unigrpo.tools.export", "Put a run's checkpoint into a folder of its own, with a model card.")
-    parser.add_argument("run", type=Path, help="folder of the finished run")
-    parser.add_argument("out", type=Path, help="folder to make")
-    args = parser.parse_args()
-    export(args.run, args.out)
-    print(f"wrote {args.out}")
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -1,4 +1,4 @@
-"""A sample folder for another program to fill: ``python -m unigrpo.tools.hand_out --out RUN/samples``.
+"""Sample folders for another program to fill.
 
 For each benchmark it writes ``<benchmark>.direct.tuned/`` with protocol.json and a manifest that names, for every
 prompt and sample, the picture that is expected: ``{"image": "00000.png", "prompt": ...}``. Once the pictures are there
@@ -10,9 +10,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from unigrpo.core import cli
 from unigrpo.core.files import write_json, write_text
-from unigrpo.study.config import SamplingConfig
 from unigrpo.world import prompts as world_prompts
 
 
@@ -25,25 +23,14 @@ def lines(benchmark: str, images_per_prompt: int) -> list[dict]:
     ]
 
 
-def main() -> None:
-    parser = cli.parser(
-        "unigrpo.tools.hand_out",
-        "Write the prompts of the benchmarks as folders that another program fills with pictures.",
-        out="folder of sample sets, results/<scale>/runs/<name>/seed<k>/samples",
-    )
-    default = SamplingConfig.images_per_prompt
-    parser.add_argument("--images-per-prompt", type=int, default=default, metavar="N", help="as the scale's sampling")
-    args = parser.parse_args()
-    if args.images_per_prompt < 1:
-        parser.error("--images-per-prompt: expected at least 1")
+def hand_out(out: Path, images_per_prompt: int) -> list[str]:
+    """Write the folders into ``out``; returns a line about each."""
+    told = []
     for benchmark in world_prompts.BENCHMARKS:
-        folder: Path = args.out / f"{benchmark}.direct.tuned"
+        folder = out / f"{benchmark}.direct.tuned"
         described = {"benchmark": benchmark, "version": world_prompts.VERSION, "mode": "direct"}
         write_json(folder / "protocol.json", described | {"guidance_name": "tuned"})
-        rows = lines(benchmark, args.images_per_prompt)
+        rows = lines(benchmark, images_per_prompt)
         write_text(folder / "manifest.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-        print(f"{folder}: {len(rows)} pictures expected, named in manifest.jsonl")
-
-
-if __name__ == "__main__":
-    cli.run(main)
+        told.append(f"{folder}: {len(rows)} pictures expected, named in manifest.jsonl")
+    return told

@@ -1,15 +1,13 @@
-"""What a checkpoint is, read from its files without loading it: ``python -m unigrpo.tools.inspect_checkpoint assets/base``."""
+"""What a checkpoint is, read from its files without loading it."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from unigrpo.core import cli
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import digest, read_json
 from unigrpo.models.backbones import backbone_of
@@ -18,8 +16,8 @@ from unigrpo.study import run_folder
 
 def parameters(path: Path, part_of: Callable[[str], str | None]) -> tuple[dict[str, int], list[str]]:
     """Numbers held by ``text``, ``image`` and ``fixed`` (codec, position tables, what reads pictures), and the types
-    they are stored in; of adapters, what is in the file. ``part_of``: the backbone's. Raises UserError for a file that is
-    absent, damaged or not of this network."""
+    they are stored in; of adapters, what is in the file. ``part_of``: the backbone's. Raises UserError for a file that
+    is absent, damaged or not of this network."""
     counts, kinds = {"text": 0, "image": 0, "fixed": 0}, set()
     try:
         with safe_open(path, "numpy") as file:
@@ -71,16 +69,3 @@ def lines(told: dict) -> list[str]:
         "sha256": told["sha256"],
     }
     return [f"{name:<12}{value}" for name, value in rows.items()]
-
-
-def main() -> None:
-    parser = cli.parser("unigrpo.tools.inspect_checkpoint", "Tell what a checkpoint is and where it comes from.")
-    parser.add_argument("checkpoint", type=Path, help="model folder: a run, an exported one, or assets/base")
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of lines")
-    args = parser.parse_args()
-    told = describe(args.checkpoint)
-    print(json.dumps(told, indent=2) if args.json else "\n".join(lines(told)))
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -1,4 +1,4 @@
-"""Where the reward's spread within a group comes from: ``python -m unigrpo.tools.variance``.
+"""Where the reward's spread within a group comes from.
 
 GRPO learns from differences within a group, and both parts of a joint policy share one advantage. For every validation
 prompt this draws T traces and paints M images for each, as a rollout would; a one-way random-effects analysis of
@@ -8,23 +8,21 @@ image noise. What the trace explains, only the reasoning expert can act on; what
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import torch
 
-from unigrpo.core import cli, seeding
-from unigrpo.core.files import write_json
+from unigrpo.core import seeding
 from unigrpo.core.records import Prompt
 from unigrpo.core.settings import replace
 from unigrpo.episodes import rollout
-from unigrpo.judges import reward as rewards
-from unigrpo.models import checkpoint
 from unigrpo.models.base import UnifiedModel
 from unigrpo.sampling import painting
-from unigrpo.study import config
-from unigrpo.study.config import RLConfig
-from unigrpo.training.launch import accelerate_for
+from unigrpo.study.config import RLConfig, RunConfig
 from unigrpo.world.prompts import prompt_set
 
+Score = Callable[[torch.Tensor, Sequence[Prompt]], torch.Tensor]  # images (B, 3, H, W), prompts -> (B,)
 SEED = 2  # of the draws: neither training's nor validation's
 PROMPTS = 12  # painted together
 RESAMPLES = 2000
@@ -83,7 +81,7 @@ def paint_each(
 
 
 def measure(
-    model: UnifiedModel, rl: RLConfig, max_tokens: int, images: int, judges: dict[str, rewards.Reward]
+    model: UnifiedModel, rl: RLConfig, max_tokens: int, images: int, judges: dict[str, Score]
 ) -> dict[str, dict[str, float]]:
     """``trace_share`` of every judge on the validation prompts."""
     prompts, scored = prompt_set("val"), {name: [] for name in judges}
@@ -99,32 +97,13 @@ def measure(
     }
 
 
-def main() -> None:
-    parser = cli.parser(
-        "unigrpo.tools.variance",
-        "Split the reward's spread within a group into traces and image noise, on validation prompts.",
-        config="resolved configuration of an RL run with thinking (JSON): how it rolls out",
-        run="folder of the policy to measure",
-        reward="folder of the learned reward",
-        out="JSON file to write",
-    )
-    parser.add_argument("--traces", type=int, default=8, help="traces per prompt, at least 2")
-    parser.add_argument("--images", type=int, default=8, help="images per trace, at least 2")
-    args = parser.parse_args()
-    if min(args.traces, args.images) < 2:
-        parser.error("--traces and --images: expected at least 2, one has no spread")
-    cfg = config.load(args.config)
-    model = checkpoint.load_model(args.run, accelerate_for(cfg).device, cfg.model).eval()
-    learned = rewards.load(rewards.trained_as("reward"), path=args.reward, device="auto")
-    judges = {"reward": learned, "verifier": rewards.load("verifier")}
+def split(
+    model: UnifiedModel, cfg: RunConfig, judges: dict[str, Score], traces: int, images: int
+) -> dict[str, dict[str, dict[str, float]]]:
+    """``measure`` with ``traces`` per prompt and ``images`` per trace, both where a group shares its initial noise and
+    where every episode has noise of its own; ``cfg`` says how the model rolls out."""
     result = {}
     for name, same in (("group shares its initial noise", True), ("own initial noise", False)):
-        rl = replace(cfg.rl, thinking=True, group_size=args.traces, same_noise=same)
-        result[name] = measure(model, rl, cfg.sampling.max_trace_tokens, args.images, judges)
-        for judge, row in result[name].items():
-            print(f"{name}: {judge}: traces explain {row['share']:.2f} [{row['lo']:.2f}, {row['hi']:.2f}]")
-    write_json(args.out, {"prompts": len(prompt_set("val")), "traces": args.traces, "images": args.images, **result})
-
-
-if __name__ == "__main__":
-    cli.run(main)
+        rl = replace(cfg.rl, thinking=True, group_size=traces, same_noise=same)
+        result[name] = measure(model, rl, cfg.sampling.max_trace_tokens, images, judges)
+    return result

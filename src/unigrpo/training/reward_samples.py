@@ -14,10 +14,10 @@ from unigrpo.core import seeding
 from unigrpo.models import checkpoint
 from unigrpo.sampling import sample_folder
 from unigrpo.sampling.engine import Decoding, Samples, sample
+from unigrpo.sampling.validation_set import validation_jobs
 from unigrpo.study.config import RunConfig
 from unigrpo.training.examples import training_prompts
 from unigrpo.training.launch import accelerate_for
-from unigrpo.training.validation import validation_jobs
 from unigrpo.world.prompts import VERSION
 
 HELD_OUT_PER_PROMPT = 8

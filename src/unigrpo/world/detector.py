@@ -4,8 +4,6 @@ It shares nothing with the inspector but the list of names, so that one instrume
 claim. Per cell of a 6x6 grid (8 px of 48) it predicts whether an object is centred there, its class, colour,
 centre and radius. Training scenes are not laid out on the world's 3x3 grid; they are blurred, noisy, tinted
 and strewn with patches that are no objects.
-
-python -m unigrpo.world.detector --out assets/detector
 """
 
 from __future__ import annotations
@@ -20,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unigrpo.core import cli
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json, write_json
 from unigrpo.core.records import Detection
@@ -241,41 +238,25 @@ def load(path: str | Path) -> Detector:
     return model.eval()
 
 
-def main() -> None:
-    parser = cli.parser(
-        "unigrpo.world.detector",
-        "Train the second evaluator.",
-        out="folder for detector.safetensors and detector.json",
-    )
-    parser.add_argument("--steps", type=int, default=2000, help="optimiser steps")
-    parser.add_argument("--batch", type=int, default=64, help="renders a step")
-    parser.add_argument("--seed", type=int, default=0, help="of initialisation and renders")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+def make(out: Path, steps: int, batch: int, seed: int) -> dict:
+    """Train a detector and write detector.safetensors and detector.json into ``out``; returns the latter's content."""
     started = time.perf_counter()
-    model = train(args.steps, args.batch, args.seed)
+    model = train(steps, batch, seed)
     seconds = time.perf_counter() - started
-    args.out.mkdir(parents=True, exist_ok=True)
-    write_tensors(
-        args.out / "detector.safetensors",
-        {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()},
-    )
+    out.mkdir(parents=True, exist_ok=True)
+    halves = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    write_tensors(out / "detector.safetensors", halves)
     info = {
         "classes": list(CLASSES),
         "colors": list(COLORS),
         "trained_on": "renders only",
-        "steps": args.steps,
-        "batch": args.batch,
-        "seed": args.seed,
+        "steps": steps,
+        "batch": batch,
+        "seed": seed,
         "wall_seconds": round(seconds, 1),
         "parameters": sum(p.numel() for p in model.parameters()),
     }
-    write_json(args.out / "detector.json", info)
-    info["accuracy"] = {"images": 2000} | accuracy(load(args.out), 2000, seed=args.seed + 1)  # of the stored weights
-    write_json(args.out / "detector.json", info)
-    print(info)
-
-
-if __name__ == "__main__":
-    cli.run(main)
+    write_json(out / "detector.json", info)
+    info["accuracy"] = {"images": 2000} | accuracy(load(out), 2000, seed=seed + 1)  # of the stored weights
+    write_json(out / "detector.json", info)
+    return info

@@ -104,6 +104,22 @@ def group_phrase(group: Group) -> str:
     return " ".join([number, *words])
 
 
+@cache
+def _groups() -> dict[str, Group]:
+    """Phrase -> the group that it names, of all groups."""
+    kinds = itertools.product(range(1, len(COUNTS) + 1), (None, *COLORS), CLASSES)
+    return {group_phrase(group): group for group in itertools.starmap(Group, kinds)}
+
+
+def read_statement(text: str) -> Statement | None:
+    """What ``text`` states; None where it is not worded as the world's prompts are."""
+    first, *phrases = text.removeprefix("a photo of ").split(" and ")
+    relation = next((r for r in RELATIONS if f" {r} " in first), None)
+    groups = [_groups().get(phrase) for phrase in [*first.split(f" {relation} "), *phrases]]
+    statement = Statement(tuple(groups), relation)
+    return statement if None not in groups and statement.text() == text else None
+
+
 def stated_facts(include: Sequence[dict]) -> list[str]:
     """One sentence a stated fact, in the order of the clauses: count, colour, relation."""
     points = []

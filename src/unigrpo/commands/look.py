@@ -1,0 +1,138 @@
+"""Verbs for a model or a run that is there: sample, inspect, export, diff, variance; and what the machine is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer()
+MODELS, RUNS = "Models", "Runs"
+Checkpoint = Annotated[Path, typer.Argument(help="Model folder: a run, an exported one, or assets/base.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of lines.")]
+
+
+@app.command(rich_help_panel=MODELS)
+def sample(
+    checkpoint: Checkpoint,
+    prompt: Annotated[str | None, typer.Argument(help="What to paint.")] = None,
+    out: Annotated[Path, typer.Option(help="Picture to write; its ending chooses the format.")] = Path("sample.png"),
+    prompts: Annotated[
+        Path | None, typer.Option(help="File of prompts, one JSON object a line with `prompt`: one image each.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of noise and text.")] = 0,
+    guidance: Annotated[float, typer.Option(help="Scale of classifier-free guidance, 1 is none.")] = 1.0,
+    temperature: Annotated[float, typer.Option(help="Temperature of the trace, 0 is greedy.")] = 1.0,
+    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 20,
+    thinking: Annotated[bool, typer.Option(help="Write a trace before painting.")] = True,
+    grid: Annotated[int, typer.Option(min=1, help="Paint N x N samples of the prompt.")] = 1,
+    enlarge: Annotated[int, typer.Option(min=1, help="Pixels per pixel in the file.")] = 8,
+) -> None:
+    """Write a trace and paint a picture, for a prompt or for every prompt of a file."""
+    import math
+
+    from unigrpo.core.errors import UserError
+    from unigrpo.core.files import replacing
+    from unigrpo.tools import api
+    from unigrpo.tools.picture_sheet import picture_format, picture_sheet
+    from unigrpo.world.prompts import read_prompts
+
+    if (prompt is None) == (prompts is None):
+        raise UserError("expected either a prompt or --prompts")
+    picture = picture_format(out)
+    model = api.load(checkpoint)
+    jobs = [(api.as_prompt(prompt), k) for k in range(grid**2)] if prompt is not None else []
+    if prompts is not None:
+        jobs = [(row, 0) for row in read_prompts(prompts)]
+        try:
+            model.network.prompt_ids([row.text for row, _ in jobs])
+        except UserError as error:
+            raise UserError(f"{prompts}: {error}") from None
+    paintings = model.generate_all(
+        jobs, thinking=thinking, guidance=guidance, temperature=temperature, steps=steps, seed=seed
+    )
+    for painting in paintings:
+        if prompts is not None:
+            print(f"{painting.prompt.text}: {painting.trace or ''}")
+        elif painting.trace is not None:
+            print(painting.trace)
+    columns = grid if prompts is None else math.ceil(math.sqrt(len(jobs)))
+    with replacing(out) as temporary:
+        picture_sheet([p.image for p in paintings], columns, enlarge).save(temporary, format=picture)
+    print(f"wrote {out}")
+
+
+@app.command(rich_help_panel=MODELS)
+def inspect(checkpoint: Checkpoint, json: Json = False) -> None:
+    """Tell what a checkpoint is and where it comes from, without loading it."""
+    from unigrpo.tools.inspect_checkpoint import describe, lines
+
+    _tell(describe(checkpoint), lines, json)
+
+
+@app.command(rich_help_panel=MODELS)
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of the finished run.")],
+    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+) -> None:
+    """Put a run's checkpoint into a folder of its own, with a model card."""
+    from unigrpo.tools.export import export as write
+
+    write(run, out)
+    print(f"wrote {out}")
+
+
+@app.command(rich_help_panel=RUNS)
+def diff(
+    run_a: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    run_b: Annotated[Path, typer.Argument(help="Folder of another.")],
+    everything: Annotated[bool, typer.Option("--all", help="Show what is equal too.")] = False,
+) -> None:
+    """Show two runs side by side: the settings and the provenance that differ."""
+    from unigrpo.tools.diff import side_by_side
+
+    print("\n".join(side_by_side(run_a, run_b, everything)))
+
+
+@app.command(rich_help_panel=RUNS)
+def variance(
+    folder: Annotated[Path, typer.Argument(help="Folder of the policy to measure.")],
+    scale: Annotated[str, typer.Option(help="Scale, a file of pipelines/scales.")],
+    run: Annotated[str, typer.Option(help="Run of the catalogue, with thinking: how the policy rolls out.")],
+    reward: Annotated[Path, typer.Option(help="Folder of the learned reward.")],
+    out: Annotated[Path, typer.Option(help="JSON file to write.")],
+    traces: Annotated[int, typer.Option(min=2, help="Traces per prompt.")] = 8,
+    images: Annotated[int, typer.Option(min=2, help="Images per trace.")] = 8,
+) -> None:
+    """Split the reward's spread within a group into traces and image noise, on validation prompts."""
+    import rewards
+    from unigrpo.core.files import write_json
+    from unigrpo.models import checkpoint
+    from unigrpo.study.run_choice import chosen_run
+    from unigrpo.tools.variance import split
+    from unigrpo.training.launch import accelerate_for
+    from unigrpo.world.prompts import prompt_set
+
+    _, cfg = chosen_run(scale, run, 0, None)
+    model = checkpoint.load_model(folder, accelerate_for(cfg).device, cfg.model).eval()
+    judges = {"reward": rewards.load("learned", path=reward, device="auto"), "verifier": rewards.load("verifier")}
+    result = split(model, cfg, judges, traces, images)
+    for name, rows in result.items():
+        for judge, row in rows.items():
+            print(f"{name}: {judge}: traces explain {row['share']:.2f} [{row['lo']:.2f}, {row['hi']:.2f}]")
+    write_json(out, {"prompts": len(prompt_set("val")), "traces": traces, "images": images, **result})
+
+
+@app.command(rich_help_panel=RUNS)
+def env(json: Json = False) -> None:
+    """Tell versions, devices and threads: the first thing to add to a report of a problem."""
+    from unigrpo.tools.environment import describe, lines
+
+    _tell(describe(), lines, json)
+
+
+def _tell(described: dict, lines, as_json: bool) -> None:
+    import json
+
+    print(json.dumps(described, indent=2) if as_json else "\n".join(lines(described)))

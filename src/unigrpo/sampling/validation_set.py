@@ -1,0 +1,59 @@
+"""The validation prompts, and what the world's verifier says of images of them.
+
+Every choice (settings, guidance, stopping) is made on these numbers; evaluation prompts are never seen here.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+
+from unigrpo.core.records import Prompt
+from unigrpo.sampling.engine import Samples
+from unigrpo.world import gold, inspector, prompts, traces
+from unigrpo.world.geneval_verdict import official_verdict
+
+SEED = 1  # of validation noise: fixed, so that runs and updates are compared on the same draws
+
+
+def validation_jobs(per_prompt: int) -> list[tuple[Prompt, int]]:
+    """(prompt, sample number) for every validation prompt."""
+    return [(p, k) for p in prompts.prompt_set("val") for k in range(per_prompt)]
+
+
+def judge_each(jobs: list[tuple[Prompt, int]], samples: Samples) -> tuple[list[dict[str, float]], dict[str, float]]:
+    """Of every image: gold, strict, soft, official, artefact, and with a trace trace_correct, whether it is right for
+    its prompt. Over painted objects of valid plans: the share found in their cell (cell_hit), with the right colour,
+    with the right class; and image_given_trace, the share of images that match their trace in everything."""
+    rows: list[dict[str, float]] = []
+    parts: dict[str, list[float]] = defaultdict(list)
+    for (prompt, _), found, text in zip(jobs, inspector.inspect_images(samples.images), samples.traces, strict=True):
+        verdict = gold.judge(prompt.meta, found.detections)
+        official = official_verdict(prompt.meta, *inspector.to_geneval(found.detections)).correct
+        row = {
+            "gold": verdict.gold,
+            "strict": float(verdict.strict),
+            "soft": verdict.soft,
+            "artefact": found.artefact,
+            "official": float(official),
+        }
+        if text is not None:
+            plan = traces.parse_trace(text)
+            row["trace_correct"] = float(plan is not None and traces.trace_matches(prompt.meta, plan))
+            if plan:
+                hits = traces.image_matches_trace(plan, found.detections, samples.images.shape[1])
+                for name, values in zip(("cell_hit", "color_hit", "class_hit"), zip(*hits, strict=True), strict=True):
+                    parts[name] += values
+                whole = len(found.detections) == len(plan) and all(all(h) for h in hits)
+                parts["image_given_trace"].append(whole)
+        rows.append(row)
+    return rows, {name: float(np.mean(values)) for name, values in parts.items()}
+
+
+def by_category(jobs: list[tuple[Prompt, int]], rows: list[dict[str, float]]) -> dict[str, float]:
+    """Means over images of each metric, categories weighted equally."""
+    tags = [prompt.tag for prompt, _ in jobs]
+    kept = {name: [[r[name] for r, t in zip(rows, tags, strict=True) if t == tag] for tag in dict.fromkeys(tags)]
+            for name in sorted(rows[0])}  # fmt: skip
+    return {name: float(np.mean([np.mean(values) for values in groups])) for name, groups in kept.items()}

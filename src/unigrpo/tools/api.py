@@ -1,0 +1,109 @@
+"""The suite from Python.
+
+import unigrpo
+
+model = unigrpo.load("assets/base")
+painting = model.generate("a photo of a red circle and a star")
+painting.image, painting.trace  # a picture of PIL, and the reasoning that it was painted from
+unigrpo.judge(painting)  # {"gold": ..., "strict": ..., "official": ...}
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from unigrpo.core.errors import UserError
+from unigrpo.core.records import Prompt
+from unigrpo.models import checkpoint
+from unigrpo.models.base import UnifiedModel
+from unigrpo.sampling.engine import Decoding, Samples, sample
+from unigrpo.sampling.validation_set import judge_each
+from unigrpo.study.config import SamplingConfig
+from unigrpo.world.prompts import make_prompt, read_statement
+
+LEAST = {"guidance": 1, "temperature": 0, "steps": 2, "seed": 0}  # of each option
+
+
+@dataclass(frozen=True)
+class Painting:
+    """An ``image`` (RGB) for a ``prompt``, and the ``trace`` that was written before it; None without thinking."""
+
+    prompt: Prompt
+    trace: str | None
+    image: Image.Image
+
+    def judge(self, reward: str | None = None, **options) -> dict[str, float]:
+        """See :func:`judge`."""
+        return judge(self, reward, **options)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded checkpoint."""
+
+    network: UnifiedModel
+
+    def generate(self, prompt: str, **options) -> Painting:
+        """Think about ``prompt`` and paint it. ``options`` are those of :meth:`generate_all`."""
+        return self.generate_all([(as_prompt(prompt), 0)], **options)[0]
+
+    def generate_all(
+        self,
+        jobs: Sequence[tuple[Prompt, int]],
+        *,
+        thinking: bool = True,
+        guidance: float = 1.0,
+        temperature: float = 1.0,
+        steps: int = SamplingConfig().steps,
+        seed: int = 0,
+    ) -> list[Painting]:
+        """A painting of each (prompt, sample number). ``thinking``: write a trace first; ``temperature`` of its text, 0
+        is greedy; ``guidance``: scale of classifier-free guidance, 1 is none; denoising ``steps``; ``seed`` of text and
+        noise. Raises UserError for an option out of range and for a prompt that the model cannot read."""
+        given = {"guidance": guidance, "temperature": temperature, "steps": steps, "seed": seed}
+        for name, value in given.items():
+            if not LEAST[name] <= value < math.inf:
+                raise UserError(f"{name}: expected at least {LEAST[name]}, got {value}")
+        decoding = Decoding(thinking, guidance, temperature)
+        samples = sample(self.network, list(jobs), SamplingConfig(steps=steps), decoding, seed)
+        parts = zip(jobs, samples.traces, samples.images, strict=True)
+        return [Painting(prompt, trace, Image.fromarray(image)) for (prompt, _), trace, image in parts]
+
+
+def load(folder: str | Path, device: str = "cpu") -> Model:
+    """The model in ``folder``: a run, an exported one, or ``assets/base``. Raises UserError where it is none."""
+    return Model(checkpoint.load_model(Path(folder), torch.device(device)).eval())
+
+
+def as_prompt(text: str) -> Prompt:
+    """A text as a prompt: with what it states, where it is worded as the world's prompts are."""
+    statement = read_statement(text)
+    return Prompt("prompt", text, "custom", {}) if statement is None else make_prompt("prompt", "custom", statement)
+
+
+def judge(painting: Painting, reward: str | None = None, **options) -> dict[str, float]:
+    """What a reward says of a painting.
+
+    Without a name, the verdict of the synthetic world: ``gold`` and ``soft`` in [0, 1], ``strict`` and ``official``
+    (GenEval's) 0 or 1, ``artefact``, the share of the area that is no object, and ``trace_correct`` where there is a
+    trace. With the name of a file in ``rewards/``, that reward, built with ``options`` (``path`` of a learned one).
+    Raises UserError for a prompt that states nothing, and an unknown reward.
+    """
+    pixels = np.asarray(painting.image)[None]  # (1, H, W, 3) uint8
+    if reward is None:
+        if not painting.prompt.meta.get("include"):
+            raise UserError(f"prompt {painting.prompt.text!r}: expected the wording of the synthetic world's prompts")
+        rows, _ = judge_each([(painting.prompt, 0)], Samples(pixels, [painting.trace], 0))
+        return rows[0]
+    import rewards
+
+    images = torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        return {reward: rewards.load(reward, **options)(images, [painting.prompt]).item()}

@@ -1,0 +1,113 @@
+"""What all verbs share: help in one style and in no time, errors as one line, one name each, use on record."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+
+import pytest
+import typer
+
+from tests._support.command import unigrpo
+from unigrpo.__main__ import app
+from unigrpo.core.errors import UserError
+from unigrpo.study.config import SamplingConfig
+
+GROUP = typer.main.get_command(app)
+VERBS = {name: GROUP.get_command(None, name) for name in GROUP.list_commands(None)}
+
+
+def process(root, *words, **more):
+    environment = os.environ | {"PYTHONPATH": f"{root / 'src'}{os.pathsep}{root}"}
+    command = [sys.executable, "-m", "unigrpo", *map(str, words)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, **more)
+
+
+def test_help_takes_no_time(root):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert process(root, "--help").returncode == 0
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5  # 0.15 on an idle machine
+
+
+def test_help_names_every_verb_in_groups(capsys):
+    assert unigrpo("--help") == 0
+    text = capsys.readouterr().out
+    assert all(re.search(rf"^. {name} +\S", text, re.MULTILINE) for name in VERBS)
+    groups = {command.rich_help_panel for command in VERBS.values()}
+    assert len(groups) > 3 and all(f" {group} " in text for group in groups)
+    assert text.index(" Start here ") < text.index(" Steps of a study ")
+    assert unigrpo("") == 0 and capsys.readouterr().out == text
+
+
+def test_the_version_is_the_packages(capsys):
+    assert unigrpo("--version") == 0
+    assert re.fullmatch(r"unigrpo \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+def test_no_verb_has_two_names():
+    functions = [command.callback for command in app.registered_commands]
+    assert len(set(functions)) == len(functions)
+    assert len(VERBS) == len(app.registered_commands) + len(app.registered_groups)
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_every_verb_explains_itself(name, capsys):
+    """A sentence says what it does, and each option what it means."""
+    assert unigrpo(f"{name} --help") == 0
+    assert f"Usage: unigrpo {name} " in capsys.readouterr().out
+    assert re.match(r"[A-Z][^\n]*\.", VERBS[name].help), "a sentence says what it does"
+    for parameter in VERBS[name].params:
+        assert parameter.help and (parameter.help.endswith(".") or parameter.name == "help"), parameter.name
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_a_misspelt_option_is_one_line(name):
+    with pytest.raises(UserError, match=rf"^[^\n]*; see unigrpo {name}[^\n]* --help$"):
+        unigrpo(f"{name} --no-such-option")
+
+
+@pytest.mark.parametrize(
+    "words, line",
+    [
+        ("trian", "No such command 'trian'. Did you mean 'train', 'variance'\\?; see unigrpo --help"),
+        ("sample assets/base x --gird 2", "No such option: --gird. Did you mean --grid, --guidance\\?; see unigrpo sample --help"),
+        ("sample assets/base x --grid two", "Invalid value for '--grid': .*; see unigrpo sample --help"),
+        ("run unigrpo --cores 0", "Invalid value for '--cores': .*1; see unigrpo run --help"),
+        ("diff a", "Missing argument 'run_b'; see unigrpo diff --help"),
+    ],
+)  # fmt: skip
+def test_bad_words_are_one_line_and_exit_code_2(root, words, line):
+    done = process(root, *words.split())
+    assert (done.returncode, done.stdout) == (2, "") and re.fullmatch(f"error: {line}\n", done.stderr)
+
+
+def test_bad_input_is_one_line_and_exit_code_2(root, tmp_path):
+    done = process(root, "inspect", tmp_path / "nowhere")
+    assert done.returncode == 2 and done.stdout == ""
+    assert re.fullmatch(r"error: .*nowhere[^\n]*\n", done.stderr)
+
+
+def test_defaults_are_the_settings_defaults():
+    """Written out in the commands, so that help needs no import."""
+    written = {parameter.name: parameter.default for parameter in VERBS["sample"].params}
+    assert written["steps"] == SamplingConfig().steps
+    written = {parameter.name: parameter.default for parameter in VERBS["hand-out"].params}
+    assert written["images_per_prompt"] == SamplingConfig().images_per_prompt
+
+
+def test_what_a_call_has_used_is_recorded(root, tmp_path):
+    """Processor time as the operating system counts it, of a failed call too; once a call, and once a process."""
+    path = tmp_path / "new" / "step.jsonl"
+    for _ in range(2):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert process(root, "--record", path, "diff", "a", "b").returncode == 2
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        (line,) = map(json.loads, path.read_text().splitlines())
+        used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        assert line["step"] == "diff" and 0 < line["cpu_seconds"] <= used + 0.01
+        assert line["cpu_seconds"] > used / 2 and line["max_rss_mb"] > 10 and line["seconds"] >= 0
