@@ -39,6 +39,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for what is not 
 from benchmarks import mutations
 from benchmarks.mutations import Mutation, Random
 from tests._support import tiny
+from unigrpo import __main__ as unigrpo
 from unigrpo.core import seeding
 from unigrpo.core.errors import UserError, in_one_line
 from unigrpo.core.files import write_json, write_text
@@ -52,7 +53,7 @@ from unigrpo.study.catalogue import BASE, runs_in_use
 from unigrpo.study.overview import load_study
 from unigrpo.study.provenance import ROOT
 from unigrpo.training import state
-from unigrpo.training.reinforcement import optimizer_for
+from unigrpo.training.learner import optimizer_for
 from unigrpo.world.prompts import prompt_set
 
 LIMIT = 4.0  # seconds
@@ -67,9 +68,11 @@ OUTPUT = "new"  # what a command writes; removed after each case
 
 
 def command(module: str, arguments: str) -> Callable[[], None]:
-    """Runs a command's main."""
+    """Runs a verb, or a module's main."""
 
     def call() -> None:
+        if "." not in module:
+            return unigrpo.call([module, *arguments.split()])
         sys.argv = [module, *arguments.split()]
         importlib.import_module(module).main()
 
@@ -114,19 +117,19 @@ class Subject:
 
 
 TRAIN = command(
-    "unigrpo.training.reinforcement",
+    "train",
     "--config rl.json --init init --reward reward --decoding decoding.json --out new/out",
 )
 RESUME = command(
-    "unigrpo.training.reinforcement",
+    "train",
     "--config rl.json --init init --reward reward --decoding decoding.json --out begun",
 )
 SAMPLE = command(
     "unigrpo.tools.sample_image", "--checkpoint init --prompts prompts.jsonl --steps 2 --out new/picture.png"
 )
 SCORE = command("evals.run", "--samples samples --reward reward --detector detector --out new/scores.jsonl")
-SUPERVISE = command("unigrpo.training.supervised", "--config sft.json --init init --out new/out")
-BEGIN = command("unigrpo.training.supervised", "--config base.json --out new/out")
+SUPERVISE = command("train", "--config sft.json --init init --out new/out")
+BEGIN = command("train", "--config base.json --out new/out")
 LEARN = command("rewards.train_learned", "--config sft.json --data data --out new/reward")
 SETS = command(
     "unigrpo.sampling.sets", "--config rl.json --run init --decoding decoding.json --modes think --out new/samples"

@@ -47,11 +47,23 @@ from unigrpo.objectives.advantages import group_advantages
 from unigrpo.study.config import ModelConfig, RLConfig, RunConfig
 from unigrpo.study.provenance import ROOT
 from unigrpo.training.launch import accelerate_for
-from unigrpo.training.reinforcement import draw_prompts, optimizer_for, update
+from unigrpo.training.learner import Learner, optimizer_for
+from unigrpo.training.loop import update
+from unigrpo.training.task import draw_prompts
 
 SEED, GROUP, PROMPTS = 0, 8, 2
 PROMPT_TOKENS, TRACE_TOKENS, VOCABULARY = 8, 32, 256
-IMAGE = ModelConfig(64, 152, 3, 4, 2, image_size=64, latent_channels=4, latent_downsample=8, latent_patch=2)
+IMAGE = ModelConfig(
+    hidden_size=64,
+    intermediate_size=152,
+    layers=3,
+    heads=4,
+    kv_heads=2,
+    image_size=64,
+    latent_channels=4,
+    latent_downsample=8,
+    latent_patch=2,
+)
 
 Laps = list[tuple[float, float]]  # seconds of the peer and of ours, a pair a round
 
@@ -68,10 +80,11 @@ def advantages_of(rewards: Tensor, rl: RLConfig) -> Tensor:
     return group_advantages(rewards, groups, ddof=rl.advantage_ddof, eps=rl.advantage_eps)[0]
 
 
-def learn(nets: Networks, rollout: Rollout, rewards: Tensor, rl: RLConfig, optimizer, trained, accelerator) -> None:
+def learn(run: Learner, rollout: Rollout, rewards: Tensor) -> None:
     """All updates of a rollout, as training does them."""
-    for slices in grpo.make_slices(nets, rollout, advantages_of(rewards, rl), rl):
-        update(nets, slices, rl, optimizer, trained, accelerator)
+    rl = run.cfg.rl
+    for slices in grpo.make_slices(run.nets, rollout, advantages_of(rewards, rl), rl):
+        update(run, slices)
 
 
 # ---- images ------------------------------------------------------------------------------------------------
@@ -153,11 +166,12 @@ def flow_grpo(cfg: RunConfig, repeats: int) -> tuple[Laps, dict]:
     for nets in (ours, theirs):
         nets.model.requires_grad_(True)
     (optimizer, trained), theirs_too = (optimizer_for(nets.model, rl) for nets in (ours, theirs))
+    run = Learner(cfg, ours, optimizer, trained, accelerator)
 
     def our_step(index: int) -> None:
         rollout = grpo.roll_out(ours, draw_prompts(SEED, index, PROMPTS), rl, 0, SEED, index)
         rewards = redness(rollout.image.images, [])
-        learn(ours, rollout, rewards, rl, optimizer, trained, accelerator)
+        learn(run, rollout, rewards)
 
     def their_step(index: int) -> None:
         flow_grpo_loop(theirs, draw_prompts(SEED, index, PROMPTS), rl, index, *theirs_too)

@@ -2,17 +2,16 @@
 
     python benchmarks/phases.py [--scale NAME | --config FILE [--run DIR]]
 
-The phases are the very functions that ``unigrpo.training.reinforcement`` and ``unigrpo.training.supervised`` call, at the sizes of a scale. Without
-``--run`` the model is freshly initialised: weights change no speed but through the length of the traces they write, so
-every trace then has the length of a plan of four objects, the longest. Numbers are medians after one unmeasured
-warm-up. Prints a table in Markdown and writes all of it as JSON.
+The step is that of ``unigrpo.training.loop``, timed between its marks, and that of ``unigrpo.training.supervised``, at
+the sizes of a scale. Without ``--run`` the model is freshly initialised: weights change no speed but through the length
+of the traces they write, so every trace then has the length of a plan of four objects, the longest.
+Numbers are medians after one unmeasured warm-up. Prints a table in Markdown and writes all of it as JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import dataclasses
 import statistics
 import sys
 import tempfile
@@ -26,32 +25,28 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `rewards` and `evals`, which are not installed
 
-from rewards import verifier
 from rewards.learned import LearnedReward
 from unigrpo.core import seeding
 from unigrpo.core.errors import UserError, in_one_line
 from unigrpo.core.files import write_json
+from unigrpo.core.settings import from_dict, replace, to_dict
 from unigrpo.episodes.slices import Networks
 from unigrpo.models import checkpoint
 from unigrpo.models.base import Trace
 from unigrpo.models.mot import Context
 from unigrpo.models.mot_model import MoTModel
-from unigrpo.objectives.advantages import group_advantages
 from unigrpo.sampling.engine import Decoding
 from unigrpo.study import config, provenance
-from unigrpo.study.catalogue import load_catalogue
 from unigrpo.study.config import RunConfig
-from unigrpo.study.facts import METHODS
 from unigrpo.study.provenance import ROOT
-from unigrpo.study.resolve import load_scale, resolve
-from unigrpo.training.examples import draw_examples
+from unigrpo.study.run_choice import chosen_run
+from unigrpo.training import loop, supervised
 from unigrpo.training.launch import accelerate_for
-from unigrpo.training.reinforcement import draw_prompts, optimizer_for, score, update
-from unigrpo.training.supervised import supervised_loss
+from unigrpo.training.learner import Learner, optimizer_for
+from unigrpo.training.supervised import Student
 from unigrpo.training.validation import validate, validation_jobs
 from unigrpo.world import inspector, render, scenes
 
@@ -93,60 +88,40 @@ class Writer(MoTModel):
         return (Trace(trace.tokens, torch.ones_like(trace.mask)) if self.whole else trace), context
 
 
-def training_step(cfg: RunConfig, nets: Networks, optimizer, trained: dict, accelerator, index: int) -> dict[str, Lap]:
-    """Rollout ``index`` and its updates as in ``unigrpo.training.reinforcement``."""
-    rl, laps, model, reward = cfg.rl, {}, nets.model, nets.reward
-    method, device = METHODS.load(rl.method), model.device
-    begun = clock(device)
-    prompts = draw_prompts(cfg.seed, index, rl.prompts_per_rollout)
-    rollout = method.roll_out(nets, prompts, rl, cfg.sampling.max_trace_tokens, cfg.seed, index)
-    episodes, rolled = len(rollout.prompts), clock(device)
+def training_step(run: Learner, index: int) -> dict[str, Lap]:
+    """Rollout ``index`` and its updates, timed by the marks of ``unigrpo.training.loop.learn`` itself."""
+    model, before, device = run.nets.model, run.counts["updates"], run.nets.model.device
+    ends = {"begin": clock(device)}
+    rollout = loop.learn(run, index, lambda phase: ends.update({phase: clock(device)})).rollout
+    seconds = {name: ends[name] - begun for (name, begun) in zip(list(ends)[1:], ends.values(), strict=False)}
+    episodes, laps, painting = len(rollout.prompts), {}, seconds["rollout"]
     if rollout.trace is not None:
         laps["text rollout"] = Lap(model.seconds, {"tokens": int(rollout.trace.mask.sum())})
-    painting = rolled - begun - (model.seconds if rollout.trace is not None else 0)
+        painting -= model.seconds
     done = {"images": episodes, "model evaluations": rollout.model_evaluations}
     laps["image rollout"] = Lap(painting, done)
-
-    total = score(rollout, reward, verifier.build(), rl.verifier_mix)
-    groups = [i // rl.group_size for i in range(episodes)]
-    advantages, _ = group_advantages(total, groups, ddof=rl.advantage_ddof, eps=rl.advantage_eps)
-    scored = clock(device)
-    laps["reward"] = Lap(scored - rolled, {"images": episodes})
-
-    steps = list(method.make_slices(nets, rollout, advantages, rl))
-    replayed = clock(device)
-    laps["replay"] = Lap(replayed - scored, {"episodes": episodes})
-
-    for slices in steps:
-        update(nets, slices, rl, optimizer, trained, accelerator)
-    updated = clock(device)
-    replays = sum(len(part.advantages) for slices in steps for part in slices)
-    laps["update"] = Lap(updated - replayed, {"episodes": replays, "optimiser steps": len(steps)})
-    return laps
+    laps["reward"] = Lap(seconds["reward"], {"images": episodes})
+    laps["replay"] = Lap(seconds["replay"], {"episodes": episodes})
+    steps = run.counts["updates"] - before
+    return laps | {"update": Lap(seconds["update"], {"episodes": episodes, "optimiser steps": steps})}
 
 
-def rl_step(cfg: RunConfig, nets: Networks, *rest) -> dict[str, Lap]:
+def rl_step(run: Learner, index: int) -> dict[str, Lap]:
     """A training step, then one validation."""
-    laps, rl = training_step(cfg, nets, *rest), cfg.rl
+    laps, nets, rl = training_step(run, index), run.nets, run.cfg.rl
     begun = clock(nets.model.device)
     decoding = Decoding(rl.thinking, VALIDATION_GUIDANCE, 1.0)
-    validate(nets.model, cfg, decoding, per_prompt=rl.validation_images, proxy=nets.reward)
+    validate(nets.model, run.cfg, decoding, per_prompt=rl.validation_images, proxy=nets.reward)
     seconds = clock(nets.model.device) - begun
     return laps | {AMORTISED: Lap(seconds, {"images": len(validation_jobs(rl.validation_images))})}
 
 
-def supervised_step(cfg: RunConfig, model: MoTModel, optimizer, ema, accelerator, index: int) -> dict[str, Lap]:
+def supervised_step(student: Student, index: int) -> dict[str, Lap]:
     """One step of ``unigrpo.training.supervised``, drawing and rendering of the examples included."""
-    s, begun = cfg.supervised, clock(model.device)
-    generator = seeding.generator(cfg.seed, cfg.stage, "noise", index)
-    with accelerator.autocast():
-        loss, _ = supervised_loss(model, draw_examples(cfg, index), s, generator)
-    accelerator.backward(loss)
-    torch.nn.utils.clip_grad_norm_(model.mot.parameters(), s.clip_norm)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    ema.update_parameters(model.mot)
-    return {"supervised step": Lap(clock(model.device) - begun, {"examples": s.batch_size})}
+    device = student.model.device
+    begun = clock(device)
+    supervised.learn(student, index)
+    return {"supervised step": Lap(clock(device) - begun, {"examples": student.cfg.supervised.batch_size})}
 
 
 def inspection(size: int, index: int) -> dict[str, Lap]:
@@ -178,28 +153,27 @@ def shares(phases: dict[str, dict], validate_every: int) -> dict[str, float]:
     return {name: seconds / sum(cost.values()) for name, seconds in cost.items()}
 
 
-def save_fresh(cfg: RunConfig, folder: Path) -> None:
-    """A freshly initialised model of the size that ``cfg`` gives."""
-    checkpoint.save_model(checkpoint.new_model(cfg), folder, {})
+def save_fresh(settings: dict, folder: Path) -> None:
+    """A freshly initialised model of the size that a run's ``settings`` give."""
+    checkpoint.save_model(checkpoint.new_model(from_dict(RunConfig, settings)), folder, {})
 
 
 def load_fresh(cfg: RunConfig, device: torch.device) -> MoTModel:
     """The model of :func:`save_fresh`, made in another process: fitting the codec takes more memory than a step."""
     with tempfile.TemporaryDirectory() as folder:
         with ProcessPoolExecutor(1, get_context("spawn")) as other:
-            other.submit(save_fresh, cfg, Path(folder)).result()
+            other.submit(save_fresh, to_dict(cfg), Path(folder)).result()
         return checkpoint.load_model(folder, device)
 
 
 def with_longest_traces(cfg: RunConfig) -> RunConfig:
     """For a model that never learned to end a trace."""
     tokens = min(LONGEST_TRACE, cfg.sampling.max_trace_tokens)
-    return dataclasses.replace(cfg, sampling=dataclasses.replace(cfg.sampling, max_trace_tokens=tokens))
+    return replace(cfg, sampling=replace(cfg.sampling, max_trace_tokens=tokens))
 
 
-def training(cfg: RunConfig, start: MoTModel, accelerator, *, whole: bool) -> tuple:
-    """What :func:`training_step` and :func:`rl_step` take before the rollout's number: a copy of ``start`` to train,
-    ``start`` as its reference, a learned reward of random weights, the optimiser."""
+def training(cfg: RunConfig, start: MoTModel, accelerator, *, whole: bool) -> Learner:
+    """A copy of ``start`` to train, ``start`` as its reference, a learned reward of random weights, the optimiser."""
     own = copy.deepcopy(start)
     model = Writer(own.mot, own.codec, own.tokenizer, own.image_size)
     model.whole = whole
@@ -211,7 +185,7 @@ def training(cfg: RunConfig, start: MoTModel, accelerator, *, whole: bool) -> tu
         return judge(images.to(device), judge.word_ids(prompts).to(device)).sigmoid()
 
     nets = Networks(model, copy.deepcopy(start).requires_grad_(False), reward)
-    return cfg, nets, optimizer, trained, accelerator
+    return Learner(cfg, nets, optimizer, trained, accelerator)
 
 
 def circumstances(device: torch.device, threads: int) -> dict:
@@ -234,13 +208,13 @@ def measure(cfg: RunConfig, sft: RunConfig, folder: Path | None, repeats: int) -
     if folder is None:
         cfg = with_longest_traces(cfg)
     start = load_fresh(cfg, device) if folder is None else checkpoint.load_model(folder, device, cfg.model)
-    phases = repeat(partial(rl_step, *training(cfg, start, accelerator, whole=folder is None)), repeats)
+    phases = repeat(partial(rl_step, training(cfg, start, accelerator, whole=folder is None)), repeats)
     for name, share in shares(phases, cfg.rl.validate_every).items():
         phases[name]["share"] = share
 
-    learner = torch.optim.AdamW([p for p in start.parameters() if p.requires_grad], lr=sft.supervised.lr, fused=True)
-    ema = AveragedModel(start.mot, multi_avg_fn=get_ema_multi_avg_fn(sft.supervised.ema_decay))
-    others = repeat(partial(supervised_step, sft, start, learner, ema, accelerator), repeats)
+    s = sft.supervised
+    average, optimizer = supervised.averaging(start.network, s.ema_decay), supervised.optimizer_for(start, s)
+    others = repeat(partial(supervised_step, Student(sft, start, average, optimizer, accelerator)), repeats)
     others |= repeat(partial(inspection, cfg.model.image_size), repeats)
 
     episodes = cfg.rl.prompts_per_rollout * cfg.rl.group_size
@@ -283,10 +257,8 @@ def configurations(scale: str, file: Path | None) -> tuple[RunConfig, RunConfig]
     cfg = config.load(file) if file else None
     if cfg and cfg.stage != "rl":
         raise UserError(f"{file}: stage: expected 'rl', got {cfg.stage!r}")
-    catalogue = load_catalogue(ROOT / "pipelines" / "experiments.yaml")
     name = cfg.scale if cfg else scale
-    settings = load_scale(ROOT / "pipelines" / "scales" / f"{name}.yaml")
-    return cfg or resolve(catalogue, settings, name, RUN, 0), resolve(catalogue, settings, name, "sft", 0)
+    return tuple(cfg if cfg and run == RUN else chosen_run(name, run, 0, None)[1] for run in (RUN, "sft"))
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import matplotlib
 
-from unigrpo.core.settings import replace
+from unigrpo.core.settings import from_dict, replace, to_dict
 
 matplotlib.use("Agg")
 
@@ -59,11 +59,12 @@ def points(cfg: RunConfig) -> dict[str, dict[float, RunConfig]]:
     }
 
 
-def measure(cfg: RunConfig, repeats: int) -> dict:
-    """The phases of a training step of ``cfg``, its rates, and the memory of this process."""
-    accelerator, cfg = accelerate_for(cfg), phases.with_longest_traces(cfg)
+def measure(settings: dict, repeats: int) -> dict:
+    """The phases of a training step of a run with these settings, its rates, and the memory of this process."""
+    cfg = phases.with_longest_traces(from_dict(RunConfig, settings))
+    accelerator = accelerate_for(cfg)
     start = phases.load_fresh(cfg, accelerator.device)
-    work = partial(phases.training_step, *phases.training(cfg, start, accelerator, whole=True))
+    work = partial(phases.training_step, phases.training(cfg, start, accelerator, whole=True))
     measured = phases.repeat(work, repeats)
     step = sum(row["seconds"] for row in measured.values())
     return {
@@ -80,7 +81,7 @@ def measure(cfg: RunConfig, repeats: int) -> dict:
 def alone(cfg: RunConfig, repeats: int) -> dict:
     """:func:`measure` in a new process."""
     with ProcessPoolExecutor(1, get_context("spawn")) as other:
-        return other.submit(measure, cfg, repeats).result()
+        return other.submit(measure, to_dict(cfg), repeats).result()
 
 
 def sweep(cfg: RunConfig, repeats: int) -> dict:

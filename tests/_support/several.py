@@ -66,12 +66,13 @@ def few_prompts(name: str, real=world_prompts.prompt_set) -> list:
 
 def run(cfg: RunConfig, out: Path, start: Path) -> None:
     os.environ["MASTER_PORT"] = str(int(os.environ.get("MASTER_PORT", 0)) + 1)  # the last group's may not be free yet
+    AcceleratorState._reset_state(reset_partial_state=True)  # it keeps the precision of its first use
     with mock.patch.object(world_prompts, "prompt_set", few_prompts):
         if cfg.stage == "sft":
             supervised.train(cfg, out, start / "init")
         else:
             decoding = Decoding(cfg.rl.thinking, 2.0, 0.7)
-            reinforcement.train(cfg, out, start / "init", brightness, brightness, decoding, "settings")
+            reinforcement.train(cfg, out, start / "init", brightness, decoding, "settings")
     AcceleratorState._reset_state(reset_partial_state=True)
 
 

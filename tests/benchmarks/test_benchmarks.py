@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from benchmarks import peers, phases, scaling, startup
-from unigrpo.core.settings import replace
+from unigrpo.core.settings import replace, to_dict
 from unigrpo.episodes.slices import Networks
 from unigrpo.methods import grpo
 from unigrpo.models.checkpoint import new_model
 from unigrpo.training.launch import accelerate_for
-from unigrpo.training.reinforcement import draw_prompts, optimizer_for
+from unigrpo.training.learner import Learner, optimizer_for
+from unigrpo.training.task import draw_prompts
 
 STEP = {
     "text rollout": {"tokens"},
@@ -104,7 +105,7 @@ def test_scaling_moves_one_axis_at_a_time_and_measures_each_point(tmp_path, monk
     """Smoke: 4 prompts x 4 episodes, 8 steps, width 32. In this process, with models that are not saved first."""
     models = {}
     monkeypatch.setattr(phases, "load_fresh", lambda cfg, device: models.setdefault(cfg.model, new_model(cfg)))
-    monkeypatch.setattr(scaling, "alone", scaling.measure)
+    monkeypatch.setattr(scaling, "alone", lambda cfg, repeats: scaling.measure(to_dict(cfg), repeats))
     result = run(scaling, tmp_path / "scaling.json", "--scale", "smoke")
     assert {axis: [row["value"] for row in rows] for axis, rows in result["axes"].items()} == {
         "group size": [2, 4, 8],
@@ -133,7 +134,6 @@ def test_scaling_moves_one_axis_at_a_time_and_measures_each_point(tmp_path, monk
 def test_every_command_is_found():
     found = startup.commands()
     some = {
-        "unigrpo.training.reinforcement",
         "unigrpo.conformance",
         "unigrpo.report.tables",
         "evals.run",
@@ -180,7 +180,8 @@ def test_the_restated_loop_does_the_same_work():
         if ours:
             rollout = grpo.roll_out(nets, prompts, rl, 0, peers.SEED, 1)
             rewards = peers.redness(rollout.image.images, [])
-            peers.learn(nets, rollout, rewards, rl, optimizer, trained, accelerator)
+            run = Learner(replace(cfg, rl=rl), nets, optimizer, trained, accelerator)
+            peers.learn(run, rollout, rewards)
         else:
             peers.flow_grpo_loop(nets, prompts, rl, 1, optimizer, trained)
         moved.append([p - q for p, q in zip(trained["image"], start.mot.expert_parameters()["image"], strict=True)])

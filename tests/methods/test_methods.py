@@ -16,6 +16,7 @@ from torch import nn
 
 import rewards
 from evals import run as evals_run
+from tests._support import command as verbs
 from tests._support import tiny
 from unigrpo.core import seeding
 from unigrpo.core.errors import UserError
@@ -487,7 +488,8 @@ def test_a_run_whose_parent_collapsed_is_not_trained_and_has_no_scores(start, tm
         module.main()
 
     common = ["--config", start / "rl.json", "--decoding", start / "decoding.json"]
-    command(reinforcement, *common, "--init", parent, "--reward", start / "reward", "--out", run)
+    given = " ".join(map(str, common))
+    verbs.unigrpo(f"train {given} --init {parent} --reward {start}/reward --out {run}")
     record = json.loads((run / "run.json").read_text())
     assert record["not_trained"] == "its parent refl collapsed (why)" and not record["collapsed"]
     assert "tiny/3 is not trained: its parent refl collapsed (why)" in capsys.readouterr().out

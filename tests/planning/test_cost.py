@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 
 import pytest
 import torch
 
 import rewards
-from tests._support import tiny
+from tests._support import command, tiny
 from unigrpo.core import settings
 from unigrpo.core.settings import replace
 from unigrpo.models import checkpoint
@@ -101,7 +100,7 @@ def test_reinforcement_costs_what_was_told(tmp_path, counted, changes):
 
     decoding = Decoding(cfg.rl.thinking, 2.0, 1.0)
     reward = rewards.Reward("distinct", distinct, True)
-    reinforcement.train(cfg, tmp_path / "out", tmp_path / "init", reward, rewards.load("verifier"), decoding, "x")
+    reinforcement.train(cfg, tmp_path / "out", tmp_path / "init", reward, decoding, "x")
     for phase in ("rollout", "replay", "update", "validation", "drift"):
         assert counted[f"{phase}_image_evaluations"] == predicted(told, f"{phase}_image_evaluations"), phase
     for phase in ("rollout", "validation", "drift"):
@@ -128,15 +127,13 @@ def test_supervision_costs_what_was_told(tmp_path, counted):
     assert (record["images"], record["updates"]) == (told["images"], told["updates"])
 
 
-@pytest.mark.parametrize("module, stage", [(reinforcement, "rl"), (supervised, "sft")])
-def test_a_dry_run_prints_and_does_nothing_else(tmp_path, monkeypatch, capsys, module, stage):
+@pytest.mark.parametrize("stage", ["rl", "sft"])
+def test_a_dry_run_prints_and_does_nothing_else(tmp_path, monkeypatch, capsys, stage):
     tiny.write_start(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.chdir(tmp_path)
-    options = ["--config", f"{stage}.json", "--init", "init", "--out", "out", "--dry-run"]
-    options += ["--reward", "reward", "--decoding", "decoding.json"] if stage == "rl" else []
-    monkeypatch.setattr(sys, "argv", ["x", *options])
-    module.main()
+    options = "--reward reward --decoding decoding.json" if stage == "rl" else ""
+    command.unigrpo(f"train --config {stage}.json --init init --out out --dry-run {options}")
     printed = json.loads(capsys.readouterr().out)
     assert settings.from_dict(config.RunConfig, printed["config"]) == tiny.run_config(stage)
     expected = cost.supervised(tiny.run_config("sft")) if stage == "sft" else None

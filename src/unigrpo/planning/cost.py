@@ -7,10 +7,8 @@ regulariser needs them. "Replays" are without gradient (old and reference weight
 
 from __future__ import annotations
 
-from unigrpo.study.config import RLConfig, RunConfig, SamplingConfig
+from unigrpo.study.config import SUPERVISED_VALIDATION_IMAGES, RLConfig, RunConfig, SamplingConfig
 from unigrpo.world.prompts import prompt_set
-
-SUPERVISED_VALIDATION_IMAGES = 2  # per validation prompt, with thinking and again without
 
 
 def reinforcement(cfg: RunConfig, validation_guidance: float) -> dict[str, int]:

@@ -30,6 +30,7 @@ from unigrpo.core.settings import (
 )
 from unigrpo.study.facts import BACKBONES, METHODS, REGULARISERS, BackboneFacts, MethodFacts
 
+SUPERVISED_VALIDATION_IMAGES = 2  # per validation prompt, with thinking and again without
 LENGTH_BUCKETS = 2  # parts of a supervised step, texts of similar length together
 MOST_EPISODES = 10**10  # of a run
 Grid = Literal["points", "steps"]

@@ -27,10 +27,9 @@ from unigrpo.core.errors import UserError
 from unigrpo.core.files import write_json
 from unigrpo.models import checkpoint, sharding
 from unigrpo.models.base import UnifiedModel
-from unigrpo.planning import cost
 from unigrpo.sampling.engine import Decoding
 from unigrpo.study import provenance, run_folder
-from unigrpo.study.config import LENGTH_BUCKETS, RunConfig, SupervisedConfig
+from unigrpo.study.config import LENGTH_BUCKETS, SUPERVISED_VALIDATION_IMAGES, RunConfig, SupervisedConfig
 from unigrpo.study.facts import BACKBONES
 from unigrpo.study.resolve import training_fingerprint
 from unigrpo.training.examples import Example, draw_examples, training_times
@@ -165,7 +164,7 @@ def check_average(frame: Frame, student: Student, step: int) -> None:
     """Validate the averaged model after a step, with traces and without."""
     for thinking in (True, False):
         with sharding.gathered(student.average):
-            decoding, images = Decoding(thinking, 1.0, 1.0), cost.SUPERVISED_VALIDATION_IMAGES
+            decoding, images = Decoding(thinking, 1.0, 1.0), SUPERVISED_VALIDATION_IMAGES
             scores = validate(student.averaged, student.cfg, decoding, per_prompt=images).means
         frame.log.write(kind="validation", step=step, thinking=thinking, **scores)
         frame.report(step + 1, scores, f" thinking={thinking}")
