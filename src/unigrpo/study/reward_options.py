@@ -13,7 +13,7 @@ class RewardPart:
     """One reward of a weighted sum: it adds weight * (score - centre) / spread."""
 
     weight: float
-    reward: str | None = None  # name of a file in rewards/; none = the part's own name
+    reward: str | None = None  # name of a file in rewards/; none = the name of the part
     centre: float = 0.0
     spread: float = 1.0
     options: dict = field(default_factory=dict)  # what its `build` is called with
