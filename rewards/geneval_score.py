@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from unigrpo.world.geneval_verdict import Boxes, Verdict
+    from unigrpo.world.geneval_verdict import Boxes
 
     Found = tuple[Boxes, Mapping[str, Sequence[str]]]
     """Filtered boxes by class, and their colours, as the verdicts take them."""
@@ -60,7 +60,6 @@ def real(options: Mapping) -> Detect:
 
 
 def judged(rule: str, meta: dict, found: Found) -> float:
-    verdict: Verdict
     if rule == "exact":
         return verdicts.exact_verdict(meta, *found).score
     return float(verdicts.official_verdict(meta, *found).correct)

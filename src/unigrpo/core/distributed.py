@@ -20,7 +20,7 @@ def rank() -> int:
 
 
 def is_main() -> bool:
-    """Whether this one writes files and tells of progress."""
+    """Whether this one writes files and shows progress."""
     return rank() == 0
 
 

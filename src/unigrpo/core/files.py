@@ -1,4 +1,4 @@
-"""Reading and writing files: errors name file and line, and a file is written whole or not at all. Imports no torch."""
+"""Reading and writing files: errors name file and line; a failed write leaves the old file. Imports no torch."""
 
 from __future__ import annotations
 
@@ -115,13 +115,13 @@ def new_folder(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write ``path`` whole or not at all. Creates the folder."""
+    """Write ``path`` completely or not at all. Creates the folder."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | Path, value: object) -> None:
-    """Write ``value`` as indented JSON, whole or not at all. Raises ValueError on NaN and infinities."""
+    """Write ``value`` as indented JSON, completely or not at all. Raises ValueError on NaN and infinities."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 

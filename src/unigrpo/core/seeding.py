@@ -1,4 +1,4 @@
-"""Named random streams: every random draw has its own seed, derived from what it is for by a stable hash.
+"""Named random streams: every random draw has a seed, which a stable hash derives from the purpose of the draw.
 
 ``stream(seed, "rollout", 3, "prompt-17", 0)`` is the same number in every process, on every machine and
 whatever was drawn before, and differs from the stream of any other name. Nothing touches a global generator.

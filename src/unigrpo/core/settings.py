@@ -31,7 +31,7 @@ class Settings(BaseModel):
     model_config = STRICT
 
     def changed(self, changes: dict[str, Any]) -> Self:
-        """These settings with some changed, checked as a whole. Raises UserError."""
+        """These settings with some changed, all checked again. Raises UserError."""
         return from_dict(type(self), {name: getattr(self, name) for name in type(self).model_fields} | changes)
 
 
@@ -66,7 +66,7 @@ def to_dict(settings: object) -> dict:
 
 
 def replace(settings: Kind, **changes: Any) -> Kind:
-    """The settings with some changed, checked as a whole. Raises UserError."""
+    """The settings with some changed, all checked again. Raises UserError."""
     if not isinstance(settings, BaseModel):
         return dataclasses.replace(settings, **changes)
     return settings.changed(changes)

@@ -17,7 +17,7 @@ MB = 2**20 if sys.platform == "darwin" else 2**10  # units of ru_maxrss
 @contextmanager
 def recorded(path: Path, step: str) -> Iterator[None]:
     """On leaving, a line ``{"step", "seconds", "cpu_seconds", "max_rss_mb"}`` in ``path``: of this process since its
-    start and of those that it waited for. Each of several processes started together adds a line of its own."""
+    start and of those that it waited for. Each of several processes started together adds a line."""
     if os.environ.get("RANK", "0") == "0":
         path.unlink(missing_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)

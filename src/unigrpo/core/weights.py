@@ -58,10 +58,10 @@ def file(source: str | Path, name: str) -> Path:
         return path if path.is_file() else path / name
     if path.is_dir():
         raise UserError(f"{path / name}: is missing")
-    held = hub.repository(str(source), name, (name,))
-    if not (held / name).is_file():
-        raise hub.unfetched(str(source), name, f"it is not in {held}")
-    return held / name
+    folder = hub.repository(str(source), name, (name,))
+    if not (folder / name).is_file():
+        raise hub.unfetched(str(source), name, f"it is not in {folder}")
+    return folder / name
 
 
 def tokenizer(source: str | Path):

@@ -1,4 +1,4 @@
-"""YAML 1.2, read by ruamel.yaml: ``010`` is ten, ``no`` and ``1:30`` are texts. Every error is one line with its place."""
+"""YAML 1.2, read by ruamel.yaml: ``010`` is ten, ``no`` and ``1:30`` are texts. An error is one line with its place."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """Episodes painted by the ODE alone, with pairs (time, noise) of the forward process through each finished image.
 
-What FPO, AWM and DiffusionNFT train on. The pairs are drawn once, with the rollout, and stay the same in every update,
-so that a difference of flow-matching losses is one of weights and not of draws. Times are those of the training grid:
-pair j of M takes a time from the j-th of M equal parts of the grid's N steps, so that every image meets all of it.
+Methods without noise inside the trajectory train on them. The pairs are drawn once, with the rollout, and stay the same
+in every update, so a difference of flow-matching losses comes from the weights and not from the draws. Times are those
+of the training grid: pair j of M takes a time from the j-th of M equal parts of the grid's N steps, so that every image
+meets the full range.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ def roll_out_pairs(
     def make(rows: list[int]) -> Rollout:
         begun = think(model, prompts, rl, max_tokens, seed, index, rows)
         clean, _ = paint(model, begun.context, begun.x, begun.times, guidance=rl.guidance)
-        own_times, own_noise = (x[rows].to(model.device) for x in (times, noise))
-        return begun.finish(PairTrack(clean, own_times, own_noise, model.decode(clean)), rl.n_steps)
+        local_times, local_noise = (x[rows].to(model.device) for x in (times, noise))
+        return begun.finish(PairTrack(clean, local_times, local_noise, model.decode(clean)), rl.n_steps)
 
     return in_parts(make, len(prompts), rl)
 

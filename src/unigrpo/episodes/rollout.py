@@ -1,7 +1,7 @@
 """Episodes: think, then paint; and their replay under new weights.
 
 A rollout is B = P * G episodes, prompt-major: one trace and one image each. Painting is Euler (ODE) outside one
-window of stochastic steps (paper, section 3.2, FlowGRPO-Fast); inside it the latents and noise are kept.
+window of stochastic steps (paper, section 3.2, FlowGRPO-Fast); the latents and noise of these steps are recorded.
 Replay folds the window's steps into the batch and returns what the losses need. All random draws come from streams
 named by (seed, rollout index).
 """
@@ -30,7 +30,7 @@ from unigrpo.study.config import RLConfig
 class ImageTrack:
     """The stochastic window of B image trajectories.
 
-    times (N+1,) the whole grid; window: its S stochastic steps, increasing; latents, next_latents (B, S, *L): the
+    times (N+1,) the grid; window: its S stochastic steps, increasing; latents, next_latents (B, S, *L): the
     state before and after each of them; noise (B, S, *L) the standard normal draws; images (B, 3, H, W) in [0, 1].
     """
 
@@ -45,7 +45,7 @@ class ImageTrack:
 
     @property
     def drawn(self) -> dict[str, int]:
-        """What was drawn for the whole rollout, for the record."""
+        """The draws that all episodes of the rollout share, for the record."""
         return {"window_start": self.window[0]}
 
     def select(self, index) -> ImageTrack:
@@ -61,7 +61,7 @@ def diversity(images: Tensor, group_size: int) -> Tensor:
 
 
 class Track(Protocol):
-    """What every method's record of B paintings has; the rest is the method's own."""
+    """What the track of every method has: its record of how B images were painted."""
 
     SHARED: ClassVar[tuple[str, ...]]  # fields that belong to the rollout; all others have a row an episode
 
@@ -128,7 +128,7 @@ def stochastic_steps(rl: RLConfig, seed: int, index: int) -> Sequence[int]:
 
 @dataclass(frozen=True)
 class Start:
-    """B episodes that have been thought and not yet painted."""
+    """B episodes with a trace and without an image yet."""
 
     prompts: tuple[Prompt, ...]  # (B,)
     prompt_ids: list[list[int]]
@@ -182,7 +182,7 @@ def roll_out(
     def make(rows: list[int]) -> Rollout:
         begun = think(model, prompts, rl, max_tokens, seed, index, rows)
         noise = drawn[rows].to(model.device)
-        final, kept = paint(
+        final, states = paint(
             model,
             begun.context,
             begun.x,
@@ -193,7 +193,7 @@ def roll_out(
             noise_level=rl.noise_level,
             noise=noise,
         )
-        latents, next_latents = (torch.stack(states, 1) for states in zip(*kept, strict=True))
+        latents, next_latents = (torch.stack(x, 1) for x in zip(*states, strict=True))
         image = ImageTrack(begun.times, window, latents, next_latents, noise, model.decode(final))
         return begun.finish(image, rl.n_steps * (2 if rl.guidance > 1 else 1))
 
@@ -201,8 +201,8 @@ def roll_out(
 
 
 def in_parts(make: Callable[[list[int]], Rollout], n_prompts: int, rl: RLConfig) -> Rollout:
-    """This process's episodes of a rollout of ``n_prompts`` prompts, made ``rl.rollout_batch`` at a time: keys, values
-    and activations are held for that many."""
+    """This process's episodes of a rollout of ``n_prompts`` prompts, made ``rl.rollout_batch`` at a time: memory
+    holds keys, values and activations of that many."""
     rows = shares.local_rows(n_prompts, rl)
     size = rl.rollout_batch or len(rows)
     return joined([make(rows[i : i + size]) for i in range(0, len(rows), size)])

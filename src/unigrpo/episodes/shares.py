@@ -1,9 +1,9 @@
 """Several processes on one rollout: whose episodes are whose.
 
-The prompts of a rollout are split among the processes, whole groups each, and those of every optimiser step equally,
-so that the mean over processes of losses and gradients is what one process would compute on all of them. Random numbers
-are drawn for the whole rollout by every process, which takes its own rows: nobody repeats another's noise, and the
-episodes are those of one process. With one process, every function here is the identity.
+The prompts of a rollout are split among the processes, each with all episodes of its groups, and the prompts of every
+optimiser step are split equally. The mean over processes of losses and gradients is then what one process would compute
+on all episodes. Every process draws the random numbers of all episodes and takes its rows, so no noise is repeated, and
+the episodes are those of one process. With one process, every function here is the identity.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from unigrpo.study.config import RLConfig
 
 def local_rows(n_prompts: int, rl: RLConfig, which: int | None = None) -> list[int]:
     """Numbers of the episodes that process ``which`` (this one) makes of a rollout of ``n_prompts`` prompts, in order.
-    They belong to whole groups, and to every optimiser step in equal number."""
+    They are complete groups, and every optimiser step has equally many of them."""
     processes, which = distributed.count(), distributed.rank() if which is None else which
     parts = rl.epochs if rl.epoch_convention == "halves" and processes > 1 else 1
     each, mine = n_prompts // parts, n_prompts // parts // processes

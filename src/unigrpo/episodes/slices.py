@@ -59,16 +59,16 @@ class Slice:
     token_denominator: Tensor | None  # 0-d, what some text reductions divide by: this slice's share of the step's
 
     def before(self, new: Replay) -> Replay:
-        """What ``new``, the replay under the policy, is compared with: under the weights that made the rollout. Before
-        any update these are the policy's own, and what they gave is kept for steps that use the slice again."""
+        """The replay under the weights that made the rollout, which ``new``, the replay under the policy, is compared
+        with. Before any update these are the weights of the policy; steps that use the slice again find the result."""
         if self.old is None:
             self.old = new.detach()
         return self.old
 
 
 def optimizer_steps(rl: RLConfig) -> list[list[int]]:
-    """Which of this process's episodes each optimiser step of a rollout uses. ``halves``: disjoint parts, whole groups
-    each; ``repeat``: all episodes every time."""
+    """Which of this process's episodes each optimiser step of a rollout uses. ``halves``: disjoint parts of
+    complete groups; ``repeat``: all episodes every time."""
     n = rl.prompts_per_rollout * rl.group_size // distributed.count()
     if rl.epoch_convention == "repeat":
         return [list(range(n))] * rl.epochs
@@ -89,16 +89,15 @@ def slices(
 ) -> list[list[Slice]]:
     """Slices per optimiser step, ``old`` and, where a regulariser needs it, ``reference`` evaluated once for each.
     A policy that made its rollout itself is still the old one in the first step, whose slices need no ``old``. Without
-    ``keep_all`` and a regulariser, episodes without advantage are left out; they keep their share of the denominator
-    either way."""
+    ``keep_all`` and a regulariser, episodes without advantage are left out; they still count in the denominator."""
     cache: dict[tuple[int, ...], Slice] = {}
     steps = []
     for number, rows in enumerate(optimizer_steps(rl)):
         on_policy = number == 0 and nets.old is None
-        kept = rows if keep_all or nets.even or rl.needs_reference else [i for i in rows if advantages[i] != 0]
+        useful = rows if keep_all or nets.even or rl.needs_reference else [i for i in rows if advantages[i] != 0]
         parts = []
-        for start in range(0, len(kept), rl.micro_batch):
-            part = tuple(kept[start : start + rl.micro_batch])
+        for start in range(0, len(useful), rl.micro_batch):
+            part = tuple(useful[start : start + rl.micro_batch])
             if part not in cache:
                 episodes, share = rollout.select(list(part)), len(part) / len(rows)
                 denominator = token_denominator(rollout, rows, rl)

@@ -4,7 +4,7 @@ A file ``methods/<name>.py`` provides
 
     FACTS                         a :class:`MethodFacts`: the parts that it trains, whether it draws noise inside the
                                   trajectory, what it needs, and what an episode costs
-    Settings                      where it has settings of its own: a subclass of :class:`Settings` with types and ranges
+    Settings                      where it has settings: a subclass of :class:`Settings` with types and ranges
     roll_out(nets, prompts, rl, max_tokens, seed, index) -> Rollout of this process's episodes (all of them where there
                                   is one process); numbers are drawn for all, so that none is repeated
     make_slices(nets, rollout, advantages, rl) -> slices per optimiser step: what stays fixed during the updates

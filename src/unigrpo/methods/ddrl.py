@@ -1,9 +1,9 @@
 """Data regularisation (DDRL, arXiv 2512.04332), an alternative to a reference: GRPO, and in place of its penalty the
 flow-matching loss on the data of supervised fine-tuning, which is a forward KL from the data to the policy.
 
-Every episode is given one example of those data for its own prompt, with a noise and a time, drawn with the rollout.
-The paper also transforms rewards (-exp of minus the advantage); here the advantages are GRPO's, so that a comparison
-with the penalties is one of regularisers alone.
+Every episode gets one example of those data for its prompt, with a noise and a time, drawn with the rollout. The paper
+also transforms rewards (-exp of minus the advantage). Here the advantages are GRPO's, so that a comparison with the
+penalties is one of regularisers alone.
 """
 
 from __future__ import annotations

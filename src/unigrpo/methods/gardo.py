@@ -3,8 +3,8 @@ samples whose reward is uncertain, against a copy of the policy that is renewed 
 
 Uncertain is a sample that the reward ranks higher than a second opinion does: the share ``rl.gardo_share`` of a rollout
 with the greatest fall in rank. The paper's second opinions are two other reward models; here it is the reward itself on
-copies of the image with a little noise, so that any reward will do and a score that rests on a few pixels is found out.
-Not taken over: the paper's bonus for diverse samples, and its second trigger for renewal, a threshold on the KL.
+copies of the image with a little noise, so that any reward will do and a score that depends on a few pixels is found.
+The paper's bonus for diverse samples is left out, and so is its second trigger for renewal, a threshold on the KL.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def second_opinion(
     of: int | None = None,
 ) -> Tensor:
     """Mean reward (B,) of COPIES of each image (B, 3, H, W) with noise of NOISE, cut to [0, 1]. The images may be the
-    ``rows`` of a larger number, for all ``of`` which the noise is drawn."""
+    ``rows`` of ``of`` images, for all of which the noise is drawn."""
     shape = COPIES, of or len(images), *images.shape[1:]
     noise = torch.randn(shape, generator=draw)[:, slice(None) if rows is None else rows].to(images)
     return torch.stack([reward((images + NOISE * n).clamp(0, 1), prompts) for n in noise]).mean(0)
@@ -98,7 +98,7 @@ def second_opinion(
 
 @without_gradient
 def roll_out(nets: Networks, prompts: list[Prompt], rl: RLConfig, max_tokens: int, seed: int, index: int) -> Rollout:
-    """GRPO's episodes, the uncertain ones marked."""
+    """GRPO's episodes, with a mark for each uncertain one."""
     rollout = episodes.roll_out(nets.model, prompts, rl, max_tokens, seed, index)
     images, repeated = rollout.image.images, list(rollout.prompts)
     rows, of = shares.local_rows(len(prompts), rl), len(prompts) * rl.group_size

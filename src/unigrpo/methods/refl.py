@@ -1,4 +1,4 @@
-"""ReFL (arXiv 2304.05977) for flow matching: the reward's own gradient, through one late denoising step.
+"""ReFL (arXiv 2304.05977) for flow matching: the gradient of the reward, through one late denoising step.
 
 The image is painted without gradient up to a step drawn uniformly from the last quarter of the grid. There one
 evaluation of the network carries gradient; its clean estimate x_t - t v is decoded and judged, and the loss is minus

@@ -31,7 +31,7 @@ def group_advantages(
     """Advantages (B,) float32 of rewards (B,), centred per group.
 
     groups: B keys in any order, one per sample; equal keys are one group (prompt ids; consecutive groups of
-    size G are ``[i // G for i in range(B)]``). ``scale``: divide by the spread of the group, of the whole
+    size G are ``[i // G for i in range(B)]``). ``scale``: divide by the spread of the group, of the
     batch, or not at all. spread = std + eps, or sqrt(var + eps) if ``eps_inside_root``; var has denominator n
     - ddof. ``clip``: then clamp to +-clip. Arithmetic is float64. A group of equal rewards gets exactly 0.
 

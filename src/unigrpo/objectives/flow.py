@@ -86,13 +86,13 @@ def transition(t: Tensor, t_next: Tensor, noise_level: Tensor, t_max: float | No
     (1 - t) / (2 t)) dt. Where t == 1 exactly, 1 - t is taken at t_max, the grid's second value; std of this first step
     is then a. ``dance`` (DanceGRPO): the same with sigma = a at every time. ``cps`` (coefficient-preserving sampling):
     std = t_next sin(a pi / 2), and the mean is (1 - t_next) x_0 + sqrt(t_next^2 - std^2) eps with the data x_0 and the
-    noise eps that v implies, so noise of variance t_next^2 is kept exactly; a in [0, 1], 1 replaces all of it.
+    noise eps that v implies, so the noise has variance t_next^2 exactly; a in [0, 1], 1 replaces all of it.
     """
     dt = t_next - t
     if kind == "cps":
         std = t_next * torch.sin(noise_level * (math.pi / 2))
-        kept = t_next * torch.cos(noise_level * (math.pi / 2)).abs()
-        return Transition(1 - t_next + kept, kept * (1 - t) - (1 - t_next) * t, std, std / torch.sqrt(-dt))
+        old_noise = t_next * torch.cos(noise_level * (math.pi / 2)).abs()
+        return Transition(1 - t_next + old_noise, old_noise * (1 - t) - (1 - t_next) * t, std, std / torch.sqrt(-dt))
     sigma = noise_level
     if kind == "sde":
         sigma = noise_level * torch.sqrt(t / (1 - torch.where(t == 1, t_max, t)))
@@ -190,8 +190,8 @@ def guided_velocity(
 
 def _shortened(x: Tensor, model: Tensor, axes: tuple[int, ...], least: float) -> Tensor:
     """x, brought down to the norm of ``model`` over ``axes`` where it exceeds that, by a factor not below ``least``."""
-    norm, own = (torch.linalg.vector_norm(v, dim=axes, keepdim=True) for v in (model, x))
-    return x * (norm / (own + 1e-8)).clamp(least, 1)
+    longest, norm = (torch.linalg.vector_norm(v, dim=axes, keepdim=True) for v in (model, x))
+    return x * (longest / (norm + 1e-8)).clamp(least, 1)
 
 
 def _shifted(u: Tensor, shift: float) -> Tensor:

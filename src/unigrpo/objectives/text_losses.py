@@ -5,7 +5,7 @@ rows. What can be set follows TRL's names: where the ratio lives (token, or sequ
 clipped ratio (CISPO, SAPO), how tokens are averaged, the KL to a reference, and two uses of the entropy.
 
 Shapes: B rows, T tokens. logp, logp_old, logp_ref, entropy (B, T) nats; mask (B, T) bool, True where the token counts;
-what stands under False is ignored, whatever it is. Metrics are detached 0-d tensors.
+values under False are ignored, whatever they are. Metrics are detached 0-d tensors.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ def text_grpo_loss(
 def surrogate(ratio: Tensor, logp: Tensor, advantages: Tensor, objective: TextObjective) -> Tensor:
     """What is to be raised. ratio (B, T) or (B, 1), logp (B, T), advantages A (B, 1) -> shape of ratio, or (B, T).
 
-    ``clip``: min(min(r, ratio_cap) A, clip(r) A). ``cispo``: min(r, 1 + clip_high) A log p with the ratio held fixed,
-    so that clipped tokens keep their gradient. ``sapo``: 4 / tau sigmoid(tau (r - 1)) A, a soft gate of slope 1 at
+    ``clip``: min(min(r, ratio_cap) A, clip(r) A). ``cispo``: min(r, 1 + clip_high) A log p, where the ratio has no
+    gradient, so that clipped tokens keep theirs. ``sapo``: 4 / tau sigmoid(tau (r - 1)) A, a soft gate of slope 1 at
     r = 1.
     """
     if objective.surrogate == "cispo":

@@ -90,7 +90,7 @@ def load_catalogue(path: str | Path) -> dict:
 
     Returns ``{"defaults": settings, "runs": {name: line}, "tables": {name: spec}, "figures": {name: spec},
     "claims": ..., "overrides": {name: {key: line}}}``, where a line holds ``label``, ``stage`` (base, sft or rl),
-    ``init``, ``evaluate`` and its own settings, and the last is a run's line without each setting that it makes itself.
+    ``init``, ``evaluate`` and its settings, and the last is a run's line without each setting that it makes itself.
     Raises UserError.
     """
     catalogue = _read(path)
@@ -161,7 +161,7 @@ def ancestors(path, runs: dict, name: str, key: str) -> list[str]:
 
 
 def _inherit(path, runs: dict, name: str) -> dict:
-    """A run's line laid over the lines it is ``like``; a label is its own and is not inherited."""
+    """A run's line on top of the lines that it is ``like``; a label is not inherited."""
     merged = {}
     for ancestor in reversed(ancestors(path, runs, name, "like")):
         merged.pop("label", None)
@@ -171,7 +171,7 @@ def _inherit(path, runs: dict, name: str) -> dict:
 
 
 def _overrides(runs: dict, written: dict, name: str) -> dict[str, dict]:
-    """The line of ``name`` without each setting of its own; those that a sweep varies are what it is for."""
+    """For each setting of ``name``'s line, the line without it; but not for what a sweep varies, its purpose."""
     keys = runs[name].keys() - {*COMMON, "seeds", "like", "train"} if name in written else set()
     return {key: _inherit("", runs | {name: {k: v for k, v in runs[name].items() if k != key}}, name) for key in keys}
 

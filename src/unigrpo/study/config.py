@@ -77,7 +77,7 @@ class SupervisedConfig(Settings):
     ema_decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
     timestep_shift: Positive = 2.0  # of the training times (logit-normal)
     ce_weight: NotNegative = 0.3  # weight of the text loss against the flow loss
-    condition_dropout: Share = 0.1  # share of examples whose whole context is dropped (for guidance)
+    condition_dropout: Share = 0.1  # share of examples without any context (for guidance)
     no_thinking: Share = 0.5  # share of examples without a trace
     wrong_traces: Share = 0.0  # share of the other traces that contradict their prompt at random
     habitual_errors: Share = 0.0  # share of traces that follow a wrong habit where one is triggered (text headroom)
@@ -121,7 +121,7 @@ class RLConfig(Settings):
     epochs: Count = 2  # optimiser steps per rollout
     epoch_convention: Literal["halves", "repeat"] = "halves"  # disjoint parts of the rollout, or all of it each time
     micro_batch: Count = 144  # episodes per backward pass
-    rollout_batch: CountOrNone = 0  # episodes that a process thinks and paints at once; 0 = all of its own
+    rollout_batch: CountOrNone = 0  # episodes that a process thinks and paints at once; 0 = all that it has
     steps: Count = 10  # denoising grid in training
     grid: Grid = "steps"
     shift: Positive = 3.0
@@ -257,7 +257,7 @@ class RewardConfig(Settings):
     steps: Count = 2000
     batch_size: Count = 64
     lr: Rate = 1e-3
-    facts_weight: NotNegative = 1.0  # of the verdict on each stated fact, beside the verdict on the whole
+    facts_weight: NotNegative = 1.0  # of the verdict on each stated fact, beside the verdict on the scene
     cells_weight: NotNegative = 1.0  # of reading class and colour of every cell of a render
     samples: Count = 4000  # SFT images with inspector labels
     sample_share: Share = 0.5  # of a batch
@@ -289,7 +289,7 @@ class RunConfig(Settings):
     threads: Count = 1
     processes: Count = 1  # of SFT and reinforcement: one a device, each with its share of the examples or prompts
     sharding: bool = False  # weights, gradients and optimiser state split among the processes (FSDP)
-    activation_checkpointing: bool = False  # layers are computed again in the backward pass, not kept
+    activation_checkpointing: bool = False  # layers are computed again in the backward pass, not stored
     model: ModelConfig = ModelConfig()
     supervised: SupervisedConfig = SupervisedConfig()
     sampling: SamplingConfig = SamplingConfig()

@@ -85,7 +85,7 @@ class BackboneFacts:
     weights: str = "model.safetensors"  # the file of a run's folder that holds them
     tokenizer: str = "tokenizer"  # the same of the tokenizer: a file or a folder
     language_model: bool = False  # whether a second release, of a language model, belongs to it
-    adapters_only: bool = False  # whether it trains its own adapters in place of weights
+    adapters_only: bool = False  # whether it trains adapters in place of weights
     splits: bool = True  # whether its network can be split among processes
     recomputes: bool = True  # whether its activations can be computed again in the backward pass
     gradient_through_trace: bool = True  # whether the image loss can reach the reasoning expert

@@ -1,4 +1,4 @@
-"""A study: the catalogue at one scale, checked whole, as the workflow sees it. Imports no torch."""
+"""A study: the catalogue at one scale, checked completely, as the workflow sees it. Imports no torch."""
 
 from __future__ import annotations
 

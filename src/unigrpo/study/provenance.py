@@ -1,7 +1,7 @@
-"""Where a result came from: the content of ``run.json``. Imports no torch of its own.
+"""Where a result came from: the content of ``run.json``. Does not import torch itself.
 
 Snakemake reruns a job when its settings change, not when an imported module does; the source hash recorded
-here lets a table tell that its rows were made by different code. Times and memory are for information only:
+here lets a table say that different code made its rows. Times and memory are for information only:
 nothing compares them.
 """
 
@@ -56,7 +56,7 @@ def versions() -> dict[str, str]:
 
 
 def peak_memory_mb() -> float:
-    """Largest memory held so far, in MB: of the accelerator where this process used one, else resident."""
+    """Largest memory used so far, in MB: of the accelerator where this process used one, else resident."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated() / 2**20
@@ -68,7 +68,7 @@ def record(config: RunConfig, *, device: str, wall_seconds: float, **facts: obje
     """The content of ``run.json`` for one finished run.
 
     ``device`` is the one used ("cpu", or an accelerator's name); ``wall_seconds`` counts all sittings of a
-    resumed run; ``facts`` are the stage's own numbers (images, model_evaluations, updates, collapsed, ...).
+    resumed run; ``facts`` are the numbers of the stage (images, model_evaluations, updates, collapsed, ...).
     """
     return {
         "run": config.run,

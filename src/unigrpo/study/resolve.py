@@ -1,4 +1,4 @@
-"""From the catalogue to a run: ``run config = catalogue's defaults + scale (+ its method's) + the run's own line``.
+"""From the catalogue to a run: ``run config = catalogue's defaults + scale (+ its method's) + the run's line``.
 
 The catalogue (``pipelines/experiments.yaml``) names runs, tables and figures; a scale file
 (``pipelines/scales/*.yaml``) holds sizes, seeds and optimiser settings. ``resolve`` composes one run at one
@@ -96,7 +96,7 @@ def resolve(catalogue: dict, scale: dict, scale_name: str, run: str, seed: int) 
 
 
 def _data_of(runs: dict, run: str) -> dict:
-    """The settings of the supervised stage that ``run`` descends from, as its own line has them."""
+    """The settings of the supervised stage that ``run`` descends from, as its line has them."""
     ancestor = next((name for name in ancestors("", runs, run, "init") if runs[name]["stage"] == SFT), None)
     return {key: value for key, value in runs[ancestor].items() if key not in (*COMMON, "seeds")} if ancestor else {}
 
@@ -131,7 +131,7 @@ def _compose(
 
 
 # --------------------------------------------------------------------------------------- what depends on what
-# A step reads a whole configuration, but is run again only when its own part of it has changed. The part's
+# A step reads all of a configuration, but is run again only when its part of it has changed. The part's
 # name is the name of the JSON file that the step reads; tables and figures read ``config``.
 PARTS = ("config", "training", "reward", "weak_reward", "tuning", "evaluation")
 _EVALUATION = {"images_per_prompt", "batch_size"}
@@ -149,10 +149,10 @@ def part(resolved: dict, name: str) -> dict:
         return resolved
     stage = "rl" if resolved["stage"] == "rl" else "supervised"
     trained = {stage} if resolved["stage"] == BASE else {stage, *LAYOUT}
-    own = {"training": trained, "reward": {"reward"}, "weak_reward": {"weak_reward"}}.get(name, set())
+    wanted = {"training": trained, "reward": {"reward"}, "weak_reward": {"weak_reward"}}.get(name, set())
     if name == "training" and stage == "rl" and "sft_data" in METHODS.load(resolved["rl"]["method"]).FACTS.needs:
-        own = own | {"supervised"}
-    drop = {"label", "evaluate", "supervised", "rl", "reward", "weak_reward", *LAYOUT} - own
+        wanted = wanted | {"supervised"}
+    drop = {"label", "evaluate", "supervised", "rl", "reward", "weak_reward", *LAYOUT} - wanted
     unread = {"evaluation": _TUNING, "tuning": _EVALUATION}.get(name, _TUNING | _EVALUATION)
     sampling = {key: value for key, value in resolved["sampling"].items() if key not in unread}
     return {key: value for key, value in resolved.items() if key not in drop} | {"sampling": sampling}

@@ -31,8 +31,8 @@ def configuration(folder: Path) -> tuple[str, dict] | None:
     folder."""
     if not folder.is_dir():
         raise UserError(f"{folder}: expected the folder of a run")
-    if (held := record(folder).get("config")) is not None:
-        return f"{folder / 'run.json'}", held
+    if (config := record(folder).get("config")) is not None:
+        return f"{folder / 'run.json'}", config
     paths = [folder / name for name in ("training.json", "config.json") if (folder / name).exists()]
     return (f"{paths[0]}", read_json(paths[0])) if paths else None
 
