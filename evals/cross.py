@@ -28,9 +28,9 @@ from unigrpo.core import cli
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import write_text
 from unigrpo.core.seeding import numpy_generator
-from unigrpo.report import page
-from unigrpo.report.notes import MISSING
-from unigrpo.report.stats import Cells, Estimate, difference, estimate
+from unigrpo.report.data.phrases import MISSING
+from unigrpo.report.data.stats import Cells, Estimate, difference, estimate
+from unigrpo.report.pages import page
 from unigrpo.study import run_folder
 
 BATCH = 32

@@ -119,9 +119,7 @@ def check(entries: Mapping[str, Mapping], sources: Sources) -> list[Outcome]:
         if known[name].reads not in entries[name]:
             raise UserError(f"claims.{name}.{known[name].reads}: missing")
     unnamed = [Finding(MISSING, missing=("its entry in the catalogue",))]
-    return [
-        Outcome(c, c.findings(entries[c.id][c.reads], sources) if c.id in entries else unnamed) for c in CLAIMS
-    ]
+    return [Outcome(c, c.findings(entries[c.id][c.reads], sources) if c.id in entries else unnamed) for c in CLAIMS]
 
 
 def write(entries: Mapping[str, Mapping], sources: Sources, out: Path) -> None:
@@ -130,8 +128,9 @@ def write(entries: Mapping[str, Mapping], sources: Sources, out: Path) -> None:
     read = [run for entry in entries.values() for run in runs_read(entry)]
     runs = list(dict.fromkeys([*(run for run, _ in sources.paper.rows), *read]))
     title, parts = f"The paper's claims, {GUIDANCE} guidance", sections(outcomes, runs, sources)
-    for suffix, text in {"csv": csv(outcomes), "md": page.markdown(title, parts), "html": page.parts(title, parts)}.items():
-        write_text(out / f"claims.{suffix}", text)
+    write_text(out / "claims.csv", csv(outcomes))
+    write_text(out / "claims.md", page.markdown(title, parts))
+    write_text(out / "claims.html", page.parts(title, parts))
 
 
 def readme_table(claims_csv: Path) -> str:

@@ -68,7 +68,8 @@ def _since_peak(c: Course, metric: str, label: str, sign: int, said: Callable, *
     change = validations.change_since_peak(c, metric)
     if change is None:
         return Finding(what, missing=(f"a second seed of {label}",), **more)
-    e = validations.measured(Cells(sign * change.values, change.seeds, change.prompts, change.tags), "claims", c.run, metric)
+    change = Cells(sign * change.values, change.seeds, change.prompts, change.tags)
+    e = validations.measured(change, "claims", c.run, metric)
     return Finding.of(what, e, said(e), **more)
 
 

@@ -24,11 +24,12 @@ def anchor(config: Mapping) -> Anchor:
     if config.get("stage") != "rl":
         raise UserError(f"{config.get('run')}: expected a reinforced run, found stage {config.get('stage')!r}")
     rl = config["rl"]
-    if (holds := METHODS.load(rl["method"]).FACTS.holds) is not None:
-        return Anchor(holds[0], rl[holds[1]])
-    if rl["regulariser"] == NONE:
+    holds, name = METHODS.load(rl["method"]).FACTS.holds, rl["regulariser"]
+    facts = None if name == NONE else REGULARISERS.load(name).FACTS
+    if holds is not None:
+        return Anchor(holds[0], rl[holds[1] or facts.weight])
+    if facts is None:
         return Anchor(NONE, None)
-    facts = REGULARISERS.load(rl["regulariser"]).FACTS
     if "text" in rl["train"] and rl["kl_text"] > 0:
         return Anchor(f"{facts.label} + text KL", rl["kl_text"])
     return Anchor(facts.label, rl[facts.weight])

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 FACTS = KindFacts(
     title="GenEval by category",
-    caption="The six categories of GenEval of every run with 95 % intervals, by the official verdict; the bars are the "
-    "paper's values.",
+    caption="The six categories of GenEval of every run with 95 % intervals, by the official verdict; the bars "
+    "are the paper's values.",
 )
 COLUMNS = ["run", "thinking", "metric", "value", "lo", "hi"]
 

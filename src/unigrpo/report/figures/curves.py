@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 FACTS = KindFacts(
     title="Rewards in training",
-    caption="Training reward, validation reward, and the gold judge that training never sees, against gradient updates (the "
-    "paper's Figure 3). Reward hacking is the first two rising while the third falls.",
+    caption="Training reward, validation reward, and the gold judge that training never sees, against gradient "
+    "updates (the paper's Figure 3). Reward hacking is the first two rising while the third falls.",
     scores=False,
     reads="run.json",
 )

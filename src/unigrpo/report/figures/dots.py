@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 FACTS = KindFacts(
     title="Text alignment and GenEval",
-    caption="TA and GenEval of every run with 95 % intervals, filled for the official verdict and hollow for the strict one; "
-    "the bars are the paper's values.",
+    caption="TA and GenEval of every run with 95 % intervals, filled for the official verdict and hollow for the "
+    "strict one; the bars are the paper's values.",
 )
 COLUMNS = ["run", "thinking", "metric", "value", "lo", "hi"]
 PANELS = {"TA": (("ta",), "ta"), "GenEval": (("official", "strict"), "geneval")}  # title -> metrics, paper's column

@@ -6,7 +6,7 @@ those of the last validation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from statistics import mean
 from typing import TYPE_CHECKING
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 pandas = lazy("pandas")
 FACTS = KindFacts(
     title="Regularisers: what was reached, and how far the policy moved",
-    caption="Gold and artefacts at the last validation against the velocity MSE from the start, a marker a regulariser, its "
-    "weights joined in their order (the paper's Figure 5 as numbers). Intervals are over seeds and prompts; the dotted "
-    "line is where all started.",
+    caption="Gold and artefacts at the last validation against the velocity MSE from the start, a marker a "
+    "regulariser, its weights joined in their order (the paper's Figure 5 as numbers). Intervals are over "
+    "seeds and prompts; the dotted line is where all started.",
     scores=False,
     reinforced=True,
     reads="run.json",
@@ -44,7 +44,8 @@ def last_drift(run: str, folder: Folder) -> float:
         drifts = [row["drift"] for _, row in rows if row.get("kind") == "validation" and "drift" in row]
         found += drifts[-1:]
     if not found:
-        raise errors.UserError(f"{folder.root / 'runs' / run}: no seed has a validation with its drift in metrics.jsonl")
+        where = folder.root / "runs" / run
+        raise errors.UserError(f"{where}: no seed has a validation with its drift in metrics.jsonl")
     return mean(found)
 
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 FACTS = KindFacts(
     title="Samples of several runs",
-    caption="The same prompts and the same noise, a column a prompt and a row a run: verdict and reasoning trace under each "
-    "image. A fixed rule draws the prompts (the paper's Figure 2).",
+    caption="The same prompts and the same noise, a column a prompt and a row a run: verdict and reasoning trace "
+    "under each image. A fixed rule draws the prompts (the paper's Figure 2).",
     reads="samples/done.json",
 )
 TAGS = ("counting", "position", "color_attr", "compound", "compound")
@@ -28,7 +28,7 @@ def draw(spec: Mapping, sources: Sources) -> tuple[Figure, list[tuple]]:
     """A column a prompt, a row a run; verdict and trace under each image."""
     runs = spec["runs"]
     found = {run: pictures.read(run, spec, sources) for run in runs}
-    prompts = pictures.drawn_prompts(found[runs[0]], GRID_TAGS)
+    prompts = pictures.drawn_prompts(found[runs[0]], TAGS)
     height = 0.55 + len(runs) * (drawing.WIDTH / len(prompts) + 0.5)
     figure, axes = drawing.panels(len(runs), len(prompts), height)
     rows = []

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 np = lazy("numpy")
 FACTS = KindFacts(
     title="Over-optimisation of the reward",
-    caption="The reward trained on (proxy) and the gold judge on validation prompts, gains in units of the spread at the "
-    "start: against gradient updates, and against the velocity MSE from the start. Lines are means over seeds, bands their "
-    "range; a triangle is where gold peaks.",
+    caption="The reward trained on (proxy) and the gold judge on validation prompts, gains in units of the spread "
+    "at the start: against gradient updates, and against the velocity MSE from the start. Lines are means "
+    "over seeds, bands their range; a triangle is where gold peaks.",
     scores=False,
     reinforced=True,
     reads="run.json",

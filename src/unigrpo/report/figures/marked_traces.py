@@ -1,4 +1,4 @@
-"""The paper's Figures 6 to 8: one run, each image beside its trace, with the words marked that the verdict turned on."""
+"""The paper's Figures 6 to 8: one run, each image beside its trace, marked where the verdict turned on its words."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 FACTS = KindFacts(
     title="Reasoning traces and images of one run",
-    caption="Reasoning traces and images of one run (the paper's Figures 6 to 8 show UniGRPO, base and SFT). Bold words "
-    "contradict the prompt; in italics are words that the image does not follow. A fixed rule draws the prompts.",
+    caption="Reasoning traces and images of one run (the paper's Figures 6 to 8 show UniGRPO, base and SFT). Bold "
+    "words contradict the prompt; in italics are words that the image does not follow. A fixed rule draws "
+    "the prompts.",
     reads="samples/done.json",
     most_runs=1,
 )
@@ -29,7 +30,7 @@ CHARACTERS = 34  # of the trace's type, in the width beside an image
 LOOKS = {  # mark of report.data.marks -> what it means, its look; either is told from plain type without colour
     "": ("", {"color": "#222222"}),
     "plan": ("the trace contradicts the prompt", {"color": "#b2182b", "fontweight": "bold"}),
-    "paint": ("the trace is right, the image is not", {"color": "#08519c", "fontstyle": "italic", "fontweight": "bold"}),
+    "paint": ("the trace is right, the image is not", {"color": "#08519c", "fontweight": "bold", "style": "italic"}),
 }
 
 
@@ -61,7 +62,8 @@ def _beside(axis, sample: Sample) -> None:
     """Prompt, trace and verdict from top to bottom, in lines of a fixed height. A line of the trace is set in type of
     one width, once a mark, with the other words blank: so each word stays in its place whatever its look."""
     said, color, _ = pictures.VERDICTS[sample.correct]
-    entries = sample.plan or [[(line, "")] for line in pictures.cut(pictures.wrapped([sample.raw_trace], CHARACTERS), 4)]
+    raw = pictures.cut(pictures.wrapped([sample.raw_trace], CHARACTERS), 4)
+    entries = sample.plan or [[(line, "")] for line in raw]
     reasons = sample.reason.split("\n") if sample.reason else []
     verdict = pictures.cut(pictures.wrapped([f"✗ {reasons[0]}", *reasons[1:]] if reasons else [said], 44), 4)
     y = 0.93

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 np = lazy("numpy")
 FACTS = KindFacts(
     title="Where a regulariser pulls, and where the policy drifts",
-    caption="Left: the weight that the exact latent KL gives the squared velocity difference along flow time, over its "
-    "largest; the velocity MSE weighs all times alike. Right: how far each run's velocity drifted from its start at each "
-    "time of its training grid, means over seeds and their range.",
+    caption="Left: the weight that the exact latent KL gives the squared velocity difference along flow time, "
+    "over its largest; the velocity MSE weighs all times alike. Right: how far each run's velocity "
+    "drifted from its start at each time of its training grid, means over seeds and their range.",
     scores=False,
     reinforced=True,
     reads="run.json",

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 np = lazy("numpy")
 FACTS = KindFacts(
     title="Progress of training",
-    caption="The gold judge on validation prompts, which training never sees, against generated images: means over seeds of "
-    "every run, as long as all its seeds go on. A cross ends a run of which seeds collapsed. Runs that are trained "
-    "without thinking are validated without it, and start lower.",
+    caption="The gold judge on validation prompts, which training never sees, against generated images: means "
+    "over seeds of every run, as long as all its seeds go on. A cross ends a run of which seeds "
+    "collapsed. Runs that are trained without thinking are validated without it, and start lower.",
     scores=False,
     reinforced=True,
     reads="run.json",

@@ -22,8 +22,9 @@ np = lazy("numpy")
 prompts = lazy("unigrpo.world.prompts")
 FACTS = KindFacts(
     title="Validation images where gold peaks and at the end",
-    caption="Images of the first seed on the same validation prompts and noise, two lines a run: at the validation where mean "
-    "gold peaks, and at the last. A fixed rule draws the prompts (the paper's Figure 5).",
+    caption="Images of the first seed on the same validation prompts and noise, two lines a run: at the "
+    "validation where mean gold peaks, and at the last. A fixed rule draws the prompts (the paper's "
+    "Figure 5).",
     scores=False,
     reinforced=True,
     reads="run.json",

@@ -37,13 +37,13 @@ def make(name: str, spec: Mapping, sources: Sources) -> dict[str, str]:
     facts, latex_of = kind.FACTS, getattr(kind, "latex", lambda line: kind.text(line) | {"seeds": line["seeds"]})
     rows = rows_of(spec, facts)
     lines = [kind.line(row, rows, sources) for row in rows]
-    runs, judged = notes.runs_of(rows), sources.scores is not None
+    runs = notes.runs_of(rows)
     title = facts.number + spec.get("title", facts.title)
     title += f", {rows[0].guidance} guidance" * (facts.shows == "rows")
     scale, own = notes.scale_note(runs, sources.folder), getattr(kind, "notes", lambda *_: [])
-    below = [scale, *facts.notes, *own(rows, lines, sources)]
-    below += [*(notes.scored(rows, sources) if judged else []), *notes.fates(runs, sources.folder)]
-    caption = [scale, *facts.notes, *facts.printed, *[phrases.METRICS, phrases.INTERVALS] * judged]
+    scored = notes.scored(rows, sources) if facts.scores else []
+    below = [scale, *scored, *facts.notes, *own(rows, lines, sources), *notes.fates(runs, sources.folder)]
+    caption = [scale, *facts.printed, *[phrases.METRICS, phrases.INTERVALS] * facts.scores, *facts.notes]
     frame, printed = (pd.DataFrame(map(form, lines)) for form in (kind.text, latex_of))
     return {
         "csv": pd.DataFrame(lines).to_csv(index=False, float_format="%.4f"),

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 FACTS = KindFacts(
     title="GenEval by category",
     number="Table 2: ",
-    caption="The six GenEval categories of every run beside the paper's Table 2: official / strict (the paper's official "
-    "value).",
+    caption="The six GenEval categories of every run beside the paper's Table 2: official / strict (the paper's "
+    "official value).",
     shows="rows",
     printed=("Under each official value its interval and, in parentheses, the paper's.",),
 )

@@ -18,16 +18,17 @@ if TYPE_CHECKING:
 
 FACTS = KindFacts(
     title="Regularisers",
-    caption="Where runs end under each regulariser and weight: gold, which training never sees, the reward trained on "
-    "(proxy), artefacts, diversity within a group, and the drift of the velocity from the start (the paper's Figure 5).",
+    caption="Where runs end under each regulariser and weight: gold, which training never sees, the reward "
+    "trained on (proxy), artefacts, diversity within a group, and the drift of the velocity from the "
+    "start (the paper's Figure 5).",
     scores=False,
     reinforced=True,
     reads="run.json",
     notes=(
         phrases.VALIDATED,
         "Gold less the first row's is paired by prompt and by the seeds that both have. Training reward and diversity "
-        "(the root mean square difference between two images of a group) are means over ten rollouts. Drift is the mean "
-        "squared difference of the velocity from that of the checkpoint that the run started from.",
+        "(the root mean square difference between two images of a group) are means over ten rollouts. Drift is the "
+        "mean squared difference of the velocity from that of the checkpoint that the run started from.",
     ),
 )
 

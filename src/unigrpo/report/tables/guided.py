@@ -1,4 +1,4 @@
-"""Runs trained with and without guidance, each evaluated without and with it; and what they cost and earned in training.
+"""Runs trained with and without guidance, each evaluated both ways; and what they cost and earned in training.
 
 Costs are per gradient update: a rollout's model evaluations, and its seconds from the first trace to the last update,
 over its updates; medians over the rollouts of all seeds. Validations are not in them.
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 FACTS = KindFacts(
     title="Guidance in training",
-    caption="Runs trained with and without guidance, each evaluated with and without it; their rewards in training, and "
-    "what an update cost (the paper's Figure 4).",
+    caption="Runs trained with and without guidance, each evaluated with and without it; their rewards in "
+    "training, and what an update cost (the paper's Figure 4).",
     mode="yes",
     reinforced=True,
     reads="run.json",

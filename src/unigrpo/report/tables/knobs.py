@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 FACTS = KindFacts(
     title="What decoding alone brings, beside reinforcement",
-    caption="What guidance and temperature alone bring, beside reinforcement: a gain that a knob would also bring shows "
-    "here.",
+    caption="What guidance and temperature alone bring, beside reinforcement: a gain that a knob would also bring "
+    "shows here.",
     mode="yes",
     greedy=True,
 )

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 FACTS = KindFacts(
     title="Text alignment and GenEval",
     number="Table 1: ",
-    caption="Text alignment (TA) and GenEval-style accuracy of every run, with and without thinking, beside the paper's "
-    "Table 1. GenEval is the official verdict, strict wants exactly what was asked, gold adds the share of facts that "
-    "hold.",
+    caption="Text alignment (TA) and GenEval-style accuracy of every run, with and without thinking, beside the "
+    "paper's Table 1. GenEval is the official verdict, strict wants exactly what was asked, gold adds the "
+    "share of facts that hold.",
     shows="rows",
 )
 RESOLVED = {"TA": ("ta", "ta"), "GenEval": ("geneval", "official"), "gold": ("geneval", "gold")}

@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 FACTS = KindFacts(
     title="Over-optimisation of the reward",
-    caption="How the reward trained on (proxy) and the gold judge part: gains in units of the spread at the start, their "
-    "gap, and how far gold fell from its peak.",
+    caption="How the reward trained on (proxy) and the gold judge part: gains in units of the spread at the "
+    "start, their gap, and how far gold fell from its peak.",
     scores=False,
     reinforced=True,
     reads="run.json",
     notes=(
         phrases.VALIDATED,
-        "Gains are last less first validation, in units of the standard deviation over the images of the first; the gap "
-        "is the proxy's gain less gold's, paired by prompt. The fall is peak less last validation, the peak of each seed "
-        "being where the mean of the other seeds is highest, so that its choice makes no fall; with one seed there is "
-        "none. Peak and its update are those of the mean over seeds, known in hindsight only.",
+        "Gains are last less first validation, in units of the standard deviation over the images of the first; the "
+        "gap is the proxy's gain less gold's, paired by prompt. The fall is peak less last validation, the peak of "
+        "each seed being where the mean of the other seeds is highest, so that its choice makes no fall; with one "
+        "seed there is none. Peak and its update are those of the mean over seeds, known in hindsight only.",
     ),
 )
 
@@ -69,13 +69,14 @@ def line(row: Row, rows: Sequence[Row], sources: Sources) -> Line:
 
 
 def text(line: Mapping) -> Line:
+    of = f" of {line['updates']:,d}" if line["updates"] else ""
     return {
         "run": line["label"],
         "seeds": lines.seeds(line),
         "gold: first": lines.number(line, "gold_first"),
         "gold: peak": lines.number(line, "gold_peak"),
         "gold: last": lines.number(line, "gold_last"),
-        "peak at update": lines.number(line, "peak_update", ",d") + (f" of {line['updates']:,d}" if line["updates"] else ""),
+        "peak at update": lines.number(line, "peak_update", ",d") + of,
         "proxy: first": lines.number(line, "proxy_first"),
         "proxy: last": lines.number(line, "proxy_last"),
         "proxy gain": lines.number(line, "proxy_gain", "+.2f"),

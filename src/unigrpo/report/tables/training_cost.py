@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 FACTS = KindFacts(
     title="Cost and course of training",
-    caption="What every run cost to train, and how its rewards went: gold, which training never sees, and the reward that "
-    "it is trained on, at the first, the best and the last validation, and on the training prompts of the first and the "
-    "last ten rollouts.",
+    caption="What every run cost to train, and how its rewards went: gold, which training never sees, and the "
+    "reward that it is trained on, at the first, the best and the last validation, and on the training "
+    "prompts of the first and the last ten rollouts.",
     scores=False,
     reinforced=True,
     reads="run.json",
     notes=(
-        "Rewards are means over seeds. Gold, the judge that training never sees, and the reward that the run is trained "
-        "on are measured on validation prompts at the tuned guidance, with or without thinking as the run is trained; "
-        "the best validation is known in hindsight only. Training reward is the mean of the first and of the last ten "
-        "rollouts.",
+        "Rewards are means over seeds. Gold, the judge that training never sees, and the reward that the run is "
+        "trained on are measured on validation prompts at the tuned guidance, with or without thinking as the run is "
+        "trained; the best validation is known in hindsight only. Training reward is the mean of the first and of the "
+        "last ten rollouts.",
         phrases.COSTS,
     ),
 )
