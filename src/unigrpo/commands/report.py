@@ -119,15 +119,10 @@ def claims(
     results: Results = None,
     paper: Paper = None,
     out: Out = None,
-    readme: Annotated[
-        Path | None, typer.Option(help="Print this claims.csv as a Markdown table, and do nothing else.")
-    ] = None,
 ) -> None:
     """Check the paper's claims: which hold here, which do not, which stay undecided."""
     from unigrpo.report.claims import outcomes
 
-    if readme is not None:
-        return print(outcomes.readme_table(readme))
     sources = _sources(scale, results, scores, paper)
     outcomes.write(sources.folder.study.catalogue["claims"], sources, out or sources.folder.root)
 

@@ -131,16 +131,3 @@ def write(entries: Mapping[str, Mapping], sources: Sources, out: Path) -> None:
     write_text(out / "claims.csv", csv(outcomes))
     write_text(out / "claims.md", page.markdown(title, parts))
     write_text(out / "claims.html", page.parts(title, parts))
-
-
-def readme_table(claims_csv: Path) -> str:
-    """claims.csv as a Markdown table of four columns: claim, paper, here, verdict."""
-    found = pd.read_csv(claims_csv).set_index("id")
-    lines = []
-    for claim in CLAIMS:
-        line = found.loc[claim.id]
-        interval = "" if pd.isna(line["lo"]) else f" [{line['lo']:+.3f}, {line['hi']:+.3f}]"
-        here = MISSING if pd.isna(line["effect"]) else f"{line['effect']:+.3f}{interval}"
-        named = {"claim": f"{claim.id}: {line['claim']}", "paper": claim.paper, "here": here}
-        lines.append(named | {"verdict": line["verdict"].partition(":")[0]})
-    return pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)
