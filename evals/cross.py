@@ -24,9 +24,9 @@ from unigrpo.core.errors import UserError
 from unigrpo.core.files import write_text
 from unigrpo.core.seeding import numpy_generator
 from unigrpo.judges.reward import Reward
-from unigrpo.report import page
-from unigrpo.report.notes import MISSING
-from unigrpo.report.stats import Cells, Estimate, difference, estimate
+from unigrpo.report.data.phrases import MISSING
+from unigrpo.report.data.stats import Cells, Estimate, difference, estimate
+from unigrpo.report.pages import page
 from unigrpo.study import run_folder
 
 BATCH = 32

@@ -26,7 +26,7 @@ from unigrpo.core import options as typed
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_text, write_json, write_text, writing
 from unigrpo.core.seeding import numpy_generator
-from unigrpo.report.stats import Cells, Estimate, estimate
+from unigrpo.report.data.stats import Cells, Estimate, estimate
 from unigrpo.study.facts import BENCHMARKS, BenchmarkFacts
 
 BATCH = 8

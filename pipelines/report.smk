@@ -1,6 +1,9 @@
 """From scores to claims, tables, figures and the gallery. What the default target shows is made from one scores.csv."""
 
 
+include: "report_helpers.smk"
+
+
 rule collect:
     input:
         scores=files(JUDGED, "scores.jsonl"),
@@ -14,50 +17,32 @@ rule collect:
     params:
         runs=collected(JUDGED),
     shell:
-        "python -m unigrpo.report.collect --out {output.scores:q} {params.runs:q} 2>&1 | tee {log:q}"
+        "python -m unigrpo collect --out {output.scores:q} {params.runs:q} 2>&1 | tee {log:q}"
 
 
 use rule collect as collect_apart with:
     input:
-        scores=named_scores,
+        scores=lambda wildcards: files(named(wildcards), "scores.jsonl"),
     output:
         scores="results/{scale}/scores/{kind}.{name}.csv",
     log:
         "results/{scale}/logs/collect.{kind}.{name}.log",
     params:
-        runs=named_runs,
-
-
-rule spec:
-    input:
-        catalogue=ancient(CATALOGUE_FILE),
-    output:
-        spec="results/{scale}/specs/{kind}.{name}.json",
-    log:
-        "results/{scale}/logs/spec.{kind}.{name}.log",
-    localrule: True
-    conda:
-        "../environment.yml"
-    params:
-        spec=spec,
-    shell:
-        "python -m unigrpo.study.resolve --catalogue {input.catalogue:q} --{wildcards.kind} {wildcards.name}"
-        " --out {output.spec:q} 2>&1 | tee {log:q}"
+        runs=lambda wildcards: collected(named(wildcards)),
 
 
 rule table:
     input:
-        spec="results/{scale}/specs/table.{name}.json",
         scores=scores_of("table"),
         paper=PAPER,
-        runs=inputs_of("table"),
+        runs=records_of("table"),
     output:
         csv="results/{scale}/tables/{name}.csv",
         md="results/{scale}/tables/{name}.md",
         tex="results/{scale}/tables/{name}.tex",
         html=report(
             "results/{scale}/tables/{name}.html",
-            caption="captions/table.rst",
+            caption="captions/result.rst",
             category="Tables",
             labels={"table": "{name}"},
         ),
@@ -67,25 +52,26 @@ rule table:
     conda:
         "../environment.yml"
     params:
-        kind=kind_of_table,
+        content=content("table"),
+        caption=caption_of("table"),
+        scale=SCALE_NOTE,
         scores=scores_option,
     shell:
-        "python -m unigrpo.report.tables --name {wildcards.name} --spec {input.spec:q} {params.scores:q}"
-        " --results results/{wildcards.scale} --paper {input.paper:q} --out results/{wildcards.scale}/tables 2>&1 | tee {log:q}"
+        "python -m unigrpo table {wildcards.name} --scale {wildcards.scale} {params.scores:q}"
+        " --paper {input.paper:q} 2>&1 | tee {log:q}"
 
 
 rule figure:
     input:
-        spec="results/{scale}/specs/figure.{name}.json",
         scores=scores_of("figure"),
         paper=PAPER,
-        runs=inputs_of("figure"),
+        runs=records_of("figure"),
     output:
         csv="results/{scale}/figures/{name}.csv",
         pdf="results/{scale}/figures/{name}.pdf",
         png=report(
             "results/{scale}/figures/{name}.png",
-            caption="captions/figure.rst",
+            caption="captions/result.rst",
             category="Figures",
             labels={"figure": "{name}"},
         ),
@@ -95,24 +81,26 @@ rule figure:
     conda:
         "../environment.yml"
     params:
-        kind=kind_of_figure,
+        content=content("figure"),
+        caption=caption_of("figure"),
+        scale=SCALE_NOTE,
         scores=scores_option,
     shell:
-        "python -m unigrpo.report.figures --name {wildcards.name} --spec {input.spec:q} {params.scores:q}"
-        " --results results/{wildcards.scale} --paper {input.paper:q} --out results/{wildcards.scale}/figures 2>&1 | tee {log:q}"
+        "python -m unigrpo figure {wildcards.name} --scale {wildcards.scale} {params.scores:q}"
+        " --paper {input.paper:q} 2>&1 | tee {log:q}"
 
 
 rule claims:
     input:
         scores="results/{scale}/scores.csv",
         paper=PAPER,
-        runs=claimed,
+        runs=lambda wildcards: files(claimed(), "run.json"),
     output:
         csv="results/{scale}/claims.csv",
         md="results/{scale}/claims.md",
         html=report(
             "results/{scale}/claims.html",
-            caption="captions/claims.rst",
+            caption="captions/result.rst",
             category="Tables",
             labels={"table": "claims"},
         ),
@@ -122,21 +110,22 @@ rule claims:
     conda:
         "../environment.yml"
     params:
-        out=subpath(output.csv, parent=True),
+        content=lambda wildcards: resolve.fingerprint([STUDY.catalogue["claims"], described(claimed())]),
+        caption=CLAIMS,
+        scale=SCALE_NOTE,
     shell:
-        "python -m unigrpo.report.claims --scores {input.scores:q} --results {params.out:q} --paper {input.paper:q}"
-        " --out {params.out:q} 2>&1 | tee {log:q}"
+        "python -m unigrpo claims --scale {wildcards.scale} --scores {input.scores:q} --paper {input.paper:q} 2>&1 | tee {log:q}"
 
 
 use rule collect as collect_two with:
     input:
-        scores=lambda wildcards: files((wildcards.a, wildcards.b), "scores.jsonl"),
+        scores=lambda wildcards: files(named(wildcards), "scores.jsonl"),
     output:
         scores="results/{scale}/scores/{a}.vs.{b}.csv",
     log:
         "results/{scale}/logs/collect.{a}.vs.{b}.log",
     params:
-        runs=lambda wildcards: collected((wildcards.a, wildcards.b)),
+        runs=lambda wildcards: collected(named(wildcards)),
 
 
 rule compare:
@@ -153,10 +142,11 @@ rule compare:
     conda:
         "../environment.yml"
     params:
+        content=lambda wildcards: described(named(wildcards)),
         thinking=shared_mode,
     shell:
-        "python -m unigrpo.report.compare {wildcards.a} {wildcards.b} --thinking {params.thinking} --scores {input.scores:q}"
-        " --results results/{wildcards.scale} --out results/{wildcards.scale}/compare 2>&1 | tee {log:q}"
+        "python -m unigrpo compare {wildcards.a} {wildcards.b} --scale {wildcards.scale} {params.thinking}"
+        " --scores {input.scores:q} 2>&1 | tee {log:q}"
 
 
 rule gallery:
@@ -167,7 +157,7 @@ rule gallery:
         pages=directory("results/{scale}/gallery"),
         single=report(
             "results/{scale}/gallery.html",
-            caption="captions/gallery.rst",
+            caption="captions/result.rst",
             category="Gallery",
             labels={"gallery": "all runs"},
         ),
@@ -176,6 +166,9 @@ rule gallery:
     localrule: True
     conda:
         "../environment.yml"
+    params:
+        content=described(JUDGED),
+        caption=GALLERY,
+        scale=SCALE_NOTE,
     shell:
-        "python -m unigrpo.report.gallery --results results/{wildcards.scale} --out {output.pages:q}"
-        " --single {output.single:q} 2>&1 | tee {log:q}"
+        "python -m unigrpo gallery --scale {wildcards.scale} 2>&1 | tee {log:q}"

@@ -8,8 +8,8 @@ import numpy as np
 from evals.run import inspected
 from tests._support.tiny import DEFAULTS
 from unigrpo.core.settings import to_dict
-from unigrpo.report import collect
-from unigrpo.report.results import CATEGORIES
+from unigrpo.report.data import collect
+from unigrpo.report.data.results import CATEGORIES
 from unigrpo.study.config import rl_config
 from unigrpo.world.prompts import prompt_set
 from unigrpo.world.render import render

@@ -17,7 +17,7 @@ from tests.evals.test_evals_pictures import CUP, DOG, image, write_official, wri
 from unigrpo.__main__ import call
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json, read_jsonl
-from unigrpo.report import collect
+from unigrpo.report.data import collect
 from unigrpo.world import geneval_verdict
 
 CARS = {

@@ -28,7 +28,7 @@ from unigrpo.judges import reward as rewards
 from unigrpo.methods import ddrl, fpo, gardo, nft, refl
 from unigrpo.models import checkpoint
 from unigrpo.objectives import flow
-from unigrpo.report import collect
+from unigrpo.report.data import collect
 from unigrpo.sampling import sets
 from unigrpo.sampling.engine import Decoding
 from unigrpo.study import config

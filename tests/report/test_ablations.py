@@ -9,8 +9,8 @@ import pytest
 from tests._support.study import PAPER, flat_course, score_rows, write_jsonl, write_validations
 from unigrpo.core.errors import UserError
 from unigrpo.report import collect, overoptimisation, tables
-from unigrpo.report.results import Folder
-from unigrpo.report.validations import Course, course
+from unigrpo.report.data.results import Folder
+from unigrpo.report.data.validations import Course, course
 
 TAGS = ("a", "a", "a", "b")
 CATEGORY_WEIGHTS = np.array([1 / 6, 1 / 6, 1 / 6, 1 / 2])

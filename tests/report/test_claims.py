@@ -9,9 +9,9 @@ import pytest
 from tests._support.study import flat_course, write_jsonl, write_study, write_validations
 from unigrpo.report import claims, verdicts
 from unigrpo.report.claims import CLAIMS
-from unigrpo.report.results import PAPER, Folder, Paper, Scores
-from unigrpo.report.rows import Sources
-from unigrpo.report.stats import Estimate
+from unigrpo.report.data.results import PAPER, Folder, Paper, Scores
+from unigrpo.report.data.rows import Sources
+from unigrpo.report.data.stats import Estimate
 from unigrpo.report.verdicts import ARTEFACT_MARGIN, FAILS, HOLDS, MARGIN, NO, OPEN, UNDECIDED, YES
 
 LEVELS = {  # run -> share of right images with thinking, seeds; without thinking it is 0.1 less

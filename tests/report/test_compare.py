@@ -9,10 +9,10 @@ import pytest
 from tests._support.study import write_study
 from unigrpo.core.errors import UserError
 from unigrpo.report import compare
-from unigrpo.report.results import Folder, Paper, Scores
-from unigrpo.report.rows import Row, Sources
-from unigrpo.report.samples import read_samples
-from unigrpo.report.stats import Cells, improvement
+from unigrpo.report.data.results import Folder, Paper, Scores
+from unigrpo.report.data.rows import Row, Sources
+from unigrpo.report.data.samples import read_samples
+from unigrpo.report.data.stats import Cells, improvement
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from tests._support.study import write_scenes
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_jsonl
 from unigrpo.report import gallery
-from unigrpo.report.results import Folder
-from unigrpo.report.samples import read_samples
+from unigrpo.report.data.results import Folder
+from unigrpo.report.data.samples import read_samples
 from unigrpo.world.traces import Imperfection
 
 RUNS = {"base": None, "sft": Imperfection(wrong_traces=0.5, paint_noise=0.5), "unigrpo": Imperfection(wrong_traces=0.4)}

@@ -16,9 +16,9 @@ from unigrpo.core.settings import to_dict
 from unigrpo.objectives import flow
 from unigrpo.objectives.image_losses import latent_kl, velocity_mse
 from unigrpo.report import frontier, hacking, mechanism, sheets, validations
+from unigrpo.report.data.results import PAPER, Folder, Paper
+from unigrpo.report.data.rows import Sources
 from unigrpo.report.regularisers import DATA, GATED, KL, MSE, NONE, TEXT, regulariser
-from unigrpo.report.results import PAPER, Folder, Paper
-from unigrpo.report.rows import Sources
 from unigrpo.study.config import rl_config
 from unigrpo.world.prompts import prompt_set
 

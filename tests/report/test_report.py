@@ -14,9 +14,9 @@ import pytest
 from tests._support.study import score_rows, write_jsonl, write_study
 from unigrpo.core.errors import UserError
 from unigrpo.report import collect, courses, figures, pictures, tables
-from unigrpo.report.results import CATEGORIES, Folder, Paper, Scores
-from unigrpo.report.results import PAPER as PAPER_FILE
-from unigrpo.report.rows import Row, Sources
+from unigrpo.report.data.results import CATEGORIES, Folder, Paper, Scores
+from unigrpo.report.data.results import PAPER as PAPER_FILE
+from unigrpo.report.data.rows import Row, Sources
 
 ROWS = [["base", "no"], ["sft", "yes"], ["unigrpo", "yes"]]
 

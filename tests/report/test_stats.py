@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import bootstrap, spearmanr
 
 from unigrpo.core.errors import UserError
-from unigrpo.report.stats import Cells, _resampled, difference, estimate, prompt_weights, rank_correlation
+from unigrpo.report.data.stats import Cells, _resampled, difference, estimate, prompt_weights, rank_correlation
 
 
 def cells(values, tags=None, seeds=None):

@@ -15,14 +15,14 @@ from unigrpo.core.errors import UserError
 from unigrpo.core.registry import nearest
 from unigrpo.core.settings import AsTuple, Count, Settings, from_dict
 from unigrpo.core.yaml_files import read_yaml
+from unigrpo.study.claim_entries import ClaimEntry, rows_read, runs_read
 from unigrpo.study.config import RLConfig, SupervisedConfig, rl_class
+from unigrpo.study.facts import FIGURES, TABLES, KindFacts
 
 BASE = "base"  # the one run without a parent
 SFT = "sft"  # the run that decoding is chosen and the reward learned on
 COMMON = ("label", "stage", "init", "evaluate")  # keys of a run's line that are not settings of its stage
-OF_TRAINING = (  # kinds of table and figure that need no images of their runs
-    "training", "curves", "progress", "regularisers", "overoptimisation", "frontier", "mechanism", "sheets"
-)  # fmt: skip
+DOORS = {"tables": TABLES, "figures": FIGURES}
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 Mode = Literal["no", "yes"]
 Names = Annotated[tuple[str, ...], AsTuple, Field(min_length=1)]
@@ -60,7 +60,7 @@ class Catalogue(Settings):
     runs: dict[str, dict]
     tables: dict[str, dict] = {}
     figures: dict[str, dict] = {}
-    claims: dict[str, Any] = {}
+    claims: dict[str, dict] = {}
 
 
 def _read(path: str | Path) -> dict:
@@ -77,9 +77,9 @@ def _read(path: str | Path) -> dict:
             varied = checked.vary is None or (len(checked.vary) == 1 and all(checked.vary.values()))
             if not varied:
                 raise UserError(f"runs.{name}.vary: expected one setting with a list of values, got {line['vary']!r}")
-        for kind in ("tables", "figures"):
-            for name, spec in getattr(catalogue, kind).items():
-                from_dict(Spec, spec, f"{kind}.{name}")
+        for section, model in {"tables": Spec, "figures": Spec, "claims": ClaimEntry}.items():
+            for name, entry in getattr(catalogue, section).items():
+                from_dict(model, entry, f"{section}.{name}")
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     return content
@@ -107,11 +107,11 @@ def load_catalogue(path: str | Path) -> dict:
         _check_line(path, name, line, defaults)
     for name in lines:
         ancestors(path, lines, name, "init")
-    filled = {"defaults": defaults, "runs": lines, "overrides": overrides, "claims": catalogue.get("claims", {})}
-    for kind in ("tables", "figures"):
-        filled[kind] = {name: _name_each(spec, sweeps) for name, spec in catalogue.get(kind, {}).items()}
-        for name, spec in filled[kind].items():
-            _check_spec(path, f"{kind}.{name}", spec, lines)
+    filled = {"defaults": defaults, "runs": lines, "overrides": overrides}
+    for section in (*DOORS, "claims"):
+        filled[section] = {name: _name_each(entry, sweeps) for name, entry in catalogue.get(section, {}).items()}
+        for name, entry in filled[section].items():
+            _check_entry(f"{path}: {section}.{name}", section, entry, lines)
     return filled
 
 
@@ -196,27 +196,33 @@ def _check_line(path, name: str, line: dict, defaults: dict) -> None:
         raise UserError(f"{where}.{key}: not a setting of {line['stage']} runs{hint}")
 
 
-def _check_spec(path, where: str, spec: dict, runs: dict) -> None:
-    """A table or figure has what its kind needs, of runs that exist and are evaluated in the mode asked."""
-    needed = "rows" if spec["kind"] in ("main", "categories") else "runs"
-    if needed not in spec:
-        raise UserError(f"{path}: {where}.{needed}: missing, kind {spec['kind']} shows them")
-    mode = "yes" if spec["kind"] in ("decoding", "guidance") else None
-    wanted = [(f"rows.{i}", *row) for i, row in enumerate(spec.get("rows", []))]
-    wanted += [(f"runs.{i}", run, mode) for i, run in enumerate(spec.get("runs", []))]
-    for key, run, mode in wanted:
+def facts_of(section: str, spec: dict, where: str = "") -> KindFacts:
+    """What the kind of an entry of ``tables`` or ``figures`` declares of itself. Raises UserError where the entry lacks
+    what its kind shows, or shows more than it has room for."""
+    facts = DOORS[section].load(spec["kind"], f"{where}.kind").FACTS
+    if facts.shows not in spec:
+        raise UserError(f"{where}.{facts.shows}: missing, kind {spec['kind']} shows them")
+    if facts.most_runs is not None and len(spec["runs"]) > facts.most_runs:
+        raise UserError(f"{where}.runs: expected at most {facts.most_runs}, got {', '.join(spec['runs'])}")
+    return facts
+
+
+def _check_entry(where: str, section: str, entry: dict, runs: dict) -> None:
+    """A table, figure or claim reads runs that exist, are evaluated as it asks and trained as its kind needs."""
+    facts = facts_of(section, entry, where) if section in DOORS else None
+    for key, run, thinking in rows_read(entry):
         if run not in runs:
-            raise UserError(f"{path}: {where}.{key}: no run is called {run!r}{nearest(run, runs)}")
+            raise UserError(f"{where}.{key}: no run is called {run!r}{nearest(run, runs)}")
+        mode = thinking or (facts and facts.mode)
         if mode and mode not in runs[run]["evaluate"]:
-            raise UserError(f"{path}: {where}.{key}: run {run!r} is not evaluated with thinking {mode!r}")
-        trained = spec["kind"] == "guidance" or (spec["kind"] in OF_TRAINING and spec["kind"] != "curves")
-        if trained and runs[run]["stage"] != "rl":
-            raise UserError(f"{path}: {where}.{key}: run {run!r} is not trained by reinforcement")
+            raise UserError(f"{where}.{key}: run {run!r} is not evaluated with thinking {mode!r}")
+        if facts and facts.reinforced and runs[run]["stage"] != "rl":
+            raise UserError(f"{where}.{key}: run {run!r} is not trained by reinforcement")
 
 
 def named(spec: dict) -> list[str]:
     """The runs that a table or figure names, each once, in its order."""
-    return list(dict.fromkeys([*spec.get("runs", []), *(row[0] for row in spec.get("rows", []))]))
+    return runs_read(spec)
 
 
 def by_default(specs: dict) -> list[str]:
@@ -238,7 +244,7 @@ def groups(catalogue: dict) -> list[str]:
 def runs_in_use(catalogue: dict, judged: bool = False) -> list[str]:
     """Runs that a default table or figure names, and all they descend from, in the catalogue's order; where ``judged``,
     only for the tables and figures that need images."""
-    specs = [catalogue[kind][name] for kind in ("tables", "figures") for name in by_default(catalogue[kind])]
-    shown = {run for spec in specs if not (judged and spec["kind"] in OF_TRAINING) for run in named(spec)}
+    specs = [(kind, catalogue[kind][name]) for kind in DOORS for name in by_default(catalogue[kind])]
+    shown = {run for kind, spec in specs if not judged or facts_of(kind, spec).scores for run in named(spec)}
     used = {ancestor for run in shown for ancestor in ancestors("", catalogue["runs"], run, "init")}
     return [run for run in catalogue["runs"] if run in used]

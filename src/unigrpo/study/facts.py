@@ -21,8 +21,8 @@ REGULARISERS = Door("unigrpo.objectives.regularisers", "regulariser", ("FACTS", 
 BACKBONES = Door("unigrpo.models.backbones", "backbone")
 REWARDS = Door("rewards", "reward", ("FACTS", "build"))
 BENCHMARKS = Door("evals.benchmarks", "benchmark", ("FACTS", "build"))
-TABLES = Door("unigrpo.report.tables", "kind of table")
-FIGURES = Door("unigrpo.report.figures", "kind of figure")
+TABLES = Door("unigrpo.report.tables", "kind of table", ("FACTS", "line", "text"))
+FIGURES = Door("unigrpo.report.figures", "kind of figure", ("FACTS", "COLUMNS", "draw"))
 
 Part = Literal["text", "image"]
 
@@ -98,8 +98,12 @@ class KindFacts:
     """A kind of table or figure (``unigrpo.report.tables``, ``unigrpo.report.figures``)."""
 
     title: str
-    caption: str  # what the report says below it
-    shows: Literal["rows", "runs"] = "runs"
+    caption: str  # what it shows, in the workflow's report and in lists of kinds
+    number: str = ""  # of the paper's table, before the title
+    notes: tuple[str, ...] = ()  # sentences below a table, which depend on nothing
+    printed: tuple[str, ...] = ()  # those that a paper prints besides
+    shows: Literal["rows", "runs"] = "runs"  # the key of the catalogue's entry: runs, or runs with a mode each
+    most_runs: int | None = None  # that it has room for
     reads: Literal["run.json", "samples/done.json"] | None = None  # of every run, beside the scores
     scores: bool = True  # whether it needs the runs' images judged
     reinforced: bool = False  # whether all its runs must be trained by reinforcement

@@ -8,7 +8,7 @@ from pathlib import Path
 from unigrpo.core.errors import UserError
 from unigrpo.core.registry import nearest
 from unigrpo.core.settings import from_dict, to_dict
-from unigrpo.study.catalogue import groups, load_catalogue, runs_in_use
+from unigrpo.study.catalogue import facts_of, groups, load_catalogue, runs_in_use
 from unigrpo.study.config import check_processes
 from unigrpo.study.resolve import Scale, fingerprint, load_scale, resolve
 
@@ -40,10 +40,9 @@ class Study:
         return parent, seed if seed in self.seeds(parent) else 0
 
     def modes(self, run: str) -> list[str]:
-        """How a run is evaluated; with greedy text too where a decoding table starts with it."""
-        decoding = [spec for spec in self.catalogue["tables"].values() if spec["kind"] == "decoding"]
-        greedy = ["greedy"] if any(spec["runs"][0] == run for spec in decoding) else []
-        return [MODES[mode] for mode in self.catalogue["runs"][run]["evaluate"]] + greedy
+        """How a run is evaluated; with greedy text too where a table that shows it starts with the run."""
+        first = [spec["runs"][0] for spec in self.catalogue["tables"].values() if facts_of("tables", spec).greedy]
+        return [MODES[mode] for mode in self.catalogue["runs"][run]["evaluate"]] + ["greedy"] * (run in first)
 
     def config(self, run: str, seed: int) -> dict:
         return to_dict(resolve(self.catalogue, self.scale, self.scale_name, run, seed))

@@ -1,4 +1,4 @@
-"""Which run a command works on: one of the catalogue at a scale and a seed, or a configuration in a file."""
+"""What a command works on: the catalogue at a scale, one of its runs at a seed, or a configuration in a file."""
 
 from __future__ import annotations
 
@@ -9,10 +9,20 @@ from unigrpo.core.registry import nearest
 from unigrpo.study import config
 from unigrpo.study.catalogue import load_catalogue
 from unigrpo.study.config import RunConfig
+from unigrpo.study.overview import Study
 from unigrpo.study.provenance import ROOT
 from unigrpo.study.resolve import load_scale, resolve
 
 CATALOGUE, SCALES = ROOT / "pipelines" / "experiments.yaml", ROOT / "pipelines" / "scales"
+
+
+def chosen_study(scale: str) -> Study:
+    """The catalogue at ``scale``. Raises UserError."""
+    names = [path.stem for path in SCALES.glob("*.yaml")]
+    if scale not in names:
+        raise UserError(f"--scale {scale}: no such file in {SCALES}{nearest(scale, names)}")
+    catalogue = load_catalogue(CATALOGUE)
+    return Study(catalogue, scale, load_scale(SCALES / f"{scale}.yaml", catalogue["defaults"]))
 
 
 def chosen_run(scale: str | None, run: str | None, seed: int, file: Path | None) -> tuple[str, RunConfig]:
@@ -22,12 +32,8 @@ def chosen_run(scale: str | None, run: str | None, seed: int, file: Path | None)
         raise UserError("expected either --scale and --run, or --config")
     if file is not None:
         return str(file), config.load(file)
-    names = [path.stem for path in SCALES.glob("*.yaml")]
-    if scale not in names:
-        raise UserError(f"--scale {scale}: no such file in {SCALES}{nearest(scale, names)}")
-    catalogue = load_catalogue(CATALOGUE)
+    study = chosen_study(scale)
     try:
-        settings = load_scale(SCALES / f"{scale}.yaml", catalogue["defaults"])
-        return f"--scale {scale} --run {run}", resolve(catalogue, settings, scale, run, seed)
+        return f"--scale {scale} --run {run}", resolve(study.catalogue, study.scale, scale, run, seed)
     except UserError as error:
         raise UserError(f"{CATALOGUE}: {error}") from None

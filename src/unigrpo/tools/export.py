@@ -14,12 +14,13 @@ from unigrpo.core.errors import UserError
 from unigrpo.core.files import new_folder, read_json, write_json, write_text
 from unigrpo.core.settings import from_dict, to_dict
 from unigrpo.models.backbones import backbone_of
-from unigrpo.report.collect import write_scores
-from unigrpo.report.results import MODES, PAPER, Folder, Paper, Scores
-from unigrpo.report.rows import Row, Sources
+from unigrpo.report.data.collect import write_scores
+from unigrpo.report.data.results import PAPER, Folder, Paper, Scores
+from unigrpo.report.data.rows import Row, Sources
 from unigrpo.study import provenance, run_folder
 from unigrpo.study.config import RunConfig
 from unigrpo.study.facts import BACKBONES
+from unigrpo.study.overview import MODES
 from unigrpo.tools import inspect_checkpoint
 
 STAGES = {

@@ -1,0 +1,133 @@
+"""What the claims come to in a study's results: a CSV, and a page with every comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from unigrpo.core.errors import UserError
+from unigrpo.core.files import write_text
+from unigrpo.core.registry import nearest
+from unigrpo.core.seeding import numpy_generator
+from unigrpo.report.claims.paper_claims import CLAIMS, RULE, Claim
+from unigrpo.report.claims.score_findings import GUIDANCE, METRICS
+from unigrpo.report.claims.verdicts import Finding, any_one
+from unigrpo.report.data.notes import fates, scale_note
+from unigrpo.report.data.phrases import MISSING
+from unigrpo.report.data.rows import Row, Sources
+from unigrpo.report.data.stats import rank_correlation
+from unigrpo.report.pages import page
+from unigrpo.study.claim_entries import runs_read
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A claim with its comparisons, and what they come to."""
+
+    claim: Claim
+    findings: list[Finding]
+
+    @property
+    def counted(self) -> list[Finding]:
+        return [finding for finding in self.findings if finding.counted]
+
+    @property
+    def missing(self) -> list[str]:
+        return list(dict.fromkeys(name for finding in self.counted for name in finding.missing))
+
+    @property
+    def verdict(self) -> str:
+        if self.missing:
+            return f"{MISSING}: {'; '.join(self.missing)}"
+        return self.claim.verdict([finding.answer for finding in self.counted])
+
+    @property
+    def decisive(self) -> Finding:
+        """The comparison that the verdict turns on; an empty one where any is missing."""
+        turns = max if self.claim.verdict is any_one else min
+        return Finding(MISSING) if self.missing else turns(self.counted, key=lambda finding: finding.weight)
+
+
+# ------------------------------------------------------------------------------------------ text
+
+
+def csv(outcomes: Sequence[Outcome]) -> str:
+    """id, claim, effect, lo, hi, n, verdict, kind, why; empty cells where not available."""
+    lines = []
+    for o in outcomes:
+        w, c = o.decisive, o.claim
+        found = {"effect": w.effect, "lo": w.lo, "hi": w.hi, "n": w.n or None}
+        lines.append({"id": c.id, "claim": c.text} | found | {"verdict": o.verdict, "kind": c.kind, "why": c.why})
+    return pd.DataFrame(lines).astype({"n": "Int64"}).to_csv(index=False, float_format="%.4f")
+
+
+def rankings(sources: Sources) -> Iterator[str]:
+    """How far our order of rows is the paper's, a sentence a metric."""
+    for name, (benchmark, metric) in METRICS.items():
+        pairs = []
+        for run, thinking in sources.paper.rows:
+            theirs = sources.paper.value(run, thinking, benchmark)
+            ours = sources.estimate(Row(run, thinking, GUIDANCE), benchmark, metric)
+            if theirs and ours:
+                pairs.append((ours.mean, float(theirs)))
+        found = rank_correlation(*zip(*pairs, strict=True), numpy_generator(0, "ranks", name)) if pairs else None
+        shown = f"{found.rho:.2f} [{found.lo:.2f}, {found.hi:.2f}]" if found else MISSING
+        yield f"{name}: Spearman's rank correlation of our rows with the paper's: {shown}, n = {len(pairs)} rows."
+
+
+def sections(
+    outcomes: Sequence[Outcome], runs: Sequence[str], sources: Sources
+) -> list[tuple[str, pd.DataFrame | list[str]]]:
+    """Heading and content of the page, in reading order; ``runs`` are all that the claims read."""
+    summary = [
+        {
+            "id": o.claim.id,
+            "claim": o.claim.text,
+            "verdict": o.verdict,
+            "kind": o.claim.kind,
+            "turns on": o.decisive.what,
+            "effect": o.decisive.shown,
+            "n": o.decisive.basis,
+        }
+        for o in outcomes
+    ]
+    comparisons = [
+        {"id": o.claim.id, "comparison": f.what, "effect": f.shown, "n": f.basis, "answer": f.said}
+        for o in outcomes
+        for f in o.findings
+    ]
+    return [
+        ("", [scale_note(runs, sources.folder)]),
+        ("", pd.DataFrame(summary)),
+        ("Why it was designed in, or could have failed", [f"**{o.claim.id}**: {o.claim.why}" for o in outcomes]),
+        ("The order of rows", [*rankings(sources), "Brackets are 95 % intervals: bootstrap over rows."]),
+        ("The rule", [*RULE, *fates(runs, sources.folder)]),
+        ("All comparisons", pd.DataFrame(comparisons)),
+    ]
+
+
+def check(entries: Mapping[str, Mapping], sources: Sources) -> list[Outcome]:
+    """Every claim checked on the runs that its entry in the catalogue names; not available without an entry. Raises
+    UserError for an entry of no claim, or one that lacks what its claim reads."""
+    known = {claim.id: claim for claim in CLAIMS}
+    for name in entries:
+        if name not in known:
+            raise UserError(f"claims.{name}: no such claim{nearest(name, known)}")
+        if known[name].reads not in entries[name]:
+            raise UserError(f"claims.{name}.{known[name].reads}: missing")
+    unnamed = [Finding(MISSING, missing=("its entry in the catalogue",))]
+    return [Outcome(c, c.findings(entries[c.id][c.reads], sources) if c.id in entries else unnamed) for c in CLAIMS]
+
+
+def write(entries: Mapping[str, Mapping], sources: Sources, out: Path) -> None:
+    """Write claims.csv, .md and .html."""
+    outcomes = check(entries, sources)
+    read = [run for entry in entries.values() for run in runs_read(entry)]
+    runs = list(dict.fromkeys([*(run for run, _ in sources.paper.rows), *read]))
+    title, parts = f"The paper's claims, {GUIDANCE} guidance", sections(outcomes, runs, sources)
+    write_text(out / "claims.csv", csv(outcomes))
+    write_text(out / "claims.md", page.markdown(title, parts))
+    write_text(out / "claims.html", page.parts(title, parts))

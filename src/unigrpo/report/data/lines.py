@@ -1,0 +1,78 @@
+"""A table's numbers: as columns of its CSV, and as the cells of its Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from unigrpo.report.data.phrases import MISSING
+from unigrpo.report.data.rows import Line, Row, Sources
+from unigrpo.report.data.stats import Estimate
+
+# ------------------------------------------------------------------------------------------ the CSV
+
+
+def columns(name: str, e: Estimate | None) -> Line:
+    """Mean and interval; None where there is no estimate."""
+    return {name: e and e.mean, f"{name}_lo": e and e.lo, f"{name}_hi": e and e.hi}
+
+
+def head(row: Row, sources: Sources) -> Line:
+    """Who is judged, and on how much."""
+    ta, geneval = (sources.cells(row, benchmark, "gold") for benchmark in ("ta", "geneval"))
+    found = [c for c in (ta, geneval) if c is not None]
+    return {
+        "run": row.run,
+        "label": sources.folder.label(row.run),
+        "thinking": row.thinking,
+        "guidance": row.guidance,
+        "seeds": min((len(c.seeds) for c in found), default=0),
+        "n": sources.scores.images(row.run, row.mode, row.guidance),
+        "prompts_ta": len(ta.prompts) if ta else 0,
+        "prompts_geneval": len(geneval.prompts) if geneval else 0,
+    }
+
+
+def overall(row: Row, sources: Sources) -> Line:
+    """TA, GenEval by the official and by the strict verdict, and gold."""
+    return (
+        columns("ta", sources.estimate(row, "ta", "ta"))
+        | columns("geneval", sources.estimate(row, "geneval", "official"))
+        | columns("geneval_strict", sources.estimate(row, "geneval", "strict"))
+        | columns("gold", sources.estimate(row, "geneval", "gold"))
+    )
+
+
+def published(row: Row, sources: Sources, *names: str) -> Line:
+    """The paper's values; None where it has none."""
+    return {f"paper_{name}": sources.paper.value(row.run, row.thinking, name) or None for name in names}
+
+
+# ------------------------------------------------------------------------------------------ the Markdown
+
+
+def number(line: Mapping, name: str, form: str = ".3f") -> str:
+    """One cell of the CSV."""
+    return MISSING if line[name] is None else format(line[name], form)
+
+
+def interval(line: Mapping, name: str, form: str = ".3f") -> str:
+    """Mean and interval of ``columns``."""
+    if line[name] is None:
+        return MISSING
+    return "{} [{}, {}]".format(*(format(line[key], form) for key in (name, f"{name}_lo", f"{name}_hi")))
+
+
+def seeds(line: Mapping) -> str:
+    """How many seeds, and what one leaves unknown."""
+    return "1 (prompts only)" if line["seeds"] == 1 else str(line["seeds"])
+
+
+def verdicts(line: Mapping) -> Line:
+    """The cells of ``overall``."""
+    names = {"TA": "ta", "GenEval": "geneval", "strict": "geneval_strict", "gold": "gold"}
+    return {words: interval(line, name) for words, name in names.items()}
+
+
+def paper(line: Mapping, name: str) -> str:
+    """The paper's value, or that its run collapsed."""
+    return line[f"paper_{name}"] or ("collapsed" if line["paper_collapsed"] == "yes" else "–")

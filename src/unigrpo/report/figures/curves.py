@@ -1,0 +1,58 @@
+"""The paper's Figure 3: a panel a reward, one line a run, against gradient updates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from unigrpo.report.data import logs
+from unigrpo.report.pages import drawing
+from unigrpo.study.facts import KindFacts
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from unigrpo.report.data.rows import Sources
+
+FACTS = KindFacts(
+    title="Rewards in training",
+    caption="Training reward, validation reward, and the gold judge that training never sees, against gradient "
+    "updates (the paper's Figure 3). Reward hacking is the first two rising while the third falls.",
+    scores=False,
+    reads="run.json",
+)
+COLUMNS = ["run", "seed", "kind", "update", "images", "metric", "value"]
+PANELS = (  # title, kind of row in metrics.jsonl, metric
+    ("training reward", "train", "proxy"),
+    ("validation reward", "validation", "proxy"),
+    ("validation, gold judge", "validation", "gold"),
+)
+
+
+def draw(spec: Mapping, sources: Sources) -> tuple[Figure, pd.DataFrame]:
+    """One panel a reward, against gradient updates; a cross ends the line of a seed that collapsed."""
+    data = logs.curve_data(spec["runs"], sources.folder)
+    looks = list(zip(spec["runs"], drawing.COLORS, drawing.STYLES, strict=False))
+    figure, (axes,) = drawing.panels(1, len(PANELS), 2.4)
+    for axis, (title, kind, metric) in zip(axes, PANELS, strict=True):
+        panel = data[(data["kind"] == kind) & (data["metric"] == metric)]
+        for run, color, style in looks:
+            table = panel[panel["run"] == run].pivot_table(values="value", index="update", columns="seed")
+            axis.plot(table.index, table.to_numpy(), color=color, alpha=0.4, linewidth=0.7)
+            for seed in table.columns.intersection(logs.fallen(run, sources.folder)):
+                last = table[seed].dropna().tail(1)
+                axis.plot(last.index, last, "x", color=color, markersize=5)
+            mean = table.dropna().mean(axis=1)
+            axis.plot(mean.index, mean, color=color, linestyle=style, linewidth=1.8)
+        axis.set(title=title, xlabel="gradient updates")
+        axis.margins(x=0.02)
+    axes[0].set_ylabel("reward")
+    seeds = max(data.groupby("run")["seed"].nunique(), default=0)
+    key = [drawing.key(sources.folder.label(r), color=c, linestyle=s, linewidth=1.8) for r, c, s in looks]
+    if seeds > 1:
+        key.append(drawing.key(f"one of {seeds} seeds", color="#7f7f7f", alpha=0.6, linewidth=0.7))
+    if any(logs.fallen(run, sources.folder) for run in spec["runs"]):
+        key.append(drawing.key("collapsed", color="#7f7f7f", marker="x", linestyle=""))
+    drawing.legend(figure, key, handlelength=3)
+    return figure, data

@@ -1,0 +1,93 @@
+"""The frontier of regularisers: what was reached against how far the policy moved, for every weight that was tried.
+
+Distance is one yardstick for all, the velocity MSE from where the run started (training.drift); gold and artefacts are
+those of the last validation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import mean
+from typing import TYPE_CHECKING
+
+from unigrpo.core import errors, seeding
+from unigrpo.core.lazy import lazy
+from unigrpo.report.data import anchors, stats, validations
+from unigrpo.report.pages import drawing
+from unigrpo.study.facts import KindFacts
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from unigrpo.report.data.results import Folder
+    from unigrpo.report.data.rows import Sources
+
+pandas = lazy("pandas")
+FACTS = KindFacts(
+    title="Regularisers: what was reached, and how far the policy moved",
+    caption="Gold and artefacts at the last validation against the velocity MSE from the start, a marker a "
+    "regulariser, its weights joined in their order (the paper's Figure 5 as numbers). Intervals are over "
+    "seeds and prompts; the dotted line is where all started.",
+    scores=False,
+    reinforced=True,
+    reads="run.json",
+)
+PANELS = {"gold": "validation, gold judge", "artefact": "artefacts, share of the image"}
+COLUMNS = ["run", "regulariser", "weight", "seeds", "drift", *(f"{m}{s}" for m in PANELS for s in ("", "_lo", "_hi"))]
+
+
+def last_drift(run: str, folder: Folder) -> float:
+    """Velocity MSE from the start at the last validation, mean over seeds. Raises UserError where none has it."""
+    found = []
+    for rows in folder.metrics(run).values():
+        drifts = [row["drift"] for _, row in rows if row.get("kind") == "validation" and "drift" in row]
+        found += drifts[-1:]
+    if not found:
+        where = folder.root / "runs" / run
+        raise errors.UserError(f"{where}: no seed has a validation with its drift in metrics.jsonl")
+    return mean(found)
+
+
+def points(courses: Mapping[str, object], folder: Folder) -> pd.DataFrame:
+    """A line a run that was validated, in COLUMNS."""
+    lines = []
+    for run, found in courses.items():
+        if found is None:
+            continue
+        anchor = anchors.anchor(folder.config(run))
+        line = [run, anchor.kind, anchor.weight, len(found.seeds), last_drift(run, folder)]
+        for metric in PANELS:
+            e = stats.estimate(found.cells(metric, -1), seeding.numpy_generator(0, "frontier", run, metric))
+            line += [e.mean, e.lo, e.hi]
+        lines.append(line)
+    return pandas.DataFrame(lines, columns=COLUMNS)
+
+
+def draw(spec: Mapping, sources: Sources) -> tuple[Figure, pd.DataFrame]:
+    courses = validations.courses(spec["runs"], sources.folder)
+    data = points(courses, sources.folder)
+    missing = [sources.folder.label(run) for run, found in courses.items() if found is None]
+    first = courses[data["run"][0]]
+    figure, (axes,) = drawing.panels(1, len(PANELS), 3.1)
+    for axis, (metric, title) in zip(axes, PANELS.items(), strict=True):
+        axis.axhline(first.means[metric][:, 0].mean(), color=drawing.GREY, linewidth=0.8, linestyle=":")
+        for number, kind in enumerate(data["regulariser"].unique()):
+            _draw_weights(axis, data[data["regulariser"] == kind].sort_values("weight"), metric, kind, number)
+        axis.set(title=title, xscale="log", xlabel="velocity MSE from the start")
+    note = "numbers: weights; dotted: the start" + (f"; not available: {', '.join(missing)}" if missing else "")
+    drawing.legend(figure, axes[0].get_legend_handles_labels()[0], 3, title=note, title_fontsize=6.5)
+    return figure, data
+
+
+def _draw_weights(axis, tried: pd.DataFrame, metric: str, kind: str, number: int) -> None:
+    """The weights of one regulariser, joined; intervals where there are several seeds."""
+    look, color = drawing.look(number, "marker", "linestyle"), drawing.look(number)["color"]
+    axis.plot(tried["drift"], tried[metric], linewidth=1, markersize=5, label=kind, **look)
+    for _, row in tried.iterrows():
+        if row["seeds"] > 1:
+            ends = [row[f"{metric}_lo"], row[f"{metric}_hi"]]
+            axis.plot([row["drift"]] * 2, ends, color=color, linewidth=0.8)
+        if kind != anchors.NONE:
+            axis.annotate(f"{row['weight']:g}", (row["drift"], row[metric]), xytext=(4, 4 - 12 * (number % 2)),
+                          textcoords="offset points", fontsize=5.5, color=color)  # fmt: skip

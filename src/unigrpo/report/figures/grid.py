@@ -1,0 +1,61 @@
+"""The paper's Figure 2: a column a prompt, a row a run, the same prompts and noise in every row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from unigrpo.report.pages import drawing, pictures
+from unigrpo.study.facts import KindFacts
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from unigrpo.report.data.rows import Sources
+    from unigrpo.report.data.samples import Sample
+
+FACTS = KindFacts(
+    title="Samples of several runs",
+    caption="The same prompts and the same noise, a column a prompt and a row a run: verdict and reasoning trace "
+    "under each image. A fixed rule draws the prompts (the paper's Figure 2).",
+    reads="samples/done.json",
+)
+TAGS = ("counting", "position", "color_attr", "compound", "compound")
+COLUMNS = ["prompt_id", "prompt", "run", "trace", "correct", "reason"]
+
+
+def draw(spec: Mapping, sources: Sources) -> tuple[Figure, list[tuple]]:
+    """A column a prompt, a row a run; verdict and trace under each image."""
+    runs = spec["runs"]
+    found = {run: pictures.read(run, spec, sources) for run in runs}
+    prompts = pictures.drawn_prompts(found[runs[0]], TAGS)
+    height = 0.55 + len(runs) * (drawing.WIDTH / len(prompts) + 0.5)
+    figure, axes = drawing.panels(len(runs), len(prompts), height)
+    rows = []
+    for line, run in zip(axes, runs, strict=True):
+        line[0].set_ylabel(sources.folder.label(run), fontweight="bold", fontsize=8.5)
+        for axis, prompt in zip(line, prompts, strict=True):
+            sample = found[run].get(prompt)
+            if sample is None:
+                axis.set(xticks=[], yticks=[])
+                drawing.say_missing(axis)
+                axis.set_box_aspect(1)
+            else:
+                pictures.draw_sample(axis, sample)
+                _under(axis, sample)
+                rows.append(pictures.record(run, sample))
+    for axis, prompt in zip(axes[0], prompts, strict=True):
+        axis.set_title(drawing.subject(found[runs[0]][prompt].prompt, 22), fontsize=7.5, pad=5)
+    return figure, rows
+
+
+def _under(axis, sample: Sample) -> None:
+    """The verdict on a line of its own, the trace below it."""
+    said, color, _ = pictures.VERDICTS[sample.correct]
+    objects = [" ".join(word for word, _ in entry) for entry in sample.plan or ()] or [sample.raw_trace]
+    lines = pictures.cut(pictures.wrapped(objects, 28), 4)
+    axis.set_xlabel("\n".join(["", *lines]), fontsize=5.8, linespacing=1.25, labelpad=3)
+    axis.annotate(
+        said, (0.5, 0), xytext=(0, -2.5), xycoords="axes fraction", textcoords="offset points",
+        ha="center", va="top", fontsize=6.2, fontweight="bold", color=color,
+    )  # fmt: skip

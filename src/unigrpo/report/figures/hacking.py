@@ -1,0 +1,97 @@
+"""The reward trained on (proxy) and the gold judge, which training never sees, as a run goes on and as it moves away
+from its start.
+
+Both are gains since the first validation in units of their spread over its images, so that they can be compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from unigrpo.core import errors
+from unigrpo.core.lazy import lazy
+from unigrpo.report.data import validations
+from unigrpo.report.pages import drawing
+from unigrpo.study.facts import KindFacts
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from unigrpo.report.data.results import Folder
+    from unigrpo.report.data.rows import Sources
+
+np = lazy("numpy")
+FACTS = KindFacts(
+    title="Over-optimisation of the reward",
+    caption="The reward trained on (proxy) and the gold judge on validation prompts, gains in units of the spread "
+    "at the start: against gradient updates, and against the velocity MSE from the start. Lines are means "
+    "over seeds, bands their range; a triangle is where gold peaks.",
+    scores=False,
+    reinforced=True,
+    reads="run.json",
+)
+COLUMNS = ["run", "seed", "update", "drift", "metric", "gain"]
+LOOKS = {"proxy": {"color": "#c0392b", "linestyle": "--"}, "gold": {"color": "#08306b", "linestyle": "-"}}
+
+
+def gains(found: validations.Course, metric: str) -> np.ndarray:
+    """(K, U) gains since the first validation, in units of the spread over its images; 0 spread leaves them as they
+    are."""
+    moved = found.means[metric] - found.means[metric][:, :1]
+    return moved / (found.spread[metric] or 1.0)
+
+
+def drifts(found: validations.Course, folder: Folder) -> np.ndarray:
+    """(K, U) velocity MSE from the start at each of the validations. Raises UserError where one has none."""
+    rows = folder.metrics(found.run)
+    moved = np.full((len(found.seeds), len(found.updates)), np.nan)
+    for k, seed in enumerate(found.seeds):
+        by_update = {row["update"]: row for _, row in rows.get(seed, []) if row.get("kind") == "validation"}
+        for u, update in enumerate(found.updates):
+            moved[k, u] = by_update.get(update, {}).get("drift", np.nan)
+    if np.isnan(moved).any():
+        raise errors.UserError(f"{folder.root / 'runs' / found.run}: metrics.jsonl lacks the drift of a validation")
+    return moved
+
+
+def draw(spec: Mapping, sources: Sources) -> tuple[Figure, list[tuple]]:
+    """A line of panels a run: against updates and against the distance."""
+    folder, rows = sources.folder, []
+    courses = validations.courses(spec["runs"], folder)
+    figure, axes = drawing.panels(len(courses), 2, 0.8 + 1.15 * len(courses), sharey=True, sharex="col")
+    for line, (run, found) in zip(axes, courses.items(), strict=True):
+        line[0].set_ylabel(folder.label(run).replace(" (", "\n(").replace(" + ", "\n+ "), fontsize=7)
+        if found is None:
+            for axis in line:
+                drawing.say_missing(axis)
+            continue
+        moved, gained = drifts(found, folder), {metric: gains(found, metric) for metric in LOOKS}
+        _draw_run(line, found, moved, gained)
+        rows += [
+            (run, seed, update, moved[k, u], metric, each[k, u])
+            for metric, each in gained.items()
+            for k, seed in enumerate(found.seeds)
+            for u, update in enumerate(found.updates)
+        ]
+    axes[0, 1].set_xscale("symlog", linthresh=0.01, linscale=0.4)
+    axes[0, 1].set_xlim(left=0)
+    axes[-1, 0].set_xlabel("gradient updates")
+    axes[-1, 1].set_xlabel("velocity MSE from the start")
+    axes[0, 0].set_title("gain, in spreads of the start", loc="left")
+    axes[0, 1].set_title("the same, by how far it moved", loc="left")
+    key = [drawing.key(f"{metric}, validation", linewidth=1.3, **look) for metric, look in LOOKS.items()]
+    key.append(drawing.key("gold peaks", marker="v", linestyle="", color=LOOKS["gold"]["color"]))
+    drawing.legend(figure, key)
+    return figure, rows
+
+
+def _draw_run(line, found: validations.Course, moved: np.ndarray, gained: Mapping[str, np.ndarray]) -> None:
+    """Means over seeds and their range; a triangle at the highest mean gold."""
+    for axis, place in zip(line, (np.array(found.updates, dtype=float), moved.mean(0)), strict=True):
+        for metric, look in LOOKS.items():
+            drawing.band(axis, place, gained[metric], look["color"])
+            axis.plot(place, gained[metric].mean(0), linewidth=1.3, **look)
+        peak = found.peak()
+        axis.plot(place[peak], gained["gold"].mean(0)[peak], "v", color=LOOKS["gold"]["color"], markersize=5)
+        axis.axhline(0, color=drawing.GREY, linewidth=0.6)

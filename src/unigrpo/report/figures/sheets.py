@@ -1,0 +1,86 @@
+"""Validation images of runs whose gold judge peaked: at the peak and at the end, the same prompts and noise."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unigrpo.core import errors, records
+from unigrpo.core.lazy import lazy
+from unigrpo.report.data import validations
+from unigrpo.report.pages import drawing, pictures
+from unigrpo.study.facts import KindFacts
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from unigrpo.report.data.rows import Sources
+
+np = lazy("numpy")
+prompts = lazy("unigrpo.world.prompts")
+FACTS = KindFacts(
+    title="Validation images where gold peaks and at the end",
+    caption="Images of the first seed on the same validation prompts and noise, two lines a run: at the "
+    "validation where mean gold peaks, and at the last. A fixed rule draws the prompts (the paper's "
+    "Figure 5).",
+    scores=False,
+    reinforced=True,
+    reads="run.json",
+)
+COLUMNS = ["run", "seed", "update", "when", "prompt_id", "gold"]
+TAGS = ("single_object", "counting", "position", "color_attr", "compound", "compound")
+
+
+def tile(page: np.ndarray, place: int) -> np.ndarray:
+    """The image at ``place`` of a sheet (H, W, 3)."""
+    side = page.shape[1] // records.SHEET_COLUMNS
+    row, column = divmod(place, records.SHEET_COLUMNS)
+    return page[side * row : side * (row + 1), side * column : side * (column + 1)]
+
+
+def read(path: Path) -> np.ndarray:
+    """A sheet (H, W, 3). Raises UserError where it cannot be read."""
+    from PIL import Image
+
+    try:
+        return np.asarray(Image.open(path).convert("RGB"))
+    except OSError as error:
+        raise errors.UserError(f"{path}: cannot be read as a picture ({error})") from None
+
+
+def draw(spec: Mapping, sources: Sources) -> tuple[Figure, list[tuple]]:
+    """Two lines a run."""
+    folder, rows = sources.folder, []
+    courses = validations.courses(spec["runs"], folder)
+    shown = next(found for found in courses.values() if found is not None)
+    places, texts = pictures.drawn(shown.tags, TAGS, "sheets"), {p.id: p.text for p in prompts.prompt_set("val")}
+    lines = 2 * len(courses)
+    figure, axes = drawing.panels(lines, len(places), 0.5 + lines * (drawing.WIDTH / 8))
+    for axis in axes.flat:
+        drawing.bare(axis)
+        axis.set_box_aspect(1)
+    for pair, (run, found) in zip(axes.reshape(-1, 2, len(places)), courses.items(), strict=True):
+        if found is None:
+            _name(pair[0, 0], folder.label(run), "not available")
+            continue
+        for line, at, when in zip(pair, (found.peak(), -1), ("gold peaks", "end"), strict=True):
+            update = found.updates[at]
+            _name(line[0], folder.label(run), f"{when}: {update}")
+            page = read(validations.sheet(run, found.seeds[0], update, folder))
+            for axis, place in zip(line, places, strict=True):
+                axis.imshow(tile(page, place), interpolation="bicubic")
+                gold = found.values["gold"][0, at, place]
+                axis.set_xlabel(f"gold {gold:.2f}", fontsize=5.5, labelpad=1.5)
+                rows.append((run, found.seeds[0], update, when, found.prompts[place], gold))
+    for axis, place in zip(axes[0], places, strict=True):
+        text = texts.get(shown.prompts[place], shown.prompts[place])
+        axis.set_title(drawing.subject(text, 20), fontsize=6.2, pad=3)
+    return figure, rows
+
+
+def _name(axis, label: str, below: str) -> None:
+    """The run to the left of its line."""
+    name = "\n".join(textwrap.wrap(label, 18))
+    axis.set_ylabel(f"{name}\n{below}", fontsize=6, rotation=0, ha="right", va="center")

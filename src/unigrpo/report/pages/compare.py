@@ -1,0 +1,162 @@
+"""Two runs side by side: paired differences with intervals and the probability of improvement,
+what each cost, their validation curves, and pairs of images on whose prompt the two verdicts differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from unigrpo.core.errors import UserError
+from unigrpo.core.files import write_text
+from unigrpo.core.seeding import numpy_generator
+from unigrpo.report.data.logs import curve_data
+from unigrpo.report.data.notes import scale_note
+from unigrpo.report.data.phrases import MISSING
+from unigrpo.report.data.results import CATEGORIES
+from unigrpo.report.data.rows import Line, Row, Sources
+from unigrpo.report.data.samples import read_samples
+from unigrpo.report.data.stats import improvement
+from unigrpo.report.pages import figure_files, page
+from unigrpo.report.pages.drawing import COLORS, GREY, STYLE, WIDTH, plt, subject
+from unigrpo.report.pages.pictures import draw_sample
+
+LINES = (  # in words, benchmark, metric, category
+    ("TA", "ta", "ta", None),
+    ("GenEval", "geneval", "official", None),
+    ("GenEval, strict", "geneval", "strict", None),
+    ("gold", "geneval", "gold", None),
+    ("training reward", "geneval", "proxy", None),
+    *((f"GenEval, {tag.replace('_', ' ')}", "geneval", "official", tag) for tag in CATEGORIES),
+)
+PAIRS = 3  # of images, where A alone is right and where B alone is
+COST = {"images": "images", "model_evaluations": "model evaluations", "wall_seconds": "wall seconds"}
+
+
+def compare(a: Row, b: Row, sources: Sources) -> list[Line]:
+    """A line a metric: both means, a - b with its interval, the smallest difference that could have been resolved, and
+    the probability that a beats b on a prompt. Raises UserError where one of them is not scored."""
+    for row in (a, b):
+        if not sources.scores.has(row.run, row.mode, row.guidance):
+            raise UserError(f"scores: no run {row.run!r} with thinking {row.thinking!r} at guidance '{row.guidance}'")
+    lines = []
+    for words, benchmark, metric, tag in LINES:
+        first, second = (sources.cells(row, benchmark, metric) for row in (a, b))
+        if first is None or second is None or (tag and tag not in first.tags):
+            continue
+        if tag:
+            first, second = first.only(tag), second.only(tag)
+        by_category, name = benchmark == "geneval", (a.run, b.run, a.mode, a.guidance, benchmark, metric, tag or "")
+        gap = sources.gap(a, b, benchmark, metric, tag)
+        better = improvement(first, second, numpy_generator(0, "improvement", *name), by_category)
+        lines.append(
+            {"metric": words, "a": sources.estimate(a, benchmark, metric, tag).mean}
+            | {"b": sources.estimate(b, benchmark, metric, tag).mean}
+            | {"difference": gap.mean, "lo": gap.lo, "hi": gap.hi, "resolvable": gap.resolvable}
+            | {"improvement": better.mean, "improvement_lo": better.lo, "improvement_hi": better.hi}
+            | {"seeds": gap.seeds, "prompts": gap.prompts}
+        )
+    return lines
+
+
+def markdown(a: Row, b: Row, lines: Sequence[Line], sources: Sources) -> str:
+    """The comparison as a page."""
+    first, second = sources.name(a), sources.name(b)
+    table = [
+        {
+            "": line["metric"],
+            first: f"{line['a']:.3f}",
+            second: f"{line['b']:.3f}",
+            "difference": f"{line['difference']:+.3f} [{line['lo']:+.3f}, {line['hi']:+.3f}]",
+            "resolvable": f"{line['resolvable']:.3f}",
+            "P(improvement)": f"{line['improvement']:.2f} [{line['improvement_lo']:.2f}, {line['improvement_hi']:.2f}]",
+            "n": f"{line['seeds']} × {line['prompts']}",
+        }
+        for line in lines
+    ]
+    costs = [sources.cost(row.run) for row in (a, b)]
+    spent = [
+        {"training cost": words}
+        | {
+            name: MISSING if cost[key] is None else f"{cost[key]:,.0f}"
+            for name, cost in zip((first, second), costs, strict=True)
+        }
+        for key, words in COST.items()
+    ]
+    notes = [
+        f"Differences are {first} − {second}, at {a.guidance} guidance, paired by prompt and seed, with 95 % "
+        "intervals; resolvable is the smallest true difference found with 80 % power.",
+        "P(improvement) is the chance that a seed of the first beats a seed of the second on a prompt, ties counting "
+        "half; its interval covers prompts only.",
+        "n is seeds × prompts. The training reward is the one that the learned reward gives the same images.",
+        scale_note([a.run, b.run], sources.folder),
+    ]
+    sections = [("", pd.DataFrame(table)), ("", pd.DataFrame(spent)), ("", notes)]
+    return page.markdown(f"{first} against {second}", sections)
+
+
+# ------------------------------------------------------------------------------------------ the figure
+
+
+def picture(a: Row, b: Row, lines: Sequence[Line], sources: Sources) -> Figure:
+    """Differences, validation curves, and pairs of images."""
+    whole = plt.figure(figsize=(WIDTH, 5.6))
+    top, bottom = whole.subfigures(2, 1, height_ratios=[1, 1])
+    left, right = top.subplots(1, 2, width_ratios=[1.3, 1])
+    for y, line in enumerate(lines):
+        left.plot([line["lo"], line["hi"]], [y, y], color=COLORS[0], linewidth=1.2)
+        left.plot(line["difference"], y, "o", color=COLORS[0], markersize=4)
+    left.axvline(0, color=GREY, linewidth=0.8)
+    left.set_yticks(range(len(lines)), [line["metric"] for line in lines])
+    left.set_ylim(len(lines) - 0.5, -0.5)
+    left.set_title(f"{sources.name(a)} − {sources.name(b)}")
+    _courses(right, a, b, sources)
+    _pairs(bottom, a, b, sources)
+    return whole
+
+
+def _courses(axis, a: Row, b: Row, sources: Sources) -> None:
+    for row, color, style in zip((a, b), COLORS, ("-", "--"), strict=False):
+        if not sources.folder.metrics(row.run):
+            continue
+        data = curve_data([row.run], sources.folder)
+        data = data[(data["kind"] == "validation") & (data["metric"] == "gold")]
+        table = data.pivot_table(values="value", index="images", columns="seed")
+        mean = table.dropna().mean(axis=1)
+        axis.plot(mean.index, mean, style, color=color, marker="o", markersize=3, label=sources.folder.label(row.run))
+    axis.set(title="validation, gold judge", xlabel="generated images")
+    axis.legend(fontsize=6.5)
+
+
+def _pairs(figure, a: Row, b: Row, sources: Sources) -> None:
+    """Columns of prompts: PAIRS where a alone is right, then PAIRS where b alone is; a row a run."""
+    found = [read_samples(sources.folder, row.run, row.mode, row.guidance) for row in (a, b)]
+    rng, shown = numpy_generator(0, "pairs", a.run, b.run), []
+    for right in (True, False):
+        odd = [
+            p for p, s in found[0].items() if p in found[1] and (s.correct, found[1][p].correct) == (right, not right)
+        ]
+        shown += [odd[i] for i in sorted(rng.permutation(len(odd))[:PAIRS])]
+    if not shown:
+        figure.text(0.5, 0.5, "no images on whose prompt the verdicts differ", ha="center")
+        return
+    axes = figure.subplots(2, len(shown), squeeze=False)
+    for line, row, samples in zip(axes, (a, b), found, strict=True):
+        line[0].set_ylabel(sources.folder.label(row.run), fontsize=7)
+        for axis, prompt in zip(line, shown, strict=True):
+            draw_sample(axis, samples[prompt])
+    for axis, prompt in zip(axes[0], shown, strict=True):
+        axis.set_title(subject(found[0][prompt].prompt, 20), fontsize=6.5)
+
+
+def write(a: Row, b: Row, sources: Sources, out: Path) -> None:
+    """Write <a>.vs.<b>.csv, .md, .png and .pdf. Raises UserError where one of them is not scored, or both are one."""
+    if a.run == b.run:
+        raise UserError(f"expected two runs, got {a.run} twice")
+    lines, name = compare(a, b, sources), f"{a.run}.vs.{b.run}"
+    write_text(out / f"{name}.md", markdown(a, b, lines, sources))
+    with plt.rc_context(STYLE):
+        figure_files.save(picture(a, b, lines, sources), pd.DataFrame(lines), out, name)

@@ -1,0 +1,11 @@
+"""Kinds of table, one file each; a table of the catalogue names one in ``kind``.
+
+A file declares ``FACTS`` (``KindFacts``), ``line(row, rows, sources)``, the row of the CSV with every number, and
+``text(line)``, the same as the readable columns of the Markdown and the HTML. It may define
+
+* ``latex(line)``: the columns that a paper prints, where they are others
+* ``notes(rows, lines, sources)``: sentences below the table that depend on what it shows
+
+A missing number is None in the row and an empty cell in the CSV. The workflow reads ``FACTS`` whenever it is parsed, so
+a file loads numpy and pandas when it is used, not when it is imported.
+"""

@@ -1,0 +1,64 @@
+"""The paper's Table 2: the six GenEval categories, official and strict, with their number of prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from unigrpo.report.data import lines, phrases, results
+from unigrpo.study.facts import KindFacts
+
+if TYPE_CHECKING:
+    from unigrpo.report.data.rows import Line, Row, Sources
+
+FACTS = KindFacts(
+    title="GenEval by category",
+    number="Table 2: ",
+    caption="The six GenEval categories of every run beside the paper's Table 2: official / strict (the paper's "
+    "official value).",
+    shows="rows",
+    printed=("Under each official value its interval and, in parentheses, the paper's.",),
+)
+HEADS = {
+    "geneval": "overall",
+    "single_object": "single",
+    "two_object": "two",
+    "counting": "count",
+    "colors": "colors",
+    "position": "position",
+    "color_attr": "attr",
+}
+
+
+def line(row: Row, rows: Sequence[Row], sources: Sources) -> Line:
+    line = lines.head(row, sources)
+    for name in HEADS:
+        tag = name if name in results.CATEGORIES else None
+        official = sources.estimate(row, "geneval", "official", tag)
+        line |= {f"{name}_n": official and official.prompts} | lines.columns(name, official)
+        line |= lines.columns(f"{name}_strict", sources.estimate(row, "geneval", "strict", tag))
+        line |= lines.published(row, sources, name)
+    return line | lines.published(row, sources, "collapsed")
+
+
+def _cells(line: Mapping, ours: Mapping[str, str]) -> Line:
+    """Each of HEADS with our value and the paper's."""
+    cells = {words: f"{ours[name]} ({lines.paper(line, name)})" for name, words in HEADS.items()}
+    return {"run": line["label"], "thinking": line["thinking"]} | cells
+
+
+def text(line: Mapping) -> Line:
+    both = {name: f"{lines.number(line, name)} / {lines.number(line, f'{name}_strict')}" for name in HEADS}
+    ours = {name: phrases.MISSING if line[name] is None else both[name] for name in HEADS}
+    return _cells(line, ours) | {"seeds": lines.seeds(line)}
+
+
+def latex(line: Mapping) -> Line:
+    """The official values with their intervals, which leave no room for strict ones."""
+    return _cells(line, {name: lines.interval(line, name) for name in HEADS}) | {"seeds": line["seeds"]}
+
+
+def notes(rows: Sequence[Row], table: Sequence[Mapping], sources: Sources) -> list[str]:
+    sizes = {HEADS[tag]: max((line[f"{tag}_n"] or 0) for line in table) for tag in results.CATEGORIES}
+    prompts = ", ".join(f"{words} {size}" for words, size in sizes.items())
+    return [f"Cells: official / strict (the paper's official value). Prompts per category: {prompts}."]

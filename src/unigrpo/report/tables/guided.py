@@ -1,0 +1,81 @@
+"""Runs trained with and without guidance, each evaluated both ways; and what they cost and earned in training.
+
+Costs are per gradient update: a rollout's model evaluations, and its seconds from the first trace to the last update,
+over its updates; medians over the rollouts of all seeds. Validations are not in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import median
+from typing import TYPE_CHECKING
+
+from unigrpo.core import errors
+from unigrpo.report.data import lines, logs, validations
+from unigrpo.report.data import notes as shared
+from unigrpo.study.facts import KindFacts
+
+if TYPE_CHECKING:
+    from unigrpo.report.data.rows import Line, Row, Sources
+
+FACTS = KindFacts(
+    title="Guidance in training",
+    caption="Runs trained with and without guidance, each evaluated with and without it; their rewards in "
+    "training, and what an update cost (the paper's Figure 4).",
+    mode="yes",
+    reinforced=True,
+    reads="run.json",
+    notes=(
+        "Training reward is the mean of the last ten rollouts; with guidance in training it is that of guided images. "
+        "Validation is that on validation prompts at the tuned guidance, categories weighing equally, at the last one "
+        "that all seeds reached. Model evaluations and seconds are those of a gradient update: a rollout's over its "
+        "updates, medians over the rollouts of all seeds, without validations.",
+    ),
+)
+COUNTS = ("update", "model_evaluations", "seconds_rollout", "seconds_update")
+
+
+def costs(rows: Sequence[tuple[str, dict]]) -> Iterator[tuple[float, float]]:
+    """Model evaluations and seconds per update of each rollout of one seed; the first two COUNTS run up. Raises
+    UserError naming a row whose updates do not."""
+    counts = zip(*(logs.column(rows, "train", name) for name in COUNTS), strict=True)
+    before = (0, 0)
+    for (where, _), (update, evaluations, *seconds) in zip(
+        [row for row in rows if row[1].get("kind") == "train"], counts, strict=True
+    ):
+        if update <= before[0]:
+            raise errors.UserError(f"{where}: 'update' must be above the row before's {before[0]}, found {update}")
+        updates = update - before[0]
+        yield (evaluations - before[1]) / updates, sum(seconds) / updates
+        before = (update, evaluations)
+
+
+def line(row: Row, rows: Sequence[Row], sources: Sources) -> Line:
+    run, folder = row.run, sources.folder
+    c, trained = validations.course(run, folder), [x for log in folder.metrics(run).values() for x in costs(log)]
+    evaluations, seconds = zip(*trained, strict=True) if trained else ((), ())
+    measured = {m: validations.measured(c and c.cells(m, -1), run, m) for m in ("proxy", "gold")}
+    return lines.head(row, sources) | lines.overall(row, sources) | {
+        "guidance_in_training": folder.config(run).get("rl", {}).get("guidance"),
+        "training_last": logs.ends(run, "proxy", folder)[1],
+        **lines.columns("validation_proxy", measured["proxy"]),
+        **lines.columns("validation_gold", measured["gold"]),
+        "evaluations_per_update": median(evaluations) if trained else None,
+        "seconds_per_update": median(seconds) if trained else None,
+    }  # fmt: skip
+
+
+def text(line: Mapping) -> Line:
+    trained = {"guidance in training": lines.number(line, "guidance_in_training", "g")}
+    return {"run": line["label"], "evaluated": line["guidance"]} | trained | lines.verdicts(line) | {
+        "training reward: last 10": lines.number(line, "training_last"),
+        "validation reward: last": lines.interval(line, "validation_proxy"),
+        "validation gold: last": lines.interval(line, "validation_gold"),
+        "model evaluations an update": lines.number(line, "evaluations_per_update", ",.0f"),
+        "seconds an update": lines.number(line, "seconds_per_update", ",.1f"),
+        "seeds": lines.seeds(line),
+    }  # fmt: skip
+
+
+def notes(rows: Sequence[Row], table: Sequence[Mapping], sources: Sources) -> list[str]:
+    return shared.proxies(shared.runs_of(rows), sources.folder)

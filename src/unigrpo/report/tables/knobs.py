@@ -1,0 +1,39 @@
+"""What guidance and temperature alone bring the first run, beside reinforcement.
+
+``gold_gap`` is the last run less the row, paired by prompt and seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from unigrpo.report.data import lines, phrases
+from unigrpo.study.facts import KindFacts
+
+if TYPE_CHECKING:
+    from unigrpo.report.data.rows import Line, Row, Sources
+
+FACTS = KindFacts(
+    title="What decoding alone brings, beside reinforcement",
+    caption="What guidance and temperature alone bring, beside reinforcement: a gain that a knob would also bring "
+    "shows here.",
+    mode="yes",
+    greedy=True,
+)
+KNOBS = ("guidance", "temperature")
+
+
+def line(row: Row, rows: Sequence[Row], sources: Sources) -> Line:
+    protocols = sources.folder.protocols(row.run, row.mode, row.guidance)
+    used = {f"{knob}_used": protocols[0].get(knob) if protocols else None for knob in KNOBS}
+    best = next(r for r in rows if r.run == rows[-1].run and r.guidance == "tuned")
+    gap = sources.gap(best, row, "geneval", "gold") if row.run != best.run else None
+    return lines.head(row, sources) | used | lines.overall(row, sources) | lines.columns("gold_gap", gap)
+
+
+def text(line: Mapping) -> Line:
+    knobs = {k: phrases.MISSING if line[f"{k}_used"] is None else line[f"{k}_used"] for k in KNOBS}
+    gap = {"gold: last run − this row": "" if line["gold_gap"] is None else lines.interval(line, "gold_gap")}
+    who = {"run": line["label"], "decoding": line["guidance"]}
+    return who | knobs | lines.verdicts(line) | gap | {"seeds": lines.seeds(line)}

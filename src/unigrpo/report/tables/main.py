@@ -1,0 +1,58 @@
+"""The paper's Table 1: TA, GenEval official and strict, gold, each the mean over seeds with its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from unigrpo.report.data import lines, phrases
+from unigrpo.study.facts import KindFacts
+
+if TYPE_CHECKING:
+    from unigrpo.report.data.rows import Line, Row, Sources
+
+FACTS = KindFacts(
+    title="Text alignment and GenEval",
+    number="Table 1: ",
+    caption="Text alignment (TA) and GenEval-style accuracy of every run, with and without thinking, beside the "
+    "paper's Table 1. GenEval is the official verdict, strict wants exactly what was asked, gold adds the "
+    "share of facts that hold.",
+    shows="rows",
+)
+RESOLVED = {"TA": ("ta", "ta"), "GenEval": ("geneval", "official"), "gold": ("geneval", "gold")}
+COSTS = {"images": "training images", "model_evaluations": "model evaluations", "wall_seconds": "wall seconds"}
+UNPRINTED = ("images", *COSTS.values(), "collapsed seeds")  # a page has no room for them
+
+
+def line(row: Row, rows: Sequence[Row], sources: Sources) -> Line:
+    paper = lines.published(row, sources, "ta", "geneval")
+    ours = lines.head(row, sources) | lines.overall(row, sources)
+    return ours | paper | sources.cost(row.run) | lines.published(row, sources, "collapsed")
+
+
+def text(line: Mapping) -> Line:
+    return (
+        {"run": line["label"], "thinking": line["thinking"]}
+        | lines.verdicts(line)
+        | {"paper TA": lines.paper(line, "ta"), "paper GenEval": lines.paper(line, "geneval")}
+        | {"seeds": lines.seeds(line), "images": line["n"]}
+        | {words: lines.number(line, name, ",.0f") for name, words in COSTS.items()}
+        | {"collapsed seeds": lines.number(line, "collapsed", "d")}
+    )
+
+
+def latex(line: Mapping) -> Line:
+    return {name: value for name, value in text(line).items() if name not in UNPRINTED} | {"seeds": line["seeds"]}
+
+
+def notes(rows: Sequence[Row], table: Sequence[Mapping], sources: Sources) -> list[str]:
+    """Smallest differences to the last row, the paper's last where it has one, that these seeds and prompts resolve."""
+    best = next((row for row in reversed(rows) if sources.paper.value(row.run, row.thinking, "geneval")), rows[-1])
+    parts = []
+    for name, metric in RESOLVED.items():
+        gaps = [sources.gap(best, row, *metric) for row in rows if row != best]
+        sizes = [gap.resolvable for gap in gaps if gap]
+        parts.append(f"{name} {min(sizes):.3f} to {max(sizes):.3f}" if sizes else f"{name} {phrases.MISSING}")
+    label = sources.folder.label(best.run)
+    power = f"Smallest true difference to {label} found with 80 % power, paired by prompt: {', '.join(parts)}."
+    return [power, phrases.COSTS]

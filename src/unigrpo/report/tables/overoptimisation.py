@@ -1,0 +1,94 @@
+"""Over-optimisation in numbers: how the reward that a run is trained on, the proxy, and the gold judge part.
+
+The measures are those of ``report.data.validations``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from unigrpo.report.data import lines, phrases, stats, validations
+from unigrpo.report.data import notes as shared
+from unigrpo.study.facts import KindFacts
+
+if TYPE_CHECKING:
+    from unigrpo.report.data.rows import Line, Row, Sources
+
+FACTS = KindFacts(
+    title="Over-optimisation of the reward",
+    caption="How the reward trained on (proxy) and the gold judge part: gains in units of the spread at the "
+    "start, their gap, and how far gold fell from its peak.",
+    scores=False,
+    reinforced=True,
+    reads="run.json",
+    notes=(
+        phrases.VALIDATED,
+        "Gains are last less first validation, in units of the standard deviation over the images of the first; the "
+        "gap is the proxy's gain less gold's, paired by prompt. The fall is peak less last validation, the peak of "
+        "each seed being where the mean of the other seeds is highest, so that its choice makes no fall; with one "
+        "seed there is none. Peak and its update are those of the mean over seeds, known in hindsight only.",
+    ),
+)
+
+
+def line(row: Row, rows: Sequence[Row], sources: Sources) -> Line:
+    """The row of the CSV: levels, gains in spreads, gap and fall from the peak (positive where gold fell)."""
+    run, c = row.run, validations.course(row.run, sources.folder)
+    fell = validations.measured(c and validations.change_since_peak(c), run, "fall")
+    fall = fell and stats.Estimate(-fell.mean, -fell.hi, -fell.lo, fell.seeds, fell.prompts)
+
+    def level(metric: str, at: int) -> float | None:
+        return c and float(c.means[metric][:, at].mean())
+
+    def gain(metric: str) -> float | None:
+        return (level(metric, -1) - level(metric, 0)) / c.spread[metric] if c and c.spread[metric] else None
+
+    return {
+        "run": run,
+        "label": sources.folder.label(run),
+        "seeds": len(c.seeds) if c else 0,
+        "prompts": len(c.prompts) if c else 0,
+        "updates": c and c.updates[-1],
+        "gold_first": level("gold", 0),
+        "gold_peak": c and level("gold", c.peak()),
+        "gold_last": level("gold", -1),
+        "peak_update": c and c.updates[c.peak()],
+        "proxy_first": level("proxy", 0),
+        "proxy_last": level("proxy", -1),
+        "proxy_spread": c and c.spread["proxy"],
+        "gold_spread": c and c.spread["gold"],
+        "proxy_gain": gain("proxy"),
+        "gold_gain": gain("gold"),
+        **lines.columns("gap", validations.measured(c and validations.gap(c), run, "gap")),
+        **lines.columns("fall", fall),
+        "artefact_first": level("artefact", 0),
+        "artefact_last": level("artefact", -1),
+        "collapsed": sources.cost(run)["collapsed"],
+    }
+
+
+def text(line: Mapping) -> Line:
+    of = f" of {line['updates']:,d}" if line["updates"] else ""
+    return {
+        "run": line["label"],
+        "seeds": lines.seeds(line),
+        "gold: first": lines.number(line, "gold_first"),
+        "gold: peak": lines.number(line, "gold_peak"),
+        "gold: last": lines.number(line, "gold_last"),
+        "peak at update": lines.number(line, "peak_update", ",d") + of,
+        "proxy: first": lines.number(line, "proxy_first"),
+        "proxy: last": lines.number(line, "proxy_last"),
+        "proxy gain": lines.number(line, "proxy_gain", "+.2f"),
+        "gold gain": lines.number(line, "gold_gain", "+.2f"),
+        "gap": lines.interval(line, "gap", "+.2f"),
+        "gold: fall from peak": lines.interval(line, "fall", "+.3f"),
+        "artefact: first": lines.number(line, "artefact_first", ".2%"),
+        "artefact: last": lines.number(line, "artefact_last", ".2%"),
+        "collapsed seeds": lines.number(line, "collapsed", "d"),
+    }
+
+
+def notes(rows: Sequence[Row], table: Sequence[Mapping], sources: Sources) -> list[str]:
+    runs, folder = shared.runs_of(rows), sources.folder
+    return shared.proxies(runs, folder) + shared.chosen_weights(runs, folder)

@@ -1,0 +1,33 @@
+"""The catalogue's entries under ``claims``: which rows and runs each claim of the paper reads. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from unigrpo.core.settings import AsTuple, Settings
+
+Row = Annotated[tuple[str, Literal["no", "yes"]], AsTuple]  # a run, and thinking at evaluation
+Pair = Annotated[tuple[Row, Row], AsTuple]  # the first is compared with the second
+
+
+class ClaimEntry(Settings):
+    """A claim's entry: one of the three, as the claim reads it."""
+
+    rows: Annotated[tuple[Row, ...], AsTuple, Field(min_length=1)] | None = None
+    pairs: Annotated[tuple[Pair, ...], AsTuple, Field(min_length=1)] | None = None
+    runs: Annotated[tuple[str, ...], AsTuple, Field(min_length=1)] | None = None
+
+
+def rows_read(entry: Mapping) -> list[tuple[str, str, str | None]]:
+    """(key, run, thinking) of all that an entry names; no thinking where it names a run alone."""
+    rows = [(f"rows.{i}", *row) for i, row in enumerate(entry.get("rows", ()))]
+    rows += [(f"pairs.{i}.{j}", *row) for i, pair in enumerate(entry.get("pairs", ())) for j, row in enumerate(pair)]
+    return rows + [(f"runs.{i}", run, None) for i, run in enumerate(entry.get("runs", ()))]
+
+
+def runs_read(entry: Mapping) -> list[str]:
+    """The runs that an entry names, each once."""
+    return list(dict.fromkeys(run for _, run, _ in rows_read(entry)))
