@@ -14,16 +14,6 @@ from unigrpo.core.errors import Collapse
 from unigrpo.episodes.slices import Networks
 
 
-def in_precision(items: Iterator, accelerator) -> Iterator:
-    """The items of an iterator, each computed under the accelerator's autocast; what is done with one is not."""
-    while True:
-        with accelerator.autocast():
-            item = next(items, None)
-        if item is None:
-            return
-        yield item
-
-
 def backward_into(nets: Networks, part: str, loss: Tensor, accelerator) -> None:
     """Add the gradients of one expert alone."""
     experts = nets.model.expert_parameters()

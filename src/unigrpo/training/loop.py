@@ -1,25 +1,21 @@
 """The algorithm on one page: a rollout and its updates, the same for every method (``unigrpo.methods``).
 
-A prompt is given G episodes: a reasoning trace, written token by token, and an image, painted from noise in N steps
-while the trace is read. One reward of the finished image is compared within the group of G, and the same advantage
-pushes every token of the trace and every noisy step of the image (paper, section 3):
+Each prompt is given G episodes: a reasoning trace, then an image painted in N steps with the trace in view. The reward
+of the image is compared within the group, and its advantage weighs every token and every noisy step (paper, section 3):
 
     J = J_text + lambda J_image - what holds the policy near the checkpoint that it started from
 
-What stands around the steps (record, checkpoints, validation, several processes) is ``training.frame``.
+What stands around the steps (record, checkpoints, validation) is ``training.frame``.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from unigrpo.core import distributed
-from unigrpo.core.errors import Collapse
 from unigrpo.episodes.shares import local_rows
 from unigrpo.episodes.slices import Slice
 from unigrpo.objectives.advantages import group_advantages
-from unigrpo.training.gradients import backward_into, clipped, common_collapse, in_precision, merged, require_finite
+from unigrpo.training.gradients import backward_into, clipped, common_collapse, merged, require_finite
 from unigrpo.training.learner import Learner, Outcome
 from unigrpo.training.task import draw_prompts, score
 
@@ -33,8 +29,6 @@ def learn(run: Learner, index: int, mark=lambda phase: None) -> Outcome:
 
     with run.acting():  # the old policy thinks and paints
         rollout = method.roll_out(nets, prompts, rl, cfg.sampling.max_trace_tokens, cfg.seed, index)
-    if not all(distributed.collect([bool(torch.isfinite(rollout.image.images).all())])):
-        raise Collapse("the images are not finite")
     mark("rollout")
 
     rewards, parts = score(rollout, nets.reward, rl)  # (B,)
@@ -73,8 +67,10 @@ def update(run: Learner, slices: list[Slice]) -> tuple[dict[str, float], dict[st
 
 def accumulate(run: Learner, s: Slice) -> dict[str, Tensor]:
     """Add the gradients of one slice. At a stage boundary the image loss reaches the denoising expert only."""
+    with run.accelerator.autocast():
+        losses = list(run.method.losses(run.nets, s, run.cfg.rl))
     metrics, joint = {}, []
-    for part, loss, measured in in_precision(run.method.losses(run.nets, s, run.cfg.rl), run.accelerator):
+    for part, loss, measured in losses:
         metrics |= {f"{part}_{name}": value for name, value in measured.items()} | {f"{part}_loss": loss.detach()}
         if part == "image" and not run.cfg.rl.gradient_through_context:
             backward_into(run.nets, part, loss * s.share, run.accelerator)

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unigrpo.core import seeding
-from unigrpo.core.errors import UserError
+from unigrpo.core import distributed, seeding
+from unigrpo.core.errors import Collapse, UserError
 from unigrpo.core.records import Prompt
 from unigrpo.episodes import shares
 from unigrpo.episodes.rollout import Rollout
@@ -36,9 +36,12 @@ def draw_prompts(seed: int, index: int, n: int, pool: list[Prompt] | None = None
 
 @torch.no_grad()
 def score(rollout: Rollout, reward, rl: RLConfig) -> tuple[Tensor, dict[str, Tensor]]:
-    """Rewards (B,) float64 of the episodes of all processes. Beside them the mean of each part of a weighted sum, by its
-    column in the record."""
-    rewards = reward(rollout.image.images, list(rollout.prompts)).double().cpu()
+    """Rewards (B,) float64 of the episodes of all processes; beside them the mean of each part of a weighted sum, by
+    its column in the record. Raises Collapse, in all processes, where an image is not finite."""
+    images = rollout.image.images
+    if not all(distributed.collect([bool(torch.isfinite(images).all())])):
+        raise Collapse("the images are not finite")
+    rewards = reward(images, list(rollout.prompts)).double().cpu()
     parts = {f"reward_{name}": scores.mean() for name, scores in getattr(reward, "parts", {}).items()}
     return shares.gathered(rewards, rl.prompts_per_rollout, rl), parts
 
