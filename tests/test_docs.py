@@ -7,8 +7,10 @@ from dataclasses import fields
 import pandas as pd
 import pytest
 import torch
+import typer
 
 from tests.test_imports import ROOMS
+from unigrpo.__main__ import app
 from unigrpo.study import config, facts, resolve
 from unigrpo.study.catalogue import load_catalogue
 from unigrpo.world import detector, prompts
@@ -81,6 +83,21 @@ def test_the_rooms_are_those_that_imports_follow(root):
     """docs/code.md lists them in the order in which they may import."""
     listed = re.findall(r"^\* (?:\*\*|`)([a-z]+)", (root / "docs/code.md").read_text(), re.MULTILINE)
     assert listed == [room.removeprefix("unigrpo.") for room in ROOMS[:-1]]
+
+
+def test_commands_exist(root, quoted):
+    """``unigrpo <verb> --option``, in the text and in blocks of code."""
+    known = typer.main.get_command(app).commands
+    lines = [(page, text) for page, text in quoted if text.startswith("unigrpo ")]
+    for page in {page for page, _ in quoted}:
+        code = re.split(r"^ *```.*$", page.read_text().replace("\\\n", ""), flags=re.MULTILINE)[1::2]
+        lines += [(page, line) for block in code for line in block.splitlines() if re.search(r"^ *unigrpo \w", line)]
+    for page, line in lines:
+        verb, *rest = line.split("#")[0].split()[1:]
+        assert verb in known, f"{page.name}: {line}"
+        options = {option for parameter in known[verb].params for option in parameter.opts}
+        assert {word for word in rest if word.startswith("--")} <= options, f"{page.name}: {line}"
+    assert len(lines) > 5
 
 
 def test_settings_exist(quoted):
@@ -169,7 +186,7 @@ def test_the_readme_shows_the_claims(root):
 
 def test_the_readmes_files_work(root):
     """A method and a reward, as they are shown, define what their doors ask for."""
-    method, reward = re.findall(r"```python\n(.*?)```", (root / "README.md").read_text(), re.DOTALL)
+    method, reward, _ = re.findall(r"```python\n(.*?)```", (root / "README.md").read_text(), re.DOTALL)
     names = {}
     exec(method, names)
     assert set(facts.METHODS.contract) <= set(names)
