@@ -127,10 +127,10 @@ RESUME = command(
 SAMPLE = command(
     "unigrpo.tools.sample_image", "--checkpoint init --prompts prompts.jsonl --steps 2 --out new/picture.png"
 )
-SCORE = command("evals.run", "--samples samples --reward reward --detector detector --out new/scores.jsonl")
+SCORE = command("score", "--samples samples --reward reward --detector detector --out new/scores.jsonl")
 SUPERVISE = command("train", "--config sft.json --init init --out new/out")
 BEGIN = command("train", "--config base.json --out new/out")
-LEARN = command("rewards.train_learned", "--config sft.json --data data --out new/reward")
+LEARN = command("train-reward", "--config sft.json --data data --out new/reward")
 SETS = command(
     "unigrpo.sampling.sets", "--config rl.json --run init --decoding decoding.json --modes think --out new/samples"
 )

@@ -1,1 +1,1 @@
-"""Evaluations: of a run's images (``run``), of any images by a benchmark (``images``), by several rewards (``cross``)."""
+"""Evaluations: ``run`` judges a run's images, ``images`` any images by a benchmark, ``cross`` by several rewards."""

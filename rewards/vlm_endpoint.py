@@ -3,8 +3,8 @@
 ``answer: yes`` asks whether the image matches, and takes the probability of yes from the first token's
 log-probabilities. ``answer: word`` asks the same and gives 1 for yes, 0 for another word: it serves endpoints that give
 no log-probabilities. ``answer: rating`` asks for a number from 0 to 10 and divides it by 10. A sample is asked
-``attempts`` times at most (``unigrpo.judges.endpoint``). Then the run ends with the sample's name and what was answered,
-and goes on from its last checkpoint when it is started again.
+``attempts`` times at most (``unigrpo.judges.endpoint``). Then the run ends with the sample's name and the answer. It
+goes on from its last checkpoint when it is started again.
 """
 
 from __future__ import annotations

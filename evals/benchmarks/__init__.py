@@ -1,7 +1,7 @@
 """Benchmarks on real images: one file each, found by its name.
 
-A file declares ``FACTS``, a :class:`~unigrpo.study.facts.BenchmarkFacts`, and a function ``build`` that makes its judge.
-The arguments of ``build``, annotated by type and ``typer.Option``, are the benchmark's options on the command line.
+A file declares ``FACTS`` (``unigrpo.study.facts.BenchmarkFacts``) and a function ``build`` that makes its judge. The
+arguments of ``build``, annotated by type and ``typer.Option``, are the benchmark's options on the command line.
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ verdicts = lazy("unigrpo.world.geneval_verdict")
 FACTS = BenchmarkFacts(
     title="GenEval-style",
     version="1",
-    caveat="GenEval has drifted from human judgement, by up to 17.7 points on current models (arXiv 2512.16853): compare"
-    " methods judged by the same version, and do not read these numbers as people's opinion.",
+    caveat="GenEval has drifted from human judgement, by up to 17.7 points on current models (arXiv 2512.16853):"
+    " compare methods judged by the same version, and do not read these numbers as people's opinion.",
     by_task=True,
 )
 

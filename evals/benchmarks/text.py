@@ -1,8 +1,9 @@
 """Text rendering: how much of the asked text is read in the image, by the networks that rapidocr ships.
 
-``similar`` is the OCR score of Flow-GRPO (arXiv 2505.05470), as the reward that reads text has it; ``exact`` whether all of the
-text is read, letters' case and white space aside. A prompt's text stands between its first quotation marks, or in its
-metadata (``unigrpo.world.asked_text``). With ``--prompts``, a text file with a prompt a line, other prompts are refused.
+``similar`` is the OCR score of Flow-GRPO (arXiv 2505.05470), as the reward that reads text has it; ``exact`` says
+whether all of the text is read, letters' case and white space aside. A prompt's text stands between its first quotation
+marks, or in its metadata (``unigrpo.world.asked_text``). With ``--prompts``, a text file with a prompt a line, other
+prompts are refused.
 """
 
 from __future__ import annotations

@@ -179,7 +179,7 @@ ENDPOINT = {  # options of vlm_endpoint beside url and model
     "timeuot: 3": "reward_options.timeuot: unknown option; did you mean timeout?",
 }
 WRONG |= {
-    f"reward: vlm_endpoint, reward_options: {{model: m, {line if 'url' in line else f'url: http://x/v1, {line}'}}}": said
+    f"reward: vlm_endpoint, reward_options: {{model: m, {'' if 'url' in line else 'url: http://x/v1, '}{line}}}": said
     for line, said in ENDPOINT.items()
 }
 

@@ -224,7 +224,7 @@ def test_a_model_with_a_weight_that_is_no_number_is_refused(folder, monkeypatch,
 
 
 REWARD = {
-    "missing": (lambda f: shutil.rmtree(f), "reward/model.json: cannot be read"),
+    "missing": (lambda f: shutil.rmtree(f), "path: expected the path of a file or folder that is there, got 'reward'"),
     "weights cut": (lambda f: os.truncate(f / "model.safetensors", 999), "model.safetensors: damaged or truncated"),
     "card": (lambda f: set_json(f / "model.json", "settings", ...), "reward/model.json: 'settings' is missing"),
     "setting": (

@@ -112,7 +112,7 @@ def test_a_released_model_reads_any_words(tmp_path):
 
 def test_what_no_reward_judges_needs_no_clauses_and_may_be_long(tmp_path):
     file = write(tmp_path / "own.jsonl", [{"prompt": "a ring " * 13}] * 4)
-    assert len(training_pool(own(file, reward="mine"))) == 4
+    assert len(training_pool(own(file, reward="clip_score"))) == 4
 
 
 # ---- resolving ---------------------------------------------------------------------------------------------

@@ -106,8 +106,8 @@ def variance(
     images: Annotated[int, typer.Option(min=2, help="Images per trace.")] = 8,
 ) -> None:
     """Split the reward's spread within a group into traces and image noise, on validation prompts."""
-    import rewards
     from unigrpo.core.files import write_json
+    from unigrpo.judges import reward as rewards
     from unigrpo.models import checkpoint
     from unigrpo.study.run_choice import chosen_run
     from unigrpo.tools.variance import split
@@ -116,7 +116,10 @@ def variance(
 
     _, cfg = chosen_run(scale, run, 0, None)
     model = checkpoint.load_model(folder, accelerate_for(cfg).device, cfg.model).eval()
-    judges = {"reward": rewards.load("learned", path=reward, device="auto"), "verifier": rewards.load("verifier")}
+    judges = {
+        "reward": rewards.load(rewards.trained_as("reward"), path=reward, device="auto"),
+        "verifier": rewards.load("verifier"),
+    }
     result = split(model, cfg, judges, traces, images)
     for name, rows in result.items():
         for judge, row in rows.items():

@@ -1,7 +1,7 @@
 """Options of a plug-in: the arguments of its ``build``, checked by their annotations before anything is built.
 
-An annotation may narrow its type: ``Annotated[int, pydantic.Field(ge=1)]``, or a type of this file. Arguments without one take
-anything. Imports no torch.
+An annotation may narrow its type: ``Annotated[int, pydantic.Field(ge=1)]``, or a type of this file. An argument without
+one takes anything. Imports no torch.
 """
 
 from __future__ import annotations

@@ -64,10 +64,7 @@ def _facts(rl: RLConfig) -> dict[str, RewardFacts]:
     found, waiting = {}, [(rl.reward, rl.reward_options)]
     while waiting:
         name, options = waiting.pop(0)
-        facts = getattr(REWARDS.load(name, "rl.reward"), "FACTS", None)
-        if facts is None:
-            continue
-        found[name] = facts
+        facts = found[name] = REWARDS.load(name, "rl.reward").FACTS
         if facts.parts is not None:
             waiting += facts.parts(options).values()
     return found

@@ -102,7 +102,7 @@ def judge(painting: Painting, reward: str | None = None, **options) -> dict[str,
             raise UserError(f"prompt {painting.prompt.text!r}: expected the wording of the synthetic world's prompts")
         rows, _ = judge_each([(painting.prompt, 0)], Samples(pixels, [painting.trace], 0))
         return rows[0]
-    import rewards
+    from unigrpo.judges import reward as rewards
 
     images = torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():

@@ -48,7 +48,7 @@ def score(rollout: Rollout, reward, rl: RLConfig) -> tuple[Tensor, dict[str, Ten
 
 def reward_source(name: str, folder: Path | None, options: dict | None = None) -> tuple[dict, Path]:
     """Options that the reward is built with, and the file that decides it: its weights, or the source of one without.
-    ``folder`` is that of a reward that the workflow trains, which alone needs it. Raises UserError where it is missing."""
+    ``folder`` holds a reward that the workflow trains; others need none. Raises UserError where it is missing."""
     options = options or {}
     if REWARDS.load(name).FACTS.trained is None:
         return options, REWARDS.source(name)
