@@ -1,4 +1,4 @@
-"""What stands around the steps of every training: its processes, record, checkpoints, progress and end.
+"""What surrounds the steps of every training: its processes, record, checkpoints, progress and end.
 
 ``frame.run`` is the loop of all stages. A killed run continues from its last checkpoint with the same numbers, because
 every random draw is named by (seed, step).

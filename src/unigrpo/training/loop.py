@@ -1,11 +1,11 @@
 """The algorithm on one page: a rollout and its updates, the same for every method (``unigrpo.methods``).
 
-Each prompt is given G episodes: a reasoning trace, then an image painted in N steps with the trace in view. The reward
-of the image is compared within the group, and its advantage weighs every token and every noisy step (paper, section 3):
+Each prompt gets G episodes: a reasoning trace, then an image painted in N steps with the trace in view. The reward of
+the image is compared within the group. Its advantage weighs every token and every noisy step (paper, section 3):
 
     J = J_text + lambda J_image - what holds the policy near the checkpoint that it started from
 
-What stands around the steps (record, checkpoints, validation) is ``training.frame``.
+``training.frame`` has what surrounds the steps: record, checkpoints, validation.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from unigrpo.training.task import draw_prompts, score
 
 
 def learn(run: Learner, index: int, mark=lambda phase: None) -> Outcome:
-    """Rollout ``index`` of P prompts, hence B = P G episodes, and its updates. ``mark`` is told the end of each phase.
+    """Rollout ``index`` of P prompts, hence B = P G episodes, and its updates. ``mark`` is called as a phase ends.
     Raises Collapse where something that is computed is not finite."""
     cfg, rl, nets, method = run.cfg, run.cfg.rl, run.nets, run.method
 

@@ -20,15 +20,15 @@ class MetricsLog:
         self.path, self.follow = path, follow
         if path is None:
             return
-        kept = []
+        earlier = []
         if step:
-            whole, end, _ = read_text(path).rpartition("\n")
-            for where, row in json_lines(whole + end, path):
+            complete, end, _ = read_text(path).rpartition("\n")
+            for where, row in json_lines(complete + end, path):
                 if not isinstance(row.get(key), int):
                     raise UserError(f"{where}: '{key}' must be a whole number, found {row.get(key)!r}")
                 if row[key] < step:
-                    kept.append(json.dumps(row) + "\n")
-        write_text(path, "".join(kept))
+                    earlier.append(json.dumps(row) + "\n")
+        write_text(path, "".join(earlier))
 
     def write(self, **row) -> None:
         if self.path is None:

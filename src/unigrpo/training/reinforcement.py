@@ -1,9 +1,10 @@
 """Reinforcement of the reasoning part, the image part, or both: rollouts (``training.loop``) in the common frame, and
 what is measured beside them.
 
-The collapse rule, the same for every run: a run has collapsed if something it computed (images, a loss, a gradient) is
-not finite, which ends it with the weights before that, or if its last validation gold is below half of its first. A
-run whose parent has collapsed is not trained. Either way the run is finished and the workflow goes on.
+The collapse rule is the same for every run. A run has collapsed if something that it computed (images, a loss, a
+gradient) is not finite; that ends it, with the weights before. A run has also collapsed if its last validation gold is
+below half of its first. A run whose parent has collapsed is not trained. In all cases the run is finished and the
+workflow goes on.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def train(
 
 def learn_and_record(frame: Frame, run: Learner, index: int) -> dict[str, float]:
     """Rollout ``index``, its updates and its row in the record. Returns the mean reward, to be shown."""
-    ends, begun, size = {}, time.monotonic(), run.cfg.rl.group_size
+    ends, start, size = {}, time.monotonic(), run.cfg.rl.group_size
     done = learn(run, index, lambda phase: ends.update({phase: time.monotonic()}))
     rollout, trace = done.rollout, done.rollout.trace
     run.counts["images"] += len(done.rewards)
@@ -87,7 +88,7 @@ def learn_and_record(frame: Frame, run: Learner, index: int) -> dict[str, float]
         diversity=distributed.mean(diversity(rollout.image.images, size)),
         **rollout.image.drawn,
         trace_tokens=0 if trace is None else distributed.mean(tokens),
-        seconds_rollout=ends["reward"] - begun,
+        seconds_rollout=ends["reward"] - start,
         seconds_update=time.monotonic() - ends["reward"],
         **done.metrics,
     )

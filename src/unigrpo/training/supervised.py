@@ -1,12 +1,11 @@
 """Supervised stages, base and SFT: steps on examples, in the common frame.
 
 Loss = flow matching on the image, ``|v(x_t, t, context) - (noise - x_0)|^2`` averaged over elements, plus
-``ce_weight`` times the cross-entropy of the reasoning trace. Times are logit-normal with a shift; the whole context
-is dropped for a share of examples, so that guidance has an unconditional branch (BAGEL, section on training).
+``ce_weight`` times the cross-entropy of the reasoning trace. Times are logit-normal with a shift. A share of the
+examples loses its context, so that guidance has an unconditional branch (BAGEL, section on training).
 
-Every random choice of step n is drawn from streams named by (seed, n): a resumed run repeats the same numbers. Of
-several processes each draws all of them and learns from its share of the examples, so that together they make the
-update of one.
+Every random choice of step n comes from streams named by (seed, n), so a resumed run repeats the same numbers. Each
+of several processes draws all of them and learns from its share of the examples; together they make the update of one.
 """
 
 from __future__ import annotations
@@ -47,16 +46,16 @@ def supervised_loss(
     """Flow-matching loss (mean over elements) + ce_weight * cross-entropy (mean over trace tokens). ``examples`` are
     all of a step; the loss is that of this process's share, whose mean over processes is the loss of all."""
     by_length = sorted(examples, key=lambda e: len(e.prompt.split()) + len((e.trace or "").split()))
-    own = slice(distributed.rank(), None, distributed.count())
+    local = slice(distributed.rank(), None, distributed.count())
     flow, ce, tokens = 0.0, 0.0, 0
     for k in range(LENGTH_BUCKETS):  # texts of similar length together: little padding
         bucket = by_length[k * len(examples) // LENGTH_BUCKETS : (k + 1) * len(examples) // LENGTH_BUCKETS]
         if not bucket:
             continue
-        noise = torch.randn(len(bucket), *model.latent_shape, generator=generator)[own]
-        t = training_times(len(bucket), settings.timestep_shift, generator)[own]
-        dropped = torch.rand(len(bucket), generator=generator)[own] < settings.condition_dropout
-        part = bucket[own]
+        noise = torch.randn(len(bucket), *model.latent_shape, generator=generator)[local]
+        t = training_times(len(bucket), settings.timestep_shift, generator)[local]
+        dropped = torch.rand(len(bucket), generator=generator)[local] < settings.condition_dropout
+        part = bucket[local]
         images = torch.from_numpy(render.render([e.scene for e in part], model.image_size)).to(model.device)
         data = model.encode_images(images.permute(0, 3, 1, 2).float() / 255)
         noise, t = noise.to(data), t.to(data)

@@ -2,8 +2,8 @@
 
 Every choice (settings, guidance, stopping) is made on these numbers; evaluation prompts are never seen here.
 
-``record`` keeps a validation image by image, ``<update>.jsonl``, with its first image of every prompt side by side in
-``<update>.png``: what tables and figures of over-optimisation read.
+``record`` writes a validation image by image, ``<update>.jsonl``, and the first image of every prompt side by side,
+``<update>.png``. Tables and figures of over-optimisation read them.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from unigrpo.study.config import RunConfig
 
 @dataclass(frozen=True)
 class Validation:
-    """Images of validation prompts and what was said of each: ``rows`` (n), as judge_each gives them, with ``proxy``,
-    the reward trained on, where one was asked; ``means`` over them, categories weighted equally."""
+    """Images of validation prompts and the scores of each: ``rows`` (n), as judge_each gives them, with ``proxy``, the
+    reward trained on, where one was given; ``means`` over them, with equal weights of the categories."""
 
     jobs: list[tuple[Prompt, int]]
     samples: Samples
@@ -40,7 +40,7 @@ class Validation:
 
 def validate(model: UnifiedModel, cfg: RunConfig, decoding: Decoding, *, per_prompt: int = 1, proxy=None) -> Validation:
     """Sample the validation prompts and judge them; ``proxy`` is the reward trained on, whose mean is over images.
-    Several processes sample a share each, and all of them return the whole."""
+    Several processes sample a share each, and each returns the validation of all."""
     jobs = validation_jobs(per_prompt)
     parts = distributed.collect([sample(model, distributed.share(jobs), cfg.sampling, decoding, SEED)])
     samples = joined(parts)
@@ -60,12 +60,12 @@ def sheet(validation: Validation) -> Image.Image:
     """The first image of every prompt, in rows of SHEET_COLUMNS in the prompts' order, none larger than TILE."""
     first = [i for i, (_, number) in enumerate(validation.jobs) if number == 0]
     side = min(TILE, validation.samples.images.shape[1])
-    whole = Image.new("RGB", (SHEET_COLUMNS * side, math.ceil(len(first) / SHEET_COLUMNS) * side), "white")
+    canvas = Image.new("RGB", (SHEET_COLUMNS * side, math.ceil(len(first) / SHEET_COLUMNS) * side), "white")
     for place, index in enumerate(first):
         row, column = divmod(place, SHEET_COLUMNS)
         tile = Image.fromarray(validation.samples.images[index]).resize((side, side))
-        whole.paste(tile, (column * side, row * side))
-    return whole
+        canvas.paste(tile, (column * side, row * side))
+    return canvas
 
 
 def record(validation: Validation, folder: Path, update: int) -> None:

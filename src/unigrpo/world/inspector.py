@@ -1,4 +1,4 @@
-"""Inspector: pixels to detections, by geometry alone (no learned part, nothing but the image).
+"""Inspector: pixels to detections, by geometry and from the image alone (no part is learned).
 
 A pixel over the background B covered by a share a of colour C is B - a (B - C): the *direction* of B - pixel
 names the colour, its length the coverage, so that anti-aliased edges keep their object's colour. Connected
@@ -110,9 +110,9 @@ def _candidates(coverage: np.ndarray, colors: np.ndarray) -> tuple[list[_Candida
     present = np.flatnonzero(np.bincount(key, minlength=n * len(_NAMES)) >= least)
     slot = np.full(n * len(_NAMES), -1)
     slot[present] = np.arange(present.size)
-    kept = slot[key] >= 0
+    large = slot[key] >= 0
     solid = np.zeros((present.size, height, width), dtype=bool)
-    solid[slot[key[kept]], y[kept], x[kept]] = True
+    solid[slot[key[large]], y[large], x[large]] = True
     labels, count = ndimage.label(solid, _IN_PLANE)
     areas = np.bincount(labels.ravel(), minlength=count + 1)
     found = []
@@ -123,10 +123,10 @@ def _candidates(coverage: np.ndarray, colors: np.ndarray) -> tuple[list[_Candida
             continue
         top, left = max(rows.start - 2, 0), max(columns.start - 2, 0)
         window = slice(top, rows.stop + 2), slice(left, columns.stop + 2)
-        own = labels[plane][window] == label
+        inside = labels[plane][window] == label
         picture, color = divmod(int(present[plane]), len(_NAMES))
         crop = coverage[picture][window]
-        crop = np.where(own | (crop < SOLID), crop, 0)
+        crop = np.where(inside | (crop < SOLID), crop, 0)
         x0, x1 = _edges(crop.max(axis=0), left)
         y0, y1 = _edges(crop.max(axis=1), top)
         half, cx, cy = MARGIN / 2 * max(x1 - x0, y1 - y0), (x0 + x1) / 2, (y0 + y1) / 2
@@ -137,7 +137,7 @@ def _candidates(coverage: np.ndarray, colors: np.ndarray) -> tuple[list[_Candida
         ).ravel()
         canonical = canonical - canonical.mean()
         canonical /= np.linalg.norm(canonical)
-        density = float(np.sort(crop[own])[-(areas[label] // 4) - 1])
+        density = float(np.sort(crop[inside])[-(areas[label] // 4) - 1])
         found.append(_Candidate(picture, color, label, (x0, y0, x1, y1), density, canonical))
     return found, labels, present // len(_NAMES)
 

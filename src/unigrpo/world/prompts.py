@@ -2,9 +2,9 @@
 TA.
 
 The sets `train`, `val` and (`geneval_eval`, `ta_eval`) are disjoint *combinations*: what a prompt states,
-whatever its wording ("a left of b" is "b right of a"). Single objects cannot be disjoint: the same eight are
-in every set, so that category is in-distribution. No training prompt contains, as two of its groups stated in
-the very same way, a two-group combination (two_object, position, color_attr) that is held out. Paper section
+whatever its wording ("a left of b" is "b right of a"). Single objects cannot be disjoint: every set has the
+same eight, so that category is in-distribution. No training prompt has two groups that state a held-out
+two-group combination (two_object, position, color_attr) in the very same way. Paper section
 5; GenEval: Ghosh et al. 2023.
 """
 

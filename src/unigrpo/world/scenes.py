@@ -1,4 +1,4 @@
-"""Scenes: 1-4 coloured shapes on a light background, each in its own cell of a 3x3 grid (numpy only).
+"""Scenes: 1-4 coloured shapes on a light background, each in another cell of a 3x3 grid (numpy only).
 
 Positions and sizes are continuous: centres jitter by up to 15 % of a cell, diameters are 62-78 % of a cell,
 so neither an object nor a latent patch sits exactly on the grid. Coordinates are fractions of the image side,

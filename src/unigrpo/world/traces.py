@@ -2,8 +2,8 @@
 
 `<think> red circle upper-left , blue square center </think>`: colour, class and place of each object. The
 paper's reasoning text (section 3.1) in the world's small vocabulary. Supervised traces are imperfect on
-purpose (stated shares are wrong in count, colour, class or place), and so are images: painted by habit, or
-different from their trace in one fact. Either policy has something to learn.
+purpose: stated shares are wrong in count, colour, class or place. So are images: some are painted by habit,
+some differ from their trace in one fact. Either policy has something to learn.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _BASE_SHARES = {
     "color_attr": 0.15,
     "compound": 0.25,
 }
-# Share of the base's examples with a trace whose prompt says nothing: only the trace tells what stands where.
+# Share of the base's examples with a trace whose prompt says nothing: only the trace says what is where.
 UNTOLD = 0.6
 UNTOLD_PROMPT = "a photo"
 _BASE_FAMILIES = tuple(_BASE_SHARES)
@@ -64,7 +64,7 @@ def write_plan(plan: Plan) -> str:
 
 
 def write_trace(scene: Scene, order: Sequence[int] | None = None) -> str:
-    """The scene's trace, objects in ``order`` (default: the scene's own, which is the prompt's)."""
+    """The scene's trace, objects in ``order`` (default: that of the scene, which is the prompt's)."""
     plan = plan_of(scene)
     return write_plan(plan if order is None else [plan[i] for i in order])
 
