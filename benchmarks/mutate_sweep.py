@@ -45,11 +45,11 @@ from unigrpo.core.errors import UserError, in_one_line
 from unigrpo.core.files import write_json, write_text
 from unigrpo.core.yaml_files import read_yaml
 from unigrpo.models import checkpoint
-from unigrpo.report.tables import read_rows
+from unigrpo.report.pages.table_files import rows_of
 from unigrpo.sampling import sample_folder
 from unigrpo.sampling.engine import Samples
 from unigrpo.study import config, provenance, resolve
-from unigrpo.study.catalogue import BASE, runs_in_use
+from unigrpo.study.catalogue import BASE, facts_of, runs_in_use
 from unigrpo.study.overview import load_study
 from unigrpo.study.provenance import ROOT
 from unigrpo.training import state
@@ -91,7 +91,7 @@ def parse_study() -> None:
             if run != BASE:
                 study.parent(run, seed)
     for name, spec in study.catalogue["tables"].items():
-        read_rows(spec, f"experiments.yaml: tables.{name}")
+        rows_of(spec, facts_of("tables", spec, f"experiments.yaml: tables.{name}"))
 
 
 def mutate_yaml(data: bytes, rng: Random) -> tuple[bytes, str]:

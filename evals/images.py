@@ -1,7 +1,7 @@
 """Judge real images by a benchmark: ``unigrpo judge geneval --images DIR``.
 
 Writes into ``--out``: ``images.jsonl``, a row an image with verdict, reason and what was seen, in the columns that
-``unigrpo.report.collect`` reads; ``summary.json``; and ``failed.jsonl`` where images could not be judged. Those are
+``unigrpo collect`` reads; ``summary.json``; and ``failed.jsonl`` where images could not be judged. Those are
 counted and named, the rest is judged, and the exit code is then 1. What was judged when a run ends early stays in
 ``images.jsonl.part`` and is not judged again by the next run of the same version.
 """

@@ -4,12 +4,16 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from evals.run import inspected
 from tests._support.tiny import DEFAULTS
 from unigrpo.core.settings import to_dict
 from unigrpo.report.data import collect
-from unigrpo.report.data.results import CATEGORIES
+from unigrpo.report.data.results import CATEGORIES, Folder, Paper, Scores
+from unigrpo.report.data.results import PAPER as PAPER_FILE
+from unigrpo.report.data.rows import Sources
+from unigrpo.report.pages import table_files
 from unigrpo.study.config import rl_config
 from unigrpo.world.prompts import prompt_set
 from unigrpo.world.render import render
@@ -144,7 +148,7 @@ def write_study(root, runs, updates=12, prompts=3):
                     curve.append(curve[-1] | {"kind": "validation", "official": now, "strict": now - 0.2})
             write_jsonl(folder / "metrics.jsonl", curve)
     sources = [f"{run}={root}/runs/{run}/seed{seed}" for run, (_, seeds) in runs.items() for seed in range(seeds)]
-    collect.main(["--out", str(root / "scores.csv"), *sources])
+    collect.collect(sources, root / "scores.csv")
     (root / "paper.csv").write_text(PAPER)
 
 
@@ -220,4 +224,15 @@ def write_scenes(root: Path, runs: dict[str, Imperfection | None], per_tag: int 
         write_jsonl(folder / "scores.jsonl", scores)
         config = {"label": LABELS[run], "backbone": "world", "stage": run if run in ("base", "sft") else "rl"}
         (folder / "config.json").write_text(json.dumps(config))
-    collect.main(["--out", str(root / "scores.csv"), *[f"{run}={root}/runs/{run}/seed0" for run in runs]])
+    collect.collect([f"{run}={root}/runs/{run}/seed0" for run in runs], root / "scores.csv")
+
+
+def sources_of(root, scores=None, paper=None):
+    """What reports of this folder are made from; no scores without a file of them."""
+    return Sources(scores and Scores(scores), Paper(paper or PAPER_FILE), Folder(root))
+
+
+def make_table(root, out, spec, name="t", scores=None, paper=None):
+    """The CSV of a table, by pandas, and its Markdown."""
+    table_files.write(name, spec, sources_of(root, scores, paper), out)
+    return pd.read_csv(out / f"{name}.csv"), (out / f"{name}.md").read_text()

@@ -502,5 +502,5 @@ def test_a_run_whose_parent_collapsed_is_not_trained_and_has_no_scores(start, tm
     command(sets, *common, "--run", run, "--modes", "think", "--out", run / "samples")
     assert json.loads((run / "samples/done.json").read_text()) == {"sets": []}
     evals_run.score_folder(run / "samples", [], run / "scores.jsonl")
-    collect.main(["--out", str(tmp_path / "scores.csv"), f"child={run}"])
+    collect.collect([f"child={run}"], tmp_path / "scores.csv")
     assert (tmp_path / "scores.csv").read_text().splitlines() == [",".join(collect.COLUMNS)]

@@ -3,12 +3,11 @@
 import json
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from tests._support.study import PAPER, flat_course, score_rows, write_jsonl, write_validations
+from tests._support.study import PAPER, flat_course, make_table, score_rows, write_jsonl, write_validations
 from unigrpo.core.errors import UserError
-from unigrpo.report import collect, overoptimisation, tables
+from unigrpo.report.data import collect, validations
 from unigrpo.report.data.results import Folder
 from unigrpo.report.data.validations import Course, course
 
@@ -23,14 +22,9 @@ def random_values(seed, seeds=3, validations=5):
 
 def table(root, spec, scores=None):
     """CSV by run and Markdown of one table, and its LaTeX."""
-    (root / "spec.json").write_text(json.dumps(spec))
-    arguments = ["--name", "t", "--spec", root / "spec.json", "--results", root, "--out", root / "tables"]
-    if scores:
-        (root / "paper.csv").write_text(PAPER)
-        arguments += ["--scores", scores, "--paper", root / "paper.csv"]
-    tables.main([str(a) for a in arguments])
-    texts = [(root / "tables" / f"t.{suffix}").read_text() for suffix in ("md", "tex")]
-    return pd.read_csv(root / "tables" / "t.csv"), *texts
+    (root / "paper.csv").write_text(PAPER)
+    frame, text = make_table(root, root / "tables", spec, scores=scores, paper=root / "paper.csv")
+    return frame, text, (root / "tables/t.tex").read_text()
 
 
 def cells(text, run):
@@ -56,7 +50,7 @@ def test_the_gap_is_the_difference_of_two_gains_in_spreads(random_course):
     for k in range(3):
         for p in range(len(TAGS)):
             gain = {m: (values[m][k, 4, p].mean() - values[m][k, 0, p].mean()) / spread[m] for m in spread}
-            assert overoptimisation.gap(found).values[k, p] == pytest.approx(gain["proxy"] - gain["gold"])
+            assert validations.gap(found).values[k, p] == pytest.approx(gain["proxy"] - gain["gold"])
 
 
 @pytest.mark.parametrize("metric", ["gold", "proxy"])
@@ -69,14 +63,14 @@ def test_the_peak_of_a_seed_is_chosen_on_the_others(random_course, metric):
         best = others.index(max(others))
         expected.append(values[metric][k, 4].mean(-1) - values[metric][k, best].mean(-1))
         own.append(int(means[k].argmax()) == best)
-    assert overoptimisation.change_since_peak(found, metric).values == pytest.approx(np.array(expected))
+    assert validations.change_since_peak(found, metric).values == pytest.approx(np.array(expected))
     assert not all(own)  # else the test could not tell
 
 
 def test_without_spread_or_with_one_seed_there_is_no_measure():
     flat = {m: np.ones((1, 2, 4)) for m in ("gold", "proxy")}
     one = Course("a", (0,), (0, 20), ("p", "q", "r", "s"), TAGS, flat, {"gold": 0.0, "proxy": 1.0})
-    assert overoptimisation.gap(one) is None and overoptimisation.change_since_peak(one) is None
+    assert validations.gap(one) is None and validations.change_since_peak(one) is None
 
 
 # --------------------------------------------------------------------------------------- over-optimisation
@@ -115,7 +109,7 @@ def test_intervals_contain_their_numbers_and_signs_turn_with_the_fall(tmp_path):
     write_validations(tmp_path, "a", values, TAGS)
     row = table(tmp_path, {"kind": "overoptimisation", "runs": ["a"]})[0].iloc[0]
     assert row["gap_lo"] < row["gap"] < row["gap_hi"] and row["fall_lo"] < row["fall"] < row["fall_hi"]
-    change = overoptimisation.change_since_peak(course("a", Folder(tmp_path))).values.mean(0) @ CATEGORY_WEIGHTS
+    change = validations.change_since_peak(course("a", Folder(tmp_path))).values.mean(0) @ CATEGORY_WEIGHTS
     assert row["fall"] == pytest.approx(-change, abs=1e-4)
 
 
@@ -143,7 +137,7 @@ def test_the_table_of_regularisers_is_paired_with_its_first_row(tmp_path):
     for name, auc, steps in (("weak_reward", 0.801, 250), ("reward", 0.93, 2000)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "report.json").write_text(json.dumps({"auc": {"overall": auc}, "steps": steps}))
-    frame, text, _ = table(tmp_path, {"kind": "regularisers", "runs": ["long_none", "kl", "kl_70", "gone"]})
+    frame, text, _ = table(tmp_path, {"kind": "endings", "runs": ["long_none", "kl", "kl_70", "gone"]})
     frame = frame.set_index("run")
     last = {run: {m: v[:, -1].mean(-1) @ CATEGORY_WEIGHTS for m, v in x.items()} for run, x in (("none", a), ("kl", b))}
     for metric in ("gold", "proxy", "artefact"):
@@ -166,17 +160,19 @@ def test_the_table_of_regularisers_is_paired_with_its_first_row(tmp_path):
     assert shown["artefact"].split()[0] == f"{frame.loc['kl', 'artefact']:.2%}"
     assert cells(text, "KL, 70")["drift"] == "not available"
     assert "The proxy of KL; KL, 70 is the reward `weak`: held-out AUC 0.801 after 250 steps. It was" in text
-    assert "of `learned`: held-out AUC 0.930 after 2,000 steps." in text and "was chosen and trained" in text
+    assert (
+        "over-optimised; `reward`: held-out AUC 0.930 after 2,000 steps." in text and "was chosen and trained" in text
+    )
 
 
 def test_a_table_without_a_sweep_does_not_speak_of_chosen_weights(tmp_path):
     write_validations(tmp_path, "a", flat_course(seeds=1, gold=(0.5,), proxy=(0.5,), artefact=(0.0,)))
-    _, text, _ = table(tmp_path, {"kind": "regularisers", "runs": ["a"]})
+    _, text, _ = table(tmp_path, {"kind": "endings", "runs": ["a"]})
     assert "was chosen" not in text and "The proxy is the reward `learned`: held-out AUC not available." in text
     (tmp_path / "reward").mkdir()
     (tmp_path / "reward/report.json").write_text('{"auc": {"overall": "high"}}')
     with pytest.raises(UserError, match="reward/report.json: expected auc.overall and steps"):
-        table(tmp_path, {"kind": "regularisers", "runs": ["a"]})
+        table(tmp_path, {"kind": "endings", "runs": ["a"]})
 
 
 # --------------------------------------------------------------------------------------- guidance
@@ -206,12 +202,12 @@ def guided(tmp_path_factory):
         for seed in (0, 1):
             write_jsonl(root / "runs" / run / f"seed{seed}" / "scores.jsonl", scored)
     sources = [f"{run}={root}/runs/{run}/seed{s}" for run in ("unigrpo", "unigrpo_cfg") for s in (0, 1)]
-    collect.main(["--out", str(root / "scores.csv"), *sources])
+    collect.collect(sources, root / "scores.csv")
     return root
 
 
 def test_the_table_of_guidance_has_both_guidances_of_every_run(guided):
-    frame, text, tex = table(guided, {"kind": "guidance", "runs": ["unigrpo", "unigrpo_cfg"]}, guided / "scores.csv")
+    frame, text, tex = table(guided, {"kind": "guided", "runs": ["unigrpo", "unigrpo_cfg"]}, guided / "scores.csv")
     assert list(zip(frame["run"], frame["guidance"], strict=True)) == [
         (run, guidance) for run in ("unigrpo", "unigrpo_cfg") for guidance in ("unguided", "tuned")
     ]
@@ -240,4 +236,4 @@ def test_a_record_whose_updates_stand_still_is_named(guided, tmp_path):
     }
     write_validations(tmp_path, "a", flat_course(1, gold=(0.5,), proxy=(0.5,), artefact=(0.0,)), logs=[[row, row]])
     with pytest.raises(UserError, match="metrics.jsonl, line 2: 'update' must be above the row before's 2, found 2"):
-        table(tmp_path, {"kind": "guidance", "runs": ["a"]}, guided / "scores.csv")
+        table(tmp_path, {"kind": "guided", "runs": ["a"]}, guided / "scores.csv")

@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests._support.study import flat_course, write_jsonl, write_study, write_validations
-from unigrpo.report import claims, verdicts
-from unigrpo.report.claims import CLAIMS
-from unigrpo.report.data.results import PAPER, Folder, Paper, Scores
-from unigrpo.report.data.rows import Sources
+from tests._support.study import flat_course, sources_of, write_jsonl, write_study, write_validations
+from unigrpo.core.errors import UserError
+from unigrpo.report.claims import outcomes, verdicts
+from unigrpo.report.claims.paper_claims import CLAIMS
+from unigrpo.report.claims.verdicts import ARTEFACT_MARGIN, FAILS, HOLDS, MARGIN, NO, OPEN, UNDECIDED, YES
 from unigrpo.report.data.stats import Estimate
-from unigrpo.report.verdicts import ARTEFACT_MARGIN, FAILS, HOLDS, MARGIN, NO, OPEN, UNDECIDED, YES
+from unigrpo.study.catalogue import load_catalogue
 
 LEVELS = {  # run -> share of right images with thinking, seeds; without thinking it is 0.1 less
     "base": (0.1, 1), "sft": (0.6, 1), "flow_grpo": (0.6, 2), "text_grpo": (0.6, 2), "unigrpo": (0.95, 2),
@@ -70,11 +70,21 @@ def record(root, run, seed, **facts):
     path.write_text(json.dumps({"run": run, "seed": seed, "source_hash": "h", "collapsed": False} | facts))
 
 
-def check(study, out, scores=None):
-    """claims.csv by id, and the text of claims.md."""
-    arguments = ["--scores", scores or study / "scores.csv", "--results", study, "--paper", PAPER, "--out", out]
-    claims.main([str(a) for a in arguments])
-    return pd.read_csv(out / "claims.csv").set_index("id"), (out / "claims.md").read_text()
+@pytest.fixture(scope="module")
+def entries(root):
+    """The catalogue's, with the sweep of these runs."""
+    shipped = load_catalogue(root / "pipelines/experiments.yaml")["claims"]
+    return shipped | {"C8": {"runs": ["long_none", "long_kl", "long_kl_other_1"]}}
+
+
+@pytest.fixture
+def check(entries):
+    def check(study, out, scores=None):
+        """claims.csv by id, and the text of claims.md."""
+        outcomes.write(entries, sources_of(study, scores or study / "scores.csv"), out)
+        return pd.read_csv(out / "claims.csv").set_index("id"), (out / "claims.md").read_text()
+
+    return check
 
 
 def without(study, tmp_path, run):
@@ -155,7 +165,7 @@ def test_the_margin_is_the_one_chosen_beforehand():
 # --------------------------------------------------------------------------------------- outcomes
 
 
-def test_outcomes_of_a_study_with_known_levels(study, tmp_path):
+def test_outcomes_of_a_study_with_known_levels(study, tmp_path, check):
     frame, text = check(study, tmp_path)
     assert list(frame.columns) == ["claim", "effect", "lo", "hi", "n", "verdict", "kind", "why"]
     assert frame["verdict"].drop("C10").unique().tolist() == ["holds"]
@@ -172,14 +182,14 @@ def test_outcomes_of_a_study_with_known_levels(study, tmp_path):
     assert "GenEval: UniGRPO, thinking − FlowGRPO" in text and "2 seeds × 72 prompts" in text
 
 
-def test_the_effect_of_a_claim_is_that_of_its_weakest_comparison(study, tmp_path):
+def test_the_effect_of_a_claim_is_that_of_its_weakest_comparison(study, tmp_path, check):
     frame, text = check(study, tmp_path)
     shown = [line.split("|") for line in text.split("## All comparisons")[1].splitlines() if line.startswith("| C2 ")]
     effects = [float(cells[3].split("[")[0]) for cells in shown]
     assert frame.loc["C2", "effect"] == pytest.approx(min(effects), abs=1e-3)
 
 
-def test_a_missing_row_is_named(study, tmp_path):
+def test_a_missing_row_is_named(study, tmp_path, check):
     frame, text = check(study, tmp_path, without(study, tmp_path, "text_grpo"))
     for claim in ("C1", "C2"):
         assert frame.loc[claim, "verdict"] == "not available: TextGRPO, thinking" and pd.isna(
@@ -190,7 +200,7 @@ def test_a_missing_row_is_named(study, tmp_path):
 
 
 @pytest.mark.parametrize(("moved", "verdict"), [(1, OPEN), (7, "not available: a seed that")])
-def test_the_seed_that_is_left_of_a_reinforced_run_does_not_stand_for_all(study, tmp_path, moved, verdict):
+def test_the_seed_that_is_left_of_a_reinforced_run_does_not_stand_for_all(study, tmp_path, moved, verdict, check):
     frame = pd.read_csv(study / "scores.csv")
     frame = frame[(frame["run"] != "refl_thinking_text_grpo") | (frame["seed"] == 1)]
     frame.loc[frame["run"] == "refl_thinking_text_grpo", "seed"] = moved
@@ -201,18 +211,18 @@ def test_the_seed_that_is_left_of_a_reinforced_run_does_not_stand_for_all(study,
     assert all(("1 seed × " if moved == 1 else "not available") in line for line in shown)
 
 
-def test_scores_alone_leave_counts_of_training_unavailable(study, tmp_path):
+def test_scores_alone_leave_counts_of_training_unavailable(study, tmp_path, check):
     frame, _ = check(tmp_path / "nothing", tmp_path, study / "scores.csv")
     assert frame.loc["C4", "verdict"] == "not available: unifpo"
     assert frame.loc["C12", "verdict"] == "not available: unigrpo; unigrpo_cfg"
     assert frame.loc["C2", "verdict"] == "holds"
     assert frame.loc["C6", "verdict"] == "not available: unigrpo_cfg; unigrpo"
     made = ", made by `make overoptimise`"
-    for claim, runs in (("C7", "long_none"), ("C8", "long_none, long_kl"), ("C9", "long_none, long_kl, long_mse")):
+    for claim, runs in (("C7", "long_none"), ("C8", "long_none, long_kl"), ("C9", "long_mse, long_none, long_kl")):
         assert frame.loc[claim, "verdict"] == f"not available: {runs}{made}"
 
 
-def test_seeds_that_were_not_trained_say_nothing_of_collapse(study, tmp_path):
+def test_seeds_that_were_not_trained_say_nothing_of_collapse(study, tmp_path, check):
     root = tmp_path / "cpu"
     record(root, "unifpo", 0, not_trained="its parent sft collapsed (x)")
     frame, text = check(root, tmp_path, study / "scores.csv")
@@ -221,14 +231,14 @@ def test_seeds_that_were_not_trained_say_nothing_of_collapse(study, tmp_path):
 
 
 @pytest.mark.parametrize(("fates", "verdict", "share"), [((0, 0), FAILS, 0), ((1, 0), OPEN, 0.5), ((1, 1), HOLDS, 1)])
-def test_collapse_is_counted_over_seeds(study, tmp_path, fates, verdict, share):
+def test_collapse_is_counted_over_seeds(study, tmp_path, fates, verdict, share, check):
     for seed, fell in enumerate(fates):
         record(tmp_path / "cpu", "unifpo", seed, collapsed=bool(fell))
     frame, _ = check(tmp_path / "cpu", tmp_path, study / "scores.csv")
     assert (frame.loc["C4", "verdict"], frame.loc["C4", "effect"]) == (verdict, share)
 
 
-def test_the_page_holds_what_the_markdown_does(study, tmp_path):
+def test_the_page_holds_what_the_markdown_does(study, tmp_path, check):
     _, text = check(study, tmp_path)
     html = (tmp_path / "claims.html").read_text()
     assert html.count("<h2>") == text.count("\n## ") and html.count("<li>") == text.count("\n* ")
@@ -238,14 +248,17 @@ def test_the_page_holds_what_the_markdown_does(study, tmp_path):
 # --------------------------------------------------------------------------------------- training itself
 
 
-def outcome(claim, root, scores=None):
-    """One claim alone, from the runs in ``root``."""
-    sources = Sources(scores and Scores(scores), Paper(PAPER), Folder(root))
-    found = next(c for c in CLAIMS if c.id == claim)
-    return claims.Outcome(found, found.findings(sources))
+@pytest.fixture
+def outcome(entries):
+    def outcome(claim, root, scores=None):
+        """One claim alone, from the runs in ``root``."""
+        found = outcomes.check({claim: entries[claim]}, sources_of(root, scores))
+        return next(o for o in found if o.claim.id == claim)
+
+    return outcome
 
 
-def test_without_guidance_must_lose_nothing_that_matters(study, tmp_path):
+def test_without_guidance_must_lose_nothing_that_matters(study, tmp_path, outcome):
     frame = pd.read_csv(study / "scores.csv")
     pair = frame[frame["run"].isin(("unigrpo", "unigrpo_cfg")) & frame["metric"].isin(("ta", "official"))]
     swapped = pair.replace({"run": {"unigrpo": "unigrpo_cfg", "unigrpo_cfg": "unigrpo"}})
@@ -257,7 +270,7 @@ def test_without_guidance_must_lose_nothing_that_matters(study, tmp_path):
         assert outcome("C5", study, tmp_path / "scores.csv").verdict == verdict
 
 
-def test_training_rewards_are_paired_by_seed_and_rollout(tmp_path):
+def test_training_rewards_are_paired_by_seed_and_rollout(tmp_path, outcome):
     """Seed 0 has two rollouts more, seed 7 only one of the runs: neither counts. The gain is 0.1 to 0.3."""
     gains = [0.0, 0.0, *np.linspace(0.1, 0.3, 10), 9, 9]
     for seed in (0, 1):
@@ -274,7 +287,7 @@ def test_training_rewards_are_paired_by_seed_and_rollout(tmp_path):
     assert outcome("C6", tmp_path).verdict == FAILS
 
 
-def test_over_optimisation_is_a_rise_of_the_proxy_and_a_fall_of_gold(study):
+def test_over_optimisation_is_a_rise_of_the_proxy_and_a_fall_of_gold(study, outcome):
     found = outcome("C7", study)
     assert {f.what: f.effect for f in found.findings} == pytest.approx(
         {
@@ -296,18 +309,18 @@ def test_over_optimisation_is_a_rise_of_the_proxy_and_a_fall_of_gold(study):
         ({"gold": (0.6, 0.65, 0.7, 0.68)}, OPEN),  # falls by the margin, give or take
     ],
 )
-def test_over_optimisation_may_be_absent(tmp_path, levels, verdict):
+def test_over_optimisation_may_be_absent(tmp_path, levels, verdict, outcome):
     assert outcome("C7", write_long(tmp_path, long_none=levels)).verdict == verdict
 
 
-def test_one_seed_has_no_peak_chosen_on_others(tmp_path):
+def test_one_seed_has_no_peak_chosen_on_others(tmp_path, outcome):
     write_long(tmp_path, seeds=1)
     assert outcome("C7", tmp_path).verdict == "not available: a second seed of Long none"
     assert outcome("C8", tmp_path).verdict == HOLDS
     assert outcome("C9", tmp_path).verdict == "not available: a second seed of Long mse"
 
 
-def test_a_latent_kl_counts_where_it_lowers_the_reward(study):
+def test_a_latent_kl_counts_where_it_lowers_the_reward(study, outcome):
     found = outcome("C8", study)
     weak, strong = "Long kl_other_1", "Long kl"
     assert [(f.what, f.said) for f in found.findings] == [
@@ -332,7 +345,7 @@ CLEAN, LOW = {"artefact": (0.001, 0.002, 0.002, 0.002)}, {"proxy": (0.5, 0.5, 0.
         ({"long_kl": {"artefact": (0.001, 0.002, 0.004, 0.004)}}, OPEN, 0.004),  # by the margin, give or take
     ],
 )
-def test_a_latent_kl_may_keep_artefacts_out(tmp_path, changed, verdict, effect):
+def test_a_latent_kl_may_keep_artefacts_out(tmp_path, changed, verdict, effect, outcome):
     found = outcome("C8", write_long(tmp_path, **changed))
     assert found.verdict == verdict
     assert found.decisive.effect == (effect and pytest.approx(effect, abs=0.002))
@@ -347,13 +360,31 @@ def test_a_latent_kl_may_keep_artefacts_out(tmp_path, changed, verdict, effect):
         ({"long_none": {"gold": (0.6, 0.65, 0.7, 0.75)}}, FAILS, -0.05),
     ],
 )
-def test_velocity_mse_must_be_steady_and_best(tmp_path, changed, verdict, effect):
+def test_velocity_mse_must_be_steady_and_best(tmp_path, changed, verdict, effect, outcome):
     found = outcome("C9", write_long(tmp_path, **changed))
     assert found.verdict == verdict
     assert min(f.effect for f in found.findings[found.verdict == HOLDS :]) == pytest.approx(effect, abs=0.004)
 
 
-def test_a_run_that_is_still_trained_says_nothing(tmp_path):
+def test_a_run_that_is_still_trained_says_nothing(tmp_path, outcome):
     (write_long(tmp_path) / "runs/long_mse/seed2/run.json").unlink()
     assert outcome("C9", tmp_path).verdict == "not available: Long mse, made by `make overoptimise`"
     assert outcome("C8", tmp_path).verdict == HOLDS
+
+
+def test_a_run_that_the_catalogue_does_not_name_is_no_evidence(study, tmp_path, outcome):
+    """A user's exploratory weight of the latent KL, which alone lets artefacts in, leaves C8 as it is."""
+    root = write_long(tmp_path / "cpu", long_kl=CLEAN)
+    before = outcome("C8", root)
+    rl, levels = COURSES["long_kl_other_1"][0], {"gold": (0.6, 0.5), "proxy": (0.5, 0.5), "artefact": (0.0, 0.2)}
+    write_validations(root, "long_kl_mine", flat_course(seeds=3, **levels), rl=rl, label="Mine")
+    assert outcome("C8", root) == before and before.verdict == FAILS
+
+
+def test_an_entry_of_no_claim_is_named(study):
+    with pytest.raises(UserError, match="claims.C13: no such claim"):
+        outcomes.check({"C13": {"runs": ["unigrpo"]}}, sources_of(study))
+    with pytest.raises(UserError, match="claims.C7.runs: missing"):
+        outcomes.check({"C7": {"rows": [["unigrpo", "yes"]]}}, sources_of(study))
+    (unnamed,) = {o.verdict for o in outcomes.check({}, sources_of(study))}
+    assert unnamed == "not available: its entry in the catalogue"

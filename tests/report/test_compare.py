@@ -6,13 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests._support.command import unigrpo
 from tests._support.study import write_study
 from unigrpo.core.errors import UserError
-from unigrpo.report import compare
 from unigrpo.report.data.results import Folder, Paper, Scores
 from unigrpo.report.data.rows import Row, Sources
 from unigrpo.report.data.samples import read_samples
 from unigrpo.report.data.stats import Cells, improvement
+from unigrpo.report.pages import compare
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +24,8 @@ def study(tmp_path_factory):
 
 
 def run(study, out, *options):
-    compare.main(
-        [*options, "--scores", f"{study}/scores.csv", "--results", str(study), "--paper", f"{study}/paper.csv"]
-        + ["--out", str(out)]
-    )
+    files = f"--scores {study}/scores.csv --results {study} --paper {study}/paper.csv --out {out}"
+    unigrpo(f"compare {' '.join(options)} {files}")
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +81,7 @@ def test_a_probability_by_hand():
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["unigrpo", "unigrpo"], "two runs are needed"),
+        (["unigrpo", "unigrpo"], "expected two runs, got unigrpo twice"),
         (["unigrpo", "flow_grpo"], "no run 'flow_grpo'"),
         (["unigrpo", "sft", "--guidance", "greedy"], "--guidance"),
     ],

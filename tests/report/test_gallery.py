@@ -15,9 +15,9 @@ from PIL import Image
 from tests._support.study import write_scenes
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_jsonl
-from unigrpo.report import gallery
 from unigrpo.report.data.results import Folder
 from unigrpo.report.data.samples import read_samples
+from unigrpo.report.pages import gallery
 from unigrpo.world.traces import Imperfection
 
 RUNS = {"base": None, "sft": Imperfection(wrong_traces=0.5, paint_noise=0.5), "unigrpo": Imperfection(wrong_traces=0.4)}
@@ -72,7 +72,7 @@ CHOICES = [
 
 
 def make(results, out):
-    gallery.main(["--results", str(results), "--out", str(out), "--single", str(out.with_suffix(".html"))])
+    gallery.make(Folder(results), out, out.with_suffix(".html"))
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,12 @@ from unigrpo.core.records import SHEET_COLUMNS
 from unigrpo.core.settings import to_dict
 from unigrpo.objectives import flow
 from unigrpo.objectives.image_losses import latent_kl, velocity_mse
-from unigrpo.report import frontier, hacking, mechanism, sheets, validations
+from unigrpo.report.data import validations
+from unigrpo.report.data.anchors import anchor
 from unigrpo.report.data.results import PAPER, Folder, Paper
 from unigrpo.report.data.rows import Sources
-from unigrpo.report.regularisers import DATA, GATED, KL, MSE, NONE, TEXT, regulariser
+from unigrpo.report.figures import mechanism, sheets
+from unigrpo.report.pages import figure_files, pictures
 from unigrpo.study.config import rl_config
 from unigrpo.world.prompts import prompt_set
 
@@ -112,18 +114,20 @@ def test_only_validations_that_all_seeds_reached_count(folder, tmp_path):
 
 def test_a_regulariser_in_words():
     def of(**settings):
-        return regulariser({"stage": "rl", "rl": to_dict(rl_config(**DEFAULTS | settings))})
+        return anchor({"stage": "rl", "rl": to_dict(rl_config(**DEFAULTS | settings))})
 
-    assert [of(**RUNS[run][0]).kind for run in RUNS] == [NONE, KL, KL, MSE]
-    assert of(kl_text=0.1).kind == TEXT and of(kl_text=0.1).weight == 0.1
-    assert of(kl_text=0.1, train=["image"]).kind == MSE
-    assert (of(method="ddrl", regulariser="none", data_weight=3.0).kind, of(method="gardo").kind) == (DATA, GATED)
+    assert [of(**RUNS[run][0]).kind for run in RUNS] == ["none", "latent KL", "latent KL", "velocity MSE"]
+    assert of(kl_text=0.1).kind == "velocity MSE + text KL" and of(kl_text=0.1).weight == 0.1
+    assert of(kl_text=0.1, train=["image"]).kind == "velocity MSE"
+    data, gated = of(method="ddrl", regulariser="none", data_weight=3.0), of(method="gardo", velocity_mse_weight=2.0)
+    assert (data.kind, data.weight) == ("data (DDRL)", 3) and gated.kind == "gated velocity MSE (GARDO)"
+    assert gated.weight == 2
     with pytest.raises(UserError, match="expected a reinforced run"):
-        regulariser({"run": "sft", "stage": "sft"})
+        anchor({"run": "sft", "stage": "sft"})
 
 
 def test_the_frontier_has_a_point_a_run(sources):
-    _, data = frontier.frontier({"runs": [*RUNS, "missing"]}, sources)
+    _, data = figure_files.draw({"kind": "frontier", "runs": [*RUNS, "missing"]}, sources)
     data = data.set_index("run")
     assert data["drift"].to_dict() == pytest.approx({run: drift for run, (_, _, drift) in RUNS.items()})
     assert data.loc["kl", "gold"] == pytest.approx(0.5) and data.loc["mse", "gold"] == pytest.approx(0.805)
@@ -131,11 +135,11 @@ def test_the_frontier_has_a_point_a_run(sources):
     assert data["artefact"].tolist() == pytest.approx([0.01] * len(RUNS))
     assert (data["gold_lo"] <= data["gold"]).all() and data["seeds"].to_dict()["kl"] == 1
     with pytest.raises(UserError, match="none of missing has validation records"):
-        frontier.frontier({"runs": ["missing"]}, sources)
+        figure_files.draw({"kind": "frontier", "runs": ["missing"]}, sources)
 
 
 def test_gains_are_in_spreads_of_the_start(sources):
-    figure, data = hacking.overoptimisation({"runs": ["none", "missing"]}, sources)
+    figure, data = figure_files.draw({"kind": "hacking", "runs": ["none", "missing"]}, sources)
     gained = data[data["update"] == 40].groupby("metric")["gain"].mean()
     assert gained["gold"] == pytest.approx(-0.3 / 0.1) and gained["proxy"] == pytest.approx(0.2 / 0.1)
     assert data[data["update"] == 0]["gain"].eq(0).all()
@@ -172,21 +176,21 @@ def test_the_papers_weights_spread_three_thousandfold():
 
 
 def test_the_mechanism_shows_the_drift_of_every_time(sources):
-    _, data = mechanism.mechanism({"runs": ["mse", "none", "missing"]}, sources)
+    _, data = figure_files.draw({"kind": "mechanism", "runs": ["mse", "none", "missing"]}, sources)
     drift = data[(data["what"] == "drift") & (data["of"] == "none") & (data["seed"] == 1)]
     assert drift["value"].tolist() == pytest.approx([0.9 * (k + 1) / 5.5 for k in range(10)])
     assert drift["time"].iloc[0] == 1 and len(drift) == 10
     with pytest.raises(UserError, match="none of missing has a validation with its drift"):
-        mechanism.mechanism({"runs": ["missing"]}, sources)
+        figure_files.draw({"kind": "mechanism", "runs": ["missing"]}, sources)
 
 
 def test_sheets_show_the_peak_and_the_end_of_the_same_prompts(sources):
-    figure, data = sheets.sheets({"runs": ["mse", "none", "missing"]}, sources)
+    figure, data = figure_files.draw({"kind": "sheets", "runs": ["mse", "none", "missing"]}, sources)
     ends = data.groupby(["run", "when"])["update"].unique().map(list).to_dict()
     assert ends == {
         ("mse", "end"): [40], ("mse", "gold peaks"): [40], ("none", "end"): [40], ("none", "gold peaks"): [0],
     }  # fmt: skip
     shown = [axis.images[0].get_array()[0, 0, 0] for axis in figure.axes if axis.images]
-    places = sheets.drawn(validations.course("none", sources.folder))
+    places = pictures.drawn(validations.course("none", sources.folder).tags, sheets.TAGS, "sheets")
     assert shown == places * 4 and len(set(places)) == len(places)
     assert data[(data["run"] == "none") & (data["when"] == "end")]["gold"].mean() == pytest.approx(0.2)

@@ -1,6 +1,5 @@
 """LaTeX tables: escaping, form, and what they hold against the CSV and the Markdown beside them."""
 
-import json
 import re
 import shutil
 import subprocess
@@ -8,14 +7,14 @@ import subprocess
 import pandas as pd
 import pytest
 
-from tests._support.study import write_study
-from unigrpo.report import latex, tables
+from tests._support.study import make_table, write_study
+from unigrpo.report.pages import latex
 
 ROWS = [["base", "no"], ["sft", "yes"], ["unigrpo", "yes"]]
 SPECS = {
     "main": {"kind": "main", "rows": ROWS},
     "categories": {"kind": "categories", "rows": ROWS},
-    "decoding": {"kind": "decoding", "runs": ["sft", "unigrpo"]},
+    "decoding": {"kind": "knobs", "runs": ["sft", "unigrpo"]},
 }
 
 
@@ -25,9 +24,7 @@ def made(tmp_path_factory):
     root = tmp_path_factory.mktemp("study") / "cpu_a"
     write_study(root, {"base": (0.4, 1), "sft": (0.6, 1), "unigrpo": (0.8, 2)}, prompts=2)
     for name, spec in SPECS.items():
-        (root / "spec.json").write_text(json.dumps(spec))
-        arguments = ["--name", name, "--spec", root / "spec.json", "--scores", root / "scores.csv", "--results", root]
-        tables.main([str(a) for a in [*arguments, "--paper", root / "paper.csv", "--out", root / "tables"]])
+        make_table(root, root / "tables", spec, name, root / "scores.csv", root / "paper.csv")
     folder = root / "tables"
     return {name: (pd.read_csv(folder / f"{name}.csv"), (folder / f"{name}.tex").read_text()) for name in SPECS}
 

@@ -11,12 +11,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests._support.study import score_rows, write_jsonl, write_study
+from tests._support import study as study_support
+from tests._support.command import unigrpo
+from tests._support.study import score_rows, sources_of, write_jsonl, write_study
 from unigrpo.core.errors import UserError
-from unigrpo.report import collect, courses, figures, pictures, tables
-from unigrpo.report.data.results import CATEGORIES, Folder, Paper, Scores
+from unigrpo.report.data import collect
+from unigrpo.report.data.results import CATEGORIES, Scores
 from unigrpo.report.data.results import PAPER as PAPER_FILE
-from unigrpo.report.data.rows import Row, Sources
+from unigrpo.report.data.rows import Row
+from unigrpo.report.figures import grid, progress
+from unigrpo.report.pages import figure_files
+from unigrpo.study.facts import FIGURES, TABLES
 
 ROWS = [["base", "no"], ["sft", "yes"], ["unigrpo", "yes"]]
 
@@ -29,11 +34,7 @@ def study(tmp_path_factory):
 
 
 def make_table(study, tmp_path, spec, name="table1"):
-    (tmp_path / "spec.json").write_text(json.dumps(spec))
-    arguments = ["--name", name, "--spec", tmp_path / "spec.json", "--scores", study / "scores.csv"]
-    arguments += ["--results", study, "--paper", study / "paper.csv", "--out", tmp_path / "tables"]
-    tables.main([str(a) for a in arguments])
-    return pd.read_csv(tmp_path / "tables" / f"{name}.csv"), (tmp_path / "tables" / f"{name}.md").read_text()
+    return study_support.make_table(study, tmp_path / "tables", spec, name, study / "scores.csv", study / "paper.csv")
 
 
 def raw(study, run, seed):
@@ -74,7 +75,7 @@ def test_scores_csv_has_one_row_a_metric(study):
 )
 def test_bad_sources_are_named(tmp_path, argument, message):
     with pytest.raises(UserError, match=message):
-        collect.main(["--out", str(tmp_path / "scores.csv"), argument])
+        collect.collect([argument], tmp_path / "scores.csv")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -82,7 +83,7 @@ def test_a_bad_score_line_is_named(tmp_path):
     row = next(score_rows("think", "tuned", 1, np.random.default_rng(0)))
     write_jsonl(tmp_path / "seed0" / "scores.jsonl", [row, {k: v for k, v in row.items() if k != "tag"}])
     with pytest.raises(UserError, match=r"scores.jsonl, line 2: expected .*tag"):
-        collect.main(["--out", str(tmp_path / "scores.csv"), f"a={tmp_path}/seed0"])
+        collect.collect([f"a={tmp_path}/seed0"], tmp_path / "scores.csv")
 
 
 def test_mixed_versions_and_repeated_seeds_are_refused(tmp_path):
@@ -90,11 +91,11 @@ def test_mixed_versions_and_repeated_seeds_are_refused(tmp_path):
     write_jsonl(tmp_path / "a" / "seed0" / "scores.jsonl", [row])
     write_jsonl(tmp_path / "b" / "seed0" / "scores.jsonl", [row | {"version": "2"}])
     out = tmp_path / "scores.csv"
-    collect.main(["--out", str(out), f"a={tmp_path}/a/seed0", f"b={tmp_path}/b/seed0"])
+    collect.collect([f"a={tmp_path}/a/seed0", f"b={tmp_path}/b/seed0"], out)
     with pytest.raises(UserError, match="'geneval' is in versions 1 and 2"):
         Scores(out)
     with pytest.raises(UserError, match="run 'a', seed 0 is given twice"):
-        collect.main(["--out", str(out), f"a={tmp_path}/a/seed0", f"a={tmp_path}/b/seed0"])
+        collect.collect([f"a={tmp_path}/a/seed0", f"a={tmp_path}/b/seed0"], out)
 
 
 # --------------------------------------------------------------------------------------- tables
@@ -167,8 +168,8 @@ def test_ta_is_the_mean_over_images_whatever_their_tags(tmp_path):
     values = [("a", 1.0), ("b", 0.0), ("b", 0.0), ("b", 0.0)]
     rows = [header | {"tag": t, "prompt_id": f"p{i}", "metrics": {"ta": v}} for i, (t, v) in enumerate(values)]
     write_jsonl(tmp_path / "seed0" / "scores.jsonl", rows)
-    collect.main(["--out", str(tmp_path / "scores.csv"), f"a={tmp_path}/seed0"])
-    sources = Sources(Scores(tmp_path / "scores.csv"), Paper(PAPER_FILE), Folder(tmp_path))
+    collect.collect([f"a={tmp_path}/seed0"], tmp_path / "scores.csv")
+    sources = sources_of(tmp_path, tmp_path / "scores.csv")
     assert sources.estimate(Row("a", "yes", "tuned"), "ta", "ta").mean == pytest.approx(1 / 4)
 
 
@@ -217,7 +218,7 @@ def test_unguided_table_reads_other_images(study, tmp_path):
 
 
 def test_decoding_table_shows_knobs_beside_reinforcement(study, tmp_path):
-    frame, text = make_table(study, tmp_path, {"kind": "decoding", "runs": ["sft", "unigrpo"]}, "decoding")
+    frame, text = make_table(study, tmp_path, {"kind": "knobs", "runs": ["sft", "unigrpo"]}, "decoding")
     pairs = list(zip(frame["run"], frame["guidance"], strict=True))
     assert pairs == [("sft", g) for g in ("unguided", "tuned", "greedy")] + [
         ("unigrpo", g) for g in ("unguided", "tuned")
@@ -235,10 +236,9 @@ def test_a_training_table_needs_no_scores(study, tmp_path):
     untrained.mkdir(parents=True)
     (untrained / "metrics.jsonl").touch()
     (untrained / "run.json").write_text('{"seed": 0, "collapsed": false, "not_trained": "its parent a collapsed (b)"}')
-    (tmp_path / "spec.json").write_text('{"kind": "training", "runs": ["unigrpo", "text_grpo", "nft"]}')
-    arguments = ["--name", "t", "--spec", tmp_path / "spec.json", "--results", tmp_path / "cpu", "--out", tmp_path]
-    tables.main([str(a) for a in arguments])
-    frame, text = pd.read_csv(tmp_path / "t.csv").set_index("run"), (tmp_path / "t.md").read_text()
+    spec = {"kind": "training_cost", "runs": ["unigrpo", "text_grpo", "nft"]}
+    frame, text = study_support.make_table(tmp_path / "cpu", tmp_path, spec)
+    frame = frame.set_index("run")
     logs = [(study / f"runs/unigrpo/seed{seed}/metrics.jsonl").read_text().splitlines() for seed in (0, 1)]
     gold, rewards = (
         [[row[name] for row in map(json.loads, log) if row["kind"] == kind] for log in logs]
@@ -268,13 +268,10 @@ def test_a_training_table_needs_no_scores(study, tmp_path):
 def test_a_bad_training_record_is_named(study, tmp_path):
     log = tmp_path / "cpu/runs/a/seed0/metrics.jsonl"
     write_jsonl(log, [{"kind": "validation", "gold": 0.5, "proxy": 0.5}, {"kind": "train", "proxy": None}])
-    (tmp_path / "spec.json").write_text('{"kind": "training", "runs": ["a"]}')
-    arguments = ["--name", "t", "--spec", tmp_path / "spec.json", "--results", tmp_path / "cpu", "--out", tmp_path]
     with pytest.raises(UserError, match="metrics.jsonl, line 2: 'proxy' must be a number, found None"):
-        tables.main([str(a) for a in arguments])
-    (tmp_path / "spec.json").write_text('{"kind": "main", "rows": [["a", "yes"]]}')
-    with pytest.raises(UserError, match="spec.json: 'kind': shows verdicts on images, which need --scores"):
-        tables.main([str(a) for a in arguments])
+        study_support.make_table(tmp_path / "cpu", tmp_path, {"kind": "training_cost", "runs": ["a"]})
+    with pytest.raises(UserError, match="cpu/scores.csv: cannot be read as a table of scores"):
+        unigrpo(f"table t --kind main --row a --results {tmp_path}/cpu")
 
 
 def test_tables_need_scores_only(study, tmp_path):
@@ -298,29 +295,33 @@ def test_code_mixtures_are_pointed_out(study, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("spec", "message"),
+    ("words", "message"),
     [
-        ({"kind": "pie"}, "'kind' must be one of main"),
-        ({"kind": "main", "rows": [["base", True]]}, r"'rows\[0\]'"),
-        ({"kind": "main"}, "'rows' must name"),
-        ({"kind": "decoding"}, "'runs' must name"),
-        ({"kind": "guidance"}, "'runs' must name"),
-        ({"kind": "overoptimisation"}, "'runs' must name"),
+        ("table t --kind pie --row base", "--kind: no kind of table is called 'pie'; known: .*main"),
+        ("figure t --kind pie --row base", "--kind: no kind of figure is called 'pie'; known: .*curves"),
+        ("table t --kind main", "expected --kind and --row, or neither"),
+        ("table tabel1", "tables.tabel1: no such entry; did you mean table1"),
+        ("table table1 --scale smok", "--scale smok: no such file in .*; did you mean smoke"),
+        ("figure t --kind marked_traces --row base --row sft", "--row.runs: expected at most 1, got base, sft"),
     ],
 )
-def test_bad_specifications_are_named(study, tmp_path, spec, message):
-    with pytest.raises(UserError, match=f"spec.json: {message}"):
-        make_table(study, tmp_path, spec)
+def test_bad_requests_are_named(words, message):
+    with pytest.raises(UserError, match=message):
+        unigrpo(words)
+
+
+def test_every_kind_is_listed(capsys):
+    assert unigrpo("kinds") == 0
+    listed = capsys.readouterr().out
+    assert all(f"  {name} (" in listed for door in (TABLES, FIGURES) for name in door.names())
 
 
 # --------------------------------------------------------------------------------------- figures
 
 
 def make_figure(study, tmp_path, spec):
-    (tmp_path / "spec.json").write_text(json.dumps(spec))
-    arguments = ["--name", "f", "--spec", tmp_path / "spec.json", "--scores", study / "scores.csv"]
-    arguments += ["--results", study, "--paper", study / "paper.csv", "--out", tmp_path / "figures"]
-    figures.main([str(a) for a in arguments])
+    sources = study_support.sources_of(study, study / "scores.csv", study / "paper.csv")
+    figure_files.write("f", spec, sources, tmp_path / "figures")
     for suffix in ("png", "pdf"):
         assert (tmp_path / "figures" / f"f.{suffix}").stat().st_size > 5000
     return pd.read_csv(tmp_path / "figures" / "f.csv")
@@ -352,8 +353,8 @@ def add_fates(study, folder):
 
 def drawn(kind, spec, folder):
     """The figure before it is saved, with the words in its first panel."""
-    sources = Sources(Scores(folder / "scores.csv"), Paper(folder / "paper.csv"), Folder(folder))
-    figure, _ = figures.KINDS[kind](spec, sources)
+    sources = study_support.sources_of(folder, folder / "scores.csv", folder / "paper.csv")
+    figure, _ = figure_files.draw({"kind": kind, **spec}, sources)
     plt.close(figure)
     return figure, [text.get_text() for text in figure.axes[0].texts]
 
@@ -375,10 +376,10 @@ def test_training_is_drawn_as_long_as_every_seed_goes_on(study, tmp_path):
 
 def test_labels_are_moved_apart_in_order():
     heights = [0.5, 0.52, 0.99, 1.0, 0.0]
-    placed = courses.spread(heights, 0.1)
+    placed = progress.spread(heights, 0.1)
     assert np.argsort(placed).tolist() == np.argsort(heights).tolist()
     assert np.diff(np.sort(placed)).min() > 0.0999 and placed.max() <= 1 and placed[4] == 0
-    assert courses.spread([0.2, 0.8], 0.1).tolist() == [0.2, 0.8]
+    assert progress.spread([0.2, 0.8], 0.1).tolist() == [0.2, 0.8]
 
 
 def test_category_dots_agree_with_the_table(study, tmp_path):
@@ -414,7 +415,7 @@ def test_grid_shows_the_same_prompts_for_every_run_with_traces(study, tmp_path):
     data = make_figure(study, tmp_path, {"kind": "grid", "runs": ["base", "unigrpo"]})
     by_run = [data[data["run"] == run]["prompt_id"].tolist() for run in ("base", "unigrpo")]
     assert by_run[0] == by_run[1]
-    assert [prompt.split("/")[0] for prompt in by_run[0]] == list(pictures.GRID_TAGS)
+    assert [prompt.split("/")[0] for prompt in by_run[0]] == list(grid.TAGS)
     assert len(set(by_run[0])) == len(by_run[0])
     assert data["trace"].str.contains("red circle upper-left").all()
     scored = {
@@ -443,11 +444,8 @@ def test_dots_csv_agrees_with_the_table(study, tmp_path):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"kind": "pie", "runs": ["base"]}, "'kind', one of curves, progress, grid, traces, dots"),
-        ({"kind": "dots"}, "and 'runs'"),
         ({"kind": "curves", "runs": ["text_grpo"]}, "text_grpo: no seed folder"),
         ({"kind": "grid", "runs": ["text_grpo"]}, "text_grpo: no images"),
-        ({"kind": "traces", "runs": ["base", "sft"]}, "'traces' shows one run, found 'runs' base, sft"),
         ({"kind": "dots", "runs": ["text_grpo"]}, "none of the runs text_grpo is scored"),
     ],
 )
@@ -457,6 +455,22 @@ def test_bad_figures_are_named(study, tmp_path, spec, message):
 
 
 def test_reports_never_import_torch():
-    modules = "claims, collect, figures, gallery, tables"
-    code = f"import sys; from unigrpo.report import {modules}; import unigrpo.world.geneval_verdict; assert 'torch' not in sys.modules"
+    code = "import sys; import unigrpo.commands.report; from unigrpo.report.claims import outcomes\n"
+    code += "from unigrpo.report.pages import compare, figure_files, gallery, table_files\n"
+    code += "outcomes.CLAIMS, compare.compare, gallery.make, figure_files.draw, table_files.make\n"
+    code += "assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})
+
+
+def test_reading_the_facts_of_kinds_loads_no_library():
+    """The workflow reads them whenever it is parsed."""
+    code = """
+import sys
+from unigrpo.study.facts import FIGURES, TABLES
+for door in (TABLES, FIGURES):
+    for name in door.names():
+        door.load(name)
+loaded = {name for name in ("numpy", "pandas", "matplotlib", "scipy", "PIL", "torch") if name in sys.modules}
+assert not {name for name in loaded if type(sys.modules[name]).__name__ != "_LazyModule"}, loaded
+"""
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})

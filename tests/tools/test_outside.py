@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import shutil
 
@@ -16,7 +15,6 @@ from tests._support import tiny
 from tests._support.command import unigrpo
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_jsonl
-from unigrpo.report import collect, tables
 from unigrpo.world.prompts import prompt_set, samples_per_prompt
 
 
@@ -49,13 +47,10 @@ def test_pictures_become_a_row(root, tmp_path):
         Image.new("RGB", (48, 48), "white").save(seed / "samples" / name / "00000.png")
         for row in rows[1:]:
             shutil.copy(seed / "samples" / name / "00000.png", seed / "samples" / name / row["image"])
-    scores, table = str(tmp_path / "scores.csv"), tmp_path / "tables"
     detector, scored = root / "assets/detector", seed / "scores.jsonl"
     unigrpo(f"score --samples {seed / 'samples'} --reward {tmp_path / 'reward'} --detector {detector} --out {scored}")
-    collect.main(["--out", scores, f"outside={seed}"])
-    spec = tmp_path / "spec.json"
-    spec.write_text(json.dumps({"kind": "main", "rows": [["outside", "no"]]}))
-    arguments = {"--name": "t", "--spec": spec, "--scores": scores, "--results": tmp_path / "cpu", "--out": table}
-    tables.main([str(x) for pair in arguments.items() for x in pair])
-    line = pd.read_csv(table / "t.csv").iloc[0]
+    unigrpo(f"collect outside={seed} --out {tmp_path}/scores.csv")
+    made = f"--scores {tmp_path}/scores.csv --results {tmp_path}/cpu --out {tmp_path}/tables"
+    unigrpo(f"table t --kind main --row outside:no --row unigrpo {made}")
+    line = pd.read_csv(tmp_path / "tables/t.csv").iloc[0]
     assert (line["run"], line["n"], line["geneval"]) == ("outside", sum(map(len, sets.values())), 0.0)
