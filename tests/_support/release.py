@@ -42,7 +42,7 @@ LLM = {
     "hidden_act": "silu",
     "bos_token_id": 7,
     "eos_token_id": 8,
-    "tie_word_embeddings": True,
+    "tie_word_embeddings": False,
     "architectures": ["Qwen2ForCausalLM"],
 }
 VIT = {

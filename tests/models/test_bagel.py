@@ -216,6 +216,26 @@ def test_loading_holds_about_one_copy(tmp_path):
     assert peak[0] - start < 1.25 * 4 * numbers
 
 
+def test_another_scale_and_shift_are_read_used_and_kept(copied, tmp_path):
+    """Decoded by hand: z = latent / scale + shift, whatever the two are; saved and adopted they stay."""
+    usual = bagel_backbone.load(copied)
+    (copied / "model.json").write_text(json.dumps({"codec": {"scale": 0.5, "shift": -0.25}}))
+    model = bagel_backbone.load(copied)
+    latents, image = torch.randn(1, 4, 4, 4, generator=seeding.generator(0, "z")), torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        decoded = model.codec.kl.decode(latents / 0.5 - 0.25).sample
+        assert torch.equal(model.codec.pixels(latents), decoded)
+        assert not torch.allclose(usual.codec.pixels(latents), decoded, atol=1e-3)
+        mean = model.codec.kl.encode(2 * image - 1).latent_dist.mean
+        assert torch.equal(model.codec.encode(image), 0.5 * (mean + 0.25))
+    model.save(tmp_path / "saved", {})
+    bagel_backbone.adopt(copied, tmp_path / "adopted", release.MODEL, {})
+    for name in ("saved", "adopted"):
+        config = checkpoint.load_model(tmp_path / name).codec.config
+        assert (config.scale, config.shift) == (0.5, -0.25)
+    assert (usual.codec.config.scale, usual.codec.config.shift) == (0.3611, 0.1159)  # FLUX.1's
+
+
 # ---------------------------------------------------------------------------------------------------- bad input
 def change_json(name, **values):
     def change(folder):
@@ -239,6 +259,10 @@ DAMAGE = {
     "missing key": (change_json(LLM, num_hidden_layers=...), r"llm_config\.json: num_hidden_layers: missing"),
     "text for a number": (change_json(VIT, patch_size="14"), r"vit_config\.json: patch_size: expected"),
     "another activation": (change_json(LLM, hidden_act="gelu"), "hidden_act: expected 'silu', got 'gelu'"),
+    "no norms of queries and keys": (change_json(LLM, qk_norm=False), r"llm_config\.json: qk_norm: expected True, got F"),
+    "tied heads": (change_json(LLM, tie_word_embeddings=True), r"llm_config\.json: tie_word_embeddings: expected False"),
+    "scale": (change_json("model.json", codec={"scale": 0}), r"model\.json: codec\.scale: expected a number above 0"),
+    "shift": (change_json("model.json", codec={"shift": "0"}), r"model\.json: codec\.shift: expected a number, got '0'"),
     "heads": (change_json(LLM, num_attention_heads=3), "hidden_size: expected an even number a head"),
     "no layers": (change_json(LLM, num_hidden_layers=0), "num_hidden_layers: expected more than 0, got 0"),
     "width": (change_json(LLM, intermediate_size=64), r"expected shape \(.*64.*\) by llm_config"),

@@ -523,7 +523,7 @@ def test_impossible_configurations(folder, model):
             config(folder, **changes)
     with pytest.raises(UserError, match=r"rl\.lora_rank: expected 2, that of the parent's adapters, got 3"):
         learner.networks(config(folder, rl=replace(RL, lora_rank=3)), model, brightness)
-    with pytest.raises(UserError, match="rl.lora_rank: expected 0 or more"):
+    with pytest.raises(UserError, match="rl.lora_rank: expected at least 0"):
         rl_config(**DEFAULTS, lora_rank=-1)
 
 

@@ -182,5 +182,6 @@ def _image_size(folder: Path, largest: int) -> int:
 
 def _write_card(folder: Path, mot: MoTConfig, codec: Autoencoder, image_size: int, info: dict) -> None:
     sizes = {"channels": codec.channels, "patch": codec.patch, "downsample": codec.downsample}
+    sizes |= {"scale": codec.config.scale, "shift": codec.config.shift}
     card = {"backbone": "bagel", "architecture": asdict(mot), "codec": sizes, "image_size": image_size}
     write_json(folder / "model.json", card | info)

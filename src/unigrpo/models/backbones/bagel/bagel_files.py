@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -27,13 +27,20 @@ from unigrpo.models.mot import MoTConfig
 from unigrpo.models.word_tokenizer import BOS, END_OF_IMAGE, EOS, START_OF_IMAGE
 
 NETWORK, AUTOENCODER, LLM, VIT = "ema.safetensors", "ae.safetensors", "llm_config.json", "vit_config.json"
+CARD = "model.json"  # ours, beside the release's files
 INDEX = "model.safetensors.index.json"  # of a network in several files
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
 TABLES = ("latent_pos_embed.pos_embed", "vit_pos_embed.pos_embed")  # fixed: computed where a file lacks them
 FLOATS = ("F32", "BF16", "F16")  # how a tensor may be stored
 TABLE_SIDE = 64  # of the latents' table, where the file lacks it
 UNSUPPORTED = {  # what the published network does not use, and no value but these can be loaded
-    LLM: {"hidden_act": "silu", "rope_scaling": None, "use_sliding_window": False},
+    LLM: {
+        "hidden_act": "silu",
+        "rope_scaling": None,
+        "use_sliding_window": False,
+        "qk_norm": True,
+        "tie_word_embeddings": False,
+    },
     VIT: {"hidden_act": "gelu_pytorch_tanh", "num_channels": 3},
 }
 
@@ -146,6 +153,7 @@ def read_release(folder: Path) -> Release:
         vae = sizes_of(autoencoder.shapes)
     except KeyError as name:
         raise UserError(f"{autoencoder.path}: tensor {name} is missing") from None
+    vae = replace(vae, **_scaling(folder / CARD))
     tokenizer, ids = read_tokenizer(folder, llm.vocab_size)
     config = MoTConfig(
         vocab_size=llm.vocab_size,
@@ -204,6 +212,18 @@ def _card(path: Path, kind: type) -> tuple:
         return from_dict(kind, used), data
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+
+
+def _scaling(path: Path) -> dict[str, float]:
+    """Scale and shift of the autoencoder's latents, where our card states them."""
+    codec = read_json(path).get("codec", {}) if path.exists() else {}
+    require(isinstance(codec, dict), f"{path}: codec", "a mapping")
+    stated = {name: codec[name] for name in ("scale", "shift") if name in codec}
+    for name, value in stated.items():
+        number = isinstance(value, float | int) and not isinstance(value, bool) and math.isfinite(value)
+        positive = number and (name == "shift" or value > 0)
+        require(positive, f"{path}: codec.{name}", f"a number{' above 0' if name == 'scale' else ''}, got {value!r}")
+    return stated
 
 
 def _stored(folder: Path, name: str) -> Stored:

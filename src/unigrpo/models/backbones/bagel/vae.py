@@ -1,7 +1,7 @@
 """BAGEL's image autoencoder: diffusers' ``AutoencoderKL`` under the names of ``ae.safetensors`` (FLUX.1's).
 
-The file carries no configuration: sizes are read off its tensors, scale and shift of the latents are FLUX.1's. Pixels
-are [0, 1] on our side and [-1, 1] inside.
+The file carries no configuration: sizes are read off its tensors; scale and shift of the latents are FLUX.1's where
+nothing says otherwise. Pixels are [0, 1] on our side and [-1, 1] inside.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ ensure_torchvision()  # diffusers imports it through transformers
 
 from diffusers import AutoencoderKL
 
-SCALE, SHIFT = 0.3611, 0.1159  # latent = SCALE * (z - SHIFT)
 GROUPS = 32  # of the group norms
 RENAMED = (  # diffusers -> ae.safetensors
     (r"mid_block\.resnets\.0", "mid.block_1"),
@@ -41,6 +40,8 @@ class VaeConfig:
     widths: tuple[int, ...]
     blocks: int
     latent_channels: int
+    scale: float = 0.3611  # latent = scale * (z - shift)
+    shift: float = 0.1159
 
     @property
     def downsample(self) -> int:
@@ -100,11 +101,11 @@ class Autoencoder(nn.Module):
         """Latents of the posterior's mean; with standard normal ``noise`` (B, C, h, w) a sample of it."""
         mean, log_variance = self.moments(images).chunk(2, 1)
         z = mean if noise is None else mean + (log_variance / 2).exp() * noise
-        return SCALE * (z - SHIFT)
+        return self.config.scale * (z - self.config.shift)
 
     def pixels(self, latents: Tensor) -> Tensor:
         """Decoded images (B, 3, H, W), about [-1, 1], not clamped."""
-        return self.kl.decode(latents / SCALE + SHIFT).sample
+        return self.kl.decode(latents / self.config.scale + self.config.shift).sample
 
     def decode(self, latents: Tensor) -> Tensor:
         return (self.pixels(latents) * 0.5 + 0.5).clamp(0, 1)
