@@ -5,7 +5,13 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["pytester"]
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--vectors", type=Path, help="folder of vector files that tests/conformance checks")
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests._support import tiny
-from unigrpo.conformance import bagel_file
+from tests.conformance import bagel_vectors
 from unigrpo.core.errors import UserError
 from unigrpo.models.backbones.bagel.multimodal import MultimodalMoT
 from unigrpo.models.base import Trace
@@ -124,7 +124,7 @@ def test_experts_are_disjoint_and_complete(model):
 def test_training_sampling_and_conformance_use_one_class(model):
     """BAGEL's network only adds the reading of pictures."""
     own = {name for name in vars(MultimodalMoT) if not name.startswith("__")}
-    assert isinstance(model.mot, MoT) and issubclass(bagel_file.MultimodalMoT, MoT) and not own & set(dir(MoT))
+    assert isinstance(model.mot, MoT) and issubclass(bagel_vectors.MultimodalMoT, MoT) and not own & set(dir(MoT))
 
 
 def test_patchify_is_inverted_and_channel_fastest():

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unigrpo.conformance.bagel_file import Vectors
-from unigrpo.conformance.core import Check
+from tests.conformance.bagel_vectors import Vectors
+from tests.conformance.checking import Check
 from unigrpo.models.mot import Context, MoT
 from unigrpo.objectives.flow import euler_step, guided_velocity, time_grid
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unigrpo.conformance.core import Case, Check, compare, numbered, read_pair
+from tests.conformance.checking import Case, Check, Settings, compare, numbered, read_pair
 from unigrpo.objectives.text_losses import TextObjective, text_grpo_loss
 
 METRICS = (  # ours and TRL's names
@@ -20,9 +20,12 @@ METRICS = (  # ours and TRL's names
 )
 
 
+NOTES = ("id", "metrics.*")
+
+
 def cases(path: Path) -> Iterator[Case]:
     info, tensors = read_pair(path)
-    for case in info["cases"]:
+    for case in map(Settings, info["cases"]):
         options = {
             "+kl": case["beta"] != 0,
             "+bias-corrected": case["use_bias_correction_kl"],
@@ -33,7 +36,7 @@ def cases(path: Path) -> Iterator[Case]:
         feature = f"text_grpo/{case['loss_type']}-{case['importance_sampling_level']}"
         feature += "".join(name for name, on in options.items() if on)
         stored = numbered(tensors, case["id"])
-        yield Case(feature, str(case["id"]), lambda case=case, stored=stored: _check(case, stored))
+        yield Case(feature, str(case["id"]), lambda case=case, stored=stored: _check(case, stored), case, NOTES)
 
 
 def _objective(case: dict) -> TextObjective:
@@ -69,8 +72,9 @@ def _check(case: dict, stored: dict[str, Tensor]) -> list[Check]:
         entropy=stored["ent"],
         denominator=denominators.get(objective.reduction),
     )
+    accumulated = case["grad_accum"]
     if objective.reduction != "dapo":
-        loss = loss / case["grad_accum"]
+        loss = loss / accumulated
     (gradient,) = torch.autograd.grad(loss, new)
     checks = [
         compare("loss", loss, stored["loss"].squeeze(), 1e-6),

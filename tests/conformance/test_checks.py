@@ -1,28 +1,34 @@
 """The stored vectors pass; the same vectors with one value changed do not; unusable input is explained."""
 
 import json
+import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from unigrpo.conformance import IMPLEMENTED
-from unigrpo.conformance.__main__ import main, run
+from tests.conformance import families
+from tests.conformance.families import IMPLEMENTED
 from unigrpo.core.errors import UserError
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 
 
-def exit_code(folder, *flags):
-    try:
-        main([str(folder), *flags])
-    except SystemExit as stop:
-        return stop.code
-    return 0
+def run(folder):
+    """Results of all files of a folder: of the implemented features, and the number of cases of the others."""
+    tallies, others = {}, {}
+    for path, read in families.find(folder):
+        found = families.run(path, read)
+        tallies, others = tallies | found[0], others | found[1]
+    return tallies, others
+
+
+def passes(folder):
+    """Whether every implemented feature does, and the report."""
+    tallies, others = run(folder)
+    return not any(tally.failures for tally in tallies.values()), "\n".join(families.lines(tallies, others))
 
 
 def copied(family, folder, prefix=""):
@@ -56,12 +62,10 @@ def changed_json(folder, family, *keys):
     path.write_text("\n".join([json.dumps(document), *lines[1:]]))
 
 
-def test_every_implemented_feature_is_stored_and_passes(capsys):
-    assert exit_code(VECTORS, "--json") == 0
-    report = json.loads(capsys.readouterr().out)
-    assert set(report["features"]) == set(IMPLEMENTED) and report["passed"]
-    assert all(f["passed"] == f["cases"] > 0 for f in report["features"].values())
-    assert not set(report["not_implemented"]) & set(IMPLEMENTED)
+def test_every_implemented_feature_is_stored_and_passes():
+    tallies, others = run(VECTORS)
+    assert set(tallies) == set(IMPLEMENTED) and not set(others) & set(IMPLEMENTED)
+    assert all(tally.passed == tally.cases > 0 for tally in tallies.values())
 
 
 @pytest.mark.parametrize(
@@ -133,10 +137,10 @@ def test_every_implemented_feature_is_stored_and_passes(capsys):
         ("bagel_tiny_vae", "decoder.conv_out.bias"),
     ],
 )
-def test_one_changed_number_fails(tmp_path, capsys, family, tensor):
+def test_one_changed_number_fails(tmp_path, family, tensor):
     changed_tensor(tmp_path, family, tensor)
-    assert exit_code(tmp_path) == 1
-    assert "FAIL" in capsys.readouterr().out
+    passed, report = passes(tmp_path)
+    assert not passed and "FAIL" in report
 
 
 @pytest.mark.parametrize("name", ["loss", "grad_new"])
@@ -176,7 +180,7 @@ def test_every_text_feature_notices_a_changed_number(tmp_path, name):
 )
 def test_one_changed_entry_fails(tmp_path, family, keys):
     changed_json(tmp_path, family, *keys)
-    assert exit_code(tmp_path) == 1
+    assert not passes(tmp_path)[0]
 
 
 def test_weights_of_another_autoencoder_are_refused(tmp_path):
@@ -191,7 +195,7 @@ def test_a_nan_in_a_stored_result_fails(tmp_path):
     tensors = load_file(path)
     tensors["0000.loss"] *= torch.nan
     save_file(tensors, path)
-    assert exit_code(tmp_path) == 1
+    assert not passes(tmp_path)[0]
 
 
 def test_prefixed_files_and_subsets_are_read(tmp_path):
@@ -226,7 +230,7 @@ def test_unusable_input_is_explained(tmp_path):
         ('{"cases": [{"id": 0}]}', "the key 'kind' is missing"),
         ('{"cases": [{"id": 0, "kind": "sde", "std_is": 1, "mode": "replay"}]}', "sde_steps.json"),
         ('{"cases": 5}', "not readable"),
-        ('{"cases": []}', "hold no cases"),
+        ('{"cases": []}', "holds no cases"),
     ],
 )
 def test_damaged_json_is_explained(tmp_path, text, message):
@@ -244,14 +248,69 @@ def test_a_damaged_line_is_named(tmp_path):
         run(tmp_path)
 
 
-def test_command_line_exits_with_2_and_one_message(tmp_path):
-    root = Path(__file__).parents[2]
-    result = subprocess.run(
-        [sys.executable, "-m", "unigrpo.conformance", str(tmp_path)],
-        cwd=root,
-        env={"PYTHONPATH": f"{root / 'src'}:{root}", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 2 and result.stdout == ""
-    assert result.stderr.startswith("error: ") and "no vector files" in result.stderr
+SETTINGS = {  # family -> where a setting of a case stands
+    "sde_steps": ("cases", 0),
+    "ratio_norm": ("cases", 3),
+    "text_grpo": ("cases", 5),
+    "extra_algos": ("awm", 2),
+    "bagel_tiny": ("config", "llm_config"),
+    "bagel_tiny_vae": ("config",),
+    "geneval_cases": (),
+    "geneval_filter_cases": (),
+}
+
+
+@pytest.mark.parametrize(("family", "keys"), SETTINGS.items(), ids=SETTINGS)
+def test_a_setting_that_no_check_uses_is_an_error(tmp_path, family, keys):
+    (path,) = (p for p in copied(family, tmp_path).iterdir() if p.suffix.startswith(".json"))
+    lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
+    document = holder = json.loads(lines[0])
+    for key in keys:
+        holder = holder[key]
+    holder["dropout"] = 0.1
+    path.write_text("\n".join([json.dumps(document), *lines[1:]]))
+    with pytest.raises(
+        UserError, match=rf"{path.name}: case .*: the setting (config\.llm_config\.)?dropout is not used"
+    ):
+        run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("family", "keys", "message"),
+    [
+        ("bagel_tiny", ("config", "llm_config", "qk_norm"), r"config\.llm_config\.qk_norm: expected True, got False"),
+        (
+            "bagel_tiny",
+            ("config", "llm_config", "tie_word_embeddings"),
+            "tie_word_embeddings: expected False, got True",
+        ),
+        ("bagel_tiny_vae", ("config", "z_channels"), r"config\.z_channels: expected 4, got 4.01"),
+    ],
+)
+def test_a_setting_of_another_network_is_refused(tmp_path, family, keys, message):
+    changed_json(tmp_path, family, *keys)
+    with pytest.raises(UserError, match=rf"{family}\.json: .*{message}"):
+        run(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["scale_factor", "shift_factor"])
+def test_scale_and_shift_of_the_autoencoder_are_read(tmp_path, key):
+    changed_json(tmp_path, "bagel_tiny_vae", "config", key)
+    assert not passes(tmp_path)[0]
+
+
+def test_any_folder_is_checked_by_pytest(pytester, root):
+    """The report is printed; a failure and unusable input are explained."""
+    folder = pytester.mkdir("vectors")
+    command = ["-q", "-p", "no:cacheprovider", root / "tests/conformance", "--vectors", folder]
+    assert "no vector files here" in pytester.runpytest_subprocess(*command).stdout.str()
+    copied("ratio_norm", folder)
+    done = pytester.runpytest_subprocess(*command)
+    assert done.ret == 0 and re.search(r"ok +ratio_norm/plain +24 cases +24 passed, largest error", done.stdout.str())
+    changed_tensor(folder, "ratio_norm", "0006.flow_grpo_plain.loss")
+    done = pytester.runpytest_subprocess(*command)
+    assert done.ret == 1 and "FAIL ratio_norm/plain" in done.stdout.str()
+    assert "ratio_norm.json case 6: flow_grpo_plain loss off by" in done.stdout.str()
+    (folder / "ratio_norm.safetensors").write_bytes(b"x")
+    done = pytester.runpytest_subprocess(*command)
+    assert done.ret == 1 and "ratio_norm.safetensors: expected a safetensors file" in done.stdout.str()

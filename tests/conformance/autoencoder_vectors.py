@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from unigrpo.conformance.bagel_file import against
-from unigrpo.conformance.core import Case, Check, read_pair
+from tests.conformance.bagel_vectors import against
+from tests.conformance.checking import Case, Check, Settings, read_pair, supported
 from unigrpo.core.errors import UserError
 from unigrpo.models.backbones.bagel.vae import Autoencoder, sizes_of
 from unigrpo.models.mot import unpatchify
@@ -16,14 +17,15 @@ from unigrpo.models.mot import unpatchify
 
 def cases(path: Path) -> Iterator[Case]:
     info, tensors = read_pair(path)
-    yield Case("bagel_tiny_vae", "autoencoder", lambda: _check(path, info, tensors))
+    settings = Settings(info["config"])
+    yield Case("bagel_tiny_vae", "autoencoder", lambda: _check(path, info, tensors, settings), settings, ["resolution"])
 
 
 @torch.no_grad()
-def _check(path: Path, info: dict, tensors: dict[str, torch.Tensor]) -> list[Check]:
+def _check(path: Path, info: dict, tensors: dict[str, torch.Tensor], settings: Settings) -> list[Check]:
     weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(("input.", "expected."))}
     image, packed = tensors["input.image"] / 2 + 0.5, tensors["input.packed_latent"]
-    vae = _autoencoder(path, weights, packed.shape[1])
+    vae = _autoencoder(path, weights, packed.shape[1], settings)
     rows, cols = (n // vae.stride for n in image.shape[-2:])
     latents = unpatchify(packed[None], vae.patch, rows, cols)
     found = {
@@ -35,8 +37,13 @@ def _check(path: Path, info: dict, tensors: dict[str, torch.Tensor]) -> list[Che
     return [against(info, tensors, name, ours) for name, ours in found.items()]
 
 
-def _autoencoder(path: Path, weights: dict[str, torch.Tensor], token_dim: int) -> Autoencoder:
+def _autoencoder(path: Path, weights: dict[str, torch.Tensor], token_dim: int, settings: Settings) -> Autoencoder:
     sizes = sizes_of({name: tuple(tensor.shape) for name, tensor in weights.items()})
+    supported(settings, "config.", in_channels=3, out_ch=3, z_channels=sizes.latent_channels)
+    supported(settings, "config.", downsample=sizes.downsample, num_res_blocks=sizes.blocks)
+    width = settings.get("ch", sizes.widths[0])
+    supported(settings, "config.", ch_mult=[n / width for n in sizes.widths])
+    sizes = replace(sizes, scale=settings["scale_factor"], shift=settings["shift_factor"])
     vae = Autoencoder(sizes, round((token_dim / sizes.latent_channels) ** 0.5))
     own = vae.official()
     if own.keys() != weights.keys():

@@ -7,20 +7,22 @@ from pathlib import Path
 
 from torch import Tensor
 
-from unigrpo.conformance.core import Case, Check, compare, numbered, read_pair
+from tests.conformance.checking import Case, Check, Settings, compare, numbered, read_pair
 from unigrpo.objectives.flow import Density, sde_step
+
+NOTES = ("id", "source", "shape", "num_steps", "num_points", "shift", "step", "signature", "note")  # of the inputs
 
 
 def cases(path: Path) -> Iterator[Case]:
     info, tensors = read_pair(path)
-    for case in info["cases"]:
+    for case in map(Settings, info["cases"]):
         feature = f"sde_steps/{_kind(case)}"
         if case.get("mixed_batch"):
             feature += "-mixed-time"
-        if not case.get("log_prob_normalizer", True) or "reduction" in case:
+        if not case.get("log_prob_normalizer", True) or case.get("reduction"):
             feature += "-no-normalizer"
         stored = numbered(tensors, case["id"])
-        yield Case(feature, str(case["id"]), lambda case=case, stored=stored: _check(case, stored))
+        yield Case(feature, str(case["id"]), lambda case=case, stored=stored: _check(case, stored), case, NOTES)
 
 
 def _kind(case: dict) -> str:

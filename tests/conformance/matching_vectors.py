@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from unigrpo.conformance.core import Check, compare
+from tests.conformance.checking import Check, Settings, compare, same, supported
 from unigrpo.objectives.image_losses import latent_kl, velocity_mse
 from unigrpo.objectives.matching import (
     flow_matching_loss,
@@ -32,22 +32,25 @@ DECAYS = {
 }
 
 
-def fpo(entry: dict, x: dict[str, Tensor]) -> list[Check]:
+def fpo(entry: Settings, x: dict[str, Tensor]) -> list[Check]:
     new = x["cfm_new"].double().requires_grad_()
     over = "mean" if entry["average_losses_before_exp"] else "each"
     log_ratio = matching_log_ratio(-new, -x["cfm_old"].double(), over)
     loss = matching_loss(log_ratio, x["adv"].double(), clip_range=entry["clip"])[0].mean()
     (grad,) = torch.autograd.grad(loss, new)
     return [
+        same("sizes", list(new.shape), [entry["B"], entry["mc_samples"]]),
         compare("ratio", log_ratio.exp(), x["rho"], 1e-5),
         compare("loss", loss[None], x["loss"], 1e-5),
         compare("gradient", grad, x["grad_cfm_new"], 5e-5, relative_to="largest"),
     ]
 
 
-def awm(entry: dict, x: dict[str, Tensor]) -> list[Check]:
+def awm(entry: Settings, x: dict[str, Tensor]) -> list[Check]:
     """Rows are time-major; ours are sample-major. The two velocity penalties are the peer's beta terms."""
-    b, weight = entry["B"], WEIGHTS[entry["weighting"]]
+    b, weight, power = entry["B"], WEIGHTS[entry["weighting"]], entry.get("ghuber_power")
+    if weight == "ghuber" and power is not None:
+        supported(entry, ghuber_power=0.25)
 
     def by_sample(rows: Tensor) -> Tensor:
         return rows.double().unflatten(0, (-1, b)).transpose(0, 1)
@@ -75,6 +78,7 @@ def awm(entry: dict, x: dict[str, Tensor]) -> list[Check]:
     (grad,) = torch.autograd.grad(loss, v)
     ratio = log_ratio.exp() if over == "mean" else log_ratio.exp().T.flatten()
     return [
+        same("time steps", t.shape[1], entry["train_timesteps"]),
         compare("log-prob", new.T.flatten(), x["log_prob"], 1e-5),
         compare("ratio", ratio.flatten(), x["ratio"].flatten(), 1e-5),
         compare("policy loss", policy[None], x["policy_loss"], 1e-5),
@@ -85,7 +89,7 @@ def awm(entry: dict, x: dict[str, Tensor]) -> list[Check]:
     ]
 
 
-def nft(entry: dict, x: dict[str, Tensor]) -> list[Check]:
+def nft(entry: Settings, x: dict[str, Tensor]) -> list[Check]:
     noise, old, ref = (x[name].double()[:, None] for name in ("noise", "v_old", "v_ref"))
     v = x["v_new"].double()[:, None].requires_grad_()
     advantages = MODES[entry["adv_mode"]](x["adv"].double())
@@ -95,6 +99,7 @@ def nft(entry: dict, x: dict[str, Tensor]) -> list[Check]:
     loss = policy + entry["kl_beta"] * kl
     (grad,) = torch.autograd.grad(loss, v)
     return [
+        same("episodes", len(t), entry["B"]),
         compare("policy loss", policy[None], x["policy_loss"], 1e-5),
         compare("distance to the reference", kl[None], x["kl"], 1e-5),
         compare("loss", loss[None], x["loss"], 1e-5),
@@ -102,6 +107,6 @@ def nft(entry: dict, x: dict[str, Tensor]) -> list[Check]:
     ]
 
 
-def nft_decay(entry: dict, _: dict[str, Tensor]) -> list[Check]:
+def nft_decay(entry: Settings, _: dict[str, Tensor]) -> list[Check]:
     ours = old_decay(entry["step"], **DECAYS[entry["decay_type"]])
     return [compare("decay", torch.tensor([ours]), torch.tensor([entry["decay"]]), 1e-6)]

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from unigrpo.conformance.core import Check, close
+from tests.conformance.checking import Check, Settings, close, supported
 from unigrpo.core.errors import UserError
 from unigrpo.models.backbones.bagel.multimodal import MultimodalMoT
 from unigrpo.models.backbones.bagel.vit import VitConfig
@@ -21,10 +21,10 @@ TABLES = ("latent_pos_embed.pos_embed", "vit_pos_embed.pos_embed")  # recomputed
 class Vectors:
     """One file: its model, its inputs, and comparison with what it expects."""
 
-    def __init__(self, path: Path, info: dict, tensors: dict[str, Tensor]):
+    def __init__(self, path: Path, info: dict, tensors: dict[str, Tensor], settings: Settings):
         self.info, self.tensors = info, tensors
-        self.parameters = info["case_parameters"]
-        self.model = _model(path, info["config"], tensors)
+        self.parameters = settings["case_parameters"]
+        self.model = _model(path, settings["config"], tensors)
 
     def input(self, name: str) -> Tensor:
         return self.tensors[f"input.{name}"]
@@ -77,8 +77,13 @@ def against(info: dict, tensors: dict[str, Tensor], name: str, ours: Tensor) -> 
     return close(name, ours, tensors[f"expected.{name}"], tolerance.get("atol", 0), tolerance.get("rtol", 0))
 
 
-def _model(path: Path, config: dict, tensors: dict[str, Tensor]) -> MultimodalMoT:
+def _model(path: Path, config: Settings, tensors: dict[str, Tensor]) -> MultimodalMoT:
     llm, vit, special = config["llm_config"], config["vit_config"], config["special_token_ids"]
+    layer = "Qwen2MoTDecoderLayer"
+    fixed = {"hidden_act": "silu", "tie_word_embeddings": False, "qk_norm": True, "layer_module": layer}
+    supported(llm, "config.llm_config.", **fixed)
+    supported(vit, "config.vit_config.", hidden_act="gelu_pytorch_tanh", num_channels=3, rope=False)
+    supported(config, "config.", connector_act="gelu_pytorch_tanh")
     model = MultimodalMoT(
         MoTConfig(
             vocab_size=llm["vocab_size"],

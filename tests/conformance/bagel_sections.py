@@ -17,14 +17,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unigrpo.conformance import bagel_guided, bagel_pictures
-from unigrpo.conformance.bagel_file import Vectors, in_sequence, inputs_of, read
-from unigrpo.conformance.core import Case, Check, read_pair, same
+from tests.conformance import bagel_guided, bagel_pictures
+from tests.conformance.bagel_vectors import Vectors, in_sequence, inputs_of, read
+from tests.conformance.checking import Case, Check, Settings, read_pair, same
 from unigrpo.models.mot import Context, patchify, position_ids, unpatchify
+
+READ_BY = {  # case parameter -> the section that reads it
+    "A_shift": "A",
+    "A2_shift": "A2",
+    "cfg4_interval": "D-text-guided",
+    "think": "D-thinking",
+    **dict.fromkeys(("D_t", "D_text", "D_img"), "D-renorm"),
+    **dict.fromkeys(("G_t", "G_text", "G_img"), "G"),
+}
+NOTES = (  # of the inputs, and of what no case here depends on
+    *(f"case_parameters.{name}" for name in ("E_t", "A_logits", "A2_logits", "C_t")),
+    *("config.llm_config.max_position_embeddings", "config.vit_config.image_size", "config.vae_config.downsample"),
+)
 
 
 def cases(path: Path) -> Iterator[Case]:
     info, tensors = read_pair(path)
+    settings = Settings({name: info[name] for name in ("config", "case_parameters")})
     sections = {  # feature -> a tensor that exists if the file holds it, and the checks
         "A": ("A.last_hidden", lambda file: _training_forward(file, "A")),
         "A2": ("A2.last_hidden", lambda file: _training_forward(file, "A2")),
@@ -38,9 +52,14 @@ def cases(path: Path) -> Iterator[Case]:
         "F": ("F.vit_output", bagel_pictures.seeing),
         "G": ("G.velocity", bagel_pictures.editing),
     }
-    for section, (tensor, check) in sections.items():
-        if f"expected.{tensor}" in tensors:
-            yield Case(f"bagel_tiny/{section}", section, lambda check=check: check(Vectors(path, info, tensors)))
+    present = {name: check for name, (tensor, check) in sections.items() if f"expected.{tensor}" in tensors}
+    notes = (*NOTES, *(f"case_parameters.{name}" for name, section in READ_BY.items() if section not in present))
+    for section, check in present.items():
+
+        def compute(check=check) -> list[Check]:
+            return check(Vectors(path, info, tensors, settings))
+
+        yield Case(f"bagel_tiny/{section}", section, compute, settings, notes)
 
 
 def _embeddings(file: Vectors) -> list[Check]:

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import torch
 
-from unigrpo.conformance import matching
-from unigrpo.conformance.core import Case, Check, compare, read_pair, same
+from tests.conformance import matching_vectors as matching
+from tests.conformance.checking import Case, Check, Settings, compare, read_pair, same
 from unigrpo.objectives.advantages import group_advantages
 from unigrpo.objectives.averaging import ema_update
 from unigrpo.objectives.flow import time_grid
 from unigrpo.objectives.windows import moving_window
+
+NOTES = ("id", "source", "layout")
 
 
 def cases(path: Path) -> Iterator[Case]:
@@ -32,13 +34,13 @@ def cases(path: Path) -> Iterator[Case]:
     for section, entries in info.items():
         if not isinstance(entries, list):
             continue
-        for index, entry in enumerate(entries):
+        for index, entry in enumerate(map(Settings, entries)):
             check, prefix = sections.get(section), f"{section}{entry['id']:02d}." if "id" in entry else None
             own = {k.removeprefix(prefix): v for k, v in tensors.items() if prefix and k.startswith(prefix)}
             feature = f"extra_algos/{section}"
             if section == "mixgrpo" and entry["params"]["sample_strategy"] == "random":
                 feature += "-random"
-            yield Case(feature, str(index), lambda check=check, e=entry, own=own: check(e, own))
+            yield Case(feature, str(index), lambda check=check, e=entry, own=own: check(e, own), entry, NOTES)
 
 
 def _advantages(entry: dict, _: dict) -> list[Check]:
@@ -95,6 +97,7 @@ def _windows(entry: dict, _: dict) -> list[Check]:
     """MixGRPO's moving window. Its code counts the end of the range as one more start, with an empty window; there it
     stays for good without ``roll_back``."""
     params, end = entry["params"], entry["params"]["max_timesteps"]
+    roll_back = params.get("roll_back")
     size, iterations = params["group_size"], params["iters_per_group"]
     shift = params.get("prog_overlap_step", 1) if params.get("prog_overlap") else size
     least = max(1, iterations // 4)
@@ -108,6 +111,6 @@ def _windows(entry: dict, _: dict) -> list[Check]:
     ours = []
     for index in range(len(entry["windows"])):
         window = moving_window(index, size, (0, end + 1), stay=stay, shift=shift)
-        ended = index >= once and not params.get("roll_back")
+        ended = index >= once and not roll_back
         ours.append([] if ended else [step for step in window if step < end])
     return [same("windows", ours, entry["windows"])]

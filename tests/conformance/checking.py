@@ -1,10 +1,10 @@
-"""What a family module yields (cases made of checks), how errors are measured, how vector files are read."""
+"""What a family of vectors yields (cases made of checks), how errors are measured, how vector files are read."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,11 +32,42 @@ class Check:
 
 @dataclass(frozen=True)
 class Case:
-    """One stored case of one feature. ``run`` computes ours and compares it with every stored result."""
+    """One stored case of one feature. ``run`` computes ours and compares it with every stored result, and reads all of
+    ``settings`` but the ``notes``, together with the other cases of the same settings."""
 
     feature: str
     name: str
     run: Callable[[], list[Check]]
+    settings: Settings = field(default_factory=dict)
+    notes: Collection[str] = ()
+
+
+class Settings(dict):
+    """The configuration of a case, which remembers what of it was read; so do mappings in it."""
+
+    def __init__(self, data: dict):
+        super().__init__({key: Settings(value) if isinstance(value, dict) else value for key, value in data.items()})
+        self.read: set[str] = set()
+
+    def __getitem__(self, key: str) -> Any:
+        self.read.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.read.add(key)
+        return super().get(key, default)
+
+    def unread(self, notes: Collection[str] = (), prefix: str = "") -> list[str]:
+        """Keys that no check has used, ``notes`` left out: keys, or ``key.*`` for all below one."""
+        found = []
+        for key, value in self.items():
+            if prefix + key in notes or f"{prefix}*" in notes:
+                continue
+            if key not in self.read:
+                found.append(prefix + key)
+            elif isinstance(value, Settings):
+                found += value.unread(notes, f"{prefix}{key}.")
+        return found
 
 
 def compare(
@@ -83,6 +114,13 @@ def _or_inf(error: float) -> float:
 def same(quantity: str, ours: Any, theirs: Any) -> Check:
     """Equality; the error is 0 or 1."""
     return Check(quantity, float(ours != theirs), 0.0)
+
+
+def supported(settings: Settings, where: str = "", **values: Any) -> None:
+    """Raise UserError where a setting that is stated is not the one value that can be checked."""
+    for name, value in values.items():
+        if settings.get(name, value) != value:
+            raise UserError(f"{where}{name}: expected {value!r}, got {settings[name]!r}")
 
 
 def read_pair(path: Path) -> tuple[dict, dict[str, Tensor]]:

@@ -6,22 +6,27 @@ import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from unigrpo.conformance.core import Case, Check, same
+from tests.conformance.checking import Case, Check, Settings, same
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_jsonl
 from unigrpo.world.geneval_verdict import Verdict, exact_verdict, filter_detections, official_verdict
 
+NOTES = ("id", "dtype", "dtype_sensitive", "metadata.*", "detections.*", "colors.*", "verdict.*", "kept.*")
+OF_COLOURS = ("correct", "reason")  # of a filter's case that asks for colours, which are not recorded
+
 
 def verdict_cases(path: Path) -> Iterator[Case]:
-    for _, row in read_jsonl(path):
-        yield Case("geneval_cases/official", str(row["id"]), lambda row=row: _official(row))
+    for _, line in read_jsonl(path):
+        row = Settings(line)
+        yield Case("geneval_cases/official", str(row["id"]), lambda row=row: _official(row), row, NOTES)
         if "raises" not in row["verdict"]:  # recorded for the official rule alone
-            yield Case("geneval_cases/strict", str(row["id"]), lambda row=row: _strict(row))
+            yield Case("geneval_cases/strict", str(row["id"]), lambda row=row: _strict(row), row, NOTES)
 
 
 def filter_cases(path: Path) -> Iterator[Case]:
-    for _, row in read_jsonl(path):
-        yield Case("geneval_filter_cases", str(row["id"]), lambda row=row: _filter(row))
+    for _, line in read_jsonl(path):
+        row = Settings(line)
+        yield Case("geneval_filter_cases", str(row["id"]), lambda row=row: _filter(row), row, NOTES + OF_COLOURS)
 
 
 def _judged(rule: Callable[..., Verdict], row: dict) -> Verdict | None:

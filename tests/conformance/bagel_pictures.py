@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from unigrpo.conformance.bagel_file import Vectors, in_sequence
-from unigrpo.conformance.bagel_guided import Guidance, velocity
-from unigrpo.conformance.core import Check
+from tests.conformance.bagel_guided import Guidance, velocity
+from tests.conformance.bagel_vectors import Vectors, in_sequence
+from tests.conformance.checking import Check
 from unigrpo.models.mot import patchify, position_ids
 
 

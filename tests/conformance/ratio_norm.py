@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unigrpo.conformance.core import Case, Check, compare, numbered, read_pair
+from tests.conformance.checking import Case, Check, Settings, compare, numbered, read_pair
 from unigrpo.objectives.flow import Step, sde_step
 from unigrpo.objectives.image_losses import (
     flow_grpo_loss,
@@ -28,13 +28,17 @@ from unigrpo.objectives.image_losses import (
 RATIO_NOISE = 5e-7  # two fp32 log-probs of order 1, subtracted, and an fp32 ratio
 
 
+NOTES = ("id", "num_steps", "shift", "step", "delta", "identity_max_abs_err")  # of the inputs
+NOTES += ("verl_omni_ratio_mean", "verl_omni_clipfrac")  # recorded, not compared
+
+
 def cases(path: Path) -> Iterator[Case]:
     info, tensors = read_pair(path)
-    for case in info["cases"]:
+    for case in map(Settings, info["cases"]):
         stored, name = numbered(tensors, case["id"]), str(case["id"])
         for check in (_plain, _identity, _latent_kl, _velocity_mse):
             feature = f"ratio_norm/{check.__name__.strip('_')}"
-            yield Case(feature, name, lambda check=check, case=case, stored=stored: check(case, stored))
+            yield Case(feature, name, lambda check=check, case=case, stored=stored: check(case, stored), case, NOTES)
 
 
 def _steps(case: dict, stored: dict[str, Tensor]) -> tuple[Tensor, Step, Step]:
