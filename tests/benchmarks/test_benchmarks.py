@@ -134,7 +134,6 @@ def test_scaling_moves_one_axis_at_a_time_and_measures_each_point(tmp_path, monk
 def test_every_command_is_found():
     found = startup.commands()
     some = {
-        "unigrpo.conformance",
         "unigrpo.report.tables",
         "evals.run",
         "rewards.train_learned",

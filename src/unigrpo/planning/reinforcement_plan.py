@@ -22,6 +22,7 @@ from unigrpo.planning.layout import (
     network,
 )
 from unigrpo.study.config import RunConfig
+from unigrpo.study.facts import REWARDS
 
 KINDS = ("weights", "gathered", "reference", "gradients", "optimiser", "activations", "KV cache", "latents", "reward")
 
@@ -81,7 +82,8 @@ def memory(cfg: RunConfig, setup: Setup) -> dict[str, dict[str, int]]:
 
 def reward(cfg: RunConfig, net: sizes.Network) -> int:
     """Bytes of the reward's weights: exact for none, otherwise what the backbone assumes."""
-    return 0 if cfg.rl.reward == "verifier" else sizes.FLOAT * net.reward
+    facts = REWARDS.load(cfg.rl.reward).FACTS
+    return 0 if facts.weights == "none" else sizes.FLOAT * net.reward
 
 
 def need(cfg: RunConfig, setup: Setup) -> int:
