@@ -26,7 +26,7 @@ runs:
   twice: {like: guided, label: Twice, init: guided, train: [text]}
 tables:
   main: {kind: main, rows: [[sft, no], [joint, yes]]}
-  decoding: {kind: decoding, runs: [sft, joint]}
+  decoding: {kind: knobs, runs: [sft, joint]}
 figures:
   curves: {kind: curves, runs: [twice]}
 """
@@ -231,7 +231,7 @@ BAD_CATALOGUE = [  # what stands there, what is written instead, what the messag
     (
         "{kind: curves",
         "{kind: curve",
-        "mechanism, sheets, got 'curve'; did you mean curves?",
+        "figures.curves.kind: no kind of figure is called 'curve'; did you mean curves?",
     ),
     ("kind: main", "kind: main, guidance: best", "tables.main.guidance: expected 'tuned' or 'unguided', got 'best'"),
     ("guidance: 2", "guidance: 1", "runs.guided: is the same run as joint, expected a setting that differs"),
@@ -287,16 +287,16 @@ BAD_CATALOGUE = [  # what stands there, what is written instead, what the messag
     ("kind: curves, runs: [twice]", "kind: curves", "figures.curves.runs: missing, kind curves shows them"),
     ("kind: curves, runs: [twice]", "kind: progress, runs: [sft]", "run 'sft' is not trained by reinforcement"),
     (
-        "decoding, runs: [sft, joint]",
-        "training, runs: [jont]",
+        "knobs, runs: [sft, joint]",
+        "training_cost, runs: [jont]",
         "tables.decoding.runs.0: no run is called 'jont'; did you",
     ),
-    ("decoding, runs: [sft, joint]", "training, runs: [base]", "run 'base' is not trained by reinforcement"),
-    ("decoding, runs: [sft, joint]", "training", "tables.decoding.runs: missing, kind training shows them"),
-    ("decoding, runs: [sft, joint]", "guidance, runs: [image]", "run 'image' is not evaluated with thinking 'yes'"),
-    ("decoding, runs: [sft, joint]", "guidance, runs: [sft]", "run 'sft' is not trained by reinforcement"),
-    ("decoding, runs: [sft, joint]", "regularisers, runs: [sft]", "run 'sft' is not trained by reinforcement"),
-    ("decoding, runs: [sft, joint]", "overoptimisation", "decoding.runs: missing, kind overoptimisation shows them"),
+    ("knobs, runs: [sft, joint]", "training_cost, runs: [base]", "run 'base' is not trained by reinforcement"),
+    ("knobs, runs: [sft, joint]", "training_cost", "tables.decoding.runs: missing, kind training_cost shows them"),
+    ("knobs, runs: [sft, joint]", "guided, runs: [image]", "run 'image' is not evaluated with thinking 'yes'"),
+    ("knobs, runs: [sft, joint]", "guided, runs: [sft]", "run 'sft' is not trained by reinforcement"),
+    ("knobs, runs: [sft, joint]", "endings, runs: [sft]", "run 'sft' is not trained by reinforcement"),
+    ("knobs, runs: [sft, joint]", "overoptimisation", "decoding.runs: missing, kind overoptimisation shows them"),
     (
         "{kind: curves, runs: [twice]",
         "{kind: curves, default: 0, runs: [twice]",
