@@ -34,7 +34,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `benchmarks`
 
 from benchmarks import phases
 from unigrpo.core import seeding
-from unigrpo.core.errors import in_one_line
 from unigrpo.core.files import write_json
 from unigrpo.episodes.rollout import Rollout, stochastic_steps
 from unigrpo.episodes.slices import Networks

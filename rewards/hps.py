@@ -33,7 +33,7 @@ def build(
 ):
     """``weights``: the published file, a folder with it, or a hub id; ``architecture``: a model of open_clip. Raises
     UserError."""
-    from unigrpo.core import torchvision_compat
+    from unigrpo.models import torchvision_compat
 
     torchvision_compat.ensure_torchvision()  # open_clip imports it
     import open_clip

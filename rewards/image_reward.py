@@ -62,7 +62,7 @@ def vision_sizes(tensors: dict[str, Tensor], path: Path) -> VisionSizes:
 def network(vision: VisionSizes, card: Path) -> nn.Module:
     """BLIP's two encoders and the head, with tensors called as in the published file; ``card`` is ``med_config.json``.
     Raises UserError naming a key that it lacks."""
-    from unigrpo.core import torchvision_compat
+    from unigrpo.models import torchvision_compat
 
     torchvision_compat.ensure_torchvision()  # timm and transformers import it
     from timm.models.vision_transformer import VisionTransformer

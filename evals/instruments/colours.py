@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unigrpo.core import torchvision_compat, weights
+from unigrpo.core import weights
 from unigrpo.core.devices import pick
+from unigrpo.models import torchvision_compat
 from unigrpo.world.geneval_verdict import COLORS
 
 DEFAULT = "timm/vit_large_patch14_clip_224.openai"

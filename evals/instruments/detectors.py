@@ -21,10 +21,11 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from unigrpo.core import torchvision_compat, weights
+from unigrpo.core import weights
 from unigrpo.core.devices import pick
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json
+from unigrpo.models import torchvision_compat
 from unigrpo.world.geneval_verdict import CLASSES, COUNTING_THRESHOLD, SCORE_THRESHOLD, kept_indices, with_article
 
 DEFAULT = "facebook/mask2former-swin-small-coco-instance"

@@ -12,8 +12,9 @@ from torch.nn.functional import normalize
 
 from rewards._support.pixels import clip_input
 from rewards._support.published_weights import placed
-from unigrpo.core import torchvision_compat, weights
+from unigrpo.core import weights
 from unigrpo.core.devices import pick
+from unigrpo.models import torchvision_compat
 
 torchvision_compat.ensure_torchvision()  # transformers imports it
 

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from rewards._support.learned_facts import MOST_WORDS
-from unigrpo.core import torchvision_compat
 from unigrpo.core.devices import pick
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json, write_json
 from unigrpo.core.records import Prompt
 from unigrpo.core.settings import from_dict, require, to_dict
-from unigrpo.models.checkpoint import load_weights, read_tensors, write_tensors
+from unigrpo.core.tensor_files import load_weights, read_tensors, write_tensors
+from unigrpo.models import torchvision_compat
 from unigrpo.study.config import RewardConfig
 from unigrpo.world.prompts import vocabulary
 from unigrpo.world.scenes import CLASSES, COLORS, GRID

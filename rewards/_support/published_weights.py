@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from unigrpo.core import hub
 from unigrpo.core.devices import pick
 from unigrpo.core.errors import UserError
+from unigrpo.core.tensor_files import load_weights, read_tensors
 from unigrpo.judges.reward import Score
-from unigrpo.models.checkpoint import load_weights, read_tensors
 
 
 @contextmanager

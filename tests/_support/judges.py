@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from unigrpo.core import torchvision_compat
+from unigrpo.models import torchvision_compat
 
 torchvision_compat.ensure_torchvision()
 

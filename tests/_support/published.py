@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from unigrpo.core import torchvision_compat
 from unigrpo.core.records import Prompt
+from unigrpo.models import torchvision_compat
 
 torchvision_compat.ensure_torchvision()
 

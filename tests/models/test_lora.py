@@ -9,6 +9,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from tests._support import release, several, tiny
+from unigrpo.core import tensor_files
 from unigrpo.core.files import read_jsonl
 from unigrpo.core.settings import replace
 from unigrpo.models import checkpoint, lora
@@ -111,7 +112,7 @@ def test_a_run_learns_and_resumes(tmp_path, start, case):
         with pytest.raises(several.Killed):
             several.run(cfg, out, start)
     state = out / "state" / "state.safetensors"
-    names = checkpoint.read_tensors(state)
+    names = tensor_files.read_tensors(state)
     assert not [n for n in names if n.startswith("reference")]
     adapters = sizes.adapters(layout.network(cfg), 3, cfg.rl.train)
     assert sum(t.numel() for n, t in names.items() if n.startswith("model/")) == adapters

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from tests._support import tiny
-from unigrpo.core import files
+from unigrpo.core import files, tensor_files
 from unigrpo.core.errors import UserError
 from unigrpo.models import checkpoint
 from unigrpo.sampling import sample_folder
@@ -52,7 +52,7 @@ def write_picture(path: Path) -> None:
 
 WRITERS = {
     "text": (lambda folder: files.write_text(folder / "a.json", "x" * 9000), "a.json"),
-    "weights": (lambda folder: checkpoint.write_tensors(folder / "m.safetensors", {"w": torch.ones(9999)}), "m.saf"),
+    "weights": (lambda folder: tensor_files.write_tensors(folder / "m.safetensors", {"w": torch.ones(9999)}), "m.saf"),
     "model": (lambda folder: checkpoint.save_model(tiny.model(), folder, {}), "tokenizer"),
     "images": (write_samples, "images.npy"),
     "picture": (lambda folder: write_picture(folder / "a.png"), "a.png"),

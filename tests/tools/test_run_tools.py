@@ -19,7 +19,7 @@ from PIL import Image
 
 from tests._support import tiny
 from tests._support.command import unigrpo
-from unigrpo.core import files, settings
+from unigrpo.core import files, settings, tensor_files
 from unigrpo.core.errors import UserError
 from unigrpo.core.settings import replace
 from unigrpo.models import checkpoint
@@ -92,7 +92,7 @@ def test_inspect_names_a_file_that_is_no_model(folder):
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-10])
     with pytest.raises(UserError, match=r"model.safetensors: not a complete safetensors file"):
         inspect_checkpoint.describe(folder)
-    checkpoint.write_tensors(folder / "model.safetensors", {"towers.w": torch.zeros(2)})
+    tensor_files.write_tensors(folder / "model.safetensors", {"towers.w": torch.zeros(2)})
     with pytest.raises(UserError, match=r"unexpected tensor towers.w, expected those of a unigrpo model"):
         inspect_checkpoint.describe(folder)
     with pytest.raises(UserError, match=r"nowhere"):

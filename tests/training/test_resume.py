@@ -12,11 +12,10 @@ import pytest
 import torch
 
 from tests._support import tiny
-from unigrpo.core import settings
+from unigrpo.core import settings, tensor_files
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_jsonl
 from unigrpo.core.settings import replace
-from unigrpo.models import checkpoint
 from unigrpo.study import config
 from unigrpo.study.resolve import training_fingerprint
 from unigrpo.training import state
@@ -264,6 +263,6 @@ def test_a_state_of_other_tensors_is_refused(tmp_path, damage, message):
 
 @pytest.mark.parametrize("notes", [None, {"settings": "s"}, {"settings": "s", "step": "two", "data": "{}"}])
 def test_a_state_without_its_notes_is_refused(tmp_path, notes):
-    checkpoint.write_tensors(tmp_path / "state.safetensors", {"w": torch.zeros(1)}, notes)
+    tensor_files.write_tensors(tmp_path / "state.safetensors", {"w": torch.zeros(1)}, notes)
     with pytest.raises(UserError, match="state.safetensors: damaged, expected a training state with its step"):
         state.load_state(tmp_path, "s")

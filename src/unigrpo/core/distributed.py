@@ -48,6 +48,15 @@ def is_split(tensor: Tensor) -> bool:
     return hasattr(tensor, "full_tensor")
 
 
+def like(own: Tensor, whole: Tensor) -> Tensor:
+    """``whole``, which every process has, split as ``own`` is."""
+    if not is_split(own):
+        return whole
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(whole.to(own.device), own.device_mesh, own.placements)
+
+
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace gradients by their means over processes. One that no process has stays absent, as with one process.
     Those of split parameters are means already."""

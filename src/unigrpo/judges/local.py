@@ -12,10 +12,11 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from unigrpo.core import torchvision_compat, weights
+from unigrpo.core import weights
 from unigrpo.core.devices import pick
 from unigrpo.core.errors import UserError
 from unigrpo.judges import written
+from unigrpo.models import torchvision_compat
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PROBE = 112  # pixels a side of the image by which differentiability is measured

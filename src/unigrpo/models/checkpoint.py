@@ -8,61 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from unigrpo.core.errors import UserError
-from unigrpo.core.files import replacing
 from unigrpo.models.backbones import backbone_of
 from unigrpo.models.base import UnifiedModel
-from unigrpo.models.sharding import like
 from unigrpo.study.config import ModelConfig, RunConfig
 from unigrpo.study.facts import BACKBONES
-
-
-def write_tensors(path: Path, tensors: dict[str, Tensor], notes: dict[str, str] | None = None) -> None:
-    """Write safetensors, whole or not at all; ``notes`` go into its header."""
-    with replacing(path) as temporary:
-        try:
-            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, notes)
-        except SafetensorError as error:
-            raise UserError(f"{path}: cannot be written ({error})") from None
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read safetensors. Raises UserError where the file is absent or damaged."""
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: not found, expected a safetensors file") from None
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: damaged or truncated, expected a complete safetensors file ({error})") from None
-
-
-def check_weights(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Raise UserError naming the first of ``tensors`` that is not finite or not of ``module``: name, shape, kind."""
-    own = module.state_dict()
-    for name in sorted(own.keys() | tensors.keys()):
-        if name not in tensors:
-            raise UserError(f"{path}: tensor {name} is missing: a checkpoint of another architecture?")
-        if name not in own:
-            raise UserError(f"{path}: unexpected tensor {name}: a checkpoint of another architecture?")
-        if own[name].shape != tensors[name].shape:
-            expected, got = tuple(own[name].shape), tuple(tensors[name].shape)
-            raise UserError(f"{path}: tensor {name}: expected shape {expected}, got {got}")
-        if own[name].is_floating_point() != tensors[name].is_floating_point():
-            raise UserError(f"{path}: tensor {name}: expected {own[name].dtype}, got {tensors[name].dtype}")
-        if not tensors[name].isfinite().all():
-            raise UserError(f"{path}: tensor {name}: expected finite numbers, got NaN or infinity")
-
-
-def load_weights(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Load ``tensors`` into ``module`` (cast to its dtypes). Raises UserError naming the first that differs."""
-    check_weights(module, tensors, path)
-    own = module.state_dict()
-    module.load_state_dict({k: like(own[k], v.to(own[k].dtype)) for k, v in tensors.items()})
 
 
 def save_model(model: UnifiedModel, folder: Path, info: dict, half: bool = False) -> None:

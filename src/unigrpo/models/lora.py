@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from unigrpo.core import seeding
-from unigrpo.core.torchvision_compat import ensure_torchvision
 from unigrpo.models.base import UnifiedModel
 from unigrpo.models.experts import expert_of
 from unigrpo.models.mot import MoT
+from unigrpo.models.torchvision_compat import ensure_torchvision
 
 SCALE = 2  # of an adapter: alpha / rank
 HEAD = "language_model.lm_head"

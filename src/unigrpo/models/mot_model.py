@@ -16,8 +16,9 @@ from transformers import PreTrainedTokenizerFast
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json, write_json
 from unigrpo.core.settings import from_dict, require, to_dict
+from unigrpo.core.tensor_files import check_weights, load_weights, read_tensors, write_tensors
 from unigrpo.models.base import Trace, chosen_logp
-from unigrpo.models.checkpoint import check_weights, load_weights, read_tensors, save_tokenizer, write_tensors
+from unigrpo.models.checkpoint import save_tokenizer
 from unigrpo.models.codec import PatchCodec
 from unigrpo.models.mot import Context, MoT, MoTConfig, patchify, unpatchify
 from unigrpo.study.config import ModelConfig

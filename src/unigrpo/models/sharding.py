@@ -74,15 +74,6 @@ def full(tensor: Tensor) -> Tensor:
     return put_together.cpu() if distributed.is_main() else put_together.new_empty(0)
 
 
-def like(own: Tensor, whole: Tensor) -> Tensor:
-    """``whole``, which every process has, split as ``own`` is."""
-    if not distributed.is_split(own):
-        return whole
-    from torch.distributed.tensor import distribute_tensor
-
-    return distribute_tensor(whole.to(own.device), own.device_mesh, own.placements)
-
-
 def blank(model: UnifiedModel) -> UnifiedModel:
     """The model without any numbers in its network."""
     empty = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in model.mot.parameters()}

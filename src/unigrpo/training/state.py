@@ -9,9 +9,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from unigrpo.core.distributed import like
 from unigrpo.core.errors import UserError
-from unigrpo.models.checkpoint import load_weights, read_tensors, write_tensors
-from unigrpo.models.sharding import full, like
+from unigrpo.core.tensor_files import load_weights, read_tensors, write_tensors
+from unigrpo.models.sharding import full
 
 STATE = "state.safetensors"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of a parameter

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json, write_json
 from unigrpo.core.records import Detection
-from unigrpo.models.checkpoint import load_weights, read_tensors, write_tensors
+from unigrpo.core.tensor_files import load_weights, read_tensors, write_tensors
 from unigrpo.world.render import render
 from unigrpo.world.scenes import CLASSES, COLORS, RADIUS, Obj, Scene, random_scene
 

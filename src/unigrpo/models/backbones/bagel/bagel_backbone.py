@@ -20,12 +20,13 @@ from transformers import Qwen2Tokenizer
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json, read_text, write_json, write_text, writing
 from unigrpo.core.settings import to_dict
+from unigrpo.core.tensor_files import write_tensors
 from unigrpo.models.backbones.bagel import bagel_files
 from unigrpo.models.backbones.bagel.bagel_files import AUTOENCODER, NETWORK, TABLES
 from unigrpo.models.backbones.bagel.multimodal import MultimodalMoT
 from unigrpo.models.backbones.bagel.vae import Autoencoder
 from unigrpo.models.base import Trace
-from unigrpo.models.checkpoint import save_tokenizer, write_tensors
+from unigrpo.models.checkpoint import save_tokenizer
 from unigrpo.models.experts import expert_of
 from unigrpo.models.mot import Context, MoT, MoTConfig, Rotary, sincos_table
 from unigrpo.models.mot_model import MoTModel

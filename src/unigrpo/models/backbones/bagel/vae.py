@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from unigrpo.core.torchvision_compat import ensure_torchvision
+from unigrpo.models.torchvision_compat import ensure_torchvision
 
 ensure_torchvision()  # diffusers imports it through transformers
 

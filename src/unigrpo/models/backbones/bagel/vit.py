@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from unigrpo.core.torchvision_compat import ensure_torchvision
+from unigrpo.models.torchvision_compat import ensure_torchvision
 
 ensure_torchvision()  # transformers imports it with its models
 

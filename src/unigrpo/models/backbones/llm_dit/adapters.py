@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from unigrpo.core.torchvision_compat import ensure_torchvision
+from unigrpo.models.torchvision_compat import ensure_torchvision
 
 ensure_torchvision()  # the libraries below import it
 
@@ -16,7 +16,7 @@ from diffusers import StableDiffusion3Pipeline
 from peft import LoraConfig
 
 from unigrpo.core.files import read_json, writing
-from unigrpo.models.checkpoint import read_tensors, write_tensors
+from unigrpo.core.tensor_files import read_tensors, write_tensors
 
 SCALE = 2  # of an adapter: alpha / rank
 ATTENTION = [  # the transformer's linear maps with adapters: those of the attention, of text and image

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from unigrpo.core.torchvision_compat import ensure_torchvision
+from unigrpo.models.torchvision_compat import ensure_torchvision
 
 ensure_torchvision()  # the libraries below import it
 
@@ -33,8 +33,9 @@ from transformers import (
 
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import write_json
+from unigrpo.core.tensor_files import write_tensors
 from unigrpo.models.base import Trace, chosen_logp
-from unigrpo.models.checkpoint import save_tokenizer, write_tensors
+from unigrpo.models.checkpoint import save_tokenizer
 from unigrpo.models.mot import patchify, unpatchify
 
 # the pipeline would tell of every text that is longer than what CLIP reads, which traces are meant to be

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from unigrpo.core.torchvision_compat import ensure_torchvision
+from unigrpo.models.torchvision_compat import ensure_torchvision
 
 ensure_torchvision()  # the libraries below import it
 
@@ -33,9 +33,9 @@ from unigrpo.core import hub, seeding, weights
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json, read_text
 from unigrpo.core.settings import from_dict, require
+from unigrpo.core.tensor_files import load_weights, read_tensors
 from unigrpo.models.backbones.llm_dit import adapters
 from unigrpo.models.backbones.llm_dit.pair import ADAPTER, LlmDit
-from unigrpo.models.checkpoint import load_weights, read_tensors
 from unigrpo.study.config import ModelConfig, RunConfig
 
 PIPELINE = "StableDiffusion3Pipeline"
