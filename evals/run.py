@@ -126,7 +126,7 @@ def score_run(samples: Path, reward: Path, detector: Path, out: Path) -> None:
     """Score the sample sets of a run with all judges; ``reward`` and ``detector`` are the folders of the learned reward
     and of the second evaluator. Raises UserError."""
     from unigrpo.judges import reward as rewards
-    from unigrpo.world import detector as second_evaluator
+    from unigrpo.judges import detector as second_evaluator
 
     learned = rewards.load(rewards.trained_as("reward"), path=reward, device="cpu")
     judges = [inspected, second(second_evaluator.load(detector)), proxy(learned)]

@@ -13,7 +13,8 @@ from tests.test_imports import ROOMS
 from unigrpo.__main__ import app
 from unigrpo.study import config, facts, resolve
 from unigrpo.study.catalogue import load_catalogue
-from unigrpo.world import detector, prompts
+from unigrpo.judges import detector
+from unigrpo.world import prompts
 from unigrpo.world.traces import Imperfection
 
 SECTIONS = {

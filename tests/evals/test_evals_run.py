@@ -193,7 +193,7 @@ def test_the_command_puts_the_instruments_together(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "unigrpo.judges.reward.load", lambda name, **options: asked.append((name, options)) or fake_reward
     )
-    monkeypatch.setattr("unigrpo.world.detector.load", lambda path: asked.append(path) or FakeDetector())
+    monkeypatch.setattr("unigrpo.judges.detector.load", lambda path: asked.append(path) or FakeDetector())
     write_set(tmp_path / "samples", "geneval.think.tuned", GOOD, [row()])
     arguments = {"samples": tmp_path / "samples", "reward": "r", "detector": "d", "out": tmp_path / "s.jsonl"}
     assert call(["score", *(f"--{key}={value}" for key, value in arguments.items())]) == 0

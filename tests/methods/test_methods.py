@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import copy
 import json
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -15,8 +14,7 @@ from scipy.stats import rankdata
 from torch import nn
 
 from evals import run as evals_run
-from tests._support import command as verbs
-from tests._support import tiny
+from tests._support import command, tiny
 from unigrpo.core import seeding
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_jsonl
@@ -29,7 +27,6 @@ from unigrpo.methods import ddrl, fpo, gardo, nft, refl
 from unigrpo.models import checkpoint
 from unigrpo.objectives import flow
 from unigrpo.report.data import collect
-from unigrpo.sampling import sets
 from unigrpo.sampling.engine import Decoding
 from unigrpo.study import config
 from unigrpo.study.facts import METHODS, MethodFacts
@@ -483,13 +480,8 @@ def test_a_run_whose_parent_collapsed_is_not_trained_and_has_no_scores(start, tm
     checkpoint.save_model(tiny.model(), parent, {})
     (parent / "run.json").write_text(json.dumps({"run": "refl", "collapsed": True, "collapse": "why"}))
 
-    def command(module, *options):
-        monkeypatch.setattr(sys, "argv", ["command", *map(str, options)])
-        module.main()
-
-    common = ["--config", start / "rl.json", "--decoding", start / "decoding.json"]
-    given = " ".join(map(str, common))
-    verbs.unigrpo(f"train {given} --init {parent} --reward {start}/reward --out {run}")
+    given = f"--config {start}/rl.json --decoding {start}/decoding.json"
+    command.unigrpo(f"train {given} --init {parent} --reward {start}/reward --out {run}")
     record = json.loads((run / "run.json").read_text())
     assert record["not_trained"] == "its parent refl collapsed (why)" and not record["collapsed"]
     assert "tiny/3 is not trained: its parent refl collapsed (why)" in capsys.readouterr().out
@@ -499,7 +491,7 @@ def test_a_run_whose_parent_collapsed_is_not_trained_and_has_no_scores(start, tm
         and reinforcement.fate_of(start / "init") is None
     )
 
-    command(sets, *common, "--run", run, "--modes", "think", "--out", run / "samples")
+    command.unigrpo(f"sample-sets {given} --model {run} --mode think --out {run}/samples")
     assert json.loads((run / "samples/done.json").read_text()) == {"sets": []}
     evals_run.score_folder(run / "samples", [], run / "scores.jsonl")
     collect.collect([f"child={run}"], tmp_path / "scores.csv")

@@ -14,7 +14,8 @@ from scipy import ndimage
 
 from unigrpo.core.errors import UserError
 from unigrpo.core.records import Detection
-from unigrpo.world import detector, prompts, scenes
+from unigrpo.judges import detector
+from unigrpo.world import prompts, scenes
 from unigrpo.world.gold import judge
 from unigrpo.world.inspector import inspect_images, to_geneval
 from unigrpo.world.render import render

@@ -29,24 +29,58 @@ def train(
     """
     import json
 
+    from unigrpo.core.errors import UserError
     from unigrpo.core.settings import replace
+    from unigrpo.planning import plan
     from unigrpo.sampling.engine import read_decoding
+    from unigrpo.study.config import check_processes
+    from unigrpo.study.prompt_pool import training_pool
     from unigrpo.study.run_choice import chosen_run
-    from unigrpo.training import launch
+    from unigrpo.training import launch, supervised, task
 
     where, cfg = chosen_run(scale, run, seed, config)
     reinforced = cfg.stage == "rl"
-    _check_given("--init", init, cfg.stage != "base", "the folder of the parent run", where)
-    _check_given("--decoding", decoding, reinforced, "decoding.json", where)
-    _check_possible(cfg, where)
+    needs = ("--init", init, cfg.stage != "base"), ("--decoding", decoding, reinforced)
+    for option, value, needed in needs:
+        if needed != (value is not None):
+            what = {"--init": "the folder of the parent run", "--decoding": "decoding.json"}[option]
+            raise UserError(f"{option}: expected {what if needed else 'nothing'} for the stage of {where}")
+    try:
+        check_processes(cfg)
+        if reinforced:
+            task.draw_prompts(cfg.seed, 0, cfg.rl.prompts_per_rollout, training_pool(cfg))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
     chosen = replace(read_decoding(decoding), thinking=cfg.rl.thinking) if reinforced else None
     if dry_run:
-        return print(json.dumps(_preview(cfg, chosen), indent=2))
+        return print(json.dumps(plan.preview(cfg, chosen.guidance if reinforced else 1.0), indent=2))
     launch.check_launch(cfg)
     launch.check_devices(cfg)
+    if cfg.source == "released":
+        return supervised.adopt(cfg, out)
+    plan.check_fits(cfg, launch.device_memory(cfg))
     if reinforced:
         return _reinforce(cfg, out, init, reward, decoding, chosen, tracker)
-    _supervise(cfg, out, init, tracker)
+    supervised.train(cfg, out, init, tracker)
+
+
+def _reinforce(cfg, out: Path, init: Path, reward_folder: Path | None, file: Path, decoding, tracker) -> None:
+    """Reinforcement; or nothing but a record, where the parent has collapsed."""
+    from unigrpo.core import distributed
+    from unigrpo.judges import reward as rewards
+    from unigrpo.study import run_folder
+    from unigrpo.study.resolve import training_fingerprint
+    from unigrpo.training import launch, reinforcement, task
+
+    launch.join_others(cfg)  # before a reward is loaded onto this process's device
+    if (reason := reinforcement.fate_of(init)) is not None:
+        return reinforcement.pass_on(cfg, out, init, reason) if distributed.is_main() else None
+    options, source = task.reward_source(cfg.rl.reward, reward_folder, cfg.rl.reward_options)
+    reward = rewards.load(cfg.rl.reward, **options)
+    inputs = [run_folder.weights(init), source, file]
+    inputs += [] if cfg.rl.prompt_file is None else [Path(cfg.rl.prompt_file)]
+    settings = training_fingerprint(cfg, *inputs, *rewards.inputs(cfg.rl.reward_options))
+    reinforcement.train(cfg, out, init, reward, decoding, settings, tracker)
 
 
 @app.command(rich_help_panel="Steps of a study")
@@ -62,73 +96,3 @@ def reward_data(
     from unigrpo.training.reward_samples import sample_for_reward
 
     sample_for_reward(chosen_run(scale, run, 0, config)[1], init, out)
-
-
-def _check_given(option: str, value: Path | None, needed: bool, what: str, where: str) -> None:
-    """Raise UserError where an option that this stage needs is missing, or one is given that it does not take."""
-    from unigrpo.core.errors import UserError
-
-    if needed != (value is not None):
-        raise UserError(f"{option}: expected {what if needed else 'nothing'} for the stage of {where}")
-
-
-def _check_possible(cfg, where: str) -> None:
-    """Raise UserError where the run cannot be split among its processes, or has too few prompts."""
-    from unigrpo.core.errors import UserError
-    from unigrpo.study.config import check_processes
-    from unigrpo.study.prompt_pool import training_pool
-    from unigrpo.training.task import draw_prompts
-
-    try:
-        check_processes(cfg)
-        if cfg.stage == "rl":
-            draw_prompts(cfg.seed, 0, cfg.rl.prompts_per_rollout, training_pool(cfg))
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
-
-
-def _preview(cfg, decoding) -> dict:
-    """Configuration and cost of a run, and the memory of reinforcement."""
-    from unigrpo.core.settings import to_dict
-    from unigrpo.planning import cost, plan
-
-    told = {"config": to_dict(cfg)}
-    if cfg.stage != "rl":
-        return told | {"cost": {} if cfg.source == "released" else cost.supervised(cfg)}
-    told["cost"] = cost.reinforcement(cfg, decoding.guidance)
-    memory = plan.memory(cfg)
-    return told if memory is None else told | {"memory": memory}
-
-
-def _reinforce(cfg, out: Path, init: Path, reward_folder: Path | None, file: Path, decoding, tracker) -> None:
-    """Reinforcement; or nothing but a record, where the parent has collapsed."""
-    from unigrpo.core import distributed
-    from unigrpo.judges import reward as rewards
-    from unigrpo.planning import plan
-    from unigrpo.study import run_folder
-    from unigrpo.study.resolve import training_fingerprint
-    from unigrpo.training import launch, reinforcement
-    from unigrpo.training.task import reward_source
-
-    plan.check_fits(cfg, launch.device_memory(cfg))
-    launch.join_others(cfg)  # before a reward is loaded onto this process's device
-    if (reason := reinforcement.fate_of(init)) is not None:
-        return reinforcement.pass_on(cfg, out, init, reason) if distributed.is_main() else None
-    options, source = reward_source(cfg.rl.reward, reward_folder, cfg.rl.reward_options)
-    reward = rewards.load(cfg.rl.reward, **options)
-    inputs = [run_folder.weights(init), source, file]
-    inputs += [] if cfg.rl.prompt_file is None else [Path(cfg.rl.prompt_file)]
-    inputs += rewards.inputs(cfg.rl.reward_options)
-    settings = training_fingerprint(cfg, *inputs)
-    reinforcement.train(cfg, out, init, reward, decoding, settings, tracker)
-
-
-def _supervise(cfg, out: Path, init: Path | None, tracker: str | None) -> None:
-    """A supervised stage; or the adoption of a release."""
-    from unigrpo.planning import plan
-    from unigrpo.training import launch, supervised
-
-    if cfg.source == "released":
-        return supervised.adopt(cfg, out)
-    plan.check_fits(cfg, launch.device_memory(cfg))
-    supervised.train(cfg, out, init, tracker)

@@ -155,7 +155,7 @@ def train_detector(
     """Train the second evaluator."""
     import torch
 
-    from unigrpo.world import detector
+    from unigrpo.judges import detector
 
     torch.set_num_threads(threads)
     print(detector.make(out, steps, batch, seed))

@@ -1,6 +1,7 @@
-"""Vision-language models as judges: the probability that one answers a question about an image as expected.
+"""Judges: rewards (``reward``), the second evaluator of the world (``detector``), and vision-language models.
 
-Two kinds with one face: ``local.LocalVlm`` (transformers) and ``endpoint.Endpoint`` (a server with OpenAI's chat
+Of a vision-language model: the probability that it answers a question about an image as expected. Two kinds with one
+face: ``local.LocalVlm`` (transformers) and ``endpoint.Endpoint`` (a server with OpenAI's chat
 interface). The probability is that of the first answer token, summed over the ways to write the expected answer
 (VQAScore; Soft-TIFA of GenEval 2, arXiv 2512.16853).
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from types import ModuleType
 
 from unigrpo.core.errors import UserError
-from unigrpo.core.settings import replace
+from unigrpo.core.settings import replace, to_dict
 from unigrpo.models import mot_sizes
-from unigrpo.planning import adapters_plan, layout, reinforcement_plan, supervised_plan
+from unigrpo.planning import adapters_plan, cost, layout, reinforcement_plan, supervised_plan
 from unigrpo.planning.layout import TFLOPS, Device
 from unigrpo.study.config import RunConfig, check_processes
 from unigrpo.study.overview import load_study
@@ -81,6 +81,16 @@ def memory(cfg: RunConfig) -> dict[str, dict[str, int]] | None:
         return None
     kind = kind_of(cfg)
     return kind.memory(cfg, kind.as_it_is(cfg, cfg.launched))
+
+
+def preview(cfg: RunConfig, guidance: float) -> dict:
+    """What a dry run prints: configuration, cost, and memory where it is known; validation uses ``guidance``."""
+    shown = {"config": to_dict(cfg), "cost": {}}
+    if cfg.source == "released":
+        return shown
+    shown["cost"] = cost.reinforcement(cfg, guidance) if cfg.stage == "rl" else cost.supervised(cfg)
+    needed = memory(cfg)
+    return shown if needed is None else shown | {"memory": needed}
 
 
 def check_fits(cfg: RunConfig, memory_of_device: int) -> None:
