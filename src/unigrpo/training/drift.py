@@ -1,9 +1,9 @@
 """How far a policy has moved from the checkpoint that it started from: one measure for every method.
 
 The starting checkpoint writes one trace for every validation prompt and paints it by the ODE, without guidance. A
-probe records the states on the way; all runs from one start share them. The drift is the velocity MSE between policy and start
-at these states, by step of the grid. It sees what an optimiser changed in either expert: a changed reasoning expert
-gives the denoising expert other keys and values.
+probe records the states on the way; all runs from one start share them. The drift is the velocity MSE between policy
+and start at these states, by step of the grid. It sees what an optimiser changed in either expert: a changed
+reasoning expert gives the denoising expert other keys and values.
 """
 
 from __future__ import annotations
