@@ -3,37 +3,51 @@
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 
-SNAKEMAKE = [sys.executable, "-m", "snakemake"]
-REPRODUCE = [sys.executable, "-m", "unigrpo.tools.reproduce", "--scale", "smoke", "--run", "base"]
+from unigrpo.study import catalogue, overview
 
-# Stands in for every step but the resolution of configurations: writes what the step declares. While the file `hold`
+SNAKEMAKE = [sys.executable, "-m", "snakemake"]
+REPRODUCE = [sys.executable, "-m", "unigrpo", "run", "base", "--scale", "smoke"]
+
+# Stands in for every verb but those that start the workflow: writes what the verb declares. While the file `hold`
 # exists, training writes its resumable state and then waits.
 FAKE = """
 import sys, time
 from pathlib import Path
+
+words = sys.argv[1:]
+if words[0] in ("reproduce", "run", "base"):
+    from unigrpo.front import main
+    main()
+if words[0] == "--record":
+    record, words = Path(words[1]), words[2:]
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text("{}")
 MAKES = {
-    "pretrain": "model.safetensors model.json tokenizer/t metrics.jsonl run.json",
     "train": "model.safetensors model.json tokenizer/t metrics.jsonl run.json",
-    "reward_data": "images.npy manifest.jsonl",
-    "train_learned": "model.safetensors model.json report.json run.json",
-    "sample_sets": "done.json",
-    "tables": "{name}.csv {name}.md {name}.html {name}.tex",
-    "figures": "{name}.csv {name}.png {name}.pdf",
+    "reward-data": "images.npy manifest.jsonl",
+    "train-reward": "model.safetensors model.json report.json run.json",
+    "sample-sets": "done.json",
+    "table": "{name}.csv {name}.md {name}.html {name}.tex",
+    "figure": "{name}.csv {name}.png {name}.pdf",
     "gallery": "index.html",
     "claims": "claims.csv claims.md claims.html",
 }
-module, word = Path(sys.argv[0]).stem, lambda key: sys.argv[sys.argv.index(key) + 1] if key in sys.argv else ""
-out = Path(word("--out"))
-if module == "pretrain":
+verb, name = words[:2]
+word = lambda key, default="": words[words.index(key) + 1] if key in words else default
+places = {"table": "tables", "figure": "figures", "claims": ".", "gallery": "gallery"}
+out = Path(word("--out", f"results/{word('--scale')}/{places.get(verb, '')}"))
+if verb == "train":
     (out / "state").mkdir(parents=True, exist_ok=True)
     with (out / "metrics.jsonl").open("a") as file:
         file.write("started\\n")
@@ -41,19 +55,18 @@ if module == "pretrain":
         time.sleep(0.05)
     if Path("fail").exists():
         sys.exit("error: told to fail")
-made = [out / name for name in MAKES.get(module, "").format(name=word("--name")).split()] or [out]
-for path in made + [Path(single) for single in [word("--single")] if single]:
+made = [out / file for file in MAKES.get(verb, "").format(name=name).split()] or [out]
+singles = [Path(word("--single", f"{out}.html"))] if verb == "gallery" else []
+for path in made + singles:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.open("a").write("finished\\n")
 """
-STEPS = "pretrain train tune reward_data sample_sets report/collect report/tables report/figures report/gallery"
-STEPS += " report/claims"
 
 CATALOGUE = """
 runs:
   base: {evaluate: [no]}
   sft: {init: base, evaluate: [no, yes]}
-  unigrpo: {init: sft, train: [text, image], evaluate: [yes]}
+  unigrpo: {init: sft, train: [text, image], method: grpo, regulariser: none, reward: learned, evaluate: [yes]}
 tables:
   main: {kind: main, rows: [[sft, yes], [unigrpo, yes]]}
 figures:
@@ -62,22 +75,14 @@ figures:
 
 
 def make_checkout(root: Path, folder: Path) -> Path:
-    """A copy of the workflow whose steps are fakes, with the real resolution of configurations."""
-    for name in ("pipelines", "profiles"):
-        shutil.copytree(root / name, folder / name)
+    """A copy of the repository whose verbs are fakes, but for those that start the workflow."""
+    for name in ("pipelines", "profiles", "src", "rewards", "evals"):
+        shutil.copytree(root / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     for name in ("Snakefile", "environment.yml"):
         shutil.copy(root / name, folder / name)
     package = folder / "src" / "unigrpo"
-    package.mkdir(parents=True)
-    real = "__init__ types config files cli schema asked catalogue resolve study reproduce"
-    for name in real.split():
-        shutil.copy(root / "src" / "unigrpo" / f"{name}.py", package)
-    shutil.copytree(root / "src/unigrpo/methods", package / "methods")
-    for name in ("rewards", "src/unigrpo/world"):
-        shutil.copytree(root / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for step in [package / name for name in STEPS.split()] + [folder / "evals/run", folder / "rewards/train_learned"]:
-        step.parent.mkdir(exist_ok=True)
-        step.with_suffix(".py").write_text(FAKE)
+    (package / "__main__.py").rename(package / "front.py")
+    (package / "__main__.py").write_text(FAKE)
     given = [f"assets/base/{name}" for name in ("model.safetensors", "model.json", "metrics.jsonl", "run.json")]
     given += ["assets/base/tokenizer/tokenizer.json", "assets/detector/detector.json"]
     given += ["assets/detector/detector.safetensors", "results/reference/paper.csv"]
@@ -120,22 +125,62 @@ def plan(folder: Path, *arguments: str) -> dict[str, int]:
 # -------------------------------------------------------------------------------------------------------- plans
 
 
-@pytest.mark.parametrize("scale, seeds", [("smoke", 1), ("cpu", 3), ("gpu", 5), ("paper", 1), ("sd35", 1)])
-def test_every_scale_plans_every_run_and_result(shipped, scale, seeds):
-    jobs = plan(shipped, "--config", f"scale={scale}")
-    assert (jobs["sft"], jobs["train"]) == (1, 11 * seeds)
-    assert jobs["sample"] == jobs["score"] == 2 + 11 * seeds
+def study(folder: Path, **options) -> overview.Study:
+    pipelines = folder / "pipelines"
+    return overview.load_study(pipelines / "experiments.yaml", pipelines / "scales", options)
+
+
+def trained(chosen: overview.Study, runs: Iterable[str]) -> int:
+    """Trainings by reinforcement of ``runs`` and of all that they start from."""
+    needed = {run for name in runs for run in catalogue.ancestors("", chosen.catalogue["runs"], name, "init")}
+    return sum(len(chosen.seeds(run)) for run in needed if run in chosen.runs("rl"))
+
+
+def named_by(chosen: overview.Study, chosen_of: Callable[[dict], list[str]]) -> tuple[int, int, set[str]]:
+    """How many tables and figures are chosen, and the runs that they name."""
+    shown = {kind: chosen_of(chosen.catalogue[kind]) for kind in ("tables", "figures")}
+    runs = {run for kind in shown for name in shown[kind] for run in catalogue.named(chosen.catalogue[kind][name])}
+    return len(shown["tables"]), len(shown["figures"]), runs
+
+
+@pytest.mark.parametrize("scale", ["smoke", "cpu", "gpu", "paper", "sd35"])
+def test_every_scale_plans_every_run_and_result(shipped, scale):
+    jobs, chosen = plan(shipped, "--config", f"scale={scale}"), study(shipped, scale=scale)
+    tables, figures, runs = named_by(chosen, catalogue.by_default)
+    judged = catalogue.runs_in_use(chosen.catalogue, judged=True)
+    assert jobs["train"] == trained(chosen, runs)
+    assert jobs["sample"] == jobs["score"] == sum(len(chosen.seeds(run)) for run in judged)
     assert jobs["tune"] == jobs["learned_reward"] == jobs["collect"] == jobs["gallery"] == jobs["claims"] == 1
-    assert (jobs["table"], jobs["figure"]) == (7, 10)
+    assert (jobs["table"], jobs["figure"]) == (tables, figures)
     assert ("base" in jobs) == (scale == "cpu") and ("pretrain" in jobs) == (scale != "cpu")
+    assert sum(jobs.values()) <= 70 or scale != "smoke"
 
 
 def test_a_group_is_planned_whole_with_the_claims_that_read_it(shipped):
-    """Six runs at every seed and the other weights at one; the claims need what is made by default too."""
+    """Its weights beside the best have one seed; the claims need what is made by default too."""
     jobs = plan(shipped, "one_group", "--config", "scale=smoke", "seeds=2", "group=overoptimisation")
-    assert jobs["train"] == 11 * 2 + 6 * 2 + 12 and (jobs["table"], jobs["figure"]) == (2, 5)
-    assert (jobs["weak_reward"], jobs["claims"]) == (1, 1)
-    assert "weak_reward" not in plan(shipped, "--config", "scale=smoke")
+    chosen = study(shipped, scale="smoke", seeds=2)
+    tables, figures, runs = named_by(chosen, lambda specs: catalogue.of_group(specs, "overoptimisation"))
+    assert any(len(chosen.seeds(run)) == 1 for run in runs if run in chosen.runs("rl"))
+    assert jobs["train"] == trained(chosen, runs | named_by(chosen, catalogue.by_default)[2])
+    assert (jobs["table"], jobs["figure"]) == (tables, figures) and jobs["claims"] == 1
+    assert jobs["learned_reward"] == 1 + plan(shipped, "--config", "scale=smoke")["learned_reward"]
+
+
+def test_the_readmes_ablation_is_planned_and_changes_nothing_else(root, tmp_path):
+    """One line under `runs`, one row of a table: its trainings and their images, and no other job."""
+    folder = make_checkout(root, tmp_path / "own")
+    before = plan(folder, "--config", "scale=cpu")
+    line, row = re.findall(r"```yaml\n(?:runs:\n)?(.*?\n)```", (root / "README.md").read_text(), re.DOTALL)[:2]
+    path = folder / "pipelines/experiments.yaml"
+    text = path.read_text()
+    first = re.search(r"^  table1:.*?rows:\n", text, re.MULTILINE | re.DOTALL)[0]
+    path.write_text(text.replace("runs:\n", f"runs:\n{line}", 1).replace(first, first + row))
+    seeds = len(study(folder, scale="cpu").seeds("unigrpo"))
+    after = plan(folder, "--config", "scale=cpu")
+    assert {rule: after[rule] - n for rule, n in before.items() if after[rule] != n} == dict.fromkeys(
+        ("train", "sample", "score"), seeds
+    )
 
 
 def test_one_run_needs_only_what_it_descends_from(shipped):
@@ -151,17 +196,28 @@ def test_several_processes_are_started_together(shipped):
     jobs = {text.split(":")[0]: text for text in re.split(r"\nrule ", done.stdout + done.stderr)}
     assert "accelerate.commands.launch --multi_gpu --num_processes 8 " in jobs["train"], done.stderr
     assert "accelerate.commands.launch --multi_gpu --num_processes 8 " in jobs["sft"]
-    assert (
-        "-m unigrpo.training.reinforcement --config" in jobs["train"]
-        and "-m unigrpo.training.supervised --config" in jobs["sft"]
-    )
+    for name, run in (("train", "unigrpo"), ("sft", "sft")):
+        assert re.search(rf"-m unigrpo --record \S+ train --scale paper --run {run} --seed 0 --init", jobs[name])
     many, alone = ("gpu=8", "threads: 64", "mem_mb=300000"), ("gpu=1", "threads: 8", "mem_mb=100000")
     for job, words in {"train": many, "sft": many, "tune": alone}.items():
         assert all(word in jobs[job] for word in (*words, "first_gpu=1", "runtime=10080")), jobs[job]
 
 
 def test_the_base_is_trained_apart_before_it_is_shipped(shipped):
-    assert plan(shipped, "ship_base") == {"config": 1, "pretrain": 1, "ship_base": 1}
+    assert plan(shipped, "ship_base") == {"pretrain": 1, "ship_base": 1}
+
+
+def test_planning_takes_little_time(shipped):
+    """Processor time of a dry run of the shipped catalogue, and with a user's method that imports torch."""
+
+    def seconds() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        snakemake(shipped, "-n", "--quiet", "--config", "scale=cpu")
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    seconds()  # compiles
+    assert seconds() < 1.5 * 2.5  # 2.5 on an idle machine
 
 
 def test_lint_is_clean(shipped):
@@ -193,7 +249,7 @@ def test_a_bad_catalogue_ends_with_one_message_and_writes_nothing(root, tmp_path
     done = snakemake(folder, "--cores", "1")
     assert done.returncode != 0 and "Traceback" not in done.stderr
     assert (
-        "error: pipelines/experiments.yaml: runs.flow_grpo.thinkin: unknown key; did you mean thinking?" in done.stderr
+        "error: pipelines/experiments.yaml: runs.flow_grpo.thinkin: not a setting of rl runs; did you mean thinking?" in done.stderr
     )
     assert [path.name for path in (folder / "results").iterdir()] == ["reference"]
 
@@ -208,8 +264,8 @@ def test_a_finished_study_has_nothing_to_do(finished):
         f"main.{suffix}" for suffix in ("csv", "md", "html", "tex")
     }
     assert {p.name for p in (results / "figures").iterdir()} == {"curves.csv", "curves.png", "curves.pdf"}
-    config = json.loads((results / "runs/unigrpo/seed0/training.json").read_text())
-    assert (config["run"], config["init"], config["scale"]) == ("unigrpo", "sft", "smoke")
+    used = {path.stem for path in (results / "benchmarks").iterdir()}
+    assert {"pretrain.base.0", "sft.sft.0", "train.unigrpo.0", "sample.unigrpo.0", "tune"} <= used
 
 
 def test_the_report_is_one_page_that_captions_every_result(finished):
@@ -236,22 +292,22 @@ AFTERWARDS = {"collect": 1, "table": 1, "figure": 1, "gallery": 1, "claims": 1, 
         (  # an ablation is one line and its name in a table
             "experiments.yaml",
             "tables:\n  main: {kind: main, rows: [",
-            "  no_mse: {like: unigrpo, regulariser: none}\ntables:\n  main: {kind: main, rows: [[no_mse, yes], ",
-            {"config": 3, "spec": 1, "train": 1, "sample": 1, "score": 1, **AFTERWARDS, "figure": 0},
+            "  no_norm: {like: unigrpo, ratio: plain}\ntables:\n  main: {kind: main, rows: [[no_norm, yes], ",
+            {"train": 1, "sample": 1, "score": 1, **AFTERWARDS, "figure": 0},
         ),
-        ("experiments.yaml", "tables:", "  no_mse: {like: unigrpo, regulariser: none}\ntables:", {}),
+        ("experiments.yaml", "tables:", "  no_norm: {like: unigrpo, ratio: plain}\ntables:", {}),
         (
             "experiments.yaml",
             "train: [text, image]",
             "train: [text, image], noise_level: 0.7",
-            {"config": 2, "train": 1, "sample": 1, "score": 1, **AFTERWARDS},
+            {"train": 1, "sample": 1, "score": 1, **AFTERWARDS},
         ),
-        ("experiments.yaml", "unigrpo: {", "unigrpo: {label: UniGRPO, ", {"config": 1, **AFTERWARDS, "collect": 0}),
+        ("experiments.yaml", "unigrpo: {", "unigrpo: {label: UniGRPO, ", {**AFTERWARDS, "collect": 0}),
         (
             "scales/smoke.yaml",
             "images_per_prompt: 1",
             "images_per_prompt: 2",
-            {"config": 6, "sample": 3, "score": 3, **AFTERWARDS},
+            {"sample": 3, "score": 3, **AFTERWARDS},
         ),
     ],
     ids=["a run and its row", "a run that nothing shows", "a setting of a run", "a label", "images per prompt"],
@@ -270,10 +326,10 @@ def test_a_change_reruns_what_depends_on_it_and_no_more(finished, name, old, new
 @pytest.mark.parametrize(
     "catalogued, target, expected",
     [
-        ("tables:\n  apart: {kind: training, ", "tables/apart.md", {"config": 2}),
-        ("tables:\n  apart: {kind: main, rows: [[no_mse, yes]], ", "tables/apart.md", {"config": 3, "sample": 1}),
-        ("figures:\n  apart: {kind: curves, ", "figures/apart.png", {"config": 2}),
-        ("figures:\n  apart: {kind: dots, ", "figures/apart.png", {"config": 3, "sample": 1}),
+        ("tables:\n  apart: {kind: training, ", "tables/apart.md", {}),
+        ("tables:\n  apart: {kind: main, rows: [[no_norm, yes]], ", "tables/apart.md", {"sample": 1}),
+        ("figures:\n  apart: {kind: curves, ", "figures/apart.png", {}),
+        ("figures:\n  apart: {kind: dots, ", "figures/apart.png", {"sample": 1}),
     ],
     ids=["a training table", "a main table", "curves", "dots"],
 )
@@ -282,9 +338,9 @@ def test_what_is_not_made_by_default_is_made_when_asked_for(finished, catalogued
     path = finished / "pipelines/experiments.yaml"
     text = path.read_text()
     before, old, after = text.partition(catalogued.split("\n")[0])
-    entry = f"{catalogued}default: false, runs: [no_mse]}}"
-    run = "  no_mse: {like: unigrpo, regulariser: none}\n"
-    jobs = {"spec": 1, "train": 1, Path(target).parts[0].rstrip("s"): 1, **expected}
+    entry = f"{catalogued}default: false, runs: [no_norm]}}"
+    run = "  no_norm: {like: unigrpo, ratio: plain}\n"
+    jobs = {"train": 1, Path(target).parts[0].rstrip("s"): 1, **expected}
     if "sample" in expected:
         jobs |= {"score": 1, "collect_apart": 1}
     try:
@@ -297,7 +353,9 @@ def test_what_is_not_made_by_default_is_made_when_asked_for(finished, catalogued
 
 def test_a_sweep_is_planned_without_an_image(shipped):
     jobs = plan(shipped, "results/smoke/tables/tuning.md", "--config", "scale=smoke", "seeds=2")
-    assert (jobs["train"], jobs["table"], jobs["sft"]) == (9 * 3 * 2, 1, 1)
+    chosen = study(shipped, scale="smoke", seeds=2)
+    runs = catalogue.named(chosen.catalogue["tables"]["tuning"])
+    assert (jobs["train"], jobs["table"], jobs["sft"]) == (trained(chosen, runs), 1, 1)
     assert not {"sample", "score", "collect", "collect_apart", "figure", "gallery"} & set(jobs)
 
 
@@ -352,6 +410,6 @@ def test_a_failed_step_fails_the_command_and_keeps_its_state_and_log(root, tmp_p
     environment = os.environ | {"PYTHONPATH": str(folder / "src")}
     done = subprocess.run(REPRODUCE, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1 and "error: told to fail" in done.stdout + done.stderr
-    assert (folder / "results/smoke/logs/pretrain.log").read_text() == "error: told to fail\n"
+    assert (folder / "results/smoke/logs/pretrain.base.0.log").read_text() == "error: told to fail\n"
     run = folder / "results/smoke/runs/base/seed0"
     assert (run / "state").exists() and (run / "metrics.jsonl").exists() and not (run / "model.safetensors").exists()
