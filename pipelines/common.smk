@@ -4,9 +4,8 @@ from unigrpo.study import catalogue
 from unigrpo.study import resolve
 from unigrpo.core import registry
 from unigrpo.study import overview
-from unigrpo.study.facts import REWARDS
+from unigrpo.study.facts import BACKBONES, REWARDS
 from unigrpo.core.errors import UserError
-from unigrpo.study.facts import BACKBONES
 
 ROOT = Path(os.path.relpath(HERE))  # relative, so that a moved checkout has nothing to do anew
 CATALOGUE_FILE = ROOT / "pipelines" / "experiments.yaml"

@@ -53,7 +53,8 @@ use rule train as sft with:
 
 
 use rule train as pretrain with:
-    input: []
+    input:
+        [],
     output:
         **checkpoint_in(PRETRAINED),
     log:

@@ -174,7 +174,7 @@ def test_the_readmes_ablation_is_planned_and_changes_nothing_else(root, tmp_path
     line, row = re.findall(r"```yaml\n(?:runs:\n)?(.*?\n)```", (root / "README.md").read_text(), re.DOTALL)[:2]
     path = folder / "pipelines/experiments.yaml"
     text = path.read_text()
-    first = re.search(r"^  table1:.*?rows:\n", text, re.MULTILINE | re.DOTALL)[0]
+    first = re.search(r"^  table1:.*?rows: &rows\n", text, re.MULTILINE | re.DOTALL)[0]
     path.write_text(text.replace("runs:\n", f"runs:\n{line}", 1).replace(first, first + row))
     seeds = len(study(folder, scale="cpu").seeds("unigrpo"))
     after = plan(folder, "--config", "scale=cpu")
