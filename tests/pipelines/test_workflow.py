@@ -63,10 +63,11 @@ for path in made + singles:
 """
 
 CATALOGUE = """
+defaults: {method: grpo, regulariser: none, reward: learned}
 runs:
   base: {evaluate: [no]}
   sft: {init: base, evaluate: [no, yes]}
-  unigrpo: {init: sft, train: [text, image], method: grpo, regulariser: none, reward: learned, evaluate: [yes]}
+  unigrpo: {init: sft, train: [text, image], evaluate: [yes]}
 tables:
   main: {kind: main, rows: [[sft, yes], [unigrpo, yes]]}
 figures:
@@ -175,7 +176,7 @@ def test_the_readmes_ablation_is_planned_and_changes_nothing_else(root, tmp_path
     path = folder / "pipelines/experiments.yaml"
     text = path.read_text()
     first = re.search(r"^  table1:.*?rows: &rows\n", text, re.MULTILINE | re.DOTALL)[0]
-    path.write_text(text.replace("runs:\n", f"runs:\n{line}", 1).replace(first, first + row))
+    path.write_text(text.replace("runs:\n", f"runs:\n{line}", 1).replace(first, f"{first}      {row.strip()}\n"))
     seeds = len(study(folder, scale="cpu").seeds("unigrpo"))
     after = plan(folder, "--config", "scale=cpu")
     assert {rule: after[rule] - n for rule, n in before.items() if after[rule] != n} == dict.fromkeys(

@@ -12,6 +12,20 @@ from collections.abc import Callable
 from types import ModuleType
 
 
+class _Unloaded(ModuleType):
+    """A module that is executed when an attribute is read that it does not have yet. Those of every module it has, so
+    that whoever looks through ``sys.modules`` (``inspect`` does, while torch is imported) loads nothing."""
+
+    def __getattr__(self, attribute: str) -> object:
+        self.__class__ = ModuleType
+        try:
+            self.__spec__.loader.exec_module(self)
+        except BaseException:
+            sys.modules.pop(self.__name__, None)
+            raise
+        return getattr(self, attribute)
+
+
 def lazy(name: str) -> ModuleType:
     """The module called ``name``, executed when an attribute of it is first read. Raises ModuleNotFoundError."""
     if name in sys.modules:
@@ -19,10 +33,9 @@ def lazy(name: str) -> ModuleType:
     spec = importlib.util.find_spec(name)
     if spec is None or spec.loader is None:
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-    spec.loader = importlib.util.LazyLoader(spec.loader)
     module = importlib.util.module_from_spec(spec)
+    module.__class__ = _Unloaded
     sys.modules[name] = module
-    spec.loader.exec_module(module)
     parent, _, leaf = name.rpartition(".")
     if parent in sys.modules:
         setattr(sys.modules[parent], leaf, module)
