@@ -62,8 +62,11 @@ class Bagel(MoTModel):
             prompt_ids = [self.system_ids + p if t else p for p, t in zip(prompt_ids, thinks, strict=True)]
         return super().encode(prompt_ids, trace)
 
-    def think(self, prompt_ids: list[list[int]], *draw, **options) -> tuple[Trace, Context]:
-        return super().think([self.system_ids + ids for ids in prompt_ids], *draw, **options)
+    def think(
+        self, prompt_ids: list[list[int]], max_tokens: int, uniforms: Tensor | None, temperature: float
+    ) -> tuple[Trace, Context]:
+        """As for every model, after the system prompt."""
+        return super().think([self.system_ids + ids for ids in prompt_ids], max_tokens, uniforms, temperature)
 
     def save(self, folder: Path, info: dict, half: bool = False) -> None:
         """Write a release. ``half`` stores bf16, as the published file; otherwise nothing is rounded. ``info``
