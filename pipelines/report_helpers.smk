@@ -65,8 +65,9 @@ def scores_of(kind):
     it shows training alone."""
 
     def path(wildcards):
-        apart = "" if entry(kind, wildcards.name).get("default", True) else f"/{kind}.{wildcards.name}"
-        return [f"results/{SCALE}/scores{apart}.csv"] if facts(kind, wildcards.name).scores else []
+        by_default = entry(kind, wildcards.name).get("default", True)
+        collection = "scores" if by_default else f"scores/{kind}.{wildcards.name}"
+        return [f"results/{SCALE}/{collection}.csv"] if facts(kind, wildcards.name).scores else []
 
     return path
 
