@@ -14,8 +14,12 @@ Pair = Annotated[tuple[Row, Row], AsTuple]  # the first is compared with the sec
 
 
 class ClaimEntry(Settings):
-    """A claim's entry: one of the three, as the claim reads it."""
+    """A claim: in words, why it was free to fail or not, how it is checked, and one of the three that its check reads."""
 
+    claim: str
+    check: str
+    why: str
+    designed: bool = False  # whether the synthetic world is made so that it holds
     rows: Annotated[tuple[Row, ...], AsTuple, Field(min_length=1)] | None = None
     pairs: Annotated[tuple[Pair, ...], AsTuple, Field(min_length=1)] | None = None
     runs: Annotated[tuple[str, ...], AsTuple, Field(min_length=1)] | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from unigrpo.core.errors import UserError
 from unigrpo.core.files import write_text
 from unigrpo.core.registry import nearest
 from unigrpo.core.seeding import numpy_generator
-from unigrpo.report.claims.paper_claims import CLAIMS, RULE, Claim
+from unigrpo.report.claims.checks import CHECKS, RULE
 from unigrpo.report.claims.score_findings import GUIDANCE, METRICS
 from unigrpo.report.claims.verdicts import Finding, any_one
 from unigrpo.report.data.notes import fates, scale_note
@@ -22,13 +22,25 @@ from unigrpo.report.data.stats import rank_correlation
 from unigrpo.report.pages import page
 from unigrpo.study.claim_entries import runs_read
 
+DESIGNED, FREE = "designed in", "could have failed"
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """A claim with its comparisons, and what they come to."""
+    """A claim, by its name and its entry in the catalogue, with its comparisons, and what they come to."""
 
-    claim: Claim
+    id: str
+    entry: Mapping
     findings: list[Finding]
+
+    @property
+    def kind(self) -> str:
+        """Whether the synthetic world designs the claim in."""
+        return DESIGNED if self.entry.get("designed") else FREE
+
+    @property
+    def _verdict_of(self) -> Callable:
+        return CHECKS[self.entry["check"]].verdict
 
     @property
     def counted(self) -> list[Finding]:
@@ -42,12 +54,12 @@ class Outcome:
     def verdict(self) -> str:
         if self.missing:
             return f"{MISSING}: {'; '.join(self.missing)}"
-        return self.claim.verdict([finding.answer for finding in self.counted])
+        return self._verdict_of([finding.answer for finding in self.counted])
 
     @property
     def decisive(self) -> Finding:
         """The comparison that the verdict turns on; an empty one where any is missing."""
-        turns = max if self.claim.verdict is any_one else min
+        turns = max if self._verdict_of is any_one else min
         return Finding(MISSING) if self.missing else turns(self.counted, key=lambda finding: finding.weight)
 
 
@@ -56,12 +68,13 @@ class Outcome:
 
 def csv(outcomes: Sequence[Outcome]) -> str:
     """id, claim, effect, lo, hi, n, verdict, kind, why; empty cells where not available."""
+    columns = ("id", "claim", "effect", "lo", "hi", "n", "verdict", "kind", "why")
     lines = []
     for o in outcomes:
-        w, c = o.decisive, o.claim
-        found = {"effect": w.effect, "lo": w.lo, "hi": w.hi, "n": w.n or None}
-        lines.append({"id": c.id, "claim": c.text} | found | {"verdict": o.verdict, "kind": c.kind, "why": c.why})
-    return pd.DataFrame(lines).astype({"n": "Int64"}).to_csv(index=False, float_format="%.4f")
+        w = o.decisive
+        found = (w.effect, w.lo, w.hi, w.n or None, o.verdict)
+        lines.append((o.id, o.entry["claim"], *found, o.kind, o.entry["why"]))
+    return pd.DataFrame(lines, columns=columns).astype({"n": "Int64"}).to_csv(index=False, float_format="%.4f")
 
 
 def rankings(sources: Sources) -> Iterator[str]:
@@ -84,10 +97,10 @@ def sections(
     """Heading and content of the page, in reading order; ``runs`` are all that the claims read."""
     summary = [
         {
-            "id": o.claim.id,
-            "claim": o.claim.text,
+            "id": o.id,
+            "claim": o.entry["claim"],
             "verdict": o.verdict,
-            "kind": o.claim.kind,
+            "kind": o.kind,
             "turns on": o.decisive.what,
             "effect": o.decisive.shown,
             "n": o.decisive.basis,
@@ -95,14 +108,14 @@ def sections(
         for o in outcomes
     ]
     comparisons = [
-        {"id": o.claim.id, "comparison": f.what, "effect": f.shown, "n": f.basis, "answer": f.said}
+        {"id": o.id, "comparison": f.what, "effect": f.shown, "n": f.basis, "answer": f.said}
         for o in outcomes
         for f in o.findings
     ]
     return [
         ("", [scale_note(runs, sources.folder)]),
         ("", pd.DataFrame(summary)),
-        ("Why it was designed in, or could have failed", [f"**{o.claim.id}**: {o.claim.why}" for o in outcomes]),
+        ("Why it was designed in, or could have failed", [f"**{o.id}**: {o.entry['why']}" for o in outcomes]),
         ("The order of rows", [*rankings(sources), "Brackets are 95 % intervals: bootstrap over rows."]),
         ("The rule", [*RULE, *fates(runs, sources.folder)]),
         ("All comparisons", pd.DataFrame(comparisons)),
@@ -110,16 +123,19 @@ def sections(
 
 
 def check(entries: Mapping[str, Mapping], sources: Sources) -> list[Outcome]:
-    """Every claim checked on the runs that its entry in the catalogue names; not available without an entry. Raises
-    UserError for an entry of no claim, or one that lacks what its claim reads."""
-    known = {claim.id: claim for claim in CLAIMS}
-    for name in entries:
-        if name not in known:
-            raise UserError(f"claims.{name}: no such claim{nearest(name, known)}")
-        if known[name].reads not in entries[name]:
-            raise UserError(f"claims.{name}.{known[name].reads}: missing")
-    unnamed = [Finding(MISSING, missing=("its entry in the catalogue",))]
-    return [Outcome(c, c.findings(entries[c.id][c.reads], sources) if c.id in entries else unnamed) for c in CLAIMS]
+    """Every claim of the catalogue checked on what its entry names. Raises UserError for an unknown check, and for an
+    entry that lacks what its check reads."""
+    outcomes = []
+    for name, entry in entries.items():
+        if entry["check"] not in CHECKS:
+            raise UserError(
+                f"claims.{name}.check: no check is called {entry['check']!r}{nearest(entry['check'], CHECKS)}"
+            )
+        reads = CHECKS[entry["check"]].reads
+        if reads not in entry:
+            raise UserError(f"claims.{name}.{reads}: missing, {entry['check']} reads them")
+        outcomes.append(Outcome(name, entry, CHECKS[entry["check"]].findings(entry[reads], sources)))
+    return outcomes
 
 
 def write(entries: Mapping[str, Mapping], sources: Sources, out: Path) -> None:
