@@ -16,7 +16,7 @@ KIND = '''"""How many seeds collapsed."""
 from unigrpo.report.data import lines
 from unigrpo.study.facts import KindFacts
 
-FACTS = KindFacts(title="Collapses", caption="Seeds that collapsed.", notes=("Counted.",), scores=False, reads="run.json")
+FACTS = KindFacts("Collapses", "Seeds that collapsed.", notes=("Counted.",), scores=False, reads="run.json")
 
 
 def line(row, rows, sources):
@@ -54,9 +54,8 @@ def run(project, *command):
 
 
 def test_it_is_planned_with_what_it_reads(project):
-    plan = run(
-        project, "snakemake", "-n", "-F", "--cores", "1", "results/smoke/tables/mine.md", "--config", "scale=smoke"
-    )
+    target = "results/smoke/tables/mine.md"
+    plan = run(project, "snakemake", "-nF", "--cores", "1", target, "--config", "scale=smoke")
     jobs = dict(line.split() for line in plan.partition("job  ")[2].splitlines()[2:] if len(line.split()) == 2)
     assert jobs["table"] == "1" and jobs["train"] and not {"sample", "score", "collect"} & jobs.keys()
 

@@ -14,7 +14,7 @@ Pair = Annotated[tuple[Row, Row], AsTuple]  # the first is compared with the sec
 
 
 class ClaimEntry(Settings):
-    """A claim: in words, why it was free to fail or not, how it is checked, and one of the three that its check reads."""
+    """A claim in words, why it could have failed or not, its check, and one of the three that a check reads."""
 
     claim: str
     check: str

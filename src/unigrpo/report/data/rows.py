@@ -1,14 +1,13 @@
-"""The rows of tables and figures, and the numbers that a row asks of the results."""
+"""The rows of tables and figures, and the numbers that a row asks of the results. Loads nothing until it is asked."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from statistics import median
 
-from unigrpo.core.seeding import numpy_generator
-from unigrpo.report.data.results import Folder, Paper, Scores
-from unigrpo.report.data.stats import Cells, Estimate, difference, estimate
-from unigrpo.study.overview import MODES
+from unigrpo.core import seeding
+from unigrpo.report.data import results, stats
+from unigrpo.study import overview
 
 Line = dict[str, object]
 """One row of a table's CSV: column -> value, None where not available."""
@@ -25,29 +24,29 @@ class Row:
 
     @property
     def mode(self) -> str:
-        return MODES[self.thinking]
+        return overview.MODES[self.thinking]
 
 
 @dataclass(frozen=True)
 class Sources:
     """Everything a table is made from; no scores where it shows training alone."""
 
-    scores: Scores | None
-    paper: Paper
-    folder: Folder
+    scores: results.Scores | None
+    paper: results.Paper
+    folder: results.Folder
 
-    def cells(self, row: Row, benchmark: str, metric: str) -> Cells | None:
+    def cells(self, row: Row, benchmark: str, metric: str) -> stats.Cells | None:
         return self.scores.cells(row.run, benchmark, row.mode, row.guidance, metric)
 
-    def estimate(self, row: Row, benchmark: str, metric: str, tag: str | None = None) -> Estimate | None:
+    def estimate(self, row: Row, benchmark: str, metric: str, tag: str | None = None) -> stats.Estimate | None:
         """The row's mean and interval; over one category where ``tag`` is given."""
         cells = self.cells(row, benchmark, metric)
         if cells is None or (tag and tag not in cells.tags):
             return None
-        rng = numpy_generator(0, row.run, row.mode, row.guidance, benchmark, metric, tag or "")
-        return estimate(cells.only(tag) if tag else cells, rng, by_category=benchmark == "geneval")
+        rng = seeding.numpy_generator(0, row.run, row.mode, row.guidance, benchmark, metric, tag or "")
+        return stats.estimate(cells.only(tag) if tag else cells, rng, by_category=benchmark == "geneval")
 
-    def gap(self, better: Row, row: Row, benchmark: str, metric: str, tag: str | None = None) -> Estimate | None:
+    def gap(self, better: Row, row: Row, benchmark: str, metric: str, tag: str | None = None) -> stats.Estimate | None:
         """``better`` - ``row``, paired by prompt and seed, over one category where ``tag`` is given; None where either
         was not scored or no seed is shared.
 
@@ -60,8 +59,8 @@ class Sources:
         if left and not set(a.seeds) & set(b.seeds):
             return None
         names = (better.run, better.mode, row.run, row.mode, row.guidance, benchmark, metric, *([tag] if tag else []))
-        rng, apart = numpy_generator(0, "gap", *names), difference(a, b, one_for_all=not left)
-        return estimate(apart.only(tag) if tag else apart, rng, by_category=benchmark == "geneval")
+        rng, apart = seeding.numpy_generator(0, "gap", *names), stats.difference(a, b, one_for_all=not left)
+        return stats.estimate(apart.only(tag) if tag else apart, rng, by_category=benchmark == "geneval")
 
     def _is_reinforced(self, run: str) -> bool:
         return self.folder.config(run).get("stage") == "rl"

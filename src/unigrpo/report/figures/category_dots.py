@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from unigrpo.report.data import results
+from unigrpo.report.data.rows import Sources
 from unigrpo.report.pages import dot_plot, drawing
 from unigrpo.study.facts import KindFacts
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from unigrpo.report.data.rows import Sources
 
 FACTS = KindFacts(
     title="GenEval by category",
@@ -22,7 +17,7 @@ FACTS = KindFacts(
 COLUMNS = ["run", "thinking", "metric", "value", "lo", "hi"]
 
 
-def draw(spec: Mapping, sources: Sources) -> tuple[Figure, list[tuple]]:
+def draw(spec: Mapping, sources: Sources) -> drawing.Drawn:
     rows, data = dot_plot.rows_of(spec, sources), []
     figure, axes = drawing.panels(2, 3, 1.0 + 2 * 0.16 * len(rows), sharex=True, sharey=True)
     for axis, tag in zip(axes.flat, results.CATEGORIES, strict=True):

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from unigrpo.report.data import logs
+from unigrpo.report.data.rows import Sources
 from unigrpo.report.pages import drawing
 from unigrpo.study.facts import KindFacts
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
-
-    from unigrpo.report.data.rows import Sources
 
 FACTS = KindFacts(
     title="Rewards in training",
@@ -30,7 +24,7 @@ PANELS = (  # title, kind of row in metrics.jsonl, metric
 )
 
 
-def draw(spec: Mapping, sources: Sources) -> tuple[Figure, pd.DataFrame]:
+def draw(spec: Mapping, sources: Sources) -> drawing.Drawn:
     """One panel a reward, against gradient updates; a cross ends the line of a seed that collapsed."""
     data = logs.curve_data(spec["runs"], sources.folder)
     looks = list(zip(spec["runs"], drawing.COLORS, drawing.STYLES, strict=False))

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
+from unigrpo.report.data.rows import Sources
 from unigrpo.report.pages import dot_plot, drawing
 from unigrpo.study.facts import KindFacts
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from unigrpo.report.data.rows import Sources
 
 FACTS = KindFacts(
     title="Text alignment and GenEval",
@@ -22,7 +17,7 @@ COLUMNS = ["run", "thinking", "metric", "value", "lo", "hi"]
 PANELS = {"TA": (("ta",), "ta"), "GenEval": (("official", "strict"), "geneval")}  # title -> metrics, paper's column
 
 
-def draw(spec: Mapping, sources: Sources) -> tuple[Figure, list[tuple]]:
+def draw(spec: Mapping, sources: Sources) -> drawing.Drawn:
     rows, data = dot_plot.rows_of(spec, sources), []
     figure, (axes,) = drawing.panels(1, 2, 0.7 + 0.27 * len(rows), sharey=True)
     for axis, (title, shown) in zip(axes, PANELS.items(), strict=True):

@@ -8,20 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from statistics import mean
-from typing import TYPE_CHECKING
 
 from unigrpo.core import errors, seeding
 from unigrpo.core.lazy import lazy
-from unigrpo.report.data import anchors, stats, validations
+from unigrpo.report.data import anchors, results, stats, validations
+from unigrpo.report.data.rows import Sources
 from unigrpo.report.pages import drawing
 from unigrpo.study.facts import KindFacts
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
-
-    from unigrpo.report.data.results import Folder
-    from unigrpo.report.data.rows import Sources
 
 pandas = lazy("pandas")
 FACTS = KindFacts(
@@ -37,7 +30,7 @@ PANELS = {"gold": "validation, gold judge", "artefact": "artefacts, share of the
 COLUMNS = ["run", "regulariser", "weight", "seeds", "drift", *(f"{m}{s}" for m in PANELS for s in ("", "_lo", "_hi"))]
 
 
-def last_drift(run: str, folder: Folder) -> float:
+def last_drift(run: str, folder: results.Folder) -> float:
     """Velocity MSE from the start at the last validation, mean over seeds. Raises UserError where none has it."""
     found = []
     for rows in folder.metrics(run).values():
@@ -49,7 +42,7 @@ def last_drift(run: str, folder: Folder) -> float:
     return mean(found)
 
 
-def points(courses: Mapping[str, object], folder: Folder) -> pd.DataFrame:
+def points(courses: Mapping[str, object], folder: results.Folder) -> pandas.DataFrame:
     """A line a run that was validated, in COLUMNS."""
     lines = []
     for run, found in courses.items():
@@ -64,7 +57,7 @@ def points(courses: Mapping[str, object], folder: Folder) -> pd.DataFrame:
     return pandas.DataFrame(lines, columns=COLUMNS)
 
 
-def draw(spec: Mapping, sources: Sources) -> tuple[Figure, pd.DataFrame]:
+def draw(spec: Mapping, sources: Sources) -> drawing.Drawn:
     courses = validations.courses(spec["runs"], sources.folder)
     data = points(courses, sources.folder)
     missing = [sources.folder.label(run) for run, found in courses.items() if found is None]
@@ -80,7 +73,7 @@ def draw(spec: Mapping, sources: Sources) -> tuple[Figure, pd.DataFrame]:
     return figure, data
 
 
-def _draw_weights(axis, tried: pd.DataFrame, metric: str, kind: str, number: int) -> None:
+def _draw_weights(axis, tried: pandas.DataFrame, metric: str, kind: str, number: int) -> None:
     """The weights of one regulariser, joined; intervals where there are several seeds."""
     look, color = drawing.look(number, "marker", "linestyle"), drawing.look(number)["color"]
     axis.plot(tried["drift"], tried[metric], linewidth=1, markersize=5, label=kind, **look)

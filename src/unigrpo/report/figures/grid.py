@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
+from unigrpo.report.data import samples
+from unigrpo.report.data.rows import Sources
 from unigrpo.report.pages import drawing, pictures
 from unigrpo.study.facts import KindFacts
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from unigrpo.report.data.rows import Sources
-    from unigrpo.report.data.samples import Sample
 
 FACTS = KindFacts(
     title="Samples of several runs",
@@ -24,7 +19,7 @@ TAGS = ("counting", "position", "color_attr", "compound", "compound")
 COLUMNS = ["prompt_id", "prompt", "run", "trace", "correct", "reason"]
 
 
-def draw(spec: Mapping, sources: Sources) -> tuple[Figure, list[tuple]]:
+def draw(spec: Mapping, sources: Sources) -> drawing.Drawn:
     """A column a prompt, a row a run; verdict and trace under each image."""
     runs = spec["runs"]
     found = {run: pictures.read(run, spec, sources) for run in runs}
@@ -49,7 +44,7 @@ def draw(spec: Mapping, sources: Sources) -> tuple[Figure, list[tuple]]:
     return figure, rows
 
 
-def _under(axis, sample: Sample) -> None:
+def _under(axis, sample: samples.Sample) -> None:
     """The verdict on a line of its own, the trace below it."""
     said, color, _ = pictures.VERDICTS[sample.correct]
     objects = [" ".join(word for word, _ in entry) for entry in sample.plan or ()] or [sample.raw_trace]

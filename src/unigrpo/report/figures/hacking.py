@@ -7,19 +7,13 @@ Both are gains since the first validation in units of their spread over its imag
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from unigrpo.core import errors
 from unigrpo.core.lazy import lazy
-from unigrpo.report.data import validations
+from unigrpo.report.data import results, validations
+from unigrpo.report.data.rows import Sources
 from unigrpo.report.pages import drawing
 from unigrpo.study.facts import KindFacts
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from unigrpo.report.data.results import Folder
-    from unigrpo.report.data.rows import Sources
 
 np = lazy("numpy")
 FACTS = KindFacts(
@@ -42,7 +36,7 @@ def gains(found: validations.Course, metric: str) -> np.ndarray:
     return moved / (found.spread[metric] or 1.0)
 
 
-def drifts(found: validations.Course, folder: Folder) -> np.ndarray:
+def drifts(found: validations.Course, folder: results.Folder) -> np.ndarray:
     """(K, U) velocity MSE from the start at each of the validations. Raises UserError where one has none."""
     rows = folder.metrics(found.run)
     moved = np.full((len(found.seeds), len(found.updates)), np.nan)
@@ -55,7 +49,7 @@ def drifts(found: validations.Course, folder: Folder) -> np.ndarray:
     return moved
 
 
-def draw(spec: Mapping, sources: Sources) -> tuple[Figure, list[tuple]]:
+def draw(spec: Mapping, sources: Sources) -> drawing.Drawn:
     """A line of panels a run: against updates and against the distance."""
     folder, rows = sources.folder, []
     courses = validations.courses(spec["runs"], folder)

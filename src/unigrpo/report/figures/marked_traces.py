@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
-from unigrpo.report.data import results
+from unigrpo.report.data import results, samples
+from unigrpo.report.data.rows import Sources
 from unigrpo.report.pages import drawing, pictures
 from unigrpo.study.facts import KindFacts
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from unigrpo.report.data.rows import Sources
-    from unigrpo.report.data.samples import Sample
 
 FACTS = KindFacts(
     title="Reasoning traces and images of one run",
@@ -34,7 +28,7 @@ LOOKS = {  # mark of report.data.marks -> what it means, its look; either is tol
 }
 
 
-def draw(spec: Mapping, sources: Sources) -> tuple[Figure, list[tuple]]:
+def draw(spec: Mapping, sources: Sources) -> drawing.Drawn:
     """Each image of one run with its prompt, trace and verdict beside it."""
     (run,) = spec["runs"]
     found = pictures.read(run, spec, sources)
@@ -58,7 +52,7 @@ def draw(spec: Mapping, sources: Sources) -> tuple[Figure, list[tuple]]:
     return figure, [pictures.record(run, sample) for sample in shown]
 
 
-def _beside(axis, sample: Sample) -> None:
+def _beside(axis, sample: samples.Sample) -> None:
     """Prompt, trace and verdict from top to bottom, in lines of a fixed height. A line of the trace is set in type of
     one width, once a mark, with the other words blank: so each word stays in its place whatever its look."""
     said, color, _ = pictures.VERDICTS[sample.correct]

@@ -10,17 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from unigrpo.core import errors
 from unigrpo.core.lazy import lazy
+from unigrpo.report.data.rows import Sources
 from unigrpo.report.pages import drawing
 from unigrpo.study.facts import KindFacts
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from unigrpo.report.data.rows import Sources
 
 np = lazy("numpy")
 FACTS = KindFacts(
@@ -68,7 +63,7 @@ def drift_by_time(run: str, sources: Sources) -> dict[int, np.ndarray]:
     return found
 
 
-def draw(spec: Mapping, sources: Sources) -> tuple[Figure, list[tuple]]:
+def draw(spec: Mapping, sources: Sources) -> drawing.Drawn:
     folder, drifts = sources.folder, {run: drift_by_time(run, sources) for run in spec["runs"]}
     if not any(drifts.values()):
         runs = ", ".join(spec["runs"])

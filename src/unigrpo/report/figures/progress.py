@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from unigrpo.core.lazy import lazy
 from unigrpo.report.data import logs
+from unigrpo.report.data.rows import Sources
 from unigrpo.report.pages import drawing
 from unigrpo.study.facts import KindFacts
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
-
-    from unigrpo.report.data.rows import Sources
 
 np = lazy("numpy")
 FACTS = KindFacts(
@@ -44,7 +38,7 @@ def spread(heights: Sequence[float], gap: float) -> np.ndarray:
     return placed[np.argsort(order, kind="stable")]
 
 
-def draw(spec: Mapping, sources: Sources) -> tuple[Figure, pd.DataFrame]:
+def draw(spec: Mapping, sources: Sources) -> drawing.Drawn:
     """Validation gold against generated images, a line a run, its mean over seeds as long as all of them go on."""
     folder = sources.folder
     data = logs.curve_data(spec["runs"], folder)

@@ -5,18 +5,13 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from unigrpo.core import errors, records
 from unigrpo.core.lazy import lazy
 from unigrpo.report.data import validations
+from unigrpo.report.data.rows import Sources
 from unigrpo.report.pages import drawing, pictures
 from unigrpo.study.facts import KindFacts
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from unigrpo.report.data.rows import Sources
 
 np = lazy("numpy")
 prompts = lazy("unigrpo.world.prompts")
@@ -50,7 +45,7 @@ def read(path: Path) -> np.ndarray:
         raise errors.UserError(f"{path}: cannot be read as a picture ({error})") from None
 
 
-def draw(spec: Mapping, sources: Sources) -> tuple[Figure, list[tuple]]:
+def draw(spec: Mapping, sources: Sources) -> drawing.Drawn:
     """Two lines a run."""
     folder, rows = sources.folder, []
     courses = validations.courses(spec["runs"], folder)

@@ -1,5 +1,5 @@
-"""Two runs side by side: paired differences with intervals and the probability of improvement,
-what each cost, their validation curves, and pairs of images on whose prompt the two verdicts differ.
+"""Two runs side by side: paired differences with intervals and the probability of improvement, what each cost, their
+validation curves, and pairs of images on whose prompt the two verdicts differ.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import write_text
 from unigrpo.core.seeding import numpy_generator
+from unigrpo.report.data.lines import number
 from unigrpo.report.data.logs import curve_data
 from unigrpo.report.data.notes import scale_note
-from unigrpo.report.data.phrases import MISSING
 from unigrpo.report.data.results import CATEGORIES
 from unigrpo.report.data.rows import Line, Row, Sources
 from unigrpo.report.data.samples import read_samples
@@ -77,15 +77,9 @@ def markdown(a: Row, b: Row, lines: Sequence[Line], sources: Sources) -> str:
         }
         for line in lines
     ]
-    costs = [sources.cost(row.run) for row in (a, b)]
-    spent = [
-        {"training cost": words}
-        | {
-            name: MISSING if cost[key] is None else f"{cost[key]:,.0f}"
-            for name, cost in zip((first, second), costs, strict=True)
-        }
-        for key, words in COST.items()
-    ]
+    costs = {name: sources.cost(row.run) for name, row in ((first, a), (second, b))}
+    spent = [{"training cost": words} | {name: number(cost, key, ",.0f") for name, cost in costs.items()}
+             for key, words in COST.items()]  # fmt: skip
     notes = [
         f"Differences are {first} − {second}, at {a.guidance} guidance, paired by prompt and seed, with 95 % "
         "intervals; resolvable is the smallest true difference found with 80 % power.",
@@ -103,8 +97,8 @@ def markdown(a: Row, b: Row, lines: Sequence[Line], sources: Sources) -> str:
 
 def picture(a: Row, b: Row, lines: Sequence[Line], sources: Sources) -> Figure:
     """Differences, validation curves, and pairs of images."""
-    whole = plt.figure(figsize=(WIDTH, 5.6))
-    top, bottom = whole.subfigures(2, 1, height_ratios=[1, 1])
+    figure = plt.figure(figsize=(WIDTH, 5.6))
+    top, bottom = figure.subfigures(2, 1, height_ratios=[1, 1])
     left, right = top.subplots(1, 2, width_ratios=[1.3, 1])
     for y, line in enumerate(lines):
         left.plot([line["lo"], line["hi"]], [y, y], color=COLORS[0], linewidth=1.2)
@@ -115,7 +109,7 @@ def picture(a: Row, b: Row, lines: Sequence[Line], sources: Sources) -> Figure:
     left.set_title(f"{sources.name(a)} − {sources.name(b)}")
     _courses(right, a, b, sources)
     _pairs(bottom, a, b, sources)
-    return whole
+    return figure
 
 
 def _courses(axis, a: Row, b: Row, sources: Sources) -> None:

@@ -10,10 +10,14 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from unigrpo.report.data.phrases import MISSING
+
+Drawn = tuple[Figure, pd.DataFrame | list[tuple]]
+"""A figure, and the rows of its CSV."""
 
 WIDTH = 6.4  # inches: the text width of a page
 GREY, DARK, RED = "#444444", "#08306b", "#c0392b"

@@ -5,33 +5,15 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 
+from unigrpo.core.files import read_text
+
 PROSE = 40
 
-PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>%(title)s</title>
-<style>
-  :root { color-scheme: light; }
-  body { font: 15px/1.45 system-ui, sans-serif; color: #1b1b1b; background: #fff; margin: 0; padding: 1rem; }
-  h1 { font-size: 1.3rem; }
-  h2 { font-size: 1.1rem; }
-  div { overflow-x: auto; }
-  table { border-collapse: collapse; font-variant-numeric: tabular-nums; border-block: 2px solid; font-size: .85rem; }
-  th { text-align: left; vertical-align: bottom; border-bottom: 1px solid; }
-  th, td { padding: .3rem .45rem; }
-  td { white-space: nowrap; vertical-align: top; }
-  td.prose { white-space: normal; min-width: 14rem; }
-  ul { max-width: 60rem; padding-left: 1.2rem; }
-</style>
-<h1>%(title)s</h1>
-%(body)s
-</html>
-"""
+PAGE = Path(__file__).with_name("page.html")
 
 
 def _inline(text: str) -> str:
@@ -52,7 +34,7 @@ def _part(content: pd.DataFrame | Sequence[str]) -> str:
 def parts(title: str, sections: Sequence[tuple[str, pd.DataFrame | Sequence[str]]]) -> str:
     """The page of several frames and lists, each under its heading; nothing above one whose heading is empty."""
     body = "".join(f"<h2>{html.escape(head)}</h2>" * bool(head) + _part(content) for head, content in sections)
-    return PAGE % {"title": html.escape(title), "body": body}
+    return read_text(PAGE).replace("{{ title }}", html.escape(title)).replace("{{ body }}", body)
 
 
 def markdown(title: str, sections: Sequence[tuple[str, pd.DataFrame | Sequence[str]]]) -> str:

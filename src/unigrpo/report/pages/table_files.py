@@ -38,8 +38,7 @@ def make(name: str, spec: Mapping, sources: Sources) -> dict[str, str]:
     rows = rows_of(spec, facts)
     lines = [kind.line(row, rows, sources) for row in rows]
     runs = notes.runs_of(rows)
-    title = facts.number + spec.get("title", facts.title)
-    title += f", {rows[0].guidance} guidance" * (facts.shows == "rows")
+    title = spec.get("title", facts.title) + f", {rows[0].guidance} guidance" * (facts.shows == "rows")
     scale, own = notes.scale_note(runs, sources.folder), getattr(kind, "notes", lambda *_: [])
     scored = notes.scored(rows, sources) if facts.scores else []
     below = [scale, *scored, *facts.notes, *own(rows, lines, sources), *notes.fates(runs, sources.folder)]
@@ -47,8 +46,8 @@ def make(name: str, spec: Mapping, sources: Sources) -> dict[str, str]:
     frame, printed = (pd.DataFrame(map(form, lines)) for form in (kind.text, latex_of))
     return {
         "csv": pd.DataFrame(lines).to_csv(index=False, float_format="%.4f"),
-        "md": page.markdown(title, [("", frame), ("", below)]),
-        "html": page.parts(title, [("", frame), ("", below)]),
+        "md": page.markdown(facts.number + title, [("", frame), ("", below)]),
+        "html": page.parts(facts.number + title, [("", frame), ("", below)]),
         "tex": latex.table(printed, [f"{title}.", *caption], name),
     }
 

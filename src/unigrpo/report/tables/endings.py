@@ -7,14 +7,11 @@ table's first run, paired by prompt and by the seeds that both have. The drift i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from unigrpo.report.data import anchors, lines, logs, phrases, validations
 from unigrpo.report.data import notes as shared
+from unigrpo.report.data.rows import Line, Row, Sources
 from unigrpo.study.facts import KindFacts
-
-if TYPE_CHECKING:
-    from unigrpo.report.data.rows import Line, Row, Sources
 
 FACTS = KindFacts(
     title="Regularisers",

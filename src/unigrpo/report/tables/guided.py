@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
-from typing import TYPE_CHECKING
 
 from unigrpo.core import errors
 from unigrpo.report.data import lines, logs, validations
 from unigrpo.report.data import notes as shared
+from unigrpo.report.data.rows import Line, Row, Sources
 from unigrpo.study.facts import KindFacts
-
-if TYPE_CHECKING:
-    from unigrpo.report.data.rows import Line, Row, Sources
 
 FACTS = KindFacts(
     title="Guidance in training",

@@ -6,13 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from unigrpo.report.data import lines, phrases
+from unigrpo.report.data.rows import Line, Row, Sources
 from unigrpo.study.facts import KindFacts
-
-if TYPE_CHECKING:
-    from unigrpo.report.data.rows import Line, Row, Sources
 
 FACTS = KindFacts(
     title="What decoding alone brings, beside reinforcement",

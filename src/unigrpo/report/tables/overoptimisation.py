@@ -6,14 +6,11 @@ The measures are those of ``report.data.validations``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from unigrpo.report.data import lines, phrases, stats, validations
 from unigrpo.report.data import notes as shared
+from unigrpo.report.data.rows import Line, Row, Sources
 from unigrpo.study.facts import KindFacts
-
-if TYPE_CHECKING:
-    from unigrpo.report.data.rows import Line, Row, Sources
 
 FACTS = KindFacts(
     title="Over-optimisation of the reward",

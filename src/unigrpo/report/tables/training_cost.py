@@ -9,13 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import mean, median
-from typing import TYPE_CHECKING
 
 from unigrpo.report.data import lines, logs, phrases
+from unigrpo.report.data.rows import Line, Row, Sources
 from unigrpo.study.facts import KindFacts
-
-if TYPE_CHECKING:
-    from unigrpo.report.data.rows import Line, Row, Sources
 
 FACTS = KindFacts(
     title="Cost and course of training",
