@@ -190,14 +190,14 @@ def test_the_readme_shows_the_claims(root):
 
 
 def test_the_files_that_pages_show_work(root):
-    """Methods and rewards define what their doors ask for, and a reward scores images."""
+    """Methods, rewards and kinds define what their doors ask for, and a reward scores images."""
     pages = [(root / page).read_text() for page in ("README.md", "docs/extending.md")]
     blocks = [code for page in pages for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "def " in code]
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     for code in blocks:
         names = {"__name__": "shown"}
         exec(code, names)
-        door = facts.REWARDS if "build" in names else facts.METHODS
+        door = facts.REWARDS if "build" in names else facts.TABLES if "line" in names else facts.METHODS
         assert set(door.contract) <= set(names)
         if "build" in names:
             scores = names["build"]()(torch.rand(3, 3, 8, 8), ["a", "b", "c"])
