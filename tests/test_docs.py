@@ -98,7 +98,7 @@ def test_commands_exist(root, quoted):
         verb, *rest = line.split("#")[0].split()[1:]
         assert verb == "--help" or verb in known, f"{page.name}: {line}"
         command = known.get(verb, program)
-        if hasattr(command, "get_command") and rest:
+        if hasattr(command, "get_command") and rest and not rest[0].startswith("-"):
             command = command.get_command(None, rest[0])
         options = {option for parameter in command.params for option in parameter.opts} | {"--help"}
         assert {word for word in rest if word.startswith("--")} <= options, f"{page.name}: {line}"
