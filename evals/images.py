@@ -172,7 +172,7 @@ def write(
 
 
 def beside(images: Path, benchmark: str) -> Path:
-    """Where the results go by default. ``images`` may be relative, as ``.`` is; a link keeps its own name."""
+    """Where the results go by default. ``images`` may be relative, as ``.`` is; a link keeps its name."""
     images = Path(os.path.abspath(images))
     return images.with_name(f"{images.name}.{benchmark}")
 

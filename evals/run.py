@@ -2,7 +2,7 @@
 
 Judges, each a function ``(benchmark, prompts, images) -> one dict of metrics an image``:
 
-* inspected: the world's inspector finds the objects; from them the benchmark's own verdict (``official``, or
+* inspected: the world's inspector finds the objects; from them the benchmark's verdict (``official``, or
   ``ta`` with its ``atoms``) and the world's ``strict``, ``soft`` and ``gold``; also the ``artefact`` area
 * second: the benchmark's verdict on what an independent detector finds, so that no single instrument decides
 * proxy: the learned reward, the number that training maximised

@@ -1,7 +1,7 @@
 """GenEval as reward: its verdict on what a detector finds in the image.
 
 ``rule: exact`` is the graded score that reward servers give (exact counts, clutter of other classes is free), ``rule:
-official`` the benchmark's own verdict, 0 or 1. ``detector: world`` is the world's inspector; ``detector: real`` is for
+official`` the benchmark's verdict, 0 or 1. ``detector: world`` is the world's inspector; ``detector: real`` is for
 real images, the instruments of the GenEval-style evaluation, with ``detector_options: {detector, clip, device}``.
 """
 

@@ -48,7 +48,7 @@ class VisionSizes:
 
 
 def vision_sizes(tensors: dict[str, Tensor], path: Path) -> VisionSizes:
-    """Of the image encoder in ``tensors``. Raises UserError where a tensor that tells is missing."""
+    """Of the image encoder in ``tensors``. Raises UserError where a tensor that it is read from is missing."""
     prefix = "blip.visual_encoder."
     try:
         width, _, patch, _ = tensors[f"{prefix}patch_embed.proj.weight"].shape

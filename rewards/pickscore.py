@@ -12,7 +12,7 @@ FACTS = RewardFacts(
     what="PickScore v1: scaled cosine of a CLIP-H tuned on human choices",
     weights=WEIGHTS,
     licence="MIT (code; the model's card names none)",
-    range=(-100.0, 100.0),  # CLIP's scale is held to 100; images score about 15 to 25
+    range=(-100.0, 100.0),  # CLIP's scale is at most 100; images score about 15 to 25
     input_size=224,
     differentiable=True,
 )

@@ -2,8 +2,8 @@
 
 ``normalise: batch`` takes each part's centre and spread from the images judged together (mean, and population standard
 deviation; a part that is the same for all adds nothing), so that weights compare whatever the parts' units are; the sum
-is then relative to its batch. ``normalise: none`` takes those stated for the part, 0 and 1 by default. Each part's own
-scores are kept, for the training record.
+is then relative to its batch. ``normalise: none`` takes those stated for the part, 0 and 1 by default. The scores of
+each part stay available for the training record.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Part(Settings):
     """One reward of the sum: it adds weight * (score - centre) / spread."""
 
     weight: float
-    reward: str | None = None  # its name; the part's own where it is left out
+    reward: str | None = None  # its name; that of the part where it is left out
     centre: float = 0.0
     spread: Positive = 1.0
     options: dict[str, Any] = {}  # of that reward

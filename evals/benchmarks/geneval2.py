@@ -1,8 +1,8 @@
 """GenEval 2 (arXiv 2512.16853): Soft-TIFA, per atom the probability of the expected answer under a VLM.
 
-An image's arithmetic mean over its atoms estimates how well single facts are painted (AM), the geometric mean how well
-whole prompts are (GM); the benchmark's numbers are their means over images. AM is told by skill, GM by the prompt's
-number of atoms. The prompt file, ``geneval2_data.jsonl``, is its authors' (CC BY-NC 4.0) and not shipped here.
+An image's arithmetic mean over its atoms (AM) estimates how well single facts are painted, the geometric mean (GM) how
+well complete prompts are. The benchmark's numbers are their means over images: AM also by skill, GM also by the
+prompt's number of atoms. The prompt file, ``geneval2_data.jsonl``, is its authors' (CC BY-NC 4.0) and not shipped here.
 """
 
 from __future__ import annotations

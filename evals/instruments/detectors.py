@@ -1,7 +1,7 @@
 """Object detectors for real images, from transformers: Mask2Former as in GenEval, OWLv2 as an alternative.
 
 Mask2Former's instances are scored as the official tool's detector does: the 100 best pairs of query and class, the
-class's share times the mean of the mask's probabilities inside it, the box around the mask. The library's own
+class's share times the mean of the mask's probabilities inside it, the box around the mask. The library's
 post-processing differs: it scores masks on a grid of 384x384 and lets them hide each other.
 OWLv2 finds one class a box, and no masks. Its scores are on another scale; its thresholds are ours and were not
 calibrated against GenEval's detector, so numbers made with it compare among themselves only.
@@ -41,8 +41,8 @@ SYNONYMS = {
 
 @dataclass(frozen=True)
 class Found:
-    """What the filter kept of one image, class by class, best first: rows (x0, y0, x1, y1, score) in pixels, and
-    beside each its mask (H, W) bool, None of a detector without masks."""
+    """The instances of one image that pass the filter, class by class, best first: rows (x0, y0, x1, y1, score) in
+    pixels, and beside each its mask (H, W) bool, None of a detector without masks."""
 
     boxes: dict[str, list[list[float]]]
     masks: dict[str, list[np.ndarray | None]]
@@ -56,7 +56,7 @@ class Detector(Protocol):
     digest: str
 
     def detect(self, images: Sequence[Image], tags: Sequence[str]) -> list[Found]:
-        """What is kept of each image."""
+        """The instances of each image that pass the filter."""
 
 
 def load(name: str | Path = DEFAULT, device: str = "auto", **sizes: int) -> Detector:
@@ -117,7 +117,7 @@ def instances(
     top, place = shares.flatten().topk(min(MAX_INSTANCES, shares.numel()))
     top, place = top[top > least], place[top > least]
     queries, labels = place // shares.shape[1], place % shares.shape[1]
-    rows, names, kept = [], [], []
+    rows, names, insides = [], [], []
     for share, query, label in zip(top, queries, labels, strict=True):
         logits = interpolate(masks[query].float()[None, None], seen, mode="bilinear", align_corners=False)
         logits = interpolate(logits, size, mode="bilinear", align_corners=False)[0, 0]
@@ -127,8 +127,8 @@ def instances(
             ys, xs = inside.any(1).nonzero()[:, 0], inside.any(0).nonzero()[:, 0]
             rows.append([xs[0].item(), ys[0].item(), xs[-1].item() + 1, ys[-1].item() + 1, score.item()])
             names.append(label.item())
-            kept.append(inside.cpu().numpy())
-    return np.asarray(rows, dtype=np.float32).reshape(-1, 5), np.asarray(names, dtype=int), kept
+            insides.append(inside.cpu().numpy())
+    return np.asarray(rows, dtype=np.float32).reshape(-1, 5), np.asarray(names, dtype=int), insides
 
 
 def keep(
@@ -190,8 +190,8 @@ class Owlv2:
         limits = torch.tensor([width, height, width, height], device=seen["boxes"].device)
         boxes = seen["boxes"].clamp(min=0).minimum(limits)  # the network sees a square that the image fills in part
         rows = torch.cat([boxes, seen["scores"][:, None]], 1).cpu().numpy()
-        whole = (boxes[:, 2] - boxes[:, 0] >= 1) & (boxes[:, 3] - boxes[:, 1] >= 1)
-        rows, labels = rows[whole.cpu().numpy()], seen["labels"][whole].cpu().numpy()
+        large = (boxes[:, 2] - boxes[:, 0] >= 1) & (boxes[:, 3] - boxes[:, 1] >= 1)
+        rows, labels = rows[large.cpu().numpy()], seen["labels"][large].cpu().numpy()
         return keep(rows, labels, [None] * len(rows), tag, self.thresholds, self.max_overlap)
 
 

@@ -1,8 +1,8 @@
 """The images that an evaluation judges, from a folder of samples or one in GenEval's official layout. Imports no torch.
 
-What is read, told by what lies there:
+The files in the folder decide what is read:
 
-* a sample folder of ours (``manifest.jsonl``, ``protocol.json``, images.npy or pictures)
+* a sample folder of this suite (``manifest.jsonl``, ``protocol.json``, images.npy or pictures)
 * GenEval's layout: ``00000/metadata.jsonl`` with one row, ``00000/samples/0000.png``
 * a JSON file ``{prompt: path of its image}``, GenEval 2's layout
 

@@ -102,7 +102,7 @@ class LearnedReward(nn.Module):
         return self.heads(images, ids)[0]
 
     def heads(self, images: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits of the whole verdict (B,), of each word's fact (B, CONTEXT), and per cell (B, 9, 1 + classes +
+        """Logits of the verdict (B,), of each word's fact (B, CONTEXT), and per cell (B, 9, 1 + classes +
         colours): nothing or which class, then which colour."""
         _, patches = self.towers.visual((images - 0.5) / 0.25)
         _, text = self.towers.text(ids)

@@ -138,7 +138,7 @@ def render_batch(n: int, image_size: int, pool: Sequence[Prompt], rng: np.random
 
 
 def reward_loss(model: LearnedReward, samples: Labelled, renders: Labelled, settings: RewardConfig, device) -> Tensor:
-    """Cross-entropies of the whole verdict, of each stated fact and, on renders, of each cell."""
+    """Cross-entropies of the verdict, of each stated fact and, on renders, of each cell."""
     images = pixels(np.concatenate([samples.images, renders.images]), device)
     verdict, fact, cells = model.heads(images, model.word_ids(samples.prompts + renders.prompts).to(device))
     parts = [part.targets() for part in (samples, renders)]

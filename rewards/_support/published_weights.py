@@ -1,4 +1,4 @@
-"""Published weights of rewards: read, and loaded by their own names. ``unigrpo.core.weights`` finds them."""
+"""Published weights of rewards: read, and loaded by the published names. ``unigrpo.core.weights`` finds them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def read_published(reward: str, path: Path) -> dict[str, Tensor]:
         return read_tensors(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and torch raise their own kinds
+    except Exception as error:  # pickle, zip and torch raise other kinds
         raise UserError(f"reward {reward}: {path}: not a file of tensors ({hub.sentence(error)})") from None
     tensors = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(tensors, dict) or not tensors or not all(isinstance(v, Tensor) for v in tensors.values()):

@@ -48,13 +48,13 @@ def is_split(tensor: Tensor) -> bool:
     return hasattr(tensor, "full_tensor")
 
 
-def like(own: Tensor, whole: Tensor) -> Tensor:
-    """``whole``, which every process has, split as ``own`` is."""
-    if not is_split(own):
-        return whole
+def like(local: Tensor, full: Tensor) -> Tensor:
+    """``full``, which every process has, split as ``local`` is."""
+    if not is_split(local):
+        return full
     from torch.distributed.tensor import distribute_tensor
 
-    return distribute_tensor(whole.to(own.device), own.device_mesh, own.placements)
+    return distribute_tensor(full.to(local.device), local.device_mesh, local.placements)
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:

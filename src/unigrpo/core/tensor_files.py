@@ -1,4 +1,4 @@
-"""Tensors on disk: safetensors, each file replaced as a whole. Loading one never executes code."""
+"""Tensors on disk: safetensors, each file replaced completely. Loading one never executes code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from unigrpo.core.files import replacing
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], notes: dict[str, str] | None = None) -> None:
-    """Write safetensors, whole or not at all; ``notes`` go into its header."""
+    """Write safetensors, completely or not at all; ``notes`` go into its header."""
     with replacing(path) as temporary:
         try:
             save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, notes)
@@ -34,17 +34,17 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def check_weights(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     """Raise UserError naming the first of ``tensors`` that is not finite or not of ``module``: name, shape, kind."""
-    own = module.state_dict()
-    for name in sorted(own.keys() | tensors.keys()):
+    present = module.state_dict()
+    for name in sorted(present.keys() | tensors.keys()):
         if name not in tensors:
             raise UserError(f"{path}: tensor {name} is missing: a checkpoint of another architecture?")
-        if name not in own:
+        if name not in present:
             raise UserError(f"{path}: unexpected tensor {name}: a checkpoint of another architecture?")
-        if own[name].shape != tensors[name].shape:
-            expected, got = tuple(own[name].shape), tuple(tensors[name].shape)
+        if present[name].shape != tensors[name].shape:
+            expected, got = tuple(present[name].shape), tuple(tensors[name].shape)
             raise UserError(f"{path}: tensor {name}: expected shape {expected}, got {got}")
-        if own[name].is_floating_point() != tensors[name].is_floating_point():
-            raise UserError(f"{path}: tensor {name}: expected {own[name].dtype}, got {tensors[name].dtype}")
+        if present[name].is_floating_point() != tensors[name].is_floating_point():
+            raise UserError(f"{path}: tensor {name}: expected {present[name].dtype}, got {tensors[name].dtype}")
         if not tensors[name].isfinite().all():
             raise UserError(f"{path}: tensor {name}: expected finite numbers, got NaN or infinity")
 
@@ -52,5 +52,5 @@ def check_weights(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> 
 def load_weights(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     """Load ``tensors`` into ``module`` (cast to its dtypes). Raises UserError naming the first that differs."""
     check_weights(module, tensors, path)
-    own = module.state_dict()
-    module.load_state_dict({k: like(own[k], v.to(own[k].dtype)) for k, v in tensors.items()})
+    present = module.state_dict()
+    module.load_state_dict({k: like(present[k], v.to(present[k].dtype)) for k, v in tensors.items()})

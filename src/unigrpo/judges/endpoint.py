@@ -45,7 +45,7 @@ class Unusable(Exception):
 
 
 class NoServer(Unusable):
-    """No usable server: no connection, no whole reply in time, or one that says that it fails or is overloaded."""
+    """No usable server: no connection, no complete reply in time, or one that says that it fails or is overloaded."""
 
 
 class Unserved(UserError):
@@ -84,7 +84,7 @@ class Endpoint:
     """``url`` is the server's base, ending in /v1; ``model`` the name it serves.
 
     ``answers``: "probability" reads the first token's log-probabilities, "text" the answer's first word, which gives
-    0 or 1, for servers that do not tell log-probabilities. ``timeout`` (seconds) bounds a try, ``tries`` their number,
+    0 or 1, for servers without log-probabilities. ``timeout`` (seconds) bounds a try, ``tries`` their number,
     ``pause`` (seconds) is the first one between two, doubled each time up to ``longest_pause``.
     The key is read from the environment variable ``key_variable``; without it none is sent.
     """
@@ -166,7 +166,7 @@ class Endpoint:
         return result
 
     def _key(self) -> str:
-        """Empty without one. Raises UserError, which does not tell it, for one that no header can hold."""
+        """Empty without one. Raises UserError, which does not show it, for one that no header can hold."""
         key = os.environ.get(self.key_variable, "").strip()
         if not (key.isascii() and key.isprintable()):
             raise UserError(f"environment variable {self.key_variable}: expected a key of printable ASCII characters")
@@ -206,7 +206,7 @@ class Endpoint:
                     if size > MAX_REPLY:
                         raise Unusable(f"a reply of more than {MAX_REPLY} bytes")
                     if time.monotonic() > deadline:
-                        raise NoServer(f"no whole reply within {self.timeout:g} s")
+                        raise NoServer(f"no complete reply within {self.timeout:g} s")
                     parts.append(part)
                 return b"".join(parts)
         except urllib.error.HTTPError as error:

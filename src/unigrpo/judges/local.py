@@ -112,9 +112,9 @@ class LocalVlm:
         inputs = self._inputs(images, questions, rescale)
         last = inputs["attention_mask"].sum(1) - 1  # (B,)
         rows = torch.arange(len(last), device=last.device)
-        if self._keeps:  # logits of the last tokens alone: those of a whole prompt fill a GPU
-            kept, place = last.unique(return_inverse=True)
-            logits = self.model(**inputs, logits_to_keep=kept).logits[rows, place]
+        if self._keeps:  # logits of the last tokens alone: those of all tokens fill a GPU
+            places, place = last.unique(return_inverse=True)
+            logits = self.model(**inputs, logits_to_keep=places).logits[rows, place]
         else:
             logits = self.model(**inputs).logits[rows, last]
         return logits.float().softmax(-1)

@@ -80,7 +80,7 @@ def sample_guided(
     *,
     progress: str | None = None,
 ) -> list[Samples]:
-    """What :func:`sample` returns at each of the guidance ``scales`` in place of the decoding's own. Guidance does not
+    """What :func:`sample` returns at each of the guidance ``scales`` in place of the decoding's. Guidance does not
     reach the text, which is therefore written once."""
     times = flow.time_grid(settings.steps, settings.shift, settings.grid).to(model.device)
     images, traces = [[] for _ in scales], []

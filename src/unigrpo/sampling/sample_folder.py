@@ -110,7 +110,7 @@ def _read_picture(path: Path, place: str) -> np.ndarray:
 def write(folder: Path, jobs: Sequence[tuple[Prompt, int]], samples, protocol: dict) -> None:
     """Write sampled images of ``jobs`` (prompt, sample number); ``samples`` has ``images`` (n, H, W, 3) uint8 and
     ``traces`` (n). The manifest comes last: a folder with one is complete."""
-    content = io.BytesIO()  # numpy's own writing to a file does not say why it failed
+    content = io.BytesIO()  # numpy does not say why its writing to a file failed
     np.save(content, samples.images, allow_pickle=False)
     with replacing(folder / "images.npy") as temporary:
         temporary.write_bytes(content.getbuffer())

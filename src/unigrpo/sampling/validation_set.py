@@ -1,4 +1,4 @@
-"""The validation prompts, and what the world's verifier says of images of them.
+"""The validation prompts, and the verdicts of the world's verifier on images of them.
 
 Every choice (settings, guidance, stopping) is made on these numbers; evaluation prompts are never seen here.
 """
@@ -23,9 +23,9 @@ def validation_jobs(per_prompt: int) -> list[tuple[Prompt, int]]:
 
 
 def judge_each(jobs: list[tuple[Prompt, int]], samples: Samples) -> tuple[list[dict[str, float]], dict[str, float]]:
-    """Of every image: gold, strict, soft, official, artefact, and with a trace trace_correct, whether it is right for
-    its prompt. Over painted objects of valid plans: the share found in their cell (cell_hit), with the right colour,
-    with the right class; and image_given_trace, the share of images that match their trace in everything."""
+    """Of every image: gold, strict, soft, official, artefact; with a trace also trace_correct, whether the trace is
+    right for its prompt. Over painted objects of valid plans: the share found in their cell (cell_hit), with the right
+    colour, with the right class; and image_given_trace, the share of images that match their trace in everything."""
     rows: list[dict[str, float]] = []
     parts: dict[str, list[float]] = defaultdict(list)
     for (prompt, _), found, text in zip(jobs, inspector.inspect_images(samples.images), samples.traces, strict=True):
@@ -45,8 +45,8 @@ def judge_each(jobs: list[tuple[Prompt, int]], samples: Samples) -> tuple[list[d
                 hits = traces.image_matches_trace(plan, found.detections, samples.images.shape[1])
                 for name, values in zip(("cell_hit", "color_hit", "class_hit"), zip(*hits, strict=True), strict=True):
                     parts[name] += values
-                whole = len(found.detections) == len(plan) and all(all(h) for h in hits)
-                parts["image_given_trace"].append(whole)
+                matches = len(found.detections) == len(plan) and all(all(h) for h in hits)
+                parts["image_given_trace"].append(matches)
         rows.append(row)
     return rows, {name: float(np.mean(values)) for name, values in parts.items()}
 
@@ -54,6 +54,6 @@ def judge_each(jobs: list[tuple[Prompt, int]], samples: Samples) -> tuple[list[d
 def by_category(jobs: list[tuple[Prompt, int]], rows: list[dict[str, float]]) -> dict[str, float]:
     """Means over images of each metric, categories weighted equally."""
     tags = [prompt.tag for prompt, _ in jobs]
-    kept = {name: [[r[name] for r, t in zip(rows, tags, strict=True) if t == tag] for tag in dict.fromkeys(tags)]
+    by_tag = {name: [[r[name] for r, t in zip(rows, tags, strict=True) if t == tag] for tag in dict.fromkeys(tags)]
             for name in sorted(rows[0])}  # fmt: skip
-    return {name: float(np.mean([np.mean(values) for values in groups])) for name, groups in kept.items()}
+    return {name: float(np.mean([np.mean(values) for values in groups])) for name, groups in by_tag.items()}

@@ -108,9 +108,9 @@ def scores(folder: Path, cfg: RunConfig) -> str:
             if any(found):
                 protocol = folder / "samples" / f"geneval.{mode}.{guidance}" / "protocol.json"
                 scale = f" ({read_json(protocol, 'guidance')['guidance']:g})" if protocol.exists() else ""
-                told = [f"{e.mean:.3f} [{e.lo:.3f}, {e.hi:.3f}]" if e else "" for e in found]
+                intervals = [f"{e.mean:.3f} [{e.lo:.3f}, {e.hi:.3f}]" if e else "" for e in found]
                 images = sources.scores.images(cfg.run, mode, guidance)
-                rows.append([thinking, guidance + scale, *told, str(images)])
+                rows.append([thinking, guidance + scale, *intervals, str(images)])
     head = ["thinking", "guidance", "GenEval-style", "TA", "images"]
     note = (
         "One seed, held-out prompts of the synthetic world; 95 % intervals over prompts. `tuned` is the guidance scale "
@@ -121,22 +121,22 @@ def scores(folder: Path, cfg: RunConfig) -> str:
 
 def card(folder: Path, cfg: RunConfig) -> str:
     """The model card of a run's checkpoint."""
-    told, backbone = inspect_checkpoint.describe(folder), backbone_of(folder)
+    facts, backbone = inspect_checkpoint.describe(folder), backbone_of(folder)
     key = tuple(sorted(cfg.rl.train)) if cfg.stage == "rl" else cfg.stage
     kind, licence = backbone.LICENCE
     return CARD.format(
         label=cfg.label,
         kind=kind,
-        what=backbone.WHAT.format(**told),
+        what=backbone.WHAT.format(**facts),
         licence=licence,
         method=STAGES[key],
         base=f"the run `{cfg.init}` of the same scale" if cfg.init else "none, trained from scratch",
         run=cfg.run,
         seed=cfg.seed,
         scale=cfg.scale,
-        **told["parameters"],
-        commit=told["commit"] or "not recorded",
-        sha256=told["sha256"],
+        **facts["parameters"],
+        commit=facts["commit"] or "not recorded",
+        sha256=facts["sha256"],
         settings=changed_settings(cfg),
         scores=scores(folder, cfg),
     )

@@ -15,9 +15,9 @@ from unigrpo.study import run_folder
 
 
 def parameters(path: Path, part_of: Callable[[str], str | None]) -> tuple[dict[str, int], list[str]]:
-    """Numbers held by ``text``, ``image`` and ``fixed`` (codec, position tables, what reads pictures), and the types
-    they are stored in; of adapters, what is in the file. ``part_of``: the backbone's. Raises UserError for a file that
-    is absent, damaged or not of this network."""
+    """Numbers of parameters in ``text``, ``image`` and ``fixed`` (codec, position tables, what reads pictures), and the
+    types they are stored in; of adapters, what is in the file. ``part_of``: the backbone's. Raises UserError for a
+    file that is absent, damaged or not of this network."""
     counts, kinds = {"text": 0, "image": 0, "fixed": 0}, set()
     try:
         with safe_open(path, "numpy") as file:
@@ -33,7 +33,7 @@ def parameters(path: Path, part_of: Callable[[str], str | None]) -> tuple[dict[s
 
 
 def describe(folder: Path) -> dict:
-    """Everything that the command tells; None for what the folder does not record."""
+    """Everything that the command shows; None for what the folder does not record."""
     backbone = backbone_of(folder)
     card = read_json(folder / "model.json", "image_size", *backbone.TELLS)
     weights = run_folder.weights(folder)
@@ -53,19 +53,19 @@ def describe(folder: Path) -> dict:
     }
 
 
-def lines(told: dict) -> list[str]:
-    """The same for people."""
-    n, none = told["parameters"], "not recorded"
-    origin = ", ".join(f"{key} {none if told[key] is None else told[key]}" for key in ("run", "seed", "stage"))
-    settings = none if told["config"] is None else f"{len(run_folder.flat(told['config']))} settings (see --json)"
+def lines(facts: dict) -> list[str]:
+    """The facts of :func:`describe` as lines for people."""
+    n, none = facts["parameters"], "not recorded"
+    origin = ", ".join(f"{key} {none if facts[key] is None else facts[key]}" for key in ("run", "seed", "stage"))
+    settings = none if facts["config"] is None else f"{len(run_folder.flat(facts['config']))} settings (see --json)"
     rows = {
-        "what": f"{told['what']}, images of {told['image_size']} x {told['image_size']} pixels",
-        "from": f"{origin}, parent {told['parent'] or none}",
-        "commit": told["commit"] or none,
-        "finished": told["finished"] or none,
+        "what": f"{facts['what']}, images of {facts['image_size']} x {facts['image_size']} pixels",
+        "from": f"{origin}, parent {facts['parent'] or none}",
+        "commit": facts["commit"] or none,
+        "finished": facts["finished"] or none,
         "config": settings,
         "parameters": f"reasoning expert {n['text']:,}, denoising expert {n['image']:,}, fixed {n['fixed']:,}",
-        "file": f"{told['bytes']:,} bytes, {' and '.join(told['stored_as'])}",
-        "sha256": told["sha256"],
+        "file": f"{facts['bytes']:,} bytes, {' and '.join(facts['stored_as'])}",
+        "sha256": facts["sha256"],
     }
     return [f"{name:<12}{value}" for name, value in rows.items()]

@@ -15,7 +15,7 @@ GAP = 2  # pixels between the images
 
 
 def picture_sheet(images: Sequence[Image.Image], columns: int, enlarge: int) -> Image.Image:
-    """Images of one size in rows of ``columns``, each enlarged by a whole factor."""
+    """Images of one size in rows of ``columns``, each enlarged by an integer factor."""
     width, height = images[0].size
     rows = math.ceil(len(images) / columns)
     sheet = Image.new("RGB", (columns * (width + GAP) - GAP, rows * (height + GAP) - GAP), "white")

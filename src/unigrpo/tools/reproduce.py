@@ -1,4 +1,4 @@
-"""The whole workflow, started safely.
+"""The workflow, started safely.
 
 One run at a time holds ``results/.lock``. Only its holder may release the lock that a killed Snakemake leaves behind,
 so that an interrupted reproduction is continued by typing the same command again.

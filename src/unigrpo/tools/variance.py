@@ -58,7 +58,7 @@ def paint_each(
     model: UnifiedModel, prompts: list[Prompt], rl: RLConfig, max_tokens: int, images: int, index: int
 ) -> torch.Tensor:
     """``rl.group_size`` traces per prompt and ``images`` pictures of each, (P * T * M, 3, H, W) in [0, 1]; the initial
-    noise is one per prompt with ``rl.same_noise``, else one per picture, and the window's noise is always its own."""
+    noise is one per prompt with ``rl.same_noise``, else one per picture, and the window's noise always differs."""
     everyone = list(range(len(prompts) * rl.group_size))
     begun = rollout.think(model, prompts, rl, max_tokens, SEED, index, everyone)
     n, window = len(begun.x) * images, rollout.stochastic_steps(rl, SEED, index)
@@ -101,7 +101,7 @@ def split(
     model: UnifiedModel, cfg: RunConfig, judges: dict[str, Score], traces: int, images: int
 ) -> dict[str, dict[str, dict[str, float]]]:
     """``measure`` with ``traces`` per prompt and ``images`` per trace, both where a group shares its initial noise and
-    where every episode has noise of its own; ``cfg`` says how the model rolls out."""
+    where every episode has other noise; ``cfg`` says how the model rolls out."""
     result = {}
     for name, same in (("group shares its initial noise", True), ("own initial noise", False)):
         rl = replace(cfg.rl, thinking=True, group_size=traces, same_noise=same)

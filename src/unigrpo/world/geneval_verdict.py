@@ -132,20 +132,20 @@ def kept_indices(
     order = [int(i) for i in order if rows[i, 4] > threshold][:MAX_OBJECTS]
     if max_overlap == 1:
         return order
-    kept: list[int] = []
+    chosen: list[int] = []
     for i in order:
-        if all(_iou(rows[j], rows[i]) < np.float32(max_overlap) for j in kept):
-            kept.append(i)
-    return kept
+        if all(_iou(rows[j], rows[i]) < np.float32(max_overlap) for j in chosen):
+            chosen.append(i)
+    return chosen
 
 
 def filter_detections(raw: Boxes, tag: str, max_overlap: float = 1.0) -> dict[str, list[list[float]]]:
     """The official filter on every class; rows come back float32-rounded, empty classes are dropped."""
-    kept = {
+    filtered = {
         cls: [np.asarray(boxes[i], dtype=np.float32).tolist() for i in kept_indices(boxes, tag, max_overlap)]
         for cls, boxes in raw.items()
     }
-    return {cls: boxes for cls, boxes in kept.items() if boxes}
+    return {cls: boxes for cls, boxes in filtered.items() if boxes}
 
 
 # ------------------------------------------------------------------------------------------ verdicts
@@ -283,7 +283,7 @@ def _judge(
 
 
 def official_verdict(meta: Mapping, detections: Boxes, colors: Mapping[str, Sequence[str]]) -> Verdict:
-    """GenEval's own verdict on filtered ``detections`` with ``colors`` parallel to them, class by class.
+    """GenEval's verdict on filtered ``detections`` with ``colors`` parallel to them, class by class.
 
     Raises UserError on reaching a position clause that points to a clause not evaluated before it.
     """
