@@ -139,11 +139,18 @@ def test_memory_is_that_of_adapters():
     assert planned["weights"] == sum(weights.values()) + sum(t.nbytes for t in nets.model.codec.buffers())
 
 
-def test_of_a_release_too(tmp_path):
+@pytest.fixture
+def another_precision():
+    """Accelerate keeps the precision of its first use."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_of_a_release_too(tmp_path, another_precision):
     """Load, think, paint, one update of adapters and of half precision, save, load: a release again."""
     folder, rl = release.write(tmp_path / "release"), replace(RL, epochs=1, micro_batch=12)
     cfg = tiny.run_config("rl", rl=rl, backbone="bagel", model=release.MODEL, precision="bf16")
-    AcceleratorState._reset_state(reset_partial_state=True)
     model, accelerator = checkpoint.load_model(folder, expected=release.MODEL), launch.accelerate_for(cfg)
     nets = learner.networks(cfg, model, several.brightness)
     optimizer, trained = learner.optimizer_for(model, rl)
