@@ -2,11 +2,11 @@
 
     python benchmarks/kill_sweep.py [--kills 30] [--seed 0]
 
-In a temporary clone of the last commit, ``python -m unigrpo.tools.reproduce --scale smoke --seeds 1`` runs undisturbed once.
-Then the same command is started, all its processes are ended at a random moment by SIGKILL, and it is started again,
-until it finishes; its scores, tables (wall seconds apart) and weights must be those of the undisturbed run, byte for
-byte. A reproduction
-that finishes before all kills are spent is deleted and another begun. Ends with exit code 1 on any difference.
+In a temporary clone of the last commit, ``unigrpo reproduce --scale smoke --seeds 1`` runs undisturbed once. Then the
+same command is started, all its processes are ended at a random moment by SIGKILL, and it is started again, until it
+finishes; its scores, tables (wall seconds apart) and weights must be those of the undisturbed run, byte for byte. A
+reproduction that finishes before all kills are spent is deleted and another begun. Ends with exit code 1 on any
+difference.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from unigrpo.core.files import digest, write_json
 from unigrpo.study import provenance
 from unigrpo.study.provenance import ROOT
 
-COMMAND = ("-m", "unigrpo.tools.reproduce", "--scale", "smoke", "--seeds", "1")
+COMMAND = ("-m", "unigrpo", "reproduce", "--scale", "smoke", "--seeds", "1")
 COMPARED = ("scores.csv", "tables/*.csv", "tables/*.md", "runs/*/seed*/model.safetensors")
 WALL = ("wall_seconds", "wall seconds")
 LONGEST = 0.15  # of the undisturbed time: the longest that an attempt may run before it is killed

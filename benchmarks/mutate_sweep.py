@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
 import io
 import json
 import os
@@ -67,14 +66,11 @@ OUTPUT = "new"  # what a command writes; removed after each case
 # ---- what is changed, and who reads it ---------------------------------------------------------------------
 
 
-def command(module: str, arguments: str) -> Callable[[], None]:
-    """Runs a verb, or a module's main."""
+def command(words: str) -> Callable[[], None]:
+    """Runs a verb with its arguments."""
 
     def call() -> None:
-        if "." not in module:
-            return unigrpo.call([module, *arguments.split()])
-        sys.argv = [module, *arguments.split()]
-        importlib.import_module(module).main()
+        unigrpo.call(words.split())
 
     return call
 
@@ -116,24 +112,14 @@ class Subject:
     use: Callable[[], None]
 
 
-TRAIN = command(
-    "train",
-    "--config rl.json --init init --reward reward --decoding decoding.json --out new/out",
-)
-RESUME = command(
-    "train",
-    "--config rl.json --init init --reward reward --decoding decoding.json --out begun",
-)
-SAMPLE = command(
-    "unigrpo.tools.sample_image", "--checkpoint init --prompts prompts.jsonl --steps 2 --out new/picture.png"
-)
-SCORE = command("score", "--samples samples --reward reward --detector detector --out new/scores.jsonl")
-SUPERVISE = command("train", "--config sft.json --init init --out new/out")
-BEGIN = command("train", "--config base.json --out new/out")
-LEARN = command("train-reward", "--config sft.json --data data --out new/reward")
-SETS = command(
-    "unigrpo.sampling.sets", "--config rl.json --run init --decoding decoding.json --modes think --out new/samples"
-)
+TRAIN = command("train --config rl.json --init init --reward reward --decoding decoding.json --out new/out")
+RESUME = command("train --config rl.json --init init --reward reward --decoding decoding.json --out begun")
+SAMPLE = command("sample init --prompts prompts.jsonl --steps 2 --out new/picture.png")
+SCORE = command("score --samples samples --reward reward --detector detector --out new/scores.jsonl")
+SUPERVISE = command("train --config sft.json --init init --out new/out")
+BEGIN = command("train --config base.json --out new/out")
+LEARN = command("train-reward --config sft.json --data data --out new/reward")
+SETS = command("sample-sets --config rl.json --model init --decoding decoding.json --mode think --out new/samples")
 SUBJECTS = (
     Subject("catalogue", "experiments.yaml", YAML, parse_study),
     Subject("scale", "scales/smoke.yaml", YAML, parse_study),
@@ -284,7 +270,7 @@ def sweep(cases: int, seed: int) -> dict:
     """``cases`` cases, the subjects in turn."""
     counts: dict[str, Counter] = {}
     findings = []
-    home, argv = Path.cwd(), sys.argv
+    home = Path.cwd()
     with tempfile.TemporaryDirectory(prefix="mutate_sweep.") as folder:
         write_start(Path(folder))
         os.chdir(folder)
@@ -299,7 +285,6 @@ def sweep(cases: int, seed: int) -> dict:
                     print(f"case {number}: {subject.file}: {what}: {outcome}: {message}", flush=True)
         finally:
             os.chdir(home)
-            sys.argv = argv
     return {"cases": cases, "seed": seed, "outcomes": counts, "findings": findings}
 
 

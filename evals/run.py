@@ -125,8 +125,8 @@ def score_folder(root: Path, judges: Sequence[Judge], out: Path) -> None:
 def score_run(samples: Path, reward: Path, detector: Path, out: Path) -> None:
     """Score the sample sets of a run with all judges; ``reward`` and ``detector`` are the folders of the learned reward
     and of the second evaluator. Raises UserError."""
-    from unigrpo.judges import reward as rewards
     from unigrpo.judges import detector as second_evaluator
+    from unigrpo.judges import reward as rewards
 
     learned = rewards.load(rewards.trained_as("reward"), path=reward, device="cpu")
     judges = [inspected, second(second_evaluator.load(detector)), proxy(learned)]

@@ -11,9 +11,9 @@ import typer
 
 from tests.test_imports import ROOMS
 from unigrpo.__main__ import app
+from unigrpo.judges import detector
 from unigrpo.study import config, facts, resolve
 from unigrpo.study.catalogue import load_catalogue
-from unigrpo.judges import detector
 from unigrpo.world import prompts
 from unigrpo.world.traces import Imperfection
 

@@ -75,7 +75,10 @@ def test_a_misspelt_option_is_one_line(name):
     "words, line",
     [
         ("trian", "No such command 'trian'. Did you mean 'train', 'variance'\\?; see unigrpo --help"),
-        ("sample assets/base x --gird 2", "No such option: --gird. Did you mean --grid, --guidance\\?; see unigrpo sample --help"),
+        (
+            "sample assets/base x --gird 2",
+            "No such option: --gird. Did you mean --grid, --guidance\\?; see unigrpo sample --help",
+        ),
         ("sample assets/base x --grid two", "Invalid value for '--grid': .*; see unigrpo sample --help"),
         ("run unigrpo --cores 0", "Invalid value for '--cores': .*1; see unigrpo run --help"),
         ("diff a", "Missing argument 'run_b'; see unigrpo diff --help"),

@@ -250,7 +250,8 @@ def test_a_bad_catalogue_ends_with_one_message_and_writes_nothing(root, tmp_path
     done = snakemake(folder, "--cores", "1")
     assert done.returncode != 0 and "Traceback" not in done.stderr
     assert (
-        "error: pipelines/experiments.yaml: runs.flow_grpo.thinkin: not a setting of rl runs; did you mean thinking?" in done.stderr
+        "error: pipelines/experiments.yaml: runs.flow_grpo.thinkin: not a setting of rl runs; did you mean thinking?"
+        in done.stderr
     )
     assert [path.name for path in (folder / "results").iterdir()] == ["reference"]
 

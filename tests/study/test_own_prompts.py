@@ -126,7 +126,8 @@ def resolved(root, tmp_path):
     def call(line):
         catalogue = tmp_path / "catalogue.yaml"
         catalogue.write_text(
-            "defaults: {method: grpo, regulariser: velocity_mse, reward: learned}\nruns:\n  base: {evaluate: [yes]}\n  sft: {init: base, evaluate: [yes]}\n"
+            "defaults: {method: grpo, regulariser: velocity_mse, reward: learned}\nruns:\n"
+            "  base: {evaluate: [yes]}\n  sft: {init: base, evaluate: [yes]}\n"
             f"  own: {{init: sft, train: [image], evaluate: [yes], {line}}}\n"
         )
         return resolve.resolve(load_catalogue(catalogue), scale, "smoke", "own", 0)
