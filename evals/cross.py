@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL.Image import Image
 
+from evals.images import batches
 from evals.instruments import held_out
-from evals.instruments.picture_files import Picture, Pictures, read
+from evals.instruments.picture_files import read
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import write_text
 from unigrpo.core.seeding import numpy_generator
@@ -77,41 +77,24 @@ def score(source: Source, judges: Sequence[tuple[str, Reward]], batch: int = BAT
     """Score the images of a source by every reward, ``batch`` of one size at once. An image that cannot be read, or
     that a reward refuses, is left out and listed as failed. Raises UserError where none is left."""
     found = read(source.path)
-    rows, failed = [], list(found.broken)
-    waiting: dict[tuple[int, int], list[tuple[Picture, Image]]] = {}
-
-    def judge(group: list[tuple[Picture, Image]]) -> None:
-        images, prompts = [image for _, image in group], [picture.prompt for picture, _ in group]
-        values = {name: held_out.scores(reward, images, prompts) for name, reward in judges}
-        for place, (picture, _) in enumerate(group):
-            scores = {name: column[place] for name, column in values.items()}
-            refused = [str(value) for value in scores.values() if isinstance(value, UserError)]
-            if refused:
-                failed.append((picture.name, refused[0]))
+    rows: dict[int, dict] = {}
+    failed: dict[int, str] = {}
+    for group in batches(found, batch, {}, {}, failed):
+        places, pictures, images, _ = zip(*group, strict=True)
+        prompts = [picture.prompt for picture in pictures]
+        columns = [held_out.scores(reward, images, prompts) for _, reward in judges]
+        for place, picture, *values in zip(places, pictures, *columns, strict=True):
+            if refused := [str(value) for value in values if isinstance(value, UserError)]:
+                failed[place] = refused[0]
                 continue
-            named = {"prompt_id": picture.prompt.id, "tag": picture.prompt.tag, "sample": picture.sample}
-            rows.append(named | {"image": picture.name, "scores": scores})
-
-    for picture in found.pictures:
-        try:
-            image = picture.open()
-        except UserError as error:
-            failed.append((picture.name, str(error)))
-            continue
-        same = waiting.setdefault(image.size, [])
-        same.append((picture, image))
-        if len(same) == batch:
-            judge(waiting.pop(image.size))
-    for group in waiting.values():
-        judge(group)
+            scores = {name: value for (name, _), value in zip(judges, values, strict=True)}
+            names = {"prompt_id": picture.prompt.id, "tag": picture.prompt.tag, "sample": picture.sample}
+            rows[place] = names | {"image": picture.name, "scores": scores}
+    problems = [*found.broken, *((found.pictures[place].name, failed[place]) for place in sorted(failed))]
     if not rows:
-        raise UserError(f"{source.path}: none of {len(failed)} images can be scored; {failed[0][0]}: {failed[0][1]}")
-    return Scored(source, _in_order(found, rows), failed)
-
-
-def _in_order(found: Pictures, rows: list[dict]) -> list[dict]:
-    places = {(p.prompt.id, p.sample): place for place, p in enumerate(found.pictures)}
-    return sorted(rows, key=lambda row: places[row["prompt_id"], row["sample"]])
+        name, problem = problems[0]
+        raise UserError(f"{source.path}: none of {len(problems)} images can be scored; {name}: {problem}")
+    return Scored(source, [rows[place] for place in sorted(rows)], problems)
 
 
 # ------------------------------------------------------------------------------------- the table

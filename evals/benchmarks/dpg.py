@@ -23,7 +23,6 @@ from evals.instruments.exams import Exam, answered, check_answers, judge_version
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_text
 from unigrpo.core.options import ExistingPath
-from unigrpo.core.records import Prompt
 from unigrpo.judges import Vlm
 from unigrpo.study.facts import BenchmarkFacts
 
@@ -107,16 +106,14 @@ class QuestionGraphs:
         self.version = f"dpg-style-{FACTS.version} {prompts_version(path)} {judge_version(vlm)}"
 
     def check(self, picture: Picture) -> Graph:
-        return self._graph(picture.prompt)
-
-    def _graph(self, prompt: Prompt) -> Graph:
+        prompt = picture.prompt
         graph = self.by_text.get(prompt.text.strip()) or self.graphs.get(prompt.id)
         if graph is None:
             raise UserError(f"prompt {prompt.text[:80]!r} ({prompt.id}) is not in {self.path}")
         return graph
 
     def judge(self, pictures: Sequence[Picture], images: Sequence[Image]) -> list[dict | UserError]:
-        graphs = [self._graph(picture.prompt) for picture in pictures]
+        graphs = [self.check(picture) for picture in pictures]
         sat = sit(self.vlm, images, [graph.exam for graph in graphs])
         return [
             marks if isinstance(marks, UserError) else _row(graph, marks)
