@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from evals.images import batches
+from evals.images import batches, show_failed
 from evals.instruments import held_out
 from evals.instruments.picture_files import read
 from unigrpo.core.errors import UserError
@@ -30,7 +29,6 @@ from unigrpo.report.pages import page
 from unigrpo.study import run_folder
 
 BATCH = 32
-SHOWN = 3  # failures that are printed
 
 
 @dataclass(frozen=True)
@@ -88,8 +86,7 @@ def score(source: Source, judges: Sequence[tuple[str, Reward]], batch: int = BAT
                 failed[place] = refused[0]
                 continue
             scores = {name: value for (name, _), value in zip(judges, values, strict=True)}
-            names = {"prompt_id": picture.prompt.id, "tag": picture.prompt.tag, "sample": picture.sample}
-            rows[place] = names | {"image": picture.name, "scores": scores}
+            rows[place] = picture.names | {"scores": scores}
     problems = [*found.broken, *((found.pictures[place].name, failed[place]) for place in sorted(failed))]
     if not rows:
         name, problem = problems[0]
@@ -226,9 +223,6 @@ def compare(out: Path, sources: Sequence[str], rewards: Sequence[str], batch: in
     scored = [score(source, judges, batch) for source in parsed]
     write(scored, [name for name, _ in judges], out)
     print(f"{out / 'cross.md'}: {len(judges)} rewards, {sum(len(s.rows) for s in scored)} images")
-    failed = [(s, *problem) for s in scored for problem in s.failed]
-    for s, name, problem in failed[:SHOWN]:
-        print(f"not scored: {s.source.run}: {name}: {problem}", file=sys.stderr)
-    if failed:
-        print(f"{len(failed)} images were not scored", file=sys.stderr)
+    failed = [(f"{s.source.run}: {name}", problem) for s in scored for name, problem in s.failed]
+    show_failed(failed, "scored")
     return len(failed)

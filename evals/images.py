@@ -94,8 +94,10 @@ def run(found: Pictures, judge: Judge, benchmark: str, out: Path, batch: int = B
                 if isinstance(row, UserError):
                     failed[place] = str(row)
                     continue
-                rows[place] = header | _names(picture) | row | {"key": key}
-                _require_finite(rows[place], picture)
+                for name, value in row["metrics"].items():
+                    if not math.isfinite(value):
+                        raise UserError(f"{picture.name}: metric '{name}' is {value}, not a finite number")
+                rows[place] = header | picture.names | {"prompt": picture.prompt.text} | row | {"key": key}
                 with writing(part):
                     file.write(json.dumps(rows[place]) + "\n")
                     file.flush()
@@ -103,23 +105,6 @@ def run(found: Pictures, judge: Judge, benchmark: str, out: Path, batch: int = B
     problems = [{"image": found.pictures[place].name, "problem": failed[place]} for place in sorted(failed)]
     problems += [{"image": name, "problem": problem} for name, problem in found.broken]
     return [rows[place] for place in sorted(rows)], problems
-
-
-def _names(picture: Picture) -> dict:
-    prompt = picture.prompt
-    return {
-        "prompt_id": prompt.id,
-        "tag": prompt.tag,
-        "sample": picture.sample,
-        "image": picture.name,
-        "prompt": prompt.text,
-    }
-
-
-def _require_finite(row: dict, picture: Picture) -> None:
-    for name, value in row["metrics"].items():
-        if not math.isfinite(value):
-            raise UserError(f"{picture.name}: metric '{name}' is {value}, not a finite number")
 
 
 def _resumed(part: Path, header: dict) -> dict[str, dict]:
@@ -187,8 +172,13 @@ def judge_images(benchmark: str, images: Path, out: Path | None, batch: int, opt
     judge = module.build(**options)
     rows, failed = run(found, judge, benchmark, out, batch)
     print("\n".join(write(rows, failed, judge, module.FACTS, benchmark, out)))
-    for problem in failed[:SHOWN]:
-        print(f"not judged: {problem['image']}: {problem['problem']}", file=sys.stderr)
-    if failed:
-        print(f"{len(failed)} images were not judged: {out / 'failed.jsonl'}", file=sys.stderr)
+    show_failed([(row["image"], row["problem"]) for row in failed], "judged", f": {out / 'failed.jsonl'}")
     return len(failed)
+
+
+def show_failed(failed: Sequence[tuple[str, str]], done: str, where: str = "") -> None:
+    """Print the first of what could not be ``done``, (image, problem) each, and their number to stderr."""
+    for name, problem in failed[:SHOWN]:
+        print(f"not {done}: {name}: {problem}", file=sys.stderr)
+    if failed:
+        print(f"{len(failed)} images were not {done}{where}", file=sys.stderr)

@@ -30,7 +30,7 @@ def build(
     from rewards._support import clip_towers
     from rewards._support.published_weights import in_batches
 
-    model = clip_towers.load_matcher("clip_score", weights, tokenizer, device)
+    model = clip_towers.load("clip_score", weights, device, tokenizer)
 
     def score(images, prompts):
         return SCALE * model.similarity(images, [prefix + p.text for p in prompts]).clamp(min=0)

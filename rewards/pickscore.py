@@ -25,7 +25,7 @@ def build(
     from rewards._support import clip_towers
     from rewards._support.published_weights import in_batches
 
-    model = clip_towers.load_matcher("pickscore", weights, tokenizer, device)
+    model = clip_towers.load("pickscore", weights, device, tokenizer)
 
     def score(images, prompts):
         return model.scale * model.similarity(images, [p.text for p in prompts])

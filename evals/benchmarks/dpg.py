@@ -15,21 +15,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from PIL.Image import Image
 
 from evals.instruments.exams import Exam, answered, check_answers, judge_version, prompts_version, sit
+from evals.instruments.picture_files import Picture
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_text
 from unigrpo.core.options import ExistingPath
 from unigrpo.judges import Vlm
 from unigrpo.study.facts import BenchmarkFacts
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from evals.instruments.picture_files import Picture
 
 FACTS = BenchmarkFacts(
     title="DPG-style",
@@ -115,10 +112,8 @@ class QuestionGraphs:
     def judge(self, pictures: Sequence[Picture], images: Sequence[Image]) -> list[dict | UserError]:
         graphs = [self.check(picture) for picture in pictures]
         sat = sit(self.vlm, images, [graph.exam for graph in graphs])
-        return [
-            marks if isinstance(marks, UserError) else _row(graph, marks)
-            for graph, marks in zip(graphs, sat, strict=True)
-        ]
+        pairs = zip(graphs, sat, strict=True)
+        return [marks if isinstance(marks, UserError) else _row(graph, marks) for graph, marks in pairs]
 
     def summary(self, rows: Sequence[dict]) -> tuple[dict, list[str]]:
         kinds: dict[str, list[float]] = {}
@@ -127,13 +122,11 @@ class QuestionGraphs:
             prompts.setdefault(row["prompt_id"], []).append(row["metrics"]["dpg"])
             for _, skill, _, right, _ in row["points"]:
                 kinds.setdefault(skill, []).append(float(right))
-        numbers: dict = {"dpg": fmean(fmean(values) for values in prompts.values()), "prompts": len(prompts)}
-        numbers["categories"] = {kind: {"share": fmean(v), "points": len(v)} for kind, v in sorted(kinds.items())}
-        lines = [f"DPG-style score: {numbers['dpg']:.2%} over {len(prompts)} prompts"]
-        lines += [
-            f"{kind:<16} = {s['share']:.2%} ({s['points']} questions)" for kind, s in numbers["categories"].items()
-        ]
-        return numbers, lines
+        shares = {kind: {"share": fmean(v), "points": len(v)} for kind, v in sorted(kinds.items())}
+        mean = fmean(fmean(values) for values in prompts.values())
+        lines = [f"DPG-style score: {mean:.2%} over {len(prompts)} prompts"]
+        lines += [f"{kind:<16} = {s['share']:.2%} ({s['points']} questions)" for kind, s in shares.items()]
+        return {"dpg": mean, "prompts": len(prompts), "categories": shares}, lines
 
 
 def _row(graph: Graph, marks: Sequence[float]) -> Mapping:

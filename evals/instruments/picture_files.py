@@ -39,6 +39,12 @@ class Picture:
     sample: int
     open: Callable[[], Image.Image]
 
+    @property
+    def names(self) -> dict:
+        """What its row in a file of results begins with."""
+        prompt = self.prompt
+        return {"prompt_id": prompt.id, "tag": prompt.tag, "sample": self.sample, "image": self.name}
+
 
 @dataclass(frozen=True)
 class Pictures:

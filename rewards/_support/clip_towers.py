@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,9 +25,10 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt")
 
 @dataclass(frozen=True)
 class Clip:
-    """Both towers."""
+    """Both towers, and the tokenizer where texts are read."""
 
     model: CLIPModel
+    tokenizer: Callable | None = None
 
     def embed_images(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] -> (B, D)."""
@@ -35,41 +36,25 @@ class Clip:
         pooled = self.model.vision_model(pixel_values=pixels).pooler_output
         return normalize(self.model.visual_projection(pooled), dim=-1)
 
-    def embed_texts(self, words: Mapping[str, Tensor]) -> Tensor:
-        """Tokens (B, T) -> (B, D)."""
-        words = {name: words[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
-        return normalize(self.model.text_projection(self.model.text_model(**words).pooler_output), dim=-1)
-
-
-@dataclass(frozen=True)
-class Matcher:
-    """A CLIP and its tokenizer."""
-
-    clip: Clip
-    tokenizer: object
-
     def similarity(self, images: Tensor, texts: Sequence[str]) -> Tensor:
         """Cosine (B,) of each image and its text; a text longer than the model reads is cut."""
-        longest = self.clip.model.config.text_config.max_position_embeddings
+        longest = self.model.config.text_config.max_position_embeddings
         words = self.tokenizer(list(texts), padding=True, truncation=True, max_length=longest, return_tensors="pt")
-        return (self.clip.embed_images(images) * self.clip.embed_texts(words)).sum(-1)
+        words = {name: words[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
+        read = normalize(self.model.text_projection(self.model.text_model(**words).pooler_output), dim=-1)  # (B, D)
+        return (self.embed_images(images) * read).sum(-1)
 
     @property
     def scale(self) -> Tensor:
         """By which the model was trained to multiply cosines."""
-        return self.clip.model.logit_scale.exp()
+        return self.model.logit_scale.exp()
 
 
-def load(reward: str, source: str, device: str) -> Clip:
-    """``source``: hub id or folder. Raises UserError."""
+def load(reward: str, source: str, device: str, tokenizer: str | None = None) -> Clip:
+    """``source``: hub id or folder; ``tokenizer``: the same of the tokenizer, where ``source`` is a folder without one.
+    Raises UserError."""
+    complete = any((Path(source) / name).is_file() for name in TOKENIZER_FILES)
     with placed(reward):
         model = weights.load_model(CLIPModel, weights.folder(source), "a CLIP", dtype=torch.float32)
-        return Clip(model.to(pick(device)))
-
-
-def load_matcher(reward: str, source: str, tokenizer: str, device: str) -> Matcher:
-    """``tokenizer``: hub id or folder of the tokenizer, where ``source`` is a folder without one. Raises UserError."""
-    complete = any((Path(source) / name).is_file() for name in TOKENIZER_FILES)
-    clip = load(reward, source, device)
-    with placed(reward):
-        return Matcher(clip, weights.tokenizer(source if complete else tokenizer))
+        words = None if tokenizer is None else weights.tokenizer(source if complete else tokenizer)
+        return Clip(model.to(pick(device)), words)
