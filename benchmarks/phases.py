@@ -76,16 +76,16 @@ def clock(device: torch.device) -> float:
 
 
 class Writer(MoTModel):
-    """A model that times its own writing; with ``whole`` every trace counts in full, end token or not."""
+    """A model that times its own writing; with ``in_full`` every trace counts in full, end token or not."""
 
-    whole = False
+    in_full = False
     seconds = 0.0
 
     def think(self, *args) -> tuple[Trace, Context]:
         begun = clock(self.device)
         trace, context = super().think(*args)
         self.seconds = clock(self.device) - begun
-        return (Trace(trace.tokens, torch.ones_like(trace.mask)) if self.whole else trace), context
+        return (Trace(trace.tokens, torch.ones_like(trace.mask)) if self.in_full else trace), context
 
 
 def training_step(run: Learner, index: int) -> dict[str, Lap]:
@@ -172,11 +172,11 @@ def with_longest_traces(cfg: RunConfig) -> RunConfig:
     return replace(cfg, sampling=replace(cfg.sampling, max_trace_tokens=tokens))
 
 
-def training(cfg: RunConfig, start: MoTModel, accelerator, *, whole: bool) -> Learner:
+def training(cfg: RunConfig, start: MoTModel, accelerator, *, in_full: bool) -> Learner:
     """A copy of ``start`` to train, ``start`` as its reference, a learned reward of random weights, the optimiser."""
-    own = copy.deepcopy(start)
-    model = Writer(own.mot, own.codec, own.tokenizer, own.image_size)
-    model.whole = whole
+    policy = copy.deepcopy(start)
+    model = Writer(policy.mot, policy.codec, policy.tokenizer, policy.image_size)
+    model.in_full = in_full
     optimizer, trained = optimizer_for(model, cfg.rl)
     device = accelerator.device
     judge = LearnedReward(cfg.reward, cfg.model.image_size).to(device).eval().requires_grad_(False)
@@ -208,7 +208,7 @@ def measure(cfg: RunConfig, sft: RunConfig, folder: Path | None, repeats: int) -
     if folder is None:
         cfg = with_longest_traces(cfg)
     start = load_fresh(cfg, device) if folder is None else checkpoint.load_model(folder, device, cfg.model)
-    phases = repeat(partial(rl_step, training(cfg, start, accelerator, whole=folder is None)), repeats)
+    phases = repeat(partial(rl_step, training(cfg, start, accelerator, in_full=folder is None)), repeats)
     for name, share in shares(phases, cfg.rl.validate_every).items():
         phases[name]["share"] = share
 

@@ -64,7 +64,7 @@ def measure(settings: dict, repeats: int) -> dict:
     cfg = phases.with_longest_traces(from_dict(RunConfig, settings))
     accelerator = accelerate_for(cfg)
     start = phases.load_fresh(cfg, accelerator.device)
-    work = partial(phases.training_step, phases.training(cfg, start, accelerator, whole=True))
+    work = partial(phases.training_step, phases.training(cfg, start, accelerator, in_full=True))
     measured = phases.repeat(work, repeats)
     step = sum(row["seconds"] for row in measured.values())
     return {

@@ -122,7 +122,7 @@ def test_reinforcement_survives_three_kills(root, start, tmp_path):
     kill(root, start, "rl", out, "torch.optim.AdamW.step", 4)  # the 3rd rollout: its first half is learned
     assert saved_step(out, start, "rl") == 2 and [r["rollout"] for r in rows(out)] == [-1, 0, 1]
 
-    kill(root, start, "rl", out, "unigrpo.models.checkpoint.save_file", 1)  # the state after the 3rd rollout
+    kill(root, start, "rl", out, "unigrpo.core.tensor_files.save_file", 1)  # the state after the 3rd rollout
     assert saved_step(out, start, "rl") == 2 and [r["rollout"] for r in rows(out)] == [-1, 0, 1, 2]
     assert (out / "state" / ".state.safetensors.tmp").exists()
 

@@ -35,13 +35,7 @@ COLLAPSE = 0.5  # share of the first validation gold below which the last one is
 
 
 def train(
-    cfg: RunConfig,
-    out: Path,
-    init: Path,
-    reward,
-    decoding: Decoding,
-    settings: str,
-    tracker: str | None = None,
+    cfg: RunConfig, out: Path, init: Path, reward, decoding: Decoding, settings: str, tracker: str | None = None
 ) -> None:
     """Run all rollouts; writes model, metrics.jsonl and run.json into ``out``. Resumes from ``out/state`` where that
     was saved under the same ``settings``. ``tracker`` names one that follows metrics.jsonl."""
