@@ -38,7 +38,7 @@ GROUP = config.get("group")
 GPUS = int(STUDY.scale.get("device") == "cuda")
 PROCESSES = STUDY.scale.get("processes", 1)  # of SFT and reinforcement; every other step has one
 MEMORY = STUDY.scale.get("memory", 4000)  # MB of the machine, for a process that holds a model
-MEMORY_OF_ALL = STUDY.scale.get("memory_of_training", MEMORY * PROCESSES)  # and for SFT or reinforcement as a whole
+MEMORY_OF_ALL = STUDY.scale.get("memory_of_training", MEMORY * PROCESSES)  # and for all processes of SFT or reinforcement
 MINUTES = 60 * STUDY.scale.get("hours", 24)
 ALONE = {"gpu": GPUS, "first_gpu": GPUS, "mem_mb": MEMORY, "runtime": MINUTES}  # of a step that is one process
 
@@ -134,7 +134,7 @@ def reward_model(wildcards):
 
 
 def prompt_file(wildcards):
-    """The prompts that the run is trained on, where it has its own."""
+    """The file of prompts that the run is trained on, if it names one."""
     path = STUDY.config(wildcards.run, int(wildcards.seed))["rl"]["prompt_file"]
     return [path] if path else []
 

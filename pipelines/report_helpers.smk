@@ -61,8 +61,8 @@ def named(wildcards):
 
 
 def scores_of(kind):
-    """The collection that a table or figure is made from: one of its own where it is not made by default, none where
-    it shows training alone."""
+    """The collection that a table or figure is made from: a separate one if it is not made by default, none if it shows
+    training alone."""
 
     def path(wildcards):
         by_default = entry(kind, wildcards.name).get("default", True)

@@ -1,7 +1,7 @@
 """The words of a trace that the verdict turned on: which fact of the prompt was denied, and by whom.
 
 A fact is an exam point of unigrpo.world.exam_points. The benchmark's verdict is asked twice: on the image (its reason
-is in scores.jsonl) and on the trace's own plan, as if it had been painted to the letter. A denied fact marks the words
+is in scores.jsonl) and on the plan of the trace, as if it had been painted to the letter. A denied fact marks the words
 of the trace that speak of it:
 
 * PLAN: the trace already contradicts the prompt

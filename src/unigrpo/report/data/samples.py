@@ -61,8 +61,8 @@ def _first_samples(path, verdicts: dict):
     content = sample_folder.read(path)
     for row, image in zip(content.rows, content.images, strict=True):
         if row["sample"] == 0:
-            told = (row["prompt_id"], row["prompt"], row["tag"], content.protocol["benchmark"], row["meta"], image)
-            yield Sample(*told, row.get("trace"), *verdicts.get(row["prompt_id"], (None, "", {})))
+            fields = (row["prompt_id"], row["prompt"], row["tag"], content.protocol["benchmark"], row["meta"], image)
+            yield Sample(*fields, row.get("trace"), *verdicts.get(row["prompt_id"], (None, "", {})))
 
 
 def _verdicts(path, mode: str, guidance: str) -> dict[str, tuple[bool, str, dict[str, float]]]:

@@ -105,7 +105,7 @@ def difference(a: Cells, b: Cells, one_for_all: bool = True) -> Cells:
     """Cells of a - b, paired by prompt and by seed; only seeds that both have take part.
 
     ``one_for_all``: a run with a single seed (a checkpoint that all others start from) is paired with every seed of
-    the other; its own spread between seeds is then in no interval. Raises UserError when prompts differ or no seed
+    the other; no interval then has its spread between seeds. Raises UserError when prompts differ or no seed
     is shared.
     """
     if a.prompts != b.prompts:

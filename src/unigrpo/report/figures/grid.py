@@ -45,7 +45,7 @@ def draw(spec: Mapping, sources: Sources) -> drawing.Drawn:
 
 
 def _under(axis, sample: samples.Sample) -> None:
-    """The verdict on a line of its own, the trace below it."""
+    """The verdict on one line, the trace below it."""
     said, color, _ = pictures.VERDICTS[sample.correct]
     objects = [" ".join(word for word, _ in entry) for entry in sample.plan or ()] or [sample.raw_trace]
     lines = pictures.cut(pictures.wrapped(objects, 28), 4)

@@ -21,7 +21,7 @@ FACTS = KindFacts(
 COLUMNS = ["prompt_id", "prompt", "run", "trace", "correct", "reason"]
 TRACE_COLUMNS = 2
 CHARACTERS = 34  # of the trace's type, in the width beside an image
-LOOKS = {  # mark of report.data.marks -> what it means, its look; either is told from plain type without colour
+LOOKS = {  # mark of report.data.marks -> what it means, its look; either differs from plain type without colour
     "": ("", {"color": "#222222"}),
     "plan": ("the trace contradicts the prompt", {"color": "#b2182b", "fontweight": "bold"}),
     "paint": ("the trace is right, the image is not", {"color": "#08519c", "fontweight": "bold", "style": "italic"}),

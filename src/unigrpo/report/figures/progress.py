@@ -26,7 +26,7 @@ LABEL_X = 1.07  # where labels begin, of the axis' width
 
 
 def spread(heights: Sequence[float], gap: float) -> np.ndarray:
-    """Heights in [0, 1] moved apart to at least ``gap``, each as near to its own as those below and above let it."""
+    """Heights in [0, 1] moved apart to at least ``gap``, each as near to its height as those below and above let it."""
     order = np.argsort(heights, kind="stable")
     placed = np.asarray(heights, dtype=float)[order]
     for i in range(1, len(placed)):

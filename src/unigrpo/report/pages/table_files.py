@@ -39,9 +39,9 @@ def make(name: str, spec: Mapping, sources: Sources) -> dict[str, str]:
     lines = [kind.line(row, rows, sources) for row in rows]
     runs = notes.runs_of(rows)
     title = spec.get("title", facts.title) + f", {rows[0].guidance} guidance" * (facts.shows == "rows")
-    scale, own = notes.scale_note(runs, sources.folder), getattr(kind, "notes", lambda *_: [])
+    scale, notes_of = notes.scale_note(runs, sources.folder), getattr(kind, "notes", lambda *_: [])
     scored = notes.scored(rows, sources) if facts.scores else []
-    below = [scale, *scored, *facts.notes, *own(rows, lines, sources), *notes.fates(runs, sources.folder)]
+    below = [scale, *scored, *facts.notes, *notes_of(rows, lines, sources), *notes.fates(runs, sources.folder)]
     caption = [scale, *facts.printed, *[phrases.METRICS, phrases.INTERVALS] * facts.scores, *facts.notes]
     frame, printed = (pd.DataFrame(map(form, lines)) for form in (kind.text, latex_of))
     return {

@@ -1,4 +1,4 @@
-"""Where a run ends under its regulariser, in the gold judge's eyes and in its own reward's, and how far it moved.
+"""Where a run ends under its regulariser, by the gold judge and by the reward trained on, and how far it moved.
 
 Gold, proxy and artefacts are those of the last validation that all seeds reached; ``gold_gap`` is gold less that of the
 table's first run, paired by prompt and by the seeds that both have. The drift is the velocity MSE from the start there.

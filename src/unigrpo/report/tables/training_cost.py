@@ -1,7 +1,7 @@
 """What runs cost to train and how their rewards went, from run.json and metrics.jsonl alone.
 
-Costs are medians over seeds, rewards means over seeds: a validation's gold and proxy (the learned reward, or the
-run's own) at the first, the best and the last validation, and the proxy on training prompts over the rollouts at
+Costs are medians over seeds, rewards means over seeds: a validation's gold and proxy (the reward that the run is
+trained on) at the first, the best and the last validation, and the proxy on training prompts over the rollouts at
 either end.
 """
 
