@@ -2,14 +2,15 @@
 
     python benchmarks/startup.py [--repeats 3]
 
-Calls every command of the method, the evaluations and the rewards with ``--help``, in turn and as often as told after
-one unmeasured round, and shows medians of user and system time: what is paid before a command does anything. Prints a
-table in Markdown and writes all of it as JSON.
+Calls every verb of ``unigrpo`` with ``--help``, plans the workflow, and loads what training and judging need, in turn
+and ``repeats`` times after one unmeasured round. Medians of user and system time show what is paid before anything is
+done. Prints a table in Markdown and writes all of it as JSON.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import statistics
 import subprocess
@@ -17,30 +18,34 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+from typer.main import get_command
+
+from unigrpo.__main__ import app
 from unigrpo.core.errors import UserError, in_one_line
 from unigrpo.core.files import write_json
 from unigrpo.study import provenance
 from unigrpo.study.provenance import ROOT
 
-ROOMS = (ROOT / "src" / "unigrpo", ROOT / "evals", ROOT / "rewards")
-BARE = {"(an empty program)": ("-c", "pass"), "(import torch)": ("-c", "import torch")}
+VARIABLES = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
+LOADED = {
+    "(an empty program)": ("-c", "pass"),
+    "(import torch)": ("-c", "import torch"),
+    "unigrpo --help": ("-m", "unigrpo", "--help"),
+    "snakemake -n": ("-m", "snakemake", "-n"),
+    "(what training loads)": ("-c", "from unigrpo.training.loop import learn"),
+    "(what the learned reward loads)": ("-c", "from rewards._support.learned_model import LearnedReward"),
+}
 
 
-def commands() -> list[str]:
-    """Modules that can be run, by name."""
-    found = []
-    for room in ROOMS:
-        for path in sorted(room.rglob("*.py")):
-            if 'if __name__ == "__main__"' in path.read_text():
-                parts = path.relative_to(room.parent).with_suffix("").parts
-                found.append(".".join(parts[:-1] if parts[-1] == "__main__" else parts))
-    return found
+def verbs() -> list[str]:
+    """The verbs of ``unigrpo``, as its command line has them."""
+    return sorted(get_command(app).commands)
 
 
 def seconds(arguments: tuple[str, ...]) -> float:
     """Processor time of one process of this interpreter. Raises UserError where it fails."""
     begun = spent()
-    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, env=VARIABLES, capture_output=True, text=True)
     if done.returncode != 0:
         raise UserError(f"{' '.join(arguments)}: {done.stderr.strip()}")
     return spent() - begun
@@ -54,7 +59,7 @@ def spent() -> float:
 
 def measure(names: list[str], repeats: int) -> dict:
     """Medians with extremes of every command, and of an empty program and torch alone for comparison."""
-    work = BARE | {name: ("-m", name, "--help") for name in names}
+    work = LOADED | {f"unigrpo {name} --help": ("-m", "unigrpo", name, "--help") for name in names}
     rounds = [{name: seconds(arguments) for name, arguments in work.items()} for _ in range(1 + repeats)][1:]
     taken = {name: [laps[name] for laps in rounds] for name in work}
     return {
@@ -77,8 +82,7 @@ def table(result: dict) -> str:
     """The medians as a Markdown table, slowest first."""
     lines = ["| command | seconds |", "|---|---:|"]
     for name, row in sorted(result["commands"].items(), key=lambda item: -item[1]["seconds"]):
-        shown = name if name in BARE else f"`python -m {name} --help`"
-        lines.append(f"| {shown} | {row['seconds']:.2f} |")
+        lines.append(f"| {name if name.startswith('(') else f'`{name}`'} | {row['seconds']:.2f} |")
     return "\n".join(lines)
 
 
@@ -89,7 +93,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.repeats < 1:
         parser.error("--repeats: expected at least 1")
-    result = measure(commands(), args.repeats)
+    result = measure(verbs(), args.repeats)
     write_json(args.out, result)
     print(table(result))
 

@@ -131,23 +131,18 @@ def test_scaling_moves_one_axis_at_a_time_and_measures_each_point(tmp_path, monk
 # ---- start-up ----------------------------------------------------------------------------------------------
 
 
-def test_every_command_is_found():
-    found = startup.commands()
-    some = {
-        "unigrpo.report.tables",
-        "evals.run",
-        "rewards.train_learned",
-    }
-    assert some <= set(found)
-    assert len(found) == len(set(found)) > 20
+def test_every_verb_is_found():
+    found = startup.verbs()
+    assert {"reproduce", "train", "sample", "judge", "plan"} <= set(found) and len(found) == len(set(found)) > 20
 
 
 def test_start_up_is_measured(tmp_path, monkeypatch):
-    monkeypatch.setattr(startup, "commands", lambda: ["unigrpo.tools.diff"])
+    monkeypatch.setattr(startup, "verbs", lambda: ["diff"])
+    monkeypatch.setattr(startup, "LOADED", {"(an empty program)": ("-c", "pass")})
     result = run(startup, tmp_path / "startup.json")
-    assert set(result["commands"]) == {"unigrpo.tools.diff", *startup.BARE}
+    assert set(result["commands"]) == {"unigrpo diff --help", "(an empty program)"}
     assert all(0 < row["fastest"] <= row["seconds"] <= row["slowest"] for row in result["commands"].values())
-    assert "| `python -m unigrpo.tools.diff --help` |" in startup.table(result)
+    assert "| `unigrpo diff --help` |" in startup.table(result)
 
 
 # ---- peers -------------------------------------------------------------------------------------------------
