@@ -62,6 +62,7 @@ def changed_json(folder, family, *keys):
     path.write_text("\n".join([json.dumps(document), *lines[1:]]))
 
 
+@pytest.mark.slow
 def test_every_implemented_feature_is_stored_and_passes():
     tallies, others = run(VECTORS)
     assert set(tallies) == set(IMPLEMENTED) and not set(others) & set(IMPLEMENTED)
@@ -299,6 +300,7 @@ def test_scale_and_shift_of_the_autoencoder_are_read(tmp_path, key):
     assert not passes(tmp_path)[0]
 
 
+@pytest.mark.slow
 def test_any_folder_is_checked_by_pytest(pytester, root):
     """The report is printed; a failure and unusable input are explained."""
     folder = pytester.mkdir("vectors")

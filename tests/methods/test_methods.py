@@ -118,6 +118,7 @@ def test_what_a_method_cannot_work_with_is_refused(changes, message):
 # ---- every run ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_two_updates_change_the_trained_experts_alone(start, learned, tmp_path, name):
     rl = settings(name)
@@ -284,6 +285,7 @@ def test_nft_paints_with_the_old_weights_which_follow_slowly():
         assert torch.allclose(c, 0.4 * a + 0.6 * b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "changes"), [("nft", {"nft_decay_rate": 0.1}), ("gardo", {"reference_every": 1})])
 def test_what_follows_the_policy_resumes_bit_for_bit(start, learned, tmp_path, monkeypatch, name, changes):
     """Killed after the updates of its 2nd rollout; old weights and a reference that moved are part of the state."""
@@ -365,6 +367,7 @@ def test_the_loss_on_data_reaches_the_reasoning_expert_where_the_images_does(bou
     assert same == {"text": boundary, "image": False}
 
 
+@pytest.mark.slow
 def test_without_weight_data_change_nothing(start, learned, tmp_path):
     launch(start, tmp_path / "ddrl", learned, settings("ddrl", data_weight=1e-30))
     launch(start, tmp_path / "grpo", learned, settings("grpo", regulariser="none"))
@@ -403,6 +406,7 @@ def test_a_score_that_rests_on_one_pixel_is_uncertain():
     assert gardo.gate(reward(images, []), second, 0.1).argmax() == 2
 
 
+@pytest.mark.slow
 def test_with_all_uncertain_and_a_fixed_reference_it_is_grpo(start, learned, tmp_path, monkeypatch):
     launch(start, tmp_path / "grpo", learned, settings("grpo", rollouts=2))
     monkeypatch.setattr(gardo, "gate", lambda scores, second, share: torch.ones_like(scores))
@@ -451,6 +455,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run_with_its_last_weights(start,
     assert (tmp_path / "model.safetensors").read_bytes() == (start / "init" / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_a_loss_that_is_not_finite_is_a_collapse_of_every_run(start, learned, tmp_path, monkeypatch, name):
     method, losses = METHODS.load(RUNS[name].get("method", "grpo")), []

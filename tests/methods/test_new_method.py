@@ -73,6 +73,7 @@ def train(folder, rl):
     return rows, load_file(out / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_the_shown_method_trains_and_costs_what_it_declares(root, add, tmp_path):
     add("mine", shown(root, "mine"))
     rl = replace(tiny.RL, method="mine", train=("image",), same_noise=False, thinking=False, matching_samples=2)
@@ -87,6 +88,7 @@ def test_the_shown_method_trains_and_costs_what_it_declares(root, add, tmp_path)
         replace(rl, matching_samples=0)
 
 
+@pytest.mark.slow
 def test_the_shown_variant_halves_the_image_loss(root, add, tmp_path):
     add("plain", shown(root, "plain"))
     rl = replace(tiny.RL, rollouts=1, epochs=1, train=("image",))
@@ -95,6 +97,7 @@ def test_the_shown_variant_halves_the_image_loss(root, add, tmp_path):
     assert ours["image_grad_norm"] == pytest.approx(grpo["image_grad_norm"] / 2, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", [VARIANT, TUPLE], ids=["star", "assignment"])
 @pytest.mark.parametrize(
     "changes",

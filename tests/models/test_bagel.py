@@ -348,6 +348,7 @@ def test_the_base_needs_a_release():
         tiny.run_config("base", backbone="bagel")
 
 
+@pytest.mark.slow
 def test_supervised_and_reinforced_like_every_model(folder, tmp_path, monkeypatch):
     few = world_prompts.prompt_set("val")[:4]
     short = SupervisedConfig(steps=2, batch_size=4, warmup=1, validate_every=2, checkpoint_every=1)

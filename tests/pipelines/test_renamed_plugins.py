@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 COPIED = ("src", "rewards", "evals", "pipelines", "profiles", "assets", "Snakefile", "environment.yml")
 RENAMED = (  # file or folder, the key that names it, the new name
     ("src/unigrpo/methods/grpo.py", "method", "policy_gradient"),
@@ -57,7 +59,6 @@ def test_everything_still_plans(project, scale):
     assert "total" in snakemake(project, "-n", "--config", f"scale={scale}")
 
 
-@pytest.mark.slow
 def test_a_run_still_trains(project):
     snakemake(project, "results/smoke/runs/unigrpo/seed0/model.safetensors", "--config", "scale=smoke")
     assert (project / "results/smoke/runs/unigrpo/seed0/run.json").exists()

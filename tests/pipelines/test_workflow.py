@@ -144,6 +144,7 @@ def named_by(chosen: overview.Study, chosen_of: Callable[[dict], list[str]]) -> 
     return len(shown["tables"]), len(shown["figures"]), runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", ["smoke", "cpu", "gpu", "paper", "sd35"])
 def test_every_scale_plans_every_run_and_result(shipped, scale):
     jobs, chosen = plan(shipped, "--config", f"scale={scale}"), study(shipped, scale=scale)
@@ -168,6 +169,7 @@ def test_a_group_is_planned_whole_with_the_claims_that_read_it(shipped):
     assert jobs["learned_reward"] == 1 + plan(shipped, "--config", "scale=smoke")["learned_reward"]
 
 
+@pytest.mark.slow
 def test_the_readmes_ablation_is_planned_and_changes_nothing_else(root, tmp_path):
     """One line under `runs`, one row of a table: its trainings and their images, and no other job."""
     folder = make_checkout(root, tmp_path / "own")
@@ -208,6 +210,7 @@ def test_the_base_is_trained_apart_before_it_is_shipped(shipped):
     assert plan(shipped, "ship_base") == {"pretrain": 1, "ship_base": 1}
 
 
+@pytest.mark.slow
 def test_planning_takes_little_time(shipped):
     """Processor time of a dry run of the shipped catalogue, and with a user's method that imports torch."""
 
@@ -221,6 +224,7 @@ def test_planning_takes_little_time(shipped):
     assert seconds() < 1.5 * 2.5  # 2.5 on an idle machine
 
 
+@pytest.mark.slow
 def test_lint_is_clean(shipped):
     done = snakemake(shipped, "--lint")
     assert done.returncode == 0, done.stderr
@@ -259,6 +263,7 @@ def test_a_bad_catalogue_ends_with_one_message_and_writes_nothing(root, tmp_path
 # ------------------------------------------------------------------------------------------------------- reruns
 
 
+@pytest.mark.slow
 def test_a_finished_study_has_nothing_to_do(finished):
     assert plan(finished, "--config", "scale=smoke") == {}
     results = finished / "results/smoke"
@@ -270,6 +275,7 @@ def test_a_finished_study_has_nothing_to_do(finished):
     assert {"pretrain.base.0", "sft.sft.0", "train.unigrpo.0", "sample.unigrpo.0", "tune"} <= used
 
 
+@pytest.mark.slow
 def test_the_report_is_one_page_that_captions_every_result(finished):
     done = snakemake(finished, "--report", "report.html", "--config", "scale=smoke")
     assert done.returncode == 0, done.stderr
@@ -288,6 +294,7 @@ def test_the_report_is_one_page_that_captions_every_result(finished):
 AFTERWARDS = {"collect": 1, "table": 1, "figure": 1, "gallery": 1, "claims": 1, "all": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, old, new, expected",
     [
@@ -325,6 +332,7 @@ def test_a_change_reruns_what_depends_on_it_and_no_more(finished, name, old, new
         path.write_text(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "catalogued, target, expected",
     [
@@ -371,6 +379,7 @@ def wait_for(condition, seconds=30):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_killed_workflow_does_not_stop_the_next(root, tmp_path):
     folder = make_checkout(root, tmp_path / "killed")
     (folder / "pipelines/experiments.yaml").write_text(CATALOGUE)
@@ -390,6 +399,7 @@ def test_a_killed_workflow_does_not_stop_the_next(root, tmp_path):
     assert again.stdout.splitlines()[-1].split() == ["run", "results/smoke/runs/base/seed*/"]
 
 
+@pytest.mark.slow
 def test_a_second_run_waits_for_a_first_that_lost_its_terminal(root, tmp_path):
     folder = make_checkout(root, tmp_path / "orphan")
     run = folder / "results/smoke/runs/base/seed0"
@@ -406,6 +416,7 @@ def test_a_second_run_waits_for_a_first_that_lost_its_terminal(root, tmp_path):
     assert (run / "metrics.jsonl").read_text().splitlines() == ["started", "finished"]
 
 
+@pytest.mark.slow
 def test_a_failed_step_fails_the_command_and_keeps_its_state_and_log(root, tmp_path):
     folder = make_checkout(root, tmp_path / "failed")
     (folder / "fail").touch()

@@ -73,6 +73,7 @@ def kept(model, work) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in held.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [tiny.MODEL, MEDIUM], ids=["tiny", "medium"])
 @pytest.mark.parametrize("parts", [("text", "image"), ("image",), ("text",)], ids="+".join)
 def test_activations_are_those_that_autograd_keeps(size, parts):

@@ -470,7 +470,7 @@ from unigrpo.study.facts import FIGURES, TABLES
 for door in (TABLES, FIGURES):
     for name in door.names():
         door.load(name)
-loaded = {name for name in ("numpy", "pandas", "matplotlib", "scipy", "PIL", "torch") if name in sys.modules}
-assert not {name for name in loaded if type(sys.modules[name]).__name__ != "_LazyModule"}, loaded
+loaded = {"numpy._core", "pandas.core", "matplotlib.figure", "scipy.stats", "PIL.Image", "torch.nn"} & set(sys.modules)
+assert not loaded, loaded
 """
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})

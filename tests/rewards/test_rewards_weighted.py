@@ -221,6 +221,7 @@ print(score(torch.ones(1, 3, 8, 8) * torch.tensor([1.0, 0, 0.25]).view(3, 1, 1),
 """
 
 
+@pytest.mark.slow
 def test_a_reward_of_one_s_own_is_one_file(root, tmp_path):
     """In a copy of the project, with torch at its top: found, checked and used; under another name too."""
     for name in ("src", "rewards", "evals", "pipelines"):
@@ -244,6 +245,7 @@ def test_a_reward_of_one_s_own_is_one_file(root, tmp_path):
 # ---- training ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_records_the_parts(own, tmp_path, monkeypatch):
     options = {"parts": {"red": {"weight": 2.0}, "length": {"weight": 0.01}}}
     rl = replace(tiny.RL, rollouts=1, train=("image",), reward="weighted", reward_options=options)

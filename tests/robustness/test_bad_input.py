@@ -279,6 +279,7 @@ def test_a_run_without_its_record_is_named(folder, monkeypatch):
     assert call(monkeypatch, folder, "sample-sets").startswith("init/run.json: 'ema' is missing")
 
 
+@pytest.mark.slow
 def test_a_folder_cannot_be_a_file_nor_a_file_a_folder(folder, monkeypatch):
     (folder / "taken").write_text("")
     (folder / "full").mkdir()
@@ -325,6 +326,7 @@ def test_bad_scores_are_named(tmp_path, monkeypatch, returned, message):
         rewards.load("bad")(torch.zeros(2, 3, 48, 48), PROMPTS)
 
 
+@pytest.mark.slow
 def test_a_reward_of_nan_ends_training_without_a_model(folder, monkeypatch):
     from safetensors.torch import load_file, save_file
 
@@ -430,6 +432,7 @@ def test_a_prompt_the_model_cannot_read_is_named(text, message):
 # ---- as processes ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_process_ends_with_the_message_alone(root, folder):
     """No traceback, exit code 2, nothing written."""
     set_json(folder / "rl.json", "rl.group_size", 1)

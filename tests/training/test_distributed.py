@@ -27,6 +27,8 @@ from unigrpo.study.facts import METHODS
 from unigrpo.training import launch, learner, loop, supervised, task
 from unigrpo.training.examples import draw_examples
 
+pytestmark = pytest.mark.slow
+
 TIMES = ("seconds_rollout", "seconds_update")
 
 

@@ -103,6 +103,7 @@ def assert_same(out, other):
         assert (out / "validation" / path.name).read_bytes() == path.read_bytes(), path.name
 
 
+@pytest.mark.slow
 def test_reinforcement_survives_three_kills(root, start, tmp_path):
     """One run, killed inside its 2nd rollout, between the halves of its 3rd, and while it writes that rollout's state;
     beside it lie a model of an earlier run, a broken temporary file and a line that the kill cut short."""
@@ -130,6 +131,7 @@ def test_reinforcement_survives_three_kills(root, start, tmp_path):
     assert_same(out, calm)
 
 
+@pytest.mark.slow
 def test_supervised_training_survives_a_kill(root, start, tmp_path):
     """Killed in the 4th step of 6, states after the 2nd and the 4th; the kept average is part of the state."""
     calm, out = tmp_path / "calm", tmp_path / "killed"

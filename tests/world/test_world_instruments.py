@@ -332,6 +332,7 @@ def test_second_evaluator_refuses_a_damaged_folder(tmp_path):
         detector.load(tmp_path)
 
 
+@pytest.mark.slow
 def test_second_evaluator_learns(tmp_path, capsys):
     """A few steps lower the loss, and the same seed gives the same weights."""
     model, again = (detector.train(steps=40, batch=16, seed=3) for _ in range(2))

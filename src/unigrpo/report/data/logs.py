@@ -21,24 +21,21 @@ def column(rows: Sequence[tuple[str, dict]], kind: str, name: str) -> list[float
     return [row[name] for _, row in rows if row.get("kind") == kind]
 
 
-def recorded(rows: Sequence[tuple[str, dict]], kind: str, name: str) -> list[float]:
-    """``column``, but empty where no row of this kind has it."""
-    return column(rows, kind, name) if any(row.get("kind") == kind and name in row for _, row in rows) else []
-
-
 def ends(run: str, name: str, folder: Folder) -> tuple[float | None, float | None]:
     """Mean of ``name`` over the first and over the last ENDS rollouts, mean over seeds; None where no seed has it."""
-    seeds = [values for rows in folder.metrics(run).values() if (values := recorded(rows, "train", name))]
+    logs = [rows for rows in folder.metrics(run).values() if any(name in row for _, row in rows)]
+    seeds = [values for rows in logs if (values := column(rows, "train", name))]
     if not seeds:
         return None, None
     return mean(mean(values[:ENDS]) for values in seeds), mean(mean(values[-ENDS:]) for values in seeds)
 
 
-def at_validation(run: str, name: str, update: int, folder: Folder) -> float | None:
-    """``name`` at the validation after this update, mean over the seeds that have it; None where none has."""
-    rows = [row for rows in folder.metrics(run).values() for row in rows if row[1].get("update") == update]
-    values = recorded(rows, "validation", name)
-    return mean(values) if values else None
+def validated(run: str, name: str, folder: Folder) -> dict[int, dict[int, float]]:
+    """Seed -> update -> ``name`` of the validations that have it."""
+    return {
+        seed: {row["update"]: row[name] for _, row in rows if row.get("kind") == "validation" and name in row}
+        for seed, rows in folder.metrics(run).items()
+    }
 
 
 def curve_data(runs: Sequence[str], folder: Folder) -> pd.DataFrame:

@@ -86,31 +86,19 @@ def course(run: str, folder: Folder) -> Course | None:
     if not found:
         return None
     updates = sorted(set.intersection(*({int(path.stem) for path in paths} for paths in found.values())))
-    first, values, spreads = None, {m: [] for m in METRICS}, {m: [] for m in METRICS}
+    first, values, spread = None, {m: [] for m in METRICS}, {m: [] for m in METRICS}
     for paths in found.values():
-        means = {m: [] for m in METRICS}
-        for path in paths:
-            if int(path.stem) not in updates:
-                continue
-            prompts, tags, scores = _read(path)
-            first = first or (prompts, tags)
-            if first != (prompts, tags):
+        read = [(path, *_read(path)) for path in paths if int(path.stem) in updates]
+        for path, *keys, _ in read:
+            first = first or keys
+            if first != keys:
                 raise UserError(f"{path}: expected the prompts of {run}'s other validations, in their order")
-            for m in METRICS:
-                means[m].append([np.mean(images) for images in scores[m]])
-                if int(path.stem) == updates[0]:
-                    spreads[m].append(np.std(np.concatenate(scores[m])))
         for m in METRICS:
-            values[m].append(means[m])
-    return Course(
-        run,
-        tuple(found),
-        tuple(updates),
-        tuple(first[0]),
-        tuple(first[1]),
-        {m: np.array(values[m]) for m in METRICS},
-        {m: float(np.mean(spreads[m])) for m in METRICS},
-    )
+            values[m].append([[np.mean(images) for images in scores[m]] for *_, scores in read])
+            spread[m].append(np.std(np.concatenate(read[0][-1][m])))
+    arrays = {m: np.array(each) for m, each in values.items()}
+    spreads = {m: float(np.mean(each)) for m, each in spread.items()}
+    return Course(run, tuple(found), tuple(updates), *map(tuple, first), arrays, spreads)
 
 
 def courses(runs: Sequence[str], folder: Folder) -> dict[str, Course | None]:

@@ -11,7 +11,7 @@ from statistics import mean
 
 from unigrpo.core import errors, seeding
 from unigrpo.core.lazy import lazy
-from unigrpo.report.data import anchors, results, stats, validations
+from unigrpo.report.data import anchors, logs, results, stats, validations
 from unigrpo.report.data.rows import Sources
 from unigrpo.report.pages import drawing
 from unigrpo.study.facts import KindFacts
@@ -32,14 +32,11 @@ COLUMNS = ["run", "regulariser", "weight", "seeds", "drift", *(f"{m}{s}" for m i
 
 def last_drift(run: str, folder: results.Folder) -> float:
     """Velocity MSE from the start at the last validation, mean over seeds. Raises UserError where none has it."""
-    found = []
-    for rows in folder.metrics(run).values():
-        drifts = [row["drift"] for _, row in rows if row.get("kind") == "validation" and "drift" in row]
-        found += drifts[-1:]
-    if not found:
+    last = [list(by.values())[-1] for by in logs.validated(run, "drift", folder).values() if by]
+    if not last:
         where = folder.root / "runs" / run
         raise errors.UserError(f"{where}: no seed has a validation with its drift in metrics.jsonl")
-    return mean(found)
+    return mean(last)
 
 
 def points(courses: Mapping[str, object], folder: results.Folder) -> pandas.DataFrame:

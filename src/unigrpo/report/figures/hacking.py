@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from unigrpo.core import errors
 from unigrpo.core.lazy import lazy
-from unigrpo.report.data import results, validations
+from unigrpo.report.data import logs, results, validations
 from unigrpo.report.data.rows import Sources
 from unigrpo.report.pages import drawing
 from unigrpo.study.facts import KindFacts
@@ -38,12 +38,8 @@ def gains(found: validations.Course, metric: str) -> np.ndarray:
 
 def drifts(found: validations.Course, folder: results.Folder) -> np.ndarray:
     """(K, U) velocity MSE from the start at each of the validations. Raises UserError where one has none."""
-    rows = folder.metrics(found.run)
-    moved = np.full((len(found.seeds), len(found.updates)), np.nan)
-    for k, seed in enumerate(found.seeds):
-        by_update = {row["update"]: row for _, row in rows.get(seed, []) if row.get("kind") == "validation"}
-        for u, update in enumerate(found.updates):
-            moved[k, u] = by_update.get(update, {}).get("drift", np.nan)
+    by_seed = logs.validated(found.run, "drift", folder)
+    moved = np.array([[by_seed.get(seed, {}).get(u, np.nan) for u in found.updates] for seed in found.seeds])
     if np.isnan(moved).any():
         raise errors.UserError(f"{folder.root / 'runs' / found.run}: metrics.jsonl lacks the drift of a validation")
     return moved

@@ -7,6 +7,7 @@ table's first run, paired by prompt and by the seeds that both have. The drift i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import mean
 
 from unigrpo.report.data import anchors, lines, logs, phrases, validations
 from unigrpo.report.data import notes as shared
@@ -36,6 +37,7 @@ def line(row: Row, rows: Sequence[Row], sources: Sources) -> Line:
     anchor = anchors.anchor(config) if config else None
     gap = validations.apart(c, validations.course(first, folder), "gold") if run != first else None
     diversity_first, diversity_last = logs.ends(run, "diversity", folder)
+    drifts = [by[c.updates[-1]] for by in logs.validated(run, "drift", folder).values() if c and c.updates[-1] in by]
     return {
         "run": run,
         "label": folder.label(run),
@@ -50,7 +52,7 @@ def line(row: Row, rows: Sequence[Row], sources: Sources) -> Line:
         "training_last": logs.ends(run, "proxy", folder)[1],
         "diversity_first": diversity_first,
         "diversity_last": diversity_last,
-        "drift": c and logs.at_validation(run, "drift", c.updates[-1], folder),
+        "drift": mean(drifts) if drifts else None,
         "collapsed": sources.cost(run)["collapsed"],
     }
 
