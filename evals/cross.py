@@ -102,24 +102,24 @@ def cells(scored: Sequence[Scored], run: str, reward: str) -> Cells:
     shared = sorted(set.intersection(*({row["prompt_id"] for row in s.rows} for s in scored)))
     if not shared:
         raise UserError("the runs share no prompt, expected images of the same prompts")
-    chosen = [s for s in scored if s.source.run == run]
-    tags = {row["prompt_id"]: row["tag"] for row in chosen[0].rows}
+    of_run = [s for s in scored if s.source.run == run]
+    tags = {row["prompt_id"]: row["tag"] for row in of_run[0].rows}
     values = []
-    for s in chosen:
+    for s in of_run:
         scores: dict[str, list[float]] = {}
         for row in s.rows:
             scores.setdefault(row["prompt_id"], []).append(row["scores"][reward])
         values.append([sum(scores[p]) / len(scores[p]) for p in shared])
-    seeds = tuple(s.source.seed for s in chosen)
+    seeds = tuple(s.source.seed for s in of_run)
     return Cells(np.asarray(values, dtype=float), seeds, tuple(shared), tuple(tags[p] for p in shared))
 
 
 def lines(scored: Sequence[Scored], names: Sequence[str]) -> list[dict]:
     """A line a run and reward: mean and interval, and the difference to the first run; means over prompts."""
     runs = list(dict.fromkeys(s.source.run for s in scored))
-    made = []
+    rows = []
     for run in runs:
-        chosen = [s for s in scored if s.source.run == run]
+        of_run = [s for s in scored if s.source.run == run]
         for name in names:
             mine, first = cells(scored, run, name), cells(scored, runs[0], name)
             mean = estimate(mine, numpy_generator(0, "cross", run, name), by_category=False)
@@ -127,14 +127,14 @@ def lines(scored: Sequence[Scored], names: Sequence[str]) -> list[dict]:
             if run != runs[0]:
                 apart = difference(mine, first)
                 gap = estimate(apart, numpy_generator(0, "cross gap", run, name), by_category=False)
-            made.append(
-                {"run": run, "trained_on": chosen[0].source.trained_on, "reward": name}
+            rows.append(
+                {"run": run, "trained_on": of_run[0].source.trained_on, "reward": name}
                 | _columns("mean", mean)
                 | _columns("gap", gap)
-                | {"seeds": mean.seeds, "prompts": mean.prompts, "images": sum(len(s.rows) for s in chosen)}
-                | {"failed": sum(len(s.failed) for s in chosen)}
+                | {"seeds": mean.seeds, "prompts": mean.prompts, "images": sum(len(s.rows) for s in of_run)}
+                | {"failed": sum(len(s.failed) for s in of_run)}
             )
-    return made
+    return rows
 
 
 def _columns(name: str, e: Estimate | None) -> dict:
@@ -148,18 +148,18 @@ def direction(line: dict) -> str:
     return "up" if line["gap_lo"] > 0 else "down" if line["gap_hi"] < 0 else "unclear"
 
 
-def notes(made: Sequence[dict]) -> list[str]:
+def notes(rows: Sequence[dict]) -> list[str]:
     """What stands below the table: how it is read, and what each run's training reward says beside the others."""
-    first = made[0]["run"]
+    first = rows[0]["run"]
     below = [
         "Means over prompts with 95 % intervals over seeds and prompts; differences are paired by prompt and seed.",
-        f"All runs are judged on the {made[0]['prompts']} prompts that every one of them has.",
+        f"All runs are judged on the {rows[0]['prompts']} prompts that every one of them has.",
     ]
-    if failed := {line["run"]: line["failed"] for line in made if line["failed"]}:
+    if failed := {line["run"]: line["failed"] for line in rows if line["failed"]}:
         counts = ", ".join(f"{count} of {run}" for run, count in failed.items())
         below.append(f"**Images that could not be scored**: {counts}.")
-    for run in dict.fromkeys(line["run"] for line in made if line["trained_on"] and line["run"] != first):
-        lines_of_run = [line for line in made if line["run"] == run]
+    for run in dict.fromkeys(line["run"] for line in rows if line["trained_on"] and line["run"] != first):
+        lines_of_run = [line for line in rows if line["run"] == run]
         target = [line for line in lines_of_run if line["reward"].partition("=")[0] == line["trained_on"]]
         others = [f"{line['reward']} {direction(line)}" for line in lines_of_run if line not in target]
         on = ", ".join(direction(line) for line in target) or "not among the columns"
@@ -169,18 +169,18 @@ def notes(made: Sequence[dict]) -> list[str]:
     return below
 
 
-def frames(made: Sequence[dict], names: Sequence[str]) -> list[tuple[str, pd.DataFrame]]:
+def frames(rows: Sequence[dict], names: Sequence[str]) -> list[tuple[str, pd.DataFrame]]:
     """(heading, table) of the levels and of the differences."""
-    runs = list(dict.fromkeys(line["run"] for line in made))
-    at = {(line["run"], line["reward"]): line for line in made}
+    runs = list(dict.fromkeys(line["run"] for line in rows))
+    at = {(line["run"], line["reward"]): line for line in rows}
 
-    def table(key: str, chosen: Sequence[str]) -> pd.DataFrame:
+    def table(key: str, shown: Sequence[str]) -> pd.DataFrame:
         return pd.DataFrame(
             [
                 {"run": run, "trained on": at[run, names[0]]["trained_on"] or MISSING}
                 | {name: _interval(at[run, name], key) for name in names}
                 | {"seeds": at[run, names[0]]["seeds"], "images": at[run, names[0]]["images"]}
-                for run in chosen
+                for run in shown
             ]
         )
 
@@ -195,9 +195,9 @@ def _interval(line: dict, key: str) -> str:
 
 def write(scored: Sequence[Scored], names: Sequence[str], out: Path) -> list[dict]:
     """Write ``cross.csv``, ``.md``, ``.html`` and ``cross.jsonl`` (a row an image) into ``out``; returns the lines."""
-    made = lines(scored, names)
+    rows = lines(scored, names)
     title = "Rewards as held-out metrics"
-    shown, below = frames(made, names), notes(made)
+    shown, below = frames(rows, names), notes(rows)
     text = "\n\n".join(
         (f"## {head}\n\n" if head else "") + frame.to_markdown(index=False, disable_numparse=True)
         for head, frame in shown
@@ -205,10 +205,10 @@ def write(scored: Sequence[Scored], names: Sequence[str], out: Path) -> list[dic
     listed = "\n".join(f"* {note}" for note in below)
     images = [{"run": s.source.run, "seed": s.source.seed} | row for s in scored for row in s.rows]
     write_text(out / "cross.jsonl", "".join(json.dumps(row) + "\n" for row in images))
-    write_text(out / "cross.csv", pd.DataFrame(made).to_csv(index=False, float_format="%.6g"))
+    write_text(out / "cross.csv", pd.DataFrame(rows).to_csv(index=False, float_format="%.6g"))
     write_text(out / "cross.md", f"# {title}\n\n{text}\n\n{listed}\n")
     write_text(out / "cross.html", page.parts(title, [*shown, ("", below)]))
-    return made
+    return rows
 
 
 def compare(out: Path, sources: Sequence[str], rewards: Sequence[str], batch: int = BATCH) -> int:

@@ -155,9 +155,9 @@ def answered(make: Callable) -> Callable:
     _, *rest = inspect.signature(make).parameters.values()
     options = inspect.signature(answerer).parameters
 
-    def build(**given: Any):
-        vlm = answerer(**{name: given.pop(name) for name in options if name in given})
-        return make(vlm, **given)
+    def build(**values: Any):
+        vlm = answerer(**{name: values.pop(name) for name in options if name in values})
+        return make(vlm, **values)
 
     build.__annotations__ = annotations(make) | annotations(answerer)
     build.__signature__ = inspect.Signature(

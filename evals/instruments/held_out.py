@@ -33,13 +33,13 @@ def weights(text: str) -> list[Path]:
 
 def named(text: str) -> tuple[str, dict]:
     """(name of the reward, options) of ``NAME`` or ``NAME={"option": value}``. Raises UserError."""
-    name, _, given = text.partition("=")
+    name, _, written = text.partition("=")
     try:
-        options = json.loads(given) if given else {}
+        options = json.loads(written) if written else {}
     except json.JSONDecodeError as error:
         raise UserError(f"--reward {text}: the options after '=' are not valid JSON ({error.msg})") from None
     if not isinstance(options, dict):
-        raise UserError(f"--reward {text}: expected a JSON object of options after '=', found {given}")
+        raise UserError(f"--reward {text}: expected a JSON object of options after '=', found {written}")
     return name, options
 
 
