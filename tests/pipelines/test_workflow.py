@@ -336,7 +336,7 @@ def test_a_change_reruns_what_depends_on_it_and_no_more(finished, name, old, new
 @pytest.mark.parametrize(
     "catalogued, target, expected",
     [
-        ("tables:\n  apart: {kind: training, ", "tables/apart.md", {}),
+        ("tables:\n  apart: {kind: training_cost, ", "tables/apart.md", {}),
         ("tables:\n  apart: {kind: main, rows: [[no_norm, yes]], ", "tables/apart.md", {"sample": 1}),
         ("figures:\n  apart: {kind: curves, ", "figures/apart.png", {}),
         ("figures:\n  apart: {kind: dots, ", "figures/apart.png", {"sample": 1}),
