@@ -2,8 +2,8 @@
 
     python benchmarks/phases.py [--scale NAME | --config FILE [--run DIR]]
 
-The step is that of ``unigrpo.training.loop``, timed between its marks, and that of ``unigrpo.training.supervised``, at
-the sizes of a scale. Without ``--run`` the model is freshly initialised: weights change no speed but through the length
+The step is that of ``unigrpo.training.loop``, timed between its marks, and that of
+``unigrpo.training.supervised_run``, at the sizes of a scale. Without ``--run`` the model is freshly initialised: weights change no speed but through the length
 of the traces they write, so every trace then has the length of a plan of four objects, the longest.
 Numbers are medians after one unmeasured warm-up. Prints a table in Markdown and writes all of it as JSON.
 """
@@ -43,10 +43,10 @@ from unigrpo.study import config, provenance
 from unigrpo.study.config import RunConfig
 from unigrpo.study.provenance import ROOT
 from unigrpo.study.run_choice import chosen_run
-from unigrpo.training import loop, supervised
+from unigrpo.training import loop, supervised_run
 from unigrpo.training.launch import accelerate_for
 from unigrpo.training.learner import Learner, optimizer_for
-from unigrpo.training.supervised import Student
+from unigrpo.training.supervised_run import Student
 from unigrpo.training.validation import validate, validation_jobs
 from unigrpo.world import inspector, render, scenes
 
@@ -117,10 +117,10 @@ def rl_step(run: Learner, index: int) -> dict[str, Lap]:
 
 
 def supervised_step(student: Student, index: int) -> dict[str, Lap]:
-    """One step of ``unigrpo.training.supervised``, drawing and rendering of the examples included."""
+    """One step of ``unigrpo.training.supervised_run``, drawing and rendering of the examples included."""
     device = student.model.device
     begun = clock(device)
-    supervised.learn(student, index)
+    supervised_run.learn(student, index)
     return {"supervised step": Lap(clock(device) - begun, {"examples": student.cfg.supervised.batch_size})}
 
 
@@ -213,7 +213,7 @@ def measure(cfg: RunConfig, sft: RunConfig, folder: Path | None, repeats: int) -
         phases[name]["share"] = share
 
     s = sft.supervised
-    average, optimizer = supervised.averaging(start.network, s.ema_decay), supervised.optimizer_for(start, s)
+    average, optimizer = supervised_run.averaging(start.network, s.ema_decay), supervised_run.optimizer_for(start, s)
     others = repeat(partial(supervised_step, Student(sft, start, average, optimizer, accelerator)), repeats)
     others |= repeat(partial(inspection, cfg.model.image_size), repeats)
 

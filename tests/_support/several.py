@@ -17,7 +17,7 @@ from unigrpo.core.files import write_json
 from unigrpo.core.settings import replace
 from unigrpo.sampling.engine import Decoding
 from unigrpo.study.config import RunConfig, SupervisedConfig
-from unigrpo.training import loop, reinforcement, supervised
+from unigrpo.training import loop, reinforcement_run, supervised_run
 from unigrpo.world import prompts as world_prompts
 
 IMAGE = {"train": ("image",), "same_noise": False}
@@ -69,10 +69,10 @@ def run(cfg: RunConfig, out: Path, start: Path) -> None:
     AcceleratorState._reset_state(reset_partial_state=True)  # it keeps the precision of its first use
     with mock.patch.object(world_prompts, "prompt_set", few_prompts):
         if cfg.stage == "sft":
-            supervised.train(cfg, out, start / "init")
+            supervised_run.train(cfg, out, start / "init")
         else:
             decoding = Decoding(cfg.rl.thinking, 2.0, 0.7)
-            reinforcement.train(cfg, out, start / "init", brightness, decoding, "settings")
+            reinforcement_run.train(cfg, out, start / "init", brightness, decoding, "settings")
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
@@ -82,7 +82,7 @@ class Killed(Exception):
 
 def killed(cfg: RunConfig, out: Path, start: Path) -> None:
     """The same, ended after the first state was saved: in the second rollout, or the third step."""
-    module, name, last = (supervised, "draw_examples", 2) if cfg.stage == "sft" else (loop, "draw_prompts", 1)
+    module, name, last = (supervised_run, "draw_examples", 2) if cfg.stage == "sft" else (loop, "draw_prompts", 1)
     original = getattr(module, name)
 
     def deadly(source, index, *rest):
@@ -102,15 +102,15 @@ def killed(cfg: RunConfig, out: Path, start: Path) -> None:
 
 def held(cfg: RunConfig, out: Path, start: Path) -> dict[str, int]:
     """Run it; bytes of weights and of optimiser state that this process held of it."""
-    original, found = reinforcement.optimizer_for, []
+    original, found = reinforcement_run.optimizer_for, []
 
     def kept(model, rl):
         found.extend([model, original(model, rl)])
         return found[1]
 
-    reinforcement.optimizer_for = kept
+    reinforcement_run.optimizer_for = kept
     run(cfg, out, start)
-    reinforcement.optimizer_for = original
+    reinforcement_run.optimizer_for = original
     model, (optimizer, _) = found
     moments = [t for state in optimizer.state.values() for t in state.values() if t.dim()]
     kinds = {"weights": list(model.parameters()), "optimiser": moments}

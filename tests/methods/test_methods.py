@@ -30,7 +30,7 @@ from unigrpo.report.data import collect
 from unigrpo.sampling.engine import Decoding
 from unigrpo.study import config
 from unigrpo.study.facts import METHODS, MethodFacts
-from unigrpo.training import learner, loop, reinforcement, task
+from unigrpo.training import learner, loop, reinforcement_run, task
 from unigrpo.training.examples import SupervisedData
 from unigrpo.world.traces import parse_trace, trace_matches
 
@@ -72,7 +72,7 @@ def launch(start, out, reward, rl, cfg=None) -> dict:
     """train() as its command calls it; returns run.json."""
     cfg = cfg or tiny.run_config("rl", rl=rl)
     decoding = Decoding(rl.thinking, 1.0, 1.0)
-    reinforcement.train(cfg, out, start / "init", reward, decoding, "settings")
+    reinforcement_run.train(cfg, out, start / "init", reward, decoding, "settings")
     return json.loads((out / "run.json").read_text())
 
 
@@ -474,8 +474,8 @@ def test_a_loss_that_is_not_finite_is_a_collapse_of_every_run(start, learned, tm
 
 def test_gold_below_half_of_the_first_is_a_collapse(start, learned, tmp_path, monkeypatch):
     gold = iter([0.8, 0.39])
-    monkeypatch.setattr(reinforcement, "validate", lambda *a, **k: SimpleNamespace(means={"gold": next(gold)}))
-    monkeypatch.setattr(reinforcement, "record", lambda *a: None)
+    monkeypatch.setattr(reinforcement_run, "validate", lambda *a, **k: SimpleNamespace(means={"gold": next(gold)}))
+    monkeypatch.setattr(reinforcement_run, "record", lambda *a: None)
     record = launch(start, tmp_path, learned, settings("fpo"))
     assert (record["collapsed"], record["collapse"]) == (True, "validation gold fell from 0.800 to 0.390")
 
@@ -492,8 +492,8 @@ def test_a_run_whose_parent_collapsed_is_not_trained_and_has_no_scores(start, tm
     assert "tiny/3 is not trained: its parent refl collapsed (why)" in capsys.readouterr().out
     assert (run / "metrics.jsonl").read_text() == ""
     assert (
-        reinforcement.fate_of(run) == "its parent tiny was not trained"
-        and reinforcement.fate_of(start / "init") is None
+        reinforcement_run.fate_of(run) == "its parent tiny was not trained"
+        and reinforcement_run.fate_of(start / "init") is None
     )
 
     command.unigrpo(f"sample-sets {given} --model {run} --mode think --out {run}/samples")

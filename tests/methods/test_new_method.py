@@ -21,7 +21,7 @@ from unigrpo.planning import cost
 from unigrpo.sampling.engine import Decoding
 from unigrpo.study.config import rl_class
 from unigrpo.study.facts import METHODS
-from unigrpo.training import reinforcement
+from unigrpo.training import reinforcement_run
 
 VARIANT = "from unigrpo.methods.grpo import *\n"
 TUPLE = """
@@ -67,7 +67,7 @@ def train(folder, rl):
         checkpoint.save_model(tiny.model(), folder / "init", {})
     out, cfg = folder / rl.method, tiny.run_config("rl", rl=rl)
     decoding = Decoding(False, 1.0, 1.0)
-    reinforcement.train(cfg, out, folder / "init", brightness, decoding, "x")
+    reinforcement_run.train(cfg, out, folder / "init", brightness, decoding, "x")
     assert json.loads((out / "run.json").read_text())["updates"] == rl.rollouts * rl.epochs
     rows = [row for _, row in read_jsonl(out / "metrics.jsonl") if row["kind"] == "train"]
     return rows, load_file(out / "model.safetensors")

@@ -30,7 +30,7 @@ from unigrpo.sampling.painting import paint
 from unigrpo.study import run_folder
 from unigrpo.study.config import ModelConfig, SupervisedConfig
 from unigrpo.tools import inspect_checkpoint
-from unigrpo.training import launch, learner, loop, reinforcement, supervised, task
+from unigrpo.training import launch, learner, loop, reinforcement_run, supervised_run, task
 from unigrpo.world import prompts as world_prompts
 
 TABLES = ("latent_pos_embed.pos_embed", "vit_pos_embed.pos_embed")
@@ -329,7 +329,7 @@ def config(folder, stage, **changes):
 
 def test_the_base_of_a_scale_is_the_release(folder, tmp_path):
     out = tmp_path / "base"
-    supervised.adopt(config(folder, "base"), out)
+    supervised_run.adopt(config(folder, "base"), out)
     assert run_folder.weights(out) == out / "ema.safetensors" and (out / "ema.safetensors").is_symlink()
     assert json.loads((out / "run.json").read_text())["updates"] == 0
     model = checkpoint.load_model(out, expected=release.MODEL)
@@ -358,7 +358,7 @@ def test_supervised_and_reinforced_like_every_model(folder, tmp_path, monkeypatc
             "prompt_set",
             lambda name, real=world_prompts.prompt_set: few if name == "val" else real(name),
         )
-        supervised.train(config(folder, "sft", supervised=short), tmp_path / "sft", folder)
+        supervised_run.train(config(folder, "sft", supervised=short), tmp_path / "sft", folder)
         rl = replace(tiny.RL, rollouts=2, prompts_per_rollout=2, group_size=2, micro_batch=4)
         cfg = config(folder, "rl", rl=rl)
         decoding = Decoding(True, 2.0, 0.7)
@@ -366,7 +366,7 @@ def test_supervised_and_reinforced_like_every_model(folder, tmp_path, monkeypatc
         def brightness(images, _):
             return images.mean((1, 2, 3))
 
-        reinforcement.train(cfg, tmp_path / "rl", tmp_path / "sft", brightness, decoding, "")
+        reinforcement_run.train(cfg, tmp_path / "rl", tmp_path / "sft", brightness, decoding, "")
     start, end = (checkpoint.load_model(tmp_path / name, expected=release.MODEL) for name in ("sft", "rl"))
     assert not torch.equal(start.mot.vae2llm.weight, end.mot.vae2llm.weight)
     assert torch.equal(start.mot.connector.fc1.weight, end.mot.connector.fc1.weight)

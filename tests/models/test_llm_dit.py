@@ -38,7 +38,7 @@ from unigrpo.study import provenance
 from unigrpo.study.config import RunConfig, SamplingConfig, SupervisedConfig
 from unigrpo.study.facts import METHODS
 from unigrpo.tools import export, inspect_checkpoint
-from unigrpo.training import launch, learner, loop, reinforcement, supervised, task
+from unigrpo.training import launch, learner, loop, reinforcement_run, supervised_run, task
 from unigrpo.world import prompts as world_prompts
 
 RL = replace(tiny.RL, lora_rank=2, epochs=1, micro_batch=12, steps=4, window_range=(0, 3))
@@ -320,12 +320,12 @@ def test_supervised_and_reinforced_like_every_model(folder, base, tmp_path, monk
     real = world_prompts.prompt_set
     monkeypatch.setattr(world_prompts, "prompt_set", lambda name: few if name == "val" else real(name))
     short = SupervisedConfig(steps=2, batch_size=4, warmup=1, validate_every=2, checkpoint_every=1)
-    supervised.train(config(folder, "sft", supervised=short), tmp_path / "sft", folder / "base")
+    supervised_run.train(config(folder, "sft", supervised=short), tmp_path / "sft", folder / "base")
     rl = replace(RL, rollouts=2, prompts_per_rollout=2, group_size=2, micro_batch=4, checkpoint_every=1)
     cfg, decoding = config(folder, rl=rl), Decoding(True, 2.0, 0.7)
 
     def run(out, reward):
-        reinforcement.train(cfg, out, tmp_path / "sft", reward, decoding, "")
+        reinforcement_run.train(cfg, out, tmp_path / "sft", reward, decoding, "")
 
     run(tmp_path / "straight", brightness)
     kept = []
@@ -381,7 +381,7 @@ def test_exported_adapters_are_those_of_peft_and_diffusers(folder, base, model, 
 def test_words_without_a_template_and_a_pipeline_without_t5(tmp_path):
     """Another architecture, no chat template, no third encoder, and released weights in bf16 below fp32 adapters."""
     released_pair.write(tmp_path, "llama", t5=False)
-    supervised.adopt(config(tmp_path, "base", precision="bf16"), tmp_path / "base")
+    supervised_run.adopt(config(tmp_path, "base", precision="bf16"), tmp_path / "base")
     model = checkpoint.load_model(tmp_path / "base", expected=released_pair.MODEL)
     assert model.dtype == model.llm.lm_head.weight.dtype == torch.bfloat16
     assert model.vae.dtype == torch.float32
@@ -466,14 +466,14 @@ def test_what_is_wrong_with_a_release_is_named(folder, tmp_path, damage, message
     shutil.copytree(folder, place, ignore=shutil.ignore_patterns("base", "moved", "other"))
     damage(place)
     with pytest.raises(UserError, match=message) as caught:
-        supervised.adopt(config(place, "base"), tmp_path / "base")
+        supervised_run.adopt(config(place, "base"), tmp_path / "base")
     assert "\n" not in str(caught.value)
 
 
 def test_releases_that_changed_under_the_adapters_are_refused(folder, tmp_path):
     place = tmp_path / "pair"
     shutil.copytree(folder, place, ignore=shutil.ignore_patterns("base", "moved", "other"))
-    supervised.adopt(config(place, "base"), tmp_path / "base")
+    supervised_run.adopt(config(place, "base"), tmp_path / "base")
     change_json("language_model/config.json", rms_norm_eps=1e-5)(place)
     with pytest.raises(UserError, match=r"model\.json: language_model: .* does not hold the files that this model"):
         checkpoint.load_model(tmp_path / "base")

@@ -18,7 +18,7 @@ from unigrpo.planning import cost
 from unigrpo.sampling.engine import Decoding
 from unigrpo.study import config
 from unigrpo.study.facts import METHODS
-from unigrpo.training import reinforcement, supervised
+from unigrpo.training import reinforcement_run, supervised_run
 
 
 @pytest.fixture
@@ -41,10 +41,10 @@ def counted(monkeypatch):
     rollouts = [(METHODS.load(method), "roll_out") for method in METHODS.names()]
     for module, name in (
         *rollouts,
-        (reinforcement, "validate"),
-        (reinforcement, "probe"),
-        (reinforcement, "drift"),
-        (supervised, "validate"),
+        (reinforcement_run, "validate"),
+        (reinforcement_run, "probe"),
+        (reinforcement_run, "drift"),
+        (supervised_run, "validate"),
     ):
         during(module, name)
     velocity, think, text_logp = MoTModel.velocity, MoTModel.think, MoTModel.text_logp
@@ -100,7 +100,7 @@ def test_reinforcement_costs_what_was_told(tmp_path, counted, changes):
 
     decoding = Decoding(cfg.rl.thinking, 2.0, 1.0)
     reward = rewards.Reward("distinct", distinct, True)
-    reinforcement.train(cfg, tmp_path / "out", tmp_path / "init", reward, decoding, "x")
+    reinforcement_run.train(cfg, tmp_path / "out", tmp_path / "init", reward, decoding, "x")
     for phase in ("rollout", "replay", "update", "validation", "drift"):
         assert counted[f"{phase}_image_evaluations"] == predicted(told, f"{phase}_image_evaluations"), phase
     for phase in ("rollout", "validation", "drift"):
@@ -120,7 +120,7 @@ def test_supervision_costs_what_was_told(tmp_path, counted):
     cfg = tiny.run_config("sft", supervised=replace(tiny.run_config("sft").supervised, validate_every=4))
     told = cost.supervised(cfg)
     checkpoint.save_model(tiny.model(), tmp_path / "init", {})
-    supervised.train(cfg, tmp_path / "out", tmp_path / "init")
+    supervised_run.train(cfg, tmp_path / "out", tmp_path / "init")
     for name in ("update_image_evaluations", "validation_image_evaluations", "validation_text_tokens"):
         assert counted[name] == predicted(told, name), name
     record = json.loads((tmp_path / "out/run.json").read_text())

@@ -25,7 +25,7 @@ from unigrpo.models.backbones.llm_dit import adapters, pair_sizes
 from unigrpo.models.backbones.llm_dit.pair_sizes import Painter, Pair, Reasoner
 from unigrpo.models.mot_sizes import Batch
 from unigrpo.planning import adapters_plan, plan
-from unigrpo.training import supervised
+from unigrpo.training import supervised_run
 
 KINDS = {"no": torch.float32, "bf16": torch.bfloat16}
 
@@ -122,7 +122,7 @@ def test_sizes_of_folders(tmp_path):
         "base", backbone="llm_dit", source="released", released=str(tmp_path / "pipeline"), model=released_pair.MODEL,
         language_model=str(tmp_path / "language_model"), rl=replace(tiny.RL, lora_rank=2),
     )  # fmt: skip
-    supervised.adopt(cfg, tmp_path / "base")
+    supervised_run.adopt(cfg, tmp_path / "base")
     model = checkpoint.load_model(tmp_path / "base")
     p, r = pair_sizes.painter(cfg.released), pair_sizes.reasoner(cfg.language_model)
     assert (p.width, p.heads, p.layers, p.dual) == (16, 2, 2, 1) and (r.queries, r.kv, r.layers) == (16, 8, 2)

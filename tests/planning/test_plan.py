@@ -27,7 +27,7 @@ from unigrpo.study.catalogue import load_catalogue
 from unigrpo.study.config import ModelConfig, SupervisedConfig
 from unigrpo.study.facts import METHODS
 from unigrpo.study.resolve import load_scale, resolve
-from unigrpo.training import learner, supervised, task
+from unigrpo.training import learner, supervised_run, task
 from unigrpo.training.examples import draw_examples as examples_of
 
 MEDIUM = ModelConfig(
@@ -202,7 +202,7 @@ def test_a_supervised_step_keeps_and_holds_what_is_planned(size):
     model, s = new_model(replace(cfg, stage="base", init=None)), cfg.supervised
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, fused=True)
-    average = supervised.averaging(model.network, 0.9)
+    average = supervised_run.averaging(model.network, 0.9)
     examples = examples_of(cfg, 0)
     by_length = sorted(examples, key=lambda e: len(e.prompt.split()) + len(e.trace.split()))
     told = [
@@ -214,7 +214,7 @@ def test_a_supervised_step_keeps_and_holds_what_is_planned(size):
     losses = []
     measured = kept(
         model,
-        lambda: losses.append(supervised.supervised_loss(model, examples, s, torch.Generator().manual_seed(0))[0]),
+        lambda: losses.append(supervised_run.supervised_loss(model, examples, s, torch.Generator().manual_seed(0))[0]),
     )
     counted = sum(sizes.activations(layout.network(cfg), half, True) for half in told)
     assert counted == pytest.approx(measured, rel=0.12)

@@ -17,7 +17,7 @@ from unigrpo.study import resolve
 from unigrpo.study.catalogue import load_catalogue
 from unigrpo.study.facts import REWARDS
 from unigrpo.study.prompt_pool import training_pool
-from unigrpo.training import reinforcement, task
+from unigrpo.training import reinforcement_run, task
 from unigrpo.world.prompts import prompt_set, read_prompts
 
 RING, STARS = {"include": [{"class": "ring", "count": 1}]}, {"include": [{"class": "star", "count": 2}]}
@@ -228,7 +228,7 @@ def test_what_decides_a_run_is_in_its_fingerprint(tmp_path, file, monkeypatch):
     assert options["path"] == tmp_path and source == tmp_path / "model.safetensors"
     given = []
     monkeypatch.setattr(resolve, "training_fingerprint", lambda cfg, *inputs: given.extend(inputs) or "x")
-    monkeypatch.setattr(reinforcement, "train", lambda *arguments: None)
+    monkeypatch.setattr(reinforcement_run, "train", lambda *arguments: None)
     tiny.write_start(tmp_path)
     with pytest.raises(UserError, match="metrics.jsonl"):  # nothing was trained
         train_with(monkeypatch, tmp_path, reward="verifier", prompt_file="own.jsonl")

@@ -20,9 +20,9 @@ from unigrpo.core.settings import replace
 from unigrpo.models import checkpoint
 from unigrpo.models.mot import Context
 from unigrpo.study.config import SupervisedConfig
-from unigrpo.training import supervised
+from unigrpo.training import supervised_run
 from unigrpo.training.examples import Example, draw_examples, training_times
-from unigrpo.training.supervised import learning_rate, supervised_loss
+from unigrpo.training.supervised_run import learning_rate, supervised_loss
 from unigrpo.world import prompts, render, scenes, traces
 from unigrpo.world.gold import judge
 
@@ -207,7 +207,7 @@ def trained(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.optim.AdamW, "step", step)
-        supervised.train(tiny.run_config("base", supervised=TRAINING), folder, None)
+        supervised_run.train(tiny.run_config("base", supervised=TRAINING), folder, None)
     return folder, weights, rates
 
 
@@ -252,7 +252,7 @@ def test_fixed_parts_stay_as_they_were(trained, model):
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, monkeypatch):
     checkpoint.save_model(tiny.model(), tmp_path / "init", {})
-    monkeypatch.setattr(supervised, "supervised_loss", lambda *_: (torch.tensor(torch.nan), {}))
+    monkeypatch.setattr(supervised_run, "supervised_loss", lambda *_: (torch.tensor(torch.nan), {}))
     with pytest.raises(UserError, match="tiny: loss is nan at step 0; lower supervised.lr"):
-        supervised.train(tiny.run_config("sft"), tmp_path / "out", tmp_path / "init")
+        supervised_run.train(tiny.run_config("sft"), tmp_path / "out", tmp_path / "init")
     assert not (tmp_path / "out/model.safetensors").exists()

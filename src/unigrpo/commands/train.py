@@ -36,7 +36,7 @@ def train(
     from unigrpo.study.config import check_processes
     from unigrpo.study.prompt_pool import training_pool
     from unigrpo.study.run_choice import chosen_run
-    from unigrpo.training import launch, supervised, task
+    from unigrpo.training import launch, supervised_run, task
 
     where, cfg = chosen_run(scale, run, seed, config)
     reinforced = cfg.stage == "rl"
@@ -57,11 +57,11 @@ def train(
     launch.check_launch(cfg)
     launch.check_devices(cfg)
     if cfg.source == "released":
-        return supervised.adopt(cfg, out)
+        return supervised_run.adopt(cfg, out)
     plan.check_fits(cfg, launch.device_memory(cfg))
     if reinforced:
         return _reinforce(cfg, out, init, reward, decoding, chosen, tracker)
-    supervised.train(cfg, out, init, tracker)
+    supervised_run.train(cfg, out, init, tracker)
 
 
 def _reinforce(cfg, out: Path, init: Path, reward_folder: Path | None, file: Path, decoding, tracker) -> None:
@@ -70,17 +70,17 @@ def _reinforce(cfg, out: Path, init: Path, reward_folder: Path | None, file: Pat
     from unigrpo.judges import reward as rewards
     from unigrpo.study import run_folder
     from unigrpo.study.resolve import training_fingerprint
-    from unigrpo.training import launch, reinforcement, task
+    from unigrpo.training import launch, reinforcement_run, task
 
     launch.join_others(cfg)  # before a reward is loaded onto this process's device
-    if (reason := reinforcement.fate_of(init)) is not None:
-        return reinforcement.pass_on(cfg, out, init, reason) if distributed.is_main() else None
+    if (reason := reinforcement_run.fate_of(init)) is not None:
+        return reinforcement_run.pass_on(cfg, out, init, reason) if distributed.is_main() else None
     options, source = task.reward_source(cfg.rl.reward, reward_folder, cfg.rl.reward_options)
     reward = rewards.load(cfg.rl.reward, **options)
     inputs = [run_folder.weights(init), source, file]
     inputs += [] if cfg.rl.prompt_file is None else [Path(cfg.rl.prompt_file)]
     settings = training_fingerprint(cfg, *inputs, *rewards.inputs(cfg.rl.reward_options))
-    reinforcement.train(cfg, out, init, reward, decoding, settings, tracker)
+    reinforcement_run.train(cfg, out, init, reward, decoding, settings, tracker)
 
 
 @app.command(rich_help_panel="Steps of a study")

@@ -5,7 +5,7 @@ the image is compared within the group. Its advantage weighs every token and eve
 
     J = J_text + lambda J_image - what holds the policy near the checkpoint that it started from
 
-``training.frame`` has what surrounds the steps: record, checkpoints, validation.
+``training.run_frame`` has what surrounds the steps: record, checkpoints, validation.
 """
 
 from __future__ import annotations

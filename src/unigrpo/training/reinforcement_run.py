@@ -23,11 +23,11 @@ from unigrpo.sampling.engine import Decoding
 from unigrpo.study.config import RunConfig
 from unigrpo.study.prompt_pool import training_pool
 from unigrpo.training.drift import Probe, drift, probe
-from unigrpo.training.frame import Frame, finish
 from unigrpo.training.launch import start_model
 from unigrpo.training.learner import Learner, added_rank, networks, optimizer_for, state_of
 from unigrpo.training.loop import learn
 from unigrpo.training.metrics_log import MetricsLog
+from unigrpo.training.run_frame import Frame, finish
 from unigrpo.training.validation import record, validate
 from unigrpo.world import prompts as world_prompts
 

@@ -32,8 +32,8 @@ from unigrpo.study.config import LENGTH_BUCKETS, SUPERVISED_VALIDATION_IMAGES, R
 from unigrpo.study.facts import BACKBONES
 from unigrpo.study.resolve import training_fingerprint
 from unigrpo.training.examples import Example, draw_examples, training_times
-from unigrpo.training.frame import Frame
 from unigrpo.training.launch import start_model
+from unigrpo.training.run_frame import Frame
 from unigrpo.training.validation import validate
 from unigrpo.world import render
 
