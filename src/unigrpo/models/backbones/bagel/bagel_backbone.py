@@ -96,8 +96,9 @@ def load(
 
     Images have the size of ``expected``, else that of the folder's model.json, else 1024 pixels a side. The network is
     loaded in ``dtype`` however it is stored, the autoencoder in fp32. Tensors are read one at a time, so that host
-    memory holds about one copy of the network. Raises UserError, naming file, key or tensor, for anything missing, unexpected
-    or contradictory, and for another architecture than ``expected``; the position tables alone may be missing.
+    memory holds about one copy of the network. Raises UserError, naming file, key or tensor, for anything missing,
+    unexpected or contradictory, and for another architecture than ``expected``; the position tables alone may be
+    missing.
     """
     folder, release, mot, codec, size = _checked(source, expected)
     stored = [name for name in mot.state_dict() if name in release.network.shapes]

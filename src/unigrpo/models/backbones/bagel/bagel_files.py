@@ -120,7 +120,7 @@ class Stored:
                     yield name, tensor
 
     def check(self, expected: Mapping[str, Tensor], optional: tuple[str, ...] = ()) -> None:
-        """Raise UserError naming the first tensor that is missing, unexpected, or of another shape than ``expected``."""
+        """Raise UserError naming the first tensor that is missing, unexpected or of another shape."""
         missing = sorted(expected.keys() - self.shapes.keys() - set(optional))
         unexpected = sorted(self.shapes.keys() - expected.keys())
         for names, wrong in ((missing, "is missing"), (unexpected, "is unexpected")):
