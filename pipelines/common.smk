@@ -38,7 +38,7 @@ GROUP = config.get("group")
 GPUS = int(STUDY.scale.get("device") == "cuda")
 PROCESSES = STUDY.scale.get("processes", 1)  # of SFT and reinforcement; every other step has one
 MEMORY = STUDY.scale.get("memory", 4000)  # MB of the machine, for a process that holds a model
-MEMORY_OF_ALL = STUDY.scale.get("memory_of_training", MEMORY * PROCESSES)  # and for all processes of SFT or reinforcement
+MEMORY_OF_ALL = STUDY.scale.get("memory_of_training", MEMORY * PROCESSES)  # for all processes of SFT or RL
 MINUTES = 60 * STUDY.scale.get("hours", 24)
 ALONE = {"gpu": GPUS, "first_gpu": GPUS, "mem_mb": MEMORY, "runtime": MINUTES}  # of a step that is one process
 

@@ -46,7 +46,7 @@ class PaintContext(Protocol):
         """Each sample ``n`` times in a row (prompt-major groups)."""
 
     def repeat(self, n: int) -> Self:
-        """The whole batch ``n`` times (steps folded into the batch, step-major)."""
+        """The batch ``n`` times (steps folded into the batch, step-major)."""
 
     def select(self, index) -> Self:
         """The samples at ``index``."""

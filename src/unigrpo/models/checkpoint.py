@@ -1,6 +1,6 @@
-"""Checkpoints: safetensors + JSON, each file replaced as a whole. Loading one never executes code.
+"""Checkpoints: safetensors + JSON, each file replaced completely. Loading one never executes code.
 
-The folder of a finished model is its backbone's own affair; every one has a ``model.json``.
+Its backbone decides what the folder of a finished model contains; every folder has a ``model.json``.
 """
 
 from __future__ import annotations

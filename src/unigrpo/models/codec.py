@@ -28,7 +28,7 @@ class PatchCodec(nn.Module):
 
     @torch.no_grad()
     def fit(self, images: np.ndarray, whitening: float = 0.5) -> float:
-        """Principal components of uint8 images (n, H, W, 3); returns the share of variance kept.
+        """Principal components of uint8 images (n, H, W, 3); returns the share of variance that they explain.
 
         ``whitening`` 0 keeps the components' relative variances, 1 gives all of them unit variance.
         """

@@ -72,7 +72,7 @@ class Context:
         return self.map(lambda x: x.repeat_interleave(n, 0))
 
     def repeat(self, n: int) -> Context:
-        """The whole batch ``n`` times (steps folded into the batch, step-major)."""
+        """The batch ``n`` times (steps folded into the batch, step-major)."""
         return self.map(lambda x: x.repeat(n, *[1] * (x.dim() - 1)))
 
     def select(self, index) -> Context:
@@ -157,7 +157,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Gated MLP with SiLU, as in Qwen2. Not transformers' own class: importing that takes every command seconds."""
+    """Gated MLP with SiLU, as in Qwen2. Not transformers' class: importing that takes every command seconds."""
 
     def __init__(self, config: MoTConfig):
         super().__init__()
@@ -175,7 +175,7 @@ class Layer(nn.Module):
 
     def __init__(self, config: MoTConfig):
         super().__init__()
-        self.again = False  # whether it is computed again in the backward pass, so that only its inputs are kept
+        self.again = False  # whether it is computed again in the backward pass, so that only its inputs are stored
         self.self_attn = Attention(config)
         for suffix in ("", "_moe_gen"):
             self.add_module("mlp" + suffix, MLP(config))
@@ -280,7 +280,7 @@ def unpatchify(tokens: Tensor, patch: int, rows: int, cols: int) -> Tensor:
 
 
 class MoT(nn.Module):
-    """The whole network: text in and out, velocities out."""
+    """The network: text in and out, velocities out."""
 
     def __init__(self, config: MoTConfig):
         super().__init__()
@@ -299,10 +299,10 @@ class MoT(nn.Module):
         """From-scratch weights for small models.
 
         Token embeddings have std 1, and so has the position table, which is drawn anew: neighbouring rows of the
-        sin/cos table differ in a few entries only, and a few tokens a side would be told apart too late. Projections
-        that write into the residual stream start at half the usual size. The generation expert starts as a copy.
-        Two understanding heads of the first two layers start by looking back: attributes of an object stand in the
-        words before its place, and finding that out took most of a training otherwise.
+        sin/cos table differ in a few entries only, and the model would distinguish a few tokens a side too late.
+        Projections that write into the residual stream start at half the usual size. The generation expert starts as
+        a copy. Two understanding heads of the first two layers start by looking back: the attributes of an object are
+        in the words before its place, and finding that out took most of a training otherwise.
         """
         for name, p in self.named_parameters():
             if "pos_embed" in name or "norm" in name or "_moe_gen" in name:
@@ -314,10 +314,10 @@ class MoT(nn.Module):
             else:
                 gain = 0.5 if "o_proj" in name or "down_proj" in name else 1.0
                 p.normal_(0, gain / math.sqrt(p.shape[1]), generator=generator)
-        own = dict(self.named_parameters())
-        for name, p in own.items():
+        parameters = dict(self.named_parameters())
+        for name, p in parameters.items():
             if "_moe_gen" in name:
-                p.copy_(own[name.replace("_moe_gen", "")])
+                p.copy_(parameters[name.replace("_moe_gen", "")])
         self.llm2vae.weight.mul_(0.1)
         self.latent_pos_embed.pos_embed.normal_(0, 1, generator=generator)
         for layer in self.language_model.model.layers[:2]:
@@ -419,7 +419,7 @@ class MoT(nn.Module):
         """Write one text piece after ``context``, token by token with cached keys and values.
 
         temperature > 0 samples from softmax(logits / temperature) by inverting its distribution function at
-        ``uniforms`` (B, max_tokens) in [0, 1), so that a sample depends on its own draws only; 0 takes the arg-max.
+        ``uniforms`` (B, max_tokens) in [0, 1), so that a sample depends on its draws only; 0 takes the arg-max.
         Returns tokens (B, L) without the leading bos, end token included where it came within ``max_tokens``;
         mask (B, L) bool of the tokens that the policy chose; and the context after the piece, which has an end token
         also where the limit cut it.

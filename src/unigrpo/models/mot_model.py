@@ -1,6 +1,6 @@
 """The Mixture-of-Transformers as a unified model: network, image codec and tokenizer, and the folder that holds them.
 
-``model.json`` + ``model.safetensors`` + ``tokenizer/``: the world's model. BAGEL is a subclass with files of its own.
+``model.json`` + ``model.safetensors`` + ``tokenizer/``: the world's model. BAGEL is a subclass with other files.
 """
 
 from __future__ import annotations
@@ -46,20 +46,20 @@ class Card:
 
     def __post_init__(self):
         require(self.format == FORMAT, "format", f"{FORMAT}, got {self.format}")
-        own, codec = self.architecture, self.codec
-        for where, sizes in (("architecture.", asdict(own)), ("codec.", asdict(codec))):
+        net, codec = self.architecture, self.codec
+        for where, sizes in (("architecture.", asdict(net)), ("codec.", asdict(codec))):
             for name, size in sizes.items():
                 if name.endswith("_id"):
-                    require(0 <= size < own.vocab_size, where + name, f"a token below vocab_size, got {size}")
+                    require(0 <= size < net.vocab_size, where + name, f"a token below vocab_size, got {size}")
                 else:
                     require(size > 0, where + name, f"a number > 0, got {size}")
-        require(own.hidden_size % own.heads == 0, "architecture.hidden_size", "a multiple of heads")
-        require(own.heads % own.kv_heads == 0, "architecture.heads", "a multiple of kv_heads")
-        latents = own.latent_channels, own.latent_patch
+        require(net.hidden_size % net.heads == 0, "architecture.hidden_size", "a multiple of heads")
+        require(net.heads % net.kv_heads == 0, "architecture.heads", "a multiple of kv_heads")
+        latents = net.latent_channels, net.latent_patch
         require((codec.channels, codec.patch) == latents, "codec", f"channels and patch {latents}, the architecture's")
         side, rest = divmod(self.image_size, codec.patch * codec.downsample)
-        fits = rest == 0 and 0 < side <= own.max_latent_size
-        require(fits, "image_size", f"1 to {own.max_latent_size} tokens of the codec a side")
+        fits = rest == 0 and 0 < side <= net.max_latent_size
+        require(fits, "image_size", f"1 to {net.max_latent_size} tokens of the codec a side")
 
 
 class MoTModel(nn.Module):

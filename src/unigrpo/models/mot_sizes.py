@@ -1,4 +1,4 @@
-"""How large a Mixture-of-Transformers and an update of it are, in closed form: parameters, bytes kept, FLOPs.
+"""How large a Mixture-of-Transformers and an update of it are, in closed form: parameters, bytes in memory, FLOPs.
 
 Counted from a configuration alone, before anything is loaded. Bytes are those of fp32. Activations are what autograd
 keeps of the implementation in ``mot.py`` on a CPU; fused kernels keep less, so they are an upper bound elsewhere.
@@ -96,7 +96,7 @@ class Batch:
 @dataclass(frozen=True)
 class _Stream:
     """Tokens that pass through the decoder together: ``rows`` of ``length``, which see ``keys`` each; ``masks``
-    queries a row have a mask of their own."""
+    queries a row have a mask each."""
 
     rows: int
     length: int
@@ -117,14 +117,14 @@ def _streams(net: Network, b: Batch, text: bool) -> list[_Stream]:
 
 
 def activations(net: Network, b: Batch, text: bool, checkpointing: bool = False) -> int:
-    """Bytes that autograd keeps of one backward pass until it is done. ``text``: the text carries gradient, because
+    """Bytes that autograd stores for one backward pass. ``text``: the text carries gradient, because
     it is trained or the image's gradient goes through the context. With ``checkpointing`` every layer keeps its input
     and the keys and values before it, and one layer at a time is computed again."""
     streams = _streams(net, b, text)
     layers = [_layer(net, s) for s in streams]
     if checkpointing:
-        kept = [s.rows * (s.length * net.hidden + 2 * (s.keys - s.length) * net.kv) for s in streams]
-        total = net.layers * sum(kept) + max(layers)
+        inputs = [s.rows * (s.length * net.hidden + 2 * (s.keys - s.length) * net.kv) for s in streams]
+        total = net.layers * sum(inputs) + max(layers)
     else:
         total = net.layers * sum(layers)
     head = net.hidden // net.heads
@@ -136,8 +136,8 @@ def activations(net: Network, b: Batch, text: bool, checkpointing: bool = False)
 
 
 def _layer(net: Network, s: _Stream) -> int:
-    """Numbers kept of one layer: around the attention and its norms 11 times the width, 4 times the MLP's, keys and
-    values of what is seen, statistics, and the mask."""
+    """Numbers that autograd stores of one layer: around the attention and its norms 11 times the width, 4 times the
+    MLP's, keys and values of what is seen, statistics, and the mask."""
     token = 11 * net.hidden + 4 * net.intermediate + 2 * net.kv + 2 + 2 * net.heads + net.kv_heads
     return s.rows * (s.length * token + 2 * s.keys * net.kv + s.masks * s.keys)
 

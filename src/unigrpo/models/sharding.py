@@ -1,7 +1,7 @@
 """Networks split among processes: torch's FSDP2, one decoder layer a unit.
 
 Each process holds its share of every tensor, of its gradient and of its optimiser state; a layer is put together when
-it is computed. Writing a trace token by token would put the whole network together at every token, so the policy is
+it is computed. Writing a trace token by token would put the network together at every token, so the policy is
 gathered once for a rollout (``gathered``). With bf16 the parts are put together, and computed with, in bf16; the
 shares that the optimiser changes stay fp32.
 """
@@ -23,8 +23,8 @@ ENTRANCES = ("encode_text", "logits", "velocity", "empty_context")  # what is ca
 
 
 def load(read: Callable[[], UnifiedModel], device: torch.device, bf16: bool) -> tuple[UnifiedModel, UnifiedModel]:
-    """The model that ``read`` returns, on the CPU, split among all processes, and its empty form for :func:`whole`.
-    Processes read one after the other, so that one copy at a time is whole."""
+    """The model that ``read`` returns, on the CPU, split among all processes, and its empty form for :func:`unsplit`.
+    Processes read one after the other, so that one complete copy exists at a time."""
     from torch.distributed.device_mesh import init_device_mesh  # these modules take long to import
 
     mesh = init_device_mesh(device.type, (distributed.count(),))
@@ -52,7 +52,7 @@ def split(model: UnifiedModel, mesh, bf16: bool) -> None:
 
 @contextmanager
 def gathered(model: UnifiedModel) -> Iterator[None]:
-    """Within it the network is whole in every process, and processes may call it unequally often, without gradient.
+    """Within it every process has the complete network, and processes may call it unequally often, without gradient.
     Changes nothing for a network that is not split."""
     units = [module for module in model.modules() if hasattr(module, "unshard")]  # as torch's FSDPModule
     for unit in units:
@@ -67,7 +67,7 @@ def gathered(model: UnifiedModel) -> Iterator[None]:
 
 
 def full(tensor: Tensor) -> Tensor:
-    """The whole of a split tensor on the CPU of the main process, nothing elsewhere; others as they are."""
+    """All of a split tensor on the CPU of the main process, nothing elsewhere; others as they are."""
     if not distributed.is_split(tensor):
         return tensor
     put_together = tensor.detach().full_tensor()
@@ -80,7 +80,7 @@ def blank(model: UnifiedModel) -> UnifiedModel:
     return copy.deepcopy(model, empty)
 
 
-def whole(model: UnifiedModel, form: UnifiedModel) -> UnifiedModel:
+def unsplit(model: UnifiedModel, form: UnifiedModel) -> UnifiedModel:
     """A split model put together on the CPU of the main process, in its ``form``; elsewhere that stays empty."""
     tensors = {name: full(tensor) for name, tensor in model.mot.state_dict().items()}
     if distributed.is_main():

@@ -1,6 +1,6 @@
 """What a run needs that trains adapters of released models alone: the memory of both phases on one device.
 
-As ``reinforcement_plan`` does it for the Mixture-of-Transformers: a rollout at once, all activations kept, episodes
+As ``reinforcement_plan`` does it for the Mixture-of-Transformers: a rollout at once, all activations stored, episodes
 alone divided among devices. Hours are left out: they hang on how fast the language model writes, which no formula here
 knows. Imports no torch.
 """

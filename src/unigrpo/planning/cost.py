@@ -68,7 +68,7 @@ def validations(steps: int, every: int) -> int:
 
 
 def old_replays(rl: RLConfig) -> int:
-    """Episodes of a rollout that are replayed under the old weights: all where these are a copy of their own,
+    """Episodes of a rollout that are replayed under the old weights: all where these are a separate copy,
     otherwise those that the first optimiser step does not use, and none for a rule without a ratio."""
     episodes = rl.prompts_per_rollout * rl.group_size
     if "old_weights" in rl.facts.needs:

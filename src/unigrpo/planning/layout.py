@@ -74,15 +74,15 @@ def copies(rl: RLConfig) -> int:
 
 
 def gathered(net: sizes.Network, setup: Setup) -> tuple[int, int]:
-    """Bytes that a split network needs on each device beside its shares: whole, to sample from it, and in an update,
+    """Bytes that a split network needs on each device beside its shares: complete, to sample from it, and in an update,
     where a layer, the next, and what lies outside of layers are put together, with their gradients."""
     if not setup.split:
         return 0, 0
-    held = sizes.parameters(net)
-    everything = sum(held.values()) - net.codec  # which is whole everywhere
+    numbers = sizes.parameters(net)
+    everything = sum(numbers.values()) - net.codec  # which is never split
     layer = 2 * net.expert_layer
     apart = everything - net.layers * layer  # outside of layers, and of it what is trained
-    trained = held["text"] + held["image"] - net.layers * layer
+    trained = numbers["text"] + numbers["image"] - net.layers * layer
     update = (4 * layer + apart + trained) * setup.number + layer * sizes.FLOAT  # gradients are summed in fp32
     return everything * setup.number, update
 

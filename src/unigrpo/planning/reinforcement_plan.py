@@ -30,9 +30,9 @@ KINDS = ("weights", "gathered", "reference", "gradients", "optimiser", "activati
 def as_it_is(cfg: RunConfig, gpus: int) -> Setup:
     """The layout that the configuration asks for, on ``gpus`` devices."""
     rl, half = cfg.rl, cfg.precision == "bf16"
-    own = rl.prompts_per_rollout * rl.group_size // gpus
-    micro = min(rl.micro_batch, own // rl.epochs if rl.epoch_convention == "halves" else own)
-    part = min(rl.rollout_batch or own, own)
+    local = rl.prompts_per_rollout * rl.group_size // gpus
+    micro = min(rl.micro_batch, local // rl.epochs if rl.epoch_convention == "halves" else local)
+    part = min(rl.rollout_batch or local, local)
     return Setup(gpus, part, micro, cfg.activation_checkpointing, cfg.sharding and gpus > 1, half, rl.lora_rank)
 
 
@@ -41,12 +41,12 @@ def memory(cfg: RunConfig, setup: Setup) -> dict[str, dict[str, int]]:
     net, rl = network(cfg), cfg.rl
     numbers, frozen_copies, added = sizes.parameters(net), copies(rl), 0
     everything, trained = sum(numbers.values()), sum(numbers[part] for part in rl.train)
-    everything -= net.codec  # it is fp32 and whole whatever the network is
+    everything -= net.codec  # it is fp32 and never split
     frozen = frozen_copies * everything
     if setup.rank:  # a frozen copy shares what is below adapters, and the reference has none
         added = trained = sizes.adapters(net, setup.rank, rl.train)
         frozen = (frozen_copies - 1) * added
-    devices, (whole, layers) = setup.gpus if setup.split else 1, gathered(net, setup)
+    devices, (complete, layers) = setup.gpus if setup.split else 1, gathered(net, setup)
     cast = trained * sizes.FLOAT // 2 if setup.half and not setup.split else 0  # autocast's copies
     b = batch(cfg, setup.micro)
     episodes = rl.prompts_per_rollout * rl.group_size // setup.gpus
@@ -65,7 +65,7 @@ def memory(cfg: RunConfig, setup: Setup) -> dict[str, dict[str, int]]:
     }
     block = b.tokens + 2
     rollout = {
-        "gathered": whole + cast,
+        "gathered": complete + cast,
         "activations": int(width * sizes.evaluation(net, part, block)) + decoding(cfg, net),
         # a block joins a copy of the context
         "KV cache": int(width * sizes.cache(net, part, 2 * (b.prompt + b.trace) + block)),
@@ -118,7 +118,7 @@ def halvings(n: int) -> list[int]:
 
 
 def work(cfg: RunConfig, setup: Setup) -> dict[str, float]:
-    """FLOPs of the whole run by phase, and the bytes of weights that writing token by token reads."""
+    """FLOPs of the run by phase, and the bytes of weights that writing token by token reads."""
     net, counts = network(cfg), cost.reinforcement(cfg, GUIDANCE)
     b = batch(cfg, 1)
     context, block = b.prompt + b.trace, b.tokens + 2
@@ -145,7 +145,7 @@ def details(cfg: RunConfig, setup: Setup) -> list[str]:
     net, b, counts = network(cfg), batch(cfg, setup.micro), cost.reinforcement(cfg, GUIDANCE)
     text, each = "text" in cfg.rl.train or cfg.rl.gradient_through_context, counts["updates"]
     with_all, again = (sizes.activations(net, b, text, checkpointing) for checkpointing in (False, True))
-    numbers = f"{with_all / 1e9:.3f} GB kept, {again / 1e9:.3f} GB with checkpointing"
+    numbers = f"{with_all / 1e9:.3f} GB stored, {again / 1e9:.3f} GB with checkpointing"
     return [
         f"activations   of {setup.micro} episodes: {numbers}",
         f"an update     {counts['update_image_evaluations_at_most'] // each:,} image evaluations with gradient,"

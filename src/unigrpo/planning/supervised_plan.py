@@ -13,13 +13,13 @@ KINDS = ("weights", "gathered", "average", "gradients", "optimiser", "activation
 
 def as_it_is(cfg: RunConfig, gpus: int) -> Setup:
     """The layout that the configuration asks for, on ``gpus`` devices."""
-    own = cfg.supervised.batch_size // gpus
+    local = cfg.supervised.batch_size // gpus
     half, split = cfg.precision == "bf16", cfg.sharding and gpus > 1
-    return Setup(gpus, cfg.sampling.batch_size, own, cfg.activation_checkpointing, split, half)
+    return Setup(gpus, cfg.sampling.batch_size, local, cfg.activation_checkpointing, split, half)
 
 
 def batch(cfg: RunConfig, examples: int) -> sizes.Batch:
-    """The backward pass of so many examples, each with a prompt of its own, one flow time, and a trace as long as it
+    """The backward pass of so many examples, each with a prompt, one flow time, and a trace as long as it
     may get."""
     trace, tokens = cfg.sampling.max_trace_tokens + 2, cfg.model.tokens_per_side**2
     return sizes.Batch(examples, examples, cfg.backbone_facts.prompt_tokens, trace, tokens, 1)
@@ -31,7 +31,7 @@ def memory(cfg: RunConfig, setup: Setup) -> dict[str, dict[str, int]]:
     numbers, b = sizes.parameters(net), batch(cfg, setup.micro)
     everything, trained = sum(numbers.values()) - net.codec, numbers["text"] + numbers["image"]
     devices, width = setup.gpus if setup.split else 1, setup.number / sizes.FLOAT
-    whole, layers = gathered(net, setup)
+    complete, layers = gathered(net, setup)
     cast = trained * sizes.FLOAT // 2 if setup.half and not setup.split else 0  # autocast's copies
     standing = {
         "weights": everything * sizes.FLOAT // devices + net.codec * sizes.FLOAT,
@@ -49,7 +49,7 @@ def memory(cfg: RunConfig, setup: Setup) -> dict[str, dict[str, int]]:
     images = cost.SUPERVISED_VALIDATION_IMAGES * len(prompt_set("val"))
     part = min(setup.part, -(-images // setup.gpus))
     validation = {
-        "gathered": whole,
+        "gathered": complete,
         "gradients": 0,
         "activations": int(width * sizes.evaluation(net, part, block)) + decoding(cfg, net),
         "KV cache": int(width * sizes.cache(net, part, 2 * context + block)),  # a block joins a copy of the context
@@ -71,7 +71,7 @@ def remedies(cfg: RunConfig, gpus: int, room: float) -> list[tuple[str, Setup]]:
 
 
 def work(cfg: RunConfig, setup: Setup) -> dict[str, float]:
-    """FLOPs of the whole run by phase; traces as long as they may get."""
+    """FLOPs of the run by phase; traces as long as they may get."""
     net, counts, b = network(cfg), cost.supervised(cfg), batch(cfg, 1)
     context, block = b.prompt + b.trace, b.tokens + 2
     image, token = sizes.flops(net, block, context + block), sizes.flops(net, 1, context, head=True)

@@ -56,7 +56,7 @@ def train(
     collapse = frame.run(rl, rl.rollouts, partial(learn_and_record, frame, run), check)
 
     if form is not None:
-        model = sharding.whole(model, form)
+        model = sharding.unsplit(model, form)
     if added_rank(cfg):
         lora.merge(model)
     collapse = collapse or fallen(frame)

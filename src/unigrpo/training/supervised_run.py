@@ -144,7 +144,7 @@ def train(cfg: RunConfig, out: Path, init: Path | None, tracker: str | None = No
     settings = training_fingerprint(cfg, *([] if init is None else [run_folder.weights(init)]))
     frame.resume({"model": model, "ema": average}, student.optimizer, settings)
     frame.run(s, s.steps, partial(learn_and_record, frame, student), partial(check_average, frame, student))
-    finished = student.averaged if form is None else sharding.whole(student.averaged, form)
+    finished = student.averaged if form is None else sharding.unsplit(student.averaged, form)
     frame.close(finished, ema=True, collapsed=False)
 
 

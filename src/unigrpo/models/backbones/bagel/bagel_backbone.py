@@ -95,9 +95,10 @@ def load(
     """The model of a release: a folder, or an id of the hub.
 
     Images have the size of ``expected``, else that of the folder's model.json, else 1024 pixels a side. The network is
-    held in ``dtype`` however it is stored, the autoencoder in fp32. Tensors are read one at a time, so that host memory
-    holds about one copy of the network. Raises UserError, naming file, key or tensor, for anything missing, unexpected
-    or contradictory, and for another architecture than ``expected``; the position tables alone may be missing.
+    loaded in ``dtype`` however it is stored, the autoencoder in fp32. Tensors are read one at a time, so that host
+    memory holds about one copy of the network. Raises UserError, naming file, key or tensor, for anything missing,
+    unexpected or contradictory, and for another architecture than ``expected``; the position tables alone may be
+    missing.
     """
     folder, release, mot, codec, size = _checked(source, expected)
     stored = [name for name in mot.state_dict() if name in release.network.shapes]
@@ -141,8 +142,7 @@ def _checked(
     with torch.device("meta"):  # a wrong size is met before memory is asked for
         mot = MultimodalMoT(release.mot, release.vit)
         codec = Autoencoder(release.vae, release.mot.latent_patch)
-    own = mot.state_dict()
-    release.network.check(own, optional=TABLES)
+    release.network.check(mot.state_dict(), optional=TABLES)
     release.autoencoder.check(codec.official())
     if expected is not None:
         _check_architecture(folder, asdict(release.mot) | {"latent_downsample": codec.downsample}, expected)
@@ -163,11 +163,11 @@ def _tables(mot: MultimodalMoT, stored: bagel_files.Stored) -> Iterable[tuple[st
 def _fill(
     module: nn.Module, tensors: Iterable[tuple[str, Tensor]], dtype: torch.dtype, device: torch.device | str
 ) -> None:
-    """Put tensors in the place of parameters of ``module``, each in memory of its own."""
+    """Put tensors in the place of parameters of ``module``, each in separate memory."""
     for name, tensor in tensors:
         owner, _, leaf = name.rpartition(".")
-        held = torch.empty(tensor.shape, dtype=dtype, device=device).copy_(tensor)
-        setattr(module.get_submodule(owner), leaf, nn.Parameter(held))
+        copy = torch.empty(tensor.shape, dtype=dtype, device=device).copy_(tensor)
+        setattr(module.get_submodule(owner), leaf, nn.Parameter(copy))
 
 
 def _check_architecture(folder: Path, found: dict, expected: ModelConfig) -> None:

@@ -115,28 +115,28 @@ class Stored:
             with _opened(path) as file:
                 for name in (n for n in names if self.files[n] == path):
                     tensor = file.get_tensor(name)
-                    if not torch.stack(tensor.aminmax()).isfinite().all():  # a NaN is its own minimum
+                    if not torch.stack(tensor.aminmax()).isfinite().all():  # the minimum with a NaN is NaN
                         raise UserError(f"{path}: tensor {name}: expected finite numbers, got NaN or infinity")
                     yield name, tensor
 
-    def check(self, own: Mapping[str, Tensor], optional: tuple[str, ...] = ()) -> None:
-        """Raise UserError naming the first tensor that is missing, unexpected, or of another shape than in ``own``."""
-        missing = sorted(own.keys() - self.shapes.keys() - set(optional))
-        unexpected = sorted(self.shapes.keys() - own.keys())
+    def check(self, expected: Mapping[str, Tensor], optional: tuple[str, ...] = ()) -> None:
+        """Raise UserError naming the first tensor that is missing, unexpected or of another shape."""
+        missing = sorted(expected.keys() - self.shapes.keys() - set(optional))
+        unexpected = sorted(self.shapes.keys() - expected.keys())
         for names, wrong in ((missing, "is missing"), (unexpected, "is unexpected")):
             if names:
                 more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
                 raise UserError(f"{self.path}: tensor {names[0]}{more} {wrong}; not the network of {LLM} and {VIT}?")
         for name, shape in self.shapes.items():
-            expected = tuple(own[name].shape)
-            if shape != expected:
+            right = tuple(expected[name].shape)
+            if shape != right:
                 raise UserError(
-                    f"{self.path}: tensor {name}: expected shape {expected} by {LLM} and {VIT}, got {shape}"
+                    f"{self.path}: tensor {name}: expected shape {right} by {LLM} and {VIT}, got {shape}"
                 )
 
 
 def fetch(source: str | Path) -> Path:
-    """The folder of a release: ``source`` itself, or the hub's repository of that id, kept in the hub's cache. Raises
+    """The folder of a release: ``source`` itself, or the hub's repository of that id, in the hub's cache. Raises
     UserError where there is neither."""
     if Path(source).is_dir():
         return Path(source)

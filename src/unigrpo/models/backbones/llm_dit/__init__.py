@@ -27,7 +27,7 @@ FACTS = BackboneFacts(
 )
 FILES = ("model.json", FACTS.weights, FACTS.tokenizer)
 TELLS = ("language_model", "pipeline", "lora_rank")
-LICENCE = "other", "The adapters: Apache-2.0, see `LICENSE`. The two released models have licences of their own."
+LICENCE = "other", "The adapters: Apache-2.0, see `LICENSE`. The two released models have other licences."
 WHAT = """\
 Adapters of rank {lora_rank} for the language model `{language_model}`, which writes a reasoning trace, and the
 pipeline `{pipeline}`, which paints prompt and trace as an image of {image_size} x {image_size} pixels. Trained with

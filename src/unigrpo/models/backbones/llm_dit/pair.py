@@ -2,7 +2,7 @@
 
 The language model is any causal one of transformers, the painter a Stable Diffusion 3 or 3.5 pipeline of diffusers.
 Both stay as they were released; what is trained are low-rank adapters (LoRA) in each. Between them stands text: the
-pipeline's own encoders read the prompt and, below it, the trace. So no gradient of the image loss can reach the
+pipeline's encoders read the prompt and, below it, the trace. So no gradient of the image loss can reach the
 language model: the stage boundary is part of the model. Everything else is as for ``UnifiedModel``, whose methods these
 are: latents are tokens (B, N, token_dim) of the transformer's patches, times are flow times in [0, 1], velocities are
 noise - data, which is what the transformer predicts at 1000 t.
@@ -38,7 +38,7 @@ from unigrpo.models.base import Trace, chosen_logp
 from unigrpo.models.checkpoint import save_tokenizer
 from unigrpo.models.mot import patchify, unpatchify
 
-# the pipeline would tell of every text that is longer than what CLIP reads, which traces are meant to be
+# the pipeline would warn of every text that is longer than what CLIP reads, which traces are meant to be
 logging.getLogger("diffusers.pipelines.stable_diffusion_3").setLevel(logging.ERROR)
 
 ADAPTER = "lora_"  # what the names of adapter weights have in them
@@ -71,7 +71,7 @@ class Conditioning:
         return self.map(lambda x: x.repeat_interleave(n, 0))
 
     def repeat(self, n: int) -> Conditioning:
-        """The whole batch ``n`` times."""
+        """The batch ``n`` times."""
         return self.map(lambda x: x.repeat(n, *[1] * (x.dim() - 1)))
 
     def select(self, index) -> Conditioning:
@@ -99,7 +99,7 @@ class Reading:
 
 class Inverted(LogitsProcessor):
     """Leaves the one token that inverting the distribution function at ``uniforms`` (B, T) gives, so that a sample
-    depends on its own draws only; ``width``: tokens of the questions."""
+    depends on its draws only; ``width``: tokens of the questions."""
 
     def __init__(self, uniforms: Tensor, temperature: float, width: int):
         self.uniforms, self.temperature, self.width = uniforms, temperature, width
@@ -138,14 +138,14 @@ class LlmDit(nn.Module):
         self.grid = (side, side)  # latent tokens
         self.ends = ends_of(llm, tokenizer)
         pad = self.ends[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        # a release's own settings of generation, penalties and cut tails among them, would sample from another policy
+        # a release's settings of generation, penalties and cut tails among them, would sample from another policy
         # than the one whose log-probabilities are trained
         self.llm.generation_config = GenerationConfig(do_sample=False, eos_token_id=self.ends, pad_token_id=pad)
         self.register_state_dict_post_hook(_keep_adapters)
         self.register_load_state_dict_post_hook(_miss_adapters_only)
 
     def __deepcopy__(self, memo: dict) -> LlmDit:
-        """A copy with adapters of its own; everything that was released is shared."""
+        """A copy with separate adapters; everything that was released is shared."""
         for policy in (self.llm, self.transformer):
             memo |= {id(t): t for t in policy.buffers()}
             memo |= {id(p): p for name, p in policy.named_parameters() if ADAPTER not in name}
@@ -158,7 +158,7 @@ class LlmDit(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the released weights are held in; adapters are fp32."""
+        """The type of the released weights; adapters are fp32."""
         return self.transformer.proj_out.weight.dtype
 
     @property
@@ -223,7 +223,7 @@ class LlmDit(nn.Module):
         if trace is None:
             return None, self.read_prompts(questions)
         written = self.trace_texts(trace)
-        texts = [f"{q.text}\n{told}" if told else q.text for q, told in zip(questions, written, strict=True)]
+        texts = [f"{q.text}\n{text}" if text else q.text for q, text in zip(questions, written, strict=True)]
         return Reading(questions), self._condition(texts)
 
     def text_logp(self, reading: Reading, trace: Trace, temperature: float) -> tuple[Tensor, Tensor]:
@@ -324,8 +324,8 @@ class LlmDit(nn.Module):
 
 def ends_of(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The tokens that end an answer, the tokenizer's first. Raises UserError where there is none."""
-    own = llm.generation_config.eos_token_id
-    stated = [tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])]
+    of_model = llm.generation_config.eos_token_id
+    stated = [tokenizer.eos_token_id, *(of_model if isinstance(of_model, list) else [of_model])]
     ends = list(dict.fromkeys(token for token in stated if token is not None))
     if not ends:
         raise UserError(f"{llm.name_or_path}: no end token, expected one in tokenizer or generation_config.json")

@@ -61,9 +61,9 @@ class Card:
     pipeline: str
     pipeline_files: str
     lora_rank: int
-    precision: Literal["no", "bf16"]  # that the released weights are held in
+    precision: Literal["no", "bf16"]  # of the released weights
     image_size: int  # pixels a side
-    instruction: str  # what the language model is told before every prompt
+    instruction: str  # what the language model reads before every prompt
 
     def __post_init__(self):
         require(self.lora_rank > 0, "lora_rank", f"more than 0, got {self.lora_rank}")
@@ -106,8 +106,8 @@ def load(folder: Path, device: torch.device | str, expected: ModelConfig | None)
     stored = read_tensors(weights)
     places = _language_model(card.language_model), _pipeline(card.pipeline)
     stated = {"language_model": card.language_model_files, "pipeline": card.pipeline_files}
-    for (name, told), place in zip(stated.items(), places, strict=True):
-        if fingerprint(place) != told:
+    for (name, trained_on), place in zip(stated.items(), places, strict=True):
+        if fingerprint(place) != trained_on:
             raise UserError(f"{path}: {name}: {place} does not hold the files that this model was made from")
     model = _build(card, *places, folder / "tokenizer", expected)
     load_weights(model, stored, weights)
@@ -118,8 +118,8 @@ def fingerprint(folder: Path) -> str:
     """Equal where the configuration files are equal, and the weight files equally large."""
     digest = hashlib.blake2b(digest_size=16)
     for path in sorted(_files(folder)):
-        told = str(path.stat().st_size).encode() if path.suffix == ".safetensors" else path.read_bytes()
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{len(told)}\0".encode() + told)
+        content = str(path.stat().st_size).encode() if path.suffix == ".safetensors" else path.read_bytes()
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{len(content)}\0".encode() + content)
     return digest.hexdigest()
 
 
@@ -159,21 +159,21 @@ def _own(source: str, file: str, what: str) -> Path | None:
 def _build(
     card: Card, language_model: Path, pipeline: Path, tokenizer: Path | None, expected: ModelConfig | None
 ) -> LlmDit:
-    """The model with adapters as peft draws them. ``tokenizer``: a folder of its own, or the language model's."""
+    """The model with adapters as peft draws them. ``tokenizer``: a folder, that of the run or of the language model."""
     kind, index = KINDS[card.precision], read_json(pipeline / "model_index.json")
     if expected is not None:
         _check_sizes(pipeline, card, expected)
     words = _read(
         lambda: AutoTokenizer.from_pretrained(tokenizer or language_model, local_files_only=True), language_model
     )
-    llm = _whole(AutoModelForCausalLM, language_model, kind)
+    llm = _complete(AutoModelForCausalLM, language_model, kind)
     parts: dict[str, nn.Module | None] = {}
     for name, (cls, optional) in PARTS.items():
         if optional and index.get(name, [None])[0] is None:
             parts |= {name: None, "tokenizer_3": None}
             continue
         # the autoencoder stays in fp32: its pixels are what rewards judge
-        parts[name] = _whole(cls, pipeline / name, torch.float32 if name == "vae" else kind)
+        parts[name] = _complete(cls, pipeline / name, torch.float32 if name == "vae" else kind)
     painter = _read(
         lambda: StableDiffusion3Pipeline.from_pretrained(
             pipeline, image_encoder=None, feature_extractor=None, local_files_only=True, **parts
@@ -186,7 +186,7 @@ def _build(
     for module, settings in zip((llm, painter.transformer), adapters.settings(card.lora_rank), strict=True):
         module.add_adapter(settings)
         for name, p in module.named_parameters():
-            if ADAPTER in name:  # in fp32 whatever the base is held in: updates are small
+            if ADAPTER in name:  # in fp32 whatever the type of the base: updates are small
                 p.data = p.data.float()
                 p.requires_grad_(True)
     return LlmDit(llm, words, painter.transformer, painter, card.image_size, card.instruction, card)
@@ -194,7 +194,7 @@ def _build(
 
 @torch.no_grad()
 def _draw(model: LlmDit, seed: int) -> None:
-    """Fresh adapters: A uniform as peft draws it, but from a stream of our own; B zero, so that they change nothing."""
+    """Fresh adapters: A uniform as peft draws it, but from a named stream; B zero, so that they change nothing."""
     generator = seeding.generator(seed, "adapters")
     for name, p in model.named_parameters():
         if f"{ADAPTER}A" in name:
@@ -216,24 +216,24 @@ def _check_sizes(pipeline: Path, card: Card, expected: ModelConfig) -> None:
         "latent_downsample": (2 ** (len(vae["block_out_channels"]) - 1), "vae"),
     }
     for name, (value, place) in found.items():
-        told = getattr(expected, name)
-        if value != told:
-            raise UserError(f"{where[place]}: {name}: expected {told}, the configuration's model.{name}, got {value}")
+        size = getattr(expected, name)
+        if value != size:
+            raise UserError(f"{where[place]}: {name}: expected {size}, the configuration's model.{name}, got {value}")
     if card.image_size != expected.image_size:
         raise UserError(
             f"image_size: expected {expected.image_size}, the configuration's model.image_size, got {card.image_size}"
         )
 
 
-def _whole(cls, folder: Path, kind: torch.dtype) -> PreTrainedModel | nn.Module:
+def _complete(cls, folder: Path, kind: torch.dtype) -> PreTrainedModel | nn.Module:
     """A module with all its weights, from safetensors alone; one that the files lack is an error, not a new draw."""
     if not (folder / "config.json").exists():
         raise UserError(f"{folder / 'config.json'}: not found, expected a saved {cls.__name__}")
     named = {"dtype": kind} if cls.__module__.startswith("transformers") else {"torch_dtype": kind}
     options = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
-    module, told = _read(lambda: cls.from_pretrained(folder, **named, **options), folder)
+    module, info = _read(lambda: cls.from_pretrained(folder, **named, **options), folder)
     for problem in ("missing_keys", "mismatched_keys", "unexpected_keys"):
-        if names := sorted(map(str, told[problem])):
+        if names := sorted(map(str, info[problem])):
             raise UserError(f"{folder}: tensor {names[0]}: {problem.split('_')[0]} (of {len(names)})")
     return module
 

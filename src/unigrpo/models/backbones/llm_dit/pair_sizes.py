@@ -76,13 +76,13 @@ def painter(source: str) -> Painter:
     if not folder.is_dir():
         return _known(source, Painter)
     names = ("num_attention_heads", "attention_head_dim", "num_layers")
-    held = read_json(folder / "transformer" / "config.json", *names)
-    heads, layers = held["num_attention_heads"], held["num_layers"]
-    dual = len(held.get("dual_attention_layers") or ())
+    card = read_json(folder / "transformer" / "config.json", *names)
+    heads, layers = card["num_attention_heads"], card["num_layers"]
+    dual = len(card.get("dual_attention_layers") or ())
     encoders = [folder / name for name in ("text_encoder", "text_encoder_2", "text_encoder_3")]
     read = sum(numbers(place) for place in encoders if place.exists())
     parts = numbers(folder / "transformer"), read, numbers(folder / "vae")
-    return Painter(heads * held["attention_head_dim"], heads, layers, dual, *parts)
+    return Painter(heads * card["attention_head_dim"], heads, layers, dual, *parts)
 
 
 def reasoner(source: str) -> Reasoner:
@@ -91,10 +91,10 @@ def reasoner(source: str) -> Reasoner:
     if not folder.is_dir():
         return _known(source, Reasoner)
     names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
-    held = read_json(folder / "config.json", *names)
-    width, intermediate, layers, heads, vocabulary = (held[name] for name in names)
-    head = held.get("head_dim") or width // heads
-    kv = head * (held.get("num_key_value_heads") or heads)
+    card = read_json(folder / "config.json", *names)
+    width, intermediate, layers, heads, vocabulary = (card[name] for name in names)
+    head = card.get("head_dim") or width // heads
+    kv = head * (card.get("num_key_value_heads") or heads)
     return Reasoner(width, intermediate, layers, heads, head * heads, kv, vocabulary, numbers(folder))
 
 
@@ -114,7 +114,7 @@ def numbers(folder: Path) -> int:
     for path in paths:
         with path.open("rb") as file:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        total += sum(math.prod(told["shape"]) for name, told in header.items() if name != "__metadata__")
+        total += sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
     return total
 
 
