@@ -3,8 +3,8 @@
     python benchmarks/phases.py [--scale NAME | --config FILE [--run DIR]]
 
 The step is that of ``unigrpo.training.loop``, timed between its marks, and that of
-``unigrpo.training.supervised_run``, at the sizes of a scale. Without ``--run`` the model is freshly initialised: weights
-change no speed but through the length of the traces they write, so every trace then has the length of a plan of four
+``unigrpo.training.supervised_run``, at the sizes of a scale. Without ``--run`` the model is new. Weights
+change no speed but through the length of the traces that they write. Every trace then has the length of a plan of four
 objects, the longest.
 Numbers are medians after one unmeasured warm-up. Prints a table in Markdown and writes all of it as JSON.
 """
