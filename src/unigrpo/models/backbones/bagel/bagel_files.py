@@ -130,9 +130,7 @@ class Stored:
         for name, shape in self.shapes.items():
             right = tuple(expected[name].shape)
             if shape != right:
-                raise UserError(
-                    f"{self.path}: tensor {name}: expected shape {right} by {LLM} and {VIT}, got {shape}"
-                )
+                raise UserError(f"{self.path}: tensor {name}: expected shape {right} by {LLM} and {VIT}, got {shape}")
 
 
 def fetch(source: str | Path) -> Path:
