@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from unigrpo.core.distributed import like
 from unigrpo.core.errors import UserError
@@ -30,6 +34,28 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: not found, expected a safetensors file") from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: damaged or truncated, expected a complete safetensors file ({error})") from None
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Functions of ``torch.nn.init`` do nothing: without memory they would only import torch's compiler."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return kwargs.get("tensor", args[0] if args else None)
+        return function(*args, **kwargs)
+
+
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    """Modules built inside have no memory: a wrong size is met before any is asked for."""
+    with torch.device("meta"), _Uninitialised():
+        yield
+
+
+def constant(make: Callable[[], Tensor], *shape: int) -> Tensor:
+    """What ``make`` computes; without memory nothing is computed, and a tensor of that ``shape`` stands for it."""
+    return torch.empty(shape) if torch.get_default_device().type == "meta" else make()
 
 
 def check_weights(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:

@@ -2,8 +2,7 @@
 
 Every layer holds two complete experts: the understanding expert (text, special tokens) and the generation expert
 (``_moe_gen``: noisy latent tokens). Routing is by token kind; the experts meet only in one joint softmax attention.
-Because positions and masks are explicit, the two kinds travel as two streams and never have to be interleaved.
-Parameter names are those of the published BAGEL checkpoint.
+Positions and masks are explicit, so the two kinds travel as two streams. Parameter names are those of BAGEL's files.
 
 Shapes: B samples, T text tokens (right-padded), C cached tokens, N latent tokens, D hidden size. Times are flow times
 in [0, 1] (1 = noise). Source: BAGEL (arXiv 2505.14683); block layout and routing as in its public code.
@@ -19,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from unigrpo.core.tensor_files import constant
 from unigrpo.models.experts import ADAPTER, expert_of
 
 TIME_FEATURES = 256
@@ -91,7 +91,7 @@ class Rotary(nn.Module):
 
     def __init__(self, head_dim: int, theta: float):
         super().__init__()
-        frequencies = 1 / theta ** (torch.arange(0, head_dim, 2).float() / head_dim)
+        frequencies = constant(lambda: 1 / theta ** (torch.arange(0, head_dim, 2).float() / head_dim), head_dim // 2)
         self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -245,7 +245,7 @@ class PositionTable(nn.Module):
     def __init__(self, size: int, dim: int):
         super().__init__()
         self.size = size
-        self.pos_embed = nn.Parameter(sincos_table(size, dim), requires_grad=False)
+        self.pos_embed = nn.Parameter(constant(lambda: sincos_table(size, dim), size * size, dim), requires_grad=False)
 
     def forward(self, position_ids: Tensor) -> Tensor:
         return self.pos_embed[position_ids]

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json, write_json
 from unigrpo.core.settings import from_dict, require, to_dict
-from unigrpo.core.tensor_files import check_weights, load_weights, read_tensors, write_tensors
+from unigrpo.core.tensor_files import check_weights, load_weights, read_tensors, shapes_only, write_tensors
 from unigrpo.models.base import Trace, chosen_logp
 from unigrpo.models.checkpoint import save_tokenizer
 from unigrpo.models.codec import PatchCodec
@@ -229,7 +229,7 @@ def load(folder: Path, device: torch.device | str, expected: ModelConfig | None)
         return MoTModel(MoT(card.architecture), codec, tokenizer, card.image_size)
 
     tensors = read_tensors(weights)
-    with torch.device("meta"):  # a wrong size is met before memory is asked for
+    with shapes_only():
         check_weights(build(), tensors, weights)
     model = build()
     load_weights(model, tensors, weights)

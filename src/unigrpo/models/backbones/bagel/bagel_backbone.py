@@ -20,7 +20,7 @@ from transformers import Qwen2Tokenizer
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json, read_text, write_json, write_text, writing
 from unigrpo.core.settings import to_dict
-from unigrpo.core.tensor_files import write_tensors
+from unigrpo.core.tensor_files import shapes_only, write_tensors
 from unigrpo.models.backbones.bagel import bagel_files
 from unigrpo.models.backbones.bagel.bagel_files import AUTOENCODER, NETWORK, TABLES
 from unigrpo.models.backbones.bagel.multimodal import MultimodalMoT
@@ -139,7 +139,7 @@ def _checked(
     """Folder, content, network and autoencoder without memory, and image size of a release that can be loaded."""
     folder = bagel_files.fetch(source)
     release = bagel_files.read_release(folder)
-    with torch.device("meta"):  # a wrong size is met before memory is asked for
+    with shapes_only():
         mot = MultimodalMoT(release.mot, release.vit)
         codec = Autoencoder(release.vae, release.mot.latent_patch)
     release.network.check(mot.state_dict(), optional=TABLES)
