@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import re
@@ -59,20 +58,16 @@ COMMANDS = {
 }
 
 
-def begin(monkeypatch, module: str, arguments: str = "") -> None:
-    """Run a verb, or a module's main."""
-    words = arguments or COMMANDS[module]
-    if "." not in module:
-        return command.unigrpo(f"{module.split()[0]} {words}")
-    monkeypatch.setattr(sys, "argv", [module, *words.split()])
-    importlib.import_module(module).main()
+def begin(verb: str, arguments: str = "") -> None:
+    """Run a verb of COMMANDS, or one with these arguments."""
+    command.unigrpo(f"{verb.split()[0]} {arguments or COMMANDS[verb]}")
 
 
-def call(monkeypatch, folder: Path, module: str, arguments: str = "") -> str:
+def call(monkeypatch, folder: Path, verb: str, arguments: str = "") -> str:
     """Run a command in ``folder``; returns the message it refuses with, nothing being written."""
     monkeypatch.chdir(folder)
     with pytest.raises(UserError) as refusal:
-        begin(monkeypatch, module, arguments)
+        begin(verb, arguments)
     assert not (folder / "new").exists()
     return str(refusal.value)
 
@@ -141,11 +136,11 @@ def test_a_bad_setting_is_named(folder, monkeypatch, key, value, message):
 @pytest.mark.parametrize(
     "content, message", [("{", "line 1: not valid JSON"), ("3", "expected a JSON object, found int")]
 )
-@pytest.mark.parametrize("module", ["train rl", "tune", "train-reward"])
-def test_a_damaged_configuration_is_named(folder, monkeypatch, module, content, message):
+@pytest.mark.parametrize("verb", ["train rl", "tune", "train-reward"])
+def test_a_damaged_configuration_is_named(folder, monkeypatch, verb, content, message):
     for name in ("rl.json", "sft.json"):
         (folder / name).write_text(content)
-    said = call(monkeypatch, folder, module)
+    said = call(monkeypatch, folder, verb)
     assert said.startswith(("rl.json, ", "sft.json, ")) and message in said
 
 
@@ -181,7 +176,7 @@ def test_a_run_that_is_not_there_is_named(folder, monkeypatch, options, message)
 
 
 @pytest.mark.parametrize(
-    "module",
+    "verb",
     [
         "train rl",
         "train sft",
@@ -189,17 +184,17 @@ def test_a_run_that_is_not_there_is_named(folder, monkeypatch, options, message)
         "sample-sets",
     ],
 )
-def test_a_model_of_another_architecture_is_refused(folder, monkeypatch, module):
+def test_a_model_of_another_architecture_is_refused(folder, monkeypatch, verb):
     for name in ("rl.json", "sft.json"):
         set_json(folder / name, "model.layers", 4)
-    said = call(monkeypatch, folder, module)
+    said = call(monkeypatch, folder, verb)
     assert said == "init/model.json: layers: expected 4, the configuration's model.layers, got 2"
 
 
-@pytest.mark.parametrize("module", [m for m in COMMANDS if "init" in COMMANDS[m]])
-def test_a_missing_model_is_named(folder, monkeypatch, module):
+@pytest.mark.parametrize("verb", [m for m in COMMANDS if "init" in COMMANDS[m]])
+def test_a_missing_model_is_named(folder, monkeypatch, verb):
     shutil.rmtree(folder / "init")
-    assert call(monkeypatch, folder, module).startswith("init/model.")
+    assert call(monkeypatch, folder, verb).startswith("init/model.")
 
 
 def poison(path: Path) -> None:
@@ -212,14 +207,14 @@ def poison(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "module",
+    "verb",
     ["train rl", "train sft", "sample-sets", "ship-base"],
 )
-def test_a_model_with_a_weight_that_is_no_number_is_refused(folder, monkeypatch, module):
+def test_a_model_with_a_weight_that_is_no_number_is_refused(folder, monkeypatch, verb):
     poison(folder / "init/model.safetensors")
     for name in ("run.json", "metrics.jsonl"):
         (folder / "init" / name).write_text('{"ema": true}')
-    said = call(monkeypatch, folder, module)
+    said = call(monkeypatch, folder, verb)
     assert re.match(r"init/model.safetensors: tensor \S+: expected finite numbers, got NaN or infinity", said)
 
 
@@ -270,8 +265,8 @@ def test_a_bad_decoding_is_named(tmp_path, content, message):
 
 def test_the_commands_read_decoding_so(folder, monkeypatch):
     (folder / "decoding.json").write_text("{}")
-    for module in ("train rl", "sample-sets"):
-        assert call(monkeypatch, folder, module).startswith("decoding.json: 'guidance' is missing")
+    for verb in ("train rl", "sample-sets"):
+        assert call(monkeypatch, folder, verb).startswith("decoding.json: 'guidance' is missing")
 
 
 def test_a_run_without_its_record_is_named(folder, monkeypatch):
@@ -334,7 +329,7 @@ def test_a_reward_of_nan_ends_training_without_a_model(folder, monkeypatch):
     save_file({k: v * 1e30 for k, v in load_file(path).items()}, path)  # finite, but their products are not
     monkeypatch.chdir(folder)
     with pytest.raises(UserError, match=r"reward learned: sample 0 \(val/\S+, 'a photo of .*'\): .* got nan"):
-        begin(monkeypatch, "train rl")
+        begin("train rl")
     assert [p.name for p in (folder / "new/out").iterdir()] == ["metrics.jsonl"]
 
 
