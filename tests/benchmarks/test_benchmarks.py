@@ -43,6 +43,7 @@ def result(tmp_path_factory):
     return run(phases, tmp_path_factory.mktemp("benchmark") / "phases.json", "--scale", "smoke")
 
 
+@pytest.mark.slow
 def test_every_phase_is_measured(result):
     for group, expected in (("phases", STEP), ("others", OTHERS)):
         assert {name: set(row["per_second"]) for name, row in result[group].items()} == expected
@@ -101,6 +102,7 @@ def test_the_readme_shows_the_recorded_run(root, benchmark):
 # ---- scaling -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_scaling_moves_one_axis_at_a_time_and_measures_each_point(tmp_path, monkeypatch):
     """Smoke: 4 prompts x 4 episodes, 8 steps, width 32. In this process, with models that are not saved first."""
     models = {}
@@ -148,6 +150,7 @@ def test_start_up_is_measured(tmp_path, monkeypatch):
 # ---- peers -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", peers.PEERS)
 def test_peers_are_measured(tmp_path, name):
     pytest.importorskip("torch" if name == "flow_grpo" else name)
@@ -158,6 +161,7 @@ def test_peers_are_measured(tmp_path, name):
     assert row["parameters"] == {"flow_grpo": 281232, "trl": 107072}[name]
 
 
+@pytest.mark.slow
 def test_the_restated_loop_does_the_same_work():
     """One step of plain gradient descent from the same weights and draws, clipping out of reach: the same weights."""
     cfg = peers.image_settings(phases.configurations("cpu", None)[0])

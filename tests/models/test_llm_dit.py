@@ -313,6 +313,7 @@ def test_fresh_adapters_change_nothing(folder, base):
     assert differ == {name for name in other if "lora_A" in name}
 
 
+@pytest.mark.slow
 def test_supervised_and_reinforced_like_every_model(folder, base, tmp_path, monkeypatch):
     """SFT, then RL killed after a rollout and resumed: the same weights as in one go. A training state holds adapters
     alone, however large the releases are."""

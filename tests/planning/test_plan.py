@@ -83,6 +83,7 @@ def test_activations_are_those_that_autograd_keeps(size, parts):
     assert sizes.activations(layout.network(cfg), told, text) == pytest.approx(measured, rel=0.12)
 
 
+@pytest.mark.slow
 def test_checkpointed_layers_keep_their_inputs():
     """Of the real model; the formula adds one layer computed again."""
     cfg, model, nets, part, told = update(MEDIUM)
@@ -104,6 +105,7 @@ def test_checkpointed_layers_keep_their_inputs():
     assert planned - one_layer == pytest.approx(measured, rel=0.15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [tiny.MODEL, MEDIUM], ids=["tiny", "medium"])
 def test_what_stands_in_memory_is_as_large_as_planned(size):
     """Weights, the frozen copy, gradients and optimiser state after an update; keys and values of a rollout."""
@@ -123,6 +125,7 @@ def test_what_stands_in_memory_is_as_large_as_planned(size):
     assert cached == sizes.cache(layout.network(cfg), told.episodes, told.prompt)
 
 
+@pytest.mark.slow
 def test_parameters_of_the_models_there_are(root):
     """The world's, in miniature and at every scale, and BAGEL-7B-MoT to the last number."""
     for cfg in (tiny.run_config("base"), configured(root, "smoke", "base"), configured(root, "cpu", "base")):
@@ -195,6 +198,7 @@ def test_flops_are_those_of_the_matrices():
     assert sizes.flops(net, 9, 9, head=True) == pytest.approx(counter.get_total_flops(), rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [tiny.MODEL, MEDIUM], ids=["tiny", "medium"])
 def test_a_supervised_step_keeps_and_holds_what_is_planned(size):
     torch.set_num_threads(1)

@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 RENAMED = {"bagel": ("paper", "hippo"), "llm_dit": ("sd35", "two_releases"), "world.py": ("cpu", "toy.py")}
 
 

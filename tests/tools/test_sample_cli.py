@@ -122,6 +122,7 @@ def test_bad_input_is_one_message_and_no_picture(run, tmp_path, name, arguments,
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_process_ends_with_the_message_alone(root, model, tmp_path):
     words = ["sample", model, "two dogs", "--out", tmp_path / "x.png"]
     process = subprocess.run(
