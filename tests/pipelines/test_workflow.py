@@ -75,6 +75,14 @@ figures:
 """
 
 
+USES_TORCH = """
+import torch.nn.functional as F
+from torch import ones
+from unigrpo.methods.grpo import *
+ONE = F.relu(ones(1))
+"""
+
+
 def make_checkout(root: Path, folder: Path) -> Path:
     """A copy of the repository whose verbs are fakes, but for those that start the workflow."""
     for name in ("pipelines", "profiles", "src", "rewards", "evals"):
@@ -211,7 +219,7 @@ def test_the_base_is_trained_apart_before_it_is_shipped(shipped):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method, limit", [("", 2.5), ("import torch\nfrom unigrpo.methods.grpo import *\n", 4.5)])
+@pytest.mark.parametrize("method, limit", [("", 2.5), (USES_TORCH, 4.5)])
 def test_planning_takes_little_time(root, tmp_path, method, limit):
     """Processor time of a dry run of the shipped catalogue; and with a user's method that imports torch at its top."""
     folder = make_checkout(root, tmp_path / "timed")

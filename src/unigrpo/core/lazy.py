@@ -6,40 +6,39 @@ hands out its modules unloaded: ``from unigrpo.objectives import flow`` costs no
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from collections.abc import Callable
 from types import ModuleType
 
 
-class _Unloaded(ModuleType):
-    """A module that is executed when an attribute is read that it does not have yet. Those of every module it has, so
-    that whoever looks through ``sys.modules`` (``inspect`` does, while torch is imported) loads nothing."""
+class _Later:
+    """Stands for a module and passes everything on to it, importing it first. It is not in ``sys.modules``: an import
+    elsewhere is an ordinary one, and whoever looks through all modules (``inspect`` does) loads nothing."""
+
+    __slots__ = ("_module_name",)  # hence no __dict__ that would hide the module's
+
+    def __init__(self, name: str):
+        object.__setattr__(self, "_module_name", name)
 
     def __getattr__(self, attribute: str) -> object:
-        self.__class__ = ModuleType
-        try:
-            self.__spec__.loader.exec_module(self)
-        except BaseException:
-            sys.modules.pop(self.__name__, None)
-            raise
-        return getattr(self, attribute)
+        return getattr(importlib.import_module(self._module_name), attribute)
+
+    def __setattr__(self, attribute: str, value: object) -> None:
+        setattr(importlib.import_module(self._module_name), attribute, value)
+
+    def __delattr__(self, attribute: str) -> None:
+        delattr(importlib.import_module(self._module_name), attribute)
 
 
 def lazy(name: str) -> ModuleType:
-    """The module called ``name``, executed when an attribute of it is first read. Raises ModuleNotFoundError."""
+    """The module called ``name``, imported when an attribute of it is first used. Raises ModuleNotFoundError."""
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.find_spec(name)
-    if spec is None or spec.loader is None:
+    if importlib.util.find_spec(name) is None:
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-    module = importlib.util.module_from_spec(spec)
-    module.__class__ = _Unloaded
-    sys.modules[name] = module
-    parent, _, leaf = name.rpartition(".")
-    if parent in sys.modules:
-        setattr(sys.modules[parent], leaf, module)
-    return module
+    return _Later(name)
 
 
 def submodules(package: str) -> Callable[[str], ModuleType]:
