@@ -13,6 +13,7 @@ from unigrpo.report.claims.checks import CHECKS
 from unigrpo.report.claims.verdicts import ARTEFACT_MARGIN, FAILS, HOLDS, MARGIN, NO, OPEN, UNDECIDED, YES
 from unigrpo.report.data.stats import Estimate
 from unigrpo.study.catalogue import load_catalogue
+from unigrpo.study.claim_entries import READS
 
 LEVELS = {  # run -> share of right images with thinking, seeds; without thinking it is 0.1 less
     "base": (0.1, 1), "sft": (0.6, 1), "flow_grpo": (0.6, 2), "text_grpo": (0.6, 2), "unigrpo": (0.95, 2),
@@ -381,10 +382,16 @@ def test_a_run_that_the_catalogue_does_not_name_is_no_evidence(study, tmp_path, 
     assert outcome("C8", root) == before and before.verdict == FAILS
 
 
-def test_an_entry_that_cannot_be_checked_is_named(study, entries):
+def test_an_entry_that_cannot_be_checked_is_named_when_it_is_read(root, tmp_path):
+    text, file = (root / "pipelines/experiments.yaml").read_text(), tmp_path / "experiments.yaml"
     for changed, message in (
-        ({"check": "hackd"}, "claims.C7.check: no check is called 'hackd'; did you mean hacked"),
-        ({"check": "gains"}, "claims.C7.pairs: missing, gains reads them"),
+        ("check: hackd", "claims.C7.check: no check is called 'hackd'; did you mean hacked"),
+        ("check: gains", "claims.C7.pairs: missing, gains reads them"),
     ):
+        file.write_text(text.replace("check: hacked", changed))
         with pytest.raises(UserError, match=message):
-            outcomes.check({"C7": entries["C7"] | changed}, sources_of(study))
+            load_catalogue(file)
+
+
+def test_every_check_says_what_it_reads():
+    assert CHECKS.keys() == READS.keys()

@@ -65,10 +65,10 @@ def sample(
 
 @app.command(rich_help_panel=MODELS)
 def inspect(checkpoint: Checkpoint, json: Json = False) -> None:
-    """Tell what a checkpoint is and where it comes from, without loading it."""
+    """Show what a checkpoint is and where it comes from, without loading it."""
     from unigrpo.tools.inspect_checkpoint import describe, lines
 
-    _tell(describe(checkpoint), lines, json)
+    _print(describe(checkpoint), lines, json)
 
 
 @app.command(rich_help_panel=MODELS)
@@ -104,6 +104,9 @@ def variance(
     out: Annotated[Path, typer.Option(help="JSON file to write.")],
     traces: Annotated[int, typer.Option(min=2, help="Traces per prompt.")] = 8,
     images: Annotated[int, typer.Option(min=2, help="Images per trace.")] = 8,
+    judge: Annotated[
+        list[str] | None, typer.Option(help="Another reward to split, a file of rewards/; may be repeated.")
+    ] = None,
 ) -> None:
     """Split the reward's spread within a group into traces and image noise, on validation prompts."""
     from unigrpo.core.files import write_json
@@ -116,26 +119,24 @@ def variance(
 
     _, cfg = chosen_run(scale, run, 0, None)
     model = checkpoint.load_model(folder, accelerate_for(cfg).device, cfg.model).eval()
-    judges = {
-        "reward": rewards.load(rewards.trained_as("reward"), path=reward, device="auto"),
-        "verifier": rewards.load("verifier"),
-    }
+    judges = {"reward": rewards.load(rewards.trained_as("reward"), path=reward, device="auto")}
+    judges |= {name: rewards.load(name) for name in judge or ()}
     result = split(model, cfg, judges, traces, images)
     for name, rows in result.items():
-        for judge, row in rows.items():
-            print(f"{name}: {judge}: traces explain {row['share']:.2f} [{row['lo']:.2f}, {row['hi']:.2f}]")
+        for judged, row in rows.items():
+            print(f"{name}: {judged}: traces explain {row['share']:.2f} [{row['lo']:.2f}, {row['hi']:.2f}]")
     write_json(out, {"prompts": len(prompt_set("val")), "traces": traces, "images": images, **result})
 
 
 @app.command(rich_help_panel=RUNS)
 def env(json: Json = False) -> None:
-    """Tell versions, devices and threads: the first thing to add to a report of a problem."""
+    """Show versions, devices and threads: the first thing to add to a report of a problem."""
     from unigrpo.tools.environment import describe, lines
 
-    _tell(describe(), lines, json)
+    _print(describe(), lines, json)
 
 
-def _tell(described: dict, lines, as_json: bool) -> None:
+def _print(described: dict, lines, as_json: bool) -> None:
     import json
 
     print(json.dumps(described, indent=2) if as_json else "\n".join(lines(described)))

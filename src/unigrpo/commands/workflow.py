@@ -63,7 +63,7 @@ def plan(
     ] = None,
     bandwidth: Annotated[float, typer.Option(help="TB a second at which one reads its memory.")] = 3,
 ) -> None:
-    """Tell what a run needs and whether it fits, before anything is loaded; exit code 1 where it does not fit."""
+    """Show what a run needs and whether it fits, before anything is loaded; exit code 1 where it does not fit."""
     from unigrpo.planning import plan
 
     lines, fits = plan.plan(scale, run, gpus, gpu_memory, tflops, bandwidth)

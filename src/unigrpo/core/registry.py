@@ -36,8 +36,12 @@ class Door:
 
     def _found(self) -> dict[str, Path]:
         """Name -> file of all plug-ins of this kind. Imports none of them."""
+        try:
+            package = importlib.import_module(self.package)
+        except ModuleNotFoundError:
+            raise UserError(f"{self.package}: not found, expected a checkout of the project") from None
         found = {}
-        for folder in map(Path, importlib.import_module(self.package).__path__):
+        for folder in map(Path, package.__path__):
             for path in sorted(folder.iterdir()):
                 if path.stem[0].isalpha() and (path.suffix == ".py" or (path / "__init__.py").exists()):
                     found.setdefault(path.stem, path if path.suffix == ".py" else path / "__init__.py")

@@ -15,7 +15,7 @@ from unigrpo.core.errors import UserError
 from unigrpo.core.registry import nearest
 from unigrpo.core.settings import AsTuple, Count, Settings, from_dict
 from unigrpo.core.yaml_files import read_yaml
-from unigrpo.study.claim_entries import ClaimEntry, rows_read, runs_read
+from unigrpo.study.claim_entries import ClaimEntry, require_check, rows_read, runs_read
 from unigrpo.study.config import RLConfig, SupervisedConfig, rl_class
 from unigrpo.study.facts import FIGURES, TABLES, KindFacts
 
@@ -80,6 +80,8 @@ def _read(path: str | Path) -> dict:
         for section, model in {"tables": Spec, "figures": Spec, "claims": ClaimEntry}.items():
             for name, entry in getattr(catalogue, section).items():
                 from_dict(model, entry, f"{section}.{name}")
+        for name, entry in catalogue.claims.items():
+            require_check(entry, f"claims.{name}")
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     return content

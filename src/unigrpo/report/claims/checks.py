@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 from unigrpo.report.claims import score_findings as scores
 from unigrpo.report.claims import training_findings as training
@@ -32,24 +31,23 @@ from unigrpo.report.data.logs import ENDS
 
 @dataclass(frozen=True)
 class Check:
-    """``findings(what the entry names under reads, sources)`` compares; ``verdict`` of the comparisons' answers."""
+    """``findings(what the entry names under READS, sources)`` compares; ``verdict`` of the comparisons' answers."""
 
-    reads: Literal["rows", "pairs", "runs"]
     findings: Callable[..., list[Finding]]
     verdict: Callable[[Sequence[str]], str] = every_one
 
 
 CHECKS = {
-    "highest": Check("rows", scores.highest),
-    "gains": Check("pairs", scores.differences),
-    "no_losses": Check("pairs", partial(scores.differences, said=not_worse)),
-    "not_all_gains": Check("pairs", partial(scores.differences, metrics=("GenEval",)), not_every_one),
-    "all_collapsed": Check("runs", scores.collapsed_seeds),
-    "half_the_evaluations": Check("runs", scores.half_the_evaluations),
-    "higher_training_reward": Check("runs", training.higher_training_reward),
-    "hacked": Check("runs", training.hacked),
-    "lets_artefacts_in": Check("runs", training.lets_artefacts_in, any_one),
-    "steady_and_best": Check("runs", training.steady_and_best),
+    "highest": Check(scores.highest),
+    "gains": Check(scores.differences),
+    "no_losses": Check(partial(scores.differences, said=not_worse)),
+    "not_all_gains": Check(partial(scores.differences, metrics=("GenEval",)), not_every_one),
+    "all_collapsed": Check(scores.collapsed_seeds),
+    "half_the_evaluations": Check(scores.half_the_evaluations),
+    "higher_training_reward": Check(training.higher_training_reward),
+    "hacked": Check(training.hacked),
+    "lets_artefacts_in": Check(training.lets_artefacts_in, any_one),
+    "steady_and_best": Check(training.steady_and_best),
 }
 RULE = (
     f"A comparison is **yes** where its 95 % interval lies above 0 and its estimate is at least {MARGIN}; **no** where "

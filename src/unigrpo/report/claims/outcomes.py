@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from unigrpo.core.errors import UserError
 from unigrpo.core.files import write_text
-from unigrpo.core.registry import nearest
 from unigrpo.core.seeding import numpy_generator
 from unigrpo.report.claims.checks import CHECKS, RULE
 from unigrpo.report.claims.score_findings import GUIDANCE, METRICS
@@ -20,7 +18,7 @@ from unigrpo.report.data.phrases import MISSING
 from unigrpo.report.data.rows import Row, Sources
 from unigrpo.report.data.stats import rank_correlation
 from unigrpo.report.pages import page
-from unigrpo.study.claim_entries import runs_read
+from unigrpo.study.claim_entries import READS, runs_read
 
 DESIGNED, FREE = "designed in", "could have failed"
 
@@ -123,19 +121,9 @@ def sections(
 
 
 def check(entries: Mapping[str, Mapping], sources: Sources) -> list[Outcome]:
-    """Every claim of the catalogue checked on what its entry names. Raises UserError for an unknown check, and for an
-    entry that lacks what its check reads."""
-    outcomes = []
-    for name, entry in entries.items():
-        if entry["check"] not in CHECKS:
-            raise UserError(
-                f"claims.{name}.check: no check is called {entry['check']!r}{nearest(entry['check'], CHECKS)}"
-            )
-        reads = CHECKS[entry["check"]].reads
-        if reads not in entry:
-            raise UserError(f"claims.{name}.{reads}: missing, {entry['check']} reads them")
-        outcomes.append(Outcome(name, entry, CHECKS[entry["check"]].findings(entry[reads], sources)))
-    return outcomes
+    """Every claim of the catalogue checked on what its entry names."""
+    read = {name: entry[READS[entry["check"]]] for name, entry in entries.items()}
+    return [Outcome(name, e, CHECKS[e["check"]].findings(read[name], sources)) for name, e in entries.items()]
 
 
 def write(entries: Mapping[str, Mapping], sources: Sources, out: Path) -> None:
