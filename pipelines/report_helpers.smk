@@ -1,6 +1,7 @@
 """What the rules of the report ask of the study: inputs, captions, fingerprints."""
 
 from unigrpo.report.data import phrases
+from unigrpo.study import claim_entries
 
 SECTIONS = {"table": "tables", "figure": "figures"}
 SCALE_NOTE = phrases.scale_note(SCALE, not BACKBONE.released).replace("`", "``")
@@ -33,7 +34,7 @@ def content(kind):
 
     def of(wildcards):
         wanted = entry(kind, wildcards.name)
-        return resolve.fingerprint([wanted, described(catalogue.named(wanted))])
+        return resolve.fingerprint([wanted, described(claim_entries.runs_read(wanted))])
 
     return of
 
@@ -56,7 +57,7 @@ def collected(runs):
 def named(wildcards):
     """The runs that a table or figure names, or the two that are compared."""
     if "name" in wildcards.keys():
-        return catalogue.named(entry(wildcards.kind, wildcards.name))
+        return claim_entries.runs_read(entry(wildcards.kind, wildcards.name))
     return [wildcards.a, wildcards.b]
 
 
@@ -81,7 +82,7 @@ def records_of(kind):
 
     def paths(wildcards):
         record = facts(kind, wildcards.name).reads
-        return files(catalogue.named(entry(kind, wildcards.name)), record) if record else []
+        return files(claim_entries.runs_read(entry(kind, wildcards.name)), record) if record else []
 
     return paths
 
@@ -95,7 +96,7 @@ def shared_mode(wildcards):
 def claimed(wildcards=None):
     """The runs whose records claims read beside the scores: those made by default, and of the others that a claim names
     those that are asked for or there already."""
-    asked = {run for name in catalogue.of_group(TABLES, GROUP) for run in catalogue.named(TABLES[name])}
-    read = dict.fromkeys(run for claim in STUDY.catalogue["claims"].values() for run in catalogue.named(claim))
+    asked = {run for name in catalogue.of_group(TABLES, GROUP) for run in claim_entries.runs_read(TABLES[name])}
+    read = dict.fromkeys(run for claim in STUDY.catalogue["claims"].values() for run in claim_entries.runs_read(claim))
     there = [run for run in read if run in asked or all(map(os.path.exists, files([run], "run.json")))]
     return list(dict.fromkeys(TRAINED + there))

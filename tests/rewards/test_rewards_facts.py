@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 
+import rewards as package
 from tests._support import own_rewards, tiny
 from unigrpo.core.errors import UserError
 from unigrpo.judges import reward as rewards
@@ -67,6 +68,14 @@ def test_the_rewards_that_the_workflow_trains_say_where():
     assert rewards.trained_as("reward") == "learned" and rewards.trained_as("weak_reward") == "weak"
     with pytest.raises(UserError, match="expected a file whose FACTS state trained='elsewhere'"):
         rewards.trained_as("elsewhere")
+
+
+def test_a_broken_file_that_nobody_names_harms_no_other(tmp_path, monkeypatch):
+    (tmp_path / "aaa.py").write_text("def build(:")
+    monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+    assert REWARDS.names()[0] == "aaa" and rewards.trained_as("reward") == "learned"
+    with pytest.raises(UserError, match="aaa.py, line 1: not Python"):
+        rewards.load("aaa")
 
 
 def test_facts_are_read_without_what_rewards_compute_with():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,10 +56,12 @@ def load(name: str, **options) -> Reward:
 
 
 def trained_as(folder: str) -> str:
-    """The reward whose weights the workflow trains into ``folder`` of a scale's results. Raises UserError."""
+    """The reward whose weights the workflow trains into ``folder`` of a scale's results. A file that cannot be loaded
+    is passed over, as no run may name it. Raises UserError where there is none."""
     for name in REWARDS.names():
-        if REWARDS.load(name).FACTS.trained == folder:
-            return name
+        with suppress(UserError):
+            if REWARDS.load(name).FACTS.trained == folder:
+                return name
     raise UserError(f"rewards: expected a file whose FACTS state trained={folder!r}")
 
 

@@ -222,11 +222,6 @@ def _check_entry(where: str, section: str, entry: dict, runs: dict) -> None:
             raise UserError(f"{where}.{key}: run {run!r} is not trained by reinforcement")
 
 
-def named(spec: dict) -> list[str]:
-    """The runs that a table or figure names, each once, in its order."""
-    return runs_read(spec)
-
-
 def by_default(specs: dict) -> list[str]:
     """The tables or figures that are made unless they say ``default: false`` or belong to a group."""
     return [name for name, spec in specs.items() if spec.get("default", "group" not in spec)]
@@ -247,6 +242,6 @@ def runs_in_use(catalogue: dict, judged: bool = False) -> list[str]:
     """Runs that a default table or figure names, and all they descend from, in the catalogue's order; where ``judged``,
     only for the tables and figures that need images."""
     specs = [(kind, catalogue[kind][name]) for kind in DOORS for name in by_default(catalogue[kind])]
-    shown = {run for kind, spec in specs if not judged or facts_of(kind, spec).scores for run in named(spec)}
+    shown = {run for kind, spec in specs if not judged or facts_of(kind, spec).scores for run in runs_read(spec)}
     used = {ancestor for run in shown for ancestor in ancestors("", catalogue["runs"], run, "init")}
     return [run for run in catalogue["runs"] if run in used]

@@ -24,7 +24,7 @@ from unigrpo.core.settings import Count, Settings, from_dict, to_dict
 from unigrpo.core.yaml_files import read_yaml
 from unigrpo.study.catalogue import BASE, COMMON, SFT, ancestors
 from unigrpo.study.config import RunConfig
-from unigrpo.study.facts import METHODS
+from unigrpo.study.facts import METHODS, REGULARISERS
 from unigrpo.study.prompt_pool import training_pool
 from unigrpo.study.reward_options import check_reward
 
@@ -69,15 +69,23 @@ def load_scale(path: str | Path, defaults: dict) -> dict:
             facts = METHODS.load(method, f"methods.{method}").FACTS
             parts = list(facts.trains[0])
             noise = {} if facts.noise_inside else {"same_noise": False}
-            settled = {"stage": "rl", "method": method, "train": parts, "regulariser": "none"} | noise
-            try:
-                _compose(scale, defaults, line | settled, method, Path(path).stem, 0)
-            except UserError as error:
-                if "rl.regulariser" not in str(error):  # the method wants another one, which its runs say
-                    raise
+            settled = {"stage": "rl", "method": method, "train": parts} | noise
+            _compose_with_any(scale, defaults, line | settled, method, Path(path).stem)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     return scale
+
+
+def _compose_with_any(scale: dict, defaults: dict, line: dict, method: str, scale_name: str) -> None:
+    """Raise UserError unless the settings of a method work with some regulariser, which its runs will name."""
+    refused = None
+    for regulariser in ("none", *REGULARISERS.names()):
+        try:
+            _compose(scale, defaults, line | {"regulariser": regulariser}, method, scale_name, 0)
+            return
+        except UserError as error:
+            refused = refused or error
+    raise refused
 
 
 def resolve(catalogue: dict, scale: dict, scale_name: str, run: str, seed: int) -> RunConfig:
@@ -131,8 +139,8 @@ def _compose(
 
 
 # --------------------------------------------------------------------------------------- what depends on what
-# A step reads all of a configuration, but is run again only when its part of it has changed. The part's
-# name is the name of the JSON file that the step reads; tables and figures read ``config``.
+# A step resolves all of a configuration, but is done again only when its part of it has changed. Tables and figures
+# depend on ``config``.
 PARTS = ("config", "training", "reward", "weak_reward", "tuning", "evaluation")
 _EVALUATION = {"images_per_prompt", "batch_size"}
 _TUNING = {"guidance_grid", "temperature_grid"}
