@@ -1,5 +1,5 @@
-"""One of several processes of a training, for tests/test_processes.py: RANK, WORLD_SIZE and the rest are in the
-environment, as a launcher sets them. ``python several.py FOLDER``."""
+"""One of several processes of a training, for tests/training/test_distributed.py: RANK, WORLD_SIZE and the rest
+are in the environment, as a launcher sets them. ``python several.py FOLDER``."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from unigrpo.study.config import RunConfig, SupervisedConfig
 from unigrpo.training import loop, reinforcement_run, supervised_run
 from unigrpo.world import prompts as world_prompts
 
+STORES = "RENDEZVOUS_PORTS"  # of the stores at which the processes of one run after another meet
 IMAGE = {"train": ("image",), "same_noise": False}
 UNIFPO = {"method": "fpo", "same_noise": False, "matching_samples": 2}
 CASES = {  # changes of tiny.RL, and of the run
@@ -65,7 +66,8 @@ def few_prompts(name: str, real=world_prompts.prompt_set) -> list:
 
 
 def run(cfg: RunConfig, out: Path, start: Path) -> None:
-    os.environ["MASTER_PORT"] = str(int(os.environ.get("MASTER_PORT", 0)) + 1)  # the last group's may not be free yet
+    if cfg.processes > 1:  # each group of processes meets at a store of its own: nobody else can take its port
+        os.environ["MASTER_PORT"], _, os.environ[STORES] = os.environ[STORES].partition(" ")
     AcceleratorState._reset_state(reset_partial_state=True)  # it keeps the precision of its first use
     with mock.patch.object(world_prompts, "prompt_set", few_prompts):
         if cfg.stage == "sft":

@@ -19,7 +19,6 @@ from unigrpo.core.settings import replace, to_dict
 from unigrpo.models import checkpoint
 from unigrpo.planning import cost
 from unigrpo.sampling.engine import Decoding
-from unigrpo.study.config import rl_class
 from unigrpo.study.facts import METHODS
 from unigrpo.training import reinforcement_run
 
@@ -48,7 +47,6 @@ def add(tmp_path, monkeypatch):
     for name in names:
         sys.modules.pop(f"unigrpo.methods.{name}", None)
         methods.__dict__.pop(name, None)
-    rl_class.cache_clear()
 
 
 def shown(root, name: str) -> str:
@@ -121,6 +119,16 @@ def test_a_variant_by_re_export_is_the_baseline_to_the_bit(add, tmp_path, source
     timeless = [[{k: v for k, v in row.items() if "seconds" not in k} for row in r] for r in (rows, other_rows)]
     assert timeless[0] == timeless[1]
     assert weights.keys() == others.keys() and all(torch.equal(weights[k], others[k]) for k in weights)
+
+
+@pytest.mark.parametrize("key", ["first", "second"])
+def test_two_files_of_one_name_in_turn_have_their_own_settings(add, key):
+    add(
+        "mine",
+        VARIANT + f"from unigrpo.methods import Settings as Section\nclass Settings(Section):\n    {key}: int = 3",
+    )
+    assert getattr(replace(tiny.RL, method="mine"), key) == 3
+    assert type(replace(tiny.RL)) is type(tiny.RL)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import socket
 import subprocess
 import sys
 
@@ -32,18 +31,14 @@ pytestmark = pytest.mark.slow
 TIMES = ("seconds_rollout", "seconds_update")
 
 
-def free_port() -> int:
-    with socket.socket() as place:
-        place.bind(("127.0.0.1", 0))
-        return place.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, root):
     """What two processes made of every case, and what one makes of it, under ``one``."""
     folder = tmp_path_factory.mktemp("runs")
     tiny.write_start(folder)
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    stores = [torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) for _ in range(32)]
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    shared |= {several.STORES: " ".join(str(store.port) for store in stores), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     shared |= {"PYTHONPATH": f"{root / 'src'}:{root}", "OMP_NUM_THREADS": "1"}
     call = [sys.executable, "-m", "tests._support.several", str(folder)]
     both = [

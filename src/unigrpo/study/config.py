@@ -235,10 +235,14 @@ def _sections(method: str) -> tuple[type[Settings], ...]:
 
 
 @cache
+def _composed(method: str, sections: tuple[type[Settings], ...]) -> type[RLConfig]:
+    return create_model(f"RLConfig_{method}", __base__=(RLConfig, *sections), __module__=__name__)
+
+
 def rl_class(method: str) -> type[RLConfig]:
     """The class of the settings of a reinforced run: the common ones, the method's and the regularisers'. Raises
     UserError where the method cannot be loaded."""
-    return create_model(f"RLConfig_{method}", __base__=(RLConfig, *_sections(method)), __module__=__name__)
+    return _composed(method, _sections(method))
 
 
 def rl_config(**values) -> RLConfig:
