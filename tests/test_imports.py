@@ -33,7 +33,7 @@ ROOMS = (
 )
 WITHOUT_TORCH = (
     *("unigrpo.core", "unigrpo.study", "unigrpo.report", "unigrpo.planning", "unigrpo.commands", "unigrpo.methods"),
-    *("unigrpo.objectives.regularisers", "unigrpo.tools.diff", "unigrpo.world.geneval_verdict"),
+    *("unigrpo.objectives.regularisers", "unigrpo.tools.describe", "unigrpo.world.geneval_verdict"),
 )
 HEAVY = {"torch", "torchvision", "transformers", "diffusers", "accelerate", "open_clip", "timm", "safetensors"}
 HEAVY_CORE = {"unigrpo.core.distributed", "unigrpo.core.devices", "unigrpo.core.tensor_files"}

@@ -29,7 +29,7 @@ from unigrpo.sampling.engine import Decoding
 from unigrpo.sampling.painting import paint
 from unigrpo.study import run_folder
 from unigrpo.study.config import ModelConfig, SupervisedConfig
-from unigrpo.tools import inspect_checkpoint
+from unigrpo.tools import describe
 from unigrpo.training import launch, learner, loop, reinforcement_run, supervised_run, task
 from unigrpo.world import prompts as world_prompts
 
@@ -334,7 +334,7 @@ def test_the_base_of_a_scale_is_the_release(folder, tmp_path):
     assert json.loads((out / "run.json").read_text())["updates"] == 0
     model = checkpoint.load_model(out, expected=release.MODEL)
     assert model.image_size == 48
-    told = inspect_checkpoint.describe(out)
+    told = describe.checkpoint(out)
     assert told["parameters"]["image"] == sum(p.numel() for p in model.mot.expert_parameters()["image"])
     before = (folder / "tokenizer.json").read_bytes()
     checkpoint.save_model(model, out, {})  # takes the place of the links, not of what they point to

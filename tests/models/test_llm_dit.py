@@ -37,7 +37,7 @@ from unigrpo.sampling.painting import paint
 from unigrpo.study import provenance
 from unigrpo.study.config import RunConfig, SamplingConfig, SupervisedConfig
 from unigrpo.study.facts import METHODS
-from unigrpo.tools import export, inspect_checkpoint
+from unigrpo.tools import describe, export
 from unigrpo.training import launch, learner, loop, reinforcement_run, supervised_run, task
 from unigrpo.world import prompts as world_prompts
 
@@ -372,10 +372,10 @@ def test_exported_adapters_are_those_of_peft_and_diffusers(folder, base, model, 
     assert "Adapters of rank 2" in card and str(folder / "pipeline") in card and "license: other" in card
     again = checkpoint.load_model(tmp_path / "made", expected=released_pair.MODEL)
     assert all(torch.equal(a, b) for a, b in zip(outputs(model), outputs(again), strict=True))
-    told = inspect_checkpoint.describe(tmp_path / "made")
+    told = describe.checkpoint(tmp_path / "made")
     parts = {part: sum(p.numel() for p in ps) for part, ps in model.expert_parameters().items()}
     assert told["parameters"] == parts | {"fixed": 0}
-    assert any("adapters of rank 2 for" in line for line in inspect_checkpoint.lines(told))
+    assert any("adapters of rank 2 for" in line for line in describe.checkpoint_lines(told))
 
 
 # ---------------------------------------------------------------------------------------------------- other releases

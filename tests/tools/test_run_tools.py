@@ -24,7 +24,7 @@ from unigrpo.core.errors import UserError
 from unigrpo.core.settings import replace
 from unigrpo.models import checkpoint
 from unigrpo.study import config, provenance, run_folder
-from unigrpo.tools import diff, export, inspect_checkpoint
+from unigrpo.tools import describe, export
 
 CONFIG = tiny.run_config()
 
@@ -76,14 +76,14 @@ def test_inspect_tells_what_the_loaded_model_has(finished, call):
 
 def test_inspect_tells_people_the_same(finished, call):
     lines = dict(line.split(maxsplit=1) for line in call("inspect", finished).splitlines())
-    told = inspect_checkpoint.describe(finished)
+    told = describe.checkpoint(finished)
     assert lines["from"] == "run tiny, seed 3, stage rl, parent sft" and lines["sha256"] == told["sha256"]
     assert f"denoising expert {told['parameters']['image']:,}" in lines["parameters"]
 
 
 def test_inspect_says_what_is_not_recorded(root, folder, call):
     (folder / "run.json").unlink()
-    assert inspect_checkpoint.describe(folder)["config"] is None
+    assert describe.checkpoint(folder)["config"] is None
     assert re.search(r"^commit +not recorded$", call("inspect", folder), re.MULTILINE)
     assert "stage base" in call("inspect", root / "assets/base")
 
@@ -91,12 +91,12 @@ def test_inspect_says_what_is_not_recorded(root, folder, call):
 def test_inspect_names_a_file_that_is_no_model(folder):
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-10])
     with pytest.raises(UserError, match=r"model.safetensors: not a complete safetensors file"):
-        inspect_checkpoint.describe(folder)
+        describe.checkpoint(folder)
     tensor_files.write_tensors(folder / "model.safetensors", {"towers.w": torch.zeros(2)})
     with pytest.raises(UserError, match=r"unexpected tensor towers.w, expected those of a unigrpo model"):
-        inspect_checkpoint.describe(folder)
+        describe.checkpoint(folder)
     with pytest.raises(UserError, match=r"nowhere"):
-        inspect_checkpoint.describe(folder / "nowhere")
+        describe.checkpoint(folder / "nowhere")
 
 
 # ---- diff --------------------------------------------------------------------------------------------------
@@ -124,7 +124,7 @@ def test_diff_of_equal_runs_and_of_everything(finished, call):
 
 
 def test_a_setting_that_one_run_did_not_have_is_shown():
-    assert diff.compare({"a": 1, "b": {"c": None}}, {"a": 1, "b": {"d": 2}}) == [
+    assert describe.compare({"a": 1, "b": {"c": None}}, {"a": 1, "b": {"d": 2}}) == [
         ("b.c", "null", "-"),
         ("b.d", "-", "2"),
     ]
@@ -241,5 +241,5 @@ def test_export_is_whole_or_absent(folder, tmp_path, monkeypatch):
 def test_they_start_without_torch(root):
     code = "import sys, unigrpo.tools.{0}; sys.exit('torch' in sys.modules)"
     variables = os.environ | {"PYTHONPATH": f"{root / 'src'}{os.pathsep}{root}"}
-    for name in ("inspect_checkpoint", "diff", "environment", "export"):
+    for name in ("describe", "export"):
         assert subprocess.run([sys.executable, "-c", code.format(name)], env=variables).returncode == 0, name

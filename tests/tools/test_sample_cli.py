@@ -18,7 +18,7 @@ from unigrpo.core.records import Prompt
 from unigrpo.models import checkpoint
 from unigrpo.sampling.engine import Decoding, sample
 from unigrpo.study.config import SamplingConfig
-from unigrpo.tools.picture_sheet import GAP
+from unigrpo.tools.api import GAP
 
 TEXT = "a photo of a red circle left of a blue square"
 

@@ -1,3 +1,24 @@
-"""The verbs of ``unigrpo``: each file here with an ``app`` adds verbs; ``rich_help_panel`` names their group."""
+"""The verbs of ``unigrpo``: each file here with an ``app`` adds verbs; ``rich_help_panel`` names their group.
+
+So that help takes no time, verbs reach modules through their rooms (``tools.export``), which load them when first used.
+What verbs of several files share is here.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unigrpo import models, study, training
 
 START = "Start here"  # the group that help shows first
+Scale = Annotated[str, typer.Option(help="Scale, a file of pipelines/scales.")]
+ChosenScale = Annotated[str | None, typer.Option(help="Scale, a file of pipelines/scales.")]
+SftRun = Annotated[str | None, typer.Option(help="SFT run of the catalogue.")]
+Config = Annotated[Path | None, typer.Option(help="Resolved configuration (JSON), for --scale and --run.")]
+
+
+def chosen_model(scale: str | None, run: str | None, seed: int, config: Path | None, folder: Path):
+    """The configuration of a run, and its model from ``folder``. Raises UserError."""
+    _, cfg = study.run_choice.chosen_run(scale, run, seed, config)
+    return cfg, models.checkpoint.load_model(folder, training.launch.accelerate_for(cfg).device, cfg.model).eval()

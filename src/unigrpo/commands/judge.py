@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Literal, Union, get_args, get_origin
+from types import SimpleNamespace
+from typing import Annotated, Literal, get_origin, get_type_hints
 
 import typer
 
+from unigrpo import study
+from unigrpo.commands import ChosenScale, Config, SftRun
+from unigrpo.core import options as plugin_options
+
 app = typer.Typer()
 PANEL = "Judge"
-IMAGES = typer.Option(help="Sample folder, folder in GenEval's layout, or JSON file {prompt: image}.")
+Images = Annotated[Path, typer.Option(help="Sample folder, folder in GenEval's layout, or JSON file {prompt: image}.")]
 
 
 class Benchmarks(typer.core.TyperGroup):
     """The benchmarks as commands: files of ``evals/benchmarks``, each with the options that its ``build`` takes."""
 
     def list_commands(self, context) -> list[str]:
-        from unigrpo.study.facts import BENCHMARKS
-
-        return BENCHMARKS.names()
+        return study.facts.BENCHMARKS.names()
 
     def get_command(self, context, name: str):
-        from unigrpo.study.facts import BENCHMARKS
-
-        return _command(name, BENCHMARKS.load(name)) if name in BENCHMARKS.names() else None
+        return _command(name) if name in self.list_commands(context) else None
 
 
 judges = typer.Typer(cls=Benchmarks, no_args_is_help=True)
@@ -36,46 +38,37 @@ def judge() -> None:
     """Judge real images by a benchmark, e.g. unigrpo judge geneval --images DIR."""
 
 
-def _command(name: str, module):
+def _command(benchmark: str):
     """The command of a benchmark: where the images are, and the options that the benchmark's ``build`` takes."""
-    import inspect
-
-    from unigrpo.core.options import annotations
+    module = study.facts.BENCHMARKS.load(benchmark)
 
     def judge_images(
-        images: Annotated[Path, IMAGES],
+        images: Images,
         out: Annotated[Path | None, typer.Option(help="Folder to write (default: beside the images).")] = None,
         batch: Annotated[int, typer.Option(min=1, help="Images judged at once.")] = 8,
         **options,
     ) -> None:
         from evals import images as evaluation
 
-        raise typer.Exit(1 if evaluation.judge_images(name, images, out, batch, options) else 0)
+        raise typer.Exit(1 if evaluation.judge_images(benchmark, images, out, batch, options) else 0)
 
-    hints = {key: _plain(hint) for f in (judge_images, module.build) for key, hint in annotations(f).items()}
-    del hints["options"]
-    parameters = [
-        *list(inspect.signature(judge_images).parameters.values())[:-1],
-        *inspect.signature(module.build).parameters.values(),
-    ]
+    functions = (judge_images, module.build)
+    parameters = {
+        name: p for f in functions for name, p in inspect.signature(f).parameters.items() if name != "options"
+    }
+    hints = {name: hint for f in functions for name, hint in plugin_options.annotations(f).items()}
+    plain = get_type_hints(
+        SimpleNamespace(__annotations__=hints)
+    )  # what else they say is checked when values are known
+    for name, hint in hints.items():
+        hints[name] = Annotated[(plain[name], *hint.__metadata__)] if get_origin(hint) is Annotated else plain[name]
     judge_images.__annotations__ = hints
     judge_images.__signature__ = inspect.Signature(
-        [p.replace(kind=p.KEYWORD_ONLY, annotation=hints[p.name]) for p in parameters]
+        [p.replace(kind=p.KEYWORD_ONLY, annotation=hints[name]) for name, p in parameters.items()]
     )
     single = typer.Typer(add_completion=False)
-    single.command(name, help=module.FACTS.title)(judge_images)
+    single.command(benchmark, help=module.FACTS.title)(judge_images)
     return typer.main.get_command(single)
-
-
-def _plain(hint):
-    """An annotation with what typer reads of it alone: the rest is checked when the options are known."""
-    if get_origin(hint) is Annotated:
-        base = _plain(hint.__origin__)
-        options = [part for part in hint.__metadata__ if isinstance(part, typer.models.ParameterInfo)]
-        return Annotated[(base, *options)] if options else base
-    if get_origin(hint) in (Union, UnionType):
-        return Union[tuple(map(_plain, get_args(hint)))]  # noqa: UP007
-    return hint
 
 
 @app.command(rich_help_panel=PANEL)
@@ -86,8 +79,6 @@ def prompts(
     ],
 ) -> None:
     """Print the prompts of a benchmark, a JSON object a line."""
-    import json
-
     from unigrpo.world import exam_points, geneval_verdict
     from unigrpo.world.prompts import prompt_set
 
@@ -123,9 +114,7 @@ def cross(
 
 
 @app.command(rich_help_panel=PANEL)
-def convert_images(
-    images: Annotated[Path, IMAGES], out: Annotated[Path, typer.Option(help="New folder to write.")]
-) -> None:
+def convert_images(images: Images, out: Annotated[Path, typer.Option(help="New folder to write.")]) -> None:
     """Write images in GenEval's official layout, for its own tool."""
     from evals.instruments.picture_files import convert
 
@@ -136,17 +125,15 @@ def convert_images(
 def train_reward(
     data: Annotated[Path, typer.Option(help="Sample folder of the SFT run.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
-    scale: Annotated[str | None, typer.Option(help="Scale, a file of pipelines/scales.")] = None,
-    run: Annotated[str | None, typer.Option(help="SFT run of the catalogue.")] = None,
-    config: Annotated[Path | None, typer.Option(help="Resolved configuration (JSON), for --scale.")] = None,
+    scale: ChosenScale = None,
+    run: SftRun = None,
+    config: Config = None,
     settings: Annotated[
         Literal["reward", "weak_reward"], typer.Option(help="Section of the configuration.")
     ] = "reward",
 ) -> None:
     """Train the learned reward on renders and on samples of the SFT run."""
     from rewards._support.learned_training import train
-    from unigrpo.study.catalogue import SFT
-    from unigrpo.study.run_choice import chosen_run
 
-    _, cfg = chosen_run(scale, run or (SFT if config is None else None), 0, config)
+    _, cfg = study.run_choice.chosen_run(scale, run or (study.catalogue.SFT if config is None else None), 0, config)
     train(cfg, settings, data, out)

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from unigrpo import tools
+from unigrpo.commands import Scale, chosen_model
+from unigrpo.core import files
+from unigrpo.core.errors import UserError
 
 app = typer.Typer()
 MODELS, RUNS = "Models", "Runs"
@@ -30,21 +37,17 @@ def sample(
     enlarge: Annotated[int, typer.Option(min=1, help="Pixels per pixel in the file.")] = 8,
 ) -> None:
     """Write a trace and paint a picture, for a prompt or for every prompt of a file."""
-    import math
-
-    from unigrpo.core.errors import UserError
-    from unigrpo.core.files import replacing
-    from unigrpo.tools import api
-    from unigrpo.tools.picture_sheet import picture_format, picture_sheet
     from unigrpo.world.prompts import read_prompts
 
     if (prompt is None) == (prompts is None):
         raise UserError("expected either a prompt or --prompts")
-    picture = picture_format(out)
-    model = api.load(checkpoint)
-    jobs = [(api.as_prompt(prompt), k) for k in range(grid**2)] if prompt is not None else []
-    if prompts is not None:
+    picture = tools.api.picture_format(out)
+    model = tools.api.load(checkpoint)
+    if prompts is None:
+        jobs, columns = [(tools.api.as_prompt(prompt), k) for k in range(grid**2)], grid
+    else:
         jobs = [(row, 0) for row in read_prompts(prompts)]
+        columns = math.ceil(math.sqrt(len(jobs)))
         try:
             model.network.prompt_ids([row.text for row, _ in jobs])
         except UserError as error:
@@ -57,18 +60,16 @@ def sample(
             print(f"{painting.prompt.text}: {painting.trace or ''}")
         elif painting.trace is not None:
             print(painting.trace)
-    columns = grid if prompts is None else math.ceil(math.sqrt(len(jobs)))
-    with replacing(out) as temporary:
-        picture_sheet([p.image for p in paintings], columns, enlarge).save(temporary, format=picture)
+    sheet = tools.api.picture_sheet([p.image for p in paintings], columns, enlarge)
+    with files.replacing(out) as temporary:
+        sheet.save(temporary, format=picture)
     print(f"wrote {out}")
 
 
 @app.command(rich_help_panel=MODELS)
 def inspect(checkpoint: Checkpoint, json: Json = False) -> None:
     """Show what a checkpoint is and where it comes from, without loading it."""
-    from unigrpo.tools.inspect_checkpoint import describe, lines
-
-    _print(describe(checkpoint), lines, json)
+    _print(tools.describe.checkpoint(checkpoint), tools.describe.checkpoint_lines, json)
 
 
 @app.command(rich_help_panel=MODELS)
@@ -77,9 +78,7 @@ def export(
     out: Annotated[Path, typer.Argument(help="Folder to make.")],
 ) -> None:
     """Put a run's checkpoint into a folder of its own, with a model card."""
-    from unigrpo.tools.export import export as write
-
-    write(run, out)
+    tools.export.export(run, out)
     print(f"wrote {out}")
 
 
@@ -90,15 +89,13 @@ def diff(
     everything: Annotated[bool, typer.Option("--all", help="Show what is equal too.")] = False,
 ) -> None:
     """Show two runs side by side: the settings and the provenance that differ."""
-    from unigrpo.tools.diff import side_by_side
-
-    print("\n".join(side_by_side(run_a, run_b, everything)))
+    print("\n".join(tools.describe.side_by_side(run_a, run_b, everything)))
 
 
 @app.command(rich_help_panel=RUNS)
 def variance(
     folder: Annotated[Path, typer.Argument(help="Folder of the policy to measure.")],
-    scale: Annotated[str, typer.Option(help="Scale, a file of pipelines/scales.")],
+    scale: Scale,
     run: Annotated[str, typer.Option(help="Run of the catalogue, with thinking: how the policy rolls out.")],
     reward: Annotated[Path, typer.Option(help="Folder of the learned reward.")],
     out: Annotated[Path, typer.Option(help="JSON file to write.")],
@@ -109,34 +106,24 @@ def variance(
     ] = None,
 ) -> None:
     """Split the reward's spread within a group into traces and image noise, on validation prompts."""
-    from unigrpo.core.files import write_json
     from unigrpo.judges import reward as rewards
-    from unigrpo.models import checkpoint
-    from unigrpo.study.run_choice import chosen_run
-    from unigrpo.tools.variance import split
-    from unigrpo.training.launch import accelerate_for
     from unigrpo.world.prompts import prompt_set
 
-    _, cfg = chosen_run(scale, run, 0, None)
-    model = checkpoint.load_model(folder, accelerate_for(cfg).device, cfg.model).eval()
+    cfg, model = chosen_model(scale, run, 0, None, folder)
     judges = {"reward": rewards.load(rewards.trained_as("reward"), path=reward, device="auto")}
     judges |= {name: rewards.load(name) for name in judge or ()}
-    result = split(model, cfg, judges, traces, images)
+    result = tools.variance.split(model, cfg, judges, traces, images)
     for name, rows in result.items():
         for judged, row in rows.items():
             print(f"{name}: {judged}: traces explain {row['share']:.2f} [{row['lo']:.2f}, {row['hi']:.2f}]")
-    write_json(out, {"prompts": len(prompt_set("val")), "traces": traces, "images": images, **result})
+    files.write_json(out, {"prompts": len(prompt_set("val")), "traces": traces, "images": images, **result})
 
 
 @app.command(rich_help_panel=RUNS)
 def env(json: Json = False) -> None:
     """Show versions, devices and threads: the first thing to add to a report of a problem."""
-    from unigrpo.tools.environment import describe, lines
-
-    _print(describe(), lines, json)
+    _print(tools.describe.machine(), tools.describe.machine_lines, json)
 
 
 def _print(described: dict, lines, as_json: bool) -> None:
-    import json
-
     print(json.dumps(described, indent=2) if as_json else "\n".join(lines(described)))

@@ -1,23 +1,24 @@
-"""Verbs that start the workflow, plan a run, and do the steps of a study that neither train nor judge."""
+"""Verbs that start the workflow, plan a run, and do the steps of a study other than judging."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from unigrpo.commands import START
+from unigrpo import sampling, study, tools, training
+from unigrpo.commands import START, ChosenScale, Config, Scale, SftRun, chosen_model
+from unigrpo.core import distributed, files, registry, settings
+from unigrpo.core.errors import UserError
 
 app = typer.Typer()
 STEPS = "Steps of a study"
-Scale = Annotated[str, typer.Option(help="Scale, a file of pipelines/scales.")]
 Cores = Annotated[int, typer.Option(min=1, help="CPU cores to use.")]
 Seeds = Annotated[int | None, typer.Option(min=1, help="Number of seeds; the scale's without it.")]
-Run = Annotated[str, typer.Option(help="Run of the catalogue.")]
-Chosen = Annotated[str | None, typer.Option(help="Scale, a file of pipelines/scales.")]
+Seed = Annotated[int, typer.Option(help="Seed of the run.")]
 ChosenRun = Annotated[str | None, typer.Option(help="Run of the catalogue.")]
-Config = Annotated[Path | None, typer.Option(help="Resolved configuration (JSON), for --scale and --run.")]
 Model = Annotated[Path, typer.Option(help="Folder of the trained run.")]
 
 
@@ -31,9 +32,7 @@ def reproduce(
     ] = None,
 ) -> None:
     """Train, evaluate and report everything of a scale. An interrupted call is continued by the same call."""
-    from unigrpo.tools import reproduce
-
-    reproduce.reproduce("one_group" if group else "all", cores, scale=scale, seeds=seeds, group=group)
+    tools.reproduce.reproduce("one_group" if group else "all", cores, scale=scale, seeds=seeds, group=group)
     places = {"claims": "claims.md", "tables": "tables/", "figures": "figures/", "gallery": "gallery/index.html"}
     print("", *(f"{what:8} results/{scale}/{place}" for what, place in places.items()), sep="\n")
 
@@ -46,16 +45,14 @@ def run(
     seeds: Seeds = None,
 ) -> None:
     """Train and evaluate one run, after what it descends from."""
-    from unigrpo.tools.reproduce import reproduce
-
-    reproduce("one_run", cores, scale=scale, seeds=seeds, run=name)
+    tools.reproduce.reproduce("one_run", cores, scale=scale, seeds=seeds, run=name)
     print(f"\nrun      results/{scale}/runs/{name}/seed*/")
 
 
 @app.command(rich_help_panel=START)
 def plan(
     scale: Scale,
-    run: Run = "unigrpo",
+    run: Annotated[str, typer.Option(help="Run of the catalogue.")] = "unigrpo",
     gpus: Annotated[int | None, typer.Option(min=1, help="Devices, one process each; the scale's without it.")] = None,
     gpu_memory: Annotated[float, typer.Option(help="GB of one of them.")] = 80,
     tflops: Annotated[
@@ -75,26 +72,98 @@ def plan(
 @app.command(rich_help_panel=START)
 def base(scale: Scale = "cpu", cores: Cores = 2) -> None:
     """Train the base of a scale and put it into assets/base."""
-    from unigrpo.tools.reproduce import reproduce
-
-    reproduce("ship_base", cores, scale=scale)
+    tools.reproduce.reproduce("ship_base", cores, scale=scale)
     print("\nbase     assets/base")
+
+
+@app.command(rich_help_panel=STEPS)
+def train(
+    out: Annotated[Path, typer.Option(help="Folder of the run, to write.")],
+    scale: ChosenScale = None,
+    run: Annotated[str | None, typer.Option(help="Run of the catalogue; it says the stage.")] = None,
+    seed: Seed = 0,
+    config: Config = None,
+    init: Annotated[Path | None, typer.Option(help="Folder of the parent run; the base has none.")] = None,
+    reward: Annotated[Path | None, typer.Option(help="Folder of the learned reward, where one is trained on.")] = None,
+    decoding: Annotated[Path | None, typer.Option(help="decoding.json, for the validation of reinforcement.")] = None,
+    tracker: Annotated[str | None, typer.Option(help="Also log to this tracker, e.g. tensorboard.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print configuration and cost, do nothing else.")] = False,
+) -> None:
+    """Train one run: reinforcement of the text part, the image part or both, or a supervised stage.
+
+    A killed training continues from its last checkpoint when the same command is given again.
+    """
+    from unigrpo.planning import plan
+
+    where, cfg = study.run_choice.chosen_run(scale, run, seed, config)
+    reinforced = cfg.stage == "rl"
+    for option, value, needed, what in (
+        ("--init", init, cfg.stage != "base", "the folder of the parent run"),
+        ("--decoding", decoding, reinforced, "decoding.json"),
+    ):
+        if needed != (value is not None):
+            raise UserError(f"{option}: expected {what if needed else 'nothing'} for the stage of {where}")
+    try:
+        study.config.check_processes(cfg)
+        if reinforced:
+            pool = study.prompt_pool.training_pool(cfg)
+            training.task.draw_prompts(cfg.seed, 0, cfg.rl.prompts_per_rollout, pool)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    chosen = None
+    if reinforced:
+        chosen = settings.replace(sampling.engine.read_decoding(decoding), thinking=cfg.rl.thinking)
+    if dry_run:
+        return print(json.dumps(plan.preview(cfg, chosen.guidance if reinforced else 1.0), indent=2))
+    training.launch.check_launch(cfg)
+    training.launch.check_devices(cfg)
+    if cfg.source == "released":
+        return training.supervised_run.adopt(cfg, out)
+    plan.check_fits(cfg, training.launch.device_memory(cfg))
+    if reinforced:
+        return _reinforce(cfg, out, init, reward, decoding, chosen, tracker)
+    training.supervised_run.train(cfg, out, init, tracker)
+
+
+def _reinforce(cfg, out: Path, init: Path, reward_folder: Path | None, file: Path, decoding, tracker) -> None:
+    """Reinforcement; or nothing but a record, where the parent has collapsed."""
+    from unigrpo.judges import reward as rewards
+
+    training.launch.join_others(cfg)  # before a reward is loaded onto this process's device
+    if (reason := training.reinforcement_run.fate_of(init)) is not None:
+        return training.reinforcement_run.pass_on(cfg, out, init, reason) if distributed.is_main() else None
+    options, source = training.task.reward_source(cfg.rl.reward, reward_folder, cfg.rl.reward_options)
+    reward = rewards.load(cfg.rl.reward, **options)
+    inputs = [study.run_folder.weights(init), source, file]
+    inputs += [] if cfg.rl.prompt_file is None else [Path(cfg.rl.prompt_file)]
+    fingerprint = study.resolve.training_fingerprint(cfg, *inputs, *rewards.inputs(cfg.rl.reward_options))
+    training.reinforcement_run.train(cfg, out, init, reward, decoding, fingerprint, tracker)
+
+
+@app.command(rich_help_panel=STEPS)
+def reward_data(
+    init: Annotated[Path, typer.Option(help="Folder of the SFT run.")],
+    out: Annotated[Path, typer.Option(help="Sample folder, to write.")],
+    scale: ChosenScale = None,
+    run: SftRun = None,
+    config: Config = None,
+) -> None:
+    """Sample the SFT model for the training of the learned reward."""
+    _, cfg = study.run_choice.chosen_run(scale, run, 0, config)
+    training.reward_samples.sample_for_reward(cfg, init, out)
 
 
 @app.command(rich_help_panel=STEPS)
 def tune(
     model: Model,
     out: Annotated[Path, typer.Option(help="decoding.json, to write.")],
-    scale: Chosen = None,
+    scale: ChosenScale = None,
     run: ChosenRun = None,
     config: Config = None,
 ) -> None:
     """Choose guidance and temperature on validation prompts."""
-    from unigrpo.core.files import write_json
-    from unigrpo.sampling.decoding import tune as choose
-
-    cfg, network = _loaded(scale, run, 0, config, model)
-    write_json(out, choose(network, cfg))
+    cfg, network = chosen_model(scale, run, 0, config, model)
+    files.write_json(out, sampling.decoding.tune(network, cfg))
 
 
 @app.command(rich_help_panel=STEPS)
@@ -103,23 +172,19 @@ def sample_sets(
     decoding: Annotated[Path, typer.Option(help="decoding.json.")],
     mode: Annotated[list[str], typer.Option(help="How the run is evaluated: think, direct, greedy; may be repeated.")],
     out: Annotated[Path, typer.Option(help="Folder of the sets, to write.")],
-    scale: Chosen = None,
+    scale: ChosenScale = None,
     run: ChosenRun = None,
-    seed: Annotated[int, typer.Option(help="Seed of the run.")] = 0,
+    seed: Seed = 0,
     config: Config = None,
 ) -> None:
     """Sample every evaluation set of a run."""
-    from unigrpo.core.errors import UserError
-    from unigrpo.core.registry import nearest
-    from unigrpo.sampling import sets
-    from unigrpo.sampling.engine import read_decoding
-
+    modes = sampling.sets.MODES
     for given in mode:
-        if given not in sets.MODES:
-            raise UserError(f"--mode {given}: no such mode{nearest(given, sets.MODES)}")
-    chosen = read_decoding(decoding)
-    cfg, network = _loaded(scale, run, seed, config, model)
-    sets.sample_sets(network, cfg, model, chosen, mode, out)
+        if given not in modes:
+            raise UserError(f"--mode {given}: no such mode{registry.nearest(given, modes)}")
+    chosen = sampling.engine.read_decoding(decoding)
+    cfg, network = chosen_model(scale, run, seed, config, model)
+    sampling.sets.sample_sets(network, cfg, model, chosen, mode, out)
 
 
 @app.command(rich_help_panel=STEPS)
@@ -128,9 +193,7 @@ def ship_base(
     out: Annotated[Path, typer.Option(help="Folder, to write.")],
 ) -> None:
     """Make a trained run shippable: weights in half precision, with the record of the training."""
-    from unigrpo.tools.ship import ship
-
-    ship(run, out)
+    tools.export.ship(run, out)
 
 
 @app.command(rich_help_panel=STEPS)
@@ -139,9 +202,7 @@ def hand_out(
     images_per_prompt: Annotated[int, typer.Option(min=1, help="As the scale's sampling.")] = 4,
 ) -> None:
     """Write the prompts of the benchmarks as folders that another program fills with pictures."""
-    from unigrpo.tools.hand_out import hand_out
-
-    print("\n".join(hand_out(out, images_per_prompt)))
+    print("\n".join(tools.export.hand_out(out, images_per_prompt)))
 
 
 @app.command(rich_help_panel=STEPS)
@@ -164,17 +225,5 @@ def train_detector(
 @app.command(rich_help_panel=STEPS)
 def steps(folder: Annotated[Path, typer.Argument(help="Results of a scale, results/<scale>.")]) -> None:
     """Collect what every step has used (benchmarks/) into steps.csv."""
-    from unigrpo.tools.steps import collect
-
-    collect(folder)
+    tools.reproduce.collect_steps(folder)
     print(f"wrote {folder / 'steps.csv'}")
-
-
-def _loaded(scale: str | None, run: str | None, seed: int, config: Path | None, folder: Path):
-    """The configuration of a run, and its model."""
-    from unigrpo.models import checkpoint
-    from unigrpo.study.run_choice import chosen_run
-    from unigrpo.training.launch import accelerate_for
-
-    _, cfg = chosen_run(scale, run, seed, config)
-    return cfg, checkpoint.load_model(folder, accelerate_for(cfg).device, cfg.model).eval()

@@ -10,6 +10,7 @@ unigrpo.judge(painting)  # {"gold": ..., "strict": ..., "official": ...}
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from unigrpo.sampling.validation_set import judge_each
 from unigrpo.study.config import SamplingConfig
 from unigrpo.world.prompts import make_prompt, read_statement
 
+GAP = 2  # pixels between the images of a sheet
 LEAST = {"guidance": 1, "temperature": 0, "steps": 2, "seed": 0}  # of each option
 
 
@@ -107,3 +109,23 @@ def judge(painting: Painting, reward: str | None = None, **options) -> dict[str,
     images = torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
         return {reward: rewards.load(reward, **options)(images, [painting.prompt]).item()}
+
+
+def picture_sheet(images: Sequence[Image.Image], columns: int, enlarge: int) -> Image.Image:
+    """Images of one size in rows of ``columns``, each enlarged by an integer factor."""
+    width, height = images[0].size
+    rows = math.ceil(len(images) / columns)
+    sheet = Image.new("RGB", (columns * (width + GAP) - GAP, rows * (height + GAP) - GAP), "white")
+    for i, image in enumerate(images):
+        sheet.paste(image, (i % columns * (width + GAP), i // columns * (height + GAP)))
+    return sheet.resize((sheet.width * enlarge, sheet.height * enlarge), Image.Resampling.BICUBIC)
+
+
+def picture_format(path: Path) -> str:
+    """The format that the ending of ``path`` names. Raises UserError for one that no picture can be written in."""
+    try:
+        name = Image.registered_extensions()[path.suffix.lower()]
+        Image.new("RGB", (1, 1)).save(io.BytesIO(), format=name)
+    except (KeyError, OSError, ValueError):
+        raise UserError(f"--out {path}: expected the ending of a picture format, such as .png") from None
+    return name

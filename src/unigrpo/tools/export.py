@@ -1,18 +1,16 @@
-"""A run's checkpoint as a folder that stands for itself.
-
-Weights, tokenizer, configuration, provenance, licence and a model card with the run's scores where it has been judged.
-What other libraries read is written too: adapters of released models, as peft and diffusers read them.
-"""
+"""What leaves the suite: a run's checkpoint as a folder that stands for itself, the base, prompts to be painted."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from pathlib import Path
 
 from unigrpo.core.errors import UserError
-from unigrpo.core.files import new_folder, read_json, write_json, write_text
+from unigrpo.core.files import new_folder, read_json, read_text, write_json, write_text
 from unigrpo.core.settings import from_dict, to_dict
+from unigrpo.models import checkpoint
 from unigrpo.models.backbones import backbone_of
 from unigrpo.report.data.collect import write_scores
 from unigrpo.report.data.results import PAPER, Folder, Paper, Scores
@@ -21,7 +19,8 @@ from unigrpo.study import provenance, run_folder
 from unigrpo.study.config import RunConfig
 from unigrpo.study.facts import BACKBONES
 from unigrpo.study.overview import MODES
-from unigrpo.tools import inspect_checkpoint
+from unigrpo.tools import describe
+from unigrpo.world import prompts as world_prompts
 
 STAGES = {
     "base": "supervised pretraining from scratch",
@@ -121,7 +120,7 @@ def scores(folder: Path, cfg: RunConfig) -> str:
 
 def card(folder: Path, cfg: RunConfig) -> str:
     """The model card of a run's checkpoint."""
-    facts, backbone = inspect_checkpoint.describe(folder), backbone_of(folder)
+    facts, backbone = describe.checkpoint(folder), backbone_of(folder)
     key = tuple(sorted(cfg.rl.train)) if cfg.stage == "rl" else cfg.stage
     kind, licence = backbone.LICENCE
     return CARD.format(
@@ -143,7 +142,9 @@ def card(folder: Path, cfg: RunConfig) -> str:
 
 
 def export(folder: Path, out: Path) -> None:
-    """Write ``out`` from a finished run. Raises UserError where the run lacks something or ``out`` is there already."""
+    """Write ``out`` from a finished run: weights, tokenizer, configuration, provenance, licence, the model card, and
+    adapters of released models as peft and diffusers read them. Raises UserError where the run lacks something or
+    ``out`` is there already."""
     where, data = run_folder.needed_configuration(folder)
     try:
         cfg = from_dict(RunConfig, data)
@@ -163,3 +164,36 @@ def export(folder: Path, out: Path) -> None:
         shutil.copyfile(provenance.ROOT / "LICENSE", temporary / "LICENSE")
         write_json(temporary / "config.json", to_dict(cfg))
         write_text(temporary / "README.md", text)
+
+
+def ship(run: Path, out: Path) -> None:
+    """Write the finished run in ``run`` to ``out``: weights in half precision, with the record of the training. Raises
+    UserError where it lacks something."""
+    card = read_json(run / "model.json")
+    of_model = ("format", "architecture", "codec", "image_size")
+    info = {key: value for key, value in card.items() if key not in of_model}
+    records = {name: read_text(run / name) for name in ("metrics.jsonl", "run.json")}
+    checkpoint.save_model(checkpoint.load_model(run), out, info, half=True)
+    for name, text in records.items():
+        write_text(out / name, text)
+
+
+def hand_out(out: Path, images_per_prompt: int) -> list[str]:
+    """Write sample folders for another program to fill; returns a line about each.
+
+    For each benchmark ``<benchmark>.direct.tuned/`` with protocol.json and a manifest that names, for every prompt and
+    sample of our runs, the picture that is expected: ``{"image": "00000.png", "prompt": ...}``. Once the pictures are
+    there, the folder is judged like those of our runs.
+    """
+    summary = []
+    for benchmark in world_prompts.BENCHMARKS:
+        folder = out / f"{benchmark}.direct.tuned"
+        protocol = {"benchmark": benchmark, "version": world_prompts.VERSION, "mode": "direct"}
+        write_json(folder / "protocol.json", protocol | {"guidance_name": "tuned"})
+        rows = [
+            {"image": f"{i:05d}.png", "prompt_id": p.id, "prompt": p.text, "tag": p.tag, "meta": p.meta, "sample": k}
+            for i, (p, k) in enumerate(world_prompts.evaluation_jobs(benchmark, images_per_prompt))
+        ]
+        write_text(folder / "manifest.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        summary.append(f"{folder}: {len(rows)} pictures expected, named in manifest.jsonl")
+    return summary

@@ -1,4 +1,4 @@
-"""The workflow, started safely.
+"""The workflow, started safely, and what its steps have used.
 
 One run at a time holds ``results/.lock``. Only its holder may release the lock that a killed Snakemake leaves behind,
 so that an interrupted reproduction is continued by typing the same command again.
@@ -9,8 +9,10 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 from unigrpo.core import files
+from unigrpo.core.errors import UserError
 from unigrpo.study.provenance import ROOT
 
 
@@ -33,3 +35,18 @@ def _call(command: list[str], lock: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: child.terminate())
     if child.wait() != 0:
         raise SystemExit(child.returncode if child.returncode > 0 else 128 - child.returncode)
+
+
+def collect_steps(folder: Path) -> None:
+    """Write ``steps.csv`` into the results of a scale from ``benchmarks/<step>.jsonl``, a row a step: of several
+    processes the time of the longest, the sum of their processor times, and the largest memory. Raises UserError where
+    there is none."""
+    import pandas as pd
+
+    joined = {"seconds": "max", "cpu_seconds": "sum", "max_rss_mb": "max"}
+    paths = sorted((folder / "benchmarks").glob("*.jsonl"))
+    if not paths:
+        raise UserError(f"{folder / 'benchmarks'}: expected a file of each step that has run")
+    used = {path.stem: pd.DataFrame(row for _, row in files.read_jsonl(path)).agg(joined) for path in paths}
+    table = pd.DataFrame(used.values(), index=pd.Index(used, name="step"))
+    files.write_text(folder / "steps.csv", table.round(2).to_csv())
