@@ -20,7 +20,7 @@ from unigrpo.report.data.anchors import anchor
 from unigrpo.report.data.results import PAPER, Folder, Paper
 from unigrpo.report.data.rows import Sources
 from unigrpo.report.figures import mechanism, sheets
-from unigrpo.report.pages import figure_files, pictures
+from unigrpo.report.pages import drawing, pictures
 from unigrpo.study.config import rl_config
 from unigrpo.world.prompts import prompt_set
 
@@ -127,7 +127,7 @@ def test_a_regulariser_in_words():
 
 
 def test_the_frontier_has_a_point_a_run(sources):
-    _, data = figure_files.draw({"kind": "frontier", "runs": [*RUNS, "missing"]}, sources)
+    _, data = drawing.draw({"kind": "frontier", "runs": [*RUNS, "missing"]}, sources)
     data = data.set_index("run")
     assert data["drift"].to_dict() == pytest.approx({run: drift for run, (_, _, drift) in RUNS.items()})
     assert data.loc["kl", "gold"] == pytest.approx(0.5) and data.loc["mse", "gold"] == pytest.approx(0.805)
@@ -135,11 +135,11 @@ def test_the_frontier_has_a_point_a_run(sources):
     assert data["artefact"].tolist() == pytest.approx([0.01] * len(RUNS))
     assert (data["gold_lo"] <= data["gold"]).all() and data["seeds"].to_dict()["kl"] == 1
     with pytest.raises(UserError, match="none of missing has validation records"):
-        figure_files.draw({"kind": "frontier", "runs": ["missing"]}, sources)
+        drawing.draw({"kind": "frontier", "runs": ["missing"]}, sources)
 
 
 def test_gains_are_in_spreads_of_the_start(sources):
-    figure, data = figure_files.draw({"kind": "hacking", "runs": ["none", "missing"]}, sources)
+    figure, data = drawing.draw({"kind": "hacking", "runs": ["none", "missing"]}, sources)
     gained = data[data["update"] == 40].groupby("metric")["gain"].mean()
     assert gained["gold"] == pytest.approx(-0.3 / 0.1) and gained["proxy"] == pytest.approx(0.2 / 0.1)
     assert data[data["update"] == 0]["gain"].eq(0).all()
@@ -176,16 +176,16 @@ def test_the_papers_weights_spread_three_thousandfold():
 
 
 def test_the_mechanism_shows_the_drift_of_every_time(sources):
-    _, data = figure_files.draw({"kind": "mechanism", "runs": ["mse", "none", "missing"]}, sources)
+    _, data = drawing.draw({"kind": "mechanism", "runs": ["mse", "none", "missing"]}, sources)
     drift = data[(data["what"] == "drift") & (data["of"] == "none") & (data["seed"] == 1)]
     assert drift["value"].tolist() == pytest.approx([0.9 * (k + 1) / 5.5 for k in range(10)])
     assert drift["time"].iloc[0] == 1 and len(drift) == 10
     with pytest.raises(UserError, match="none of missing has a validation with its drift"):
-        figure_files.draw({"kind": "mechanism", "runs": ["missing"]}, sources)
+        drawing.draw({"kind": "mechanism", "runs": ["missing"]}, sources)
 
 
 def test_sheets_show_the_peak_and_the_end_of_the_same_prompts(sources):
-    figure, data = figure_files.draw({"kind": "sheets", "runs": ["mse", "none", "missing"]}, sources)
+    figure, data = drawing.draw({"kind": "sheets", "runs": ["mse", "none", "missing"]}, sources)
     ends = data.groupby(["run", "when"])["update"].unique().map(list).to_dict()
     assert ends == {
         ("mse", "end"): [40], ("mse", "gold peaks"): [40], ("none", "end"): [40], ("none", "gold peaks"): [0],

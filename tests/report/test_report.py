@@ -20,7 +20,7 @@ from unigrpo.report.data.results import CATEGORIES, Scores
 from unigrpo.report.data.results import PAPER as PAPER_FILE
 from unigrpo.report.data.rows import Row
 from unigrpo.report.figures import grid, progress
-from unigrpo.report.pages import figure_files
+from unigrpo.report.pages import drawing
 from unigrpo.study.facts import FIGURES, TABLES
 
 ROWS = [["base", "no"], ["sft", "yes"], ["unigrpo", "yes"]]
@@ -321,7 +321,7 @@ def test_every_kind_is_listed(capsys):
 
 def make_figure(study, tmp_path, spec):
     sources = study_support.sources_of(study, study / "scores.csv", study / "paper.csv")
-    figure_files.write("f", spec, sources, tmp_path / "figures")
+    drawing.write("f", spec, sources, tmp_path / "figures")
     for suffix in ("png", "pdf"):
         assert (tmp_path / "figures" / f"f.{suffix}").stat().st_size > 5000
     return pd.read_csv(tmp_path / "figures" / "f.csv")
@@ -354,7 +354,7 @@ def add_fates(study, folder):
 def drawn(kind, spec, folder):
     """The figure before it is saved, with the words in its first panel."""
     sources = study_support.sources_of(folder, folder / "scores.csv", folder / "paper.csv")
-    figure, _ = figure_files.draw({"kind": kind, **spec}, sources)
+    figure, _ = drawing.draw({"kind": kind, **spec}, sources)
     plt.close(figure)
     return figure, [text.get_text() for text in figure.axes[0].texts]
 
@@ -456,8 +456,8 @@ def test_bad_figures_are_named(study, tmp_path, spec, message):
 
 def test_reports_never_import_torch():
     code = "import sys; import unigrpo.commands.reporting; from unigrpo.report.claims import outcomes\n"
-    code += "from unigrpo.report.pages import compare, figure_files, gallery, table_files\n"
-    code += "outcomes.write, compare.compare, gallery.make, figure_files.draw, table_files.make\n"
+    code += "from unigrpo.report.pages import compare, drawing, gallery, table_files\n"
+    code += "outcomes.write, compare.compare, gallery.make, drawing.draw, table_files.make\n"
     code += "assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})
 

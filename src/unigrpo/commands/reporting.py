@@ -84,7 +84,7 @@ def _add_verb(verb: str, section: str, files: ModuleType, does: str) -> None:
 
 
 _add_verb("table", "tables", pages.table_files, "Make one table, as CSV, Markdown, HTML and LaTeX.")
-_add_verb("figure", "figures", pages.figure_files, "Make one figure, as PNG, PDF and CSV.")
+_add_verb("figure", "figures", pages.drawing, "Make one figure, as PNG, PDF and CSV.")
 
 
 @app.command(rich_help_panel=PANEL)

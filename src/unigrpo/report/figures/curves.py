@@ -26,27 +26,26 @@ PANELS = (  # title, kind of row in metrics.jsonl, metric
 
 def draw(spec: Mapping, sources: Sources) -> drawing.Drawn:
     """One panel a reward, against gradient updates; a cross ends the line of a seed that collapsed."""
-    data = logs.curve_data(spec["runs"], sources.folder)
-    looks = list(zip(spec["runs"], drawing.COLORS, drawing.STYLES, strict=False))
+    data, folder = logs.curve_data(spec["runs"], sources.folder), sources.folder
+    looks = {run: drawing.look(number, "linestyle") for number, run in enumerate(spec["runs"])}
+    fallen = {run: logs.fallen(run, folder) for run in spec["runs"]}
     figure, (axes,) = drawing.panels(1, len(PANELS), 2.4)
     for axis, (title, kind, metric) in zip(axes, PANELS, strict=True):
-        panel = data[(data["kind"] == kind) & (data["metric"] == metric)]
-        for run, color, style in looks:
-            table = panel[panel["run"] == run].pivot_table(values="value", index="update", columns="seed")
-            axis.plot(table.index, table.to_numpy(), color=color, alpha=0.4, linewidth=0.7)
-            for seed in table.columns.intersection(logs.fallen(run, sources.folder)):
+        for run, look in looks.items():
+            table, mean = drawing.by_seed(data, run, kind, metric, "update")
+            axis.plot(table.index, table.to_numpy(), color=look["color"], alpha=0.4, linewidth=0.7)
+            for seed in table.columns.intersection(fallen[run]):
                 last = table[seed].dropna().tail(1)
-                axis.plot(last.index, last, "x", color=color, markersize=5)
-            mean = table.dropna().mean(axis=1)
-            axis.plot(mean.index, mean, color=color, linestyle=style, linewidth=1.8)
+                axis.plot(last.index, last, "x", color=look["color"], markersize=5)
+            axis.plot(mean.index, mean, linewidth=1.8, **look)
         axis.set(title=title, xlabel="gradient updates")
         axis.margins(x=0.02)
     axes[0].set_ylabel("reward")
     seeds = max(data.groupby("run")["seed"].nunique(), default=0)
-    key = [drawing.key(sources.folder.label(r), color=c, linestyle=s, linewidth=1.8) for r, c, s in looks]
+    key = [drawing.key(folder.label(run), linewidth=1.8, **look) for run, look in looks.items()]
     if seeds > 1:
         key.append(drawing.key(f"one of {seeds} seeds", color="#7f7f7f", alpha=0.6, linewidth=0.7))
-    if any(logs.fallen(run, sources.folder) for run in spec["runs"]):
+    if any(fallen.values()):
         key.append(drawing.key("collapsed", color="#7f7f7f", marker="x", linestyle=""))
     drawing.legend(figure, key, handlelength=3)
     return figure, data

@@ -14,16 +14,11 @@ FACTS = KindFacts(
     "strict one; the bars are the paper's values.",
 )
 COLUMNS = ["run", "thinking", "metric", "value", "lo", "hi"]
-PANELS = {"TA": (("ta",), "ta"), "GenEval": (("official", "strict"), "geneval")}  # title -> metrics, paper's column
+PANELS = (("TA", ("ta",), "ta", None), ("GenEval", ("official", "strict"), "geneval", None))
 
 
 def draw(spec: Mapping, sources: Sources) -> drawing.Drawn:
-    rows, data = dot_plot.rows_of(spec, sources), []
-    figure, (axes,) = drawing.panels(1, 2, 0.7 + 0.27 * len(rows), sharey=True)
-    for axis, (title, shown) in zip(axes, PANELS.items(), strict=True):
-        data += dot_plot.panel(axis, rows, sources, *shown)
-        axis.set(title=title)
+    figure, axes, data = dot_plot.draw(spec, sources, PANELS, lines=1, height=(0.7, 0.27))
+    for axis in axes.flat:
         axis.set_xlim(right=1)
-    dot_plot.names(axes[0], rows, sources)
-    dot_plot.legend(figure, strict=True)
     return figure, data

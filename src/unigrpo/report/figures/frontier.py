@@ -41,17 +41,16 @@ def last_drift(run: str, folder: results.Folder) -> float:
 
 def points(courses: Mapping[str, object], folder: results.Folder) -> pandas.DataFrame:
     """A line a run that was validated, in COLUMNS."""
-    lines = []
+    rows = []
     for run, found in courses.items():
-        if found is None:
-            continue
-        anchor = anchors.anchor(folder.config(run))
-        line = [run, anchor.kind, anchor.weight, len(found.seeds), last_drift(run, folder)]
-        for metric in PANELS:
-            e = stats.estimate(found.cells(metric, -1), seeding.numpy_generator(0, "frontier", run, metric))
-            line += [e.mean, e.lo, e.hi]
-        lines.append(line)
-    return pandas.DataFrame(lines, columns=COLUMNS)
+        if found is not None:
+            anchor = anchors.anchor(folder.config(run))
+            row = [run, anchor.kind, anchor.weight, len(found.seeds), last_drift(run, folder)]
+            for metric in PANELS:
+                e = stats.estimate(found.cells(metric, -1), seeding.numpy_generator(0, "frontier", run, metric))
+                row += [e.mean, e.lo, e.hi]
+            rows.append(row)
+    return pandas.DataFrame(rows, columns=COLUMNS)
 
 
 def draw(spec: Mapping, sources: Sources) -> drawing.Drawn:

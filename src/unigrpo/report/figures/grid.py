@@ -20,7 +20,6 @@ COLUMNS = ["prompt_id", "prompt", "run", "trace", "correct", "reason"]
 
 
 def draw(spec: Mapping, sources: Sources) -> drawing.Drawn:
-    """A column a prompt, a row a run; verdict and trace under each image."""
     runs = spec["runs"]
     found = {run: pictures.read(run, spec, sources) for run in runs}
     prompts = pictures.drawn_prompts(found[runs[0]], TAGS)
@@ -48,8 +47,7 @@ def _under(axis, sample: samples.Sample) -> None:
     """The verdict on one line, the trace below it."""
     said, color, _ = pictures.VERDICTS[sample.correct]
     objects = [" ".join(word for word, _ in entry) for entry in sample.plan or ()] or [sample.raw_trace]
-    lines = pictures.cut(pictures.wrapped(objects, 28), 4)
-    axis.set_xlabel("\n".join(["", *lines]), fontsize=5.8, linespacing=1.25, labelpad=3)
+    axis.set_xlabel("\n".join(["", *pictures.wrapped(objects, 28)]), fontsize=5.8, linespacing=1.25, labelpad=3)
     axis.annotate(
         said, (0.5, 0), xytext=(0, -2.5), xycoords="axes fraction", textcoords="offset points",
         ha="center", va="top", fontsize=6.2, fontweight="bold", color=color,

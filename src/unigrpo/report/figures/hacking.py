@@ -1,8 +1,4 @@
-"""The reward trained on (proxy) and the gold judge, which training never sees, as a run goes on and as it moves away
-from its start.
-
-Both are gains since the first validation in units of their spread over its images, so that they can be compared.
-"""
+"""Proxy and gold as a run goes on and as it moves away from its start, both in units of their spread at the start."""
 
 from __future__ import annotations
 
@@ -30,10 +26,8 @@ LOOKS = {"proxy": {"color": "#c0392b", "linestyle": "--"}, "gold": {"color": "#0
 
 
 def gains(found: validations.Course, metric: str) -> np.ndarray:
-    """(K, U) gains since the first validation, in units of the spread over its images; 0 spread leaves them as they
-    are."""
-    moved = found.means[metric] - found.means[metric][:, :1]
-    return moved / (found.spread[metric] or 1.0)
+    """(K, U) gains since the first validation, in units of the spread over its images, or as they are without any."""
+    return (found.means[metric] - found.means[metric][:, :1]) / (found.spread[metric] or 1.0)
 
 
 def drifts(found: validations.Course, folder: results.Folder) -> np.ndarray:
@@ -46,7 +40,6 @@ def drifts(found: validations.Course, folder: results.Folder) -> np.ndarray:
 
 
 def draw(spec: Mapping, sources: Sources) -> drawing.Drawn:
-    """A line of panels a run: against updates and against the distance."""
     folder, rows = sources.folder, []
     courses = validations.courses(spec["runs"], folder)
     figure, axes = drawing.panels(len(courses), 2, 0.8 + 1.15 * len(courses), sharey=True, sharex="col")

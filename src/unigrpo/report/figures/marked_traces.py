@@ -29,7 +29,6 @@ LOOKS = {  # mark of report.data.marks -> what it means, its look; either differ
 
 
 def draw(spec: Mapping, sources: Sources) -> drawing.Drawn:
-    """Each image of one run with its prompt, trace and verdict beside it."""
     (run,) = spec["runs"]
     found = pictures.read(run, spec, sources)
     shown = [found[prompt] for prompt in pictures.drawn_prompts(found, (*results.CATEGORIES, "compound", "compound"))]
@@ -56,10 +55,9 @@ def _beside(axis, sample: samples.Sample) -> None:
     """Prompt, trace and verdict from top to bottom, in lines of a fixed height. A line of the trace is set in type of
     one width, once a mark, with the other words blank: so each word stays in its place whatever its look."""
     said, color, _ = pictures.VERDICTS[sample.correct]
-    raw = pictures.cut(pictures.wrapped([sample.raw_trace], CHARACTERS), 4)
-    entries = sample.plan or [[(line, "")] for line in raw]
+    entries = sample.plan or [[(line, "")] for line in pictures.wrapped([sample.raw_trace], CHARACTERS)]
     reasons = sample.reason.split("\n") if sample.reason else []
-    verdict = pictures.cut(pictures.wrapped([f"✗ {reasons[0]}", *reasons[1:]] if reasons else [said], 44), 4)
+    verdict = pictures.wrapped([f"✗ {reasons[0]}", *reasons[1:]] if reasons else [said], 44)
     y = 0.93
 
     def put(line: str, **look) -> None:

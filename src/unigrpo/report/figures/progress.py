@@ -47,8 +47,7 @@ def draw(spec: Mapping, sources: Sources) -> drawing.Drawn:
     ends, labels = [], []
     for number, run in enumerate(spec["runs"]):
         look = drawing.look(number, "marker")
-        table = data[data["run"] == run].pivot_table(values="value", index="images", columns="seed")
-        mean = table.dropna().mean(axis=1)
+        _, mean = drawing.by_seed(data, run, "validation", "gold", "images")
         axis.plot(mean.index, mean, **drawing.look(number, "marker", "linestyle"), linewidth=1.3, markersize=3.5)
         if len(mean) and logs.fallen(run, folder):
             axis.plot(mean.index[-1], mean.iloc[-1], "x", color="#222222", markersize=9, markeredgewidth=1.6, zorder=5)

@@ -46,7 +46,6 @@ def read(path: Path) -> np.ndarray:
 
 
 def draw(spec: Mapping, sources: Sources) -> drawing.Drawn:
-    """Two lines a run."""
     folder, rows = sources.folder, []
     courses = validations.courses(spec["runs"], folder)
     shown = next(found for found in courses.values() if found is not None)

@@ -13,15 +13,14 @@ from matplotlib.figure import Figure
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import write_text
 from unigrpo.core.seeding import numpy_generator
-from unigrpo.report.data.lines import number
+from unigrpo.report.data import lines as cells
 from unigrpo.report.data.logs import curve_data
 from unigrpo.report.data.notes import scale_note
 from unigrpo.report.data.results import CATEGORIES
 from unigrpo.report.data.rows import Line, Row, Sources
 from unigrpo.report.data.samples import read_samples
 from unigrpo.report.data.stats import improvement
-from unigrpo.report.pages import figure_files, page
-from unigrpo.report.pages.drawing import COLORS, GREY, STYLE, WIDTH, plt, subject
+from unigrpo.report.pages import drawing, page
 from unigrpo.report.pages.pictures import draw_sample
 
 LINES = (  # in words, benchmark, metric, category
@@ -49,14 +48,13 @@ def compare(a: Row, b: Row, sources: Sources) -> list[Line]:
             continue
         if tag:
             first, second = first.only(tag), second.only(tag)
-        by_category, name = benchmark == "geneval", (a.run, b.run, a.mode, a.guidance, benchmark, metric, tag or "")
+        name = (a.run, b.run, a.mode, a.guidance, benchmark, metric, tag or "")
         gap = sources.gap(a, b, benchmark, metric, tag)
-        better = improvement(first, second, numpy_generator(0, "improvement", *name), by_category)
+        better = improvement(first, second, numpy_generator(0, "improvement", *name), benchmark == "geneval")
+        means = {key: sources.estimate(row, benchmark, metric, tag).mean for key, row in (("a", a), ("b", b))}
         lines.append(
-            {"metric": words, "a": sources.estimate(a, benchmark, metric, tag).mean}
-            | {"b": sources.estimate(b, benchmark, metric, tag).mean}
-            | {"difference": gap.mean, "lo": gap.lo, "hi": gap.hi, "resolvable": gap.resolvable}
-            | {"improvement": better.mean, "improvement_lo": better.lo, "improvement_hi": better.hi}
+            {"metric": words, **means, "difference": gap.mean, "lo": gap.lo, "hi": gap.hi, "resolvable": gap.resolvable}
+            | cells.columns("improvement", better)
             | {"seeds": gap.seeds, "prompts": gap.prompts}
         )
     return lines
@@ -68,18 +66,20 @@ def markdown(a: Row, b: Row, lines: Sequence[Line], sources: Sources) -> str:
     table = [
         {
             "": line["metric"],
-            first: f"{line['a']:.3f}",
-            second: f"{line['b']:.3f}",
+            first: cells.number(line, "a"),
+            second: cells.number(line, "b"),
             "difference": f"{line['difference']:+.3f} [{line['lo']:+.3f}, {line['hi']:+.3f}]",
-            "resolvable": f"{line['resolvable']:.3f}",
-            "P(improvement)": f"{line['improvement']:.2f} [{line['improvement_lo']:.2f}, {line['improvement_hi']:.2f}]",
+            "resolvable": cells.number(line, "resolvable"),
+            "P(improvement)": cells.interval(line, "improvement", ".2f"),
             "n": f"{line['seeds']} × {line['prompts']}",
         }
         for line in lines
     ]
     costs = {name: sources.cost(row.run) for name, row in ((first, a), (second, b))}
-    spent = [{"training cost": words} | {name: number(cost, key, ",.0f") for name, cost in costs.items()}
-             for key, words in COST.items()]  # fmt: skip
+    spent = [
+        {"training cost": words} | {name: cells.number(cost, key, ",.0f") for name, cost in costs.items()}
+        for key, words in COST.items()
+    ]
     notes = [
         f"Differences are {first} − {second}, at {a.guidance} guidance, paired by prompt and seed, with 95 % "
         "intervals; resolvable is the smallest true difference found with 80 % power.",
@@ -92,47 +92,37 @@ def markdown(a: Row, b: Row, lines: Sequence[Line], sources: Sources) -> str:
     return page.markdown(f"{first} against {second}", sections)
 
 
-# ------------------------------------------------------------------------------------------ the figure
-
-
 def picture(a: Row, b: Row, lines: Sequence[Line], sources: Sources) -> Figure:
     """Differences, validation curves, and pairs of images."""
-    figure = plt.figure(figsize=(WIDTH, 5.6))
+    figure = drawing.plt.figure(figsize=(drawing.WIDTH, 5.6))
     top, bottom = figure.subfigures(2, 1, height_ratios=[1, 1])
     left, right = top.subplots(1, 2, width_ratios=[1.3, 1])
     for y, line in enumerate(lines):
-        left.plot([line["lo"], line["hi"]], [y, y], color=COLORS[0], linewidth=1.2)
-        left.plot(line["difference"], y, "o", color=COLORS[0], markersize=4)
-    left.axvline(0, color=GREY, linewidth=0.8)
+        left.plot([line["lo"], line["hi"]], [y, y], color=drawing.DARK, linewidth=1.2)
+        left.plot(line["difference"], y, "o", color=drawing.DARK, markersize=4)
+    left.axvline(0, color=drawing.GREY, linewidth=0.8)
     left.set_yticks(range(len(lines)), [line["metric"] for line in lines])
     left.set_ylim(len(lines) - 0.5, -0.5)
     left.set_title(f"{sources.name(a)} − {sources.name(b)}")
-    _courses(right, a, b, sources)
-    _pairs(bottom, a, b, sources)
+    for number, row in enumerate((a, b)):
+        if sources.folder.metrics(row.run):
+            data = curve_data([row.run], sources.folder)
+            _, mean = drawing.by_seed(data, row.run, "validation", "gold", "images")
+            look = drawing.look(number, "linestyle")
+            right.plot(mean.index, mean, marker="o", markersize=3, label=sources.folder.label(row.run), **look)
+    right.set(title="validation, gold judge", xlabel="generated images")
+    right.legend(fontsize=6.5)
+    _draw_pairs(bottom, a, b, sources)
     return figure
 
 
-def _courses(axis, a: Row, b: Row, sources: Sources) -> None:
-    for row, color, style in zip((a, b), COLORS, ("-", "--"), strict=False):
-        if not sources.folder.metrics(row.run):
-            continue
-        data = curve_data([row.run], sources.folder)
-        data = data[(data["kind"] == "validation") & (data["metric"] == "gold")]
-        table = data.pivot_table(values="value", index="images", columns="seed")
-        mean = table.dropna().mean(axis=1)
-        axis.plot(mean.index, mean, style, color=color, marker="o", markersize=3, label=sources.folder.label(row.run))
-    axis.set(title="validation, gold judge", xlabel="generated images")
-    axis.legend(fontsize=6.5)
-
-
-def _pairs(figure, a: Row, b: Row, sources: Sources) -> None:
+def _draw_pairs(figure, a: Row, b: Row, sources: Sources) -> None:
     """Columns of prompts: PAIRS where a alone is right, then PAIRS where b alone is; a row a run."""
-    found = [read_samples(sources.folder, row.run, row.mode, row.guidance) for row in (a, b)]
+    first, second = found = [read_samples(sources.folder, row.run, row.mode, row.guidance) for row in (a, b)]
     rng, shown = numpy_generator(0, "pairs", a.run, b.run), []
+    shared = [prompt for prompt in first if prompt in second]
     for right in (True, False):
-        odd = [
-            p for p, s in found[0].items() if p in found[1] and (s.correct, found[1][p].correct) == (right, not right)
-        ]
+        odd = [p for p in shared if (first[p].correct, second[p].correct) == (right, not right)]
         shown += [odd[i] for i in sorted(rng.permutation(len(odd))[:PAIRS])]
     if not shown:
         figure.text(0.5, 0.5, "no images on whose prompt the verdicts differ", ha="center")
@@ -143,7 +133,7 @@ def _pairs(figure, a: Row, b: Row, sources: Sources) -> None:
         for axis, prompt in zip(line, shown, strict=True):
             draw_sample(axis, samples[prompt])
     for axis, prompt in zip(axes[0], shown, strict=True):
-        axis.set_title(subject(found[0][prompt].prompt, 20), fontsize=6.5)
+        axis.set_title(drawing.subject(first[prompt].prompt, 20), fontsize=6.5)
 
 
 def write(a: Row, b: Row, sources: Sources, out: Path) -> None:
@@ -152,5 +142,5 @@ def write(a: Row, b: Row, sources: Sources, out: Path) -> None:
         raise UserError(f"expected two runs, got {a.run} twice")
     lines, name = compare(a, b, sources), f"{a.run}.vs.{b.run}"
     write_text(out / f"{name}.md", markdown(a, b, lines, sources))
-    with plt.rc_context(STYLE):
-        figure_files.save(picture(a, b, lines, sources), pd.DataFrame(lines), out, name)
+    with drawing.plt.rc_context(drawing.STYLE):
+        drawing.save(picture(a, b, lines, sources), pd.DataFrame(lines), out, name)

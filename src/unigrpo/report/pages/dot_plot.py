@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from matplotlib.figure import Figure
-
 from unigrpo.core.errors import UserError
 from unigrpo.report.data.phrases import MISSING
 from unigrpo.report.data.rows import Row, Sources
@@ -25,30 +23,34 @@ def rows_of(spec: Mapping, sources: Sources) -> list[Row]:
     return [row for row in rows if row in scored or (row.run, row.thinking) in sources.paper.rows]
 
 
-def names(axis, rows: Sequence[Row], sources: Sources) -> None:
-    """Rows from top to bottom, with their names."""
-    axis.set_yticks(range(len(rows)), [sources.name(row) for row in rows])
-    axis.set_ylim(len(rows) - 0.4, -0.6)
+def draw(spec: Mapping, sources: Sources, panels: Sequence[tuple], lines: int, height: Sequence[float], **shared):
+    """The figure, its axes (``lines``, columns) and the rows of its CSV; ``panels`` are (title, metrics, the paper's
+    column, category of GenEval or None), ``height`` is that of an empty figure and that of a row, in inches."""
+    rows, data = rows_of(spec, sources), []
+    total = height[0] + height[1] * len(rows)
+    figure, axes = drawing.panels(lines, len(panels) // lines, total, sharey=True, **shared)
+    for axis, (title, *shown) in zip(axes.flat, panels, strict=True):
+        data += _panel(axis, rows, sources, *shown)
+        axis.set_title(title)
+    axes[0, 0].set_yticks(range(len(rows)), [sources.name(row) for row in rows])
+    axes[0, 0].set_ylim(len(rows) - 0.4, -0.6)
+    circle = {"marker": "o", "color": OURS, "linewidth": 1.2, "markersize": 4.5}
+    key = [drawing.key("ours, 95 % interval", **circle)]
+    if any("strict" in metrics for _, metrics, *_ in panels):
+        key.append(drawing.key("ours, strict", **circle, markerfacecolor="white"))
+    bar = {"marker": "|", "linestyle": "", "markersize": 9, "markeredgewidth": 2}
+    drawing.legend(figure, [*key, drawing.key("paper", color=PAPER, **bar)])
+    return figure, axes, data
 
 
-def _shade(axis, rows: list[Row]) -> None:
-    """A band behind every second run, so that the eye keeps to a row."""
-    runs = list(dict.fromkeys(row.run for row in rows))
-    for y, row in enumerate(rows):
-        if runs.index(row.run) % 2:
-            axis.axhspan(y - 0.5, y + 0.5, color="#f2f2f2", linewidth=0, zorder=0)
+def _panel(axis, rows: Sequence[Row], sources: Sources, metrics: Sequence[str], column: str, tag: str | None):
+    """Dots of these metrics beside the paper's ``column``, smaller for a category; the rows of the CSV."""
+    data, runs = [], list(dict.fromkeys(row.run for row in rows))
+    benchmark, size = "ta" if "ta" in metrics else "geneval", 3.5 if tag else 4.5
     axis.grid(axis="y", visible=False)
-
-
-def panel(
-    axis, rows: Sequence[Row], sources: Sources, metrics: Sequence[str], column: str, *, tag=None, size=4.5, apart=0.3
-) -> list[tuple]:
-    """Dots of these metrics, of GenEval's category ``tag`` where it is given, beside the paper's ``column``; ``apart``
-    is how far below the row's middle it says that ours is missing. Returns the rows of the CSV."""
-    data = []
-    _shade(axis, rows)
     for y, row in enumerate(rows):
-        benchmark = "ta" if "ta" in metrics else "geneval"
+        if runs.index(row.run) % 2:  # a band behind every second run, so that the eye keeps to a row
+            axis.axhspan(y - 0.5, y + 0.5, color="#f2f2f2", linewidth=0, zorder=0)
         found = {metric: sources.estimate(row, benchmark, metric, tag) for metric in metrics}
         for metric, e in found.items():
             if e:
@@ -57,31 +59,15 @@ def panel(
                 axis.plot(e.mean, y + shift, "o", color=OURS, markerfacecolor=face, markersize=size)
                 data.append((row.run, row.thinking, tag or metric, e.mean, e.lo, e.hi))
         if not any(found.values()):
-            _say(axis, y + apart, f"ours: {MISSING}", OURS)
-        data += _draw_paper(axis, y, row, column, sources, 2 * size if tag is None else 6)
+            _say(axis, y if tag else y + 0.3, f"ours: {MISSING}", OURS)
+        if value := sources.paper.value(row.run, row.thinking, column):
+            axis.plot(float(value), y, marker="|", color=PAPER, markersize=6 if tag else 9, markeredgewidth=2)
+            data.append((row.run, row.thinking, f"paper_{column}", float(value), None, None))
+        elif sources.paper.value(row.run, row.thinking, "collapsed") == "yes":
+            _say(axis, y, "paper: collapsed", PAPER)
     return data
-
-
-def _draw_paper(axis, y: float, row: Row, column: str, sources: Sources, size: float) -> list[tuple]:
-    """The paper's value as a bar, or that its run collapsed."""
-    value = sources.paper.value(row.run, row.thinking, column)
-    if value:
-        axis.plot(float(value), y, marker="|", color=PAPER, markersize=size, markeredgewidth=2)
-        return [(row.run, row.thinking, f"paper_{column}", float(value), None, None)]
-    if sources.paper.value(row.run, row.thinking, "collapsed") == "yes":
-        _say(axis, y, "paper: collapsed", color=PAPER)
-    return []
 
 
 def _say(axis, y: float, words: str, color: str) -> None:
     """Words at the left end of a row, where good values are not."""
     axis.text(0.02, y, words, transform=axis.get_yaxis_transform(), ha="left", va="center", fontsize=6, color=color)
-
-
-def legend(figure: Figure, strict: bool) -> None:
-    """The key of the dots, hollow ones where there are ``strict`` ones, and of the paper's bars."""
-    circle = {"marker": "o", "color": OURS, "linewidth": 1.2, "markersize": 4.5}
-    entries = [drawing.key("ours, 95 % interval", **circle)]
-    entries += [drawing.key("ours, strict", **circle, markerfacecolor="white")] * strict
-    bar = {"marker": "|", "linestyle": "", "markersize": 9, "markeredgewidth": 2}
-    drawing.legend(figure, [*entries, drawing.key("paper", color=PAPER, **bar)])

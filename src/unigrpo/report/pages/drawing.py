@@ -1,9 +1,11 @@
-"""What all figures share: sizes, colours, and the marks that say what is missing."""
+"""What all figures share: sizes, colours, the marks that say what is missing; and one of the catalogue as files."""
 
 from __future__ import annotations
 
+import io
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import matplotlib
 
@@ -14,7 +16,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from unigrpo.core.files import replacing, write_text
 from unigrpo.report.data.phrases import MISSING
+from unigrpo.report.data.rows import Sources
+from unigrpo.study.facts import FIGURES
 
 Drawn = tuple[Figure, pd.DataFrame | list[tuple]]
 """A figure, and the rows of its CSV."""
@@ -22,9 +27,11 @@ Drawn = tuple[Figure, pd.DataFrame | list[tuple]]
 WIDTH = 6.4  # inches: the text width of a page
 GREY, DARK, RED = "#444444", "#08306b", "#c0392b"
 # Apart in hue and in lightness, so that greyscale keeps them apart; line styles or markers say the same again.
-COLORS = (DARK, RED, "#f0a830", "#5b8c5a", "#9b7fb8", "#8c8c8c")
-STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
-MARKERS = ("o", "s", "^", "D", "v", "P", "<", "h", ">", "p", "d", "*")
+LOOKS = {
+    "color": (DARK, RED, "#f0a830", "#5b8c5a", "#9b7fb8", "#8c8c8c"),
+    "linestyle": ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1))),
+    "marker": ("o", "s", "^", "D", "v", "P", "<", "h", ">", "p", "d", "*"),
+}
 STYLE = {
     "font.size": 8,
     "axes.titlesize": 8.5,
@@ -43,8 +50,7 @@ STYLE = {
 
 def look(number: int, *parts: str) -> dict:
     """Colour, ``marker`` and ``linestyle``, as far as asked for, of the line number ``number``."""
-    cycles = {"color": COLORS, "marker": MARKERS, "linestyle": STYLES}
-    return {part: cycles[part][number % len(cycles[part])] for part in ("color", *parts)}
+    return {part: LOOKS[part][number % len(LOOKS[part])] for part in ("color", *parts)}
 
 
 def panels(rows: int, columns: int, height: float, **more):
@@ -68,6 +74,13 @@ def band(axis, x, each, color: str) -> None:
     axis.fill_between(x, each.min(0), each.max(0), color=color, alpha=0.15, linewidth=0)
 
 
+def by_seed(data: pd.DataFrame, run: str, kind: str, metric: str, index: str) -> tuple[pd.DataFrame, pd.Series]:
+    """A run's curve of ``logs.curve_data`` over ``index``: a column a seed, and their mean as long as all go on."""
+    part = data[(data["run"] == run) & (data["kind"] == kind) & (data["metric"] == metric)]
+    table = part.pivot_table(values="value", index=index, columns="seed")
+    return table, table.dropna().mean(axis=1)
+
+
 def key(label: str, **look) -> Line2D:
     """An entry of a legend."""
     return Line2D([], [], label=label, **look)
@@ -81,3 +94,26 @@ def legend(figure: Figure, entries: Sequence, columns: int | None = None, **more
 def subject(prompt: str, width: int) -> str:
     """A prompt as the title of its picture."""
     return textwrap.fill(prompt.removeprefix("a photo of "), width)
+
+
+def save(figure: Figure, data: pd.DataFrame, out: Path, name: str) -> None:
+    """<name>.png, <name>.pdf (without a date, so that equal data give equal files) and <name>.csv."""
+    for suffix, metadata in (("png", {}), ("pdf", {"CreationDate": None})):
+        with replacing(out / f"{name}.{suffix}") as temporary, io.BytesIO() as buffer:
+            figure.savefig(buffer, format=suffix, metadata=metadata)
+            temporary.write_bytes(buffer.getvalue())
+    plt.close(figure)
+    write_text(out / f"{name}.csv", data.to_csv(index=False, float_format="%.6g"))
+
+
+def draw(spec: Mapping, sources: Sources) -> tuple[Figure, pd.DataFrame]:
+    """The figure of one entry of the catalogue, and its data."""
+    kind = FIGURES.load(spec["kind"])
+    figure, rows = kind.draw(spec, sources)
+    return figure, pd.DataFrame(rows, columns=kind.COLUMNS)
+
+
+def write(name: str, spec: Mapping, sources: Sources, out: Path) -> None:
+    """Write the figure's files."""
+    with plt.rc_context(STYLE):
+        save(*draw(spec, sources), out, name)

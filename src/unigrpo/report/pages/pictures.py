@@ -14,12 +14,12 @@ from unigrpo.report.data.rows import Sources
 from unigrpo.report.data.samples import Sample, read_samples
 from unigrpo.report.pages.drawing import bare
 
-VERDICTS = {
+MOST_LINES = 4
+VERDICTS = {  # verdict -> its words, colour and line: greyscale keeps them apart too
     True: ("✓ right", "#1b7837", "-"),
     False: ("✗ wrong", "#b2182b", "--"),
     None: ("not judged", "#7f7f7f", ":"),
 }
-"""Verdict -> its words, colour and line: greyscale keeps them apart too."""
 
 
 def drawn(tags: Sequence[str], wanted: Sequence[str], stream: str) -> list[int]:
@@ -52,13 +52,10 @@ def record(run: str, sample: Sample) -> tuple:
     return sample.prompt_id, sample.prompt, run, sample.trace or "", sample.correct, sample.reason
 
 
-def cut(lines: Sequence[str], most: int) -> list[str]:
-    """At most ``most`` lines, with a sign that there were more."""
-    return [*lines[: most - 1], lines[most - 1] + " …"] if len(lines) > most else list(lines)
-
-
 def wrapped(texts: Iterable[str], width: int) -> list[str]:
-    return [part for text in texts for part in textwrap.wrap(text, width)]
+    """The texts in at most MOST_LINES lines, with a sign that there were more."""
+    lines = [part for text in texts for part in textwrap.wrap(text, width)]
+    return [*lines[: MOST_LINES - 1], lines[MOST_LINES - 1] + " …"] if len(lines) > MOST_LINES else lines
 
 
 def draw_sample(axis, sample: Sample) -> None:
