@@ -13,18 +13,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from evals.images import batches, show_failed
-from evals.instruments import held_out
+from evals.images import Results, batches, show_failed, sorted_out
 from evals.instruments.picture_files import read
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import write_text
 from unigrpo.core.seeding import numpy_generator
+from unigrpo.judges import reward as reward_files
 from unigrpo.judges.reward import Reward
+from unigrpo.report.data.lines import columns, interval
 from unigrpo.report.data.phrases import MISSING
-from unigrpo.report.data.stats import Cells, Estimate, difference, estimate
+from unigrpo.report.data.stats import Cells, difference, estimate
 from unigrpo.report.pages import page
 from unigrpo.study import run_folder
 
@@ -47,7 +47,7 @@ class Scored:
 
     source: Source
     rows: list[dict]
-    failed: list[tuple[str, str]]
+    failed: list[dict]
 
 
 def parse_source(text: str, earlier: Sequence[Source]) -> Source:
@@ -75,70 +75,58 @@ def score(source: Source, judges: Sequence[tuple[str, Reward]], batch: int = BAT
     """Score the images of a source by every reward, ``batch`` of one size at once. An image that cannot be read, or
     that a reward refuses, is left out and listed as failed. Raises UserError where none is left."""
     found = read(source.path)
-    rows: dict[int, dict] = {}
-    failed: dict[int, str] = {}
-    for group in batches(found, batch, {}, {}, failed):
+    results: Results = {}
+    for group in batches(found, batch, results):
         places, pictures, images, _ = zip(*group, strict=True)
         prompts = [picture.prompt for picture in pictures]
-        columns = [held_out.scores(reward, images, prompts) for _, reward in judges]
-        for place, picture, *values in zip(places, pictures, *columns, strict=True):
-            if refused := [str(value) for value in values if isinstance(value, UserError)]:
-                failed[place] = refused[0]
-                continue
+        scored = [reward.judge(images, prompts) for _, reward in judges]
+        for place, picture, *values in zip(places, pictures, *scored, strict=True):
             scores = {name: value for (name, _), value in zip(judges, values, strict=True)}
-            rows[place] = picture.names | {"scores": scores}
-    problems = [*found.broken, *((found.pictures[place].name, failed[place]) for place in sorted(failed))]
+            row = {"run": source.run, "seed": source.seed} | picture.names | {"scores": scores}
+            results[place] = next((value for value in values if isinstance(value, UserError)), row)
+    rows, failed = sorted_out(found, results)
     if not rows:
-        name, problem = problems[0]
-        raise UserError(f"{source.path}: none of {len(problems)} images can be scored; {name}: {problem}")
-    return Scored(source, [rows[place] for place in sorted(rows)], problems)
+        first = f"{failed[0]['image']}: {failed[0]['problem']}"
+        raise UserError(f"{source.path}: none of {len(failed)} images can be scored; {first}")
+    return Scored(source, rows, failed)
 
 
-# ------------------------------------------------------------------------------------- the table
-
-
-def cells(scored: Sequence[Scored], run: str, reward: str) -> Cells:
-    """Means over images, seeds x the prompts that every seed of every run in ``scored`` has."""
-    shared = sorted(set.intersection(*({row["prompt_id"] for row in s.rows} for s in scored)))
-    if not shared:
+def cells(images: pd.DataFrame, reward: str) -> dict[str, Cells]:
+    """Run -> means over its ``images`` (rows of ``score``), seeds x the prompts that every seed of every run has."""
+    values = images.assign(value=[scores[reward] for scores in images["scores"]])
+    table = values.pivot_table("value", ["run", "seed"], "prompt_id", sort=False).dropna(axis=1).sort_index(axis=1)
+    if table.empty:
         raise UserError("the runs share no prompt, expected images of the same prompts")
-    of_run = [s for s in scored if s.source.run == run]
-    tags = {row["prompt_id"]: row["tag"] for row in of_run[0].rows}
-    values = []
-    for s in of_run:
-        scores: dict[str, list[float]] = {}
-        for row in s.rows:
-            scores.setdefault(row["prompt_id"], []).append(row["scores"][reward])
-        values.append([sum(scores[p]) / len(scores[p]) for p in shared])
-    seeds = tuple(s.source.seed for s in of_run)
-    return Cells(np.asarray(values, dtype=float), seeds, tuple(shared), tuple(tags[p] for p in shared))
+    found = {}
+    for run, part in table.groupby("run", sort=False):
+        tags = images[images["run"] == run].groupby("prompt_id")["tag"].last()[table.columns]
+        seeds = part.index.get_level_values("seed").tolist()
+        found[run] = Cells(part.to_numpy(), tuple(seeds), tuple(table.columns), tuple(tags))
+    return found
 
 
 def lines(scored: Sequence[Scored], names: Sequence[str]) -> list[dict]:
     """A line a run and reward: mean and interval, and the difference to the first run; means over prompts."""
-    runs = list(dict.fromkeys(s.source.run for s in scored))
-    rows = []
-    for run in runs:
+    images = pd.DataFrame([row for s in scored for row in s.rows])
+    found = {name: cells(images, name) for name in names}
+    first, rows = scored[0].source.run, []
+    for run in images["run"].unique():
         of_run = [s for s in scored if s.source.run == run]
+        counts = {"images": sum(len(s.rows) for s in of_run), "failed": sum(len(s.failed) for s in of_run)}
         for name in names:
-            mine, first = cells(scored, run, name), cells(scored, runs[0], name)
+            mine, gap = found[name][run], None
             mean = estimate(mine, numpy_generator(0, "cross", run, name), by_category=False)
-            gap = None
-            if run != runs[0]:
-                apart = difference(mine, first)
+            if run != first:
+                apart = difference(mine, found[name][first])
                 gap = estimate(apart, numpy_generator(0, "cross gap", run, name), by_category=False)
             rows.append(
                 {"run": run, "trained_on": of_run[0].source.trained_on, "reward": name}
-                | _columns("mean", mean)
-                | _columns("gap", gap)
-                | {"seeds": mean.seeds, "prompts": mean.prompts, "images": sum(len(s.rows) for s in of_run)}
-                | {"failed": sum(len(s.failed) for s in of_run)}
+                | columns("mean", mean)
+                | columns("gap", gap)
+                | {"seeds": mean.seeds, "prompts": mean.prompts}
+                | counts
             )
     return rows
-
-
-def _columns(name: str, e: Estimate | None) -> dict:
-    return {name: e and e.mean, f"{name}_lo": e and e.lo, f"{name}_hi": e and e.hi}
 
 
 def direction(line: dict) -> str:
@@ -173,42 +161,31 @@ def frames(rows: Sequence[dict], names: Sequence[str]) -> list[tuple[str, pd.Dat
     """(heading, table) of the levels and of the differences."""
     runs = list(dict.fromkeys(line["run"] for line in rows))
     at = {(line["run"], line["reward"]): line for line in rows}
+    arrows = {"up": " ▲", "down": " ▼"}
 
     def table(key: str, shown: Sequence[str]) -> pd.DataFrame:
-        return pd.DataFrame(
-            [
-                {"run": run, "trained on": at[run, names[0]]["trained_on"] or MISSING}
-                | {name: _interval(at[run, name], key) for name in names}
-                | {"seeds": at[run, names[0]]["seeds"], "images": at[run, names[0]]["images"]}
-                for run in shown
-            ]
-        )
+        found = []
+        for run in shown:
+            about = at[run, names[0]]
+            found.append({"run": run, "trained on": about["trained_on"] or MISSING})
+            for name in names:
+                arrow = arrows.get(direction(at[run, name]), "") if key == "gap" else ""
+                found[-1][name] = interval(at[run, name], key) + arrow
+            found[-1] |= {"seeds": about["seeds"], "images": about["images"]}
+        return pd.DataFrame(found)
 
     found = [("", table("mean", runs))]
     return found + ([(f"Difference to {runs[0]}", table("gap", runs[1:]))] if runs[1:] else [])
 
 
-def _interval(line: dict, key: str) -> str:
-    arrow = {"up": " ▲", "down": " ▼"}.get(direction(line), "") if key == "gap" else ""
-    return f"{line[key]:.3f} [{line[f'{key}_lo']:.3f}, {line[f'{key}_hi']:.3f}]{arrow}"
-
-
-def write(scored: Sequence[Scored], names: Sequence[str], out: Path) -> list[dict]:
-    """Write ``cross.csv``, ``.md``, ``.html`` and ``cross.jsonl`` (a row an image) into ``out``; returns the lines."""
+def write(scored: Sequence[Scored], names: Sequence[str], out: Path) -> None:
+    """Write ``cross.csv``, ``.md``, ``.html`` and ``cross.jsonl`` (a row an image) into ``out``."""
     rows = lines(scored, names)
-    title = "Rewards as held-out metrics"
-    shown, below = frames(rows, names), notes(rows)
-    text = "\n\n".join(
-        (f"## {head}\n\n" if head else "") + frame.to_markdown(index=False, disable_numparse=True)
-        for head, frame in shown
-    )
-    listed = "\n".join(f"* {note}" for note in below)
-    images = [{"run": s.source.run, "seed": s.source.seed} | row for s in scored for row in s.rows]
-    write_text(out / "cross.jsonl", "".join(json.dumps(row) + "\n" for row in images))
+    title, sections = "Rewards as held-out metrics", [*frames(rows, names), ("", notes(rows))]
+    write_text(out / "cross.jsonl", "".join(json.dumps(row) + "\n" for s in scored for row in s.rows))
     write_text(out / "cross.csv", pd.DataFrame(rows).to_csv(index=False, float_format="%.6g"))
-    write_text(out / "cross.md", f"# {title}\n\n{text}\n\n{listed}\n")
-    write_text(out / "cross.html", page.parts(title, [*shown, ("", below)]))
-    return rows
+    write_text(out / "cross.md", page.markdown(title, sections))
+    write_text(out / "cross.html", page.parts(title, sections))
 
 
 def compare(out: Path, sources: Sequence[str], rewards: Sequence[str], batch: int = BATCH) -> int:
@@ -219,10 +196,10 @@ def compare(out: Path, sources: Sequence[str], rewards: Sequence[str], batch: in
     parsed: list[Source] = []
     for text in sources:
         parsed.append(parse_source(text, parsed))
-    judges = [held_out.parse(text) for text in rewards]
+    judges = [reward_files.held_out(text) for text in rewards]
     scored = [score(source, judges, batch) for source in parsed]
     write(scored, [name for name, _ in judges], out)
     print(f"{out / 'cross.md'}: {len(judges)} rewards, {sum(len(s.rows) for s in scored)} images")
-    failed = [(f"{s.source.run}: {name}", problem) for s in scored for name, problem in s.failed]
+    failed = [row | {"image": f"{s.source.run}: {row['image']}"} for s in scored for row in s.failed]
     show_failed(failed, "scored")
     return len(failed)

@@ -13,8 +13,9 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from PIL.Image import Image
@@ -38,23 +39,27 @@ Batch = list[tuple[int, Picture, Image, str]]
 """Images of one size: place among all, picture, image, key."""
 
 
+Results = dict[int, dict | UserError]
+"""Place among all images -> its row, or why it has none."""
+
+
 def batches(
-    found: Pictures, batch: int, done: dict[str, dict], rows: dict[int, dict], failed: dict[int, str]
+    found: Pictures, batch: int, results: Results, done: Mapping[str, dict] = MappingProxyType({})
 ) -> Iterator[Batch]:
-    """The images to judge, opened, ``batch`` of one size at once. Rows that are ``done`` go into ``rows``, what cannot
-    be opened into ``failed``; places that are in there already are left out."""
+    """The images to judge, opened, ``batch`` of one size at once. What cannot be opened goes into ``results``, and so
+    do rows that are ``done``, by key; places that are in there already are left out."""
     waiting: dict[tuple[int, int], Batch] = {}
     for place, picture in enumerate(found.pictures):
-        if place in failed:
+        if place in results:
             continue
         try:
             image = picture.open()
         except UserError as error:
-            failed[place] = str(error)
+            results[place] = error
             continue
         key = _key(picture, image)
         if key in done:
-            rows[place] = done[key]
+            results[place] = done[key]
             continue
         same = waiting.setdefault(image.size, [])
         same.append((place, picture, image, key))
@@ -72,39 +77,44 @@ def _key(picture: Picture, image: Image) -> str:
     return hashlib.sha256(known.encode() + repr(image.size).encode() + image.tobytes()).hexdigest()[:16]
 
 
+def sorted_out(found: Pictures, results: Results) -> tuple[list[dict], list[dict]]:
+    """(rows of images, {image, problem} of failures), each in the order of the images."""
+    ordered = [(found.pictures[place].name, results[place]) for place in sorted(results)]
+    failed = [*((name, str(result)) for name, result in ordered if isinstance(result, UserError)), *found.broken]
+    rows = [result for _, result in ordered if not isinstance(result, UserError)]
+    return rows, [{"image": name, "problem": problem} for name, problem in failed]
+
+
 def run(found: Pictures, judge: Judge, benchmark: str, out: Path, batch: int = BATCH) -> tuple[list[dict], list[dict]]:
     """Judge ``found`` -> (rows of images, rows of failures), each in the order of the images; see the module. Raises
     UserError for a metric that is not a finite number."""
-    header = {key: found.protocol[name] for key, name in (("mode", "mode"), ("guidance", "guidance_name"))}
-    header = {"benchmark": benchmark, "version": judge.version} | header
-    failed: dict[int, str] = {}
+    header = {"benchmark": benchmark, "version": judge.version}
+    header |= {"mode": found.protocol["mode"], "guidance": found.protocol["guidance_name"]}
+    results: Results = {}
     for place, picture in enumerate(found.pictures):
         try:
             judge.check(picture)
         except UserError as error:
-            failed[place] = str(error)
-    rows: dict[int, dict] = {}
+            results[place] = error
     part = out / PART
     done = _resumed(part, header)
     write_text(part, "".join(json.dumps(line) + "\n" for line in (header, *done.values())))
     with part.open("a", encoding="utf-8") as file, tqdm(total=len(found.pictures), desc=benchmark, disable=None) as bar:
-        for group in batches(found, batch, done, rows, failed):
+        for group in batches(found, batch, results, done):
             places, pictures, images, keys = zip(*group, strict=True)
             for place, picture, key, row in zip(places, pictures, keys, judge.judge(pictures, images), strict=True):
                 if isinstance(row, UserError):
-                    failed[place] = str(row)
+                    results[place] = row
                     continue
                 for name, value in row["metrics"].items():
                     if not math.isfinite(value):
                         raise UserError(f"{picture.name}: metric '{name}' is {value}, not a finite number")
-                rows[place] = header | picture.names | {"prompt": picture.prompt.text} | row | {"key": key}
+                results[place] = header | picture.names | {"prompt": picture.prompt.text} | row | {"key": key}
                 with writing(part):
-                    file.write(json.dumps(rows[place]) + "\n")
+                    file.write(json.dumps(results[place]) + "\n")
                     file.flush()
             bar.update(len(group))
-    problems = [{"image": found.pictures[place].name, "problem": failed[place]} for place in sorted(failed)]
-    problems += [{"image": name, "problem": problem} for name, problem in found.broken]
-    return [rows[place] for place in sorted(rows)], problems
+    return sorted_out(found, results)
 
 
 def _resumed(part: Path, header: dict) -> dict[str, dict]:
@@ -148,10 +158,9 @@ def write(
     write_text(out / "images.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     write_json(out / "summary.json", names | counts | numbers | {"caveat": facts.caveat})
     (out / PART).unlink(missing_ok=True)
+    (out / "failed.jsonl").unlink(missing_ok=True)
     if failed:
         write_text(out / "failed.jsonl", "".join(json.dumps(row) + "\n" for row in failed))
-    else:
-        (out / "failed.jsonl").unlink(missing_ok=True)
     head = [f"{facts.title} ({judge.version})", f"{len(rows)} images judged, {len(failed)} could not be"]
     return [*head, *lines, f"Note: {facts.caveat}", f"written: {out}"]
 
@@ -172,13 +181,13 @@ def judge_images(benchmark: str, images: Path, out: Path | None, batch: int, opt
     judge = module.build(**options)
     rows, failed = run(found, judge, benchmark, out, batch)
     print("\n".join(write(rows, failed, judge, module.FACTS, benchmark, out)))
-    show_failed([(row["image"], row["problem"]) for row in failed], "judged", f": {out / 'failed.jsonl'}")
+    show_failed(failed, "judged", f": {out / 'failed.jsonl'}")
     return len(failed)
 
 
-def show_failed(failed: Sequence[tuple[str, str]], done: str, where: str = "") -> None:
-    """Print the first of what could not be ``done``, (image, problem) each, and their number to stderr."""
-    for name, problem in failed[:SHOWN]:
-        print(f"not {done}: {name}: {problem}", file=sys.stderr)
+def show_failed(failed: Sequence[dict], done: str, where: str = "") -> None:
+    """Print the first of what could not be ``done``, {image, problem} each, and their number to stderr."""
+    for row in failed[:SHOWN]:
+        print(f"not {done}: {row['image']}: {row['problem']}", file=sys.stderr)
     if failed:
         print(f"{len(failed)} images were not {done}{where}", file=sys.stderr)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from evals.instruments.picture_files import Picture
     from unigrpo.judges.reward import Reward
 
-held_out = lazy("evals.instruments.held_out")
+rewards = lazy("unigrpo.judges.reward")
 
 FACTS = BenchmarkFacts(
     title="Mean reward",
@@ -47,7 +47,7 @@ class MeanReward:
         """Nothing is known before the reward is asked."""
 
     def judge(self, pictures: Sequence[Picture], images: Sequence[Image]) -> list[dict | UserError]:
-        values = held_out.scores(self.reward, images, [picture.prompt for picture in pictures])
+        values = self.reward.judge(images, [picture.prompt for picture in pictures])
         return [v if isinstance(v, UserError) else {"metrics": {self.reward.name: v}, "reason": ""} for v in values]
 
     def summary(self, rows: Sequence[dict]) -> tuple[dict, list[str]]:
@@ -72,4 +72,5 @@ def build(
     reward: Annotated[str, typer.Option(help="Reward, with options as NAME={...} in JSON.")],
 ) -> MeanReward:
     """Raises UserError."""
-    return MeanReward(*held_out.parse(reward), held_out.weights(reward))
+    _, options = rewards.named(reward)
+    return MeanReward(*rewards.held_out(reward), rewards.inputs(options))

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -48,17 +47,6 @@ class Found:
     masks: dict[str, list[np.ndarray | None]]
 
 
-class Detector(Protocol):
-    """``name`` says what it is, ``digest`` which weights; ``detect`` takes RGB images of one size and the prompts'
-    tags, by which the official filter chooses its threshold."""
-
-    name: str
-    digest: str
-
-    def detect(self, images: Sequence[Image], tags: Sequence[str]) -> list[Found]:
-        """The instances of each image that pass the filter."""
-
-
 def load(name: str | Path = DEFAULT, device: str = "auto", **sizes: int) -> Detector:
     """The detector in a folder or repository of the hub, of the kind that its config.json says. ``sizes``: ``short``
     and ``long`` of Mask2Former's input. Raises UserError."""
@@ -70,11 +58,9 @@ def load(name: str | Path = DEFAULT, device: str = "auto", **sizes: int) -> Dete
     return KINDS[kind](path, pick(device), **sizes)
 
 
-# ----------------------------------------------------------------------------------- Mask2Former
-
-
 class Mask2Former:
-    """COCO instances. ``short`` and ``long`` bound the sides of its input in pixels."""
+    """COCO instances. ``short`` and ``long`` bound the sides of its input in pixels. ``name`` and ``digest`` say what
+    it is and which weights it has."""
 
     def __init__(self, path: Path, device: torch.device, short: int = SHORT_SIDE, long: int = LONG_SIDE):
         from transformers import AutoImageProcessor, Mask2FormerForUniversalSegmentation
@@ -94,6 +80,8 @@ class Mask2Former:
 
     @torch.inference_mode()
     def detect(self, images: Sequence[Image], tags: Sequence[str]) -> list[Found]:
+        """The instances of each image that pass the filter: RGB ``images`` of one size, and their prompts' ``tags``, by
+        which the official filter chooses its threshold."""
         device = self.model.device
         inputs = self.processor(images=list(images), size=self.size, return_tensors="pt").to(device)
         output = self.model(pixel_values=inputs["pixel_values"], pixel_mask=inputs["pixel_mask"])
@@ -150,11 +138,9 @@ def keep(
     return found
 
 
-# ----------------------------------------------------------------------------------------- OWLv2
-
-
 class Owlv2:
-    """Open vocabulary, asked for GenEval's 80 classes as "a photo of a ...", which are embedded once."""
+    """Open vocabulary, asked for GenEval's 80 classes as "a photo of a ...", which are embedded once; used as
+    ``Mask2Former`` is."""
 
     thresholds = (0.2, 0.3)  # of all prompts but counting, and of counting
     max_overlap = 0.5
@@ -183,11 +169,10 @@ class Owlv2:
         found = self.processor.post_process_grounded_object_detection(
             output, threshold=self.thresholds[0], target_sizes=sizes
         )
-        return [self._keep(seen, size, tag) for seen, size, tag in zip(found, sizes, tags, strict=True)]
+        return [self._keep(seen, image.size, tag) for seen, image, tag in zip(found, images, tags, strict=True)]
 
     def _keep(self, seen: dict[str, Tensor], size: tuple[int, int], tag: str) -> Found:
-        height, width = size
-        limits = torch.tensor([width, height, width, height], device=seen["boxes"].device)
+        limits = torch.tensor([*size, *size], device=seen["boxes"].device)  # width, height
         boxes = seen["boxes"].clamp(min=0).minimum(limits)  # the network sees a square that the image fills in part
         rows = torch.cat([boxes, seen["scores"][:, None]], 1).cpu().numpy()
         large = (boxes[:, 2] - boxes[:, 0] >= 1) & (boxes[:, 3] - boxes[:, 1] >= 1)
@@ -195,5 +180,6 @@ class Owlv2:
         return keep(rows, labels, [None] * len(rows), tag, self.thresholds, self.max_overlap)
 
 
+Detector = Mask2Former | Owlv2
 KINDS = {"mask2former": Mask2Former, "owlv2": Owlv2}
 """``model_type`` in a checkpoint's config.json -> its detector."""

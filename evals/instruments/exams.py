@@ -10,6 +10,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +21,7 @@ from unigrpo.core.files import digest, read_jsonl
 from unigrpo.core.options import Device, Published, Url, annotations
 from unigrpo.core.records import Prompt
 from unigrpo.core.settings import Count, Positive
-from unigrpo.judges import ONE_WORD, Vlm, written
+from unigrpo.judges import Vlm, written
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -52,27 +53,27 @@ def read_exams(path: Path) -> dict[str, Exam]:
 
 def parse(row: Mapping, where: str) -> Exam:
     """An exam from its row, which stands at ``where``. Raises UserError."""
-
-    def texts(values: object, length: int) -> bool:
-        return isinstance(values, list) and len(values) == length and all(isinstance(v, str) and v for v in values)
-
     prompt, points = row.get("prompt"), row.get("vqa_list")
     if not isinstance(prompt, str) or not prompt:
         raise UserError(f"{where}: 'prompt' must be a text, found {prompt!r}")
     if not isinstance(points, list) or not points:
         raise UserError(f"{where}: 'vqa_list' must be a list of [question, answer], found {points!r}")
     for point in points:
-        if not texts(point, 2):
+        if not _are_texts(point, 2):
             raise UserError(f"{where}: 'vqa_list' must hold [question, answer], found {point!r}")
         written(point[1])
     skills = row.get("skills", ["any"] * len(points))
-    if not texts(skills, len(points)):
+    if not _are_texts(skills, len(points)):
         raise UserError(f"{where}: 'skills' must be {len(points)} texts, one a question, found {skills!r}")
     atoms = row.get("atom_count", len(points))
     if not isinstance(atoms, int) or atoms < 1:
         raise UserError(f"{where}: 'atom_count' must be a whole number above 0, found {atoms!r}")
     questions, answers = zip(*points, strict=True)
     return Exam(prompt, questions, answers, tuple(skills), atoms)
+
+
+def _are_texts(values: object, length: int) -> bool:
+    return isinstance(values, list) and len(values) == length and all(isinstance(v, str) and v for v in values)
 
 
 def exam_of(exams: Mapping[str, Exam], prompt: Prompt, path: Path) -> Exam:
@@ -85,15 +86,12 @@ def exam_of(exams: Mapping[str, Exam], prompt: Prompt, path: Path) -> Exam:
 def check_answers(vlm: Vlm, exams: Iterable[Exam], where: Path | str) -> None:
     """Raise UserError for the first expected answer of ``exams``, which stand at ``where``, that the model cannot be
     asked for."""
-    known: set[str] = set()
     for exam in exams:
         for answer in exam.answers:
-            if answer not in known:
-                try:
-                    vlm.check(answer)
-                except UserError as error:
-                    raise UserError(f"{where}: prompt {exam.prompt[:80]!r}: {error}") from None
-                known.add(answer)
+            try:
+                vlm.check(answer)
+            except UserError as error:
+                raise UserError(f"{where}: prompt {exam.prompt[:80]!r}: {error}") from None
 
 
 def prompts_version(path: Path) -> str:
@@ -104,22 +102,15 @@ def prompts_version(path: Path) -> str:
 def sit(vlm: Vlm, images: Sequence[Image], exams: Sequence[Exam]) -> list[list[float] | UserError]:
     """Probability of the expected answer to each question of each image's exam, or why one could not be had."""
     shown = [image for image, exam in zip(images, exams, strict=True) for _ in exam.questions]
-    asked = [f"{question} {ONE_WORD}" for exam in exams for question in exam.questions]
+    asked = [f"{question} Answer in one word." for exam in exams for question in exam.questions]
     values = iter(vlm.ask(shown, asked, [answer for exam in exams for answer in exam.answers]))
-    marks: list[list[float] | UserError] = []
-    for exam in exams:
-        answers = [next(values) for _ in exam.questions]
-        failed = next((value for value in answers if isinstance(value, UserError)), None)
-        marks.append(answers if failed is None else failed)
-    return marks
+    marks = [list(islice(values, len(exam.questions))) for exam in exams]
+    return [next((mark for mark in row if isinstance(mark, UserError)), row) for row in marks]
 
 
 def geometric_mean(values: Sequence[float]) -> float:
     """Of at least one value in [0, 1]; 0 where any is 0."""
     return math.exp(sum(map(math.log, values)) / len(values)) if all(values) else 0.0
-
-
-# ---------------------------------------------------------------------------------- who answers
 
 
 def answerer(
@@ -145,8 +136,7 @@ def answerer(
 
     if not model:
         raise UserError("--endpoint: needs --model, the name of the model that the server is asked for")
-    answers = "text" if by_text else "probability"
-    return Endpoint(endpoint, model, answers, timeout=timeout, tries=tries, concurrency=concurrency)
+    return Endpoint(endpoint, model, by_text, timeout=timeout, tries=tries, concurrency=concurrency)
 
 
 def answered(make: Callable) -> Callable:
@@ -168,5 +158,4 @@ def answered(make: Callable) -> Callable:
 
 def judge_version(vlm: Vlm) -> str:
     """How a version names the one who answers, in one word."""
-    name = vlm.name.rstrip("/").split("/")[-1] if vlm.digest else vlm.name.replace(" ", "_")
-    return f"{name}:{vlm.digest}" if vlm.digest else name
+    return f"{vlm.name.rstrip('/').split('/')[-1]}:{vlm.digest}" if vlm.digest else vlm.name.replace(" ", "_")

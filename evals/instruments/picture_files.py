@@ -12,8 +12,10 @@ Images are opened one after another, when they are judged: one that cannot be re
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,9 @@ KINDS = (".png", ".jpg", ".jpeg", ".webp")
 MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}  # 8 bits a channel
 LEAST_SIDE = 16  # pixels
 GIVEN = {"mode": "direct", "guidance_name": "as given"}  # of images whose making is not known
+
+Broken = tuple[str, str]
+"""(name, problem) of what cannot be an image."""
 
 
 @dataclass(frozen=True)
@@ -48,24 +53,28 @@ class Picture:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Images, how they were made as far as known, and (name, problem) of what cannot be one."""
+    """Images, how they were made as far as known, and what cannot be one."""
 
     protocol: dict
     pictures: list[Picture]
-    broken: list[tuple[str, str]]
+    broken: list[Broken]
 
 
 def read(path: Path) -> Pictures:
     """What lies at ``path``. Raises UserError where it holds no images in a known layout."""
     if path.suffix == ".json":
-        return _mapped(path)
-    if (path / "manifest.jsonl").exists():
-        return _sampled(path)
-    folders = sorted(p for p in path.glob("*") if p.is_dir() and p.name.isdigit())
-    if not folders:
+        protocol, found = {"benchmark": ""} | GIVEN, _mapped(path)
+    elif (path / "manifest.jsonl").exists():
+        protocol, rows, _ = sample_folder.read_rows(path)
+        found = _sampled(path, rows)
+    elif folders := sorted(p for p in path.glob("*") if p.is_dir() and p.name.isdigit()):
+        protocol, found = {"benchmark": "geneval"} | GIVEN, chain.from_iterable(map(_official, folders))
+    else:
         expected = "a folder with manifest.jsonl, one with 00000/metadata.jsonl, or a .json file {prompt: image}"
         raise UserError(f"{path}: holds no images in a known layout, expected {expected}")
-    return _official(folders)
+    items = list(found)
+    pictures = [item for item in items if isinstance(item, Picture)]
+    return Pictures(protocol, pictures, [item for item in items if not isinstance(item, Picture)])
 
 
 def open_image(path: Path) -> Image.Image:
@@ -87,44 +96,39 @@ def as_rgb(image: Image.Image, name: str) -> Image.Image:
     return image.convert("RGB")
 
 
-def _sampled(folder: Path) -> Pictures:
-    protocol, rows, _ = sample_folder.read_rows(folder)
+def _sampled(folder: Path, rows: Sequence[dict]) -> Iterator[Picture | Broken]:
     stack = None
-    pictures, broken = [], []
     for row in rows:
         prompt = Prompt(row["prompt_id"], row["prompt"], row["tag"], row["meta"])
         if "image" in row:
             path = folder / str(row["image"])
-            pictures.append(Picture(f"{row['image']}", prompt, row["sample"], lambda path=path: open_image(path)))
+            yield Picture(f"{row['image']}", prompt, row["sample"], partial(open_image, path))
             continue
         stack = sample_folder.read_stack(folder / "images.npy") if stack is None else stack
         index = row.get("index")
         name = f"images.npy[{index}]"
-        if not isinstance(index, int) or not 0 <= index < len(stack):
-            broken.append((name, f"{folder / 'images.npy'} has images 0 to {len(stack) - 1}"))
-            continue
-        taken = stack[index]  # mapped, not read yet
-        pictures.append(
-            Picture(name, prompt, row["sample"], lambda a=taken, n=name: as_rgb(Image.fromarray(np.asarray(a)), n))
-        )
-    return Pictures(protocol, pictures, broken)
+        if isinstance(index, int) and 0 <= index < len(stack):
+            yield Picture(name, prompt, row["sample"], partial(_of_array, stack[index], name))
+        else:
+            yield name, f"{folder / 'images.npy'} has images 0 to {len(stack) - 1}"
 
 
-def _official(folders: Sequence[Path]) -> Pictures:
-    pictures, broken = [], []
-    for folder in folders:
-        paths = sorted(p for p in (folder / "samples").glob("*") if p.suffix.lower() in KINDS)
-        try:
-            prompt = _official_prompt(folder)
-        except UserError as error:
-            broken += [(f"{folder.name}/samples/{p.name}", str(error)) for p in paths] or [(folder.name, str(error))]
-            continue
-        if not paths:
-            broken.append((folder.name, f"{folder / 'samples'}: has no images, expected 0000.png and so on"))
-        for sample, path in enumerate(paths):
-            name = f"{folder.name}/samples/{path.name}"
-            pictures.append(Picture(name, prompt, sample, lambda path=path: open_image(path)))
-    return Pictures({"benchmark": "geneval"} | GIVEN, pictures, broken)
+def _of_array(pixels: np.ndarray, name: str) -> Image.Image:
+    return as_rgb(Image.fromarray(np.asarray(pixels)), name)  # mapped, read only now
+
+
+def _official(folder: Path) -> Iterator[Picture | Broken]:
+    paths = sorted(p for p in (folder / "samples").glob("*") if p.suffix.lower() in KINDS)
+    names = [f"{folder.name}/samples/{path.name}" for path in paths]
+    try:
+        prompt = _official_prompt(folder)
+    except UserError as error:
+        yield from ((name, str(error)) for name in names or [folder.name])
+        return
+    if not paths:
+        yield folder.name, f"{folder / 'samples'}: has no images, expected 0000.png and so on"
+    for sample, (name, path) in enumerate(zip(names, paths, strict=True)):
+        yield Picture(name, prompt, sample, partial(open_image, path))
 
 
 def _official_prompt(folder: Path) -> Prompt:
@@ -136,23 +140,24 @@ def _official_prompt(folder: Path) -> Prompt:
     return Prompt(folder.name, meta["prompt"], meta.get("tag", ""), meta)
 
 
-def _mapped(path: Path) -> Pictures:
-    pictures, broken = [], []
-    for number, (text, image) in enumerate(read_json(path).items()):
-        if not isinstance(image, str):
-            broken.append((text, f"{path}: expected the path of an image, found {image!r}"))
-            continue
-        file = path.parent / image
-        prompt = Prompt(f"{number:05d}", text, "", {"prompt": text})
-        pictures.append(Picture(image, prompt, 0, lambda file=file: open_image(file)))
-    if not pictures and not broken:
+def _mapped(path: Path) -> Iterator[Picture | Broken]:
+    rows = read_json(path)
+    if not rows:
         raise UserError(f"{path}: is empty, expected {{prompt: path of its image}}")
-    return Pictures({"benchmark": ""} | GIVEN, pictures, broken)
+    for number, (text, image) in enumerate(rows.items()):
+        if isinstance(image, str):
+            prompt = Prompt(f"{number:05d}", text, "", {"prompt": text})
+            yield Picture(image, prompt, 0, partial(open_image, path.parent / image))
+        else:
+            yield text, f"{path}: expected the path of an image, found {image!r}"
 
 
-def export(found: Pictures, out: Path) -> int:
-    """Write images in GenEval's layout, a folder a prompt in order of appearance; returns their number. Raises
-    UserError for the first image that cannot be read; the folder is then not made."""
+def convert(images: Path, out: Path) -> int:
+    """Write what lies at ``images`` in GenEval's layout, a folder a prompt in order of appearance; returns the number
+    of images. Raises UserError for the first that cannot be read; the folder is then not made."""
+    found = read(images)
+    if found.broken:
+        raise UserError(f"{images}: {found.broken[0][0]}: {found.broken[0][1]}")
     folders: dict[str, int] = {}
     with new_folder(out) as temporary:
         for picture in found.pictures:
@@ -162,11 +167,3 @@ def export(found: Pictures, out: Path) -> int:
             (folder / "metadata.jsonl").write_text(json.dumps(meta) + "\n", encoding="utf-8")
             picture.open().save(folder / "samples" / f"{picture.sample:04d}.png")
     return len(found.pictures)
-
-
-def convert(images: Path, out: Path) -> int:
-    """:func:`export` of what lies at ``images``. Raises UserError, for what cannot be an image too."""
-    found = read(images)
-    if found.broken:
-        raise UserError(f"{images}: {found.broken[0][0]}: {found.broken[0][1]}")
-    return export(found, out)

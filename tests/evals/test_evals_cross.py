@@ -11,7 +11,6 @@ from PIL import Image
 
 from evals import cross
 from evals.benchmarks import mean_reward
-from evals.instruments import held_out
 from unigrpo.__main__ import call
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json
@@ -208,7 +207,7 @@ def test_scores_that_depend_on_their_batch_are_no_metric(tmp_path, options):
     told = f"weighted={json.dumps(options)}"
     with pytest.raises(UserError, match="its scores depend on the images judged together, expected normalise: none"):
         run(tmp_path, f"a={write_set(tmp_path / 'a', BASE)}", rewards=[told])
-    name, reward = held_out.parse(told.replace("batch", "none"))
+    name, reward = rewards.held_out(told.replace("batch", "none"))
     assert name.startswith("weighted=") and not reward.relative
 
 

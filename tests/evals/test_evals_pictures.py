@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from evals.instruments import picture_files
-from evals.instruments.picture_files import export, read
+from evals.instruments.picture_files import convert, read
 from tests._support.command import unigrpo
 from unigrpo.core.errors import UserError
 
@@ -82,7 +82,7 @@ def test_a_map_of_prompts(tmp_path):
 
 
 def test_export_is_what_the_official_tool_reads(tmp_path):
-    assert export(read(write_ours(tmp_path / "set")), tmp_path / "official") == 3
+    assert convert(write_ours(tmp_path / "set"), tmp_path / "official") == 3
     files = sorted(str(p.relative_to(tmp_path / "official")) for p in (tmp_path / "official").rglob("*.*"))
     assert files == [
         "00000/metadata.jsonl",

@@ -4,7 +4,6 @@ import time
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from tests._support import fake_server
@@ -56,7 +55,7 @@ def test_the_probability_sums_the_ways_to_write_the_answer():
 def test_by_text_for_servers_without_probabilities():
     said = iter(["Yes, it is.", "No", "2"])
     with serving(lambda _: text(next(said))) as (url, asked):
-        assert [ask(url, answer, answers="text")[0] for answer in ("yes", "yes", "two")] == [1.0, 0.0, 1.0]
+        assert [ask(url, answer, by_text=True)[0] for answer in ("yes", "yes", "two")] == [1.0, 0.0, 1.0]
     assert "logprobs" not in asked[0]
 
 
@@ -104,14 +103,14 @@ def test_nonsense_is_bounded_and_told(reply, message):
 @pytest.mark.parametrize("said", ["None", "There are three.", "As a model, I ...", "not"])
 def test_another_word_is_a_wrong_answer(said):
     with serving(lambda _: text(said)) as (url, asked):
-        assert ask(url, "two", answers="text") == ask(url, "yes", answers="text") == [0.0]
+        assert ask(url, "two", by_text=True) == ask(url, "yes", by_text=True) == [0.0]
     assert len(asked) == 2
 
 
 @pytest.mark.parametrize("said", ["", " ", "..."])
 def test_a_text_without_a_word_is_told(said):
     with serving(lambda _: text(said)) as (url, asked), pytest.raises(UserError, match="an answer without a word"):
-        raise ask(url, answers="text")[0]
+        raise ask(url, by_text=True)[0]
     assert len(asked) == 3
 
 
@@ -148,19 +147,6 @@ def test_one_failure_leaves_the_others():
         images = [RED, Image.new("RGB", (1, 1)), RED]
         found = client(url).ask(images, ["?"] * 3, ["yes"] * 3)
         assert found[0] == found[2] == pytest.approx(0.5) and isinstance(found[1], UserError)
-
-
-def test_a_reward_has_all_scores_or_an_error_that_names_the_sample():
-    def answer(request):
-        level = np.asarray(fake_server.picture(request)).mean() / 255
-        return 400 if level == 0 else tokens(yes=level)
-
-    images = torch.tensor([0.2, 0.6, 1.0]).view(3, 1, 1, 1).expand(3, 3, 2, 2)
-    with serving(answer) as (url, _):
-        scores = client(url).probabilities(images, ["?"] * 3, ["yes"] * 3)
-        assert scores.dtype == torch.float32 and scores.tolist() == pytest.approx([0.2, 0.6, 1.0], abs=1e-3)
-        with pytest.raises(UserError, match="sample 1: .*HTTP 400"):
-            client(url).probabilities(images * torch.tensor([1, 0, 1]).view(3, 1, 1, 1), ["?"] * 3, ["yes"] * 3)
 
 
 def test_a_stalling_server_costs_its_time_limit():
@@ -229,7 +215,6 @@ def test_a_dead_server_is_given_up():
     [
         ({"url": "localhost:8000"}, "endpoint.url: expected http"),
         ({"timeout": 0.0}, "endpoint.timeout: expected more than 0"),
-        ({"answers": "maybe"}, "endpoint.answers"),
         ({"model": ""}, "endpoint.model"),
     ],
 )

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-ONE_WORD = "Answer in one word."
 
 
 class Vlm(Protocol):
@@ -43,7 +42,6 @@ def written(answer: str) -> tuple[str, ...]:
     word = answer.strip().lower()
     if not word:
         raise UserError("an expected answer is empty, expected a word or a number")
-    twins = dict(zip(NUMBERS, map(str, range(len(NUMBERS))), strict=True))
-    twins |= {digit: number for number, digit in twins.items()}
-    words = (word, twins[word]) if word in twins else (word,)
+    pairs = ((number, f"{digit}") for digit, number in enumerate(NUMBERS))
+    words = next((pair for pair in pairs if word in pair), (word,))
     return tuple(dict.fromkeys(form for w in words for form in (w, w.capitalize())))

@@ -25,9 +25,11 @@ from unigrpo.core.tensor_files import load_weights, read_tensors, write_tensors
 from unigrpo.world.render import render
 from unigrpo.world.scenes import CLASSES, COLORS, RADIUS, Obj, Scene, random_scene
 
+LR = 3e-3
 SIZE = 48
 STRIDE = 8
 CELLS = SIZE // STRIDE
+BATCH = 256  # images that are looked at together
 MIN_SCORE = 0.5
 MIN_SHARE = 0.1  # least objectness of a cell that is looked at
 SAME_OBJECT = 0.6  # strides between two predicted centres below which they are one object
@@ -36,9 +38,7 @@ _NAMES = tuple(COLORS)
 
 
 class Detector(nn.Module):
-    """Images (B, 3, 48, 48) in [0, 1] -> (B, 20, 6, 6): logits, then centre and radius in units of the
-    stride.
-    """
+    """Images (B, 3, 48, 48) in [0, 1] -> (B, 20, 6, 6): logits, then centre and radius in units of the stride."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,22 +52,24 @@ class Detector(nn.Module):
         return self.net(images * 2 - 1)
 
     @torch.inference_mode()
-    def detect(self, images: np.ndarray, batch: int = 256) -> list[list[Detection]]:
-        """Detections in uint8 images (n, H, W, 3), square; other sizes than 48 are resampled. Boxes in their
-        pixels.
-
-        Raises ValueError for another shape or type.
-        """
+    def detect(self, images: np.ndarray) -> list[list[Detection]]:
+        """Detections in square uint8 images (n, H, W, 3), boxes in their pixels; other sizes than 48 are resampled.
+        Raises ValueError for another shape or type."""
         if images.ndim != 4 or images.shape[1] != images.shape[2] or images.dtype != np.uint8:
             raise ValueError(f"expected uint8 images (n, H, H, 3), got {images.dtype} {images.shape}")
         scale = images.shape[1] / SIZE
         found = []
-        for start in range(0, len(images), batch):
-            pixels = torch.from_numpy(images[start : start + batch]).permute(0, 3, 1, 2).float() / 255
+        for part in torch.from_numpy(images).split(BATCH):
+            pixels = _planes(part)
             if scale != 1:
                 pixels = F.interpolate(pixels, (SIZE, SIZE), mode="bilinear", antialias=True)
             found += _decode(self(pixels), scale)
         return found
+
+
+def _planes(images: Tensor) -> Tensor:
+    """uint8 (B, H, W, 3) -> (B, 3, H, W) in [0, 1]."""
+    return images.permute(0, 3, 1, 2).float() / 255
 
 
 def _decode(output: Tensor, scale: float) -> list[list[Detection]]:
@@ -79,41 +81,32 @@ def _decode(output: Tensor, scale: float) -> list[list[Detection]]:
     score = objectness[:, 0].sigmoid()
     images, rows, columns = torch.nonzero(score > MIN_SHARE, as_tuple=True)
     at = (images, slice(None), rows, columns)
-    table = zip(
-        images.tolist(),
-        score[images, rows, columns].tolist(),
-        cls[at].argmax(1).tolist(),
-        color[at].argmax(1).tolist(),
-        (torch.stack([columns, rows], dim=1) + center[at]).tolist(),
-        radius[at][:, 0].tolist(),
-        strict=True,
-    )
+    centers = torch.stack([columns, rows], dim=1) + center[at]
+    cells = (images, score[images, rows, columns], cls[at].argmax(1), color[at].argmax(1), centers, radius[at][:, 0])
+    table = zip(*(values.tolist() for values in cells), strict=True)
     merged: list[list[list]] = [[] for _ in output]  # [score, class, colour, (x, y), radius] of each object
     for image, share, *rest in sorted(table, key=lambda row: -row[1]):
-        (x, y) = rest[2]
-        for other in merged[image]:
-            if (x - other[3][0]) ** 2 + (y - other[3][1]) ** 2 < SAME_OBJECT**2:
-                other[0] += share
-                break
+        x, y = rest[2]
+        near = (o for o in merged[image] if (x - o[3][0]) ** 2 + (y - o[3][1]) ** 2 < SAME_OBJECT**2)
+        if other := next(near, None):
+            other[0] += share
         else:
             merged[image].append([share, *rest])
     unit = STRIDE * scale
-    return [
-        sorted(
-            (
-                Detection(
-                    CLASSES[k],
-                    _NAMES[c],
-                    ((x - r) * unit, (y - r) * unit, (x + r) * unit, (y + r) * unit),
-                    min(total, 1.0),
-                )
-                for total, k, c, (x, y), r in objects
-                if total > MIN_SCORE
-            ),
-            key=lambda d: -d.score,
-        )
-        for objects in merged
-    ]
+    found = []
+    for objects in merged:
+        strong = [
+            Detection(
+                CLASSES[k],
+                _NAMES[c],
+                ((x - r) * unit, (y - r) * unit, (x + r) * unit, (y + r) * unit),
+                min(total, 1.0),
+            )
+            for total, k, c, (x, y), r in objects
+            if total > MIN_SCORE
+        ]
+        found.append(sorted(strong, key=lambda d: -d.score))
+    return found
 
 
 def scattered_scene(rng: np.random.Generator, n_objects: int) -> Scene:
@@ -130,9 +123,7 @@ def scattered_scene(rng: np.random.Generator, n_objects: int) -> Scene:
 
 
 def targets(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Cell index (m, 3: image, row, column), class (m,), colour (m,), and centre and radius (m, 3) in
-    strides.
-    """
+    """Cell (m, 3: image, row, column), class (m,), colour (m,), and centre and radius (m, 3) in strides."""
     rows = [
         (i, min(int(o.y * CELLS), CELLS - 1), min(int(o.x * CELLS), CELLS - 1), o)
         for i, scene in enumerate(scenes)
@@ -151,8 +142,7 @@ def augment(images: np.ndarray, rng: np.random.Generator) -> Tensor:
     Patches of a random colour and no shape are pasted faintly, so that clutter is not taken for an object.
     Half of a batch is blurred with one strength; noise differs per image.
     """
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-    n = len(images)
+    pixels, n = _planes(torch.from_numpy(images)), len(images)
     for i in np.flatnonzero(rng.random(n) < 0.25):
         height, width = rng.integers(2, 10, 2)
         top, left = rng.integers(0, SIZE - 10, 2)
@@ -187,20 +177,19 @@ def loss(output: Tensor, scenes: Sequence[Scene]) -> Tensor:
     )
 
 
-def train(steps: int, batch: int, seed: int, lr: float = 3e-3) -> Detector:
+def train(steps: int, batch: int, seed: int) -> Detector:
     """Train on fresh renders: half scattered, half laid out as in the world."""
     torch.manual_seed(seed)  # of the initial weights
     rng = np.random.default_rng(seed)
     model = Detector()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
+    optimizer = torch.optim.AdamW(model.parameters(), LR, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=steps, pct_start=0.1)
     for step in range(steps):
-        scenes = [
+        drawn = [
             scattered_scene(rng, int(rng.integers(1, 7))) if i % 2 else random_scene(rng, int(rng.integers(1, 5)))
             for i in range(batch)
         ]
-        order = rng.permutation(batch)
-        scenes = [scenes[i] for i in order]
+        scenes = [drawn[i] for i in rng.permutation(batch)]
         value = loss(model(augment(render(scenes, SIZE), rng)), scenes)
         optimizer.zero_grad()
         value.backward()
@@ -212,9 +201,7 @@ def train(steps: int, batch: int, seed: int, lr: float = 3e-3) -> Detector:
 
 
 def accuracy(model: Detector, n: int, seed: int) -> dict[str, float]:
-    """Share of ``n`` held-out world renders read exactly (every class, colour and count): clean, and
-    augmented.
-    """
+    """Share of ``n`` held-out world renders read exactly (every class, colour and count): clean, and augmented."""
     rng = np.random.default_rng(seed)
     scenes = [random_scene(rng, int(rng.integers(1, 5))) for _ in range(n)]
     images = render(scenes, SIZE)
@@ -227,9 +214,8 @@ def accuracy(model: Detector, n: int, seed: int) -> dict[str, float]:
     return result
 
 
-def load(path: str | Path) -> Detector:
+def load(path: Path) -> Detector:
     """Load a detector folder. Raises UserError where it is absent, damaged or of other names."""
-    path = Path(path)
     info = read_json(path / "detector.json")
     if (info.get("classes"), info.get("colors")) != (list(CLASSES), list(COLORS)):
         raise UserError(f"{path / 'detector.json'}: expected the classes and colours of this world")

@@ -22,9 +22,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
 
-from PIL.Image import Image, fromarray
+from PIL.Image import Image
 
 from unigrpo.core.errors import UserError
 from unigrpo.core.settings import require
@@ -53,25 +52,17 @@ class Unserved(UserError):
 
 
 class Patience:
-    """Of one call: how many questions in a row met no usable server."""
+    """Of one call. ``spent`` says why nothing more is asked; it is empty while there is hope."""
 
     def __init__(self):
-        self._row, self._last, self._lock = 0, "", threading.Lock()
+        self.spent, self._row, self._lock = "", 0, threading.Lock()
 
-    @property
-    def spent(self) -> str:
-        """Why nothing more is asked; empty while there is hope."""
-        return f"not asked after {GIVE_UP} failures in a row, the last: {self._last}" if self._row >= GIVE_UP else ""
-
-    def note(self, result: object) -> None:
+    def note(self, result: float | UserError) -> None:
         """What a question came to: anything but ``Unserved`` shows that a server is there."""
         with self._lock:
-            if self.spent:
-                return
-            if not isinstance(result, Unserved):
-                self._row = 0
-            else:
-                self._row, self._last = self._row + 1, str(result)
+            self._row = self._row + 1 if isinstance(result, Unserved) else 0
+            if self._row == GIVE_UP:
+                self.spent = self.spent or f"not asked after {GIVE_UP} failures in a row, the last: {result}"
 
 
 Reader = Callable[[dict], float]
@@ -83,15 +74,15 @@ ValueError, for a choice that does not hold one."""
 class Endpoint:
     """``url`` is the server's base, ending in /v1; ``model`` the name it serves.
 
-    ``answers``: "probability" reads the first token's log-probabilities, "text" the answer's first word, which gives
-    0 or 1, for servers without log-probabilities. ``timeout`` (seconds) bounds a try, ``tries`` their number,
-    ``pause`` (seconds) is the first one between two, doubled each time up to ``longest_pause``.
-    The key is read from the environment variable ``key_variable``; without it none is sent.
+    ``by_text`` reads the answer's first word, which gives 0 or 1, for servers without log-probabilities, in place of
+    the first token's log-probabilities. ``timeout`` (seconds) bounds a try, ``tries`` their number, ``pause`` (seconds)
+    is the first one between two, doubled each time up to ``longest_pause``. The key is read from the environment
+    variable ``key_variable``; without it none is sent.
     """
 
     url: str
     model: str
-    answers: Literal["probability", "text"] = "probability"
+    by_text: bool = False
     timeout: float = 60.0
     tries: int = 5
     pause: float = 1.0
@@ -103,7 +94,6 @@ class Endpoint:
     def __post_init__(self):
         require(self.url.startswith(("http://", "https://")), "endpoint.url", f"http(s)://..., got {self.url!r}")
         require(bool(self.model), "endpoint.model", "the name of a model")
-        require(self.answers in ("probability", "text"), "endpoint.answers", f"probability or text, got {self.answers}")
         for name in ("timeout", "tries", "concurrency"):
             require(getattr(self, name) > 0, f"endpoint.{name}", f"more than 0, got {getattr(self, name)}")
         for name in ("pause", "longest_pause"):
@@ -114,7 +104,7 @@ class Endpoint:
     def name(self) -> str:
         server = urllib.parse.urlsplit(self.url)
         where = f"{server.hostname}:{server.port}" if server.port else f"{server.hostname}"  # no user, no password
-        return f"{self.model} at {where}" + (", by text" if self.answers == "text" else "")
+        return f"{self.model} at {where}" + (", by text" if self.by_text else "")
 
     def check(self, answer: str) -> None:
         """As ``Vlm.check``. Which words are one token is not known of a server."""
@@ -124,9 +114,8 @@ class Endpoint:
 
     def ask(self, images: Sequence[Image], questions: Sequence[str], answers: Sequence[str]) -> list[float | UserError]:
         """As ``Vlm.ask``. Of a token beyond the 20 most likely the probability counts as 0."""
-        soft = self.answers == "probability"
-        settings = {"max_tokens": 1, "logprobs": True, "top_logprobs": TOP} if soft else {"max_tokens": 16}
-        read = by_tokens if soft else by_text
+        settings = {"max_tokens": 16} if self.by_text else {"max_tokens": 1, "logprobs": True, "top_logprobs": TOP}
+        read = by_text if self.by_text else by_tokens
         return self.converse(images, questions, [partial(read, answer=answer) for answer in answers], settings)
 
     def converse(
@@ -139,25 +128,11 @@ class Endpoint:
             items = zip(images, questions, readers, strict=True)
             return list(pool.map(lambda item: self._one(*item, settings, patience), items))
 
-    def probabilities(self, images, questions: Sequence[str], answers: Sequence[str]):
-        """(B,) float32 of images (B, 3, H, W) in [0, 1], without gradient. Raises UserError for the first question
-        that was not answered, naming its place."""
-        import torch
-
-        pixels = (images.detach().clamp(0, 1).permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu().numpy()
-        found = self.ask([fromarray(image) for image in pixels], questions, answers)
-        for place, value in enumerate(found):
-            if isinstance(value, UserError):
-                raise UserError(f"sample {place}: {value}")
-        return torch.tensor(found, dtype=torch.float32)
-
-    # ------------------------------------------------------------------------------- one question
-
     def _one(
         self, image: Image, question: str, read: Reader, settings: Mapping, patience: Patience
     ) -> float | UserError:
-        if why := patience.spent:
-            return UserError(f"{self.url}: {why}")
+        if patience.spent:
+            return UserError(f"{self.url}: {patience.spent}")
         try:
             result = self._patiently(self._body(image, question, settings), read)
         except UserError as error:
@@ -200,15 +175,14 @@ class Endpoint:
         deadline = time.monotonic() + self.timeout
         try:
             with urllib.request.urlopen(request, timeout=self.timeout) as reply:
-                parts, size = [], 0
+                content = b""
                 while part := reply.read1(1 << 16):
-                    size += len(part)
-                    if size > MAX_REPLY:
+                    content += part
+                    if len(content) > MAX_REPLY:
                         raise Unusable(f"a reply of more than {MAX_REPLY} bytes")
                     if time.monotonic() > deadline:
                         raise NoServer(f"no complete reply within {self.timeout:g} s")
-                    parts.append(part)
-                return b"".join(parts)
+                return content
         except urllib.error.HTTPError as error:
             problem = f"HTTP {error.code} {_said(error)!r}"
             if error.code >= 500 or error.code in WORTH_RETRYING:

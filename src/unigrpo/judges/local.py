@@ -15,6 +15,7 @@ from torch import Tensor
 from unigrpo.core import weights
 from unigrpo.core.devices import pick
 from unigrpo.core.errors import UserError
+from unigrpo.core.settings import require
 from unigrpo.judges import written
 from unigrpo.models import torchvision_compat
 
@@ -36,17 +37,15 @@ class LocalVlm:
         path = weights.folder(name)
         self.device = pick(device)
         dtype = ("bfloat16" if self.device.type == "cuda" else "float32") if dtype == "auto" else dtype
-        if dtype not in DTYPES:
-            raise UserError(f"vision-language model: dtype: expected auto, {', '.join(DTYPES)}, got {dtype!r}")
-        if batch_size < 1:
-            raise UserError(f"vision-language model: batch_size: expected at least 1, got {batch_size}")
-        with weights.loading(path, "a vision-language model"):
+        require(dtype in DTYPES, "vision-language model: dtype", f"auto, {', '.join(DTYPES)}, got {dtype!r}")
+        require(batch_size >= 1, "vision-language model: batch_size", f"at least 1, got {batch_size}")
+        kind = "a vision-language model"
+        with weights.loading(path, kind):
             self.processor = AutoProcessor.from_pretrained(path)
         if getattr(self.processor, "chat_template", None) is None:
             raise UserError(
                 f"{path}: has no chat template, expected a model that is asked in turns (an instruct model)"
             )
-        kind = "a vision-language model"
         self.model = weights.load_model(AutoModelForImageTextToText, path, kind, dtype=DTYPES[dtype]).to(self.device)
         self.processor.tokenizer.padding_side = "right"  # positions are then those of a question asked alone
         self.dtype, self.batch_size = DTYPES[dtype], batch_size
@@ -87,10 +86,10 @@ class LocalVlm:
     def _ask(self, images: list, questions: Sequence[str], answers: Sequence[str], rescale: bool) -> Tensor:
         if not len(images) == len(questions) == len(answers):
             raise ValueError(f"{len(images)} images, {len(questions)} questions, {len(answers)} answers")
-        starts = range(0, len(images), self.batch_size)
         ids = [self.answer_ids(answer) for answer in answers]
         values = []
-        for part in (slice(start, start + self.batch_size) for start in starts):
+        for start in range(0, len(images), self.batch_size):
+            part = slice(start, start + self.batch_size)
             shares = self._first_token(images[part], questions[part], rescale)
             values += [share[chosen].sum() for share, chosen in zip(shares, ids[part], strict=True)]
         return torch.stack(values) if values else torch.zeros(0)
@@ -131,12 +130,9 @@ class LocalVlm:
         ]
         first = self.processor.tokenizer.bos_token
         begun = first is not None and texts[0].startswith(first)  # by the template: the tokenizer would add another
+        options = {"add_special_tokens": False} if begun else {}
+        pictures = [[image] for image in images]
         read = self.processor(
-            text=texts,
-            images=[[i] for i in images],
-            return_tensors="pt",
-            padding=True,
-            do_rescale=rescale,
-            **({"add_special_tokens": False} if begun else {}),
+            text=texts, images=pictures, return_tensors="pt", padding=True, do_rescale=rescale, **options
         )
         return read.to(self.device, self.dtype)

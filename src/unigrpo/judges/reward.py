@@ -7,17 +7,21 @@ itself is its ``FACTS``. Scores must be finite: ``checked`` raises with the samp
 from __future__ import annotations
 
 import errno
+import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 from unigrpo.core import options as typed
 from unigrpo.core.errors import UserError
 from unigrpo.core.records import Prompt
+from unigrpo.core.settings import require
 from unigrpo.study.facts import REWARDS
 
 Score = Callable[[Tensor, Sequence[Prompt]], Tensor]
@@ -35,6 +39,18 @@ class Reward:
         check_images(images, prompts, self.name)
         with torch.autocast(images.device.type, enabled=False):  # in fp32 whatever the policy computes in
             return checked(self.score(images, prompts), prompts, self.name)
+
+    def judge(self, images: Sequence[Image], prompts: Sequence[Prompt]) -> list[float | UserError]:
+        """The scores of RGB ``images``, which are of one size; a UserError in the place of one that is refused. One
+        that is refused together with others is shown alone."""
+        pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
+        try:
+            with torch.no_grad():
+                return self(pixels.permute(0, 3, 1, 2).float() / 255, list(prompts)).tolist()
+        except UserError as error:
+            if len(images) == 1:
+                return [error]
+        return [self.judge([image], [prompt])[0] for image, prompt in zip(images, prompts, strict=True)]
 
     @property
     def relative(self) -> bool:
@@ -55,6 +71,28 @@ def load(name: str, **options) -> Reward:
     return Reward(name, score, getattr(score, "differentiable", module.FACTS.differentiable))
 
 
+def named(text: str) -> tuple[str, dict]:
+    """(name, options) of a reward on a command line: ``NAME`` or ``NAME={"option": value}``. Raises UserError."""
+    name, _, written = text.partition("=")
+    try:
+        options = json.loads(written) if written else {}
+    except json.JSONDecodeError as error:
+        raise UserError(f"--reward {text}: the options after '=' are not valid JSON ({error.msg})") from None
+    if not isinstance(options, dict):
+        raise UserError(f"--reward {text}: expected a JSON object of options after '=', found {written}")
+    return name, options
+
+
+def held_out(text: str) -> tuple[str, Reward]:
+    """(name of its column, reward) of ``text``, which :func:`named` takes, as a metric. Raises UserError, also for a
+    reward whose scores depend on the images that are judged together."""
+    name, options = named(text)
+    reward = load(name, **options)
+    if reward.relative:
+        raise UserError(f"--reward {text}: its scores depend on the images judged together, expected normalise: none")
+    return text if options else name, reward
+
+
 def trained_as(folder: str) -> str:
     """The reward whose weights the workflow trains into ``folder`` of a scale's results. A file that cannot be loaded
     is passed over, as no run may name it. Raises UserError where there is none."""
@@ -73,44 +111,32 @@ def inputs(options: Mapping) -> list[Path]:
         if isinstance(value, Mapping):
             found += inputs(value)
         elif isinstance(value, str):
-            found += _files(Path(value))
+            path = Path(value)
+            try:
+                found += [inner for inner in (sorted(path.iterdir()) if path.is_dir() else [path]) if inner.is_file()]
+            except OSError as error:
+                if error.errno != errno.ENAMETOOLONG:  # a text, such as a question
+                    raise UserError(f"{path}: cannot be read ({error})") from None
     return found
-
-
-def _files(path: Path) -> list[Path]:
-    try:
-        if path.is_dir():
-            return sorted(inner for inner in path.iterdir() if inner.is_file())
-        return [path] if path.is_file() else []
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:  # a text, such as a question
-            return []
-        raise UserError(f"{path}: cannot be read ({error})") from None
 
 
 def check_images(images: Tensor, prompts: Sequence[Prompt], name: str) -> None:
     """Raise UserError unless ``images`` are (B, 3, H, W) floats, one for each of ``prompts``."""
     shape = tuple(images.shape)
-    if not images.is_floating_point() or shape[1:2] != (3,) or len(shape) != 4 or shape[0] != len(prompts):
-        raise UserError(
-            f"reward {name}: expected images ({len(prompts)}, 3, H, W) of floats in [0, 1], one for each prompt, got"
-            f" {images.dtype} {shape}"
-        )
+    expected = f"images ({len(prompts)}, 3, H, W) of floats in [0, 1], one for each prompt, got {images.dtype} {shape}"
+    right = images.is_floating_point() and len(shape) == 4 and shape[:2] == (len(prompts), 3)
+    require(right, f"reward {name}", expected)
 
 
 def checked(scores: Tensor, prompts: Sequence[Prompt], name: str) -> Tensor:
     """``scores`` as they are. Raises UserError for a wrong shape or a score that is not finite."""
-    kind = scores.dtype if isinstance(scores, Tensor) else type(scores).__name__
-    if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
-        raise UserError(f"reward {name}: expected a tensor of scores, got {kind}")
-    shape = tuple(scores.shape)
-    if shape != (len(prompts),):
-        raise UserError(f"reward {name}: expected one score for each of {len(prompts)} samples, got shape {shape}")
-    bad = (~torch.isfinite(scores)).nonzero().flatten().tolist()
-    if bad:
-        prompt = prompts[bad[0]]
-        value = scores[bad[0]].item()
-        raise UserError(
-            f"reward {name}: sample {bad[0]} ({prompt.id}, {prompt.text!r}): expected a finite score, got {value}"
-        )
+    tensor = isinstance(scores, Tensor)
+    kind = scores.dtype if tensor else type(scores).__name__
+    require(tensor and scores.is_floating_point(), f"reward {name}", f"a tensor of scores, got {kind}")
+    shape, n = tuple(scores.shape), len(prompts)
+    require(shape == (n,), f"reward {name}", f"one score for each of {n} samples, got shape {shape}")
+    if bad := (~torch.isfinite(scores)).nonzero().flatten().tolist():
+        sample, prompt = bad[0], prompts[bad[0]]
+        where = f"reward {name}: sample {sample} ({prompt.id}, {prompt.text!r})"
+        raise UserError(f"{where}: expected a finite score, got {scores[sample].item()}")
     return scores

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from evals.instruments.colours import TEMPLATES, ColourReader, cut_out
+from evals.instruments.eyes import TEMPLATES, ColourReader, cut_out
 from tests._support import judges
 from unigrpo.core.errors import UserError
 from unigrpo.world.geneval_verdict import COLORS
