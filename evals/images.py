@@ -25,7 +25,7 @@ from evals.benchmarks import Judge
 from evals.instruments.picture_files import Picture, Pictures, read
 from unigrpo.core import options as typed
 from unigrpo.core.errors import UserError
-from unigrpo.core.files import read_text, write_json, write_text, writing
+from unigrpo.core.files import accessing, read_text, write_json, write_text
 from unigrpo.core.seeding import numpy_generator
 from unigrpo.report.data.stats import Cells, Estimate, estimate
 from unigrpo.study.facts import BENCHMARKS, BenchmarkFacts
@@ -110,7 +110,7 @@ def run(found: Pictures, judge: Judge, benchmark: str, out: Path, batch: int = B
                     if not math.isfinite(value):
                         raise UserError(f"{picture.name}: metric '{name}' is {value}, not a finite number")
                 results[place] = header | picture.names | {"prompt": picture.prompt.text} | row | {"key": key}
-                with writing(part):
+                with accessing(part, "written"):
                     file.write(json.dumps(results[place]) + "\n")
                     file.flush()
             bar.update(len(group))

@@ -1,7 +1,6 @@
 """What the rules of the report ask of the study: inputs, captions, fingerprints."""
 
 from unigrpo.report.data import phrases
-from unigrpo.study import claim_entries
 
 SECTIONS = {"table": "tables", "figure": "figures"}
 SCALE_NOTE = phrases.scale_note(SCALE, not BACKBONE.released).replace("`", "``")
@@ -34,7 +33,7 @@ def content(kind):
 
     def of(wildcards):
         wanted = entry(kind, wildcards.name)
-        return resolve.fingerprint([wanted, described(claim_entries.runs_read(wanted))])
+        return resolve.fingerprint([wanted, described(catalogue.runs_read(wanted))])
 
     return of
 
@@ -57,7 +56,7 @@ def collected(runs):
 def named(wildcards):
     """The runs that a table or figure names, or the two that are compared."""
     if "name" in wildcards.keys():
-        return claim_entries.runs_read(entry(wildcards.kind, wildcards.name))
+        return catalogue.runs_read(entry(wildcards.kind, wildcards.name))
     return [wildcards.a, wildcards.b]
 
 
@@ -82,7 +81,7 @@ def records_of(kind):
 
     def paths(wildcards):
         record = facts(kind, wildcards.name).reads
-        return files(claim_entries.runs_read(entry(kind, wildcards.name)), record) if record else []
+        return files(catalogue.runs_read(entry(kind, wildcards.name)), record) if record else []
 
     return paths
 
@@ -96,7 +95,7 @@ def shared_mode(wildcards):
 def claimed(wildcards=None):
     """The runs whose records claims read beside the scores: those made by default, and of the others that a claim names
     those that are asked for or there already."""
-    asked = {run for name in catalogue.of_group(TABLES, GROUP) for run in claim_entries.runs_read(TABLES[name])}
-    read = dict.fromkeys(run for claim in STUDY.catalogue["claims"].values() for run in claim_entries.runs_read(claim))
+    asked = {run for name in catalogue.of_group(TABLES, GROUP) for run in catalogue.runs_read(TABLES[name])}
+    read = dict.fromkeys(run for claim in STUDY.catalogue["claims"].values() for run in catalogue.runs_read(claim))
     there = [run for run in read if run in asked or all(map(os.path.exists, files([run], "run.json")))]
     return list(dict.fromkeys(TRAINED + there))

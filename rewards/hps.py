@@ -42,7 +42,6 @@ def build(
     from rewards._support.pixels import clip_input, letterboxed
     from rewards._support.published_weights import fill, in_batches, placed, read_published
     from unigrpo.core import weights as published
-    from unigrpo.core.devices import pick
     from unigrpo.core.errors import UserError
 
     if architecture not in open_clip.list_models():
@@ -51,7 +50,7 @@ def build(
         path = published.file(weights, FILES[version])
     tensors = read_published("hps", path)
     model = fill(open_clip.create_model(architecture, load_weights=False), tensors, path, device)
-    tokenizer, place = open_clip.get_tokenizer(architecture), pick(device)
+    tokenizer, place = open_clip.get_tokenizer(architecture), published.pick_device(device)
     side = model.visual.image_size
     side = side[0] if isinstance(side, tuple) else side
 

@@ -109,7 +109,6 @@ def build(
     beside the weights where it is not given; ``tokenizer``: hub id or folder of BERT's. Raises UserError."""
     from rewards._support.pixels import clip_input
     from rewards._support.published_weights import fill, in_batches, placed, read_published
-    from unigrpo.core.devices import pick
 
     with placed("image_reward"):
         path = published.file(weights, FILE)
@@ -119,7 +118,7 @@ def build(
     tensors = read_published("image_reward", path)
     vision = vision_sizes(tensors, path)
     model = fill(network(vision, card), tensors, path, device, UNUSED)
-    place = pick(device)
+    place = published.pick_device(device)
 
     def score(images, prompts):
         texts = [p.text for p in prompts]

@@ -36,7 +36,7 @@ WITHOUT_TORCH = (
     *("unigrpo.objectives.regularisers", "unigrpo.tools.describe", "unigrpo.world.geneval_verdict"),
 )
 HEAVY = {"torch", "torchvision", "transformers", "diffusers", "accelerate", "open_clip", "timm", "safetensors"}
-HEAVY_CORE = {"unigrpo.core.distributed", "unigrpo.core.devices", "unigrpo.core.tensor_files"}
+HEAVY_CORE = {"unigrpo.core.distributed", "unigrpo.core.tensor_files"}
 
 
 def find_modules() -> dict[str, Path]:

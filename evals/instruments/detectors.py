@@ -21,7 +21,6 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from unigrpo.core import weights
-from unigrpo.core.devices import pick
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json
 from unigrpo.models import torchvision_compat
@@ -55,7 +54,7 @@ def load(name: str | Path = DEFAULT, device: str = "auto", **sizes: int) -> Dete
     if kind not in KINDS:
         raise UserError(f"{path / 'config.json'}: 'model_type' must be one of {', '.join(KINDS)}, found {kind!r}")
     torchvision_compat.ensure_torchvision()
-    return KINDS[kind](path, pick(device), **sizes)
+    return KINDS[kind](path, weights.pick_device(device), **sizes)
 
 
 class Mask2Former:

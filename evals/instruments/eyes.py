@@ -20,7 +20,6 @@ from torch import Tensor
 from evals.instruments import detectors
 from evals.instruments.detectors import Detector, Found
 from unigrpo.core import weights
-from unigrpo.core.devices import pick
 from unigrpo.core.records import Prompt
 from unigrpo.models import torchvision_compat
 from unigrpo.world.geneval_verdict import COLORS, Boxes
@@ -48,7 +47,7 @@ class ColourReader:
         import open_clip
 
         path = weights.folder(name, ("open_clip_config.json",))
-        self.device = pick(device)
+        self.device = weights.pick_device(device)
         with weights.loading(path, "an open_clip model"):
             model, self.transform = open_clip.create_model_from_pretrained(f"local-dir:{path}", device=self.device)
             self.tokenizer = open_clip.get_tokenizer(f"local-dir:{path}")

@@ -13,7 +13,6 @@ from torch.nn.functional import normalize
 from rewards._support.pixels import clip_input
 from rewards._support.published_weights import placed
 from unigrpo.core import weights
-from unigrpo.core.devices import pick
 from unigrpo.models import torchvision_compat
 
 torchvision_compat.ensure_torchvision()  # transformers imports it
@@ -57,4 +56,4 @@ def load(reward: str, source: str, device: str, tokenizer: str | None = None) ->
     with placed(reward):
         model = weights.load_model(CLIPModel, weights.folder(source), "a CLIP", dtype=torch.float32)
         words = None if tokenizer is None else weights.tokenizer(source if complete else tokenizer)
-        return Clip(model.to(pick(device)), words)
+        return Clip(model.to(weights.pick_device(device)), words)

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from rewards._support.learned_facts import MOST_WORDS
-from unigrpo.core.devices import pick
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json, write_json
 from unigrpo.core.records import Prompt
 from unigrpo.core.settings import from_dict, require, to_dict
 from unigrpo.core.tensor_files import load_weights, read_tensors, write_tensors
+from unigrpo.core.weights import pick_device
 from unigrpo.models import torchvision_compat
 from unigrpo.study.config import RewardConfig
 from unigrpo.world.prompts import vocabulary
@@ -115,7 +115,7 @@ class LearnedReward(nn.Module):
 def load(path: str | Path, device: str = "auto"):
     """The trained reward in folder ``path``. Raises UserError where it is absent, damaged or of another shape."""
     path = Path(path)
-    device = pick(device)
+    device = pick_device(device)
     names = Card.__dataclass_fields__
     data = read_json(path / "model.json", *names)
     try:

@@ -10,8 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from unigrpo.core import hub
-from unigrpo.core.devices import pick
+from unigrpo.core import weights
 from unigrpo.core.errors import UserError
 from unigrpo.core.tensor_files import load_weights, read_tensors
 from unigrpo.judges.reward import Score
@@ -34,7 +33,7 @@ def read_published(reward: str, path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and torch raise other kinds
-        raise UserError(f"reward {reward}: {path}: not a file of tensors ({hub.sentence(error)})") from None
+        raise UserError(f"reward {reward}: {path}: not a file of tensors ({weights.sentence(error)})") from None
     tensors = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(tensors, dict) or not tensors or not all(isinstance(v, Tensor) for v in tensors.values()):
         raise UserError(f"reward {reward}: {path}: expected tensors by name, or them as 'state_dict'")
@@ -50,7 +49,7 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path, device: str,
 
 
 def frozen(module: nn.Module, device: str) -> nn.Module:
-    return module.to(pick(device)).eval().requires_grad_(False)
+    return module.to(weights.pick_device(device)).eval().requires_grad_(False)
 
 
 def in_batches(score: Score, size: int) -> Score:

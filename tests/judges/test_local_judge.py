@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 
 from tests._support import judges
 from unigrpo.core import weights
-from unigrpo.core.devices import pick
 from unigrpo.core.errors import UserError
 from unigrpo.judges.local import LocalVlm
 
@@ -198,8 +197,8 @@ def test_a_folder_that_is_no_such_model_is_named(folder, tmp_path):
 
 
 def test_auto_is_the_device_that_is_there():
-    assert pick("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    assert pick("cpu").type == "cpu"
+    assert weights.pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert weights.pick_device("cpu").type == "cpu"
 
 
 def test_a_device_that_is_not_there_is_named(folder):

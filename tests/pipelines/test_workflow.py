@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from unigrpo.study import catalogue, overview
-from unigrpo.study.claim_entries import runs_read
+from unigrpo.study.catalogue import runs_read
 
 SNAKEMAKE = [sys.executable, "-m", "snakemake"]
 REPRODUCE = [sys.executable, "-m", "unigrpo", "run", "base", "--scale", "smoke"]
@@ -141,7 +141,7 @@ def study(folder: Path, **options) -> overview.Study:
 
 def trained(chosen: overview.Study, runs: Iterable[str]) -> int:
     """Trainings by reinforcement of ``runs`` and of all that they start from."""
-    needed = {run for name in runs for run in catalogue.ancestors("", chosen.catalogue["runs"], name, "init")}
+    needed = {run for name in runs for run in catalogue.ancestors(chosen.catalogue["runs"], name, "init")}
     return sum(len(chosen.seeds(run)) for run in needed if run in chosen.runs("rl"))
 
 

@@ -12,8 +12,7 @@ from unigrpo.report.claims import outcomes, verdicts
 from unigrpo.report.claims.checks import CHECKS
 from unigrpo.report.claims.verdicts import ARTEFACT_MARGIN, FAILS, HOLDS, MARGIN, NO, OPEN, UNDECIDED, YES
 from unigrpo.report.data.stats import Estimate
-from unigrpo.study.catalogue import load_catalogue
-from unigrpo.study.claim_entries import READS
+from unigrpo.study.catalogue import READS, load_catalogue
 
 LEVELS = {  # run -> share of right images with thinking, seeds; without thinking it is 0.1 less
     "base": (0.1, 1), "sft": (0.6, 1), "flow_grpo": (0.6, 2), "text_grpo": (0.6, 2), "unigrpo": (0.95, 2),

@@ -21,7 +21,7 @@ from unigrpo.study import resolve
 from unigrpo.study.catalogue import load_catalogue
 from unigrpo.study.config import rl_config
 from unigrpo.study.facts import REWARDS
-from unigrpo.study.reward_options import check_reward
+from unigrpo.study.training_inputs import check_reward
 from unigrpo.training import learner, task
 
 OWN = {
@@ -213,7 +213,7 @@ USE = """
 import torch
 from unigrpo.core.records import Prompt
 from unigrpo.judges import reward
-from unigrpo.study.run_choice import chosen_run
+from unigrpo.study.overview import chosen_run
 
 rl = chosen_run("smoke", "mine", 0, None)[1].rl
 score = reward.load(rl.reward, **rl.reward_options)

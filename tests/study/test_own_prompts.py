@@ -16,7 +16,7 @@ from unigrpo.judges import reward as rewards
 from unigrpo.study import resolve
 from unigrpo.study.catalogue import load_catalogue
 from unigrpo.study.facts import REWARDS
-from unigrpo.study.prompt_pool import training_pool
+from unigrpo.study.training_inputs import training_pool
 from unigrpo.training import reinforcement_run, task
 from unigrpo.world.prompts import prompt_set, read_prompts
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(Exception):
@@ -15,6 +16,15 @@ class UserError(Exception):
 
 class Collapse(Exception):
     """Training cannot go on: something that it computed is not finite. The message says what."""
+
+
+@contextmanager
+def error_prefix(where: object) -> Iterator[None]:
+    """A UserError of the block begins with ``where``: the file or the key that it is about."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def in_one_line(main: Callable[[], None]) -> None:

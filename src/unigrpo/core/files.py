@@ -11,25 +11,30 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from unigrpo.core.errors import UserError
 
 
+@contextmanager
+def accessing(path: str | Path, way: Literal["read", "written", "made"]) -> Iterator[None]:
+    """What the system refuses inside the block is a UserError: ``path`` cannot be accessed in that way."""
+    try:
+        yield
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be {way} ({error})") from None
+
+
 def read_text(path: str | Path) -> str:
     """The text of a UTF-8 file. Raises UserError where it cannot be read."""
-    try:
+    with accessing(path, "read"):
         return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from None
 
 
 def digest(path: str | Path) -> str:
     """sha256 of a file's content. Raises UserError where it cannot be read."""
-    try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error})") from None
+    with accessing(path, "read"), Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json(path: str | Path, *keys: str) -> dict:
@@ -71,27 +76,18 @@ def replacing(path: str | Path) -> Iterator[Path]:
     folder. What a killed process leaves behind, the next one to write ``path`` overwrites. Raises UserError where no
     file can be written: a taken name, a read-only folder, a full disk."""
     path = Path(path)
-    with writing(path):
+    with accessing(path, "written"):
         path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
         raise UserError(f"{path}: cannot be written, expected a file, found a folder")
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with writing(path):
+        with accessing(path, "written"):
             temporary.touch()  # refused now rather than after the work
             yield temporary
             os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """What the system refuses inside the block is a UserError that names ``path``, which is being written."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error})") from None
 
 
 @contextmanager
@@ -103,10 +99,8 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         raise UserError(f"{path}: is there already, expected a new folder")
     temporary = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    try:
+    with accessing(path, "made"):
         temporary.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be made ({error})") from None
     try:
         yield temporary
         os.replace(temporary, path)
@@ -133,7 +127,7 @@ def exclusive(path: str | Path) -> Iterator[int]:
     holder ends, however it ends, so there is never a stale one to remove.
     """
     path = Path(path)
-    with writing(path):
+    with accessing(path, "written"):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a")
     with file:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, PlainValidator, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 
-from unigrpo.core import hub
+from unigrpo.core import weights
 from unigrpo.core.errors import UserError
 from unigrpo.core.registry import nearest
 from unigrpo.core.settings import STRICT, explain
@@ -38,14 +38,10 @@ def expect(expected: str, holds: Callable[[Any], bool], of: type | tuple[type, .
 def _is_url(text: str) -> bool:
     try:
         parts = urlsplit(text)
-        return (
-            parts.scheme in ("http", "https")
-            and bool(parts.hostname)
-            and parts.port != 0
-            and not re.search(r"\s", text)
-        )
+        complete = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # a port that is none
         return False
+    return complete and not re.search(r"\s", text)
 
 
 def _exists(path: str | Path) -> bool:
@@ -56,36 +52,29 @@ def _exists(path: str | Path) -> bool:
 
 
 def _is_published(source: str | Path) -> bool:
-    return _exists(source) or hub.ID.fullmatch(str(source)) is not None
+    return _exists(source) or weights.ID.fullmatch(str(source)) is not None
 
 
-Device = Annotated[
-    str,
-    AfterValidator(expect("auto, cpu, cuda or cuda:<number>", re.compile(r"auto|cpu|cuda(:\d{1,3})?").fullmatch)),
-]
-Url = Annotated[str, AfterValidator(expect("a URL, http:// or https:// with a host", _is_url))]
-ExistingPath = Annotated[
-    str, PlainValidator(expect("the path of a file or folder that is there", _exists, (str, Path)))
-]
-Published = Annotated[
-    str,
-    PlainValidator(
-        expect("a file or folder that is there, or a repository of the hub (owner/name)", _is_published, (str, Path))
-    ),
-]
+_DEVICE = expect("auto, cpu, cuda or cuda:<number>", re.compile(r"auto|cpu|cuda(:\d{1,3})?").fullmatch)
+_URL = expect("a URL, http:// or https:// with a host", _is_url)
+_PATH = expect("the path of a file or folder that is there", _exists, (str, Path))
+_SOURCE = "a file or folder that is there, or a repository of the hub (owner/name)"
+Device = Annotated[str, AfterValidator(_DEVICE)]
+Url = Annotated[str, AfterValidator(_URL)]
+ExistingPath = Annotated[str, PlainValidator(_PATH)]
+Published = Annotated[str, PlainValidator(expect(_SOURCE, _is_published, (str, Path)))]
 
 
 def annotations(function: Callable) -> dict[str, Any]:
     """Name -> annotation of each argument of ``function``; Any where there is none, or one that cannot be read."""
     found = {}
-    for parameter in inspect.signature(function).parameters.values():
-        given = parameter.annotation is not parameter.empty
-        alone = SimpleNamespace(__annotations__={"it": parameter.annotation if given else Any})
+    for name, parameter in inspect.signature(function).parameters.items():
+        alone = SimpleNamespace(__annotations__={name: parameter.annotation})
         try:
             hints = get_type_hints(alone, getattr(function, "__globals__", {}), include_extras=True)
         except (NameError, TypeError):  # a name that a type checker alone imports
-            hints = {"it": Any}
-        found[parameter.name] = hints["it"]
+            hints = {name: Any}
+        found[name] = Any if parameter.annotation is parameter.empty else hints[name]
     return found
 
 
@@ -114,18 +103,14 @@ def check_value(value: object, annotation: Any, key: str) -> None:
     model = isinstance(annotation, type) and issubclass(annotation, BaseModel)
     adapter = TypeAdapter(annotation, config=None if model else ConfigDict(**STRICT, arbitrary_types_allowed=True))
     try:
-        if (text := _json(value)) is None:
+        text = json.dumps(str(value) if isinstance(value, Path) else value)
+    except TypeError:
+        text = None
+    try:
+        if text is None:
             adapter.validate_python(value)
         else:  # as a file holds it: a list is a tuple too, and a text a path
             adapter.validate_json(text)
     except ValidationError as error:
-        raise UserError(
-            explain(error, key, get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation)
-        ) from None
-
-
-def _json(value: object) -> str | None:
-    try:
-        return json.dumps(str(value) if isinstance(value, Path) else value)
-    except TypeError:
-        return None
+        kind = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+        raise UserError(explain(error, key, kind)) from None

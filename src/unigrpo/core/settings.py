@@ -23,6 +23,15 @@ NotNegative = Annotated[float, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0, le=10)]  # a learning rate or a noise level
 Share = Annotated[float, Field(ge=0, le=1)]
 AsTuple = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+Several = Annotated[tuple[Kind, ...], AsTuple, Field(min_length=1)]  # one or more
+EXPECTED = {  # kind of pydantic's error -> what a value should have been, in plain words
+    "int_type": "a whole number", "int_from_float": "a whole number", "float_type": "a number",
+    "finite_number": "a finite number", "bool_type": "true or false", "string_type": "text",
+    "tuple_type": "a list", "list_type": "a list", "dict_type": "a mapping", "model_type": "a mapping",
+    "dataclass_type": "a mapping", "greater_than": "more than {gt:g}", "greater_than_equal": "at least {ge:g}",
+    "less_than": "less than {lt:g}", "less_than_equal": "at most {le:g}",
+    "too_short": "{min_length} values", "too_long": "{max_length} values",
+}  # fmt: skip
 
 
 class Settings(BaseModel):
@@ -85,33 +94,10 @@ def explain(error: ValidationError, where: str, kind: type | None = None) -> str
         return f"{key}: missing"
     if "literal" in sort:
         known = [word.strip().strip("'") for word in context["expected"].replace(" or ", ",").split(",")]
-        return f"{key}: expected {context['expected']}, {got}{_meant(first['input'], known)}"
-    return f"{key}: expected {_expected(sort, context, first['msg'])}, {got}"
-
-
-def _meant(value: object, known: list[str]) -> str:
-    hint = nearest(value, known) if isinstance(value, str) else ""
-    return hint if "did you mean" in hint else ""
-
-
-def _expected(sort: str, context: dict, message: str) -> str:
-    """What a value should have been, in plain words."""
-    words = {
-        "int_type": "a whole number", "int_from_float": "a whole number", "float_type": "a number",
-        "finite_number": "a finite number", "bool_type": "true or false", "string_type": "text",
-        "tuple_type": "a list", "list_type": "a list", "dict_type": "a mapping", "model_type": "a mapping",
-        "dataclass_type": "a mapping",
-    }  # fmt: skip
-    if sort in words:
-        return words[sort]
-    bounds = {"greater_than": ("more than", "gt"), "greater_than_equal": ("at least", "ge"),
-              "less_than": ("less than", "lt"), "less_than_equal": ("at most", "le")}  # fmt: skip
-    if sort in bounds:
-        word, name = bounds[sort]
-        return f"{word} {context[name]:g}"
-    if sort in ("too_short", "too_long"):
-        return f"{context.get('min_length', context.get('max_length'))} values"
-    return message[0].lower() + message[1:]
+        hint = nearest(first["input"], known) if isinstance(first["input"], str) else ""
+        return f"{key}: expected {context['expected']}, {got}{hint if 'did you mean' in hint else ''}"
+    expected = EXPECTED[sort].format(**context) if sort in EXPECTED else first["msg"][0].lower() + first["msg"][1:]
+    return f"{key}: expected {expected}, {got}"
 
 
 def _fields(kind: type | None, place: list) -> list[str]:
@@ -119,7 +105,5 @@ def _fields(kind: type | None, place: list) -> list[str]:
     for part in place:
         field = getattr(kind, "model_fields", {}).get(part)
         values = get_args(kind)[-1] if get_origin(kind) is dict else None
-        kind = field.annotation if field is not None else values
-    if kind is None:
-        return []
+        kind = values if field is None else field.annotation
     return list(getattr(kind, "model_fields", None) or getattr(kind, "__dataclass_fields__", ()))

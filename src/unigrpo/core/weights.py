@@ -1,20 +1,27 @@
-"""Published weights: the folder of a checkpoint, from a local path or the hub, and its hash. Imports no torch."""
+"""Published weights: a checkpoint's folder, from a local path or the hub, its hash and its device. Imports no torch.
+
+The hub's client is imported when something is fetched; what goes wrong there is one line with what to do instead.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from unigrpo.core import hub
 from unigrpo.core.errors import UserError
+from unigrpo.core.files import accessing
 
-KINDS = ("*.safetensors", "*.bin", "*.pt", "*.pth")
-"""File names of weights, best first: where a folder has several kinds, only the first kind counts."""
+if TYPE_CHECKING:
+    import torch
 
-TEXTS = ("*.json", "*.txt", "*.model", "*.jinja")
-"""Of a tokenizer or processor."""
+ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")  # of a repository of the hub: owner/name
+KINDS = ("*.safetensors", "*.bin", "*.pt", "*.pth")  # of weights, best first: a folder's first kind alone counts
+TEXTS = ("*.json", "*.txt", "*.model", "*.jinja")  # of a tokenizer or processor
 
 
 def folder(name: str | Path, needs: Sequence[str] = ("config.json",)) -> Path:
@@ -23,54 +30,92 @@ def folder(name: str | Path, needs: Sequence[str] = ("config.json",)) -> Path:
     ``needs`` are files that must be there beside the weights. Raises UserError, in one line with what to place where,
     for a hub that cannot be reached and for a folder that lacks a file or has no weights.
     """
-    path = Path(name)
-    if not path.is_dir():
-        return _fetched(str(name), needs)
-    if lacking := _lacking(path, needs):
+    local, wanted = Path(name).is_dir(), "a checkpoint"
+    path = Path(name) if local else repository(name, wanted, (*TEXTS, KINDS[0]))
+    if not local and not files(path):  # published before safetensors
+        path = repository(name, wanted, (*TEXTS, KINDS[1]))
+    lacking = [file for file in needs if not (path / file).exists()]
+    if not local and (lacking or not files(path)):  # offline the hub gives what its cache has: perhaps a part
+        raise unfetched(name, wanted, f"{lacking[0]} is not in {path}" if lacking else f"no weights are in {path}")
+    if lacking:
         raise UserError(f"{path / lacking[0]}: is missing, expected beside the weights of {name}")
     if not files(path):
         raise UserError(f"{path}: has no weights, expected {KINDS[0]} (or {', '.join(KINDS[1:])})")
     return path
 
 
-def _fetched(name: str, needs: Sequence[str]) -> Path:
-    """As ``folder``, from the hub, which offline gives what its cache has: perhaps a part."""
-    wanted = "a checkpoint"
-    path = hub.repository(name, wanted, (*TEXTS, KINDS[0]))
-    if not files(path):  # published before safetensors
-        path = hub.repository(name, wanted, (*TEXTS, KINDS[1]))
-    if lacking := _lacking(path, needs):
-        raise hub.unfetched(name, wanted, f"{lacking[0]} is not in {path}")
-    if not files(path):
-        raise hub.unfetched(name, wanted, f"no weights are in {path}")
-    return path
-
-
-def _lacking(path: Path, needs: Sequence[str]) -> list[str]:
-    return [file for file in needs if not (path / file).exists()]
-
-
 def file(source: str | Path, name: str) -> Path:
     """The file ``name`` of ``source``, which is a folder, a repository of the hub, or the file itself. Raises
     UserError."""
     path = Path(source)
-    if path.is_file() or (path / name).is_file():
-        return path if path.is_file() else path / name
-    if path.is_dir():
-        raise UserError(f"{path / name}: is missing")
-    folder = hub.repository(str(source), name, (name,))
-    if not (folder / name).is_file():
-        raise hub.unfetched(str(source), name, f"it is not in {folder}")
-    return folder / name
+    if path.is_file():
+        return path
+    local = path.is_dir()
+    found = (path if local else repository(source, name, (name,))) / name
+    if not found.is_file():
+        missing = UserError(f"{found}: is missing")
+        raise missing if local else unfetched(source, name, f"it is not in {found.parent}")
+    return found
 
 
 def tokenizer(source: str | Path):
     """The tokenizer of transformers in a folder or repository of the hub. Raises UserError."""
     from transformers import AutoTokenizer
 
-    path = Path(source) if Path(source).is_dir() else hub.repository(str(source), "a tokenizer", TEXTS)
+    path = Path(source) if Path(source).is_dir() else repository(source, "a tokenizer", TEXTS)
     with loading(path, "a tokenizer"):
         return AutoTokenizer.from_pretrained(path, local_files_only=True)
+
+
+def repository(name: str | Path, wanted: str, patterns: Sequence[str]) -> Path:
+    """The folder of the hub's repository ``name`` with the files that match ``patterns``. Raises as :func:`fetch`."""
+    from huggingface_hub import snapshot_download
+
+    return fetch(name, wanted, lambda: snapshot_download(str(name), allow_patterns=list(patterns)))
+
+
+def fetch(name: str | Path, wanted: str, get: Callable[[], str | Path]) -> Path:
+    """The folder that ``get`` brings from the hub's repository ``name`` into its cache. Raises UserError for a name
+    that no repository can have, and for what cannot be had: ``wanted``."""
+    if not ID.fullmatch(str(name)):
+        raise UserError(f"{name}: no such file or folder, expected {wanted}, or a repository of the hub (owner/name)")
+    try:
+        with quiet():
+            return Path(get())
+    except Exception as error:  # the hub's client raises its own errors, and those of its transport
+        raise unfetched(name, wanted, sentence(error)) from None
+
+
+def unfetched(name: str | Path, wanted: str, why: str) -> UserError:
+    """The line for ``wanted`` of the repository ``name``, which cannot be had because of ``why``."""
+    return UserError(
+        f"{name}: no such folder here, and {wanted} cannot be fetched from the hub ({why});"
+        f" `hf download {name} --local-dir DIR` where there is a network, then give DIR"
+    )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No warnings of the libraries that fetch and load: what goes wrong is one line of ours."""
+    from huggingface_hub.utils import logging
+
+    loggers = [logging]
+    if "transformers" in sys.modules:
+        loggers.append(sys.modules["transformers"].utils.logging)
+    levels = [logger.get_verbosity() for logger in loggers]
+    for logger in loggers:
+        logger.set_verbosity_error()
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.set_verbosity(level)
+
+
+def sentence(error: Exception) -> str:
+    """The kind of an error, and the first sentence of what may have many lines."""
+    said = " ".join(str(error).split()).split(". ")[0]
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 @contextmanager
@@ -78,12 +123,12 @@ def loading(path: Path, kind: str) -> Iterator[None]:
     """What a library raises inside the block on a damaged or unfit checkpoint is a UserError of one line: ``path``
     cannot be loaded as ``kind``."""
     try:
-        with hub.quiet():
+        with quiet():
             yield
     except UserError:
         raise
     except Exception as error:  # the libraries raise whatever reading a damaged file raises
-        raise UserError(f"{path}: cannot be loaded as {kind} ({hub.sentence(error)})") from None
+        raise UserError(f"{path}: cannot be loaded as {kind} ({sentence(error)})") from None
 
 
 def load_model(cls, path: Path, kind: str, **options):
@@ -110,10 +155,24 @@ def digest(path: Path) -> str:
     """12 hexadecimal digits of the sha256 of a folder's weights, file after file: the same wherever they lie."""
     content = hashlib.sha256()
     for file in files(path):
-        try:
-            with file.open("rb") as stream:
-                while chunk := stream.read(1 << 22):
-                    content.update(chunk)
-        except OSError as error:
-            raise UserError(f"{file}: cannot be read ({error})") from None
+        with accessing(file, "read"), file.open("rb") as stream:
+            while chunk := stream.read(1 << 22):
+                content.update(chunk)
     return content.hexdigest()[:12]
+
+
+def pick_device(name: str) -> torch.device:
+    """The device to load on: ``auto`` is CUDA where there is one, else the CPU. Raises UserError for one that this
+    machine lacks."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"device: expected auto, cpu, cuda or cuda:<number>, got {name!r}") from None
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise UserError(f"device: {name!r} was asked for, but this machine has {count} CUDA devices")
+    return device

@@ -13,7 +13,6 @@ from PIL.Image import Image
 from torch import Tensor
 
 from unigrpo.core import weights
-from unigrpo.core.devices import pick
 from unigrpo.core.errors import UserError
 from unigrpo.core.settings import require
 from unigrpo.judges import written
@@ -35,7 +34,7 @@ class LocalVlm:
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         path = weights.folder(name)
-        self.device = pick(device)
+        self.device = weights.pick_device(device)
         dtype = ("bfloat16" if self.device.type == "cuda" else "float32") if dtype == "auto" else dtype
         require(dtype in DTYPES, "vision-language model: dtype", f"auto, {', '.join(DTYPES)}, got {dtype!r}")
         require(batch_size >= 1, "vision-language model: batch_size", f"at least 1, got {batch_size}")

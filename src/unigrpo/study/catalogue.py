@@ -1,4 +1,4 @@
-"""The catalogue (``pipelines/experiments.yaml``): the runs, tables and figures of a study, read and checked.
+"""The catalogue (``pipelines/experiments.yaml``): the runs, tables, figures and claims of a study, read and checked.
 
 Imports no torch; everything wrong is one UserError naming file and key.
 """
@@ -6,16 +6,16 @@ Imports no torch; everything wrong is one UserError naming file and key.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from unigrpo.core.errors import UserError
+from unigrpo.core.errors import UserError, error_prefix
 from unigrpo.core.registry import nearest
-from unigrpo.core.settings import AsTuple, Count, Settings, from_dict
+from unigrpo.core.settings import AsTuple, Count, Settings, Several, from_dict
 from unigrpo.core.yaml_files import read_yaml
-from unigrpo.study.claim_entries import ClaimEntry, require_check, rows_read, runs_read
 from unigrpo.study.config import RLConfig, SupervisedConfig, rl_class
 from unigrpo.study.facts import FIGURES, TABLES, KindFacts
 
@@ -24,21 +24,28 @@ SFT = "sft"  # the run that decoding is chosen and the reward learned on
 COMMON = ("label", "stage", "init", "evaluate")  # keys of a run's line that are not settings of its stage
 DOORS = {"tables": TABLES, "figures": FIGURES}
 NAME = re.compile(r"[a-z][a-z0-9_]*")
-Mode = Literal["no", "yes"]
-Names = Annotated[tuple[str, ...], AsTuple, Field(min_length=1)]
+READS = {  # check of a claim (``unigrpo.report.claims.checks``) -> the key of its entry that it reads
+    "highest": "rows",
+    **dict.fromkeys(("gains", "no_losses", "not_all_gains"), "pairs"),
+    **dict.fromkeys(("all_collapsed", "half_the_evaluations", "higher_training_reward"), "runs"),
+    **dict.fromkeys(("hacked", "lets_artefacts_in", "steady_and_best"), "runs"),
+}
+Mode = Literal["no", "yes"]  # thinking at evaluation
+Row = Annotated[tuple[str, Mode], AsTuple]  # a run, so evaluated
+Pair = Annotated[tuple[Row, Row], AsTuple]  # the first is compared with the second
 
 
 class Line(Settings):
     """A run's line: what is not a setting of its stage. Settings stand beside these keys."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    model_config = ConfigDict(extra="allow")
 
     label: str | None = None
     init: str | None = None
     like: str | None = None
     vary: dict[str, list] | None = None
     seeds: Count | None = None
-    evaluate: Annotated[tuple[Mode, ...], AsTuple, Field(min_length=1)] | None = None
+    evaluate: Several[Mode] | None = None
 
 
 class Spec(Settings):
@@ -49,42 +56,30 @@ class Spec(Settings):
     group: Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")] | None = None
     title: str | None = None
     guidance: Literal["tuned", "unguided"] | None = None
-    runs: Names | None = None
-    rows: Annotated[tuple[Annotated[tuple[str, Mode], AsTuple], ...], AsTuple, Field(min_length=1)] | None = None
+    runs: Several[str] | None = None
+    rows: Several[Row] | None = None
+
+
+class ClaimEntry(Settings):
+    """A claim in words, why it could have failed or not, its check, and one of the three that a check reads."""
+
+    claim: str
+    check: str
+    why: str
+    designed: bool = False  # whether the synthetic world is made so that it holds
+    rows: Several[Row] | None = None
+    pairs: Several[Pair] | None = None
+    runs: Several[str] | None = None
 
 
 class Catalogue(Settings):
     """The file."""
 
     defaults: dict[str, Any] = {}  # settings of every reinforced run, below those of the scale
-    runs: dict[str, dict]
-    tables: dict[str, dict] = {}
-    figures: dict[str, dict] = {}
-    claims: dict[str, dict] = {}
-
-
-def _read(path: str | Path) -> dict:
-    """The file's sections, checked as far as each can be alone."""
-    content = read_yaml(path)
-    try:
-        for kind in ("runs", "tables", "figures"):
-            for name in content.get(kind) or () if isinstance(content, dict) else ():
-                if not isinstance(name, str) or not NAME.fullmatch(name):
-                    raise UserError(f"{kind}.{name}: a name has small letters, digits and underscores only")
-        catalogue = from_dict(Catalogue, content)
-        for name, line in catalogue.runs.items():
-            checked = from_dict(Line, line, f"runs.{name}")
-            varied = checked.vary is None or (len(checked.vary) == 1 and all(checked.vary.values()))
-            if not varied:
-                raise UserError(f"runs.{name}.vary: expected one setting with a list of values, got {line['vary']!r}")
-        for section, model in {"tables": Spec, "figures": Spec, "claims": ClaimEntry}.items():
-            for name, entry in getattr(catalogue, section).items():
-                from_dict(model, entry, f"{section}.{name}")
-        for name, entry in catalogue.claims.items():
-            require_check(entry, f"claims.{name}")
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    return content
+    runs: dict[str, Line]
+    tables: dict[str, Spec] = {}
+    figures: dict[str, Spec] = {}
+    claims: dict[str, ClaimEntry] = {}
 
 
 def load_catalogue(path: str | Path) -> dict:
@@ -95,29 +90,49 @@ def load_catalogue(path: str | Path) -> dict:
     ``init``, ``evaluate`` and its settings, and the last is a run's line without each setting that it makes itself.
     Raises UserError.
     """
-    catalogue = _read(path)
-    for name in (BASE, SFT):
-        if name not in catalogue["runs"]:
-            raise UserError(f"{path}: runs.{name}: missing, the workflow needs a run of this name")
-    runs, sweeps = _spread(path, catalogue["runs"])
-    lines = {name: {"label": name, **_inherit(path, runs, name)} for name in runs}
-    overrides = {name: _overrides(runs, catalogue["runs"], name) for name in runs}
-    defaults = catalogue.get("defaults", {})
-    for name, line in lines.items():
-        line["stage"] = BASE if name == BASE else "rl" if "train" in line else "sft"
-        line.setdefault("init", None)
-        _check_line(path, name, line, defaults)
-    for name in lines:
-        ancestors(path, lines, name, "init")
-    filled = {"defaults": defaults, "runs": lines, "overrides": overrides}
-    for section in (*DOORS, "claims"):
-        filled[section] = {name: _name_each(entry, sweeps) for name, entry in catalogue.get(section, {}).items()}
-        for name, entry in filled[section].items():
-            _check_entry(f"{path}: {section}.{name}", section, entry, lines)
+    content = read_yaml(path)
+    with error_prefix(path):
+        _check_sections(content)
+        runs, sweeps = _spread(content["runs"])
+        lines = {name: {"label": name, **_inherit(runs, name)} for name in runs}
+        overrides = {name: _overrides(runs, content["runs"], name) for name in runs}
+        defaults = content.get("defaults", {})
+        for name, line in lines.items():
+            line["stage"] = BASE if name == BASE else "rl" if "train" in line else "sft"
+            line.setdefault("init", None)
+            _check_line(name, line, defaults)
+        for name in lines:
+            ancestors(lines, name, "init")
+        filled = {"defaults": defaults, "runs": lines, "overrides": overrides}
+        for section in (*DOORS, "claims"):
+            filled[section] = {name: _name_each(entry, sweeps) for name, entry in content.get(section, {}).items()}
+            for name, entry in filled[section].items():
+                _check_entry(f"{section}.{name}", section, entry, lines)
     return filled
 
 
-def _spread(path, runs: dict) -> tuple[dict, dict[str, list[str]]]:
+def _check_sections(content: object) -> None:
+    """The file's sections, as far as each can be checked alone."""
+    for kind in ("runs", "tables", "figures"):
+        for name in content.get(kind) or () if isinstance(content, dict) else ():
+            if not isinstance(name, str) or not NAME.fullmatch(name):
+                raise UserError(f"{kind}.{name}: a name has small letters, digits and underscores only")
+    catalogue = from_dict(Catalogue, content)
+    for name, line in catalogue.runs.items():
+        if line.vary is not None and not (len(line.vary) == 1 and all(line.vary.values())):
+            raise UserError(f"runs.{name}.vary: expected one setting with a list of values, got {line.vary!r}")
+    for name, entry in catalogue.claims.items():
+        if entry.check not in READS:
+            near = nearest(entry.check, READS)
+            raise UserError(f"claims.{name}.check: no check is called {entry.check!r}{near}")
+        if getattr(entry, READS[entry.check]) is None:
+            raise UserError(f"claims.{name}.{READS[entry.check]}: missing, {entry.check} reads them")
+    for name in (BASE, SFT):
+        if name not in catalogue.runs:
+            raise UserError(f"runs.{name}: missing, the workflow needs a run of this name")
+
+
+def _spread(runs: dict) -> tuple[dict, dict[str, list[str]]]:
     """Every run with ``vary: {setting: [values]}`` replaced by one run per value, called ``<name>_<setting>_<value>``;
     and the names that each was replaced by."""
     spread, sweeps = {}, {}
@@ -131,10 +146,10 @@ def _spread(path, runs: dict) -> tuple[dict, dict[str, list[str]]]:
         for value in values:
             member = re.sub(r"[^a-z0-9_]", "_", f"{name}_{setting}_{value}".lower())
             if member in members:
-                raise UserError(f"{path}: runs.{name}.vary.{setting}: two of its values make a run called {member!r}")
+                raise UserError(f"runs.{name}.vary.{setting}: two of its values make a run called {member!r}")
             members[member] = shared | {"label": f"{line.get('label', name)}, {setting} {value}", setting: value}
         for clash in members.keys() & (runs.keys() | spread.keys()):
-            raise UserError(f"{path}: runs.{name}.vary: makes a run called {clash!r}, which is there already")
+            raise UserError(f"runs.{name}.vary: makes a run called {clash!r}, which is there already")
         spread |= members
         sweeps[name] = list(members)
     return spread, sweeps
@@ -150,22 +165,22 @@ def _name_each(spec: dict, sweeps: dict[str, list[str]]) -> dict:
     return named_each
 
 
-def ancestors(path, runs: dict, name: str, key: str) -> list[str]:
+def ancestors(runs: dict, name: str, key: str) -> list[str]:
     """The chain of runs from ``name`` along ``key`` (``like`` or ``init``); every name known, none twice."""
     chain = [name]
     while (parent := runs[chain[-1]].get(key)) is not None:
         if parent not in runs:
-            raise UserError(f"{path}: runs.{chain[-1]}.{key}: no run is called {parent!r}{nearest(parent, runs)}")
+            raise UserError(f"runs.{chain[-1]}.{key}: no run is called {parent!r}{nearest(parent, runs)}")
         if parent in chain:
-            raise UserError(f"{path}: runs.{name}.{key}: goes round in a circle ({' -> '.join([*chain, parent])})")
+            raise UserError(f"runs.{name}.{key}: goes round in a circle ({' -> '.join([*chain, parent])})")
         chain.append(parent)
     return chain
 
 
-def _inherit(path, runs: dict, name: str) -> dict:
+def _inherit(runs: dict, name: str) -> dict:
     """A run's line on top of the lines that it is ``like``; a label is not inherited."""
     merged = {}
-    for ancestor in reversed(ancestors(path, runs, name, "like")):
+    for ancestor in reversed(ancestors(runs, name, "like")):
         merged.pop("label", None)
         merged |= runs[ancestor]
     merged.pop("like", None)
@@ -175,12 +190,12 @@ def _inherit(path, runs: dict, name: str) -> dict:
 def _overrides(runs: dict, written: dict, name: str) -> dict[str, dict]:
     """For each setting of ``name``'s line, the line without it; but not for what a sweep varies, its purpose."""
     keys = runs[name].keys() - {*COMMON, "seeds", "like", "train"} if name in written else set()
-    return {key: _inherit("", runs | {name: {k: v for k, v in runs[name].items() if k != key}}, name) for key in keys}
+    return {key: _inherit(runs | {name: {k: v for k, v in runs[name].items() if k != key}}, name) for key in keys}
 
 
-def _check_line(path, name: str, line: dict, defaults: dict) -> None:
+def _check_line(name: str, line: dict, defaults: dict) -> None:
     """What a line cannot say alone: it has a parent, a mode, and only settings of its stage."""
-    where = f"{path}: runs.{name}"
+    where = f"runs.{name}"
     if line["init"] is None and name != BASE:
         raise UserError(f"{where}.init: missing, the run it starts from (only {BASE} has none)")
     if line["init"] is not None and name == BASE:
@@ -222,6 +237,18 @@ def _check_entry(where: str, section: str, entry: dict, runs: dict) -> None:
             raise UserError(f"{where}.{key}: run {run!r} is not trained by reinforcement")
 
 
+def rows_read(entry: Mapping) -> list[tuple[str, str, str | None]]:
+    """(key, run, thinking) of all that an entry names; no thinking where it names a run alone."""
+    rows = [(f"rows.{i}", *row) for i, row in enumerate(entry.get("rows", ()))]
+    rows += [(f"pairs.{i}.{j}", *row) for i, pair in enumerate(entry.get("pairs", ())) for j, row in enumerate(pair)]
+    return rows + [(f"runs.{i}", run, None) for i, run in enumerate(entry.get("runs", ()))]
+
+
+def runs_read(entry: Mapping) -> list[str]:
+    """The runs that an entry names, each once."""
+    return list(dict.fromkeys(run for _, run, _ in rows_read(entry)))
+
+
 def by_default(specs: dict) -> list[str]:
     """The tables or figures that are made unless they say ``default: false`` or belong to a group."""
     return [name for name, spec in specs.items() if spec.get("default", "group" not in spec)]
@@ -243,5 +270,5 @@ def runs_in_use(catalogue: dict, judged: bool = False) -> list[str]:
     only for the tables and figures that need images."""
     specs = [(kind, catalogue[kind][name]) for kind in DOORS for name in by_default(catalogue[kind])]
     shown = {run for kind, spec in specs if not judged or facts_of(kind, spec).scores for run in runs_read(spec)}
-    used = {ancestor for run in shown for ancestor in ancestors("", catalogue["runs"], run, "init")}
+    used = {ancestor for run in shown for ancestor in ancestors(catalogue["runs"], run, "init")}
     return [run for run in catalogue["runs"] if run in used]

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny, create_model, field_validator, model_validator
 
-from unigrpo.core.errors import UserError
+from unigrpo.core.errors import UserError, error_prefix
 from unigrpo.core.files import read_json
 from unigrpo.core.settings import (
     MOST,
@@ -24,6 +24,7 @@ from unigrpo.core.settings import (
     Positive,
     Rate,
     Settings,
+    Several,
     Share,
     from_dict,
     require,
@@ -34,6 +35,8 @@ SUPERVISED_VALIDATION_IMAGES = 2  # per validation prompt, with thinking and aga
 LENGTH_BUCKETS = 2  # parts of a supervised step, texts of similar length together
 MOST_EPISODES = 10**10  # of a run
 Grid = Literal["points", "steps"]
+Guidance = Annotated[float, Field(ge=1)]  # scale of classifier-free guidance; 1 = none
+AtLeastTwo = Annotated[int, Field(ge=2, le=MOST)]
 
 
 class ModelConfig(Settings):
@@ -90,22 +93,15 @@ class SupervisedConfig(Settings):
 class SamplingConfig(Settings):
     """How images are sampled at evaluation."""
 
-    steps: Annotated[int, Field(ge=2, le=MOST)] = 20  # denoising grid, read by `grid`
+    steps: AtLeastTwo = 20  # denoising grid, read by `grid`
     grid: Grid = "steps"  # BAGEL counts grid points (N points = N-1 evaluations)
     shift: Positive = 3.0  # timestep shift, t' = s t / (1 + (s-1) t)
     renorm: Literal["none", "global", "channel"] = "none"  # of the guided velocity
     max_trace_tokens: Count = 24
     images_per_prompt: Count = 4
     batch_size: Count = 160  # images sampled together
-    # tried on validation prompts
-    guidance_grid: Annotated[tuple[Annotated[float, Field(ge=1)], ...], AsTuple, Field(min_length=1)] = (
-        1.0,
-        1.5,
-        2.0,
-        3.0,
-        4.5,
-    )
-    temperature_grid: Annotated[tuple[Positive, ...], AsTuple, Field(min_length=1)] = (1.0, 0.7, 0.3)
+    guidance_grid: Several[Guidance] = (1.0, 1.5, 2.0, 3.0, 4.5)  # tried on validation prompts
+    temperature_grid: Several[Positive] = (1.0, 0.7, 0.3)  # the same
 
 
 class RLConfig(Settings):
@@ -117,7 +113,7 @@ class RLConfig(Settings):
     thinking: bool = True  # write traces during training
     rollouts: Count = 60
     prompts_per_rollout: Count = 12
-    group_size: Annotated[int, Field(ge=2, le=MOST)] = 12  # episodes (one trace and one image each) per prompt
+    group_size: AtLeastTwo = 12  # episodes (one trace and one image each) per prompt
     epochs: Count = 2  # optimiser steps per rollout
     epoch_convention: Literal["halves", "repeat"] = "halves"  # disjoint parts of the rollout, or all of it each time
     micro_batch: Count = 144  # episodes per backward pass
@@ -125,7 +121,7 @@ class RLConfig(Settings):
     steps: Count = 10  # denoising grid in training
     grid: Grid = "steps"
     shift: Positive = 3.0
-    guidance: Annotated[float, Field(ge=1)] = 1.0  # classifier-free guidance in training; 1 = none, the paper's choice
+    guidance: Guidance = 1.0  # in training; 1 is the paper's choice
     transition: Literal["sde", "cps", "dance"] = "sde"  # kind of the stochastic steps
     noise_level: Rate = 0.8  # a of sigma_t = a sqrt(t / (1 - t)); what it means in the other kinds: flow.transition
     window: Literal["contiguous", "scattered", "progressive"] = "contiguous"
@@ -220,20 +216,6 @@ class RLConfig(Settings):
         return self.context_gradient == "full"
 
 
-def _sections(method: str) -> tuple[type[Settings], ...]:
-    """The settings that the method and all regularisers declare. Raises UserError for a key that is also a common
-    one, or declared twice."""
-    plugins = [METHODS.load(method, "rl.method"), *(REGULARISERS.load(name) for name in REGULARISERS.names())]
-    sections = [plugin.Settings for plugin in plugins if hasattr(plugin, "Settings")]
-    seen = dict.fromkeys(RLConfig.model_fields, "a common setting")
-    for section in sections:
-        for key in section.model_fields:
-            if key in seen:
-                raise UserError(f"{section.__module__}: Settings.{key}: expected another name, it is {seen[key]}")
-            seen[key] = f"a setting of {section.__module__}"
-    return tuple(sections)
-
-
 @cache
 def _composed(method: str, sections: tuple[type[Settings], ...]) -> type[RLConfig]:
     return create_model(f"RLConfig_{method}", __base__=(RLConfig, *sections), __module__=__name__)
@@ -241,8 +223,16 @@ def _composed(method: str, sections: tuple[type[Settings], ...]) -> type[RLConfi
 
 def rl_class(method: str) -> type[RLConfig]:
     """The class of the settings of a reinforced run: the common ones, the method's and the regularisers'. Raises
-    UserError where the method cannot be loaded."""
-    return _composed(method, _sections(method))
+    UserError where the method cannot be loaded, and for a key that is also a common one, or declared twice."""
+    plugins = [METHODS.load(method, "rl.method"), *(REGULARISERS.load(name) for name in REGULARISERS.names())]
+    sections = tuple(plugin.Settings for plugin in plugins if hasattr(plugin, "Settings"))
+    seen = dict.fromkeys(RLConfig.model_fields, "a common setting")
+    for section in sections:
+        for key in section.model_fields:
+            if key in seen:
+                raise UserError(f"{section.__module__}: Settings.{key}: expected another name, it is {seen[key]}")
+            seen[key] = f"a setting of {section.__module__}"
+    return _composed(method, sections)
 
 
 def rl_config(**values) -> RLConfig:
@@ -375,7 +365,5 @@ def check_processes(cfg: RunConfig) -> None:
 def load(path: str | Path) -> RunConfig:
     """Read a resolved run configuration. Raises UserError naming the file and the key."""
     data = read_json(path)
-    try:
+    with error_prefix(path):
         return from_dict(RunConfig, data)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from unigrpo.core.errors import UserError
+from unigrpo.core.errors import UserError, error_prefix
 from unigrpo.core.registry import nearest
 from unigrpo.core.settings import from_dict, to_dict
 from unigrpo.study.catalogue import facts_of, groups, load_catalogue, runs_in_use
-from unigrpo.study.config import check_processes
+from unigrpo.study.config import RunConfig, check_processes, load
+from unigrpo.study.provenance import ROOT
 from unigrpo.study.resolve import Scale, fingerprint, load_scale, resolve
 
+CATALOGUE, SCALES = ROOT / "pipelines" / "experiments.yaml", ROOT / "pipelines" / "scales"
+OPTIONS = ("scale", "seeds", "run", "group")  # of load_study
 MODES = {"yes": "think", "no": "direct"}  # thinking at evaluation, as tables say it -> as files say it
 
 
@@ -44,42 +47,12 @@ class Study:
         first = [spec["runs"][0] for spec in self.catalogue["tables"].values() if facts_of("tables", spec).greedy]
         return [MODES[mode] for mode in self.catalogue["runs"][run]["evaluate"]] + ["greedy"] * (run in first)
 
+    def resolve(self, run: str, seed: int = 0) -> RunConfig:
+        """The configuration of ``run`` at ``seed``. Raises UserError naming the run's key."""
+        return resolve(self.catalogue, self.scale, self.scale_name, run, seed)
+
     def config(self, run: str, seed: int) -> dict:
-        return to_dict(resolve(self.catalogue, self.scale, self.scale_name, run, seed))
-
-
-OPTIONS = ("scale", "seeds", "run", "group")
-
-
-def _check_runs(catalogue: dict, scale: dict, scale_name: str) -> None:
-    """Every run can be resolved, none twice under two names, and no line has a setting that changes nothing; but errors
-    in supervised data, which ablations of the world set, mean nothing to another backbone."""
-    seen: dict[str, str] = {}
-    for run in catalogue["runs"]:
-        config = resolve(catalogue, scale, scale_name, run, 0)
-        if config.stage != "rl" and config.backbone_facts.released:
-            continue
-        same = fingerprint({k: v for k, v in to_dict(config).items() if k not in ("run", "label", "evaluate")})
-        if same in seen:
-            raise UserError(f"runs.{run}: is the same run as {seen[same]}, expected a setting that differs")
-        seen[same] = run
-        for key, line in catalogue["overrides"][run].items():
-            without = catalogue["runs"] | {run: {"label": run, "stage": config.stage, "init": config.init} | line}
-            try:
-                changed = resolve(catalogue | {"runs": without}, scale, scale_name, run, 0) != config
-            except UserError:
-                continue  # the line does not work without it
-            if not changed:
-                value = catalogue["runs"][run][key]
-                raise UserError(f"runs.{run}.{key}: changes nothing, {key} is {value} without it; leave it out")
-
-
-def _check_split(catalogue: dict, scale: dict, scale_name: str, run: str) -> None:
-    """A run that is to be made can be split among the scale's processes."""
-    try:
-        check_processes(resolve(catalogue, scale, scale_name, run, 0))
-    except UserError as error:
-        raise UserError(f"runs.{run}: {error}") from None
+        return to_dict(self.resolve(run, seed))
 
 
 def load_study(catalogue_file: Path, scale_folder: Path, options: dict) -> Study:
@@ -90,28 +63,73 @@ def load_study(catalogue_file: Path, scale_folder: Path, options: dict) -> Study
     """
     for key in options.keys() - set(OPTIONS):
         raise UserError(f"--config {key}: unknown option{nearest(key, OPTIONS)}")
-    scales = [path.stem for path in scale_folder.glob("*.yaml")]
-    name = str(options.get("scale", "cpu"))
-    if name not in scales:
-        raise UserError(f"--config scale={name}: no such file in {scale_folder}{nearest(name, scales)}")
-    scale_file = scale_folder / f"{name}.yaml"
-    catalogue = load_catalogue(catalogue_file)
-    scale = load_scale(scale_file, catalogue["defaults"])
-    runs = catalogue["runs"]
+    study = _read_study(catalogue_file, scale_folder, str(options.get("scale", "cpu")), "--config scale=")
+    runs, known = study.catalogue["runs"], groups(study.catalogue)
     if "run" in options and options["run"] not in runs:
         members = [run for run in runs if run.startswith(f"{options['run']}_")]
         hint = f"; there are {', '.join(members)}" if members else nearest(options["run"], runs)
         raise UserError(f"--config run={options['run']}: no such run{hint}")
-    if "group" in options and options["group"] not in groups(catalogue):
-        known = groups(catalogue)
+    if "group" in options and options["group"] not in known:
         raise UserError(f"--config group={options['group']}: no such group{nearest(options['group'], known)}")
-    scale = scale | {"seeds": options.get("seeds", scale["seeds"])}
-    from_dict(Scale, scale, "--config")
+    study = replace(study, scale=study.scale | {"seeds": options.get("seeds", study.scale["seeds"])})
+    from_dict(Scale, study.scale, "--config")
     asked = [options["run"]] if "run" in options else []
     try:
-        _check_runs(catalogue, scale, name)
-        for run in {*runs_in_use(catalogue), *asked}:
-            _check_split(catalogue, scale, name, run)
+        _check_runs(study)
+        for run in {*runs_in_use(study.catalogue), *asked}:
+            with error_prefix(f"runs.{run}"):
+                check_processes(study.resolve(run))
     except UserError as error:
-        raise UserError(f"{catalogue_file}: {error} (with {scale_file})") from None
-    return Study(catalogue, name, scale)
+        raise UserError(f"{catalogue_file}: {error} (with {scale_folder / study.scale_name}.yaml)") from None
+    return study
+
+
+def _read_study(catalogue_file: Path, scale_folder: Path, scale: str, option: str) -> Study:
+    """The catalogue at ``scale``, which follows ``option`` on the command line."""
+    scales = [path.stem for path in scale_folder.glob("*.yaml")]
+    if scale not in scales:
+        raise UserError(f"{option}{scale}: no such file in {scale_folder}{nearest(scale, scales)}")
+    catalogue = load_catalogue(catalogue_file)
+    return Study(catalogue, scale, load_scale(scale_folder / f"{scale}.yaml", catalogue["defaults"]))
+
+
+def _check_runs(study: Study) -> None:
+    """Every run can be resolved, none twice under two names, and no line has a setting that changes nothing; but errors
+    in supervised data, which ablations of the world set, mean nothing to another backbone."""
+    runs = study.catalogue["runs"]
+    seen: dict[str, str] = {}
+    for run in runs:
+        config = study.resolve(run)
+        if config.stage != "rl" and config.backbone_facts.released:
+            continue
+        same = fingerprint({k: v for k, v in to_dict(config).items() if k not in ("run", "label", "evaluate")})
+        if same in seen:
+            raise UserError(f"runs.{run}: is the same run as {seen[same]}, expected a setting that differs")
+        seen[same] = run
+        for key, line in study.catalogue["overrides"][run].items():
+            without = runs | {run: {"label": run, "stage": config.stage, "init": config.init} | line}
+            try:
+                changed = replace(study, catalogue=study.catalogue | {"runs": without}).resolve(run) != config
+            except UserError:
+                continue  # the line does not work without it
+            if not changed:
+                raise UserError(
+                    f"runs.{run}.{key}: changes nothing, {key} is {runs[run][key]} without it; leave it out"
+                )
+
+
+def chosen_study(scale: str) -> Study:
+    """This checkout's catalogue at ``scale``, its runs not checked. Raises UserError."""
+    return _read_study(CATALOGUE, SCALES, scale, "--scale ")
+
+
+def chosen_run(scale: str | None, run: str | None, seed: int, file: Path | None) -> tuple[str, RunConfig]:
+    """(the words that chose it, its configuration): ``run`` of the catalogue at ``scale`` and ``seed``, or the resolved
+    configuration (JSON) in ``file``. Raises UserError unless exactly one of the two is given."""
+    if (file is None) == (run is None) or (scale is None) != (run is None):
+        raise UserError("expected either --scale and --run, or --config")
+    if file is not None:
+        return str(file), load(file)
+    study = chosen_study(scale)
+    with error_prefix(CATALOGUE):
+        return f"--scale {scale} --run {run}", study.resolve(run, seed)

@@ -18,15 +18,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from unigrpo.core import files
-from unigrpo.core.errors import UserError
+from unigrpo.core.errors import UserError, error_prefix
 from unigrpo.core.registry import nearest
 from unigrpo.core.settings import Count, Settings, from_dict, to_dict
 from unigrpo.core.yaml_files import read_yaml
 from unigrpo.study.catalogue import BASE, COMMON, SFT, ancestors
 from unigrpo.study.config import RunConfig
 from unigrpo.study.facts import METHODS, REGULARISERS
-from unigrpo.study.prompt_pool import training_pool
-from unigrpo.study.reward_options import check_reward
+from unigrpo.study.training_inputs import check_reward, training_pool
 
 LAYOUT = ("processes", "sharding", "activation_checkpointing")  # among devices, of SFT and reinforcement
 MACHINE = ("backbone", "device", "precision", "threads", *LAYOUT)  # keys of a scale that a run has too
@@ -61,7 +60,7 @@ def load_scale(path: str | Path, defaults: dict) -> dict:
     Raises UserError."""
     scale = read_yaml(path)
     line = {"label": "", "init": BASE, "evaluate": ["yes"]}
-    try:
+    with error_prefix(path):
         from_dict(Scale, scale)
         for stage in (BASE, SFT, "rl"):
             _compose(scale, defaults, line | {"stage": stage}, stage, Path(path).stem, 0)
@@ -71,8 +70,6 @@ def load_scale(path: str | Path, defaults: dict) -> dict:
             noise = {} if facts.noise_inside else {"same_noise": False}
             settled = {"stage": "rl", "method": method, "train": parts} | noise
             _compose_with_any(scale, defaults, line | settled, method, Path(path).stem)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
     return scale
 
 
@@ -93,29 +90,22 @@ def resolve(catalogue: dict, scale: dict, scale_name: str, run: str, seed: int) 
     if run not in catalogue["runs"]:
         raise UserError(f"runs: no run is called {run!r}{nearest(run, catalogue['runs'])}")
     try:
-        line = catalogue["runs"][run]
-        data = _data_of(catalogue["runs"], run)
-        config = _compose(scale, catalogue["defaults"], line, run, scale_name, seed, data)
+        runs = catalogue["runs"]
+        sft = next((name for name in ancestors(runs, run, "init") if runs[name]["stage"] == SFT), None)
+        data = _settings(runs[sft]) if sft else {}
+        config = _compose(scale, catalogue["defaults"], runs[run], run, scale_name, seed, data)
         if config.stage == "rl":
-            _check_inputs(config)
+            check_reward(config.rl.reward, config.rl.reward_options, "rl.reward", "rl.reward_options")
+            with error_prefix("rl.prompt_file"):
+                training_pool(config)
         return config
     except UserError as error:
         raise UserError(re.sub(r"^(rl|supervised)\.", f"runs.{run}.", str(error))) from None
 
 
-def _data_of(runs: dict, run: str) -> dict:
-    """The settings of the supervised stage that ``run`` descends from, as its line has them."""
-    ancestor = next((name for name in ancestors("", runs, run, "init") if runs[name]["stage"] == SFT), None)
-    return {key: value for key, value in runs[ancestor].items() if key not in (*COMMON, "seeds")} if ancestor else {}
-
-
-def _check_inputs(cfg: RunConfig) -> None:
-    """The reward and the prompts that a run names are there and can be trained with."""
-    check_reward(cfg.rl.reward, cfg.rl.reward_options, "rl.reward", "rl.reward_options")
-    try:
-        training_pool(cfg)
-    except UserError as error:
-        raise UserError(f"rl.prompt_file: {error}") from None
+def _settings(line: dict) -> dict:
+    """The settings of its stage that a run's line makes."""
+    return {key: value for key, value in line.items() if key not in (*COMMON, "seeds")}
 
 
 def _compose(
@@ -123,7 +113,7 @@ def _compose(
 ) -> RunConfig:
     """``data``: what the run's supervised ancestor changes in the scale's; a reinforced run knows its data by it."""
     common = {key: line[key] for key in COMMON}
-    settings = {key: value for key, value in line.items() if key not in (*COMMON, "seeds")}
+    settings = _settings(line)
     sections = {key: scale.get(key, {}) for key in ("model", "sampling", "reward")}
     sections["weak_reward"] = sections["reward"] | scale.get("weak_reward", {})
     if line["stage"] == "rl":

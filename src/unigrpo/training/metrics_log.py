@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from unigrpo.core.errors import UserError
-from unigrpo.core.files import json_lines, read_jsonl, read_text, write_text, writing
+from unigrpo.core.files import accessing, json_lines, read_jsonl, read_text, write_text
 
 
 class MetricsLog:
@@ -34,7 +34,7 @@ class MetricsLog:
         if self.path is None:
             return
         plain = {k: _plain(v) for k, v in row.items()}
-        with writing(self.path), self.path.open("a") as file:
+        with accessing(self.path, "written"), self.path.open("a") as file:
             file.write(json.dumps(plain) + "\n")
         if self.follow is not None:
             self.follow(plain)

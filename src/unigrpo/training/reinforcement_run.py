@@ -21,7 +21,7 @@ from unigrpo.episodes.rollout import diversity
 from unigrpo.models import checkpoint, lora, sharding
 from unigrpo.sampling.engine import Decoding
 from unigrpo.study.config import RunConfig
-from unigrpo.study.prompt_pool import training_pool
+from unigrpo.study.training_inputs import training_pool
 from unigrpo.training.drift import Probe, drift, probe
 from unigrpo.training.launch import start_model
 from unigrpo.training.learner import Learner, added_rank, networks, optimizer_for, state_of

@@ -18,7 +18,7 @@ from unigrpo.report.data.phrases import MISSING
 from unigrpo.report.data.rows import Row, Sources
 from unigrpo.report.data.stats import rank_correlation
 from unigrpo.report.pages import page
-from unigrpo.study.claim_entries import READS, runs_read
+from unigrpo.study.catalogue import READS, runs_read
 
 DESIGNED, FREE = "designed in", "could have failed"
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import Qwen2Tokenizer
 
 from unigrpo.core.errors import UserError
-from unigrpo.core.files import read_json, read_text, write_json, write_text, writing
+from unigrpo.core.files import accessing, read_json, read_text, write_json, write_text
 from unigrpo.core.settings import to_dict
 from unigrpo.core.tensor_files import shapes_only, write_tensors
 from unigrpo.models.backbones.bagel import bagel_files
@@ -78,7 +78,7 @@ class Bagel(MoTModel):
         for name, card in self.cards.items():
             write_json(folder / name, card)
         write_text(folder / SYSTEM_PROMPT, self.system_prompt)
-        with writing(folder), TemporaryDirectory(dir=folder) as place:  # it would write through a link
+        with accessing(folder, "written"), TemporaryDirectory(dir=folder) as place:  # it would write through a link
             save_tokenizer(self.tokenizer, Path(place))
             for path in Path(place).iterdir():
                 path.replace(folder / path.name)
@@ -125,7 +125,7 @@ def adopt(source: str | Path, folder: Path, expected: ModelConfig, info: dict) -
         kind = bagel_files.dtype_of(release.network, "vae2llm.weight")
         return load(origin, expected=expected, dtype=kind).save(folder, info)
     names = {NETWORK, AUTOENCODER, *release.cards, *bagel_files.TOKENIZER, SYSTEM_PROMPT}
-    with writing(folder):
+    with accessing(folder, "written"):
         folder.mkdir(parents=True, exist_ok=True)
         for path in [p for p in sorted(origin.iterdir()) if p.name in names]:
             (folder / path.name).unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import Qwen2Tokenizer
 
-from unigrpo.core import hub
+from unigrpo.core import weights
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json
 from unigrpo.core.settings import from_dict, require
@@ -139,7 +139,7 @@ def fetch(source: str | Path) -> Path:
     if Path(source).is_dir():
         return Path(source)
     wanted = f"a BAGEL release ({LLM}, {VIT}, {NETWORK}, {AUTOENCODER})"
-    return hub.repository(str(source), wanted, ("*.json", "*.txt", "*.safetensors"))
+    return weights.repository(source, wanted, ("*.json", "*.txt", "*.safetensors"))
 
 
 def read_release(folder: Path) -> Release:

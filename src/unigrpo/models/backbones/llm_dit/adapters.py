@@ -15,7 +15,7 @@ ensure_torchvision()  # the libraries below import it
 from diffusers import StableDiffusion3Pipeline
 from peft import LoraConfig
 
-from unigrpo.core.files import read_json, writing
+from unigrpo.core.files import accessing, read_json
 from unigrpo.core.tensor_files import read_tensors, write_tensors
 
 SCALE = 2  # of an adapter: alpha / rank
@@ -41,11 +41,11 @@ def convert(folder: Path, out: Path) -> None:
         parts[room][rest.replace(".default.", ".")] = tensor
     text, image = settings(card["lora_rank"])
     text.base_model_name_or_path = card["language_model"]
-    with writing(out):
+    with accessing(out, "written"):
         text.save_pretrained(out / "language_model")
     named = {f"base_model.model.{name}": tensor for name, tensor in parts["llm"].items()}
     write_tensors(out / "language_model" / "adapter_model.safetensors", named, {"format": "pt"})
-    with writing(out):
+    with accessing(out, "written"):
         StableDiffusion3Pipeline.save_lora_weights(
             out, transformer_lora_layers=parts["transformer"], transformer_lora_adapter_metadata=image.to_dict()
         )

@@ -29,7 +29,7 @@ from transformers import (
     T5EncoderModel,
 )
 
-from unigrpo.core import hub, seeding, weights
+from unigrpo.core import seeding, weights
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json, read_text
 from unigrpo.core.settings import from_dict, require
@@ -133,13 +133,13 @@ def _files(folder: Path) -> Iterator[Path]:
 # ---------------------------------------------------------------------------------------------------- fetching
 def _language_model(source: str) -> Path:
     what = "a causal language model"
-    return _own(source, "config.json", what) or hub.repository(source, what, WANTED)
+    return _own(source, "config.json", what) or weights.repository(source, what, WANTED)
 
 
 def _pipeline(source: str) -> Path:
     what = f"a {PIPELINE}"
     found = _own(source, "model_index.json", what)
-    folder = found or hub.fetch(source, what, lambda: DiffusionPipeline.download(source))
+    folder = found or weights.fetch(source, what, lambda: DiffusionPipeline.download(source))
     kind = read_json(folder / "model_index.json", "_class_name")["_class_name"]
     if kind != PIPELINE:
         raise UserError(f"{folder / 'model_index.json'}: _class_name: expected {PIPELINE}, got {kind!r}")
@@ -242,4 +242,4 @@ def _read(load, folder: Path):
     try:
         return load()
     except Exception as error:  # the libraries raise many kinds for a file that is absent, damaged or foreign
-        raise UserError(f"{folder}: cannot be loaded ({hub.sentence(error)})") from None
+        raise UserError(f"{folder}: cannot be loaded ({weights.sentence(error)})") from None

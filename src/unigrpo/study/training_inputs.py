@@ -1,16 +1,31 @@
-"""The prompts that reinforcement draws from: the world's training prompts, or a user's file. Imports no torch."""
+"""What a reinforced run's line names besides its settings: the reward with its options, and the prompts. They are
+checked when the catalogue is read. Imports no torch."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from unigrpo.core.errors import UserError
+from unigrpo.core import options as typed
+from unigrpo.core.errors import UserError, error_prefix
 from unigrpo.core.files import read_jsonl
 from unigrpo.core.records import Prompt
-from unigrpo.study.config import RLConfig, RunConfig
+from unigrpo.study.config import RunConfig
 from unigrpo.study.facts import REWARDS, RewardFacts
 from unigrpo.world.asked_text import asked_text
 from unigrpo.world.prompts import prompt_set, read_prompts, vocabulary
+
+
+def check_reward(name: str, options: Mapping, key: str, options_key: str, part: bool = False) -> None:
+    """Raise UserError, in one line with the key, for a reward that is not there or cannot be built with ``options``;
+    the same of the parts of a weighted sum. The workflow gives a reward that it trains its ``path``, but no part."""
+    module = REWARDS.load(name, key)
+    supplied = ("path",) if module.FACTS.trained is not None and not part else ()
+    typed.check(module.build, options, lambda option: f"{options_key}.{option}", supplied)
+    if module.FACTS.parts is not None:
+        for inner, (reward, inner_options) in module.FACTS.parts(options).items():
+            where = f"{options_key}.parts.{inner}"
+            check_reward(reward, inner_options, f"{where}.reward", f"{where}.options", part=True)
 
 
 def training_pool(cfg: RunConfig) -> list[Prompt]:
@@ -20,7 +35,7 @@ def training_pool(cfg: RunConfig) -> list[Prompt]:
     know, an id given before, more words than the learned reward reads, nothing stated where a verdict is the reward, no
     text to render where it is read; and naming a tag with too few prompts to draw a rollout of distinct ones.
     """
-    rl, judges = cfg.rl, _facts(cfg.rl)
+    rl, judges = cfg.rl, _facts(cfg.rl.reward, cfg.rl.reward_options)
     text = next((name for name, facts in judges.items() if facts.reads == "text"), None)
     if rl.prompt_file is None:
         if text:
@@ -45,10 +60,8 @@ def training_pool(cfg: RunConfig) -> list[Prompt]:
         if stated and not prompt.meta["include"]:
             raise UserError(f"{where}: needs 'include', the clauses that the reward {stated} judges")
         if text:
-            try:
+            with error_prefix(where):
                 asked_text(prompt)
-            except UserError as error:
-                raise UserError(f"{where}: {error}") from None
         ids.add(prompt.id)
     tags = [prompt.tag for prompt in prompts]
     most = -(-rl.prompts_per_rollout // len(set(tags)))
@@ -59,12 +72,10 @@ def training_pool(cfg: RunConfig) -> list[Prompt]:
     return prompts
 
 
-def _facts(rl: RLConfig) -> dict[str, RewardFacts]:
-    """The facts of the reward and of all that it is made of, by name."""
-    found, waiting = {}, [(rl.reward, rl.reward_options)]
-    while waiting:
-        name, options = waiting.pop(0)
-        facts = found[name] = REWARDS.load(name, "rl.reward").FACTS
-        if facts.parts is not None:
-            waiting += facts.parts(options).values()
+def _facts(name: str, options: dict) -> dict[str, RewardFacts]:
+    """The facts of a reward and of all that it is made of, by name."""
+    found = {name: REWARDS.load(name, "rl.reward").FACTS}
+    if found[name].parts is not None:
+        for part in found[name].parts(options).values():
+            found |= _facts(*part)
     return found
