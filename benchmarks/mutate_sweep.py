@@ -49,8 +49,8 @@ from unigrpo.sampling import sample_folder
 from unigrpo.sampling.engine import Samples
 from unigrpo.study import config, provenance, resolve
 from unigrpo.study.catalogue import BASE, facts_of, runs_in_use
-from unigrpo.study.overview import load_study
 from unigrpo.study.provenance import ROOT
+from unigrpo.study.resolve import load_study
 from unigrpo.training import state
 from unigrpo.training.learner import optimizer_for
 from unigrpo.world.prompts import prompt_set

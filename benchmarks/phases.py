@@ -42,8 +42,8 @@ from unigrpo.models.mot_model import MoTModel
 from unigrpo.sampling.engine import Decoding
 from unigrpo.study import config, provenance
 from unigrpo.study.config import RunConfig
-from unigrpo.study.overview import chosen_run
 from unigrpo.study.provenance import ROOT
+from unigrpo.study.resolve import chosen_run
 from unigrpo.training import loop, supervised_run
 from unigrpo.training.launch import accelerate_for
 from unigrpo.training.learner import Learner, optimizer_for

@@ -3,7 +3,6 @@
 from unigrpo.study import catalogue
 from unigrpo.study import resolve
 from unigrpo.core import registry
-from unigrpo.study import overview
 from unigrpo.study.facts import BACKBONES, REWARDS
 from unigrpo.core.errors import UserError
 
@@ -19,7 +18,7 @@ SHIPPED_FILES = [
 DETECTOR = ROOT / "assets" / "detector"
 
 try:
-    STUDY = overview.load_study(CATALOGUE_FILE, SCALES, config)
+    STUDY = resolve.load_study(CATALOGUE_FILE, SCALES, config)
 except UserError as error:
     sys.exit(f"error: {error}")
 

@@ -10,9 +10,8 @@ from typing import Annotated
 
 import typer
 
-from unigrpo import commands
+from unigrpo import commands, study
 from unigrpo.core.errors import UserError, in_one_line
-from unigrpo.core.usage import recorded
 
 app = typer.Typer(add_completion=False, invoke_without_command=True)
 for file in pkgutil.iter_modules(commands.__path__):
@@ -44,7 +43,7 @@ def unigrpo(
     if context.invoked_subcommand is None:
         print(context.get_help())
     elif record is not None:
-        context.with_resource(recorded(record, context.invoked_subcommand))
+        context.with_resource(study.provenance.recorded(record, context.invoked_subcommand))
 
 
 def call(words: list[str]) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from unigrpo.study import catalogue, overview
+from unigrpo.study import catalogue, resolve
 from unigrpo.study.catalogue import runs_read
 
 SNAKEMAKE = [sys.executable, "-m", "snakemake"]
@@ -134,18 +134,18 @@ def plan(folder: Path, *arguments: str) -> dict[str, int]:
 # -------------------------------------------------------------------------------------------------------- plans
 
 
-def study(folder: Path, **options) -> overview.Study:
+def study(folder: Path, **options) -> resolve.Study:
     pipelines = folder / "pipelines"
-    return overview.load_study(pipelines / "experiments.yaml", pipelines / "scales", options)
+    return resolve.load_study(pipelines / "experiments.yaml", pipelines / "scales", options)
 
 
-def trained(chosen: overview.Study, runs: Iterable[str]) -> int:
+def trained(chosen: resolve.Study, runs: Iterable[str]) -> int:
     """Trainings by reinforcement of ``runs`` and of all that they start from."""
     needed = {run for name in runs for run in catalogue.ancestors(chosen.catalogue["runs"], name, "init")}
     return sum(len(chosen.seeds(run)) for run in needed if run in chosen.runs("rl"))
 
 
-def named_by(chosen: overview.Study, chosen_of: Callable[[dict], list[str]]) -> tuple[int, int, set[str]]:
+def named_by(chosen: resolve.Study, chosen_of: Callable[[dict], list[str]]) -> tuple[int, int, set[str]]:
     """How many tables and figures are chosen, and the runs that they name."""
     shown = {kind: chosen_of(chosen.catalogue[kind]) for kind in ("tables", "figures")}
     runs = {run for kind in shown for name in shown[kind] for run in runs_read(chosen.catalogue[kind][name])}
@@ -228,7 +228,7 @@ def test_planning_loads_torch_for_a_users_method_alone(root, tmp_path, method):
         path.write_text(path.read_text().replace("runs:\n", "runs:\n  mine: {like: unigrpo, method: mine}\n", 1))
     assert snakemake(folder, "-n", "--quiet").returncode == 0
     code = (
-        "import sys; from pathlib import Path; from unigrpo.study.overview import load_study;"
+        "import sys; from pathlib import Path; from unigrpo.study.resolve import load_study;"
         "load_study(Path('pipelines/experiments.yaml'), Path('pipelines/scales'), {});"
         "print(sorted({'torch', 'transformers', 'diffusers', 'open_clip', 'pandas', 'scipy'} & sys.modules.keys()))"
     )

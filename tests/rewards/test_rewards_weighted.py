@@ -213,7 +213,7 @@ USE = """
 import torch
 from unigrpo.core.records import Prompt
 from unigrpo.judges import reward
-from unigrpo.study.overview import chosen_run
+from unigrpo.study.resolve import chosen_run
 
 rl = chosen_run("smoke", "mine", 0, None)[1].rl
 score = reward.load(rl.reward, **rl.reward_options)

@@ -11,7 +11,7 @@ from unigrpo.core.yaml_files import read_yaml
 from unigrpo.study import config, resolve
 from unigrpo.study.catalogue import by_default, load_catalogue, of_group, runs_in_use
 from unigrpo.study.config import RunConfig, rl_class, rl_config
-from unigrpo.study.overview import load_study
+from unigrpo.study.resolve import load_study
 
 SCALES = ("smoke", "cpu", "gpu", "paper", "sd35")
 

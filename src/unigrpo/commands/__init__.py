@@ -20,5 +20,5 @@ Config = Annotated[Path | None, typer.Option(help="Resolved configuration (JSON)
 
 def chosen_model(scale: str | None, run: str | None, seed: int, config: Path | None, folder: Path):
     """The configuration of a run, and its model from ``folder``. Raises UserError."""
-    _, cfg = study.overview.chosen_run(scale, run, seed, config)
+    _, cfg = study.resolve.chosen_run(scale, run, seed, config)
     return cfg, models.checkpoint.load_model(folder, training.launch.accelerate_for(cfg).device, cfg.model).eval()

@@ -135,5 +135,5 @@ def train_reward(
     """Train the learned reward on renders and on samples of the SFT run."""
     from rewards._support.learned_training import train
 
-    _, cfg = study.overview.chosen_run(scale, run or (study.catalogue.SFT if config is None else None), 0, config)
+    _, cfg = study.resolve.chosen_run(scale, run or (study.catalogue.SFT if config is None else None), 0, config)
     train(cfg, settings, data, out)

@@ -43,12 +43,12 @@ def _sources(scale: str, results: Path | None, scores: Path | None, paper: Path 
     root = results or Path("results") / scale
     table = data.results.Scores(scores or root / "scores.csv") if judged else None
     published = data.results.Paper(paper or data.results.PAPER)
-    return data.rows.Sources(table, published, data.results.Folder(root, study.overview.chosen_study(scale)))
+    return data.rows.Sources(table, published, data.results.Folder(root, study.resolve.chosen_study(scale)))
 
 
 def _entry(section: str, name: str, scale: str, kind: str | None, rows: list[str] | None, guidance: str) -> dict:
     """The entry ``name`` of the catalogue, or one that shows ``rows`` in a ``kind``. Raises UserError."""
-    entries = study.overview.chosen_study(scale).catalogue[section]
+    entries = study.resolve.chosen_study(scale).catalogue[section]
     if (kind is None) != (not rows):
         raise UserError("expected --kind and --row, or neither of them")
     if kind is not None:
@@ -56,7 +56,7 @@ def _entry(section: str, name: str, scale: str, kind: str | None, rows: list[str
         shows = study.catalogue.DOORS[section].load(kind, "--kind").FACTS.shows
         return {"kind": kind, "guidance": guidance, shows: pairs if shows == "rows" else [run for run, _ in pairs]}
     if name not in entries:
-        raise UserError(f"{study.overview.CATALOGUE}: {section}.{name}: no such entry{registry.nearest(name, entries)}")
+        raise UserError(f"{study.resolve.CATALOGUE}: {section}.{name}: no such entry{registry.nearest(name, entries)}")
     return entries[name]
 
 

@@ -95,7 +95,7 @@ def train(
     """
     from unigrpo.planning import plan
 
-    where, cfg = study.overview.chosen_run(scale, run, seed, config)
+    where, cfg = study.resolve.chosen_run(scale, run, seed, config)
     reinforced = cfg.stage == "rl"
     for option, value, needed, what in (
         ("--init", init, cfg.stage != "base", "the folder of the parent run"),
@@ -149,7 +149,7 @@ def reward_data(
     config: Config = None,
 ) -> None:
     """Sample the SFT model for the training of the learned reward."""
-    _, cfg = study.overview.chosen_run(scale, run, 0, config)
+    _, cfg = study.resolve.chosen_run(scale, run, 0, config)
     training.reward_samples.sample_for_reward(cfg, init, out)
 
 

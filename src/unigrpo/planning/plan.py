@@ -10,9 +10,8 @@ from unigrpo.models import mot_sizes
 from unigrpo.planning import adapters_plan, cost, layout, reinforcement_plan, supervised_plan
 from unigrpo.planning.layout import TFLOPS, Device
 from unigrpo.study.config import RunConfig, check_processes
-from unigrpo.study.overview import load_study
 from unigrpo.study.provenance import ROOT
-from unigrpo.study.resolve import resolve
+from unigrpo.study.resolve import load_study, resolve
 
 
 def plan(

@@ -259,12 +259,6 @@ def of_group(specs: dict, group: str | None) -> list[str]:
     return [name for name, spec in specs.items() if group is not None and spec.get("group") == group]
 
 
-def groups(catalogue: dict) -> list[str]:
-    """The names of all groups."""
-    specs = [*catalogue["tables"].values(), *catalogue["figures"].values()]
-    return list(dict.fromkeys(spec["group"] for spec in specs if "group" in spec))
-
-
 def runs_in_use(catalogue: dict, judged: bool = False) -> list[str]:
     """Runs that a default table or figure names, and all they descend from, in the catalogue's order; where ``judged``,
     only for the tables and figures that need images."""

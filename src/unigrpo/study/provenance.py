@@ -1,18 +1,22 @@
-"""Where a result came from: the content of ``run.json``. Does not import torch itself.
+"""Where a result came from, and what it took: the content of ``run.json``. Does not import torch itself.
 
-Snakemake reruns a job when its settings change, not when an imported module does; the source hash recorded
-here lets a table say that different code made its rows. Times and memory are for information only:
-nothing compares them.
+Snakemake reruns a job when its settings change, not when a module does; the source hash lets a table say that different
+code made its rows. Times and memory are for information only: nothing compares them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
+import os
 import platform
 import resource
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,6 +24,7 @@ from unigrpo.core.settings import to_dict
 from unigrpo.study.config import RunConfig
 
 ROOT = Path(__file__).resolve().parents[3]
+MB = 2**20 if sys.platform == "darwin" else 2**10  # units of ru_maxrss
 PACKAGES = ("torch", "numpy", "transformers", "diffusers", "open_clip_torch", "safetensors")
 
 
@@ -60,8 +65,7 @@ def peak_memory_mb() -> float:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated() / 2**20
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MB
 
 
 def record(config: RunConfig, *, device: str, wall_seconds: float, **facts: object) -> dict[str, object]:
@@ -86,3 +90,25 @@ def record(config: RunConfig, *, device: str, wall_seconds: float, **facts: obje
         **facts,
         "config": to_dict(config),
     }
+
+
+@contextmanager
+def recorded(path: Path, step: str) -> Iterator[None]:
+    """On leaving, a line ``{"step", "seconds", "cpu_seconds", "max_rss_mb"}`` in ``path``: of this process since its
+    start and of those that it waited for. Each of several processes started together adds a line."""
+    if os.environ.get("RANK", "0") == "0":
+        path.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        line = {
+            "step": step,
+            "seconds": round(time.monotonic() - started, 2),
+            "cpu_seconds": round(sum(u.ru_utime + u.ru_stime for u in used), 2),
+            "max_rss_mb": round(max(u.ru_maxrss for u in used) / MB, 1),
+        }
+        with path.open("a") as file:
+            file.write(json.dumps(line) + "\n")

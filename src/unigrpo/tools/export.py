@@ -18,7 +18,7 @@ from unigrpo.report.data.rows import Row, Sources
 from unigrpo.study import provenance, run_folder
 from unigrpo.study.config import RunConfig
 from unigrpo.study.facts import BACKBONES
-from unigrpo.study.overview import MODES
+from unigrpo.study.resolve import MODES
 from unigrpo.tools import describe
 from unigrpo.world import prompts as world_prompts
 

@@ -19,7 +19,7 @@ from unigrpo.study import run_folder
 from unigrpo.study.provenance import ROOT
 
 if TYPE_CHECKING:
-    from unigrpo.study.overview import Study
+    from unigrpo.study.resolve import Study
 
 COLUMNS = (
     "run", "seed", "benchmark", "version", "mode", "guidance",

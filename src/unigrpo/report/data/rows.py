@@ -7,7 +7,7 @@ from statistics import median
 
 from unigrpo.core import seeding
 from unigrpo.report.data import results, stats
-from unigrpo.study import overview
+from unigrpo.study import resolve
 
 Line = dict[str, object]
 """One row of a table's CSV: column -> value, None where not available."""
@@ -24,7 +24,7 @@ class Row:
 
     @property
     def mode(self) -> str:
-        return overview.MODES[self.thinking]
+        return resolve.MODES[self.thinking]
 
 
 @dataclass(frozen=True)
