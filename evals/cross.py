@@ -28,8 +28,6 @@ from unigrpo.report.data.stats import Cells, difference, estimate
 from unigrpo.report.pages import page
 from unigrpo.study import run_folder
 
-BATCH = 32
-
 
 @dataclass(frozen=True)
 class Source:
@@ -39,15 +37,6 @@ class Source:
     seed: int
     path: Path
     trained_on: str | None
-
-
-@dataclass(frozen=True)
-class Scored:
-    """One source's scores: a row an image with its prompt and a value a reward; what could not be scored."""
-
-    source: Source
-    rows: list[dict]
-    failed: list[dict]
 
 
 def parse_source(text: str, earlier: Sequence[Source]) -> Source:
@@ -71,12 +60,13 @@ def trained_on(path: Path) -> str | None:
     return None
 
 
-def score(source: Source, judges: Sequence[tuple[str, Reward]], batch: int = BATCH) -> Scored:
-    """Score the images of a source by every reward, ``batch`` of one size at once. An image that cannot be read, or
-    that a reward refuses, is left out and listed as failed. Raises UserError where none is left."""
+def score(source: Source, judges: Sequence[tuple[str, Reward]], batch: int) -> tuple[list[dict], list[dict]]:
+    """(a row an image with its prompt and a value a reward, {image, problem} of failures) of a source, ``batch`` images
+    of one size judged at once. An image that cannot be read, or that a reward refuses, is a failure. Raises UserError
+    where all are."""
     found = read(source.path)
     results: Results = {}
-    for group in batches(found, batch, results):
+    for group in batches(found, batch, results, {}):
         places, pictures, images, _ = zip(*group, strict=True)
         prompts = [picture.prompt for picture in pictures]
         scored = [reward.judge(images, prompts) for _, reward in judges]
@@ -88,7 +78,7 @@ def score(source: Source, judges: Sequence[tuple[str, Reward]], batch: int = BAT
     if not rows:
         first = f"{failed[0]['image']}: {failed[0]['problem']}"
         raise UserError(f"{source.path}: none of {len(failed)} images can be scored; {first}")
-    return Scored(source, rows, failed)
+    return rows, failed
 
 
 def cells(images: pd.DataFrame, reward: str) -> dict[str, Cells]:
@@ -105,14 +95,16 @@ def cells(images: pd.DataFrame, reward: str) -> dict[str, Cells]:
     return found
 
 
-def lines(scored: Sequence[Scored], names: Sequence[str]) -> list[dict]:
+def lines(images: pd.DataFrame, sources: Sequence[Source], failed: Sequence[dict], names: Sequence[str]) -> list[dict]:
     """A line a run and reward: mean and interval, and the difference to the first run; means over prompts."""
-    images = pd.DataFrame([row for s in scored for row in s.rows])
     found = {name: cells(images, name) for name in names}
-    first, rows = scored[0].source.run, []
+    trained = {source.run: source.trained_on for source in reversed(sources)}
+    first, rows = sources[0].run, []
     for run in images["run"].unique():
-        of_run = [s for s in scored if s.source.run == run]
-        counts = {"images": sum(len(s.rows) for s in of_run), "failed": sum(len(s.failed) for s in of_run)}
+        counts = {
+            "images": int((images["run"] == run).sum()),
+            "failed": sum(row["run"] == run for row in failed),
+        }
         for name in names:
             mine, gap = found[name][run], None
             mean = estimate(mine, numpy_generator(0, "cross", run, name), by_category=False)
@@ -120,7 +112,7 @@ def lines(scored: Sequence[Scored], names: Sequence[str]) -> list[dict]:
                 apart = difference(mine, found[name][first])
                 gap = estimate(apart, numpy_generator(0, "cross gap", run, name), by_category=False)
             rows.append(
-                {"run": run, "trained_on": of_run[0].source.trained_on, "reward": name}
+                {"run": run, "trained_on": trained[run], "reward": name}
                 | columns("mean", mean)
                 | columns("gap", gap)
                 | {"seeds": mean.seeds, "prompts": mean.prompts}
@@ -157,49 +149,48 @@ def notes(rows: Sequence[dict]) -> list[str]:
     return below
 
 
-def frames(rows: Sequence[dict], names: Sequence[str]) -> list[tuple[str, pd.DataFrame]]:
-    """(heading, table) of the levels and of the differences."""
-    runs = list(dict.fromkeys(line["run"] for line in rows))
-    at = {(line["run"], line["reward"]): line for line in rows}
-    arrows = {"up": " ▲", "down": " ▼"}
-
-    def table(key: str, shown: Sequence[str]) -> pd.DataFrame:
-        found = []
-        for run in shown:
-            about = at[run, names[0]]
-            found.append({"run": run, "trained on": about["trained_on"] or MISSING})
-            for name in names:
-                arrow = arrows.get(direction(at[run, name]), "") if key == "gap" else ""
-                found[-1][name] = interval(at[run, name], key) + arrow
-            found[-1] |= {"seeds": about["seeds"], "images": about["images"]}
-        return pd.DataFrame(found)
-
-    found = [("", table("mean", runs))]
-    return found + ([(f"Difference to {runs[0]}", table("gap", runs[1:]))] if runs[1:] else [])
+def table(rows: Sequence[dict], key: str) -> pd.DataFrame:
+    """A row a run, a column a reward: its mean, or its gap to the first run with the direction, as text."""
+    arrows = {"up": " ▲", "down": " ▼"} if key == "gap" else {}
+    shown: dict[str, dict] = {}
+    for line in rows:
+        row = shown.setdefault(line["run"], {"run": line["run"], "trained on": line["trained_on"] or MISSING})
+        row[line["reward"]] = interval(line, key) + arrows.get(direction(line), "")
+    frame = pd.DataFrame(shown.values())
+    for name in ("seeds", "images"):
+        frame[name] = [next(line[name] for line in rows if line["run"] == run) for run in shown]
+    return frame
 
 
-def write(scored: Sequence[Scored], names: Sequence[str], out: Path) -> None:
-    """Write ``cross.csv``, ``.md``, ``.html`` and ``cross.jsonl`` (a row an image) into ``out``."""
-    rows = lines(scored, names)
-    title, sections = "Rewards as held-out metrics", [*frames(rows, names), ("", notes(rows))]
-    write_text(out / "cross.jsonl", "".join(json.dumps(row) + "\n" for s in scored for row in s.rows))
+def write(rows: Sequence[dict], out: Path) -> None:
+    """Write ``cross.csv``, ``.md`` and ``.html`` into ``out``, of ``rows`` as in :func:`lines`."""
+    title, sections = "Rewards as held-out metrics", [("", table(rows, "mean"))]
+    if others := [line for line in rows if line["gap"] is not None]:
+        sections.append((f"Difference to {rows[0]['run']}", table(others, "gap")))
+    sections.append(("", notes(rows)))
     write_text(out / "cross.csv", pd.DataFrame(rows).to_csv(index=False, float_format="%.6g"))
     write_text(out / "cross.md", page.markdown(title, sections))
     write_text(out / "cross.html", page.parts(title, sections))
 
 
-def compare(out: Path, sources: Sequence[str], rewards: Sequence[str], batch: int = BATCH) -> int:
-    """Score the images of each ``RUN=PATH`` by each reward (``NAME`` or ``NAME={...}``) and write the table into
-    ``out``; returns the number of images that could not be scored. Raises UserError."""
+def compare(out: Path, sources: Sequence[str], rewards: Sequence[str], batch: int) -> int:
+    """Score the images of each ``RUN=PATH`` by each reward (``NAME`` or ``NAME={...}``) and write the table and
+    ``cross.jsonl`` (a row an image) into ``out``; returns the number of images that could not be scored. Raises
+    UserError."""
     if len(set(rewards)) < len(rewards):
         raise UserError("--reward: one stands twice")
     parsed: list[Source] = []
     for text in sources:
         parsed.append(parse_source(text, parsed))
     judges = [reward_files.held_out(text) for text in rewards]
-    scored = [score(source, judges, batch) for source in parsed]
-    write(scored, [name for name, _ in judges], out)
-    print(f"{out / 'cross.md'}: {len(judges)} rewards, {sum(len(s.rows) for s in scored)} images")
-    failed = [row | {"image": f"{s.source.run}: {row['image']}"} for s in scored for row in s.failed]
-    show_failed(failed, "scored")
+    images, failed = [], []
+    for source in parsed:
+        rows, problems = score(source, judges, batch)
+        images += rows
+        failed += [{"run": source.run} | row for row in problems]
+    table_rows = lines(pd.DataFrame(images), parsed, failed, [name for name, _ in judges])
+    write_text(out / "cross.jsonl", "".join(json.dumps(row) + "\n" for row in images))
+    write(table_rows, out)
+    print(f"{out / 'cross.md'}: {len(judges)} rewards, {len(images)} images")
+    show_failed([row | {"image": f"{row['run']}: {row['image']}"} for row in failed], "scored")
     return len(failed)

@@ -15,7 +15,6 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 from PIL.Image import Image
@@ -30,7 +29,6 @@ from unigrpo.core.seeding import numpy_generator
 from unigrpo.report.data.stats import Cells, Estimate, estimate
 from unigrpo.study.facts import BENCHMARKS, BenchmarkFacts
 
-BATCH = 8
 PART = "images.jsonl.part"
 SHOWN = 3  # failures that are printed; failed.jsonl has all
 HELD = 4  # batches of images that wait for others of their size, at most
@@ -38,14 +36,11 @@ HELD = 4  # batches of images that wait for others of their size, at most
 Batch = list[tuple[int, Picture, Image, str]]
 """Images of one size: place among all, picture, image, key."""
 
-
 Results = dict[int, dict | UserError]
 """Place among all images -> its row, or why it has none."""
 
 
-def batches(
-    found: Pictures, batch: int, results: Results, done: Mapping[str, dict] = MappingProxyType({})
-) -> Iterator[Batch]:
+def batches(found: Pictures, batch: int, results: Results, done: Mapping[str, dict]) -> Iterator[Batch]:
     """The images to judge, opened, ``batch`` of one size at once. What cannot be opened goes into ``results``, and so
     do rows that are ``done``, by key; places that are in there already are left out."""
     waiting: dict[tuple[int, int], Batch] = {}
@@ -85,7 +80,7 @@ def sorted_out(found: Pictures, results: Results) -> tuple[list[dict], list[dict
     return rows, [{"image": name, "problem": problem} for name, problem in failed]
 
 
-def run(found: Pictures, judge: Judge, benchmark: str, out: Path, batch: int = BATCH) -> tuple[list[dict], list[dict]]:
+def run(found: Pictures, judge: Judge, benchmark: str, out: Path, batch: int) -> tuple[list[dict], list[dict]]:
     """Judge ``found`` -> (rows of images, rows of failures), each in the order of the images; see the module. Raises
     UserError for a metric that is not a finite number."""
     header = {"benchmark": benchmark, "version": judge.version}

@@ -15,13 +15,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json, replacing
 from unigrpo.core.records import Prompt
+from unigrpo.judges import reward as rewards
+from unigrpo.judges.detector import Detector
+from unigrpo.judges.detector import load as load_detector
 from unigrpo.sampling import sample_folder
 from unigrpo.sampling.sample_folder import SampleFolder
 from unigrpo.world import geneval_verdict
@@ -34,48 +39,27 @@ BATCH = 256
 Judge = Callable[[str, Sequence[Prompt], np.ndarray], list[dict]]
 
 
-# ---------------------------------------------------------------------------------------- judges
-
-
 def inspected(benchmark: str, prompts: Sequence[Prompt], images: np.ndarray) -> list[dict]:
     verdict, _ = VERDICTS[benchmark]
     rows = []
     for prompt, inspection in zip(prompts, inspect_images(images), strict=True):
         world = judge(prompt.meta, inspection.detections)
-        rows.append(
-            verdict(prompt.meta, inspection.detections)
-            | {"strict": float(world.strict), "soft": world.soft, "gold": world.gold}
-            | {"artefact": inspection.artefact}
-        )
+        more = {"strict": float(world.strict), "soft": world.soft, "gold": world.gold, "artefact": inspection.artefact}
+        rows.append(verdict(prompt.meta, inspection.detections) | more)
     return rows
 
 
-def second(detector) -> Judge:
-    """``detector.detect(images) -> one list of detections an image``."""
-
-    def judge_second(benchmark: str, prompts: Sequence[Prompt], images: np.ndarray) -> list[dict]:
-        verdict, headline = VERDICTS[benchmark]
-        found = detector.detect(images)
-        return [{"second": verdict(p.meta, d)[headline]} for p, d in zip(prompts, found, strict=True)]
-
-    return judge_second
+def second(detector: Detector, benchmark: str, prompts: Sequence[Prompt], images: np.ndarray) -> list[dict]:
+    verdict, headline = VERDICTS[benchmark]
+    found = detector.detect(images)
+    return [{"second": verdict(p.meta, d)[headline]} for p, d in zip(prompts, found, strict=True)]
 
 
-def proxy(reward) -> Judge:
-    """``reward(images (n, 3, H, W) float in [0, 1], prompts) -> (n,)``."""
-
-    def judge_proxy(benchmark: str, prompts: Sequence[Prompt], images: np.ndarray) -> list[dict]:
-        import torch
-
-        with torch.no_grad():
-            pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
-            values = reward(pixels, list(prompts)).tolist()
-        return [{"proxy": value} for _, value in zip(prompts, values, strict=True)]
-
-    return judge_proxy
-
-
-# ---------------------------------------------------------------------------------------- scores
+def proxy(reward: rewards.Score, benchmark: str, prompts: Sequence[Prompt], images: np.ndarray) -> list[dict]:
+    with torch.no_grad():
+        pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
+        values = reward(pixels, list(prompts)).tolist()
+    return [{"proxy": value} for _, value in zip(prompts, values, strict=True)]
 
 
 def score_set(samples: SampleFolder, judges: Sequence[Judge]) -> Iterator[dict]:
@@ -99,18 +83,9 @@ def score_set(samples: SampleFolder, judges: Sequence[Judge]) -> Iterator[dict]:
             yield header | names | {"metrics": metrics, "reason": reason}
 
 
-def check(samples: SampleFolder, folder: Path) -> None:
-    """Raise UserError for an unknown benchmark, or metadata that states nothing or cannot be judged."""
-    benchmark = samples.protocol["benchmark"]
-    if benchmark not in VERDICTS:
-        known = ", ".join(VERDICTS)
-        raise UserError(f"{folder / 'protocol.json'}: 'benchmark' must be one of {known}, found {benchmark!r}")
-    sample_folder.require_clauses(samples, geneval_verdict.check)
-
-
 def score_folder(root: Path, judges: Sequence[Judge], out: Path) -> None:
-    """Score every sample folder (one with a manifest.jsonl) under ``root`` into ``out``; none where ``done.json``
-    says that the run has none."""
+    """Score every sample folder (one with a manifest.jsonl) under ``root`` into ``out``; none where ``done.json`` says
+    that the run has none. Raises UserError for an unknown benchmark, and metadata that cannot be judged."""
     folders = sorted(path.parent for path in root.glob("*/manifest.jsonl"))
     done = root / "done.json"
     if not folders and not (done.exists() and read_json(done, "sets")["sets"] == []):
@@ -118,16 +93,16 @@ def score_folder(root: Path, judges: Sequence[Judge], out: Path) -> None:
     with replacing(out) as temporary, temporary.open("w") as file:
         for folder in folders:
             samples = sample_folder.read(folder)
-            check(samples, folder)
+            if (benchmark := samples.protocol["benchmark"]) not in VERDICTS:
+                known = ", ".join(VERDICTS)
+                raise UserError(f"{folder / 'protocol.json'}: 'benchmark' must be one of {known}, found {benchmark!r}")
+            sample_folder.require_clauses(samples, geneval_verdict.check)
             file.writelines(json.dumps(row) + "\n" for row in score_set(samples, judges))
 
 
 def score_run(samples: Path, reward: Path, detector: Path, out: Path) -> None:
     """Score the sample sets of a run with all judges; ``reward`` and ``detector`` are the folders of the learned reward
     and of the second evaluator. Raises UserError."""
-    from unigrpo.judges import detector as second_evaluator
-    from unigrpo.judges import reward as rewards
-
     learned = rewards.load(rewards.trained_as("reward"), path=reward, device="cpu")
-    judges = [inspected, second(second_evaluator.load(detector)), proxy(learned)]
+    judges = [inspected, partial(second, load_detector(detector)), partial(proxy, learned)]
     score_folder(samples, judges, out)

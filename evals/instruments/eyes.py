@@ -1,5 +1,12 @@
 """What GenEval sees of an image: the objects that a detector finds, and the colours that a CLIP reads off them.
 
+The detectors are those of transformers: Mask2Former as in GenEval, OWLv2 as an alternative. Mask2Former's instances are
+scored as the official tool's detector does: the 100 best pairs of query and class, the class's share times the mean of
+the mask's probabilities inside it, the box around the mask. The library's post-processing differs: it scores masks on a
+grid of 384x384 and lets them hide each other. OWLv2 finds one class a box, and no masks. Its scores are on another
+scale; its thresholds are ours and were not calibrated against GenEval's detector, so numbers made with it compare among
+themselves only.
+
 Colours are zero-shot among GenEval's ten, on the object cut out of its image. As in the official tool, what its mask
 leaves out is filled with grey, the rest cropped to its box, and each colour described by three sentences, two of which
 name the object's class.
@@ -11,24 +18,189 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate
 
-from evals.instruments import detectors
-from evals.instruments.detectors import Detector, Found
 from unigrpo.core import weights
+from unigrpo.core.errors import UserError
+from unigrpo.core.files import read_json
 from unigrpo.core.records import Prompt
 from unigrpo.models import torchvision_compat
-from unigrpo.world.geneval_verdict import COLORS, Boxes
+from unigrpo.world.geneval_verdict import (
+    CLASSES,
+    COLORS,
+    COUNTING_THRESHOLD,
+    SCORE_THRESHOLD,
+    Boxes,
+    kept_indices,
+    with_article,
+)
 
+DETECTOR = "facebook/mask2former-swin-small-coco-instance"
 CLIP = "timm/vit_large_patch14_clip_224.openai"
 GREY = "#999999"
 TEMPLATES = ("a photo of a {color} {cls}", "a photo of a {color}-colored {cls}", "a photo of a {color} object")
-
+SHORT_SIDE, LONG_SIDE = 800, 1333  # pixels that images are resized to, as in the official configuration
+MAX_INSTANCES = 100
+SYNONYMS = {
+    "mouse": "computer mouse", "remote": "tv remote", "keyboard": "computer keyboard", "motorbike": "motorcycle",
+    "aeroplane": "airplane", "sofa": "couch", "pottedplant": "potted plant", "diningtable": "dining table",
+    "tvmonitor": "tv", "hair dryer": "hair drier", "doughnut": "donut",
+}  # fmt: skip
+"""Names of COCO's classes in published checkpoints -> GenEval's."""
 Colours = dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class Found:
+    """The instances of one image that pass the filter, class by class, best first: rows (x0, y0, x1, y1, score) in
+    pixels, and beside each its mask (H, W) bool, None of a detector without masks."""
+
+    boxes: dict[str, list[list[float]]]
+    masks: dict[str, list[np.ndarray | None]]
+
+
+def load_detector(name: str | Path = DETECTOR, device: str = "auto", **sizes: int) -> Detector:
+    """The detector in a folder or repository of the hub, of the kind that its config.json says. ``sizes``: ``short``
+    and ``long`` of Mask2Former's input. Raises UserError."""
+    path = weights.folder(name)
+    kind = read_json(path / "config.json", "model_type")["model_type"]
+    if kind not in KINDS:
+        raise UserError(f"{path / 'config.json'}: 'model_type' must be one of {', '.join(KINDS)}, found {kind!r}")
+    torchvision_compat.ensure_torchvision()
+    return KINDS[kind](path, weights.pick_device(device), **sizes)
+
+
+class Mask2Former:
+    """COCO instances. ``short`` and ``long`` bound the sides of its input in pixels. ``name`` and ``digest`` say what
+    it is and which weights it has."""
+
+    def __init__(self, path: Path, device: torch.device, short: int = SHORT_SIDE, long: int = LONG_SIDE):
+        from transformers import AutoImageProcessor, Mask2FormerForUniversalSegmentation
+
+        with weights.loading(path, "a Mask2Former"):
+            self.processor = AutoImageProcessor.from_pretrained(path)
+        model = weights.load_model(Mask2FormerForUniversalSegmentation, path, "a Mask2Former")
+        labels = model.config.id2label
+        found = tuple(SYNONYMS.get(labels[i], labels[i]) for i in sorted(labels))
+        if found != CLASSES:
+            odd = next((a for a, b in zip(found, CLASSES, strict=False) if a != b), f"{len(found)} classes")
+            raise UserError(f"{path / 'config.json'}: 'id2label' must be COCO's {len(CLASSES)} classes, found {odd!r}")
+        self.model = model.to(device)
+        self.size = {"shortest_edge": short, "longest_edge": long}
+        self.digest = weights.digest(path)
+        self.name = f"mask2former-{short}x{long}"
+
+    @torch.inference_mode()
+    def detect(self, images: Sequence[Image.Image], tags: Sequence[str]) -> list[Found]:
+        """The instances of each image that pass the filter: RGB ``images`` of one size, and their prompts' ``tags``, by
+        which the official filter chooses its threshold."""
+        device = self.model.device
+        inputs = self.processor(images=list(images), size=self.size, return_tensors="pt").to(device)
+        output = self.model(pixel_values=inputs["pixel_values"], pixel_mask=inputs["pixel_mask"])
+        seen, size = inputs["pixel_values"].shape[-2:], (images[0].height, images[0].width)
+        pairs = zip(output.class_queries_logits, output.masks_queries_logits, strict=True)
+        return [
+            keep(*instances(classes, masks, seen, size, SCORE_THRESHOLD), tag)
+            for (classes, masks), tag in zip(pairs, tags, strict=True)
+        ]
+
+
+def instances(
+    classes: Tensor, masks: Tensor, seen: tuple[int, int], size: tuple[int, int], least: float
+) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """Rows (n, 5), labels (n,) and masks n x (H, W) of one image that score above ``least``.
+
+    ``classes`` (Q, C + 1) and ``masks`` (Q, h, w) are logits; ``seen`` is the size of the network's input, ``size``
+    (H, W) that of the image. A class's share bounds the score, so pairs at or below ``least`` are not looked at.
+    """
+    shares = classes.float().softmax(-1)[:, :-1]  # (Q, C); the last class is no object
+    top, place = shares.flatten().topk(min(MAX_INSTANCES, shares.numel()))
+    top, place = top[top > least], place[top > least]
+    queries, labels = place // shares.shape[1], place % shares.shape[1]
+    rows, names, insides = [], [], []
+    for share, query, label in zip(top, queries, labels, strict=True):
+        logits = interpolate(masks[query].float()[None, None], seen, mode="bilinear", align_corners=False)
+        logits = interpolate(logits, size, mode="bilinear", align_corners=False)[0, 0]
+        inside = logits > 0
+        score = share * (logits.sigmoid() * inside).sum() / (inside.sum() + 1e-6)
+        if score > least:
+            ys, xs = inside.any(1).nonzero()[:, 0], inside.any(0).nonzero()[:, 0]
+            rows.append([xs[0].item(), ys[0].item(), xs[-1].item() + 1, ys[-1].item() + 1, score.item()])
+            names.append(label.item())
+            insides.append(inside.cpu().numpy())
+    return np.asarray(rows, dtype=np.float32).reshape(-1, 5), np.asarray(names, dtype=int), insides
+
+
+def keep(
+    rows: np.ndarray,
+    labels: np.ndarray,
+    masks: Sequence[np.ndarray | None],
+    tag: str,
+    thresholds: tuple[float, float] = (SCORE_THRESHOLD, COUNTING_THRESHOLD),
+    max_overlap: float = 1.0,
+) -> Found:
+    """The official filter on the detections of one image; ``labels`` are indices of GenEval's classes."""
+    found = Found({}, {})
+    for label in np.unique(labels):
+        inside = np.flatnonzero(labels == label)
+        chosen = [inside[i] for i in kept_indices(rows[inside], tag, max_overlap, thresholds)]
+        if chosen:
+            found.boxes[CLASSES[label]] = [rows[i].tolist() for i in chosen]
+            found.masks[CLASSES[label]] = [masks[i] for i in chosen]
+    return found
+
+
+class Owlv2:
+    """Open vocabulary, asked for GenEval's 80 classes as "a photo of a ...", which are embedded once; used as
+    ``Mask2Former`` is."""
+
+    thresholds = (0.2, 0.3)  # of all prompts but counting, and of counting
+    max_overlap = 0.5
+
+    def __init__(self, path: Path, device: torch.device):
+        from transformers import AutoProcessor, Owlv2ForObjectDetection
+
+        with weights.loading(path, "an OWLv2"):
+            self.processor = AutoProcessor.from_pretrained(path)
+        self.model = weights.load_model(Owlv2ForObjectDetection, path, "an OWLv2").to(device)
+        self.digest, self.name = weights.digest(path), "owlv2"
+        asked = [f"a photo of {with_article(name)}" for name in CLASSES]
+        text = self.processor(text=[asked], return_tensors="pt").to(device)
+        with torch.inference_mode():
+            read = self.model.owlv2.text_model(text["input_ids"], text["attention_mask"]).pooler_output
+            self.queries = self.model.owlv2.text_projection(read)  # (80, D)
+
+    @torch.inference_mode()
+    def detect(self, images: Sequence[Image.Image], tags: Sequence[str]) -> list[Found]:
+        pixels = self.processor(images=list(images), return_tensors="pt")["pixel_values"].to(self.model.device)
+        features, _ = self.model.image_embedder(pixels)  # (B, h, w, D)
+        flat = features.flatten(1, 2)
+        logits, _ = self.model.class_predictor(flat, self.queries.expand(len(images), -1, -1))
+        output = SimpleNamespace(logits=logits, pred_boxes=self.model.box_predictor(flat, features))
+        sizes = [(image.height, image.width) for image in images]
+        found = self.processor.post_process_grounded_object_detection(
+            output, threshold=self.thresholds[0], target_sizes=sizes
+        )
+        return [self._keep(seen, image.size, tag) for seen, image, tag in zip(found, images, tags, strict=True)]
+
+    def _keep(self, seen: dict[str, Tensor], size: tuple[int, int], tag: str) -> Found:
+        limits = torch.tensor([*size, *size], device=seen["boxes"].device)  # width, height
+        boxes = seen["boxes"].clamp(min=0).minimum(limits)  # the network sees a square that the image fills in part
+        rows = torch.cat([boxes, seen["scores"][:, None]], 1).cpu().numpy()
+        large = (boxes[:, 2] - boxes[:, 0] >= 1) & (boxes[:, 3] - boxes[:, 1] >= 1)
+        rows, labels = rows[large.cpu().numpy()], seen["labels"][large].cpu().numpy()
+        return keep(rows, labels, [None] * len(rows), tag, self.thresholds, self.max_overlap)
+
+
+Detector = Mask2Former | Owlv2
+KINDS = {"mask2former": Mask2Former, "owlv2": Owlv2}
+"""``model_type`` in a checkpoint's config.json -> its detector."""
 
 
 def cut_out(image: Image.Image, box: Sequence[float], mask: np.ndarray | None) -> Image.Image:
@@ -111,4 +283,4 @@ class Eyes:
 
 def build(detector: str | None = None, clip: str | None = None, device: str = "auto") -> Eyes:
     """The instruments with these checkpoints: folders, or repositories of the hub. Raises UserError."""
-    return Eyes(detectors.load(detector or detectors.DEFAULT, device), ColourReader(clip or CLIP, device))
+    return Eyes(load_detector(detector or DETECTOR, device), ColourReader(clip or CLIP, device))

@@ -90,7 +90,7 @@ def save_mask2former(folder: Path, seed: int = 0) -> Path:
         SwinConfig,
     )
 
-    from evals.instruments.detectors import SYNONYMS
+    from evals.instruments.eyes import SYNONYMS
     from unigrpo.world.geneval_verdict import CLASSES
 
     published = {ours: theirs for theirs, ours in SYNONYMS.items()}

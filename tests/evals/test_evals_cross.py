@@ -96,7 +96,7 @@ def test_batches_and_sizes_do_not_matter(tmp_path, colours):
     Image.open(folder / "1.png").resize((32, 24)).save(folder / "1.png")
     judges = [("red", channel(0)), ("green", channel(1))]
     source = cross.Source("a", 0, folder, None)
-    whole, alone = (cross.score(source, judges, batch).rows for batch in (32, 1))
+    whole, alone = (cross.score(source, judges, batch)[0] for batch in (32, 1))
     for first, second in zip(whole, alone, strict=True):
         assert first["image"] == second["image"] and first["scores"] == pytest.approx(second["scores"])
 

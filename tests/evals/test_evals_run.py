@@ -1,6 +1,7 @@
 """Scoring a run: rendered scenes with known verdicts go in, scores.jsonl comes out; bad folders are named."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,7 @@ def fake_reward(images, prompts):
     return images[:, 0, :, :24].mean(dim=(1, 2))  # red of the left half
 
 
-JUDGES = [run.inspected, run.second(FakeDetector()), run.proxy(fake_reward)]
+JUDGES = [run.inspected, partial(run.second, FakeDetector()), partial(run.proxy, fake_reward)]
 
 
 def scored(tmp_path, judges=JUDGES):
@@ -193,7 +194,7 @@ def test_the_command_puts_the_instruments_together(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "unigrpo.judges.reward.load", lambda name, **options: asked.append((name, options)) or fake_reward
     )
-    monkeypatch.setattr("unigrpo.judges.detector.load", lambda path: asked.append(path) or FakeDetector())
+    monkeypatch.setattr("evals.run.load_detector", lambda path: asked.append(path) or FakeDetector())
     write_set(tmp_path / "samples", "geneval.think.tuned", GOOD, [row()])
     arguments = {"samples": tmp_path / "samples", "reward": "r", "detector": "d", "out": tmp_path / "s.jsonl"}
     assert call(["score", *(f"--{key}={value}" for key, value in arguments.items())]) == 0

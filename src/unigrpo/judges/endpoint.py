@@ -133,10 +133,7 @@ class Endpoint:
     ) -> float | UserError:
         if patience.spent:
             return UserError(f"{self.url}: {patience.spent}")
-        try:
-            result = self._patiently(self._body(image, question, settings), read)
-        except UserError as error:
-            result = error
+        result = self._patiently(self._body(image, question, settings), read)
         patience.note(result)
         return result
 
@@ -155,17 +152,19 @@ class Endpoint:
         asked = {"model": self.model, "messages": [{"role": "user", "content": content}], "temperature": 0}
         return json.dumps(asked | settings).encode()
 
-    def _patiently(self, body: bytes, read: Reader) -> float:
-        for attempt in range(1, self.tries + 1):
+    def _patiently(self, body: bytes, read: Reader) -> float | UserError:
+        for attempt in range(self.tries):
             try:
                 return _value(self._post(body), read)
-            except Unusable as problem:
-                if attempt == self.tries:
-                    kind = Unserved if isinstance(problem, NoServer) else UserError
-                    raise kind(f"{self.url}: no usable answer in {self.tries} tries; the last: {problem}") from None
-                pause = max(problem.wait, self.pause * 2 ** (attempt - 1) * random.uniform(0.5, 1))
+            except UserError as refusal:
+                return refusal
+            except Unusable as error:
+                problem = error
+            if attempt + 1 < self.tries:
+                pause = max(problem.wait, self.pause * 2**attempt * random.uniform(0.5, 1))
                 time.sleep(min(pause, self.longest_pause))
-        raise AssertionError("unreachable")
+        kind = Unserved if isinstance(problem, NoServer) else UserError
+        return kind(f"{self.url}: no usable answer in {self.tries} tries; the last: {problem}")
 
     def _post(self, body: bytes) -> bytes:
         headers = {"Content-Type": "application/json"}

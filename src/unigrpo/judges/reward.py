@@ -1,7 +1,7 @@
 """Rewards: a reward is a callable ``(images (B, 3, H, W) float in [0, 1], prompts) -> (B,) float32``.
 
 ``load("name", ...)`` finds the file ``rewards/name.py`` and calls its ``build(**options)``. What a file declares of
-itself is its ``FACTS``. Scores must be finite: ``checked`` raises with the sample's number and prompt otherwise.
+itself is its ``FACTS``. Scores must be finite: a reward raises with the sample's number and prompt otherwise.
 """
 
 from __future__ import annotations
@@ -36,9 +36,23 @@ class Reward:
     differentiable: bool
 
     def __call__(self, images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
-        check_images(images, prompts, self.name)
+        """Raises UserError for images of another shape or type, and for scores of another or that are not finite."""
+        who, n, shape = f"reward {self.name}", len(prompts), tuple(images.shape)
+        fitting = images.is_floating_point() and len(shape) == 4 and shape[:2] == (n, 3)
+        form = f"images ({n}, 3, H, W) of floats in [0, 1], one for each prompt"
+        require(fitting, who, f"{form}, got {images.dtype} {shape}")
         with torch.autocast(images.device.type, enabled=False):  # in fp32 whatever the policy computes in
-            return checked(self.score(images, prompts), prompts, self.name)
+            scores = self.score(images, prompts)
+        tensor = isinstance(scores, Tensor)
+        kind = scores.dtype if tensor else type(scores).__name__
+        require(tensor and scores.is_floating_point(), who, f"a tensor of scores, got {kind}")
+        shape = tuple(scores.shape)
+        require(shape == (n,), who, f"one score for each of {n} samples, got shape {shape}")
+        for place in (~torch.isfinite(scores)).nonzero().flatten().tolist():
+            prompt = prompts[place]
+            where = f"{who}: sample {place} ({prompt.id}, {prompt.text!r})"
+            raise UserError(f"{where}: expected a finite score, got {scores[place].item()}")
+        return scores
 
     def judge(self, images: Sequence[Image], prompts: Sequence[Prompt]) -> list[float | UserError]:
         """The scores of RGB ``images``, which are of one size; a UserError in the place of one that is refused. One
@@ -118,25 +132,3 @@ def inputs(options: Mapping) -> list[Path]:
                 if error.errno != errno.ENAMETOOLONG:  # a text, such as a question
                     raise UserError(f"{path}: cannot be read ({error})") from None
     return found
-
-
-def check_images(images: Tensor, prompts: Sequence[Prompt], name: str) -> None:
-    """Raise UserError unless ``images`` are (B, 3, H, W) floats, one for each of ``prompts``."""
-    shape = tuple(images.shape)
-    expected = f"images ({len(prompts)}, 3, H, W) of floats in [0, 1], one for each prompt, got {images.dtype} {shape}"
-    right = images.is_floating_point() and len(shape) == 4 and shape[:2] == (len(prompts), 3)
-    require(right, f"reward {name}", expected)
-
-
-def checked(scores: Tensor, prompts: Sequence[Prompt], name: str) -> Tensor:
-    """``scores`` as they are. Raises UserError for a wrong shape or a score that is not finite."""
-    tensor = isinstance(scores, Tensor)
-    kind = scores.dtype if tensor else type(scores).__name__
-    require(tensor and scores.is_floating_point(), f"reward {name}", f"a tensor of scores, got {kind}")
-    shape, n = tuple(scores.shape), len(prompts)
-    require(shape == (n,), f"reward {name}", f"one score for each of {n} samples, got shape {shape}")
-    if bad := (~torch.isfinite(scores)).nonzero().flatten().tolist():
-        sample, prompt = bad[0], prompts[bad[0]]
-        where = f"reward {name}: sample {sample} ({prompt.id}, {prompt.text!r})"
-        raise UserError(f"{where}: expected a finite score, got {scores[sample].item()}")
-    return scores
