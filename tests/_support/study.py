@@ -9,10 +9,9 @@ import pandas as pd
 from evals.run import inspected
 from tests._support.tiny import DEFAULTS
 from unigrpo.core.settings import to_dict
-from unigrpo.report.data import collect
-from unigrpo.report.data.results import CATEGORIES, Folder, Paper, Scores
+from unigrpo.report.data import results
+from unigrpo.report.data.results import CATEGORIES, Folder, Paper, Scores, Sources
 from unigrpo.report.data.results import PAPER as PAPER_FILE
-from unigrpo.report.data.rows import Sources
 from unigrpo.report.pages import table_files
 from unigrpo.study.config import rl_config
 from unigrpo.world.prompts import prompt_set
@@ -148,7 +147,7 @@ def write_study(root, runs, updates=12, prompts=3):
                     curve.append(curve[-1] | {"kind": "validation", "official": now, "strict": now - 0.2})
             write_jsonl(folder / "metrics.jsonl", curve)
     sources = [f"{run}={root}/runs/{run}/seed{seed}" for run, (_, seeds) in runs.items() for seed in range(seeds)]
-    collect.collect(sources, root / "scores.csv")
+    results.collect(sources, root / "scores.csv")
     (root / "paper.csv").write_text(PAPER)
 
 
@@ -224,7 +223,7 @@ def write_scenes(root: Path, runs: dict[str, Imperfection | None], per_tag: int 
         write_jsonl(folder / "scores.jsonl", scores)
         config = {"label": LABELS[run], "backbone": "world", "stage": run if run in ("base", "sft") else "rl"}
         (folder / "config.json").write_text(json.dumps(config))
-    collect.collect([f"{run}={root}/runs/{run}/seed0" for run in runs], root / "scores.csv")
+    results.collect([f"{run}={root}/runs/{run}/seed0" for run in runs], root / "scores.csv")
 
 
 def sources_of(root, scores=None, paper=None):

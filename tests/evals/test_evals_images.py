@@ -16,7 +16,7 @@ from tests.evals.test_evals_pictures import CUP, DOG, image, write_official, wri
 from unigrpo.__main__ import call
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json, read_jsonl
-from unigrpo.report.data import collect
+from unigrpo.report.data import results
 from unigrpo.world import geneval_verdict
 
 CARS = {
@@ -146,7 +146,7 @@ def test_rows_are_scores_that_tables_read(tmp_path):
     seed.mkdir()
     rows, _ = judged(read(write_ours(tmp_path / "set")), Levels(), tmp_path / "out")
     (seed / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    tidy = list(collect.tidy_rows("run", 0, seed / "scores.jsonl"))
+    tidy = list(results.tidy_rows("run", 0, seed / "scores.jsonl"))
     assert len(tidy) == 3
     assert tidy[0][:9] == ("run", 0, "geneval", "levels-1", "think", "tuned", "pcolors", "colors", 0)
 

@@ -26,7 +26,7 @@ from unigrpo.judges import reward as rewards
 from unigrpo.methods import ddrl, fpo, gardo, nft, refl
 from unigrpo.models import checkpoint
 from unigrpo.objectives import flow
-from unigrpo.report.data import collect
+from unigrpo.report.data import results
 from unigrpo.sampling.engine import Decoding
 from unigrpo.study import config
 from unigrpo.study.facts import METHODS, MethodFacts
@@ -499,5 +499,5 @@ def test_a_run_whose_parent_collapsed_is_not_trained_and_has_no_scores(start, tm
     command.unigrpo(f"sample-sets {given} --model {run} --mode think --out {run}/samples")
     assert json.loads((run / "samples/done.json").read_text()) == {"sets": []}
     evals_run.score_folder(run / "samples", [], run / "scores.jsonl")
-    collect.collect([f"child={run}"], tmp_path / "scores.csv")
-    assert (tmp_path / "scores.csv").read_text().splitlines() == [",".join(collect.COLUMNS)]
+    results.collect([f"child={run}"], tmp_path / "scores.csv")
+    assert (tmp_path / "scores.csv").read_text().splitlines() == [",".join(results.COLUMNS)]

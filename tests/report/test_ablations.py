@@ -7,9 +7,9 @@ import pytest
 
 from tests._support.study import PAPER, flat_course, make_table, score_rows, write_jsonl, write_validations
 from unigrpo.core.errors import UserError
-from unigrpo.report.data import collect, validations
+from unigrpo.report.data import logs, results
+from unigrpo.report.data.logs import Course, course
 from unigrpo.report.data.results import Folder
-from unigrpo.report.data.validations import Course, course
 
 TAGS = ("a", "a", "a", "b")
 CATEGORY_WEIGHTS = np.array([1 / 6, 1 / 6, 1 / 6, 1 / 2])
@@ -50,7 +50,7 @@ def test_the_gap_is_the_difference_of_two_gains_in_spreads(random_course):
     for k in range(3):
         for p in range(len(TAGS)):
             gain = {m: (values[m][k, 4, p].mean() - values[m][k, 0, p].mean()) / spread[m] for m in spread}
-            assert validations.gap(found).values[k, p] == pytest.approx(gain["proxy"] - gain["gold"])
+            assert logs.gap(found).values[k, p] == pytest.approx(gain["proxy"] - gain["gold"])
 
 
 @pytest.mark.parametrize("metric", ["gold", "proxy"])
@@ -63,14 +63,14 @@ def test_the_peak_of_a_seed_is_chosen_on_the_others(random_course, metric):
         best = others.index(max(others))
         expected.append(values[metric][k, 4].mean(-1) - values[metric][k, best].mean(-1))
         own.append(int(means[k].argmax()) == best)
-    assert validations.change_since_peak(found, metric).values == pytest.approx(np.array(expected))
+    assert logs.change_since_peak(found, metric).values == pytest.approx(np.array(expected))
     assert not all(own)  # else the test could not tell
 
 
 def test_without_spread_or_with_one_seed_there_is_no_measure():
     flat = {m: np.ones((1, 2, 4)) for m in ("gold", "proxy")}
     one = Course("a", (0,), (0, 20), ("p", "q", "r", "s"), TAGS, flat, {"gold": 0.0, "proxy": 1.0})
-    assert validations.gap(one) is None and validations.change_since_peak(one) is None
+    assert logs.gap(one) is None and logs.change_since_peak(one) is None
 
 
 # --------------------------------------------------------------------------------------- over-optimisation
@@ -109,14 +109,14 @@ def test_intervals_contain_their_numbers_and_signs_turn_with_the_fall(tmp_path):
     write_validations(tmp_path, "a", values, TAGS)
     row = table(tmp_path, {"kind": "overoptimisation", "runs": ["a"]})[0].iloc[0]
     assert row["gap_lo"] < row["gap"] < row["gap_hi"] and row["fall_lo"] < row["fall"] < row["fall_hi"]
-    change = validations.change_since_peak(course("a", Folder(tmp_path))).values.mean(0) @ CATEGORY_WEIGHTS
+    change = logs.change_since_peak(course("a", Folder(tmp_path))).values.mean(0) @ CATEGORY_WEIGHTS
     assert row["fall"] == pytest.approx(-change, abs=1e-4)
 
 
 # --------------------------------------------------------------------------------------- regularisers
 
 
-def logs(seeds, rewards, drift):
+def metrics(seeds, rewards, drift):
     """Rows of 14 rollouts of each seed: reward and diversity run from one level to another. The first seed is
     validated at one update more than the others."""
     validation = {"kind": "validation", "gold": 0.5, "proxy": 0.5}
@@ -130,9 +130,9 @@ def logs(seeds, rewards, drift):
 
 def test_the_table_of_regularisers_is_paired_with_its_first_row(tmp_path):
     a, b = random_values(2), {m: v[:1] for m, v in random_values(3).items()}
-    write_validations(tmp_path, "long_none", a, TAGS, {"regulariser": "none"}, "None", logs(3, (0.5, 0.75), 0.1))
+    write_validations(tmp_path, "long_none", a, TAGS, {"regulariser": "none"}, "None", metrics(3, (0.5, 0.75), 0.1))
     kl = {"regulariser": "latent_kl", "latent_kl_weight": 280, "reward": "weak"}
-    write_validations(tmp_path, "kl", b, TAGS, kl, "KL", logs(1, (0.5, 0.25), 0.02))
+    write_validations(tmp_path, "kl", b, TAGS, kl, "KL", metrics(1, (0.5, 0.25), 0.02))
     write_validations(tmp_path, "kl_70", b, TAGS, kl | {"latent_kl_weight": 70}, "KL, 70")
     for name, auc, steps in (("weak_reward", 0.801, 250), ("reward", 0.93, 2000)):
         (tmp_path / name).mkdir()
@@ -202,7 +202,7 @@ def guided(tmp_path_factory):
         for seed in (0, 1):
             write_jsonl(root / "runs" / run / f"seed{seed}" / "scores.jsonl", scored)
     sources = [f"{run}={root}/runs/{run}/seed{s}" for run in ("unigrpo", "unigrpo_cfg") for s in (0, 1)]
-    collect.collect(sources, root / "scores.csv")
+    results.collect(sources, root / "scores.csv")
     return root
 
 

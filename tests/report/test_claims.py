@@ -9,7 +9,7 @@ import pytest
 from tests._support.study import flat_course, sources_of, write_jsonl, write_study, write_validations
 from unigrpo.core.errors import UserError
 from unigrpo.report.claims import outcomes, verdicts
-from unigrpo.report.claims.checks import CHECKS
+from unigrpo.report.claims.outcomes import CHECKS
 from unigrpo.report.claims.verdicts import ARTEFACT_MARGIN, FAILS, HOLDS, MARGIN, NO, OPEN, UNDECIDED, YES
 from unigrpo.report.data.stats import Estimate
 from unigrpo.study.catalogue import READS, load_catalogue

@@ -9,8 +9,7 @@ import pytest
 from tests._support.command import unigrpo
 from tests._support.study import write_study
 from unigrpo.core.errors import UserError
-from unigrpo.report.data.results import Folder, Paper, Scores
-from unigrpo.report.data.rows import Row, Sources
+from unigrpo.report.data.results import Folder, Paper, Row, Scores, Sources
 from unigrpo.report.data.samples import read_samples
 from unigrpo.report.data.stats import Cells, improvement
 from unigrpo.report.pages import compare

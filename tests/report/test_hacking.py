@@ -15,10 +15,9 @@ from unigrpo.core.records import SHEET_COLUMNS
 from unigrpo.core.settings import to_dict
 from unigrpo.objectives import flow
 from unigrpo.objectives.image_losses import latent_kl, velocity_mse
-from unigrpo.report.data import validations
-from unigrpo.report.data.anchors import anchor
-from unigrpo.report.data.results import PAPER, Folder, Paper
-from unigrpo.report.data.rows import Sources
+from unigrpo.report.data import logs
+from unigrpo.report.data.logs import anchor
+from unigrpo.report.data.results import PAPER, Folder, Paper, Sources
 from unigrpo.report.figures import mechanism, sheets
 from unigrpo.report.pages import drawing, pictures
 from unigrpo.study.config import rl_config
@@ -86,17 +85,17 @@ def sources(folder):
 
 
 def test_a_course_holds_means_over_the_images_of_a_prompt(folder):
-    found = validations.course("none", folder)
+    found = logs.course("none", folder)
     assert (found.seeds, found.updates, found.prompts) == ((0, 1), UPDATES, tuple(p.id for p in PROMPTS))
     assert found.values["gold"][1, 1] == pytest.approx(0.5 - 0.15 + 0.1 + 0.01)
     assert found.spread["gold"] == pytest.approx(0.1) and found.peak() == 0
     assert found.cells("gold", -1).values.shape == (2, len(PROMPTS))
-    assert validations.course("missing", folder) is None
+    assert logs.course("missing", folder) is None
 
 
 def test_categories_weigh_equally_in_the_means_of_a_course():
     values = {"gold": np.array([[[1.0, 1.0, 0.0]]])}
-    found = validations.Course("x", (0,), (0,), ("a", "b", "c"), ("t", "t", "u"), values, {})
+    found = logs.Course("x", (0,), (0,), ("a", "b", "c"), ("t", "t", "u"), values, {})
     assert found.means["gold"] == pytest.approx(0.5)
 
 
@@ -106,10 +105,10 @@ def test_only_validations_that_all_seeds_reached_count(folder, tmp_path):
         for update in updates:
             source = folder.root / f"runs/none/seed{seed}/validation/{update:06d}.jsonl"
             write_jsonl(root / f"runs/r/seed{seed}/validation/{update:06d}.jsonl", map(json.loads, source.open()))
-    assert validations.course("r", Folder(root)).updates == (0, 20)
+    assert logs.course("r", Folder(root)).updates == (0, 20)
     write_jsonl(root / "runs/r/seed1/validation/000000.jsonl", [{"prompt_id": "p", "tag": "t"}])
     with pytest.raises(UserError, match="000000.jsonl.*expected prompt_id"):
-        validations.course("r", Folder(root))
+        logs.course("r", Folder(root))
 
 
 def test_a_regulariser_in_words():
@@ -191,6 +190,6 @@ def test_sheets_show_the_peak_and_the_end_of_the_same_prompts(sources):
         ("mse", "end"): [40], ("mse", "gold peaks"): [40], ("none", "end"): [40], ("none", "gold peaks"): [0],
     }  # fmt: skip
     shown = [axis.images[0].get_array()[0, 0, 0] for axis in figure.axes if axis.images]
-    places = pictures.drawn(validations.course("none", sources.folder).tags, sheets.TAGS, "sheets")
+    places = pictures.drawn(logs.course("none", sources.folder).tags, sheets.TAGS, "sheets")
     assert shown == places * 4 and len(set(places)) == len(places)
     assert data[(data["run"] == "none") & (data["when"] == "end")]["gold"].mean() == pytest.approx(0.2)

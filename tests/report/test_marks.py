@@ -5,7 +5,7 @@ import pytest
 
 from evals.run import inspected
 from unigrpo.core.records import Prompt
-from unigrpo.report.data.marks import denied, marked
+from unigrpo.report.data.samples import denied, marked
 from unigrpo.world.prompts import prompt_set
 from unigrpo.world.render import render
 from unigrpo.world.traces import Imperfection, annotate

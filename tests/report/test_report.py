@@ -15,10 +15,9 @@ from tests._support import study as study_support
 from tests._support.command import unigrpo
 from tests._support.study import score_rows, sources_of, write_jsonl, write_study
 from unigrpo.core.errors import UserError
-from unigrpo.report.data import collect
-from unigrpo.report.data.results import CATEGORIES, Scores
+from unigrpo.report.data import results
+from unigrpo.report.data.results import CATEGORIES, Row, Scores
 from unigrpo.report.data.results import PAPER as PAPER_FILE
-from unigrpo.report.data.rows import Row
 from unigrpo.report.figures import grid, progress
 from unigrpo.report.pages import drawing
 from unigrpo.study.facts import FIGURES, TABLES
@@ -47,7 +46,7 @@ def raw(study, run, seed):
 
 def test_scores_csv_has_one_row_a_metric(study):
     frame = pd.read_csv(study / "scores.csv")
-    assert tuple(frame.columns) == collect.COLUMNS
+    assert tuple(frame.columns) == results.COLUMNS
     rows = [
         r for run, seeds in (("base", 1), ("sft", 1), ("unigrpo", 3)) for s in range(seeds) for r in raw(study, run, s)
     ]
@@ -75,7 +74,7 @@ def test_scores_csv_has_one_row_a_metric(study):
 )
 def test_bad_sources_are_named(tmp_path, argument, message):
     with pytest.raises(UserError, match=message):
-        collect.collect([argument], tmp_path / "scores.csv")
+        results.collect([argument], tmp_path / "scores.csv")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -83,7 +82,7 @@ def test_a_bad_score_line_is_named(tmp_path):
     row = next(score_rows("think", "tuned", 1, np.random.default_rng(0)))
     write_jsonl(tmp_path / "seed0" / "scores.jsonl", [row, {k: v for k, v in row.items() if k != "tag"}])
     with pytest.raises(UserError, match=r"scores.jsonl, line 2: expected .*tag"):
-        collect.collect([f"a={tmp_path}/seed0"], tmp_path / "scores.csv")
+        results.collect([f"a={tmp_path}/seed0"], tmp_path / "scores.csv")
 
 
 def test_mixed_versions_and_repeated_seeds_are_refused(tmp_path):
@@ -91,11 +90,11 @@ def test_mixed_versions_and_repeated_seeds_are_refused(tmp_path):
     write_jsonl(tmp_path / "a" / "seed0" / "scores.jsonl", [row])
     write_jsonl(tmp_path / "b" / "seed0" / "scores.jsonl", [row | {"version": "2"}])
     out = tmp_path / "scores.csv"
-    collect.collect([f"a={tmp_path}/a/seed0", f"b={tmp_path}/b/seed0"], out)
+    results.collect([f"a={tmp_path}/a/seed0", f"b={tmp_path}/b/seed0"], out)
     with pytest.raises(UserError, match="'geneval' is in versions 1 and 2"):
         Scores(out)
     with pytest.raises(UserError, match="run 'a', seed 0 is given twice"):
-        collect.collect([f"a={tmp_path}/a/seed0", f"a={tmp_path}/b/seed0"], out)
+        results.collect([f"a={tmp_path}/a/seed0", f"a={tmp_path}/b/seed0"], out)
 
 
 # --------------------------------------------------------------------------------------- tables
@@ -168,7 +167,7 @@ def test_ta_is_the_mean_over_images_whatever_their_tags(tmp_path):
     values = [("a", 1.0), ("b", 0.0), ("b", 0.0), ("b", 0.0)]
     rows = [header | {"tag": t, "prompt_id": f"p{i}", "metrics": {"ta": v}} for i, (t, v) in enumerate(values)]
     write_jsonl(tmp_path / "seed0" / "scores.jsonl", rows)
-    collect.collect([f"a={tmp_path}/seed0"], tmp_path / "scores.csv")
+    results.collect([f"a={tmp_path}/seed0"], tmp_path / "scores.csv")
     sources = sources_of(tmp_path, tmp_path / "scores.csv")
     assert sources.estimate(Row("a", "yes", "tuned"), "ta", "ta").mean == pytest.approx(1 / 4)
 

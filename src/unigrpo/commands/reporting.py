@@ -35,7 +35,7 @@ def collect(
     out: Annotated[Path, typer.Option(help="scores.csv to write.")],
 ) -> None:
     """Put all scores of a study into one tidy table."""
-    data.collect.collect(sources, out)
+    data.results.collect(sources, out)
 
 
 def _sources(scale: str, results: Path | None, scores: Path | None, paper: Path | None, judged: bool = True):
@@ -43,7 +43,7 @@ def _sources(scale: str, results: Path | None, scores: Path | None, paper: Path 
     root = results or Path("results") / scale
     table = data.results.Scores(scores or root / "scores.csv") if judged else None
     published = data.results.Paper(paper or data.results.PAPER)
-    return data.rows.Sources(table, published, data.results.Folder(root, study.resolve.chosen_study(scale)))
+    return data.results.Sources(table, published, data.results.Folder(root, study.resolve.chosen_study(scale)))
 
 
 def _entry(section: str, name: str, scale: str, kind: str | None, rows: list[str] | None, guidance: str) -> dict:
@@ -118,7 +118,7 @@ def compare(
 ) -> None:
     """Compare two runs: paired differences, cost, curves, and images on which they differ."""
     sources = _sources(scale, results, scores, paper)
-    rows = (data.rows.Row(run, "yes" if thinking else "no", guidance) for run in (a, b))
+    rows = (data.results.Row(run, "yes" if thinking else "no", guidance) for run in (a, b))
     pages.compare.write(*rows, sources, out or sources.folder.root / "compare")
 
 

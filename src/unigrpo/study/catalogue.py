@@ -24,7 +24,7 @@ SFT = "sft"  # the run that decoding is chosen and the reward learned on
 COMMON = ("label", "stage", "init", "evaluate")  # keys of a run's line that are not settings of its stage
 DOORS = {"tables": TABLES, "figures": FIGURES}
 NAME = re.compile(r"[a-z][a-z0-9_]*")
-READS = {  # check of a claim (``unigrpo.report.claims.checks``) -> the key of its entry that it reads
+READS = {  # check of a claim (``unigrpo.report.claims.outcomes``) -> the key of its entry that it reads
     "highest": "rows",
     **dict.fromkeys(("gains", "no_losses", "not_all_gains"), "pairs"),
     **dict.fromkeys(("all_collapsed", "half_the_evaluations", "higher_training_reward"), "runs"),

@@ -12,9 +12,7 @@ from unigrpo.core.files import new_folder, read_json, read_text, write_json, wri
 from unigrpo.core.settings import from_dict, to_dict
 from unigrpo.models import checkpoint
 from unigrpo.models.backbones import backbone_of
-from unigrpo.report.data.collect import write_scores
-from unigrpo.report.data.results import PAPER, Folder, Paper, Scores
-from unigrpo.report.data.rows import Row, Sources
+from unigrpo.report.data.results import PAPER, Folder, Paper, Row, Scores, Sources, write_scores
 from unigrpo.study import provenance, run_folder
 from unigrpo.study.config import RunConfig
 from unigrpo.study.facts import BACKBONES

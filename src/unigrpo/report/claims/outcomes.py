@@ -1,26 +1,82 @@
-"""What the claims come to in a study's results: a CSV, and a page with every comparison."""
+"""The paper's claims: their checks, and what they come to in a study's results, as a CSV and a page.
+
+A check has the name that the catalogue's entries give. A claim is made of comparisons, each a difference of two rows at
+tuned guidance or of training records; RULE says what they come to, and stood before any outcome was known. Where a row
+is missing the claim is *not available*, and the missing rows are named.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
 from unigrpo.core.files import write_text
 from unigrpo.core.seeding import numpy_generator
-from unigrpo.report.claims.checks import CHECKS, RULE
-from unigrpo.report.claims.score_findings import GUIDANCE, METRICS
-from unigrpo.report.claims.verdicts import Finding, any_one
-from unigrpo.report.data.notes import fates, scale_note
-from unigrpo.report.data.phrases import MISSING
-from unigrpo.report.data.rows import Row, Sources
+from unigrpo.report.claims import findings
+from unigrpo.report.claims.findings import GUIDANCE, METRICS
+from unigrpo.report.claims.verdicts import (
+    ARTEFACT_MARGIN,
+    MARGIN,
+    Finding,
+    any_one,
+    every_one,
+    not_every_one,
+    not_worse,
+)
+from unigrpo.report.data.logs import ENDS
+from unigrpo.report.data.phrases import MISSING, fates, scale_of
+from unigrpo.report.data.results import Row, Sources
 from unigrpo.report.data.stats import rank_correlation
 from unigrpo.report.pages import page
 from unigrpo.study.catalogue import READS, runs_read
 
-DESIGNED, FREE = "designed in", "could have failed"
+
+@dataclass(frozen=True)
+class Check:
+    """``findings(what the entry names under READS, sources)`` compares; ``verdict`` of the comparisons' answers."""
+
+    findings: Callable[..., list[Finding]]
+    verdict: Callable[[Sequence[str]], str] = every_one
+
+
+CHECKS = {
+    "highest": Check(findings.highest),
+    "gains": Check(findings.differences),
+    "no_losses": Check(partial(findings.differences, said=not_worse)),
+    "not_all_gains": Check(partial(findings.differences, metrics=("GenEval",)), not_every_one),
+    "all_collapsed": Check(findings.collapsed_seeds),
+    "half_the_evaluations": Check(findings.half_the_evaluations),
+    "higher_training_reward": Check(findings.higher_training_reward),
+    "hacked": Check(findings.hacked),
+    "lets_artefacts_in": Check(findings.lets_artefacts_in, any_one),
+    "steady_and_best": Check(findings.steady_and_best),
+}
+RULE = (
+    f"A comparison is **yes** where its 95 % interval lies above 0 and its estimate is at least {MARGIN}; **no** where "
+    f"its interval lies below {MARGIN}, so that no difference that matters is left; else **undecided**. Differences "
+    f"are paired by prompt and seed, at {GUIDANCE} guidance.",
+    f"Where no gain is claimed (C5, and last − peak in C9) it is **yes** where the interval lies above −{MARGIN}, so "
+    f"that nothing that matters is lost, **no** where it lies below −{MARGIN}, else **undecided**.",
+    "A claim **holds** where every comparison is yes, **does not hold** where any is no, else it is **undecided at "
+    "this n**. C10, which denies a gain, holds where any comparison is no and does not hold where all are yes. C4 "
+    "holds where all seeds collapsed and does not hold where none did. C12 holds where the ratio is exactly one half.",
+    f"C6 pairs mean training rewards by seed and rollout, whose prompts are the same, over the last {ENDS} rollouts "
+    "that all seeds reached. C7 to C9 pair validations by prompt and seed. The peak of a seed is where the mean of the "
+    "*other* seeds is highest, so that its choice does not make a fall. What is *not counted* decides nothing.",
+    "C8 asks of every weight of the latent KL whether the proxy at the last validation is lower than without a "
+    "regulariser, by a yes; of those that lower it, whether artefacts rise, by a yes with a margin of "
+    f"{ARTEFACT_MARGIN} of the image's area. It holds where any does and does not hold where all are no.",
+    "The effect of a claim is that of its weakest comparison, C8's that of its strongest; n is seeds times prompts "
+    "there. Each interval is for one comparison: the more of them a claim has, the likelier one of them errs. With one "
+    "seed, as base and SFT have, it covers prompts only.",
+)
+
+
+# ------------------------------------------------------------------------------------------ outcomes
 
 
 @dataclass(frozen=True)
@@ -34,7 +90,7 @@ class Outcome:
     @property
     def kind(self) -> str:
         """Whether the synthetic world designs the claim in."""
-        return DESIGNED if self.entry.get("designed") else FREE
+        return "designed in" if self.entry.get("designed") else "could have failed"
 
     @property
     def _verdict_of(self) -> Callable:
@@ -111,7 +167,7 @@ def sections(
         for f in o.findings
     ]
     return [
-        ("", [scale_note(runs, sources.folder)]),
+        ("", [scale_of(runs, sources.folder)]),
         ("", pd.DataFrame(summary)),
         ("Why it was designed in, or could have failed", [f"**{o.id}**: {o.entry['why']}" for o in outcomes]),
         ("The order of rows", [*rankings(sources), "Brackets are 95 % intervals: bootstrap over rows."]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from unigrpo.report.data.phrases import MISSING
@@ -67,11 +67,6 @@ class Finding:
     counted: bool = True
     unit: str = "prompts"
 
-    @classmethod
-    def of(cls, what: str, e: Estimate, answer: str, **more) -> Finding:
-        """That of an estimated difference."""
-        return cls(what, answer, e.mean, e.lo, e.hi, e.seeds, e.prompts, **more)
-
     @property
     def n(self) -> int:
         """Paired values: prompts times seeds, or the seeds counted."""
@@ -97,3 +92,10 @@ class Finding:
     @property
     def said(self) -> str:
         return self.answer + ", not counted" * (not self.counted)
+
+
+def finding(what: str, e: Estimate | None, *missing: str, said: Callable = answer, **more) -> Finding:
+    """That of an estimated difference, which ``said`` answers; without one, what is ``missing``."""
+    if e is None:
+        return Finding(what, missing=missing, **more)
+    return Finding(what, said(e), e.mean, e.lo, e.hi, e.seeds, e.prompts, **more)

@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from unigrpo.report.data.phrases import MISSING
-from unigrpo.report.data.rows import Line, Row, Sources
+from unigrpo.report.data.results import Line, Row, Sources
 from unigrpo.report.data.stats import Estimate
+
+OVERALL = {  # head of a cell -> column of the CSV, benchmark, metric
+    "TA": ("ta", "ta", "ta"),
+    "GenEval": ("geneval", "geneval", "official"),
+    "strict": ("geneval_strict", "geneval", "strict"),
+    "gold": ("gold", "geneval", "gold"),
+}
 
 # ------------------------------------------------------------------------------------------ the CSV
 
@@ -18,28 +25,24 @@ def columns(name: str, e: Estimate | None) -> Line:
 
 def head(row: Row, sources: Sources) -> Line:
     """Who is judged, and on how much."""
-    ta, geneval = (sources.cells(row, benchmark, "gold") for benchmark in ("ta", "geneval"))
-    found = [c for c in (ta, geneval) if c is not None]
+    cells = {benchmark: sources.cells(row, benchmark, "gold") for benchmark in ("ta", "geneval")}
     return {
         "run": row.run,
         "label": sources.folder.label(row.run),
         "thinking": row.thinking,
         "guidance": row.guidance,
-        "seeds": min((len(c.seeds) for c in found), default=0),
+        "seeds": min((len(c.seeds) for c in cells.values() if c), default=0),
         "n": sources.scores.images(row.run, row.mode, row.guidance),
-        "prompts_ta": len(ta.prompts) if ta else 0,
-        "prompts_geneval": len(geneval.prompts) if geneval else 0,
+        **{f"prompts_{benchmark}": len(c.prompts) if c else 0 for benchmark, c in cells.items()},
     }
 
 
 def overall(row: Row, sources: Sources) -> Line:
     """TA, GenEval by the official and by the strict verdict, and gold."""
-    return (
-        columns("ta", sources.estimate(row, "ta", "ta"))
-        | columns("geneval", sources.estimate(row, "geneval", "official"))
-        | columns("geneval_strict", sources.estimate(row, "geneval", "strict"))
-        | columns("gold", sources.estimate(row, "geneval", "gold"))
-    )
+    line = {}
+    for name, *metric in OVERALL.values():
+        line |= columns(name, sources.estimate(row, *metric))
+    return line
 
 
 def published(row: Row, sources: Sources, *names: str) -> Line:
@@ -69,8 +72,7 @@ def seeds(line: Mapping) -> str:
 
 def verdicts(line: Mapping) -> Line:
     """The cells of ``overall``."""
-    names = {"TA": "ta", "GenEval": "geneval", "strict": "geneval_strict", "gold": "gold"}
-    return {words: interval(line, name) for words, name in names.items()}
+    return {words: interval(line, name) for words, (name, *_) in OVERALL.items()}
 
 
 def paper(line: Mapping, name: str) -> str:

@@ -1,16 +1,37 @@
-"""The training records of runs, metrics.jsonl, over seeds; and how their seeds ended."""
+"""What training left beside the weights: metrics.jsonl, validations prompt by prompt, and how its seeds ended.
+
+What is measured on validations, K seeds x U validations x P prompts, is Cells (K, P), paired by prompt and seed:
+
+* rise: the last validation less the first
+* gap: the proxy's rise less gold's, each in units of the spread over the images of the first validation
+* change_since_peak: the last validation less the best. The best of seed k is where the mean of the *other* seeds is
+  highest, so that the choice of the best flatters nothing; with one seed there is none
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from statistics import mean
 
+import numpy as np
 import pandas as pd
 
 from unigrpo.core.errors import UserError
+from unigrpo.core.files import json_lines, read_text
+from unigrpo.core.seeding import numpy_generator
 from unigrpo.report.data.results import Folder
+from unigrpo.report.data.stats import Cells, Estimate, difference, estimate
+from unigrpo.study.facts import METHODS, REGULARISERS
 
 ENDS = 10  # rollouts at either end of training
+METRICS = ("gold", "strict", "proxy", "artefact")  # of a validation image
+NONE = "none"
+
+# ------------------------------------------------------------------------------------------ metrics.jsonl
 
 
 def column(rows: Sequence[tuple[str, dict]], kind: str, name: str) -> list[float]:
@@ -41,20 +62,22 @@ def validated(run: str, name: str, folder: Folder) -> dict[int, dict[int, float]
 def curve_data(runs: Sequence[str], folder: Folder) -> pd.DataFrame:
     """metrics.jsonl of all seeds of these runs -> run, seed, kind, update, images, metric, value; none of a seed that
     was not trained."""
-    rows = []
+    keys, rows = ["kind", "update", "images"], []
     for run in runs:
         seeds = folder.metrics(run)
         if not seeds:
             raise UserError(f"{folder.root / 'runs' / run}: no seed folder with a metrics.jsonl; train the run first")
-        for seed, lines in seeds.items():
-            for where, row in lines:
-                for metric in ("proxy", "gold"):
-                    if row.get(metric) is None:
-                        continue
-                    if not {"kind", "update", "images"} <= row.keys():
-                        raise UserError(f"{where}: expected 'kind', 'update' and 'images' beside '{metric}'")
-                    rows.append((run, seed, row["kind"], row["update"], row["images"], metric, row[metric]))
-    return pd.DataFrame(rows, columns=["run", "seed", "kind", "update", "images", "metric", "value"])
+        found = [(seed, *line, metric) for seed, log in seeds.items() for line in log for metric in ("proxy", "gold")]
+        for seed, where, row, metric in found:
+            if row.get(metric) is None:
+                continue
+            if not row.keys() >= set(keys):
+                raise UserError(f"{where}: expected 'kind', 'update' and 'images' beside '{metric}'")
+            rows.append((run, seed, *(row[key] for key in keys), metric, row[metric]))
+    return pd.DataFrame(rows, columns=["run", "seed", *keys, "metric", "value"])
+
+
+# ------------------------------------------------------------------------------------------ ends and anchors
 
 
 def fallen(run: str, folder: Folder) -> list[int]:
@@ -65,9 +88,150 @@ def fallen(run: str, folder: Folder) -> list[int]:
 def fate(run: str, folder: Folder) -> str:
     """How many seeds collapsed and were not trained, in words; '' where all went well."""
     records = folder.records(run)
-    counts = {
-        "collapsed": len(fallen(run, folder)),
-        "not trained": sum(bool(record.get("not_trained")) for record in records),
-    }
-    parts = [f"{count} of {len(records)} {what}" for what, count in counts.items() if count]
+    counts = {key: sum(bool(record.get(key)) for record in records) for key in ("collapsed", "not_trained")}
+    parts = [f"{count} of {len(records)} {key.replace('_', ' ')}" for key, count in counts.items() if count]
     return f" ({', '.join(parts)})" if parts else ""
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """What holds a run near its start, in words, and the weight that is varied in it; None without a regulariser."""
+
+    kind: str
+    weight: float | None
+
+
+def anchor(config: Mapping) -> Anchor:
+    """The anchor of a reinforced run, by its method and regulariser. Raises UserError for a run of another stage."""
+    if config.get("stage") != "rl":
+        raise UserError(f"{config.get('run')}: expected a reinforced run, found stage {config.get('stage')!r}")
+    rl = config["rl"]
+    holds, name = METHODS.load(rl["method"]).FACTS.holds, rl["regulariser"]
+    facts = None if name == NONE else REGULARISERS.load(name).FACTS
+    if holds is not None:
+        return Anchor(holds[0], rl[holds[1] or facts.weight])
+    if facts is None:
+        return Anchor(NONE, None)
+    if "text" in rl["train"] and rl["kl_text"] > 0:
+        return Anchor(f"{facts.label} + text KL", rl["kl_text"])
+    return Anchor(facts.label, rl[facts.weight])
+
+
+# ------------------------------------------------------------------------------------------ validations
+
+
+@dataclass(frozen=True)
+class Course:
+    """One run: ``values[metric]`` (K, U, P) are means over the images of a prompt, at each of K seeds and at each of
+    the U validations that all of them reached; ``updates`` (U,) increasing, from 0; ``spread[metric]`` is the
+    standard deviation over the images of the first validation, mean over seeds."""
+
+    run: str
+    seeds: tuple[int, ...]
+    updates: tuple[int, ...]
+    prompts: tuple[str, ...]
+    tags: tuple[str, ...]
+    values: dict[str, np.ndarray]
+    spread: dict[str, float]
+
+    def cells(self, metric: str, at: int) -> Cells:
+        """The metric at validation number ``at``, for ``stats``."""
+        return Cells(self.values[metric][:, at], self.seeds, self.prompts, self.tags)
+
+    @cached_property
+    def means(self) -> dict[str, np.ndarray]:
+        """metric -> (K, U), categories weighing equally."""
+        tags = np.array(self.tags)
+        groups = [tags == tag for tag in dict.fromkeys(self.tags)]
+        return {m: np.mean([v[..., g].mean(-1) for g in groups], axis=0) for m, v in self.values.items()}
+
+    def peak(self, metric: str = "gold") -> int:
+        """Number of the validation at which the mean over seeds is highest, the first of equals."""
+        return int(self.means[metric].mean(0).argmax())
+
+
+def sheet(run: str, seed: int, update: int, folder: Folder) -> Path:
+    """The picture with the first image of every validation prompt, in rows of ``records.SHEET_COLUMNS``."""
+    return folder.seed_folders(run)[seed] / "validation" / f"{update:06d}.png"
+
+
+def _read(path: Path) -> dict[tuple[str, str], np.ndarray]:
+    """(prompt, tag) -> METRICS of its images (M, I)."""
+    images = defaultdict(list)
+    for where, row in json_lines(read_text(path), path):
+        try:
+            images[row["prompt_id"], row["tag"]].append([float(row[metric]) for metric in METRICS])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{where}: expected prompt_id, tag, {', '.join(METRICS)} ({error!r})") from None
+    if not images:
+        raise UserError(f"{path}: expected an image a line, found none")
+    return {prompt: np.array(each).T.copy() for prompt, each in images.items()}
+
+
+def course(run: str, folder: Folder) -> Course | None:
+    """All seeds of the run that have validations; None without any. Raises UserError naming a damaged file, or one
+    whose prompts differ from the others'."""
+    found = {seed: sorted((path / "validation").glob("*.jsonl")) for seed, path in folder.seed_folders(run).items()}
+    found = {seed: paths for seed, paths in found.items() if paths}
+    if not found:
+        return None
+    updates = sorted(set.intersection(*({int(path.stem) for path in paths} for paths in found.values())))
+    prompts, values, spreads = None, [], []
+    for paths in found.values():
+        read = {path: _read(path) for path in paths if int(path.stem) in updates}
+        for path, images in read.items():
+            prompts = prompts or list(images)
+            if prompts != list(images):
+                raise UserError(f"{path}: expected the prompts of {run}'s other validations, in their order")
+        values.append([[each.mean(-1) for each in images.values()] for images in read.values()])
+        first = next(iter(read.values()))
+        spreads.append(np.concatenate(list(first.values()), axis=-1).std(-1))
+    by_metric = np.array(values).transpose(3, 0, 1, 2).copy()
+    spread = np.mean(spreads, axis=0).tolist()
+    return Course(
+        run, tuple(found), tuple(updates), *zip(*prompts, strict=True),
+        dict(zip(METRICS, by_metric, strict=True)), dict(zip(METRICS, spread, strict=True)),
+    )  # fmt: skip
+
+
+def courses(runs: Sequence[str], folder: Folder) -> dict[str, Course | None]:
+    """Run -> its validations. Raises UserError where no run has any."""
+    found = {run: course(run, folder) for run in runs}
+    if not any(found.values()):
+        raise UserError(f"{folder.root / 'runs'}: none of {', '.join(runs)} has validation records")
+    return found
+
+
+def rise(course: Course, metric: str) -> Cells:
+    """Last validation - first."""
+    return difference(course.cells(metric, -1), course.cells(metric, 0))
+
+
+def gap(course: Course) -> Cells | None:
+    """The proxy's rise - gold's, in units of the spread at the start; None where either has no spread."""
+    if not (course.spread["proxy"] and course.spread["gold"]):
+        return None
+    proxy, gold = (rise(course, metric) for metric in ("proxy", "gold"))
+    return replace(proxy, values=proxy.values / course.spread["proxy"] - gold.values / course.spread["gold"])
+
+
+def change_since_peak(course: Course, metric: str = "gold") -> Cells | None:
+    """Last validation - best, the best of each seed chosen on the others; None with one seed."""
+    each = range(len(course.seeds))
+    if len(each) == 1:
+        return None
+    best = [np.delete(course.means[metric], k, axis=0).mean(0).argmax() for k in each]
+    last = course.cells(metric, -1)
+    return replace(last, values=last.values - course.values[metric][each, best])
+
+
+def measured(cells: Cells | None, *names: str) -> Estimate | None:
+    """Mean and interval of validation prompts, categories weighing equally; ``names`` choose the resamples."""
+    return None if cells is None else estimate(cells, numpy_generator(0, "validation", *names))
+
+
+def apart(a: Course | None, b: Course | None, metric: str) -> Cells | None:
+    """``a`` - ``b`` at their last validations, paired by prompt and seed; None where no seed is shared."""
+    if a is None or b is None or not set(a.seeds) & set(b.seeds):
+        return None
+    return difference(a.cells(metric, -1), b.cells(metric, -1), one_for_all=False)

@@ -1,33 +1,75 @@
 """What a report reads: scores.csv, the paper's numbers, and the small files in the runs' folders.
 
-Only scores.csv is needed. Where a run's folder is missing, so are its protocol and its cost, and the report says so.
+A row of scores.csv is one metric of one image, in COLUMNS. Every table and figure is made from this file, so a released
+one stands in for all training: where a run's folder is missing, so are its protocol and its cost, and the report says
+so. Loads numpy and pandas when they are used, not when it is imported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from statistics import mean, median
 
-import pandas as pd
-
+from unigrpo.core import seeding
 from unigrpo.core.errors import UserError
-from unigrpo.core.files import json_lines, read_json, read_text
-from unigrpo.report.data.stats import Cells
-from unigrpo.study import run_folder
+from unigrpo.core.files import json_lines, read_json, read_text, replacing
+from unigrpo.core.lazy import lazy
+from unigrpo.report.data import stats
+from unigrpo.study import resolve, run_folder
 from unigrpo.study.provenance import ROOT
 
-if TYPE_CHECKING:
-    from unigrpo.study.resolve import Study
-
-COLUMNS = (
-    "run", "seed", "benchmark", "version", "mode", "guidance",
-    "prompt_id", "tag", "sample", "metric", "value",
-)  # fmt: skip
+pd = lazy("pandas")
+KEYS = ("benchmark", "version", "mode", "guidance", "prompt_id", "tag", "sample")
+COLUMNS = ("run", "seed", *KEYS, "metric", "value")
 PAPER = ROOT / "results" / "reference" / "paper.csv"
 CATEGORIES = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 """GenEval's categories in the order of the paper's Table 2."""
+
+Line = dict[str, object]
+"""One row of a table's CSV: column -> value, None where not available."""
+
+# ------------------------------------------------------------------------------------------ scores.csv
+
+
+def collect(arguments: Sequence[str], out: Path) -> None:
+    """Write ``out`` from arguments ``RUN=.../seed<k>`` or ``RUN=.../seed<k>/scores.jsonl``, each run and seed once."""
+    sources = {}
+    for argument in arguments:
+        run, _, path = argument.partition("=")
+        folder = Path(path).parent if path.endswith(".jsonl") else Path(path)
+        number = re.fullmatch(r"seed(\d+)", folder.name)
+        if not run or not number:
+            raise UserError(f"'{argument}': expected RUN=PATH, where the path is a folder called seed<number>")
+        seed = int(number[1])
+        if (run, seed) in sources:
+            raise UserError(f"run '{run}', seed {seed} is given twice")
+        sources[run, seed] = folder / "scores.jsonl"
+    write_scores(sources, out)
+
+
+def write_scores(sources: Mapping[tuple[str, int], Path], out: Path) -> None:
+    """Write ``out`` from the scores.jsonl of each run and seed."""
+    with replacing(out) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for (run, seed), path in sources.items():
+            writer.writerows(tidy_rows(run, seed, path))
+
+
+def tidy_rows(run: str, seed: int, path: Path) -> Iterator[tuple]:
+    """The rows of one scores.jsonl; none of an empty one, which is that of a run that was not trained."""
+    for where, row in json_lines(read_text(path), path):
+        try:
+            keys = [row[key] for key in KEYS]
+            metrics = {name: float(value) for name, value in row["metrics"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{where}: expected {', '.join(KEYS)} and numbers in metrics ({error!r})") from None
+        for name, value in metrics.items():
+            yield (run, seed, *keys, name, f"{value:.6g}")
 
 
 class Scores:
@@ -41,30 +83,28 @@ class Scores:
             raise UserError(f"{path}: cannot be read as a table of scores ({error})") from None
         if tuple(frame.columns) != COLUMNS:
             raise UserError(f"{path}: expected the columns {', '.join(COLUMNS)}")
-        for benchmark, versions in frame.groupby("benchmark", observed=True)["version"].unique().items():
+        for benchmark, versions in frame.groupby("benchmark")["version"].unique().items():
             if len(versions) > 1:
                 mixed = " and ".join(sorted(versions))
                 raise UserError(f"{path}: '{benchmark}' is in versions {mixed}; score every run with the same one")
         self._frame = frame = frame.astype({c: "category" for c in COLUMNS if c not in kinds})
-        by = ["run", "benchmark", "mode", "guidance", "metric"]
-        self._parts = dict(iter(frame.groupby(by, observed=True)))
+        self._parts = dict(iter(frame.groupby(["run", "benchmark", "mode", "guidance", "metric"], observed=True)))
 
     def has(self, run: str, mode: str, guidance: str) -> bool:
         return any(key[0] == run and key[2:4] == (mode, guidance) for key in self._parts)
 
-    def cells(self, run: str, benchmark: str, mode: str, guidance: str, metric: str) -> Cells | None:
+    def cells(self, run: str, benchmark: str, mode: str, guidance: str, metric: str) -> stats.Cells | None:
         """Means over images, seeds x prompts, prompts in a fixed order; None where nothing was scored."""
         part = self._parts.get((run, benchmark, mode, guidance, metric))
         if part is None:
             return None
         table = part.pivot_table("value", "seed", ["tag", "prompt_id"], aggfunc="mean", observed=True)
         tags, prompts = zip(*table.columns, strict=True)
-        return Cells(table.to_numpy(), tuple(int(s) for s in table.index), tuple(prompts), tuple(tags))
+        return stats.Cells(table.to_numpy(), tuple(map(int, table.index)), prompts, tags)
 
     def images(self, run: str, mode: str, guidance: str) -> int:
         """Images scored for a row, over both benchmarks and all seeds."""
-        keys = [(run, benchmark, mode, guidance, "gold") for benchmark in ("ta", "geneval")]
-        return sum(len(self._parts[key]) for key in keys if key in self._parts)
+        return sum(len(self._parts.get((run, b, mode, guidance, "gold"), ())) for b in ("ta", "geneval"))
 
     def agreement(self, runs: Sequence[str]) -> float | None:
         """Share of these runs' GenEval images on which inspector and second evaluator agree."""
@@ -72,6 +112,9 @@ class Scores:
         index = ["run", "seed", "mode", "guidance", "prompt_id", "sample"]
         first, second = (frame[frame["metric"] == m].set_index(index)["value"] for m in ("official", "second"))
         return float((first.reindex(second.index) == second).mean()) if len(second) else None
+
+
+# ------------------------------------------------------------------------------------------ other files
 
 
 class Paper:
@@ -99,7 +142,7 @@ class Folder:
     """The results of one scale, ``root/runs/<run>/seed<k>/``, and the study that they belong to, where there is one."""
 
     root: Path
-    study: Study | None = None
+    study: resolve.Study | None = None
 
     def seed_folders(self, run: str) -> dict[int, Path]:
         paths = (self.root / "runs" / run).glob("seed[0-9]*")
@@ -107,9 +150,9 @@ class Folder:
 
     def config(self, run: str) -> dict:
         """The configuration that the run's first seed was trained with, else that of the study; empty without one."""
-        found = (run_folder.configuration(folder) for folder in self.seed_folders(run).values())
-        if (recorded := next(filter(None, found), None)) is not None:
-            return recorded[1]
+        for folder in self.seed_folders(run).values():
+            if found := run_folder.configuration(folder):
+                return found[1]
         return self.study.config(run, 0) if self.study and run in self.study.runs() else {}
 
     def label(self, run: str) -> str:
@@ -132,3 +175,74 @@ class Folder:
         """protocol.json of every seed and benchmark of a table's row."""
         name = f"samples/*.{mode}.{guidance}/protocol.json"
         return [read_json(path) for folder in self.seed_folders(run).values() for path in sorted(folder.glob(name))]
+
+
+# ------------------------------------------------------------------------------------------ rows
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: a run, judged with (yes) or without (no) thinking at one guidance; both are empty where a
+    table shows its training alone."""
+
+    run: str
+    thinking: str = ""
+    guidance: str = ""
+
+    @property
+    def mode(self) -> str:
+        return resolve.MODES[self.thinking]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Everything a table is made from; no scores where it shows training alone."""
+
+    scores: Scores | None
+    paper: Paper
+    folder: Folder
+
+    def cells(self, row: Row, benchmark: str, metric: str, tag: str | None = None) -> stats.Cells | None:
+        """Those of the row, of one category where ``tag`` is given; None where it was not scored."""
+        cells = self.scores.cells(row.run, benchmark, row.mode, row.guidance, metric)
+        if cells is None or not tag:
+            return cells
+        return cells.only(tag) if tag in cells.tags else None
+
+    def estimate(self, row: Row, benchmark: str, metric: str, tag: str | None = None) -> stats.Estimate | None:
+        """The row's mean and interval; over one category where ``tag`` is given."""
+        cells = self.cells(row, benchmark, metric, tag)
+        rng = seeding.numpy_generator(0, row.run, row.mode, row.guidance, benchmark, metric, tag or "")
+        return cells and stats.estimate(cells, rng, by_category=benchmark == "geneval")
+
+    def gap(self, better: Row, row: Row, benchmark: str, metric: str, tag: str | None = None) -> stats.Estimate | None:
+        """``better`` - ``row``, paired by prompt and seed, over one category where ``tag`` is given; None where either
+        was not scored or no seed is shared.
+
+        The only seed of a supervised run stands for all. One that is left of a reinforced run does not.
+        """
+        pair = [(r, self.cells(r, benchmark, metric, tag)) for r in (better, row)]
+        (_, a), (_, b) = pair
+        if a is None or b is None:
+            return None
+        left = any(len(c.seeds) == 1 and self.folder.config(r.run).get("stage") == "rl" for r, c in pair)
+        if left and not set(a.seeds) & set(b.seeds):
+            return None
+        names = (better.run, better.mode, row.run, row.mode, row.guidance, benchmark, metric, *([tag] if tag else []))
+        apart = stats.difference(a, b, one_for_all=not left)
+        return stats.estimate(apart, seeding.numpy_generator(0, "gap", *names), by_category=benchmark == "geneval")
+
+    def name(self, row: Row) -> str:
+        """The row in words."""
+        return f"{self.folder.label(row.run)}{', thinking' if row.thinking == 'yes' else ''}"
+
+    def cost(self, run: str) -> Line:
+        """Training cost and number of collapsed seeds, from run.json; None without one. Of the seeds that were trained:
+        mean model evaluations, median images and seconds."""
+        records = self.folder.records(run)
+        trained = [r for r in records if not r.get("not_trained")]
+        middles = {"model_evaluations": mean, "images": median, "wall_seconds": median}
+        given = {key: [r[key] for r in trained if r.get(key) is not None] for key in middles}
+        cost = {key: middles[key](values) if values else None for key, values in given.items()}
+        counts = {key: round(cost[key]) for key in ("model_evaluations", "images") if cost[key] is not None}
+        return cost | counts | {"collapsed": sum(bool(r.get("collapsed")) for r in records) if records else None}

@@ -1,19 +1,39 @@
-"""Images with their traces and verdicts, for the figures that show pictures and for the gallery."""
+"""Images with their traces and verdicts, and the words of a trace that the verdict turned on.
+
+A fact of the prompt is an exam point of unigrpo.world.exam_points. The benchmark's verdict is asked twice: on the image
+(its reason is in scores.jsonl) and on the plan of the trace, as if it had been painted to the letter. A denied fact
+marks the words of the trace that speak of it:
+
+* PLAN: the trace already contradicts the prompt
+* PAINT: the trace is right, the image is not
+
+A malformed trace, or one in free text, has no marks.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_jsonl
-from unigrpo.report.data.marks import Line, marked
+from unigrpo.core.records import Detection
 from unigrpo.report.data.results import Folder
 from unigrpo.sampling import sample_folder
+from unigrpo.world.benchmark_verdicts import VERDICTS
+from unigrpo.world.exam_points import ExamPoint, exam_points
+from unigrpo.world.scenes import NOMINAL_SIZE, PLACES, cell_center
+from unigrpo.world.traces import Plan, parse_trace
 
-BENCHMARKS = ("geneval", "ta")
+PLAN, PAINT = "plan", "paint"
+COLOR, CLASS, PLACE = range(3)  # words of an object of a plan
+
+Entry = list[tuple[str, str]]
+"""The words of one object of a trace, each with its mark, '' for none."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +51,12 @@ class Sample:
     meta: dict
     image: np.ndarray
     trace: str | None
-    correct: bool | None
-    reason: str
-    scores: dict[str, float]
+    correct: bool | None = None
+    reason: str = ""
+    scores: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
-    def plan(self) -> list[Line] | None:
+    def plan(self) -> list[Entry] | None:
         """The trace's objects with the words marked that the verdict turned on; None without a well-formed trace."""
         return marked(self.trace, self.benchmark, self.meta, self.reason)
 
@@ -49,7 +69,7 @@ class Sample:
 def read_samples(folder: Folder, run: str, mode: str, guidance: str) -> dict[str, Sample]:
     """Prompt id -> first sample of the run's first seed, in manifest order; empty without images."""
     for path in folder.seed_folders(run).values():
-        found = [path / "samples" / f"{b}.{mode}.{guidance}" for b in BENCHMARKS]
+        found = [path / "samples" / f"{benchmark}.{mode}.{guidance}" for benchmark in ("geneval", "ta")]
         found = [f for f in found if (f / "manifest.jsonl").exists()]
         if found:
             verdicts = _verdicts(path / "scores.jsonl", mode, guidance)
@@ -57,20 +77,18 @@ def read_samples(folder: Folder, run: str, mode: str, guidance: str) -> dict[str
     return {}
 
 
-def _first_samples(path, verdicts: dict):
+def _first_samples(path: Path, verdicts: Mapping[str, tuple]) -> Iterator[Sample]:
     content = sample_folder.read(path)
     for row, image in zip(content.rows, content.images, strict=True):
         if row["sample"] == 0:
             fields = (row["prompt_id"], row["prompt"], row["tag"], content.protocol["benchmark"], row["meta"], image)
-            yield Sample(*fields, row.get("trace"), *verdicts.get(row["prompt_id"], (None, "", {})))
+            yield Sample(*fields, row.get("trace"), *verdicts.get(row["prompt_id"], ()))
 
 
-def _verdicts(path, mode: str, guidance: str) -> dict[str, tuple[bool, str, dict[str, float]]]:
+def _verdicts(path: Path, mode: str, guidance: str) -> dict[str, tuple[bool, str, dict[str, float]]]:
     """Prompt id -> (correct, reason, scores) of the first samples."""
-    if not path.exists():
-        return {}
     verdicts = {}
-    for where, row in read_jsonl(path):
+    for where, row in read_jsonl(path) if path.exists() else ():
         try:
             if (row["mode"], row["guidance"], row["sample"]) == (mode, guidance, 0):
                 headline = row["metrics"]["ta" if row["benchmark"] == "ta" else "official"]
@@ -78,3 +96,69 @@ def _verdicts(path, mode: str, guidance: str) -> dict[str, tuple[bool, str, dict
         except KeyError as error:
             raise UserError(f"{where}: has no {error}") from None
     return verdicts
+
+
+# ------------------------------------------------------------------------------------------ marks
+
+
+def denied(meta: Mapping, reason: str) -> set[ExamPoint]:
+    """The stated facts that a verdict's reason, one line a failure, denies."""
+    lines = reason.split("\n")
+    return {p for p in exam_points(meta) if any(line.startswith(_denials(p)) for line in lines)}
+
+
+def _denials(point: ExamPoint) -> tuple[str, ...]:
+    """How the line of a verdict's reason begins that denies this point; TA's reason is the question itself."""
+    cls, color = point.group.cls, point.group.color
+    official = {
+        "object": (f"expected {cls}>=",),
+        "count": (f"expected {cls}>=", f"expected {cls}<"),
+        "attribute": (f"expected {color} {cls}>=",),
+        "position": (f"expected {cls} {point.relation} target",),
+    }
+    return (point.question, *official[point.skill])
+
+
+def painted_to_the_letter(plan: Plan) -> list[Detection]:
+    """The plan as detections: boxes of the usual size in the middle of their cells, image side 1."""
+    half = NOMINAL_SIZE / 2
+    centers = [cell_center(PLACES.index(place)) for _, _, place in plan]
+    boxes = [(x - half, y - half, x + half, y + half) for x, y in centers]
+    return [Detection(cls, color, box, 1.0) for (color, cls, _), box in zip(plan, boxes, strict=True)]
+
+
+def _words(point: ExamPoint, plan: Plan, asked: set[str]) -> list[tuple[int, int]]:
+    """(object, word) of the plan that speak of a fact; where its class is not planned, of classes nobody asked for."""
+
+    def planned(cls: str, color: str | None = None) -> list[int]:
+        return [i for i, entry in enumerate(plan) if entry[CLASS] == cls and color in (None, entry[COLOR])]
+
+    of_class = planned(point.group.cls)
+    if point.skill == "attribute":
+        wrong = [i for i in of_class if plan[i][COLOR] != point.group.color]
+        return [(i, COLOR) for i in wrong or of_class]
+    if point.skill == "position":  # a relation whose one side is missing failed for that, not for its places
+        sides = [planned(group.cls, group.color) for group in (point.group, point.target)]
+        return [(i, PLACE) for i in sides[0] + sides[1] if all(sides)]
+    unasked = [i for i, entry in enumerate(plan) if entry[CLASS] not in asked]
+    return [(i, CLASS) for i in of_class or unasked]
+
+
+def marked(trace: str | None, benchmark: str, meta: Mapping, reason: str) -> list[Entry] | None:
+    """The objects of a trace, each word with its mark; None where the trace states no plan.
+
+    ``reason`` is the verdict's on the image, empty where it was right or not judged.
+    """
+    plan = parse_trace(trace or "")
+    if plan is None:
+        return None
+    verdict, _ = VERDICTS[benchmark]
+    planned = denied(meta, verdict(meta, painted_to_the_letter(plan))["reason"])
+    painted = denied(meta, reason) - planned
+    asked = {clause["class"] for clause in meta["include"]}
+    marks = [["", "", ""] for _ in plan]
+    for kind, points in ((PAINT, painted), (PLAN, planned)):  # a word of both belongs to the plan
+        for point in points:
+            for row, word in _words(point, plan, asked):
+                marks[row][word] = kind
+    return [list(zip(entry, words, strict=True)) for entry, words in zip(plan, marks, strict=True)]

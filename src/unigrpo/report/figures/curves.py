@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from unigrpo.report.data import logs
-from unigrpo.report.data.rows import Sources
+from unigrpo.report.data.results import Sources
 from unigrpo.report.pages import drawing
 from unigrpo.study.facts import KindFacts
 

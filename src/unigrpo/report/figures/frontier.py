@@ -11,8 +11,8 @@ from statistics import mean
 
 from unigrpo.core import errors, seeding
 from unigrpo.core.lazy import lazy
-from unigrpo.report.data import anchors, logs, results, stats, validations
-from unigrpo.report.data.rows import Sources
+from unigrpo.report.data import logs, results, stats
+from unigrpo.report.data.results import Sources
 from unigrpo.report.pages import drawing
 from unigrpo.study.facts import KindFacts
 
@@ -44,7 +44,7 @@ def points(courses: Mapping[str, object], folder: results.Folder) -> pandas.Data
     rows = []
     for run, found in courses.items():
         if found is not None:
-            anchor = anchors.anchor(folder.config(run))
+            anchor = logs.anchor(folder.config(run))
             row = [run, anchor.kind, anchor.weight, len(found.seeds), last_drift(run, folder)]
             for metric in PANELS:
                 e = stats.estimate(found.cells(metric, -1), seeding.numpy_generator(0, "frontier", run, metric))
@@ -54,7 +54,7 @@ def points(courses: Mapping[str, object], folder: results.Folder) -> pandas.Data
 
 
 def draw(spec: Mapping, sources: Sources) -> drawing.Drawn:
-    courses = validations.courses(spec["runs"], sources.folder)
+    courses = logs.courses(spec["runs"], sources.folder)
     data = points(courses, sources.folder)
     missing = [sources.folder.label(run) for run, found in courses.items() if found is None]
     first = courses[data["run"][0]]
@@ -77,6 +77,6 @@ def _draw_weights(axis, tried: pandas.DataFrame, metric: str, kind: str, number:
         if row["seeds"] > 1:
             ends = [row[f"{metric}_lo"], row[f"{metric}_hi"]]
             axis.plot([row["drift"]] * 2, ends, color=color, linewidth=0.8)
-        if kind != anchors.NONE:
+        if kind != logs.NONE:
             axis.annotate(f"{row['weight']:g}", (row["drift"], row[metric]), xytext=(4, 4 - 12 * (number % 2)),
                           textcoords="offset points", fontsize=5.5, color=color)  # fmt: skip

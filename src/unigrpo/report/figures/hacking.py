@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from unigrpo.core import errors
 from unigrpo.core.lazy import lazy
-from unigrpo.report.data import logs, results, validations
-from unigrpo.report.data.rows import Sources
+from unigrpo.report.data import logs, results
+from unigrpo.report.data.results import Sources
 from unigrpo.report.pages import drawing
 from unigrpo.study.facts import KindFacts
 
@@ -25,12 +25,12 @@ COLUMNS = ["run", "seed", "update", "drift", "metric", "gain"]
 LOOKS = {"proxy": {"color": "#c0392b", "linestyle": "--"}, "gold": {"color": "#08306b", "linestyle": "-"}}
 
 
-def gains(found: validations.Course, metric: str) -> np.ndarray:
+def gains(found: logs.Course, metric: str) -> np.ndarray:
     """(K, U) gains since the first validation, in units of the spread over its images, or as they are without any."""
     return (found.means[metric] - found.means[metric][:, :1]) / (found.spread[metric] or 1.0)
 
 
-def drifts(found: validations.Course, folder: results.Folder) -> np.ndarray:
+def drifts(found: logs.Course, folder: results.Folder) -> np.ndarray:
     """(K, U) velocity MSE from the start at each of the validations. Raises UserError where one has none."""
     by_seed = logs.validated(found.run, "drift", folder)
     moved = np.array([[by_seed.get(seed, {}).get(u, np.nan) for u in found.updates] for seed in found.seeds])
@@ -41,7 +41,7 @@ def drifts(found: validations.Course, folder: results.Folder) -> np.ndarray:
 
 def draw(spec: Mapping, sources: Sources) -> drawing.Drawn:
     folder, rows = sources.folder, []
-    courses = validations.courses(spec["runs"], folder)
+    courses = logs.courses(spec["runs"], folder)
     figure, axes = drawing.panels(len(courses), 2, 0.8 + 1.15 * len(courses), sharey=True, sharex="col")
     for line, (run, found) in zip(axes, courses.items(), strict=True):
         line[0].set_ylabel(folder.label(run).replace(" (", "\n(").replace(" + ", "\n+ "), fontsize=7)
@@ -69,7 +69,7 @@ def draw(spec: Mapping, sources: Sources) -> drawing.Drawn:
     return figure, rows
 
 
-def _draw_run(line, found: validations.Course, moved: np.ndarray, gained: Mapping[str, np.ndarray]) -> None:
+def _draw_run(line, found: logs.Course, moved: np.ndarray, gained: Mapping[str, np.ndarray]) -> None:
     """Means over seeds and their range; a triangle at the highest mean gold."""
     for axis, place in zip(line, (np.array(found.updates, dtype=float), moved.mean(0)), strict=True):
         for metric, look in LOOKS.items():

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping
 
 from unigrpo.report.data import results, samples
-from unigrpo.report.data.rows import Sources
+from unigrpo.report.data.results import Sources
 from unigrpo.report.pages import drawing, pictures
 from unigrpo.study.facts import KindFacts
 
@@ -21,7 +21,7 @@ FACTS = KindFacts(
 COLUMNS = ["prompt_id", "prompt", "run", "trace", "correct", "reason"]
 TRACE_COLUMNS = 2
 CHARACTERS = 34  # of the trace's type, in the width beside an image
-LOOKS = {  # mark of report.data.marks -> what it means, its look; either differs from plain type without colour
+LOOKS = {  # mark of report.data.samples -> what it means, its look; either differs from plain type without colour
     "": ("", {"color": "#222222"}),
     "plan": ("the trace contradicts the prompt", {"color": "#b2182b", "fontweight": "bold"}),
     "paint": ("the trace is right, the image is not", {"color": "#08519c", "fontweight": "bold", "style": "italic"}),

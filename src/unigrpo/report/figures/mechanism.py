@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from unigrpo.core import errors
 from unigrpo.core.lazy import lazy
-from unigrpo.report.data.rows import Sources
+from unigrpo.report.data.results import Sources
 from unigrpo.report.pages import drawing
 from unigrpo.study.facts import KindFacts
 

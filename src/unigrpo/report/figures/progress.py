@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from unigrpo.core.lazy import lazy
 from unigrpo.report.data import logs
-from unigrpo.report.data.rows import Sources
+from unigrpo.report.data.results import Sources
 from unigrpo.report.pages import drawing
 from unigrpo.study.facts import KindFacts
 

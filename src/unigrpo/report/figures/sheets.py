@@ -8,8 +8,8 @@ from pathlib import Path
 
 from unigrpo.core import errors, records
 from unigrpo.core.lazy import lazy
-from unigrpo.report.data import validations
-from unigrpo.report.data.rows import Sources
+from unigrpo.report.data import logs
+from unigrpo.report.data.results import Sources
 from unigrpo.report.pages import drawing, pictures
 from unigrpo.study.facts import KindFacts
 
@@ -47,7 +47,7 @@ def read(path: Path) -> np.ndarray:
 
 def draw(spec: Mapping, sources: Sources) -> drawing.Drawn:
     folder, rows = sources.folder, []
-    courses = validations.courses(spec["runs"], folder)
+    courses = logs.courses(spec["runs"], folder)
     shown = next(found for found in courses.values() if found is not None)
     places, texts = pictures.drawn(shown.tags, TAGS, "sheets"), {p.id: p.text for p in prompts.prompt_set("val")}
     lines = 2 * len(courses)
@@ -62,7 +62,7 @@ def draw(spec: Mapping, sources: Sources) -> drawing.Drawn:
         for line, at, when in zip(pair, (found.peak(), -1), ("gold peaks", "end"), strict=True):
             update = found.updates[at]
             _name(line[0], folder.label(run), f"{when}: {update}")
-            page = read(validations.sheet(run, found.seeds[0], update, folder))
+            page = read(logs.sheet(run, found.seeds[0], update, folder))
             for axis, place in zip(line, places, strict=True):
                 axis.imshow(tile(page, place), interpolation="bicubic")
                 gold = found.values["gold"][0, at, place]

@@ -15,9 +15,8 @@ from unigrpo.core.files import write_text
 from unigrpo.core.seeding import numpy_generator
 from unigrpo.report.data import lines as cells
 from unigrpo.report.data.logs import curve_data
-from unigrpo.report.data.notes import scale_note
-from unigrpo.report.data.results import CATEGORIES
-from unigrpo.report.data.rows import Line, Row, Sources
+from unigrpo.report.data.phrases import scale_of
+from unigrpo.report.data.results import CATEGORIES, Line, Row, Sources
 from unigrpo.report.data.samples import read_samples
 from unigrpo.report.data.stats import improvement
 from unigrpo.report.pages import drawing, page
@@ -86,7 +85,7 @@ def markdown(a: Row, b: Row, lines: Sequence[Line], sources: Sources) -> str:
         "P(improvement) is the chance that a seed of the first beats a seed of the second on a prompt, ties counting "
         "half; its interval covers prompts only.",
         "n is seeds × prompts. The training reward is the one that the learned reward gives the same images.",
-        scale_note([a.run, b.run], sources.folder),
+        scale_of([a.run, b.run], sources.folder),
     ]
     sections = [("", pd.DataFrame(table)), ("", pd.DataFrame(spent)), ("", notes)]
     return page.markdown(f"{first} against {second}", sections)

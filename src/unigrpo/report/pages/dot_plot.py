@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from unigrpo.core.errors import UserError
 from unigrpo.report.data.phrases import MISSING
-from unigrpo.report.data.rows import Row, Sources
+from unigrpo.report.data.results import Row, Sources
 from unigrpo.report.pages import drawing
 
 OURS, PAPER = drawing.DARK, drawing.RED

@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 
 from unigrpo.core.files import replacing, write_text
 from unigrpo.report.data.phrases import MISSING
-from unigrpo.report.data.rows import Sources
+from unigrpo.report.data.results import Sources
 from unigrpo.study.facts import FIGURES
 
 Drawn = tuple[Figure, pd.DataFrame | list[tuple]]

@@ -20,7 +20,7 @@ from PIL import Image
 
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_text, write_text
-from unigrpo.report.data import notes
+from unigrpo.report.data import phrases
 from unigrpo.report.data.results import CATEGORIES, Folder
 from unigrpo.report.data.samples import Sample, read_samples
 
@@ -82,7 +82,7 @@ def write(folder: Folder, out: Path, guidance: str) -> None:
     }
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     html = environment.from_string(read_text(TEMPLATE)).render(
-        title=f"Samples, scale {folder.root.name}", scale=notes.scale_note(list(runs), folder).replace("`", ""),
+        title=f"Samples, scale {folder.root.name}", scale=phrases.scale_of(list(runs), folder).replace("`", ""),
         guidance=guidance, labels={run: folder.label(run) for run in runs}, verdicts=WORDS,
         categories={tag: shown for tag, shown in categories.items() if shown},
     )  # fmt: skip

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from unigrpo.core.errors import UserError
 from unigrpo.core.seeding import numpy_generator
-from unigrpo.report.data.rows import Sources
+from unigrpo.report.data.results import Sources
 from unigrpo.report.data.samples import Sample, read_samples
 from unigrpo.report.pages.drawing import bare
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pandas as pd
 
 from unigrpo.core.files import write_text
-from unigrpo.report.data import notes, phrases
-from unigrpo.report.data.rows import Row, Sources
+from unigrpo.report.data import phrases
+from unigrpo.report.data.results import Row, Sources
 from unigrpo.report.pages import latex, page
 from unigrpo.study.facts import TABLES, KindFacts
 
@@ -37,11 +37,11 @@ def make(name: str, spec: Mapping, sources: Sources) -> dict[str, str]:
     facts, latex_of = kind.FACTS, getattr(kind, "latex", lambda line: kind.text(line) | {"seeds": line["seeds"]})
     rows = rows_of(spec, facts)
     lines = [kind.line(row, rows, sources) for row in rows]
-    runs = notes.runs_of(rows)
+    runs = phrases.runs_of(rows)
     title = spec.get("title", facts.title) + f", {rows[0].guidance} guidance" * (facts.shows == "rows")
-    scale, notes_of = notes.scale_note(runs, sources.folder), getattr(kind, "notes", lambda *_: [])
-    scored = notes.scored(rows, sources) if facts.scores else []
-    below = [scale, *scored, *facts.notes, *notes_of(rows, lines, sources), *notes.fates(runs, sources.folder)]
+    scale, notes_of = phrases.scale_of(runs, sources.folder), getattr(kind, "notes", lambda *_: [])
+    scored = phrases.scored(rows, sources) if facts.scores else []
+    below = [scale, *scored, *facts.notes, *notes_of(rows, lines, sources), *phrases.fates(runs, sources.folder)]
     caption = [scale, *facts.printed, *[phrases.METRICS, phrases.INTERVALS] * facts.scores, *facts.notes]
     frame, printed = (pd.DataFrame(map(form, lines)) for form in (kind.text, latex_of))
     return {

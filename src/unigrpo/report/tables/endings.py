@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import mean
 
-from unigrpo.report.data import anchors, lines, logs, phrases, validations
-from unigrpo.report.data import notes as shared
-from unigrpo.report.data.rows import Line, Row, Sources
+from unigrpo.report.data import lines, logs, phrases
+from unigrpo.report.data.results import Line, Row, Sources
 from unigrpo.study.facts import KindFacts
 
 FACTS = KindFacts(
@@ -33,11 +32,12 @@ FACTS = KindFacts(
 
 def line(row: Row, rows: Sequence[Row], sources: Sources) -> Line:
     run, folder, first = row.run, sources.folder, rows[0].run
-    c, config = validations.course(run, folder), folder.config(run)
-    anchor = anchors.anchor(config) if config else None
-    gap = validations.apart(c, validations.course(first, folder), "gold") if run != first else None
+    c, config = logs.course(run, folder), folder.config(run)
+    anchor = logs.anchor(config) if config else None
+    gap = logs.apart(c, logs.course(first, folder), "gold") if run != first else None
     diversity_first, diversity_last = logs.ends(run, "diversity", folder)
-    drifts = [by[c.updates[-1]] for by in logs.validated(run, "drift", folder).values() if c and c.updates[-1] in by]
+    last, drift = c and c.updates[-1], logs.validated(run, "drift", folder)
+    drifts = [by[last] for by in drift.values() if last in by]
     return {
         "run": run,
         "label": folder.label(run),
@@ -45,10 +45,10 @@ def line(row: Row, rows: Sequence[Row], sources: Sources) -> Line:
         "weight": anchor and anchor.weight,
         "seeds": len(c.seeds) if c else 0,
         "prompts": len(c.prompts) if c else 0,
-        **lines.columns("gold", validations.measured(c and c.cells("gold", -1), run, "gold")),
-        **lines.columns("gold_gap", validations.measured(gap, run, first, "gold")),
-        **lines.columns("proxy", validations.measured(c and c.cells("proxy", -1), run, "proxy")),
-        **lines.columns("artefact", validations.measured(c and c.cells("artefact", -1), run, "artefact")),
+        **lines.columns("gold", logs.measured(c and c.cells("gold", -1), run, "gold")),
+        **lines.columns("gold_gap", logs.measured(gap, run, first, "gold")),
+        **lines.columns("proxy", logs.measured(c and c.cells("proxy", -1), run, "proxy")),
+        **lines.columns("artefact", logs.measured(c and c.cells("artefact", -1), run, "artefact")),
         "training_last": logs.ends(run, "proxy", folder)[1],
         "diversity_first": diversity_first,
         "diversity_last": diversity_last,
@@ -76,5 +76,5 @@ def text(line: Mapping) -> Line:
 
 
 def notes(rows: Sequence[Row], table: Sequence[Mapping], sources: Sources) -> list[str]:
-    runs, folder = shared.runs_of(rows), sources.folder
-    return shared.proxies(runs, folder) + shared.chosen_weights(runs, folder)
+    runs, folder = phrases.runs_of(rows), sources.folder
+    return phrases.proxies(runs, folder) + phrases.chosen_weights(runs, folder)

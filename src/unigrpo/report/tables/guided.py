@@ -10,9 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 
 from unigrpo.core import errors
-from unigrpo.report.data import lines, logs, validations
-from unigrpo.report.data import notes as shared
-from unigrpo.report.data.rows import Line, Row, Sources
+from unigrpo.report.data import lines, logs, phrases
+from unigrpo.report.data.results import Line, Row, Sources
 from unigrpo.study.facts import KindFacts
 
 FACTS = KindFacts(
@@ -49,9 +48,9 @@ def costs(rows: Sequence[tuple[str, dict]]) -> Iterator[tuple[float, float]]:
 
 def line(row: Row, rows: Sequence[Row], sources: Sources) -> Line:
     run, folder = row.run, sources.folder
-    c, trained = validations.course(run, folder), [x for log in folder.metrics(run).values() for x in costs(log)]
+    c, trained = logs.course(run, folder), [x for log in folder.metrics(run).values() for x in costs(log)]
     evaluations, seconds = zip(*trained, strict=True) if trained else ((), ())
-    measured = {m: validations.measured(c and c.cells(m, -1), run, m) for m in ("proxy", "gold")}
+    measured = {m: logs.measured(c and c.cells(m, -1), run, m) for m in ("proxy", "gold")}
     return lines.head(row, sources) | lines.overall(row, sources) | {
         "guidance_in_training": folder.config(run).get("rl", {}).get("guidance"),
         "training_last": logs.ends(run, "proxy", folder)[1],
@@ -75,4 +74,4 @@ def text(line: Mapping) -> Line:
 
 
 def notes(rows: Sequence[Row], table: Sequence[Mapping], sources: Sources) -> list[str]:
-    return shared.proxies(shared.runs_of(rows), sources.folder)
+    return phrases.proxies(phrases.runs_of(rows), sources.folder)

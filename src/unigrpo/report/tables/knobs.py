@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from unigrpo.report.data import lines, phrases
-from unigrpo.report.data.rows import Line, Row, Sources
+from unigrpo.report.data.results import Line, Row, Sources
 from unigrpo.study.facts import KindFacts
 
 FACTS = KindFacts(

@@ -1,15 +1,14 @@
 """Over-optimisation in numbers: how the reward that a run is trained on, the proxy, and the gold judge part.
 
-The measures are those of ``report.data.validations``.
+The measures are those of ``report.data.logs``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from unigrpo.report.data import lines, phrases, stats, validations
-from unigrpo.report.data import notes as shared
-from unigrpo.report.data.rows import Line, Row, Sources
+from unigrpo.report.data import lines, logs, phrases, stats
+from unigrpo.report.data.results import Line, Row, Sources
 from unigrpo.study.facts import KindFacts
 
 FACTS = KindFacts(
@@ -31,8 +30,8 @@ FACTS = KindFacts(
 
 def line(row: Row, rows: Sequence[Row], sources: Sources) -> Line:
     """The row of the CSV: levels, gains in spreads, gap and fall from the peak (positive where gold fell)."""
-    run, c = row.run, validations.course(row.run, sources.folder)
-    fell = validations.measured(c and validations.change_since_peak(c), run, "fall")
+    run, c = row.run, logs.course(row.run, sources.folder)
+    fell = logs.measured(c and logs.change_since_peak(c), run, "fall")
     fall = fell and stats.Estimate(-fell.mean, -fell.hi, -fell.lo, fell.seeds, fell.prompts)
 
     def level(metric: str, at: int) -> float | None:
@@ -57,7 +56,7 @@ def line(row: Row, rows: Sequence[Row], sources: Sources) -> Line:
         "gold_spread": c and c.spread["gold"],
         "proxy_gain": gain("proxy"),
         "gold_gain": gain("gold"),
-        **lines.columns("gap", validations.measured(c and validations.gap(c), run, "gap")),
+        **lines.columns("gap", logs.measured(c and logs.gap(c), run, "gap")),
         **lines.columns("fall", fall),
         "artefact_first": level("artefact", 0),
         "artefact_last": level("artefact", -1),
@@ -87,5 +86,5 @@ def text(line: Mapping) -> Line:
 
 
 def notes(rows: Sequence[Row], table: Sequence[Mapping], sources: Sources) -> list[str]:
-    runs, folder = shared.runs_of(rows), sources.folder
-    return shared.proxies(runs, folder) + shared.chosen_weights(runs, folder)
+    runs, folder = phrases.runs_of(rows), sources.folder
+    return phrases.proxies(runs, folder) + phrases.chosen_weights(runs, folder)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, median
 
 from unigrpo.report.data import lines, logs, phrases
-from unigrpo.report.data.rows import Line, Row, Sources
+from unigrpo.report.data.results import Line, Row, Sources
 from unigrpo.study.facts import KindFacts
 
 FACTS = KindFacts(

@@ -1,0 +1,185 @@
+"""The comparisons of claims: about judged images, at tuned guidance, what training cost, and training itself.
+
+A function takes what the catalogue's entry of its claim names: rows, pairs of rows, or runs, by their place in it.
+Those about training read records and validations, not scores: a run's last validation is compared with the first, with
+the best (chosen on the other seeds, see report.data.logs) or with another run's last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from unigrpo.core.seeding import numpy_generator
+from unigrpo.report.claims.verdicts import ARTEFACT_MARGIN, NO, UNDECIDED, YES, Finding, answer, finding, not_worse
+from unigrpo.report.data import logs
+from unigrpo.report.data.logs import ENDS, Course, course
+from unigrpo.report.data.results import Folder, Row, Sources
+from unigrpo.report.data.stats import Cells, estimate
+
+GUIDANCE = "tuned"
+METRICS = {"TA": ("ta", "ta"), "GenEval": ("geneval", "official")}
+"""As tables say it -> benchmark, metric."""
+
+Pair = tuple[str, str]
+"""A row at tuned guidance: run, thinking."""
+
+# ------------------------------------------------------------------------------------------ scores and costs
+
+
+def compared(better: Pair, than: Pair, metric: str, sources: Sources, said: Callable = answer) -> Finding:
+    """``better`` - ``than`` in one of METRICS; ``said`` answers by the interval."""
+    rows = [Row(*pair, GUIDANCE) for pair in (better, than)]
+    names = [sources.name(row) for row in rows]
+    missing = [name for row, name in zip(rows, names, strict=True) if sources.cells(row, *METRICS[metric]) is None]
+    e = sources.gap(*rows, *METRICS[metric])
+    missing = missing or [f"a seed that {' and '.join(names)} share"]
+    return finding(f"{metric}: {' − '.join(names)}", e, *missing, said=said)
+
+
+def differences(
+    pairs: Sequence[tuple[Pair, Pair]],
+    sources: Sources,
+    metrics: Sequence[str] = tuple(METRICS),
+    said: Callable = answer,
+) -> list[Finding]:
+    """Comparisons of the first row of each pair with the second, in every metric."""
+    return [compared(*pair, metric, sources, said) for metric in metrics for pair in pairs]
+
+
+def highest(rows: Sequence[Pair], sources: Sources) -> list[Finding]:
+    """Comparisons of the one row with every other row of the paper."""
+    best = tuple(rows[0])
+    return differences([(best, row) for row in sources.paper.rows if row != best], sources)
+
+
+def collapsed_seeds(runs: Sequence[str], sources: Sources) -> list[Finding]:
+    """The share of the one run's seeds that collapsed: yes where all did, no where none did."""
+    label = sources.folder.label(runs[0])
+    what = f"collapsed seeds of {label}, of all"
+    fell = [bool(r.get("collapsed")) for r in sources.folder.records(runs[0]) if not r.get("not_trained")]
+    if not fell:
+        return [Finding(what, missing=(label,))]
+    said = YES if all(fell) else UNDECIDED if any(fell) else NO
+    return [Finding(what, said, sum(fell) / len(fell), seeds=len(fell))]
+
+
+def _lacking(runs: Sequence[str], found: Sequence, sources: Sources) -> tuple[str, ...]:
+    """The labels of the runs of which nothing was found."""
+    return tuple(sources.folder.label(run) for run, each in zip(runs, found, strict=True) if not each)
+
+
+def half_the_evaluations(runs: Sequence[str], sources: Sources) -> list[Finding]:
+    """Model evaluations for one image in training, of the first run over those of the second, which is guided: yes
+    where exactly half."""
+    what = f"model evaluations for an image: {' / '.join(map(sources.folder.label, runs))}"
+    records = [[r for r in sources.folder.records(run) if r.get("images")] for run in runs]
+    if missing := _lacking(runs, records, sources):
+        return [Finding(what, missing=missing)]
+    spent, images = ([sum(r[key] for r in found) for found in records] for key in ("model_evaluations", "images"))
+    effect = spent[0] * images[1] / (spent[1] * images[0])
+    return [Finding(what, YES if effect == 0.5 else NO, effect, seeds=min(map(len, records)))]
+
+
+# ------------------------------------------------------------------------------------------ training itself
+
+
+def _rewards(run: str, folder: Folder) -> dict[int, dict[int, float]]:
+    """Seed -> rollout -> mean reward on its training prompts, of the seeds that were trained."""
+    rewards = {
+        seed: dict(zip(*(logs.column(rows, "train", name) for name in ("rollout", "proxy")), strict=True))
+        for seed, rows in folder.metrics(run).items()
+    }
+    return {seed: log for seed, log in rewards.items() if log}
+
+
+def higher_training_reward(runs: Sequence[str], sources: Sources) -> list[Finding]:
+    """Training reward of the first run - the second's over the last ENDS rollouts, paired by seed and rollout, whose
+    prompts are the same."""
+    labels = [sources.folder.label(run) for run in runs]
+    what = f"training reward, last {ENDS} rollouts: {' − '.join(labels)}"
+    rewards = [_rewards(run, sources.folder) for run in runs]
+    if missing := _lacking(runs, rewards, sources):
+        return [Finding(what, missing=missing)]
+    a, b = rewards
+    seeds = sorted(a.keys() & b.keys())
+    rollouts = sorted(set.intersection(*(set(log[seed]) for log in rewards for seed in seeds))) if seeds else []
+    if not rollouts:
+        return [Finding(what, missing=(f"a rollout that {' and '.join(labels)} share",))]
+    last = rollouts[-ENDS:]
+    values = np.array([[a[seed][r] - b[seed][r] for r in last] for seed in seeds])
+    cells = Cells(values, tuple(seeds), tuple(map(str, last)), ("",) * len(last))
+    e = estimate(cells, numpy_generator(0, "training reward", *runs), by_category=False)
+    return [finding(what, e, unit="rollouts")]
+
+
+def _finished(run: str, folder: Folder) -> Course | None:
+    """The run's validations; None as long as a seed is still to be trained."""
+    return course(run, folder) if len(folder.records(run)) == len(folder.seed_folders(run)) else None
+
+
+def _absent(runs: Sequence[str], sources: Sources) -> list[Finding]:
+    """What is missing where the validations of a run are; a study has them where they were asked for."""
+    absent = ", ".join(_lacking(runs, [_finished(run, sources.folder) for run in runs], sources))
+    return [Finding(f"validations of {absent}", missing=(f"{absent}, made by `make overoptimise`",))] if absent else []
+
+
+def _since_peak(c: Course, metric: str, label: str, sign: int = -1, **more) -> Finding:
+    """The fall from the best validation to the last, or with ``sign`` 1 the last - best."""
+    what = f"validation {metric} of {label}: " + ("last − peak" if sign > 0 else "peak − last")
+    change = logs.change_since_peak(c, metric)
+    e = logs.measured(change and replace(change, values=sign * change.values), "claims", c.run, metric)
+    return finding(what, e, f"a second seed of {label}", **more)
+
+
+def _ends_above(a: Course, b: Course, metric: str, sources: Sources, **more) -> Finding:
+    """``a`` - ``b`` at their last validations."""
+    labels = [sources.folder.label(c.run) for c in (a, b)]
+    e = logs.measured(logs.apart(a, b, metric), "claims", a.run, b.run, metric)
+    what = f"validation {metric}, last: {' − '.join(labels)}"
+    return finding(what, e, f"a seed that {' and '.join(labels)} share", **more)
+
+
+def hacked(runs: Sequence[str], sources: Sources) -> list[Finding]:
+    """The one run's rise of the proxy, gold's fall from its peak and, not counted, the proxy's."""
+    if absent := _absent(runs, sources):
+        return absent
+    c, label = course(runs[0], sources.folder), sources.folder.label(runs[0])
+    rise = logs.measured(logs.rise(c, "proxy"), "claims", c.run, "rise")
+    return [
+        finding(f"validation proxy of {label}: last − first", rise),
+        _since_peak(c, "gold", label),
+        _since_peak(c, "proxy", label, counted=False),
+    ]
+
+
+def lets_artefacts_in(runs: Sequence[str], sources: Sources) -> list[Finding]:
+    """For every run but the first, one weight of a regulariser each, whether it ends with less reward than the first
+    (not counted), and if so the rise of artefacts. The first two must be there."""
+    if absent := _absent(runs[:2], sources):
+        return absent
+    folder, listed = sources.folder, []
+    found = {run: c for run in runs[1:] if (c := _finished(run, folder))}
+    weights = {run: logs.anchor(folder.config(run)).weight for run in found}
+    for run in sorted(found, key=weights.get):
+        listed.append(_ends_above(course(runs[0], folder), found[run], "proxy", sources, counted=False))
+        if listed[-1].answer == YES:
+            rise = logs.measured(logs.rise(found[run], "artefact"), "claims", run, "artefact")
+            what = f"artefacts, share of the image: last − first, {folder.label(run)} at weight {weights[run]:g}"
+            listed.append(finding(what, rise, said=partial(answer, margin=ARTEFACT_MARGIN)))
+    if not any(each.counted for each in listed):
+        none = ("no latent KL lowered the reward clearly",)
+        listed.append(Finding("artefacts under a latent KL that lowers the reward", missing=none))
+    return listed
+
+
+def steady_and_best(runs: Sequence[str], sources: Sources) -> list[Finding]:
+    """The first run's gold at the end against its peak, and against the other runs at the end."""
+    if absent := _absent(runs, sources):
+        return absent
+    first, *others = (course(run, sources.folder) for run in runs)
+    steady = _since_peak(first, "gold", sources.folder.label(first.run), 1, said=not_worse)
+    return [steady, *(_ends_above(first, other, "gold", sources) for other in others)]
