@@ -30,8 +30,7 @@ from unigrpo.judges.detector import load as load_detector
 from unigrpo.sampling import sample_folder
 from unigrpo.sampling.sample_folder import SampleFolder
 from unigrpo.world import geneval_verdict
-from unigrpo.world.benchmark_verdicts import VERDICTS
-from unigrpo.world.gold import judge
+from unigrpo.world.gold import VERDICTS, judge
 from unigrpo.world.inspector import inspect_images
 
 BATCH = 256

@@ -26,8 +26,7 @@ def build(
     """``weights``: the head's file, a folder with it, or a hub id; ``clip_weights``: hub id or folder. Raises
     UserError."""
     from rewards._support import clip_towers
-    from rewards._support.published_weights import fill, in_batches, placed, read_published
-    from rewards._support.rating_head import Head
+    from rewards._support.published_weights import Head, fill, in_batches, placed, read_published
     from unigrpo.core import weights as published
 
     with placed("aesthetic"):

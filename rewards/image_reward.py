@@ -70,7 +70,7 @@ def network(vision: VisionSizes, card: Path) -> nn.Module:
     from transformers import BlipTextConfig
     from transformers.models.blip.modeling_blip_text import BlipTextModel
 
-    from rewards._support.rating_head import Head
+    from rewards._support.published_weights import Head
 
     names = "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads max_position_embeddings"
     names = (*names.split(), "layer_norm_eps", "hidden_act")

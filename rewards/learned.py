@@ -6,12 +6,10 @@ training ``_support/learned_training.py``.
 
 from __future__ import annotations
 
-from rewards._support import learned_facts
+from rewards._support.declarations import learned_facts
 from unigrpo.core.options import Device, ExistingPath
 
-FACTS = learned_facts.facts(
-    what="the world's learned reward: P(the image shows what the prompt asks)", trained="reward"
-)
+FACTS = learned_facts(what="the world's learned reward: P(the image shows what the prompt asks)", trained="reward")
 
 
 def build(path: ExistingPath, device: Device = "auto"):

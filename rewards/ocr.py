@@ -1,7 +1,7 @@
 """Text rendering, the OCR reward of Flow-GRPO (arXiv 2505.05470): how much of the asked text is read in the image.
 
 1 - min(edit distance, n) / n for n characters asked, letters' case and white space aside; 1 where what is read contains
-what was asked (``unigrpo.world.asked_text``). rapidocr ships the networks that read (PP-OCR through onnxruntime).
+what was asked (``unigrpo.world.prompts``). rapidocr ships the networks that read (PP-OCR through onnxruntime).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from unigrpo.core.lazy import lazy
 from unigrpo.core.records import Prompt
 from unigrpo.core.settings import Count
 from unigrpo.study.facts import RewardFacts
-from unigrpo.world.asked_text import asked_text
+from unigrpo.world.prompts import asked_text
 
 if TYPE_CHECKING:
     from torch import Tensor

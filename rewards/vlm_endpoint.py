@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from rewards._support.questions import Question, ask
+from rewards._support.declarations import Question
 from unigrpo.core.errors import UserError
 from unigrpo.core.lazy import lazy
 from unigrpo.core.options import Url
@@ -94,7 +94,7 @@ def build(
 
     def score(images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         pictures = [fromarray(pixels) for pixels in to_uint8(images)]
-        questions = [ask(text, prompt.text) for prompt in prompts]
+        questions = [text.replace("{prompt}", prompt.text) for prompt in prompts]
         scores = endpoint.converse(pictures, questions, [reader] * len(questions), settings)
         for number, (value, prompt) in enumerate(zip(scores, prompts, strict=True)):
             if isinstance(value, UserError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from rewards._support.questions import Question, ask
+from rewards._support.declarations import Question
 from unigrpo.core.options import Device, Published
 from unigrpo.core.settings import Count
 from unigrpo.study.facts import RewardFacts
@@ -37,7 +37,9 @@ def build(
         model.check("yes")
 
     def score(images, prompts):
-        return model.probabilities(images, [ask(question, p.text) for p in prompts], ["yes"] * len(prompts))
+        return model.probabilities(
+            images, [question.replace("{prompt}", p.text) for p in prompts], ["yes"] * len(prompts)
+        )
 
     score.differentiable = model.differentiable
     return score

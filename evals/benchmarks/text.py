@@ -2,7 +2,7 @@
 
 ``similar`` is the OCR score of Flow-GRPO (arXiv 2505.05470), as the reward that reads text has it; ``exact`` says
 whether all of the text is read, letters' case and white space aside. A prompt's text stands between its first quotation
-marks, or in its metadata (``unigrpo.world.asked_text``). With ``--prompts``, a text file with a prompt a line, other
+marks, or in its metadata (``unigrpo.world.prompts``). With ``--prompts``, a text file with a prompt a line, other
 prompts are refused.
 """
 
@@ -23,7 +23,7 @@ from unigrpo.core.files import read_text
 from unigrpo.core.options import ExistingPath
 from unigrpo.core.settings import Count
 from unigrpo.study.facts import BenchmarkFacts
-from unigrpo.world.asked_text import asked_text
+from unigrpo.world.prompts import asked_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image

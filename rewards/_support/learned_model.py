@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from rewards._support.learned_facts import MOST_WORDS
+from rewards._support.declarations import MOST_WORDS
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json, write_json
 from unigrpo.core.records import Prompt
@@ -53,27 +53,13 @@ class LearnedReward(nn.Module):
         self.card = Card(settings, image_size)
         width, heads = settings.width, settings.heads
         self.words = {word: i for i, word in enumerate(vocabulary(), FIRST_WORD)}
+        both = {"width": width, "mlp_ratio": 2.0, "output_tokens": True}
+        vision = {"image_size": image_size, "patch_size": image_size // GRID, "layers": settings.layers}
+        text = {"context_length": CONTEXT, "vocab_size": FIRST_WORD + len(self.words), "layers": 1}
         self.towers = CustomTextCLIP(
             embed_dim=width,
-            vision_cfg={
-                "image_size": image_size,
-                "patch_size": image_size // GRID,
-                "width": width,
-                "layers": settings.layers,
-                "head_width": width // heads,
-                "mlp_ratio": 2.0,
-                "output_tokens": True,
-            },
-            text_cfg={
-                "context_length": CONTEXT,
-                "vocab_size": FIRST_WORD + len(self.words),
-                "width": width,
-                "heads": heads,
-                "layers": 1,
-                "mlp_ratio": 2.0,
-                "no_causal_mask": True,
-                "output_tokens": True,
-            },
+            vision_cfg=both | vision | {"head_width": width // heads},
+            text_cfg=both | text | {"heads": heads, "no_causal_mask": True},
         )
         layer = nn.TransformerDecoderLayer(width, heads, 2 * width, 0.0, batch_first=True, norm_first=True)
         self.fusion = nn.TransformerDecoder(layer, settings.fusion_layers, nn.LayerNorm(width))

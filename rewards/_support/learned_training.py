@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
@@ -25,18 +26,17 @@ from rewards._support.learned_model import CONTEXT, LearnedReward, save
 from unigrpo.core import seeding
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import write_json
-from unigrpo.core.records import Detection, Prompt
+from unigrpo.core.records import Prompt
 from unigrpo.sampling import sample_folder
 from unigrpo.study import provenance
 from unigrpo.study.config import RewardConfig, RunConfig
+from unigrpo.training.examples import training_prompts
 from unigrpo.training.launch import accelerate_for
 from unigrpo.world import geneval_verdict
-from unigrpo.world import prompts as world_prompts
 from unigrpo.world.gold import Judgement, judge
 from unigrpo.world.inspector import inspect_images
-from unigrpo.world.prompts import plural
 from unigrpo.world.render import render
-from unigrpo.world.scenes import CLASSES, COLORS, GRID, Scene
+from unigrpo.world.scenes import CLASSES, COLOR_NAMES, GRID, Scene, truth
 from unigrpo.world.traces import Imperfection, annotate
 
 
@@ -54,21 +54,13 @@ def correlation(a: Sequence[float], b: Sequence[float]) -> float | None:
     return float(np.corrcoef(a, b)[0, 1]) if min(np.ptp(a), np.ptp(b)) > 0 else None
 
 
-def truth(scene: Scene) -> list[Detection]:
-    """The objects of a scene as perfect detections, boxes in units of the image side."""
-    return [
-        Detection(o.cls, o.color, (o.x - o.radius, o.y - o.radius, o.x + o.radius, o.y + o.radius), 1.0)
-        for o in scene.objects
-    ]
-
-
-def fact_labels(prompt: Prompt, facts: Sequence[tuple[str, bool]]) -> Tensor:
+def fact_labels(prompt: Prompt, facts: Sequence[bool]) -> Tensor:
     """(CONTEXT,) verdict of the fact that each word states: a noun its count, an adjective its colour, the word after
     a noun its relation; NaN for all other words. ``facts`` in the judge's order."""
     labels, words = torch.full((CONTEXT,), torch.nan), prompt.text.split()
-    verdicts = iter(holds for _, holds in facts)
+    verdicts = iter(facts)
     for clause in prompt.meta["include"]:
-        noun = words.index(clause["class"] if clause["count"] == 1 else plural(clause["class"]))
+        noun = words.index(clause["class"] if clause["count"] == 1 else geneval_verdict.plural(clause["class"]))
         labels[noun] = next(verdicts)
         if "color" in clause:
             labels[noun - 1] = next(verdicts)
@@ -81,7 +73,7 @@ def cell_labels(scene: Scene) -> Tensor:
     """(2, 9) class (0 = nothing) and colour (-1 = nothing) of each cell."""
     labels = torch.stack([torch.zeros(GRID * GRID, dtype=torch.long), torch.full((GRID * GRID,), -1)])
     for o in scene.objects:
-        labels[:, o.place] = torch.tensor([1 + CLASSES.index(o.cls), list(COLORS).index(o.color)])
+        labels[:, o.place] = torch.tensor([1 + CLASSES.index(o.cls), COLOR_NAMES.index(o.color)])
     return labels
 
 
@@ -165,7 +157,6 @@ def train(cfg: RunConfig, section: str, data: Path, out: Path) -> None:
     started = time.monotonic()
     settings, device = getattr(cfg, section), accelerate_for(cfg).device
     training, held_out = read_samples(data)
-    pool = balanced(world_prompts.prompt_set("train"))
     with torch.random.fork_rng(devices=[]):  # open_clip initialises from the global generator
         torch.manual_seed(seeding.stream(cfg.seed, "reward", "initialise"))
         model = LearnedReward(settings, cfg.model.image_size)
@@ -174,29 +165,23 @@ def train(cfg: RunConfig, section: str, data: Path, out: Path) -> None:
     except UserError as error:
         raise UserError(f"{data / 'manifest.jsonl'}: {error}") from None
     model = model.to(device)
-    losses = optimise(model, training, pool, cfg, settings, device)
+    losses = optimise(model, training, balanced(), cfg, settings, device)
 
     model.eval()
-    report = {
-        "train_loss": float(np.mean(losses[-100:])),
-        "steps": settings.steps,
-        **evaluate(model, held_out, device),
-    }
+    report = {"train_loss": float(np.mean(losses[-100:])), "steps": settings.steps}
+    report |= evaluate(model, held_out, device)
     write_json(out / "report.json", report)
     facts = provenance.record(cfg, device=str(device), wall_seconds=time.monotonic() - started, updates=settings.steps)
     write_json(out / "run.json", facts)
     save(model, out)
-    print(
-        "learned reward, held-out AUC: "
-        + " ".join(f"{k} {v if v is None else round(v, 3)}" for k, v in report["auc"].items())
-    )
+    measured = " ".join(f"{k} {v if v is None else round(v, 3)}" for k, v in report["auc"].items())
+    print(f"learned reward, held-out AUC: {measured}")
 
 
-def balanced(pool: Sequence[Prompt]) -> list[Prompt]:
-    """The prompts, repeated so that all categories have equally many."""
-    by_tag = [[p for p in pool if p.tag == tag] for tag in dict.fromkeys(p.tag for p in pool)]
-    size = max(map(len, by_tag))
-    return [p for group in by_tag for p in (group * math.ceil(size / len(group)))[:size]]
+def balanced() -> list[Prompt]:
+    """The training prompts, repeated so that all categories have equally many."""
+    size = max(map(len, training_prompts()))
+    return [p for group in training_prompts() for p in (group * math.ceil(size / len(group)))[:size]]
 
 
 def optimise(
@@ -211,11 +196,9 @@ def optimise(
         rng = seeding.numpy_generator(cfg.seed, "reward", step)
         samples = data.select(rng.choice(len(data.prompts), from_samples))
         renders = render_batch(settings.batch_size - from_samples, cfg.model.image_size, pool, rng)
-        progress = step / settings.steps
+        cosine = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step / settings.steps)))
         for group in optimizer.param_groups:
-            group["lr"] = (
-                settings.lr * min(1, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
-            )
+            group["lr"] = settings.lr * min(1, (step + 1) / 100) * cosine
         loss = reward_loss(model, samples, renders, settings, device)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -234,14 +217,12 @@ def evaluate(model: LearnedReward, data: Labelled, device) -> dict:
     for i in range(0, len(data.prompts), 256):
         ids = model.word_ids(data.prompts[i : i + 256]).to(device)
         scores += model(pixels(data.images[i : i + 256], device), ids).sigmoid().tolist()
-    by_tag: dict[str, list[int]] = {"overall": list(range(len(data.prompts)))}
-    for i, p in enumerate(data.prompts):
-        by_tag.setdefault(p.tag, []).append(i)
+    table = pd.DataFrame({"tag": [p.tag for p in data.prompts], "score": scores})
+    table["strict"] = [v.strict for v in data.verdicts]
+    groups = {"overall": table, **dict(iter(table.groupby("tag", sort=False)))}
     return {
-        "auc": {
-            tag: auc([scores[i] for i in rows], [data.verdicts[i].strict for i in rows]) for tag, rows in by_tag.items()
-        },
-        "n": {tag: len(rows) for tag, rows in by_tag.items()},
-        "strict_share": {tag: float(np.mean([data.verdicts[i].strict for i in rows])) for tag, rows in by_tag.items()},
+        "auc": {tag: auc(rows.score, rows.strict) for tag, rows in groups.items()},
+        "n": {tag: len(rows) for tag, rows in groups.items()},
+        "strict_share": {tag: float(rows.strict.mean()) for tag, rows in groups.items()},
         "correlation_with_gold": correlation(scores, [v.gold for v in data.verdicts]),
     }

@@ -1,4 +1,5 @@
-"""Published weights of rewards: read, and loaded by the published names. ``unigrpo.core.weights`` finds them."""
+"""Published weights of rewards: read, and loaded by the published names. ``unigrpo.core.weights`` finds them. Also the
+head that two published rewards put on an embedding: five linear layers, one after the other."""
 
 from __future__ import annotations
 
@@ -14,6 +15,25 @@ from unigrpo.core import weights
 from unigrpo.core.errors import UserError
 from unigrpo.core.tensor_files import load_weights, read_tensors
 from unigrpo.judges.reward import Score
+
+WIDTHS = (1024, 128, 64, 16, 1)  # of the head's layers
+NUMBERS = (0, 2, 4, 6, 7)  # of the layers in the published files, where dropout counted too
+
+
+class Head(nn.Module):
+    """(B, width) -> (B,); tensors are called ``layers.0.weight`` and so on, as in the published files. No activation
+    stands between the layers, and dropout, which serves training only, is left out."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        sizes = zip((width, *WIDTHS), WIDTHS, strict=False)
+        layers = {str(number): nn.Linear(*size) for number, size in zip(NUMBERS, sizes, strict=True)}
+        self.layers = nn.ModuleDict(layers)
+
+    def forward(self, features: Tensor) -> Tensor:
+        for layer in self.layers.values():
+            features = layer(features)
+        return features[:, 0]
 
 
 @contextmanager
@@ -45,10 +65,6 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path, device: str,
     left out. Raises UserError naming a tensor that is missing, unexpected, of another shape, or not finite."""
     wanted = {name: value for name, value in tensors.items() if not (unused and re.fullmatch(unused, name))}
     load_weights(module, wanted, path)
-    return frozen(module, device)
-
-
-def frozen(module: nn.Module, device: str) -> nn.Module:
     return module.to(weights.pick_device(device)).eval().requires_grad_(False)
 
 

@@ -109,9 +109,8 @@ def test_each_fact_is_labelled_at_its_word():
     prompt = make_prompt("x", COMPOUND, statement)
     assert prompt.text == "a photo of two red circles and a blue star and a cross"
     words = prompt.text.split()
-    names = ["n_circle", "c_circle", "n_star", "c_star", "n_cross"]
     for verdicts in itertools.product((False, True), repeat=5):
-        labels = learned_training.fact_labels(prompt, list(zip(names, verdicts, strict=True)))
+        labels = learned_training.fact_labels(prompt, verdicts)
         told = {words[i]: bool(v) for i, v in enumerate(labels.tolist()) if v == v}
         assert told == dict(zip(("circles", "red", "star", "blue", "cross"), verdicts, strict=True))
 
@@ -119,7 +118,7 @@ def test_each_fact_is_labelled_at_its_word():
 def test_a_relation_is_labelled_after_the_noun_it_describes():
     prompt = make_prompt("x", "position", Statement((Group(1, None, "ring"), Group(1, None, "heart")), "left of"))
     assert prompt.text == "a photo of a ring left of a heart"
-    labels = learned_training.fact_labels(prompt, [("heart", True), ("ring", False), ("left", True)])
+    labels = learned_training.fact_labels(prompt, [True, False, True])  # heart, ring, left
     words = prompt.text.split()
     assert {words[i]: v for i, v in enumerate(labels.tolist()) if v == v} == {"heart": 1, "ring": 0, "left": 1}
 
@@ -128,7 +127,7 @@ def test_every_training_prompt_has_all_its_facts_labelled(renders):
     for prompt, verdict in zip(renders.prompts, renders.verdicts, strict=True):
         labels = learned_training.fact_labels(prompt, verdict.facts)
         assert int((~labels.isnan()).sum()) == len(verdict.facts)
-        assert sorted(labels[~labels.isnan()].tolist()) == sorted(float(holds) for _, holds in verdict.facts)
+        assert sorted(labels[~labels.isnan()].tolist()) == sorted(map(float, verdict.facts))
 
 
 def test_cells_are_labelled_by_place():

@@ -13,9 +13,8 @@ from unigrpo.core.errors import UserError
 from unigrpo.core.records import Prompt
 from unigrpo.judges import reward as rewards
 from unigrpo.world import geneval_verdict
-from unigrpo.world.asked_text import asked_text
 from unigrpo.world.inspector import inspect_images, to_geneval
-from unigrpo.world.prompts import prompt_set
+from unigrpo.world.prompts import asked_text, prompt_set
 from unigrpo.world.render import render
 from unigrpo.world.scenes import COLORS, Obj, Scene
 

@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from scipy import stats
 from torch.nn.functional import cross_entropy
 
-from rewards._support.learned_training import truth
 from tests._support import tiny
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json
@@ -152,7 +151,7 @@ def test_sft_examples_follow_the_configured_shares():
     assert stats.binomtest(sum(wrong), len(wrong), 0.3).pvalue > 1e-3
     for e in drawn:
         if e.trace is None:
-            assert judge(by_text[e.prompt].meta, truth(e.scene)).strict
+            assert judge(by_text[e.prompt].meta, scenes.truth(e.scene)).strict
         else:
             assert sorted(traces.plan_of(e.scene)) == sorted(traces.parse_trace(e.trace))
     tags = [by_text[e.prompt].tag for e in drawn]

@@ -12,8 +12,7 @@ from unigrpo.core.files import read_jsonl
 from unigrpo.core.records import Prompt
 from unigrpo.study.config import RunConfig
 from unigrpo.study.facts import REWARDS, RewardFacts
-from unigrpo.world.asked_text import asked_text
-from unigrpo.world.prompts import prompt_set, read_prompts, vocabulary
+from unigrpo.world.prompts import asked_text, prompt_set, read_prompts, vocabulary
 
 
 def check_reward(name: str, options: Mapping, key: str, options_key: str, part: bool = False) -> None:

@@ -15,29 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from unigrpo.core.records import Detection, Prompt
-from unigrpo.world.geneval_verdict import plural, relative_position, with_article
+from unigrpo.world.geneval_verdict import relative_position, with_article
+from unigrpo.world.prompts import Group
 
 VERSION = "1"
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-
-
-@dataclass(frozen=True)
-class Group:
-    """The objects that one clause speaks of."""
-
-    cls: str
-    color: str | None
-    count: int
-
-    @property
-    def noun(self) -> str:
-        """'red circle', or 'red circles' for more than one."""
-        noun = f"{self.color} {self.cls}" if self.color else self.cls
-        return plural(noun) if self.count > 1 else noun
-
-    def among(self, detections: Sequence[Detection]) -> list[Detection]:
-        """The detections of its class and, where stated, its colour."""
-        return [d for d in detections if d.cls == self.cls and self.color in (None, d.color)]
 
 
 @dataclass(frozen=True)
@@ -58,10 +40,10 @@ Answerer = Callable[[ExamPoint], str]
 
 def exam_points(meta: Mapping) -> list[ExamPoint]:
     """The points of GenEval-like metadata, clause by clause: class, colour, count, relation."""
-    groups = [Group(c["class"], c.get("color"), c["count"]) for c in meta["include"]]
+    groups = [Group(c["count"], c.get("color"), c["class"]) for c in meta["include"]]
     points = []
     for clause, group in zip(meta["include"], groups, strict=True):
-        bare = Group(group.cls, None, group.count)
+        bare = Group(group.count, None, group.cls)
         points.append(ExamPoint(_existence(bare), "yes", "object", bare))
         if group.color:
             points.append(ExamPoint(_existence(group), "yes", "attribute", group))
@@ -81,9 +63,8 @@ def _number(count: int) -> str:
 
 
 def _existence(group: Group) -> str:
-    if group.count > 1:
-        return f"Are there {group.noun} in the image?"
-    return f"Is there {with_article(group.noun)} in the image?"
+    asked = f"Are there {group.noun}" if group.count > 1 else f"Is there {with_article(group.noun)}"
+    return f"{asked} in the image?"
 
 
 def row(prompt: Prompt) -> dict:
@@ -104,18 +85,21 @@ def answer_from(detections: Sequence[Detection]) -> Answerer:
     groups, as many as are asked for.
     """
 
-    def best(group: Group) -> list[Detection]:
-        return sorted(group.among(detections), key=lambda d: -d.score)[: group.count]
+    def among(group: Group) -> list[Detection]:
+        """Those of a group's class and, where stated, its colour, best first."""
+        fitting = [d for d in detections if d.cls == group.cls and group.color in (None, d.color)]
+        return sorted(fitting, key=lambda d: -d.score)
 
     def answer(point: ExamPoint) -> str:
-        found = len(point.group.among(detections))
+        group, found = point.group, among(point.group)
         if point.skill == "count":
-            return _number(found)
+            return _number(len(found))
+        holds = bool(found)
         if point.skill == "position":
-            pairs = [(o.box, t.box) for o in best(point.group) for t in best(point.target)]
+            targets = among(point.target)[: point.target.count]
+            pairs = [(o.box, t.box) for o in found[: group.count] for t in targets]
             holds = bool(pairs) and all(point.relation in relative_position(o, t) for o, t in pairs)
-            return "yes" if holds else "no"
-        return "yes" if found else "no"
+        return "yes" if holds else "no"
 
     return answer
 

@@ -41,6 +41,8 @@ POSITION_THRESHOLD, DIRECTION_RATIO, COINCIDENT = 0.1, 0.5, 1e-3
 
 Boxes = Mapping[str, Sequence[Sequence[float]]]
 """Class name -> rows (x0, y0, x1, y1, score), pixels and [0, 1], best score first."""
+Colors = Mapping[str, Sequence[str]]
+"""Class name -> colours, parallel to its boxes."""
 
 
 # ------------------------------------------------------------------------------------------- prompts
@@ -65,11 +67,11 @@ def metadata() -> list[dict]:
     def row(tag: str, include: list[dict], text: str, **more) -> dict:
         return {"tag": tag, "include": include, **more, "prompt": f"a photo of {text}"}
 
-    def single(index: int) -> dict:
-        return row("single_object", [_clause(CLASSES[index])], with_article(CLASSES[index]))
+    def distinct(names: Sequence[str], n: int) -> list[str]:
+        return [names[i] for i in rng.choice(len(names), size=n, replace=False)]
 
     def two_object() -> dict:
-        a, b = (CLASSES[i] for i in rng.choice(80, size=2, replace=False))
+        a, b = distinct(CLASSES, 2)
         return row("two_object", [_clause(a), _clause(b)], f"{with_article(a)} and {with_article(b)}")
 
     def counting() -> dict:
@@ -83,20 +85,18 @@ def metadata() -> list[dict]:
         return row("colors", [_clause(cls, color=color)], f"{with_article(color)} {cls}")
 
     def position() -> dict:
-        moved, fixed = (CLASSES[i] for i in rng.choice(80, size=2, replace=False))
+        moved, fixed = distinct(CLASSES, 2)
         relation = RELATIONS[rng.choice(4)]
         include = [_clause(fixed), _clause(moved, position=[relation, 0])]
         return row("position", include, f"{with_article(moved)} {relation} {with_article(fixed)}")
 
     def color_attr() -> dict:
-        a, b = (CLASSES[i + 1] for i in rng.choice(79, size=2, replace=False))
-        color_a, color_b = (COLORS[i] for i in rng.choice(10, size=2, replace=False))
+        (a, b), (color_a, color_b) = distinct(CLASSES[1:], 2), distinct(COLORS, 2)
         include = [_clause(a, color=color_a), _clause(b, color=color_b)]
         return row("color_attr", include, f"{with_article(color_a)} {a} and {with_article(color_b)} {b}")
 
-    rows = [single(i) for i in rng.choice(80, size=80, replace=False)]
-    for draw in (two_object, counting, colors, position, color_attr):
-        rows += [draw() for _ in range(100)]
+    rows = [row("single_object", [_clause(cls)], with_article(cls)) for cls in distinct(CLASSES, 80)]
+    rows += [draw() for draw in (two_object, counting, colors, position, color_attr) for _ in range(100)]
     return [json.loads(line) for line in dict.fromkeys(json.dumps(r) for r in rows)]
 
 
@@ -183,14 +183,6 @@ def relative_position(a: Sequence[float], b: Sequence[float]) -> set[str]:
     return {relation for relation, true in zip(RELATIONS, holds, strict=True) if true}
 
 
-def _failed_relation(relation: str, objects: Sequence, targets: Sequence) -> set[str] | None:
-    """Relations of the first (object, target) pair that misses ``relation``; None when every pair has it."""
-    for found in (relative_position(o, t) for o in objects for t in targets):
-        if relation not in found:
-            return found
-    return None
-
-
 def _bad(meta: Mapping, where: str, problem: str) -> UserError:
     return UserError(f"GenEval metadata of {meta.get('prompt', 'a prompt without text')!r}: {where} {problem}")
 
@@ -230,19 +222,18 @@ def check(meta: Mapping) -> None:
                 relation, _ = _target(meta, index, [None] * index)
                 if relation not in RELATIONS:
                     known = ", ".join(RELATIONS)
-                    raise _bad(meta, f"{name}[{index}]", f"needs a relation among {known}, found {relation!r}")
+                    problem = f"needs 'position' with a relation among {known}, found {relation!r}"
+                    raise _bad(meta, f"{name}[{index}]", problem)
 
 
-def _colors_of(colors: Mapping[str, Sequence[str]], cls: str, count: int) -> list[str]:
+def _colors_of(colors: Colors, cls: str, count: int) -> list[str]:
     given = list(colors.get(cls, ()))[:count]
     if len(given) < count:
         raise UserError(f"GenEval colors of class '{cls}': expected one a detection ({count}), found {len(given)}")
     return given
 
 
-def _judge(
-    meta: Mapping, detections: Boxes, colors: Mapping[str, Sequence[str]], exact: bool
-) -> tuple[list[str], list[float]]:
+def _judge(meta: Mapping, detections: Boxes, colors: Colors, exact: bool) -> tuple[list[str], list[float]]:
     """The walk over ``include`` that both rules share -> (reasons, parts of the exact rule's score)."""
     reasons: list[str] = []
     parts: list[float] = []
@@ -271,8 +262,9 @@ def _judge(
                     failures.append(f"no target for {cls} to be {relation}")
                     parts.append(0.0)
                 else:
-                    wrong = _failed_relation(relation, found, targets)
-                    if wrong is not None:
+                    held = (relative_position(o, t) for o in found for t in targets)
+                    wrong = next((relations for relations in held if relation not in relations), None)
+                    if wrong is not None:  # of the first pair that misses the relation
                         listed = " and ".join(sorted(wrong))
                         failures.append(f"expected {cls} {relation} target, found {listed} target")
                         parts.append(0.0)  # NOTE: the reward server counts a failed relation as a 0 and a 1
@@ -282,7 +274,7 @@ def _judge(
     return reasons, parts
 
 
-def official_verdict(meta: Mapping, detections: Boxes, colors: Mapping[str, Sequence[str]]) -> Verdict:
+def official_verdict(meta: Mapping, detections: Boxes, colors: Colors) -> Verdict:
     """GenEval's verdict on filtered ``detections`` with ``colors`` parallel to them, class by class.
 
     Raises UserError on reaching a position clause that points to a clause not evaluated before it.
@@ -296,7 +288,7 @@ def official_verdict(meta: Mapping, detections: Boxes, colors: Mapping[str, Sequ
     return Verdict(not reasons, "\n".join(reasons))
 
 
-def exact_verdict(meta: Mapping, detections: Boxes, colors: Mapping[str, Sequence[str]]) -> Verdict:
+def exact_verdict(meta: Mapping, detections: Boxes, colors: Colors) -> Verdict:
     """The reward server's verdict: exact counts, no ``exclude``; score = mean of its parts, 0 without any."""
     reasons, parts = _judge(meta, detections, colors, exact=True)
     return Verdict(not reasons, "\n".join(reasons), sum(parts) / len(parts) if parts else 0.0)

@@ -2,7 +2,7 @@
 
 `strict`: the scene is exactly what was asked, with nothing else in it. `soft`: the share of stated facts that
 hold. `gold = (strict + max(0, soft - 0.2 * extra)) / 2`, where `extra` counts objects beyond those asked for.
-GenEval's official verdict, which allows clutter, is `unigrpo.world.geneval_verdict`.
+What the benchmarks make of the same detections is in VERDICTS; GenEval's official verdict allows clutter.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unigrpo.core.records import Detection
-from unigrpo.world.prompts import stated_facts
+from unigrpo.world import exam_points, geneval_verdict
+from unigrpo.world.inspector import to_geneval
 from unigrpo.world.scenes import relation_holds
 
 EXTRA_PENALTY = 0.2
@@ -20,18 +21,13 @@ EXTRA_PENALTY = 0.2
 
 @dataclass(frozen=True)
 class Judgement:
-    """Verdict on one image; ``soft`` and ``gold`` in [0, 1], ``facts`` in the order of
-    ``prompts.stated_facts``.
-    """
+    """Verdict on one image; ``soft`` and ``gold`` in [0, 1], ``facts`` in the order of the clauses: count, colour,
+    relation."""
 
     strict: bool
     soft: float
     gold: float
-    facts: tuple[tuple[str, bool], ...]
-
-
-def gold_reward(strict: bool, soft: float, extra: int) -> float:
-    return 0.5 * strict + 0.5 * max(0.0, soft - EXTRA_PENALTY * extra)
+    facts: tuple[bool, ...]
 
 
 def _matches(clause: dict, detections: Sequence[Detection]) -> list[Detection]:
@@ -62,18 +58,31 @@ def judge(meta: dict, detections: Sequence[Detection]) -> Judgement:
         asked[clause["class"]] += clause["count"]
     found = Counter(d.cls for d in detections)
     colored = Counter((d.cls, d.color) for d in detections)
-    verdicts = []
+    facts = []
     for clause in include:
         cls = clause["class"]
-        verdicts.append(found[cls] == asked[cls])
+        facts.append(found[cls] == asked[cls])
         if "color" in clause:
-            verdicts.append(colored[cls, clause["color"]] >= clause["count"])
+            facts.append(colored[cls, clause["color"]] >= clause["count"])
         if "position" in clause:
             relation, index = clause["position"]
             pairs = [(a, b) for a in _matches(clause, detections) for b in _matches(include[index], detections)]
-            verdicts.append(bool(pairs) and all(_related(relation, a, b) for a, b in pairs))
+            facts.append(bool(pairs) and all(_related(relation, a, b) for a, b in pairs))
     extra = sum((found - asked).values())
-    strict = all(verdicts) and extra == 0
-    soft = sum(verdicts) / len(verdicts)
-    facts = tuple(zip(stated_facts(include), verdicts, strict=True))
-    return Judgement(strict, soft, gold_reward(strict, soft, extra), facts)
+    strict = all(facts) and extra == 0
+    soft = sum(facts) / len(facts)
+    return Judgement(strict, soft, 0.5 * strict + 0.5 * max(0.0, soft - EXTRA_PENALTY * extra), tuple(facts))
+
+
+def _geneval(meta: dict, detections: Sequence[Detection]) -> dict:
+    verdict = geneval_verdict.official_verdict(meta, *to_geneval(list(detections)))
+    return {"official": float(verdict.correct), "reason": verdict.reason}
+
+
+def _ta(meta: dict, detections: Sequence[Detection]) -> dict:
+    score = exam_points.score(meta, exam_points.answer_from(detections))
+    return {"ta": score.value, "atoms": score.atoms, "reason": "\n".join(score.failed)}
+
+
+VERDICTS = {"geneval": (_geneval, "official"), "ta": (_ta, "ta")}
+"""Benchmark -> its verdict on detections, and the metric that is its headline."""

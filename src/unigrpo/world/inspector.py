@@ -9,6 +9,7 @@ artefact area.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import cache
 
@@ -17,17 +18,13 @@ from scipy import ndimage
 
 from unigrpo.core.records import Detection
 from unigrpo.world.render import render
-from unigrpo.world.scenes import BACKGROUND, CLASSES, COLORS, RADIUS, Obj, Scene
+from unigrpo.world.scenes import BACKGROUND, CLASSES, COLOR_NAMES, COLORS, RADIUS, Obj, Scene
 
 CANONICAL = 16  # side of the canonical coverage map
 MARGIN = 1.3  # its extent over the object's box
 FAINT = 30.0  # |background - pixel| below this is background (0-255, Euclidean over RGB)
 DEVIANT = 48.0  # ... from which a pixel outside every detection is artefact
-BLURS = (
-    0.0,
-    0.6,
-    1.0,
-)  # of the templates, pixels of 48: a decoder that softens edges must not change the class
+BLURS = (0.0, 0.6, 1.0)  # of the templates, pixels of 48: a decoder that softens edges must not change the class
 SOLID = 0.4  # coverage from which a pixel belongs to a candidate
 ALIGNED = 0.92  # least cosine between a pixel's direction and its colour's
 MIN_SCORE = 0.9  # least correlation of a detection
@@ -36,7 +33,6 @@ MIN_COVERAGE = 0.6  # least coverage of the densest quarter of a detection: pale
 MIN_AREA = 0.005  # least area of a detection, share of the image
 MAX_SIDE = 0.5  # greatest side of a detection's box, share of the image side
 
-_NAMES = tuple(COLORS)
 _VECTORS = np.array(BACKGROUND, dtype=np.float32) - np.array(list(COLORS.values()), dtype=np.float32)  # (8, 3)
 _LENGTHS = np.linalg.norm(_VECTORS, axis=1)
 _DIRECTIONS = (_VECTORS / _LENGTHS[:, None]).T  # (3, 8)
@@ -46,9 +42,7 @@ _IN_PLANE[1] = True  # eight neighbours in the same image
 
 @dataclass(frozen=True)
 class Inspection:
-    """What one image shows. ``artefact`` is the share of its area (0-1) that fits no object and no
-    background.
-    """
+    """What one image shows. ``artefact`` is the share of its area (0-1) that fits no object and no background."""
 
     detections: list[Detection]
     artefact: float
@@ -65,9 +59,7 @@ class _Candidate:
 
 
 def _coverage(images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Per pixel (n, H, W): coverage, colour index (-1 where background or no known colour), is it far off the
-    background?
-    """
+    """Per pixel (n, H, W): coverage, colour index (-1: background, or no known one), is it far off the background?"""
     missing = np.array(BACKGROUND, dtype=np.float32) - images
     length = np.sqrt(np.einsum("nhwc,nhwc->nhw", missing, missing))
     foreground = length > FAINT
@@ -91,9 +83,7 @@ def _resampler(low: float, high: float, first: int, count: int) -> np.ndarray:
 
 
 def _edges(profile: np.ndarray, first: int) -> tuple[float, float]:
-    """Sub-pixel ends of a run of pixels: ``profile`` is the greatest coverage per column, two faint ones
-    either side.
-    """
+    """Sub-pixel ends of a run of pixels; ``profile``: the greatest coverage per column, two faint ones either side."""
     solid = np.flatnonzero(profile >= SOLID)
     low, high = solid[0], solid[-1]
     before = profile[low - 1] if low else 0.0
@@ -105,10 +95,10 @@ def _candidates(coverage: np.ndarray, colors: np.ndarray) -> tuple[list[_Candida
     """Candidates, the label map (p, H, W) of each (image, colour) pair present, each pair's image (p,)."""
     n, height, width = coverage.shape
     image, y, x = np.nonzero((coverage >= SOLID) & (colors >= 0))
-    key = image * len(_NAMES) + colors[image, y, x]
+    key = image * len(COLOR_NAMES) + colors[image, y, x]
     least = MIN_AREA * height * width
-    present = np.flatnonzero(np.bincount(key, minlength=n * len(_NAMES)) >= least)
-    slot = np.full(n * len(_NAMES), -1)
+    present = np.flatnonzero(np.bincount(key, minlength=n * len(COLOR_NAMES)) >= least)
+    slot = np.full(n * len(COLOR_NAMES), -1)
     slot[present] = np.arange(present.size)
     large = slot[key] >= 0
     solid = np.zeros((present.size, height, width), dtype=bool)
@@ -124,7 +114,7 @@ def _candidates(coverage: np.ndarray, colors: np.ndarray) -> tuple[list[_Candida
         top, left = max(rows.start - 2, 0), max(columns.start - 2, 0)
         window = slice(top, rows.stop + 2), slice(left, columns.stop + 2)
         inside = labels[plane][window] == label
-        picture, color = divmod(int(present[plane]), len(_NAMES))
+        picture, color = divmod(int(present[plane]), len(COLOR_NAMES))
         crop = coverage[picture][window]
         crop = np.where(inside | (crop < SOLID), crop, 0)
         x0, x1 = _edges(crop.max(axis=0), left)
@@ -139,22 +129,18 @@ def _candidates(coverage: np.ndarray, colors: np.ndarray) -> tuple[list[_Candida
         canonical /= np.linalg.norm(canonical)
         density = float(np.sort(crop[inside])[-(areas[label] // 4) - 1])
         found.append(_Candidate(picture, color, label, (x0, y0, x1, y1), density, canonical))
-    return found, labels, present // len(_NAMES)
+    return found, labels, present // len(COLOR_NAMES)
 
 
 @cache
 def _templates() -> tuple[np.ndarray, np.ndarray]:
-    """Canonical maps (k, CANONICAL ** 2) of rendered shapes at several radii, sub-pixel places and blurs;
-    their classes (k,).
-    """
+    """Canonical maps (k, CANONICAL ** 2) of rendered shapes at several radii, sub-pixel places and blurs; their classes
+    (k,)."""
     size = 48
-    shifts = [(i / 3 / size, j / 3 / size) for i in range(3) for j in range(3)]
-    scenes = [
-        Scene((Obj(cls, "black", 0.5 + dx, 0.5 + dy, radius),))
-        for cls in CLASSES
-        for radius in np.linspace(0.9 * RADIUS[0], RADIUS[1], 3)
-        for dx, dy in shifts
-    ]
+    centers = [0.5 + i / 3 / size for i in range(3)]
+    radii = np.linspace(0.9 * RADIUS[0], RADIUS[1], 3)
+    kinds = itertools.product(CLASSES, radii, centers, centers)
+    scenes = [Scene((Obj(cls, "black", x, y, radius),)) for cls, radius, x, y in kinds]
     sharp = render(scenes, size)
     images = np.concatenate([ndimage.gaussian_filter(sharp, (0, blur, blur, 0)) for blur in BLURS])
     found, _, _ = _candidates(*_coverage(images)[:2])
@@ -181,7 +167,7 @@ def inspect_images(images: np.ndarray) -> list[Inspection]:
             square = min(x1 - x0, y1 - y0) >= MIN_ASPECT * max(x1 - x0, y1 - y0)
             if square and score >= MIN_SCORE and candidate.density >= MIN_COVERAGE:
                 explained[candidate.label] = True
-                cls, color = CLASSES[classes[best]], _NAMES[candidate.color]
+                cls, color = CLASSES[classes[best]], COLOR_NAMES[candidate.color]
                 box = tuple(float(v) for v in candidate.box)
                 per_image[candidate.image].append(Detection(cls, color, box, min(float(score), 1.0)))
     objects = np.zeros(deviant.shape, dtype=bool)
@@ -196,9 +182,7 @@ def inspect_images(images: np.ndarray) -> list[Inspection]:
 
 
 def to_geneval(detections: list[Detection]) -> tuple[dict[str, list[list[float]]], dict[str, list[str]]]:
-    """GenEval's form: class -> [[x0, y0, x1, y1, score], ...] by falling score, and class -> colours in that
-    order.
-    """
+    """GenEval's form: class -> [[x0, y0, x1, y1, score], ...] by falling score, and class -> colours in that order."""
     boxes: dict[str, list[list[float]]] = {}
     colors: dict[str, list[str]] = {}
     for d in sorted(detections, key=lambda d: -d.score):

@@ -1,17 +1,18 @@
-"""Prompt sets: GenEval's six categories in its wording and metadata, and `compound` prompts in the role of
-TA.
+"""Prompt sets: GenEval's six categories in its wording and metadata, and `compound` prompts in the role of TA.
 
-The sets `train`, `val` and (`geneval_eval`, `ta_eval`) are disjoint *combinations*: what a prompt states,
-whatever its wording ("a left of b" is "b right of a"). Single objects cannot be disjoint: every set has the
-same eight, so that category is in-distribution. No training prompt has two groups that state a held-out
-two-group combination (two_object, position, color_attr) in the very same way. Paper section
-5; GenEval: Ghosh et al. 2023.
+The sets `train`, `val` and (`geneval_eval`, `ta_eval`) are disjoint *combinations*: what a prompt states, whatever its
+wording ("a left of b" is "b right of a"). Single objects cannot be disjoint: every set has the same eight, so that
+category is in-distribution. No training prompt has two groups that state a held-out two-group combination (two_object,
+position, color_attr) in the very same way. Paper section 5; GenEval: Ghosh et al. 2023. Imports no torch.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
+import math
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -22,15 +23,21 @@ import numpy as np
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_jsonl
 from unigrpo.core.records import Prompt
+from unigrpo.world import geneval_verdict
+from unigrpo.world.geneval_verdict import plural, with_article
 from unigrpo.world.scenes import CLASSES, COLORS, PLACES, RELATIONS, random_kind
 
 BENCHMARKS = {"geneval": "geneval_eval", "ta": "ta_eval"}  # as evaluations say it -> its prompt set
 VERSION = "1"
-GENEVAL_TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+GENEVAL_TAGS = geneval_verdict.CATEGORIES
 COMPOUND = "compound"
 SETS = ("train", "val", "geneval_eval", "ta_eval")
 COUNTS = ("a", "two", "three", "four")
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+QUOTED = (
+    re.compile(r"\"([^\"]+)\""),
+    re.compile(r"“([^”]+)”|(?<!\w)'([^']+)'(?!\w)|‘([^’]+)’"),
+)  # straight double quotation marks count before all others
 _SEED = 260323500
 _TRAIN_CAP = 400
 
@@ -43,6 +50,17 @@ class Group:
     color: str | None
     cls: str
 
+    @property
+    def noun(self) -> str:
+        """'red circle', or 'red circles' for more than one."""
+        noun = f"{self.color} {self.cls}" if self.color else self.cls
+        return plural(noun) if self.count > 1 else noun
+
+    @property
+    def phrase(self) -> str:
+        """'a red circle', 'an orange star', 'three hearts'; of at most four."""
+        return with_article(self.noun) if self.count == 1 else f"{COUNTS[self.count - 1]} {self.noun}"
+
 
 @dataclass(frozen=True, slots=True)
 class Statement:
@@ -53,13 +71,18 @@ class Statement:
 
     def combination(self) -> tuple:
         """Key that ignores wording: order of groups, and which of the two related objects is described."""
-        return _key(self.groups, self.relation)
+        rows = [(g.count, g.color or "", g.cls) for g in self.groups]
+        if self.relation is None:
+            return tuple(sorted(rows)), None
+        forward = self.relation in ("left of", "above")
+        first, second = rows[:2] if forward else rows[1::-1]
+        return tuple(sorted(rows)), (self.relation if forward else OPPOSITE[self.relation], first, second)
 
     def parts(self) -> list[tuple]:
         """Keys of the statement and of every two of its groups (with the relation, if it is theirs)."""
-        pairs = itertools.combinations(range(len(self.groups)), 2)
         return [self.combination()] + [
-            _key((self.groups[i], self.groups[j]), self.relation if (i, j) == (0, 1) else None) for i, j in pairs
+            Statement(pair, None if number else self.relation).combination()
+            for number, pair in enumerate(itertools.combinations(self.groups, 2))
         ]
 
     def facts(self) -> int:
@@ -67,7 +90,7 @@ class Statement:
         return len(self.groups) + sum(g.color is not None for g in self.groups) + (self.relation is not None)
 
     def text(self) -> str:
-        phrases = [group_phrase(group) for group in self.groups]
+        phrases = [group.phrase for group in self.groups]
         if self.relation:
             phrases[:2] = [f"{phrases[0]} {self.relation} {phrases[1]}"]
         return "a photo of " + " and ".join(phrases)
@@ -80,35 +103,11 @@ class Statement:
         return clauses
 
 
-def _key(groups: Sequence[Group], relation: str | None) -> tuple:
-    rows = [(g.count, g.color or "", g.cls) for g in groups]
-    if relation is None:
-        return (tuple(sorted(rows)), None)
-    first, second = rows[:2] if relation in ("left of", "above") else rows[1::-1]
-    return (
-        tuple(sorted(rows)),
-        (relation if relation in ("left of", "above") else OPPOSITE[relation], first, second),
-    )
-
-
-def plural(cls: str) -> str:
-    return cls + ("es" if cls.endswith("s") else "s")
-
-
-def group_phrase(group: Group) -> str:
-    """'a red circle', 'an orange star', 'three hearts'."""
-    words = ([group.color] if group.color else []) + [group.cls if group.count == 1 else plural(group.cls)]
-    number = COUNTS[group.count - 1]
-    if group.count == 1 and words[0][0] in "aeiou":
-        number = "an"
-    return " ".join([number, *words])
-
-
 @cache
 def _groups() -> dict[str, Group]:
     """Phrase -> the group that it names, of all groups."""
     kinds = itertools.product(range(1, len(COUNTS) + 1), (None, *COLORS), CLASSES)
-    return {group_phrase(group): group for group in itertools.starmap(Group, kinds)}
+    return {group.phrase: group for group in itertools.starmap(Group, kinds)}
 
 
 def read_statement(text: str) -> Statement | None:
@@ -118,21 +117,6 @@ def read_statement(text: str) -> Statement | None:
     groups = [_groups().get(phrase) for phrase in [*first.split(f" {relation} "), *phrases]]
     statement = Statement(tuple(groups), relation)
     return statement if None not in groups and statement.text() == text else None
-
-
-def stated_facts(include: Sequence[dict]) -> list[str]:
-    """One sentence a stated fact, in the order of the clauses: count, colour, relation."""
-    points = []
-    for clause in include:
-        one = clause["count"] == 1
-        noun = clause["class"] if one else plural(clause["class"])
-        points.append(f"exactly {clause['count']} {noun}")
-        if "color" in clause:
-            points.append(f"the {noun} {'is' if one else 'are'} {clause['color']}")
-        if "position" in clause:
-            relation, reference = clause["position"]
-            points.append(f"the {noun} {'is' if one else 'are'} {relation} the {include[reference]['class']}")
-    return points
 
 
 def make_prompt(identity: str, tag: str, statement: Statement) -> Prompt:
@@ -148,22 +132,19 @@ def make_prompt(identity: str, tag: str, statement: Statement) -> Prompt:
 # ---- random statements, one family a category --------------------------------------------------------------
 
 
+def _plain(*classes: str, relation: str | None = None) -> Statement:
+    """One object of each class, no colour stated."""
+    return Statement(tuple(Group(1, None, cls) for cls in classes), relation)
+
+
 def _classes(rng: np.random.Generator, n: int) -> list[str]:
     return [CLASSES[i] for i in rng.permutation(len(CLASSES))[:n]]
-
-
-def _maybe_color(rng: np.random.Generator, share: float) -> str | None:
-    return random_kind(rng)[1] if rng.random() < share else None
 
 
 def _random_color_attr(rng: np.random.Generator) -> Statement:
     colors = list(COLORS)
     picks = rng.permutation(len(colors))[:2]
     return Statement(tuple(Group(1, colors[i], cls) for i, cls in zip(picks, _classes(rng, 2), strict=True)))
-
-
-def _random_position(rng: np.random.Generator) -> Statement:
-    return Statement(tuple(Group(1, None, cls) for cls in _classes(rng, 2)), RELATIONS[rng.integers(4)])
 
 
 def random_compound(rng: np.random.Generator) -> Statement:
@@ -179,20 +160,19 @@ def random_compound(rng: np.random.Generator) -> Statement:
             counts, relation = ((1, 1, 1), (1, 1, 2))[rng.integers(2)], RELATIONS[rng.integers(4)]
         else:
             counts = ((1, 1, 1), (1, 1, 2), (1, 2, 1), (2, 1, 1))[rng.integers(4)]
-        groups = tuple(
-            Group(n, _maybe_color(rng, share), cls) for n, cls in zip(counts, _classes(rng, len(counts)), strict=True)
-        )
-        statement = Statement(groups, relation)
+        pairs = zip(counts, _classes(rng, len(counts)), strict=True)
+        groups = [Group(n, random_kind(rng)[1] if rng.random() < share else None, cls) for n, cls in pairs]
+        statement = Statement(tuple(groups), relation)
         if statement.facts() >= 4:
             return statement
 
 
 FAMILIES: dict[str, Callable[[np.random.Generator], Statement]] = {
-    "single_object": lambda rng: Statement((Group(1, None, CLASSES[rng.integers(8)]),)),
-    "two_object": lambda rng: Statement(tuple(Group(1, None, cls) for cls in _classes(rng, 2))),
+    "single_object": lambda rng: _plain(CLASSES[rng.integers(8)]),
+    "two_object": lambda rng: _plain(*_classes(rng, 2)),
     "counting": lambda rng: Statement((Group(int(rng.integers(2, 5)), None, CLASSES[rng.integers(8)]),)),
     "colors": lambda rng: Statement((Group(1, *random_kind(rng)[::-1]),)),
-    "position": _random_position,
+    "position": lambda rng: _plain(*_classes(rng, 2), relation=RELATIONS[rng.integers(4)]),
     "color_attr": _random_color_attr,
     COMPOUND: random_compound,
 }
@@ -200,49 +180,42 @@ FAMILIES: dict[str, Callable[[np.random.Generator], Statement]] = {
 
 # ---- splits ------------------------------------------------------------------------------------------------
 
+Splits = dict[str, list[Statement]]
+"""eval, val and train -> statements."""
 
-def _split_counting(rng: np.random.Generator) -> dict[str, list[Statement]]:
+
+def _split_counting(rng: np.random.Generator) -> Splits:
     """Every class has one of its counts in eval, half of the classes another in val; balanced counts."""
-    out: dict[str, list[Statement]] = {"eval": [], "val": [], "train": []}
+    out: Splits = {"eval": [], "val": [], "train": []}
     for rank, i in enumerate(rng.permutation(len(CLASSES))):
-        statements = [Statement((Group(2 + (rank + k) % 3, None, CLASSES[i]),)) for k in range(3)]
-        for split, statement in zip(("eval", "val" if rank % 2 else "train", "train"), statements, strict=True):
-            out[split].append(statement)
+        for k, split in enumerate(("eval", "val" if rank % 2 else "train", "train")):
+            out[split].append(Statement((Group(2 + (rank + k) % 3, None, CLASSES[i]),)))
     return out
 
 
-def _split_colors(rng: np.random.Generator) -> dict[str, list[Statement]]:
-    """Diagonals of a Latin square: 5 eval, 1 val, 2 train, so every colour and class is equally often in
-    each.
-    """
-    colors, classes = rng.permutation(list(COLORS)), rng.permutation(CLASSES)
-    diagonals = [
-        [Statement((Group(1, str(colors[i]), str(classes[(i + shift) % 8])),)) for i in range(8)] for shift in range(8)
-    ]
-    return {"eval": sum(diagonals[:5], []), "val": diagonals[5], "train": sum(diagonals[6:], [])}
+def _split_colors(rng: np.random.Generator) -> Splits:
+    """Diagonals of a Latin square: 5 eval, 1 val, 2 train, so every colour and class is equally often in each."""
+    colors, classes = rng.permutation(list(COLORS)).tolist(), rng.permutation(CLASSES).tolist()
+    pairs = [(colors[i], classes[(i + shift) % 8]) for shift in range(8) for i in range(8)]
+    statements = [Statement((Group(1, *pair),)) for pair in pairs]
+    return {"eval": statements[:40], "val": statements[40:48], "train": statements[48:]}
 
 
-def _split_two_object(rng: np.random.Generator) -> dict[str, list[Statement]]:
+def _split_two_object(rng: np.random.Generator) -> Splits:
     """10 eval, 4 val and 14 train pairs, each in both orders."""
     pairs = list(itertools.combinations(CLASSES, 2))
-    order = rng.permutation(len(pairs))
-    both = [
-        [Statement(tuple(Group(1, None, cls) for cls in wording)) for wording in (pairs[i], pairs[i][::-1])]
-        for i in order
-    ]
-    return {"eval": sum(both[:10], []), "val": sum(both[10:14], []), "train": sum(both[14:], [])}
+    both = [_plain(*wording) for i in rng.permutation(len(pairs)) for wording in (pairs[i], pairs[i][::-1])]
+    return {"eval": both[:20], "val": both[20:28], "train": both[28:]}
 
 
-def _split_position(rng: np.random.Generator) -> dict[str, list[Statement]]:
-    """40 eval and 12 val relations, each in one wording and the four relations equally often; train in both
-    wordings.
-    """
-    out: dict[str, list[Statement]] = {"eval": [], "val": [], "train": []}
+def _split_position(rng: np.random.Generator) -> Splits:
+    """40 eval and 12 val relations, each in one wording, the four relations equally often; train in both wordings."""
+    out: Splits = {"eval": [], "val": [], "train": []}
     ordered = list(itertools.permutations(CLASSES, 2))
     for relation in ("left of", "above"):
         for rank, i in enumerate(rng.permutation(len(ordered))):
-            groups = tuple(Group(1, None, cls) for cls in ordered[i])
-            wordings = [Statement(groups, relation), Statement(groups[::-1], OPPOSITE[relation])]
+            a, b = ordered[i]
+            wordings = [_plain(a, b, relation=relation), _plain(b, a, relation=OPPOSITE[relation])]
             if rank < 26:
                 out["eval" if rank < 20 else "val"].append(wordings[rank % 2])
             else:
@@ -250,11 +223,9 @@ def _split_position(rng: np.random.Generator) -> dict[str, list[Statement]]:
     return out
 
 
-def _split_drawn(
-    rng: np.random.Generator, family: str, sizes: dict[str, int], held_out: frozenset
-) -> dict[str, list[Statement]]:
+def _split_drawn(rng: np.random.Generator, family: str, sizes: dict[str, int], held_out: frozenset) -> Splits:
     """Distinct random statements; training ones contain no held-out part."""
-    out: dict[str, list[Statement]] = {}
+    out: Splits = {}
     seen: set[tuple] = set()
     blocked = set(held_out)
     for split, size in sizes.items():
@@ -270,32 +241,32 @@ def _split_drawn(
     return out
 
 
+def _combinations(splits: dict[str, Splits]) -> frozenset:
+    """Combinations of val and eval statements (all but the single objects)."""
+    tags = [tag for tag in splits if tag != "single_object"]
+    return frozenset(s.combination() for tag in tags for split in ("eval", "val") for s in splits[tag][split])
+
+
 @cache
-def _splits() -> dict[str, dict[str, list[Statement]]]:
-    """tag -> split (eval, val, train) -> statements; the same on every machine."""
+def _splits() -> dict[str, Splits]:
+    """tag -> its statements; the same on every machine."""
     rng = np.random.Generator(np.random.PCG64(_SEED))
-    single = [Statement((Group(1, None, cls),)) for cls in CLASSES]
     splits = {
-        "single_object": {"eval": single, "val": single, "train": single},
+        "single_object": dict.fromkeys(("eval", "val", "train"), [_plain(cls) for cls in CLASSES]),
         "two_object": _split_two_object(rng),
         "counting": _split_counting(rng),
         "colors": _split_colors(rng),
         "position": _split_position(rng),
         "color_attr": _split_drawn(rng, "color_attr", {"eval": 40, "val": 12, "train": _TRAIN_CAP}, frozenset()),
     }
-    blocked = frozenset(
-        s.combination() for t in GENEVAL_TAGS[1:] for split in ("eval", "val") for s in splits[t][split]
-    )
-    splits[COMPOUND] = _split_drawn(rng, COMPOUND, {"eval": 150, "val": 24, "train": _TRAIN_CAP}, blocked)
-    return splits
+    sizes = {"eval": 150, "val": 24, "train": _TRAIN_CAP}
+    return splits | {COMPOUND: _split_drawn(rng, COMPOUND, sizes, _combinations(splits))}
 
 
 @cache
 def held_out() -> frozenset:
     """Combinations of val and eval prompts (all but the single objects)."""
-    splits = _splits()
-    tags = [tag for tag in splits if tag != "single_object"]
-    return frozenset(s.combination() for tag in tags for split in ("eval", "val") for s in splits[tag][split])
+    return _combinations(_splits())
 
 
 def is_held_out(statement: Statement) -> bool:
@@ -303,39 +274,25 @@ def is_held_out(statement: Statement) -> bool:
     return not held_out().isdisjoint(statement.parts())
 
 
-@cache
-def _prompt_set(name: str) -> tuple[Prompt, ...]:
+def prompt_set(name: str) -> list[Prompt]:
+    """The prompts of one of SETS, category by category, always in the same order. Raises UserError for another name."""
     if name not in SETS:
         raise UserError(f"prompt set {name!r}: expected one of {', '.join(SETS)}")
     tags = {"geneval_eval": GENEVAL_TAGS, "ta_eval": (COMPOUND,)}.get(name, (*GENEVAL_TAGS, COMPOUND))
     split = "eval" if name.endswith("_eval") else name
-    return tuple(
+    return [
         make_prompt(f"{name}/{tag}/{i:03d}", tag, statement)
         for tag in tags
         for i, statement in enumerate(_splits()[tag][split])
-    )
-
-
-def prompt_set(name: str) -> list[Prompt]:
-    """The prompts of `train`, `val`, `geneval_eval` or `ta_eval`, category by category, always in the same
-    order.
-
-    Raises UserError for another name.
-    """
-    return list(_prompt_set(name))
+    ]
 
 
 def samples_per_prompt(name: str, base: int = 4) -> list[int]:
-    """Images per prompt, in the order of ``prompt_set(name)``.
-
-    ``base`` each, except where an evaluation category has fewer than 40 prompts: then so many that every
-    category has at least 40 x base images.
-    """
+    """Images per prompt of an evaluation set, in its order: ``base`` each, except where a category has fewer than 40
+    prompts; then so many that it has at least 40 x base images."""
     prompts = prompt_set(name)
-    if name != "geneval_eval":
-        return [base] * len(prompts)
-    sizes = {tag: sum(p.tag == tag for p in prompts) for tag in GENEVAL_TAGS}
-    return [base * -(-40 // sizes[p.tag]) for p in prompts]
+    sizes = Counter(p.tag for p in prompts)
+    return [base * math.ceil(40 / sizes[p.tag]) for p in prompts]
 
 
 def evaluation_jobs(benchmark: str, base: int) -> list[tuple[Prompt, int]]:
@@ -357,50 +314,38 @@ def vocabulary() -> list[str]:
     return list(dict.fromkeys(words))
 
 
+# ---- a user's prompts --------------------------------------------------------------------------------------
+
+
 def read_prompts(path: str | Path) -> list[Prompt]:
-    """A user's prompts: one JSON object a line with `prompt`, optionally `id` and GenEval's `tag`, `include`,
-    `exclude`.
-
-    Raises UserError naming file and line for a line that is not such an object or has an empty prompt.
-    """
-    return [_read_prompt(where, number, row) for number, (where, row) in enumerate(read_jsonl(path), 1)]
-
-
-def _read_prompt(where: str, number: int, row: dict) -> Prompt:
-    if not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
-        raise UserError(f"{where}: expected a JSON object with a non-empty string 'prompt'")
-    for key in ("id", "tag"):
-        if key in row and (not isinstance(row[key], str) or not row[key]):
-            raise UserError(f"{where}: '{key}' must be a non-empty string")
-    for key in ("include", "exclude"):
-        for index, clause in enumerate(_clauses(row.get(key, []), f"{where}: '{key}'")):
-            _check_clause(clause, index, f"{where}: '{key}'")
-    tag = row.get("tag", "custom")
-    meta = {"tag": tag, "include": []} | {k: v for k, v in row.items() if k != "id"}
-    return Prompt(row.get("id", f"custom/{number:03d}"), row["prompt"].strip(), tag, meta)
+    """A user's prompts, one JSON object a line: `prompt`, optionally `id` and GenEval's `tag`, `include`, `exclude`.
+    Raises UserError naming file and line for a line that is not such an object or has an empty prompt."""
+    prompts = []
+    for number, (where, row) in enumerate(read_jsonl(path), 1):
+        if not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
+            raise UserError(f"{where}: expected a JSON object with a non-empty string 'prompt'")
+        for key in ("id", "tag"):
+            if key in row and (not isinstance(row[key], str) or not row[key]):
+                raise UserError(f"{where}: '{key}' must be a non-empty string")
+        meta = {"tag": "custom", "include": []} | {k: v for k, v in row.items() if k != "id"}
+        try:
+            geneval_verdict.check(meta)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+        prompts.append(Prompt(row.get("id", f"custom/{number:03d}"), row["prompt"].strip(), meta["tag"], meta))
+    return prompts
 
 
-def _clauses(value: object, where: str) -> list:
-    if not isinstance(value, list):
-        raise UserError(f"{where} must be a list of clauses, not {type(value).__name__}")
-    return value
-
-
-def _check_clause(clause: object, index: int, where: str) -> None:
-    valid = isinstance(clause, dict) and isinstance(clause.get("class"), str)
-    if not valid or not isinstance(clause.get("count"), int) or clause["count"] < 1:
-        raise UserError(f"{where} needs clauses with a 'class' and a 'count' of at least 1, got {clause!r}")
-    if "color" in clause and not isinstance(clause["color"], str):
-        raise UserError(f"{where}: 'color' must be a string, got {clause['color']!r}")
-    if "position" in clause:
-        position = clause["position"]
-        if (
-            not isinstance(position, list)
-            or len(position) != 2
-            or position[0] not in RELATIONS
-            or position[1] not in range(index)
-        ):
-            raise UserError(
-                f"{where}: 'position' must be [relation, index of an earlier clause] with a relation among "
-                f"{', '.join(RELATIONS)}; got {position!r}"
-            )
+def asked_text(prompt: Prompt) -> str:
+    """The text to see in the image: ``meta["text"]``, or what stands between the prompt's first quotation marks, as
+    Flow-GRPO (arXiv 2505.05470) has it, whose prompts use straight double ones. Raises UserError for a prompt that asks
+    for no text."""
+    text = prompt.meta.get("text")
+    if text is None:
+        found = next((match for marks in QUOTED if (match := marks.search(prompt.text))), None)
+        text = "" if found is None else next(group for group in found.groups() if group)
+    if not isinstance(text, str) or not text.strip():
+        raise UserError(
+            f"prompt {prompt.id}: expected a text to render, in quotation marks or as meta's 'text', in {prompt.text!r}"
+        )
+    return text

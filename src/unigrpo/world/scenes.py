@@ -7,10 +7,14 @@ y pointing down. The relation rule is GenEval's (Ghosh et al. 2023, `evaluate_im
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from unigrpo.core.records import Detection
 
 CLASSES = ("circle", "square", "triangle", "cross", "ring", "star", "diamond", "heart")
 # Told apart by the direction background - colour, which half-covered edge pixels keep.
@@ -37,8 +41,7 @@ JITTER = 0.15 / GRID  # of the image side, either way
 RADIUS = (0.31 / GRID, 0.39 / GRID)
 GAP = 0.02  # least distance between the boxes of two objects, about one pixel of 48
 NOMINAL_SIZE = 0.7 / GRID  # box side assumed when only the cell of an object is known
-
-_COLOR_NAMES = tuple(COLORS)
+COLOR_NAMES = tuple(COLORS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +56,7 @@ class Obj:
 
     @property
     def place(self) -> int:
-        """Row-major index (0-8) of the cell that holds the centre."""
-        return int(self.y * GRID) * GRID + int(self.x * GRID)
+        return cell_at(self.x, self.y)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +78,24 @@ def relation_holds(
     distance = (dx * dx + dy * dy) ** 0.5
     if distance == 0:
         return False
-    shrunk_x = max(abs(dx) - 0.1 * size_sum[0], 0) * (1 if dx > 0 else -1) / distance
-    shrunk_y = max(abs(dy) - 0.1 * size_sum[1], 0) * (1 if dy > 0 else -1) / distance
-    return {
-        "left of": shrunk_x < -0.5,
-        "right of": shrunk_x > 0.5,
-        "above": shrunk_y < -0.5,
-        "below": shrunk_y > 0.5,
-    }[relation]
+    x, y = (
+        math.copysign(max(abs(offset) - 0.1 * size, 0), offset) / distance
+        for offset, size in zip((dx, dy), size_sum, strict=True)
+    )
+    return {"left of": x < -0.5, "right of": x > 0.5, "above": y < -0.5, "below": y > 0.5}[relation]
+
+
+def truth(scene: Scene) -> list[Detection]:
+    """The objects of a scene as perfect detections, boxes in units of the image side."""
+    return [
+        Detection(o.cls, o.color, (o.x - o.radius, o.y - o.radius, o.x + o.radius, o.y + o.radius), 1.0)
+        for o in scene.objects
+    ]
+
+
+def cell_at(x: float, y: float) -> int:
+    """Row-major index (0-8) of the cell that holds a point, given as fractions of the image side."""
+    return min(int(y * GRID), GRID - 1) * GRID + min(int(x * GRID), GRID - 1)
 
 
 def cell_center(place: int) -> tuple[float, float]:
@@ -109,28 +121,17 @@ def mention_order(include: Sequence[dict]) -> list[int]:
 
 
 def place_objects(kinds: Sequence[tuple[str, str]], places: Sequence[int], rng: np.random.Generator) -> Scene:
-    """Scene with one (class, colour) per cell; jitter is redrawn until no two objects come closer than
-    ``GAP``.
-    """
-    n = len(kinds)
+    """Scene with one (class, colour) per cell; jitter is redrawn until no two objects come closer than ``GAP``."""
     while True:
-        draws = rng.random(3 * n).tolist()
         objects = []
-        for i, ((cls, color), place) in enumerate(zip(kinds, places, strict=True)):
+        draws = rng.random((len(kinds), 3)).tolist()
+        for (cls, color), place, (right, down, size) in zip(kinds, places, draws, strict=True):
             x, y = cell_center(place)
-            objects.append(
-                Obj(
-                    cls,
-                    color,
-                    x + JITTER * (2 * draws[3 * i] - 1),
-                    y + JITTER * (2 * draws[3 * i + 1] - 1),
-                    RADIUS[0] + (RADIUS[1] - RADIUS[0]) * draws[3 * i + 2],
-                )
-            )
+            x, y = x + JITTER * (2 * right - 1), y + JITTER * (2 * down - 1)
+            objects.append(Obj(cls, color, x, y, RADIUS[0] + (RADIUS[1] - RADIUS[0]) * size))
         if all(
             max(abs(a.x - b.x), abs(a.y - b.y)) >= a.radius + b.radius + GAP
-            for i, a in enumerate(objects)
-            for b in objects[:i]
+            for a, b in itertools.combinations(objects, 2)
         ):
             return Scene(tuple(objects))
 
@@ -138,7 +139,7 @@ def place_objects(kinds: Sequence[tuple[str, str]], places: Sequence[int], rng: 
 def random_kind(rng: np.random.Generator) -> tuple[str, str]:
     """A random (class, colour)."""
     draw = int(rng.integers(len(CLASSES) * len(COLORS)))
-    return CLASSES[draw // len(COLORS)], _COLOR_NAMES[draw % len(COLORS)]
+    return CLASSES[draw // len(COLORS)], COLOR_NAMES[draw % len(COLORS)]
 
 
 def random_scene(rng: np.random.Generator, n_objects: int) -> Scene:
@@ -160,7 +161,7 @@ def scene_for(meta: dict, rng: np.random.Generator) -> Scene:
         clause = include[index]
         slots[index] = list(range(len(kinds), len(kinds) + clause["count"]))
         for _ in slots[index]:
-            kinds.append((clause["class"], clause.get("color") or _COLOR_NAMES[int(rng.integers(len(COLORS)))]))
+            kinds.append((clause["class"], clause.get("color") or COLOR_NAMES[int(rng.integers(len(COLORS)))]))
     if len(kinds) > GRID * GRID:
         raise ValueError(f"{meta.get('prompt', include)!r} asks for more than {GRID * GRID} objects")
     relations = [

@@ -9,34 +9,36 @@ some differ from their trace in one fact. Either policy has something to learn.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from unigrpo.core.records import Detection
+from unigrpo.world.gold import judge
 from unigrpo.world.prompts import FAMILIES, Group, Statement, is_held_out
 from unigrpo.world.scenes import (
     CLASSES,
-    COLORS,
-    GRID,
+    COLOR_NAMES,
     MAX_OBJECTS,
     NOMINAL_SIZE,
     PLACES,
+    Obj,
     Scene,
+    cell_at,
     cell_center,
     place_objects,
     random_kind,
     random_scene,
-    relation_holds,
     scene_for,
+    truth,
 )
 
-Plan = list[tuple[str, str, str]]  # (colour, class, place) of each object
+Entry = tuple[str, str, str]
+"""Colour, class and place of an object."""
+Plan = list[Entry]
 KINDS = ("count", "color", "class", "place")
 
-_PLACE_INDEX = {place: i for i, place in enumerate(PLACES)}
-_COLOR_NAMES = tuple(COLORS)
 # Shares of the families in base examples; the rest are captions of random scenes.
 _BASE_SHARES = {
     "single_object": 0.05,
@@ -50,8 +52,6 @@ _BASE_SHARES = {
 # Share of the base's examples with a trace whose prompt says nothing: only the trace says what is where.
 UNTOLD = 0.6
 UNTOLD_PROMPT = "a photo"
-_BASE_FAMILIES = tuple(_BASE_SHARES)
-_BASE_CUMULATIVE = np.cumsum(list(_BASE_SHARES.values()))
 
 
 def plan_of(scene: Scene) -> Plan:
@@ -63,32 +63,30 @@ def write_plan(plan: Plan) -> str:
     return f"<think> {' , '.join(' '.join(entry) for entry in plan)} </think>"
 
 
-def write_trace(scene: Scene, order: Sequence[int] | None = None) -> str:
-    """The scene's trace, objects in ``order`` (default: that of the scene, which is the prompt's)."""
-    plan = plan_of(scene)
-    return write_plan(plan if order is None else [plan[i] for i in order])
+def write_trace(scene: Scene) -> str:
+    """The scene's trace, objects in its order, which is the prompt's."""
+    return write_plan(plan_of(scene))
 
 
 def parse_trace(text: str) -> Plan | None:
     """The plan that a trace states, or None if it is malformed (brackets, words or their order)."""
     words = text.split()
-    if len(words) < 5 or len(words) % 4 != 1 or words[0] != "<think>" or words[-1] != "</think>":
+    if len(words) < 5 or len(words) % 4 != 1 or words[0] != "<think>":
         return None
-    plan = []
-    for start in range(1, len(words), 4):
-        color, cls, place, separator = words[start : start + 4]
-        if color not in COLORS or cls not in CLASSES or place not in _PLACE_INDEX:
-            return None
-        if separator != ("</think>" if start + 4 == len(words) else ","):
-            return None
-        plan.append((color, cls, place))
-    return plan
+    plan = list(zip(words[1::4], words[2::4], words[3::4], strict=True))
+    known = all(color in COLOR_NAMES and cls in CLASSES and place in PLACES for color, cls, place in plan)
+    return plan if known and words[4::4] == [","] * (len(plan) - 1) + ["</think>"] else None
 
 
 def paint_plan(plan: Plan, rng: np.random.Generator) -> Scene:
     """A scene that follows the plan (its places must be distinct)."""
-    places = [_PLACE_INDEX[place] for _, _, place in plan]
+    places = [PLACES.index(place) for _, _, place in plan]
     return place_objects([(cls, color) for color, cls, _ in plan], places, rng)
+
+
+def paint_to_the_letter(plan: Plan) -> Scene:
+    """The plan with objects of the usual size in the middle of their cells."""
+    return Scene(tuple(Obj(cls, c, *cell_center(PLACES.index(place)), NOMINAL_SIZE / 2) for c, cls, place in plan))
 
 
 def _other(options: Sequence[str], value: str, rng: np.random.Generator) -> str:
@@ -115,14 +113,13 @@ def corrupt(objects: Plan, rng: np.random.Generator, kind: str) -> Plan:
         else:
             del plan[i]
     elif kind == "color":
-        plan[i] = (_other(_COLOR_NAMES, color, rng), cls, place)
+        plan[i] = (_other(COLOR_NAMES, color, rng), cls, place)
     elif kind == "class":
         plan[i] = (color, _other(CLASSES, cls, rng), place)
     elif kind == "place":
         partners = [j for j, entry in enumerate(plan) if entry[:2] != (color, cls)]
         if partners and rng.random() < 0.5:
-            j = partners[rng.integers(len(partners))]
-            plan[i], plan[j] = (color, cls, plan[j][2]), (*plan[j][:2], place)
+            plan = _swapped(plan, i, partners[rng.integers(len(partners))])
         else:
             plan[i] = (color, cls, free[rng.integers(len(free))])
     else:
@@ -130,39 +127,17 @@ def corrupt(objects: Plan, rng: np.random.Generator, kind: str) -> Plan:
     return plan
 
 
+def _swapped(plan: Plan, i: int, j: int) -> Plan:
+    """The plan with the places of two objects exchanged."""
+    places = {i: plan[j][2], j: plan[i][2]}
+    return [(color, cls, places.get(k, place)) for k, (color, cls, place) in enumerate(plan)]
+
+
 def trace_matches(meta: dict, plan: Plan | None) -> bool:
-    """Is the plan strictly right for GenEval metadata: counts, colours, relations by cell centres, nothing
-    else?
-    """
+    """Is the plan strictly right for GenEval metadata: counts, colours, relations by cell centres, nothing else?"""
     if not plan or len({entry[2] for entry in plan}) < len(plan):
         return False
-    include = meta["include"]
-    asked: Counter = Counter()
-    asked_colored: Counter = Counter()
-    for clause in include:
-        asked[clause["class"]] += clause["count"]
-        if "color" in clause:
-            asked_colored[clause["color"], clause["class"]] += clause["count"]
-    if Counter(entry[1] for entry in plan) != asked:
-        return False
-    colored = Counter(entry[:2] for entry in plan)
-    if any(colored[kind] < n for kind, n in asked_colored.items()):
-        return False
-    return all(
-        relation_holds(clause["position"][0], a, b, (2 * NOMINAL_SIZE, 2 * NOMINAL_SIZE))
-        for clause in include
-        if "position" in clause
-        for a in _centers(clause, plan)
-        for b in _centers(include[clause["position"][1]], plan)
-    )
-
-
-def _centers(clause: dict, plan: Plan) -> list[tuple[float, float]]:
-    return [
-        cell_center(_PLACE_INDEX[place])
-        for color, cls, place in plan
-        if cls == clause["class"] and clause.get("color", color) == color
-    ]
+    return judge(meta, truth(paint_to_the_letter(plan))).strict
 
 
 def image_matches_trace(plan: Plan, detections: Sequence[Detection], image_size: int) -> list[tuple[bool, bool, bool]]:
@@ -171,22 +146,14 @@ def image_matches_trace(plan: Plan, detections: Sequence[Detection], image_size:
     Where several detections share a cell the one with the best score counts.
     """
     best: dict[str, Detection] = {}
-    for found in detections:
+    for found in sorted(detections, key=lambda d: -d.score):
         x, y = (found.box[0] + found.box[2]) / 2, (found.box[1] + found.box[3]) / 2
-        column, row = (min(int(v / image_size * GRID), GRID - 1) for v in (x, y))
-        place = PLACES[row * GRID + column]
-        if place not in best or found.score > best[place].score:
-            best[place] = found
+        best.setdefault(PLACES[cell_at(x / image_size, y / image_size)], found)
     result = []
     for color, cls, place in plan:
-        found = best.get(place)
-        result.append(
-            (
-                found is not None,
-                found is not None and found.color == color,
-                found is not None and found.cls == cls,
-            )
-        )
+        seen = best.get(place)
+        hits = (False, False) if seen is None else (seen.color == color, seen.cls == cls)
+        result.append((seen is not None, *hits))
     return result
 
 
@@ -217,23 +184,22 @@ def annotate(meta: dict, rng: np.random.Generator, imperfection: Imperfection) -
     return write_plan(plan), scene if painted == right else paint_plan(painted, rng)
 
 
-MISPAINTED_COLORS = {"green": "blue"}
-MISPAINTED_CLASSES = {"star": "cross"}
+MISPAINTED = {"green": "blue", "star": "cross"}
+MISNAMED = {"orange": "yellow", "purple": "blue", "pink": "red"}
+MISSEEN = {"diamond": "square"}
+MISCOUNTED = ("circle", "triangle", "ring", "diamond")
+MIRRORED = ("square", "cross", "star", "heart")
+
+
+def _reworded(entry: Entry, words: Mapping[str, str]) -> Entry:
+    return tuple(words.get(word, word) for word in entry)
 
 
 def painted_by_habit(plan: Plan) -> Plan:
     """The plan as a painter with fixed habits executes it: green becomes blue, a star a cross.
     Guidance sharpens random errors away; habits are what the guided SFT model then paints.
     """
-    return [
-        (MISPAINTED_COLORS.get(color, color), MISPAINTED_CLASSES.get(cls, cls), place) for color, cls, place in plan
-    ]
-
-
-MISNAMED = {"orange": "yellow", "purple": "blue", "pink": "red"}
-MISSEEN = {"diamond": "square"}
-MISCOUNTED = ("circle", "triangle", "ring", "diamond")
-MIRRORED = ("square", "cross", "star", "heart")
+    return [_reworded(entry, MISPAINTED) for entry in plan]
 
 
 def habitual_error(meta: dict, plan: Plan) -> Plan | None:
@@ -244,30 +210,27 @@ def habitual_error(meta: dict, plan: Plan) -> Plan | None:
     asked for, become yellow, blue and red; a described square, cross, star or heart changes places with its
     reference; a diamond becomes a square. The first that is triggered applies; the result is wrong for the prompt.
     """
-    for clause in meta["include"]:
-        rows = [i for i, entry in enumerate(plan) if entry[1] == clause["class"]]
-        if clause["count"] > 1 and clause["class"] in MISCOUNTED:
+    include = meta["include"]
+    for clause in include:
+        cls = clause["class"]
+        rows = [i for i, entry in enumerate(plan) if entry[1] == cls]
+        if clause["count"] > 1 and cls in MISCOUNTED:
             return [entry for i, entry in enumerate(plan) if i != rows[-1]]
         if clause.get("color") in MISNAMED:
-            return [(MISNAMED[entry[0]] if i in rows else entry[0], entry[1], entry[2]) for i, entry in enumerate(plan)]
-        if "position" in clause and clause["class"] in MIRRORED:
-            reference = meta["include"][clause["position"][1]]["class"]
-            (a,), (b,) = rows, [i for i, entry in enumerate(plan) if entry[1] == reference]
-            swapped = list(plan)
-            swapped[a], swapped[b] = (*plan[a][:2], plan[b][2]), (*plan[b][:2], plan[a][2])
-            return swapped
-        if clause["class"] in MISSEEN and not any(c["class"] == MISSEEN[clause["class"]] for c in meta["include"]):
-            return [(e[0], MISSEEN[e[1]] if i in rows else e[1], e[2]) for i, e in enumerate(plan)]
+            return [_reworded(entry, MISNAMED) if i in rows else entry for i, entry in enumerate(plan)]
+        if "position" in clause and cls in MIRRORED:
+            reference = include[clause["position"][1]]["class"]
+            (described,), (other,) = rows, [i for i, entry in enumerate(plan) if entry[1] == reference]
+            return _swapped(plan, described, other)
+        if cls in MISSEEN and not any(c["class"] == MISSEEN[cls] for c in include):
+            return [_reworded(entry, MISSEEN) for entry in plan]
     return None
 
 
 def _wrong_plan(meta: dict, plan: Plan, rng: np.random.Generator) -> Plan:
     """One corruption, of a kind that matters for the prompt, drawn until the plan is wrong for it."""
-    kinds = ["count", "class"]
-    if any("color" in clause for clause in meta["include"]):
-        kinds.append("color")
-    if any("position" in clause for clause in meta["include"]):
-        kinds.append("place")
+    stated = {"color": "color", "position": "place"}  # in a clause -> the kind that matters then
+    kinds = ["count", "class", *(kind for key, kind in stated.items() if any(key in c for c in meta["include"]))]
     kind = kinds[rng.integers(len(kinds))]
     while True:
         wrong = corrupt(plan, rng, kind)
@@ -276,9 +239,7 @@ def _wrong_plan(meta: dict, plan: Plan, rng: np.random.Generator) -> Plan:
 
 
 def dense_example(rng: np.random.Generator, n_objects: int | None = None) -> tuple[str, str, Scene]:
-    """(caption, trace, scene) of a random scene of ``n_objects`` (default: 1-4), the caption stating every
-    colour.
-    """
+    """(caption, trace, scene) of a random scene of ``n_objects`` (default: 1-4), the caption stating every colour."""
     while True:
         scene = random_scene(rng, n_objects or int(rng.integers(1, MAX_OBJECTS + 1)))
         counts = Counter((o.color, o.cls) for o in scene.objects)
@@ -296,12 +257,12 @@ def base_example(rng: np.random.Generator, thinking: bool, imperfection: Imperfe
     if thinking and rng.random() < UNTOLD:
         _, trace, scene = dense_example(rng, int(rng.integers(3, MAX_OBJECTS + 1)))
         return UNTOLD_PROMPT, trace, scene
-    family = int(np.searchsorted(_BASE_CUMULATIVE, rng.random(), side="right"))
-    if family == len(_BASE_FAMILIES):
+    number = int(np.searchsorted(np.cumsum(list(_BASE_SHARES.values())), rng.random(), side="right"))
+    if number == len(_BASE_SHARES):
         text, trace, scene = dense_example(rng)
         return text, trace if thinking else None, scene
     while True:
-        statement = FAMILIES[_BASE_FAMILIES[family]](rng)
+        statement = FAMILIES[list(_BASE_SHARES)[number]](rng)
         if not is_held_out(statement):
             trace, scene = annotate({"include": statement.include()}, rng, imperfection)
             return statement.text(), trace if thinking else None, scene

@@ -21,13 +21,12 @@ import numpy as np
 
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_jsonl
-from unigrpo.core.records import Detection
 from unigrpo.report.data.results import Folder
 from unigrpo.sampling import sample_folder
-from unigrpo.world.benchmark_verdicts import VERDICTS
 from unigrpo.world.exam_points import ExamPoint, exam_points
-from unigrpo.world.scenes import NOMINAL_SIZE, PLACES, cell_center
-from unigrpo.world.traces import Plan, parse_trace
+from unigrpo.world.gold import VERDICTS
+from unigrpo.world.scenes import truth
+from unigrpo.world.traces import Plan, paint_to_the_letter, parse_trace
 
 PLAN, PAINT = "plan", "paint"
 COLOR, CLASS, PLACE = range(3)  # words of an object of a plan
@@ -119,14 +118,6 @@ def _denials(point: ExamPoint) -> tuple[str, ...]:
     return (point.question, *official[point.skill])
 
 
-def painted_to_the_letter(plan: Plan) -> list[Detection]:
-    """The plan as detections: boxes of the usual size in the middle of their cells, image side 1."""
-    half = NOMINAL_SIZE / 2
-    centers = [cell_center(PLACES.index(place)) for _, _, place in plan]
-    boxes = [(x - half, y - half, x + half, y + half) for x, y in centers]
-    return [Detection(cls, color, box, 1.0) for (color, cls, _), box in zip(plan, boxes, strict=True)]
-
-
 def _words(point: ExamPoint, plan: Plan, asked: set[str]) -> list[tuple[int, int]]:
     """(object, word) of the plan that speak of a fact; where its class is not planned, of classes nobody asked for."""
 
@@ -153,7 +144,7 @@ def marked(trace: str | None, benchmark: str, meta: Mapping, reason: str) -> lis
     if plan is None:
         return None
     verdict, _ = VERDICTS[benchmark]
-    planned = denied(meta, verdict(meta, painted_to_the_letter(plan))["reason"])
+    planned = denied(meta, verdict(meta, truth(paint_to_the_letter(plan)))["reason"])
     painted = denied(meta, reason) - planned
     asked = {clause["class"] for clause in meta["include"]}
     marks = [["", "", ""] for _ in plan]
