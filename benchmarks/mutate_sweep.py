@@ -44,7 +44,7 @@ from unigrpo.core.errors import UserError, in_one_line
 from unigrpo.core.files import write_json, write_text
 from unigrpo.core.yaml_files import read_yaml
 from unigrpo.models import checkpoint
-from unigrpo.report.pages.table_files import rows_of
+from unigrpo.report.pages.page import rows_of
 from unigrpo.sampling import sample_folder
 from unigrpo.sampling.engine import Samples
 from unigrpo.study import config, provenance, resolve

@@ -12,7 +12,7 @@ from unigrpo.core.settings import to_dict
 from unigrpo.report.data import results
 from unigrpo.report.data.results import CATEGORIES, Folder, Paper, Scores, Sources
 from unigrpo.report.data.results import PAPER as PAPER_FILE
-from unigrpo.report.pages import table_files
+from unigrpo.report.pages import page
 from unigrpo.study.config import rl_config
 from unigrpo.world.prompts import prompt_set
 from unigrpo.world.render import render
@@ -233,5 +233,5 @@ def sources_of(root, scores=None, paper=None):
 
 def make_table(root, out, spec, name="t", scores=None, paper=None):
     """The CSV of a table, by pandas, and its Markdown."""
-    table_files.write(name, spec, sources_of(root, scores, paper), out)
+    page.write(name, spec, sources_of(root, scores, paper), out)
     return pd.read_csv(out / f"{name}.csv"), (out / f"{name}.md").read_text()

@@ -57,7 +57,7 @@ def test_the_page_tells_differences_and_costs(made):
 def test_the_picture_is_drawn_of_prompts_on_which_they_differ(study, made, monkeypatch):
     assert (made / "unigrpo.vs.text_grpo.png").stat().st_size > 20_000
     shown = []
-    monkeypatch.setattr(compare, "draw_sample", lambda axis, sample: shown.append(sample))
+    monkeypatch.setattr(compare.drawing, "draw_sample", lambda axis, sample: shown.append(sample))
     run(study, made, "unigrpo", "sft")
     half = len(shown) // 2
     assert 0 < half <= 2 * compare.PAIRS

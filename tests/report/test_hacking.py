@@ -19,7 +19,7 @@ from unigrpo.report.data import logs
 from unigrpo.report.data.logs import anchor
 from unigrpo.report.data.results import PAPER, Folder, Paper, Sources
 from unigrpo.report.figures import mechanism, sheets
-from unigrpo.report.pages import drawing, pictures
+from unigrpo.report.pages import drawing
 from unigrpo.study.config import rl_config
 from unigrpo.world.prompts import prompt_set
 
@@ -190,6 +190,6 @@ def test_sheets_show_the_peak_and_the_end_of_the_same_prompts(sources):
         ("mse", "end"): [40], ("mse", "gold peaks"): [40], ("none", "end"): [40], ("none", "gold peaks"): [0],
     }  # fmt: skip
     shown = [axis.images[0].get_array()[0, 0, 0] for axis in figure.axes if axis.images]
-    places = pictures.drawn(logs.course("none", sources.folder).tags, sheets.TAGS, "sheets")
+    places = drawing.drawn(logs.course("none", sources.folder).tags, sheets.TAGS, "sheets")
     assert shown == places * 4 and len(set(places)) == len(places)
     assert data[(data["run"] == "none") & (data["when"] == "end")]["gold"].mean() == pytest.approx(0.2)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from tests._support.study import make_table, write_study
-from unigrpo.report.pages import latex
+from unigrpo.report.pages import page
 
 ROWS = [["base", "no"], ["sft", "yes"], ["unigrpo", "yes"]]
 SPECS = {
@@ -73,12 +73,14 @@ def test_numbers_and_intervals_are_those_of_the_csv(made):
     ],
 )
 def test_text_is_escaped(text, expected):
-    assert latex.escape(text) == expected
+    assert page.latex_text(text) == expected
 
 
 def test_what_stands_in_brackets_goes_below():
-    assert latex.cell("0.500 [0.400, -0.100] (0.90)") == (r"\shortstack{0.500\\{\tiny [.400, -.100]}\\{\tiny (0.90)}}")
-    assert latex.cell("10.500 [10.400, 0.6]") == r"\shortstack{10.500\\{\tiny [10.400, .6]}}"
+    assert page.latex_cell("0.500 [0.400, -0.100] (0.90)") == (
+        r"\shortstack{0.500\\{\tiny [.400, -.100]}\\{\tiny (0.90)}}"
+    )
+    assert page.latex_cell("10.500 [10.400, 0.6]") == r"\shortstack{10.500\\{\tiny [10.400, .6]}}"
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex on the path: the tables are not typeset")

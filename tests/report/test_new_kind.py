@@ -15,11 +15,11 @@ FACTS = KindFacts("Collapses", "Seeds that collapsed.", notes=("Counted.",), sco
 
 
 def line(row, rows, sources):
-    return {"run": row.run, "label": sources.folder.label(row.run), "seeds": sources.cost(row.run)["collapsed"]}
+    return {"seeds": sources.cost(row.run)["collapsed"]}
 
 
 def text(line):
-    return {"run": line["label"], "collapsed seeds": lines.number(line, "seeds", "d")}
+    return {"collapsed seeds": lines.number(line, "seeds", "d")}
 '''
 
 

@@ -81,7 +81,7 @@ def _add_verb(verb: str, section: str, files: ModuleType, does: str) -> None:
         files.write(name, entry, sources, out or sources.folder.root / section)
 
 
-_add_verb("table", "tables", pages.table_files, "Make one table, as CSV, Markdown, HTML and LaTeX.")
+_add_verb("table", "tables", pages.page, "Make one table, as CSV, Markdown, HTML and LaTeX.")
 _add_verb("figure", "figures", pages.drawing, "Make one figure, as PNG, PDF and CSV.")
 
 

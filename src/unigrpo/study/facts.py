@@ -98,9 +98,10 @@ class KindFacts:
     """A kind of table or figure (``unigrpo.report.tables``, ``unigrpo.report.figures``)."""
 
     title: str
-    caption: str  # what it shows, in the workflow's report and in lists of kinds
+    caption: str  # what it shows, in the workflow's report and in lists of kinds: the docstring of its file
     number: str = ""  # of the paper's table, before the title
     notes: tuple[str, ...] = ()  # sentences below a table, which depend on nothing
+    rewards: bool = False  # whether the rewards that its runs are trained on are described below it
     printed: tuple[str, ...] = ()  # those that a paper prints besides
     shows: Literal["rows", "runs"] = "runs"  # the key of the catalogue's entry: runs, or runs with a mode each
     most_runs: int | None = None  # that it has room for
@@ -109,3 +110,10 @@ class KindFacts:
     reinforced: bool = False  # whether all its runs must be trained by reinforcement
     mode: Literal["no", "yes"] | None = None  # thinking that its runs must be evaluated with
     greedy: bool = False  # whether its first run is sampled with greedy text too
+
+    def __post_init__(self):
+        object.__setattr__(self, "caption", " ".join(self.caption.split()))
+
+
+TRAINING = {"scores": False, "reinforced": True, "reads": "run.json"}
+"""Facts of a kind that shows reinforced runs, whether they are judged or not."""

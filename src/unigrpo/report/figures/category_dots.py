@@ -1,4 +1,6 @@
-"""A panel a category of GenEval, by the official verdict, beside the paper's."""
+"""The six categories of GenEval of every run with 95 % intervals, by the official verdict; the bars are the paper's
+values.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,7 @@ from unigrpo.report.data.results import Sources
 from unigrpo.report.pages import dot_plot, drawing
 from unigrpo.study.facts import KindFacts
 
-FACTS = KindFacts(
-    title="GenEval by category",
-    caption="The six categories of GenEval of every run with 95 % intervals, by the official verdict; the bars "
-    "are the paper's values.",
-)
+FACTS = KindFacts("GenEval by category", __doc__)
 COLUMNS = ["run", "thinking", "metric", "value", "lo", "hi"]
 
 

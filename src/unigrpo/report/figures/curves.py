@@ -1,4 +1,6 @@
-"""The paper's Figure 3: a panel a reward, one line a run, against gradient updates."""
+"""Training reward, validation reward, and the gold judge that training never sees, against gradient updates (the
+paper's Figure 3). Reward hacking is the first two rising while the third falls.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +11,7 @@ from unigrpo.report.data.results import Sources
 from unigrpo.report.pages import drawing
 from unigrpo.study.facts import KindFacts
 
-FACTS = KindFacts(
-    title="Rewards in training",
-    caption="Training reward, validation reward, and the gold judge that training never sees, against gradient "
-    "updates (the paper's Figure 3). Reward hacking is the first two rising while the third falls.",
-    scores=False,
-    reads="run.json",
-)
+FACTS = KindFacts("Rewards in training", __doc__, scores=False, reads="run.json")
 COLUMNS = ["run", "seed", "kind", "update", "images", "metric", "value"]
 PANELS = (  # title, kind of row in metrics.jsonl, metric
     ("training reward", "train", "proxy"),

@@ -1,4 +1,6 @@
-"""TA and GenEval of every row beside the paper's, filled for the official verdict and hollow for the strict one."""
+"""TA and GenEval of every run with 95 % intervals, filled for the official verdict and hollow for the strict one; the
+bars are the paper's values.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +10,7 @@ from unigrpo.report.data.results import Sources
 from unigrpo.report.pages import dot_plot, drawing
 from unigrpo.study.facts import KindFacts
 
-FACTS = KindFacts(
-    title="Text alignment and GenEval",
-    caption="TA and GenEval of every run with 95 % intervals, filled for the official verdict and hollow for the "
-    "strict one; the bars are the paper's values.",
-)
+FACTS = KindFacts("Text alignment and GenEval", __doc__)
 COLUMNS = ["run", "thinking", "metric", "value", "lo", "hi"]
 PANELS = (("TA", ("ta",), "ta", None), ("GenEval", ("official", "strict"), "geneval", None))
 

@@ -1,7 +1,6 @@
-"""The frontier of regularisers: what was reached against how far the policy moved, for every weight that was tried.
-
-Distance is one yardstick for all, the velocity MSE from where the run started (training.drift); gold and artefacts are
-those of the last validation.
+"""Gold and artefacts at the last validation against the velocity MSE from the start, a marker a regulariser, its
+weights joined in their order (the paper's Figure 5 as numbers). Intervals are over seeds and prompts; the dotted line
+is where all started.
 """
 
 from __future__ import annotations
@@ -14,18 +13,10 @@ from unigrpo.core.lazy import lazy
 from unigrpo.report.data import logs, results, stats
 from unigrpo.report.data.results import Sources
 from unigrpo.report.pages import drawing
-from unigrpo.study.facts import KindFacts
+from unigrpo.study.facts import TRAINING, KindFacts
 
 pandas = lazy("pandas")
-FACTS = KindFacts(
-    title="Regularisers: what was reached, and how far the policy moved",
-    caption="Gold and artefacts at the last validation against the velocity MSE from the start, a marker a "
-    "regulariser, its weights joined in their order (the paper's Figure 5 as numbers). Intervals are over "
-    "seeds and prompts; the dotted line is where all started.",
-    scores=False,
-    reinforced=True,
-    reads="run.json",
-)
+FACTS = KindFacts("Regularisers: what was reached, and how far the policy moved", __doc__, **TRAINING)
 PANELS = {"gold": "validation, gold judge", "artefact": "artefacts, share of the image"}
 COLUMNS = ["run", "regulariser", "weight", "seeds", "drift", *(f"{m}{s}" for m in PANELS for s in ("", "_lo", "_hi"))]
 

@@ -1,4 +1,6 @@
-"""The paper's Figure 2: a column a prompt, a row a run, the same prompts and noise in every row."""
+"""The same prompts and the same noise, a column a prompt and a row a run: verdict and reasoning trace under each image.
+A fixed rule draws the prompts (the paper's Figure 2).
+"""
 
 from __future__ import annotations
 
@@ -6,23 +8,18 @@ from collections.abc import Mapping
 
 from unigrpo.report.data import samples
 from unigrpo.report.data.results import Sources
-from unigrpo.report.pages import drawing, pictures
+from unigrpo.report.pages import drawing
 from unigrpo.study.facts import KindFacts
 
-FACTS = KindFacts(
-    title="Samples of several runs",
-    caption="The same prompts and the same noise, a column a prompt and a row a run: verdict and reasoning trace "
-    "under each image. A fixed rule draws the prompts (the paper's Figure 2).",
-    reads="samples/done.json",
-)
+FACTS = KindFacts("Samples of several runs", __doc__, reads="samples/done.json")
 TAGS = ("counting", "position", "color_attr", "compound", "compound")
 COLUMNS = ["prompt_id", "prompt", "run", "trace", "correct", "reason"]
 
 
 def draw(spec: Mapping, sources: Sources) -> drawing.Drawn:
     runs = spec["runs"]
-    found = {run: pictures.read(run, spec, sources) for run in runs}
-    prompts = pictures.drawn_prompts(found[runs[0]], TAGS)
+    found = {run: drawing.first_samples(run, spec, sources) for run in runs}
+    prompts = drawing.drawn_prompts(found[runs[0]], TAGS)
     height = 0.55 + len(runs) * (drawing.WIDTH / len(prompts) + 0.5)
     figure, axes = drawing.panels(len(runs), len(prompts), height)
     rows = []
@@ -35,9 +32,9 @@ def draw(spec: Mapping, sources: Sources) -> drawing.Drawn:
                 drawing.say_missing(axis)
                 axis.set_box_aspect(1)
             else:
-                pictures.draw_sample(axis, sample)
+                drawing.draw_sample(axis, sample)
                 _under(axis, sample)
-                rows.append(pictures.record(run, sample))
+                rows.append(drawing.record(run, sample))
     for axis, prompt in zip(axes[0], prompts, strict=True):
         axis.set_title(drawing.subject(found[runs[0]][prompt].prompt, 22), fontsize=7.5, pad=5)
     return figure, rows
@@ -45,9 +42,9 @@ def draw(spec: Mapping, sources: Sources) -> drawing.Drawn:
 
 def _under(axis, sample: samples.Sample) -> None:
     """The verdict on one line, the trace below it."""
-    said, color, _ = pictures.VERDICTS[sample.correct]
+    said, color, _ = drawing.VERDICTS[sample.correct]
     objects = [" ".join(word for word, _ in entry) for entry in sample.plan or ()] or [sample.raw_trace]
-    axis.set_xlabel("\n".join(["", *pictures.wrapped(objects, 28)]), fontsize=5.8, linespacing=1.25, labelpad=3)
+    axis.set_xlabel("\n".join(["", *drawing.wrapped(objects, 28)]), fontsize=5.8, linespacing=1.25, labelpad=3)
     axis.annotate(
         said, (0.5, 0), xytext=(0, -2.5), xycoords="axes fraction", textcoords="offset points",
         ha="center", va="top", fontsize=6.2, fontweight="bold", color=color,

@@ -1,4 +1,7 @@
-"""Proxy and gold as a run goes on and as it moves away from its start, both in units of their spread at the start."""
+"""The reward trained on (proxy) and the gold judge on validation prompts, gains in units of the spread at the start:
+against gradient updates, and against the velocity MSE from the start. Lines are means over seeds, bands their range; a
+triangle is where gold peaks.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +12,10 @@ from unigrpo.core.lazy import lazy
 from unigrpo.report.data import logs, results
 from unigrpo.report.data.results import Sources
 from unigrpo.report.pages import drawing
-from unigrpo.study.facts import KindFacts
+from unigrpo.study.facts import TRAINING, KindFacts
 
 np = lazy("numpy")
-FACTS = KindFacts(
-    title="Over-optimisation of the reward",
-    caption="The reward trained on (proxy) and the gold judge on validation prompts, gains in units of the spread "
-    "at the start: against gradient updates, and against the velocity MSE from the start. Lines are means "
-    "over seeds, bands their range; a triangle is where gold peaks.",
-    scores=False,
-    reinforced=True,
-    reads="run.json",
-)
+FACTS = KindFacts("Over-optimisation of the reward", __doc__, **TRAINING)
 COLUMNS = ["run", "seed", "update", "drift", "metric", "gain"]
 LOOKS = {"proxy": {"color": "#c0392b", "linestyle": "--"}, "gold": {"color": "#08306b", "linestyle": "-"}}
 

@@ -1,4 +1,6 @@
-"""The paper's Figures 6 to 8: one run, each image beside its trace, marked where the verdict turned on its words."""
+"""Reasoning traces and images of one run (the paper's Figures 6 to 8 show UniGRPO, base and SFT). Bold words contradict
+the prompt; in italics are words that the image does not follow. A fixed rule draws the prompts.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +9,10 @@ from collections.abc import Mapping
 
 from unigrpo.report.data import results, samples
 from unigrpo.report.data.results import Sources
-from unigrpo.report.pages import drawing, pictures
+from unigrpo.report.pages import drawing
 from unigrpo.study.facts import KindFacts
 
-FACTS = KindFacts(
-    title="Reasoning traces and images of one run",
-    caption="Reasoning traces and images of one run (the paper's Figures 6 to 8 show UniGRPO, base and SFT). Bold "
-    "words contradict the prompt; in italics are words that the image does not follow. A fixed rule draws "
-    "the prompts.",
-    reads="samples/done.json",
-    most_runs=1,
-)
+FACTS = KindFacts("Reasoning traces and images of one run", __doc__, reads="samples/done.json", most_runs=1)
 COLUMNS = ["prompt_id", "prompt", "run", "trace", "correct", "reason"]
 TRACE_COLUMNS = 2
 CHARACTERS = 34  # of the trace's type, in the width beside an image
@@ -30,8 +25,8 @@ LOOKS = {  # mark of report.data.samples -> what it means, its look; either diff
 
 def draw(spec: Mapping, sources: Sources) -> drawing.Drawn:
     (run,) = spec["runs"]
-    found = pictures.read(run, spec, sources)
-    shown = [found[prompt] for prompt in pictures.drawn_prompts(found, (*results.CATEGORIES, "compound", "compound"))]
+    found = drawing.first_samples(run, spec, sources)
+    shown = [found[prompt] for prompt in drawing.drawn_prompts(found, (*results.CATEGORIES, "compound", "compound"))]
     lines = -(-len(shown) // TRACE_COLUMNS)
     ratios = [1, 1.65] * TRACE_COLUMNS
     figure, axes = drawing.panels(lines, 2 * TRACE_COLUMNS, 0.65 + 1.25 * lines, width_ratios=ratios)
@@ -41,23 +36,23 @@ def draw(spec: Mapping, sources: Sources) -> drawing.Drawn:
         picture.set_visible(False)
     for (picture, text), sample in zip(pairs, shown, strict=False):
         picture.set_visible(True)
-        pictures.draw_sample(picture, sample)
+        drawing.draw_sample(picture, sample)
         _beside(text, sample)
     figure.suptitle(sources.folder.label(run), fontweight="bold", fontsize=9)
     for x, mark in ((0.27, "plan"), (0.73, "paint")):
         means, look = LOOKS[mark]
         figure.text(x, 0.005, means, ha="center", va="bottom", fontsize=6.5, **look)
     figure.get_layout_engine().set(rect=(0, 0.035, 1, 0.965))
-    return figure, [pictures.record(run, sample) for sample in shown]
+    return figure, [drawing.record(run, sample) for sample in shown]
 
 
 def _beside(axis, sample: samples.Sample) -> None:
     """Prompt, trace and verdict from top to bottom, in lines of a fixed height. A line of the trace is set in type of
     one width, once a mark, with the other words blank: so each word stays in its place whatever its look."""
-    said, color, _ = pictures.VERDICTS[sample.correct]
-    entries = sample.plan or [[(line, "")] for line in pictures.wrapped([sample.raw_trace], CHARACTERS)]
+    said, color, _ = drawing.VERDICTS[sample.correct]
+    entries = sample.plan or [[(line, "")] for line in drawing.wrapped([sample.raw_trace], CHARACTERS)]
     reasons = sample.reason.split("\n") if sample.reason else []
-    verdict = pictures.wrapped([f"✗ {reasons[0]}", *reasons[1:]] if reasons else [said], 44)
+    verdict = drawing.wrapped([f"✗ {reasons[0]}", *reasons[1:]] if reasons else [said], 44)
     y = 0.93
 
     def put(line: str, **look) -> None:

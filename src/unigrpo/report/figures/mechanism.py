@@ -1,9 +1,6 @@
-"""The paper's mechanism, tested directly: where along flow time a regulariser pulls, and where the policy drifts.
-
-The exact latent KL of a transition is the squared velocity difference times a weight, c^2 / (2 std^2) where the mean
-is c v plus a part without v (section 3.3); the velocity MSE weighs all times alike. The paper argues that a policy
-hides in the times that the KL hardly weighs. Left: that weight, over its largest. Right: how far each run's velocity
-drifted from its start at each time of its training grid.
+"""Left: the weight that the exact latent KL gives the squared velocity difference along flow time, over its largest;
+the velocity MSE weighs all times alike. Right: how far each run's velocity drifted from its start at each time of its
+training grid, means over seeds and their range.
 """
 
 from __future__ import annotations
@@ -15,18 +12,10 @@ from unigrpo.core import errors
 from unigrpo.core.lazy import lazy
 from unigrpo.report.data.results import Sources
 from unigrpo.report.pages import drawing
-from unigrpo.study.facts import KindFacts
+from unigrpo.study.facts import TRAINING, KindFacts
 
 np = lazy("numpy")
-FACTS = KindFacts(
-    title="Where a regulariser pulls, and where the policy drifts",
-    caption="Left: the weight that the exact latent KL gives the squared velocity difference along flow time, "
-    "over its largest; the velocity MSE weighs all times alike. Right: how far each run's velocity "
-    "drifted from its start at each time of its training grid, means over seeds and their range.",
-    scores=False,
-    reinforced=True,
-    reads="run.json",
-)
+FACTS = KindFacts("Where a regulariser pulls, and where the policy drifts", __doc__, **TRAINING)
 COLUMNS = ["what", "of", "seed", "time", "value"]
 PAPER = {"steps": 25, "grid": "points", "shift": 3.0, "noise_level": 0.8, "transition": "sde"}  # Table 3
 
@@ -38,8 +27,9 @@ def times(rl: Mapping) -> np.ndarray:
 
 
 def kl_weights(rl: Mapping) -> np.ndarray:
-    """(N-1,) weight of the squared velocity difference in the exact latent KL at all steps but the last, whose
-    transition has no width where it is ``cps``; as flow.transition has its coefficients."""
+    """(N-1,) weight of the squared velocity difference in the exact latent KL (section 3.3): c^2 / (2 std^2), where the
+    mean of a transition is c v plus a part without v, as in flow.transition; at all steps but the last, whose
+    transition has no width where it is ``cps``. The paper argues that a policy hides where it is small."""
     t, t_next, a = times(rl)[:-2], times(rl)[1:-1], rl["noise_level"]
     dt = t_next - t
     if rl["transition"] == "cps":

@@ -1,4 +1,7 @@
-"""The gold judge of many runs against generated images, means over seeds, each line named at its end."""
+"""The gold judge on validation prompts, which training never sees, against generated images: means over seeds of every
+run, as long as all its seeds go on. A cross ends a run of which seeds collapsed. Runs that are trained without thinking
+are validated without it, and start lower.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +11,10 @@ from unigrpo.core.lazy import lazy
 from unigrpo.report.data import logs
 from unigrpo.report.data.results import Sources
 from unigrpo.report.pages import drawing
-from unigrpo.study.facts import KindFacts
+from unigrpo.study.facts import TRAINING, KindFacts
 
 np = lazy("numpy")
-FACTS = KindFacts(
-    title="Progress of training",
-    caption="The gold judge on validation prompts, which training never sees, against generated images: means "
-    "over seeds of every run, as long as all its seeds go on. A cross ends a run of which seeds "
-    "collapsed. Runs that are trained without thinking are validated without it, and start lower.",
-    scores=False,
-    reinforced=True,
-    reads="run.json",
-)
+FACTS = KindFacts("Progress of training", __doc__, **TRAINING)
 COLUMNS = ["run", "seed", "kind", "update", "images", "metric", "value"]
 LABEL_GAP = 0.072  # between labels, of the axis' height
 LABEL_X = 1.07  # where labels begin, of the axis' width

@@ -1,4 +1,6 @@
-"""Validation images of runs whose gold judge peaked: at the peak and at the end, the same prompts and noise."""
+"""Images of the first seed on the same validation prompts and noise, two lines a run: at the validation where mean gold
+peaks, and at the last. A fixed rule draws the prompts (the paper's Figure 5).
+"""
 
 from __future__ import annotations
 
@@ -10,20 +12,12 @@ from unigrpo.core import errors, records
 from unigrpo.core.lazy import lazy
 from unigrpo.report.data import logs
 from unigrpo.report.data.results import Sources
-from unigrpo.report.pages import drawing, pictures
-from unigrpo.study.facts import KindFacts
+from unigrpo.report.pages import drawing
+from unigrpo.study.facts import TRAINING, KindFacts
 
 np = lazy("numpy")
 prompts = lazy("unigrpo.world.prompts")
-FACTS = KindFacts(
-    title="Validation images where gold peaks and at the end",
-    caption="Images of the first seed on the same validation prompts and noise, two lines a run: at the "
-    "validation where mean gold peaks, and at the last. A fixed rule draws the prompts (the paper's "
-    "Figure 5).",
-    scores=False,
-    reinforced=True,
-    reads="run.json",
-)
+FACTS = KindFacts("Validation images where gold peaks and at the end", __doc__, **TRAINING)
 COLUMNS = ["run", "seed", "update", "when", "prompt_id", "gold"]
 TAGS = ("single_object", "counting", "position", "color_attr", "compound", "compound")
 
@@ -49,7 +43,7 @@ def draw(spec: Mapping, sources: Sources) -> drawing.Drawn:
     folder, rows = sources.folder, []
     courses = logs.courses(spec["runs"], folder)
     shown = next(found for found in courses.values() if found is not None)
-    places, texts = pictures.drawn(shown.tags, TAGS, "sheets"), {p.id: p.text for p in prompts.prompt_set("val")}
+    places, texts = drawing.drawn(shown.tags, TAGS, "sheets"), {p.id: p.text for p in prompts.prompt_set("val")}
     lines = 2 * len(courses)
     figure, axes = drawing.panels(lines, len(places), 0.5 + lines * (drawing.WIDTH / 8))
     for axis in axes.flat:

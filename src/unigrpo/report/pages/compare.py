@@ -20,7 +20,6 @@ from unigrpo.report.data.results import CATEGORIES, Line, Row, Sources
 from unigrpo.report.data.samples import read_samples
 from unigrpo.report.data.stats import improvement
 from unigrpo.report.pages import drawing, page
-from unigrpo.report.pages.pictures import draw_sample
 
 LINES = (  # in words, benchmark, metric, category
     ("TA", "ta", "ta", None),
@@ -130,7 +129,7 @@ def _draw_pairs(figure, a: Row, b: Row, sources: Sources) -> None:
     for line, row, samples in zip(axes, (a, b), found, strict=True):
         line[0].set_ylabel(sources.folder.label(row.run), fontsize=7)
         for axis, prompt in zip(line, shown, strict=True):
-            draw_sample(axis, samples[prompt])
+            drawing.draw_sample(axis, samples[prompt])
     for axis, prompt in zip(axes[0], shown, strict=True):
         axis.set_title(drawing.subject(first[prompt].prompt, 20), fontsize=6.5)
 

@@ -1,10 +1,10 @@
-"""What all figures share: sizes, colours, the marks that say what is missing; and one of the catalogue as files."""
+"""What all figures share: sizes, colours, lines, images with their traces and verdicts; and one figure as files."""
 
 from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -16,9 +16,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import replacing, write_text
+from unigrpo.core.seeding import numpy_generator
 from unigrpo.report.data.phrases import MISSING
 from unigrpo.report.data.results import Sources
+from unigrpo.report.data.samples import Sample, read_samples
 from unigrpo.study.facts import FIGURES
 
 Drawn = tuple[Figure, pd.DataFrame | list[tuple]]
@@ -45,6 +48,12 @@ STYLE = {
     "figure.constrained_layout.use": True,
     "pdf.fonttype": 42,
     "savefig.dpi": 200,
+}
+MOST_LINES = 4  # of a trace or a verdict
+VERDICTS = {  # verdict -> its words, colour and line: greyscale keeps them apart too
+    True: ("✓ right", "#1b7837", "-"),
+    False: ("✗ wrong", "#b2182b", "--"),
+    None: ("not judged", "#7f7f7f", ":"),
 }
 
 
@@ -94,6 +103,52 @@ def legend(figure: Figure, entries: Sequence, columns: int | None = None, **more
 def subject(prompt: str, width: int) -> str:
     """A prompt as the title of its picture."""
     return textwrap.fill(prompt.removeprefix("a photo of "), width)
+
+
+def drawn(tags: Sequence[str], wanted: Sequence[str], stream: str) -> list[int]:
+    """Places in ``tags`` of one prompt for each of ``wanted``, none twice, by a draw that depends on the tags alone:
+    nothing is picked by hand."""
+    rng, places = numpy_generator(0, stream), []
+    for tag in wanted:
+        left = [i for i, t in enumerate(tags) if t == tag and i not in places]
+        if left:
+            places.append(left[rng.integers(len(left))])
+    return places
+
+
+def drawn_prompts(samples: Mapping[str, Sample], wanted: Sequence[str]) -> list[str]:
+    """Ids of prompts of the ``wanted`` tags, each once."""
+    ids = [s.prompt_id for s in samples.values()]
+    return [ids[i] for i in drawn([s.tag for s in samples.values()], wanted, "grid")]
+
+
+def first_samples(run: str, spec: Mapping, sources: Sources) -> dict[str, Sample]:
+    """The first samples of the run's first seed, with thinking. Raises UserError without any."""
+    guidance = spec.get("guidance", "tuned")
+    found = read_samples(sources.folder, run, "think", guidance)
+    if not found:
+        raise UserError(f"{sources.folder.root / 'runs' / run}: no images with thinking at guidance '{guidance}'")
+    return found
+
+
+def record(run: str, sample: Sample) -> tuple:
+    """The row of the figure's CSV."""
+    return sample.prompt_id, sample.prompt, run, sample.trace or "", sample.correct, sample.reason
+
+
+def wrapped(texts: Iterable[str], width: int) -> list[str]:
+    """The texts in at most MOST_LINES lines, with a sign that there were more."""
+    lines = [part for text in texts for part in textwrap.wrap(text, width)]
+    return [*lines[: MOST_LINES - 1], lines[MOST_LINES - 1] + " …"] if len(lines) > MOST_LINES else lines
+
+
+def draw_sample(axis, sample: Sample) -> None:
+    """The image in a frame of its verdict."""
+    axis.imshow(sample.image, interpolation="bicubic")
+    bare(axis)
+    _, color, style = VERDICTS[sample.correct]
+    for spine in axis.spines.values():
+        spine.set(visible=True, color=color, linewidth=1.2, linestyle=style)
 
 
 def save(figure: Figure, data: pd.DataFrame, out: Path, name: str) -> None:

@@ -36,15 +36,10 @@ SCORES = ("ta", "strict", "gold", "second", "proxy")
 def runs_with_samples(folder: Folder, guidance: str) -> dict[str, Mapping[str, Sample]]:
     """Run -> its samples, with thinking where there are any; base first, then SFT, then the rest by name."""
     found = {}
-    for path in sorted((folder.root / "runs").glob("*")):
-        samples = read_samples(folder, path.name, "think", guidance)
-        found[path.name] = samples or read_samples(folder, path.name, "direct", guidance)
-
-    def order(run: str) -> tuple[int, str]:
-        stage = folder.config(run).get("stage", STAGES[-1])
-        return STAGES.index(stage), run
-
-    return {run: found[run] for run in sorted(found, key=order) if found[run]}
+    for run in sorted(path.name for path in (folder.root / "runs").glob("*")):
+        found[run] = read_samples(folder, run, "think", guidance) or read_samples(folder, run, "direct", guidance)
+    stages = {run: STAGES.index(folder.config(run).get("stage", STAGES[-1])) for run in found}
+    return {run: found[run] for run in sorted(found, key=stages.get) if found[run]}
 
 
 def _cell(sample: Sample, run: str, out: Path) -> dict:
@@ -56,6 +51,7 @@ def _cell(sample: Sample, run: str, out: Path) -> dict:
     picture.save(out / source)
     return {
         "src": source,
+        "inside": f"data:image/png;base64,{base64.b64encode((out / source).read_bytes()).decode()}",
         "side": picture.width,
         "verdict": VERDICTS[sample.correct],
         "plan": sample.plan or [],
@@ -65,37 +61,26 @@ def _cell(sample: Sample, run: str, out: Path) -> dict:
     }
 
 
-def _cells(prompt: str, runs: Mapping[str, Mapping[str, Sample]], out: Path) -> dict[str, dict | None]:
-    """Run -> what the page says of its image of a prompt; None without one."""
-    return {run: _cell(samples[prompt], run, out) if prompt in samples else None for run, samples in runs.items()}
-
-
-def write(folder: Folder, out: Path, guidance: str) -> None:
-    """Write index.html and its images into the empty folder ``out``."""
+def write(folder: Folder, out: Path, single: Path, guidance: str) -> None:
+    """Write index.html and its images into the empty folder ``out``, and the page ``single`` with its images inside."""
     runs = runs_with_samples(folder, guidance)
     if not runs:
         raise UserError(f"{folder.root / 'runs'}: no run has samples at guidance '{guidance}'")
-    prompts = {s.prompt_id: s for samples in runs.values() for s in samples.values()}
-    tags = dict.fromkeys([*CATEGORIES, *(s.tag for s in prompts.values())])
-    categories = {
-        tag: [(s.prompt, _cells(s.prompt_id, runs, out)) for s in prompts.values() if s.tag == tag] for tag in tags
-    }
+    categories = {tag: [] for tag in CATEGORIES}
+    for prompt, sample in {s.prompt_id: s for samples in runs.values() for s in samples.values()}.items():
+        cells = {run: _cell(samples[prompt], run, out) if prompt in samples else None for run, samples in runs.items()}
+        categories.setdefault(sample.tag, []).append((sample.prompt, cells))
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    html = environment.from_string(read_text(TEMPLATE)).render(
-        title=f"Samples, scale {folder.root.name}", scale=phrases.scale_of(list(runs), folder).replace("`", ""),
-        guidance=guidance, labels={run: folder.label(run) for run in runs}, verdicts=WORDS,
-        categories={tag: shown for tag, shown in categories.items() if shown},
-    )  # fmt: skip
-    write_text(out / "index.html", html)
-
-
-def embedded(folder: Path) -> str:
-    """The page of ``folder`` with its images inside, as data URIs."""
-
-    def data(match: re.Match) -> str:
-        return f'src="data:image/png;base64,{base64.b64encode((folder / match[1]).read_bytes()).decode()}"'
-
-    return re.sub(r'src="(images/[^"]+)"', data, read_text(folder / "index.html"))
+    page = {
+        "title": f"Samples, scale {folder.root.name}",
+        "scale": phrases.scale_of(list(runs), folder).replace("`", ""),
+        "guidance": guidance,
+        "labels": {run: folder.label(run) for run in runs},
+        "verdicts": WORDS,
+        "categories": {tag: shown for tag, shown in categories.items() if shown},
+    }
+    for path, source in ((out / "index.html", "src"), (single, "inside")):
+        write_text(path, environment.from_string(read_text(TEMPLATE)).render(page, source=source))
 
 
 def make(folder: Folder, out: Path, single: Path, guidance: str = "tuned") -> None:
@@ -104,8 +89,7 @@ def make(folder: Folder, out: Path, single: Path, guidance: str = "tuned") -> No
     temporary = out.with_name(f".{out.name}.{os.getpid()}")
     temporary.mkdir(parents=True)
     try:
-        write(folder, temporary, guidance)
-        write_text(single, embedded(temporary))
+        write(folder, temporary, single, guidance)
         shutil.rmtree(out, ignore_errors=True)
         os.replace(temporary, out)
     finally:

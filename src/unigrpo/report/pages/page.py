@@ -1,44 +1,53 @@
-"""Tables and notes as Markdown, and as one HTML page that needs nothing else, which the workflow's report shows."""
+r"""Tables and notes as Markdown, as an HTML page that needs nothing else, which the workflow's report shows, and as
+LaTeX to paste, which needs ``\usepackage{booktabs}`` alone; and one table of the catalogue in its four forms.
+
+The CSV holds every number; Markdown and HTML a readable choice of them and the notes that belong beside it; LaTeX
+what a paper prints. What is missing stands as an empty cell (CSV) or "not available" (elsewhere), never as a missing
+row.
+"""
 
 from __future__ import annotations
 
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from unigrpo.core.files import read_text
+from unigrpo.core.files import read_text, write_text
+from unigrpo.report.data import phrases
+from unigrpo.report.data.results import Row, Sources
+from unigrpo.study.facts import TABLES, KindFacts
 
-PROSE = 40
-
-PAGE = Path(__file__).with_name("page.html")
-
-
-def _inline(text: str) -> str:
-    """A note's Markdown as HTML: code and bold."""
-    return re.sub(r"`(.*?)`", r"<code>\1</code>", re.sub(r"\*\*(.*?)\*\*", r"<b>\1</b>", html.escape(text)))
-
-
-def _part(content: pd.DataFrame | Sequence[str]) -> str:
-    """A frame as a table, sentences as a list. Numbers stay on one line, cells of PROSE and more characters do not."""
-    if isinstance(content, pd.DataFrame):
-        table = re.sub(
-            rf"<td>([^<]{{{PROSE},}})</td>", r'<td class="prose">\1</td>', content.to_html(index=False, border=0)
-        )
-        return f'<div tabindex="0" role="region" aria-label="table">{table}</div>'
-    return f"<ul>{''.join(f'<li>{_inline(note)}</li>' for note in content)}</ul>"
-
-
-def parts(title: str, sections: Sequence[tuple[str, pd.DataFrame | Sequence[str]]]) -> str:
-    """The page of several frames and lists, each under its heading; nothing above one whose heading is empty."""
-    body = "".join(f"<h2>{html.escape(head)}</h2>" * bool(head) + _part(content) for head, content in sections)
-    return read_text(PAGE).replace("{{ title }}", html.escape(title)).replace("{{ body }}", body)
+KNOBS = ("unguided", "tuned", "greedy")
+PROSE = 40  # characters: a longer cell of the HTML may break
+HTML = Path(__file__).with_name("page.html")
+SPECIAL = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "|": "$|$",
+    "−": "$-$", "–": "--", "≥": r"$\geq$", "≤": r"$\leq$", "×": r"$\times$",
+}  # fmt: skip
+LATEX = r"""%% needs \usepackage{booktabs}
+\begin{table*}[t]
+  \centering\scriptsize
+  \setlength{\tabcolsep}{2pt}
+  \caption{%(caption)s}
+  \label{tab:%(label)s}
+  \medskip
+  \begin{tabular}{%(columns)s}
+    \toprule
+    %(head)s \\
+    \midrule
+    %(rows)s \\
+    \bottomrule
+  \end{tabular}
+\end{table*}
+"""
 
 
 def markdown(title: str, sections: Sequence[tuple[str, pd.DataFrame | Sequence[str]]]) -> str:
-    """The same as Markdown."""
+    """The page of several frames and lists, each under its heading; nothing above one whose heading is empty."""
     blocks = [f"# {title}"]
     for head, content in sections:
         blocks += [f"## {head}"] * bool(head)
@@ -47,3 +56,100 @@ def markdown(title: str, sections: Sequence[tuple[str, pd.DataFrame | Sequence[s
         else:
             blocks.append("\n".join(f"* {sentence}" for sentence in content))
     return "\n\n".join(blocks) + "\n"
+
+
+def parts(title: str, sections: Sequence[tuple[str, pd.DataFrame | Sequence[str]]]) -> str:
+    """The same as HTML."""
+    body = "".join(f"<h2>{html.escape(head)}</h2>" * bool(head) + _part(content) for head, content in sections)
+    return read_text(HTML).replace("{{ title }}", html.escape(title)).replace("{{ body }}", body)
+
+
+def _part(content: pd.DataFrame | Sequence[str]) -> str:
+    """A frame as a table, sentences as a list. Numbers stay on one line, cells of PROSE and more characters do not."""
+    if isinstance(content, pd.DataFrame):
+        table = content.to_html(index=False, border=0)
+        table = re.sub(rf"<td>([^<]{{{PROSE},}})</td>", r'<td class="prose">\1</td>', table)
+        return f'<div tabindex="0" role="region" aria-label="table">{table}</div>'
+    return f"<ul>{''.join(f'<li>{_inline(note)}</li>' for note in content)}</ul>"
+
+
+def _inline(text: str) -> str:
+    """A note's Markdown as HTML: code and bold."""
+    return re.sub(r"`(.*?)`", r"<code>\1</code>", re.sub(r"\*\*(.*?)\*\*", r"<b>\1</b>", html.escape(text)))
+
+
+def latex(frame: pd.DataFrame, caption: Sequence[str], label: str) -> str:
+    """``frame`` of strings and numbers as a LaTeX table: the first two columns flush left, the rest centred.
+
+    ``caption`` is a list of plain sentences, ``label`` comes after ``tab:``.
+    """
+    rows = [" & ".join(latex_cell(str(value)) for value in row) for row in frame.itertuples(index=False)]
+    return LATEX % {
+        "caption": " ".join(map(latex_text, caption)),
+        "label": label,
+        "columns": "ll" + "c" * (frame.shape[1] - 2),
+        "head": " & ".join(_stacked(latex_text(name).split()) for name in frame.columns),
+        "rows": " \\\\\\addlinespace[2pt]\n    ".join(rows),
+    }
+
+
+def latex_text(text: str) -> str:
+    """Plain text as LaTeX; ``words`` in backticks become typewriter type."""
+    return re.sub(r"`([^`]*)`", r"\\texttt{\1}", text.translate(str.maketrans(SPECIAL)))
+
+
+def latex_cell(text: str) -> str:
+    """A cell; what follows in brackets and parentheses goes below, smaller, an interval without leading zeros: so a
+    table of ten columns fits the width of a page."""
+    if text == phrases.MISSING:
+        return _stacked(text.split())
+    first, *below = map(latex_text, re.split(r" (?=[\[(])", text))
+    short = [re.sub(r"\b0\.", ".", part) if part[0] == "[" else part for part in below]
+    return _stacked([first, *(rf"{{\tiny {part}}}" for part in short)])
+
+
+def _stacked(lines: Sequence[str]) -> str:
+    """Words one above the other."""
+    return lines[0] if len(lines) == 1 else r"\shortstack{" + r"\\".join(lines) + "}"
+
+
+def rows_of(spec: Mapping, facts: KindFacts) -> list[Row]:
+    """The rows of a table: those of its entry, or of each run its training alone, or every choice of decoding."""
+    if facts.shows == "rows":
+        return [Row(run, thinking, spec.get("guidance", "tuned")) for run, thinking in spec["rows"]]
+    if not facts.scores:
+        return [Row(run) for run in spec["runs"]]
+    knobs = {run: KNOBS[: 3 if facts.greedy and run == spec["runs"][0] else 2] for run in spec["runs"]}
+    return [Row(run, facts.mode, guidance) for run in spec["runs"] for guidance in knobs[run]]
+
+
+def make(name: str, spec: Mapping, sources: Sources) -> dict[str, str]:
+    """Suffix -> text of the table of one entry of the catalogue; ``name`` is its LaTeX label."""
+    kind, folder = TABLES.load(spec["kind"]), sources.folder
+    facts, latex_of = kind.FACTS, getattr(kind, "latex", kind.text)
+    rows = rows_of(spec, facts)
+    lines = [{"run": row.run, "label": folder.label(row.run)} | kind.line(row, rows, sources) for row in rows]
+    runs = phrases.runs_of(rows)
+    title = spec.get("title", facts.title) + f", {rows[0].guidance} guidance" * (facts.shows == "rows")
+    scale = phrases.scale_of(runs, folder)
+    below = [scale, *(phrases.scored(rows, sources) if facts.scores else []), *facts.notes]
+    if facts.rewards:
+        below += phrases.proxies(runs, folder) + phrases.chosen_weights(runs, folder)
+    if hasattr(kind, "notes"):
+        below += kind.notes(rows, lines, sources)
+    below += phrases.fates(runs, folder)
+    caption = [scale, *facts.printed, *[phrases.METRICS, phrases.INTERVALS] * facts.scores, *facts.notes]
+    frame = pd.DataFrame({"run": line["label"]} | kind.text(line) for line in lines)
+    printed = pd.DataFrame({"run": line["label"]} | latex_of(line) | {"seeds": line["seeds"]} for line in lines)
+    return {
+        "csv": pd.DataFrame(lines).to_csv(index=False, float_format="%.4f"),
+        "md": markdown(facts.number + title, [("", frame), ("", below)]),
+        "html": parts(facts.number + title, [("", frame), ("", below)]),
+        "tex": latex(printed, [f"{title}.", *caption], name),
+    }
+
+
+def write(name: str, spec: Mapping, sources: Sources, out: Path) -> None:
+    """Write <name>.csv, .md, .html and .tex."""
+    for suffix, text in make(name, spec, sources).items():
+        write_text(out / f"{name}.{suffix}", text)

@@ -1,7 +1,8 @@
 """Kinds of table, one file each; a table of the catalogue names one in ``kind``.
 
-A file declares ``FACTS`` (``KindFacts``), ``line(row, rows, sources)``, the row of the CSV with every number, and
-``text(line)``, the same as the readable columns of the Markdown and the HTML. It may define
+A file declares ``FACTS`` (``KindFacts``), ``line(row, rows, sources)``, the row of the CSV with every number, ``seeds``
+among them, and ``text(line)``, the same as the readable columns of the Markdown and the HTML. The run and its label
+come before these. It may define
 
 * ``latex(line)``: the columns that a paper prints, where they are others
 * ``notes(rows, lines, sources)``: sentences below the table that depend on what it shows

@@ -1,4 +1,6 @@
-"""The paper's Table 2: the six GenEval categories, official and strict, with their number of prompts."""
+"""The six GenEval categories of every run beside the paper's Table 2: official / strict (the paper's official
+value).
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,7 @@ from unigrpo.study.facts import KindFacts
 FACTS = KindFacts(
     title="GenEval by category",
     number="Table 2: ",
-    caption="The six GenEval categories of every run beside the paper's Table 2: official / strict (the paper's "
-    "official value).",
+    caption=__doc__,
     shows="rows",
     printed=("Under each official value its interval and, in parentheses, the paper's.",),
 )
@@ -41,18 +42,17 @@ def line(row: Row, rows: Sequence[Row], sources: Sources) -> Line:
 def _cells(line: Mapping, ours: Mapping[str, str]) -> Line:
     """Each of HEADS with our value and the paper's."""
     cells = {words: f"{ours[name]} ({lines.paper(line, name)})" for name, words in HEADS.items()}
-    return {"run": line["label"], "thinking": line["thinking"]} | cells
+    return {"thinking": line["thinking"]} | cells | {"seeds": lines.seeds(line)}
 
 
 def text(line: Mapping) -> Line:
     both = {name: f"{lines.number(line, name)} / {lines.number(line, f'{name}_strict')}" for name in HEADS}
-    ours = {name: phrases.MISSING if line[name] is None else both[name] for name in HEADS}
-    return _cells(line, ours) | {"seeds": lines.seeds(line)}
+    return _cells(line, {name: phrases.MISSING if line[name] is None else both[name] for name in HEADS})
 
 
 def latex(line: Mapping) -> Line:
     """The official values with their intervals, which leave no room for strict ones."""
-    return _cells(line, {name: lines.interval(line, name) for name in HEADS}) | {"seeds": line["seeds"]}
+    return _cells(line, {name: lines.interval(line, name) for name in HEADS})
 
 
 def notes(rows: Sequence[Row], table: Sequence[Mapping], sources: Sources) -> list[str]:

@@ -1,7 +1,5 @@
-"""Runs trained with and without guidance, each evaluated both ways; and what they cost and earned in training.
-
-Costs are per gradient update: a rollout's model evaluations, and its seconds from the first trace to the last update,
-over its updates; medians over the rollouts of all seeds. Validations are not in them.
+"""Runs trained with and without guidance, each evaluated with and without it; their rewards in training, and what an
+update cost (the paper's Figure 4).
 """
 
 from __future__ import annotations
@@ -10,14 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 
 from unigrpo.core import errors
-from unigrpo.report.data import lines, logs, phrases
+from unigrpo.report.data import lines, logs
 from unigrpo.report.data.results import Line, Row, Sources
 from unigrpo.study.facts import KindFacts
 
 FACTS = KindFacts(
     title="Guidance in training",
-    caption="Runs trained with and without guidance, each evaluated with and without it; their rewards in "
-    "training, and what an update cost (the paper's Figure 4).",
+    caption=__doc__,
     mode="yes",
     reinforced=True,
     reads="run.json",
@@ -27,6 +24,7 @@ FACTS = KindFacts(
         "that all seeds reached. Model evaluations and seconds are those of a gradient update: a rollout's over its "
         "updates, medians over the rollouts of all seeds, without validations.",
     ),
+    rewards=True,
 )
 COUNTS = ("update", "model_evaluations", "seconds_rollout", "seconds_update")
 
@@ -35,10 +33,9 @@ def costs(rows: Sequence[tuple[str, dict]]) -> Iterator[tuple[float, float]]:
     """Model evaluations and seconds per update of each rollout of one seed; the first two COUNTS run up. Raises
     UserError naming a row whose updates do not."""
     counts = zip(*(logs.column(rows, "train", name) for name in COUNTS), strict=True)
+    places = [where for where, row in rows if row.get("kind") == "train"]
     before = (0, 0)
-    for (where, _), (update, evaluations, *seconds) in zip(
-        [row for row in rows if row[1].get("kind") == "train"], counts, strict=True
-    ):
+    for where, (update, evaluations, *seconds) in zip(places, counts, strict=True):
         if update <= before[0]:
             raise errors.UserError(f"{where}: 'update' must be above the row before's {before[0]}, found {update}")
         updates = update - before[0]
@@ -50,28 +47,26 @@ def line(row: Row, rows: Sequence[Row], sources: Sources) -> Line:
     run, folder = row.run, sources.folder
     c, trained = logs.course(run, folder), [x for log in folder.metrics(run).values() for x in costs(log)]
     evaluations, seconds = zip(*trained, strict=True) if trained else ((), ())
-    measured = {m: logs.measured(c and c.cells(m, -1), run, m) for m in ("proxy", "gold")}
-    return lines.head(row, sources) | lines.overall(row, sources) | {
-        "guidance_in_training": folder.config(run).get("rl", {}).get("guidance"),
-        "training_last": logs.ends(run, "proxy", folder)[1],
-        **lines.columns("validation_proxy", measured["proxy"]),
-        **lines.columns("validation_gold", measured["gold"]),
-        "evaluations_per_update": median(evaluations) if trained else None,
-        "seconds_per_update": median(seconds) if trained else None,
-    }  # fmt: skip
+    line = lines.head(row, sources) | lines.overall(row, sources)
+    line["guidance_in_training"] = folder.config(run).get("rl", {}).get("guidance")
+    line["training_last"] = logs.ends(run, "proxy", folder)[1]
+    for metric in ("proxy", "gold"):
+        measured = logs.measured(c and c.cells(metric, -1), run, metric)
+        line |= lines.columns(f"validation_{metric}", measured)
+    line["evaluations_per_update"] = median(evaluations) if trained else None
+    line["seconds_per_update"] = median(seconds) if trained else None
+    return line
 
 
 def text(line: Mapping) -> Line:
-    trained = {"guidance in training": lines.number(line, "guidance_in_training", "g")}
-    return {"run": line["label"], "evaluated": line["guidance"]} | trained | lines.verdicts(line) | {
+    return {
+        "evaluated": line["guidance"],
+        "guidance in training": lines.number(line, "guidance_in_training", "g"),
+        **lines.verdicts(line),
         "training reward: last 10": lines.number(line, "training_last"),
         "validation reward: last": lines.interval(line, "validation_proxy"),
         "validation gold: last": lines.interval(line, "validation_gold"),
         "model evaluations an update": lines.number(line, "evaluations_per_update", ",.0f"),
         "seconds an update": lines.number(line, "seconds_per_update", ",.1f"),
         "seeds": lines.seeds(line),
-    }  # fmt: skip
-
-
-def notes(rows: Sequence[Row], table: Sequence[Mapping], sources: Sources) -> list[str]:
-    return phrases.proxies(phrases.runs_of(rows), sources.folder)
+    }

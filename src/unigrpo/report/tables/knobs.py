@@ -1,7 +1,4 @@
-"""What guidance and temperature alone bring the first run, beside reinforcement.
-
-``gold_gap`` is the last run less the row, paired by prompt and seed.
-"""
+"""What guidance and temperature alone bring, beside reinforcement: a gain that a knob would also bring shows here."""
 
 from __future__ import annotations
 
@@ -11,17 +8,12 @@ from unigrpo.report.data import lines, phrases
 from unigrpo.report.data.results import Line, Row, Sources
 from unigrpo.study.facts import KindFacts
 
-FACTS = KindFacts(
-    title="What decoding alone brings, beside reinforcement",
-    caption="What guidance and temperature alone bring, beside reinforcement: a gain that a knob would also bring "
-    "shows here.",
-    mode="yes",
-    greedy=True,
-)
+FACTS = KindFacts("What decoding alone brings, beside reinforcement", __doc__, mode="yes", greedy=True)
 KNOBS = ("guidance", "temperature")
 
 
 def line(row: Row, rows: Sequence[Row], sources: Sources) -> Line:
+    """``gold_gap`` is the last run less the row, paired by prompt and seed."""
     protocols = sources.folder.protocols(row.run, row.mode, row.guidance)
     used = {f"{knob}_used": protocols[0].get(knob) if protocols else None for knob in KNOBS}
     best = next(r for r in rows if r.run == rows[-1].run and r.guidance == "tuned")
@@ -30,7 +22,10 @@ def line(row: Row, rows: Sequence[Row], sources: Sources) -> Line:
 
 
 def text(line: Mapping) -> Line:
-    knobs = {k: phrases.MISSING if line[f"{k}_used"] is None else line[f"{k}_used"] for k in KNOBS}
-    gap = {"gold: last run − this row": "" if line["gold_gap"] is None else lines.interval(line, "gold_gap")}
-    who = {"run": line["label"], "decoding": line["guidance"]}
-    return who | knobs | lines.verdicts(line) | gap | {"seeds": lines.seeds(line)}
+    return {
+        "decoding": line["guidance"],
+        **{k: phrases.MISSING if line[f"{k}_used"] is None else line[f"{k}_used"] for k in KNOBS},
+        **lines.verdicts(line),
+        "gold: last run − this row": "" if line["gold_gap"] is None else lines.interval(line, "gold_gap"),
+        "seeds": lines.seeds(line),
+    }

@@ -1,4 +1,6 @@
-"""The paper's Table 1: TA, GenEval official and strict, gold, each the mean over seeds with its interval."""
+"""Text alignment (TA) and GenEval-style accuracy of every run, with and without thinking, beside the paper's Table 1.
+GenEval is the official verdict, strict wants exactly what was asked, gold adds the share of facts that hold.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +10,9 @@ from unigrpo.report.data import lines, phrases
 from unigrpo.report.data.results import Line, Row, Sources
 from unigrpo.study.facts import KindFacts
 
-FACTS = KindFacts(
-    title="Text alignment and GenEval",
-    number="Table 1: ",
-    caption="Text alignment (TA) and GenEval-style accuracy of every run, with and without thinking, beside the "
-    "paper's Table 1. GenEval is the official verdict, strict wants exactly what was asked, gold adds the "
-    "share of facts that hold.",
-    shows="rows",
-)
+FACTS = KindFacts("Text alignment and GenEval", __doc__, number="Table 1: ", shows="rows")
 RESOLVED = {"TA": ("ta", "ta"), "GenEval": ("geneval", "official"), "gold": ("geneval", "gold")}
 COSTS = {"images": "training images", "model_evaluations": "model evaluations", "wall_seconds": "wall seconds"}
-UNPRINTED = ("images", *COSTS.values(), "collapsed seeds")  # a page has no room for them
 
 
 def line(row: Row, rows: Sequence[Row], sources: Sources) -> Line:
@@ -27,19 +21,15 @@ def line(row: Row, rows: Sequence[Row], sources: Sources) -> Line:
     return ours | paper | sources.cost(row.run) | lines.published(row, sources, "collapsed")
 
 
-def text(line: Mapping) -> Line:
-    return (
-        {"run": line["label"], "thinking": line["thinking"]}
-        | lines.verdicts(line)
-        | {"paper TA": lines.paper(line, "ta"), "paper GenEval": lines.paper(line, "geneval")}
-        | {"seeds": lines.seeds(line), "images": line["n"]}
-        | {words: lines.number(line, name, ",.0f") for name, words in COSTS.items()}
-        | {"collapsed seeds": lines.number(line, "collapsed", "d")}
-    )
-
-
 def latex(line: Mapping) -> Line:
-    return {name: value for name, value in text(line).items() if name not in UNPRINTED} | {"seeds": line["seeds"]}
+    """All but what a page has no room for."""
+    paper = {"paper TA": lines.paper(line, "ta"), "paper GenEval": lines.paper(line, "geneval")}
+    return {"thinking": line["thinking"]} | lines.verdicts(line) | paper | {"seeds": lines.seeds(line)}
+
+
+def text(line: Mapping) -> Line:
+    costs = {words: lines.number(line, name, ",.0f") for name, words in COSTS.items()}
+    return latex(line) | {"images": line["n"]} | costs | {"collapsed seeds": lines.number(line, "collapsed", "d")}
 
 
 def notes(rows: Sequence[Row], table: Sequence[Mapping], sources: Sources) -> list[str]:

@@ -1,6 +1,5 @@
-"""Over-optimisation in numbers: how the reward that a run is trained on, the proxy, and the gold judge part.
-
-The measures are those of ``report.data.logs``.
+"""How the reward trained on (proxy) and the gold judge part: gains in units of the spread at the start, their gap, and
+how far gold fell from its peak.
 """
 
 from __future__ import annotations
@@ -9,15 +8,11 @@ from collections.abc import Mapping, Sequence
 
 from unigrpo.report.data import lines, logs, phrases, stats
 from unigrpo.report.data.results import Line, Row, Sources
-from unigrpo.study.facts import KindFacts
+from unigrpo.study.facts import TRAINING, KindFacts
 
 FACTS = KindFacts(
     title="Over-optimisation of the reward",
-    caption="How the reward trained on (proxy) and the gold judge part: gains in units of the spread at the "
-    "start, their gap, and how far gold fell from its peak.",
-    scores=False,
-    reinforced=True,
-    reads="run.json",
+    caption=__doc__,
     notes=(
         phrases.VALIDATED,
         "Gains are last less first validation, in units of the standard deviation over the images of the first; the "
@@ -25,11 +20,13 @@ FACTS = KindFacts(
         "each seed being where the mean of the other seeds is highest, so that its choice makes no fall; with one "
         "seed there is none. Peak and its update are those of the mean over seeds, known in hindsight only.",
     ),
+    rewards=True,
+    **TRAINING,
 )
 
 
 def line(row: Row, rows: Sequence[Row], sources: Sources) -> Line:
-    """The row of the CSV: levels, gains in spreads, gap and fall from the peak (positive where gold fell)."""
+    """Levels, gains in spreads, gap and fall from the peak (positive where gold fell); see ``data.logs``."""
     run, c = row.run, logs.course(row.run, sources.folder)
     fell = logs.measured(c and logs.change_since_peak(c), run, "fall")
     fall = fell and stats.Estimate(-fell.mean, -fell.hi, -fell.lo, fell.seeds, fell.prompts)
@@ -41,8 +38,6 @@ def line(row: Row, rows: Sequence[Row], sources: Sources) -> Line:
         return (level(metric, -1) - level(metric, 0)) / c.spread[metric] if c and c.spread[metric] else None
 
     return {
-        "run": run,
-        "label": sources.folder.label(run),
         "seeds": len(c.seeds) if c else 0,
         "prompts": len(c.prompts) if c else 0,
         "updates": c and c.updates[-1],
@@ -67,7 +62,6 @@ def line(row: Row, rows: Sequence[Row], sources: Sources) -> Line:
 def text(line: Mapping) -> Line:
     of = f" of {line['updates']:,d}" if line["updates"] else ""
     return {
-        "run": line["label"],
         "seeds": lines.seeds(line),
         "gold: first": lines.number(line, "gold_first"),
         "gold: peak": lines.number(line, "gold_peak"),
@@ -83,8 +77,3 @@ def text(line: Mapping) -> Line:
         "artefact: last": lines.number(line, "artefact_last", ".2%"),
         "collapsed seeds": lines.number(line, "collapsed", "d"),
     }
-
-
-def notes(rows: Sequence[Row], table: Sequence[Mapping], sources: Sources) -> list[str]:
-    runs, folder = phrases.runs_of(rows), sources.folder
-    return phrases.proxies(runs, folder) + phrases.chosen_weights(runs, folder)

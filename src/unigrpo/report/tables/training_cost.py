@@ -1,27 +1,20 @@
-"""What runs cost to train and how their rewards went, from run.json and metrics.jsonl alone.
-
-Costs are medians over seeds, rewards means over seeds: a validation's gold and proxy (the reward that the run is
-trained on) at the first, the best and the last validation, and the proxy on training prompts over the rollouts at
-either end.
+"""What every run cost to train, and how its rewards went: gold, which training never sees, and the reward that it is
+trained on, at the first, the best and the last validation, and on the training prompts of the first and the last ten
+rollouts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import mean, median
 
 from unigrpo.report.data import lines, logs, phrases
 from unigrpo.report.data.results import Line, Row, Sources
-from unigrpo.study.facts import KindFacts
+from unigrpo.study.facts import TRAINING, KindFacts
 
 FACTS = KindFacts(
     title="Cost and course of training",
-    caption="What every run cost to train, and how its rewards went: gold, which training never sees, and the "
-    "reward that it is trained on, at the first, the best and the last validation, and on the training "
-    "prompts of the first and the last ten rollouts.",
-    scores=False,
-    reinforced=True,
-    reads="run.json",
+    caption=__doc__,
     notes=(
         "Rewards are means over seeds. Gold, the judge that training never sees, and the reward that the run is "
         "trained on are measured on validation prompts at the tuned guidance, with or without thinking as the run is "
@@ -29,6 +22,7 @@ FACTS = KindFacts(
         "last ten rollouts.",
         phrases.COSTS,
     ),
+    **TRAINING,
 )
 REWARDS = {
     "gold_first": "gold: first",
@@ -57,24 +51,21 @@ def _course(log: Sequence[tuple[str, dict]]) -> Line:
 def line(row: Row, rows: Sequence[Row], sources: Sources) -> Line:
     courses = [course for course in map(_course, sources.folder.metrics(row.run).values()) if course]
 
-    def over_seeds(middle, name: str) -> float | None:
+    def over_seeds(middle: Callable, name: str) -> float | None:
         values = [course[name] for course in courses if name in course]
         return middle(values) if values else None
 
     rollouts = over_seeds(median, "rollouts")
-    return {
-        "run": row.run,
-        "label": sources.folder.label(row.run),
-        "seeds": len(courses),
-        "rollouts": None if rollouts is None else round(rollouts),
-        **sources.cost(row.run),
-        **{name: over_seeds(mean, name) for name in REWARDS},
-    }
+    return (
+        {"seeds": len(courses), "rollouts": None if rollouts is None else round(rollouts)}
+        | sources.cost(row.run)
+        | {name: over_seeds(mean, name) for name in REWARDS}
+    )
 
 
 def text(line: Mapping) -> Line:
     return (
-        {"run": line["label"], "seeds": line["seeds"], "rollouts": lines.number(line, "rollouts", ",")}
+        {"seeds": line["seeds"], "rollouts": lines.number(line, "rollouts", ",")}
         | {words: lines.number(line, name, ",.0f") for name, words in COSTS.items()}
         | {words: lines.number(line, name) for name, words in REWARDS.items()}
         | {"collapsed seeds": lines.number(line, "collapsed", "d")}
