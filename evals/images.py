@@ -22,10 +22,10 @@ from tqdm import tqdm
 
 from evals.benchmarks import Judge
 from evals.instruments.picture_files import Picture, Pictures, read
-from unigrpo.core import options as typed
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import accessing, read_text, write_json, write_text
 from unigrpo.core.seeding import numpy_generator
+from unigrpo.core.settings import check_options
 from unigrpo.report.data.stats import Cells, Estimate, estimate
 from unigrpo.study.facts import BENCHMARKS, BenchmarkFacts
 
@@ -170,7 +170,7 @@ def judge_images(benchmark: str, images: Path, out: Path | None, batch: int, opt
     """Judge what lies at ``images`` and write the results into ``out`` (by default beside it); returns the number of
     images that could not be judged. ``options``: of the benchmark. Raises UserError."""
     module = BENCHMARKS.load(benchmark)
-    typed.check(module.build, options, lambda option: f"--{option.replace('_', '-')}")
+    check_options(module.build, options, lambda option: f"--{option.replace('_', '-')}")
     found = read(images)
     out = out or beside(images, benchmark)
     judge = module.build(**options)

@@ -3,8 +3,7 @@ on people's ratings from 1 to 10. It does not see the prompt."""
 
 from __future__ import annotations
 
-from unigrpo.core.options import Device, Published
-from unigrpo.core.settings import Count
+from unigrpo.core.settings import Count, Device, Published
 from unigrpo.study.facts import RewardFacts
 
 WEIGHTS = "trl-lib/ddpo-aesthetic-predictor"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from unigrpo.core.options import Device, Published
-from unigrpo.core.settings import Count
+from unigrpo.core.settings import Count, Device, Published
 from unigrpo.study.facts import RewardFacts
 
 WEIGHTS = "openai/clip-vit-base-patch32"

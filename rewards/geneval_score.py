@@ -11,9 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from unigrpo.core.lazy import lazy
-from unigrpo.core.options import Device, Published
 from unigrpo.core.records import Prompt
-from unigrpo.core.settings import Count, Settings
+from unigrpo.core.settings import Count, Device, Published, Settings
 from unigrpo.study.facts import RewardFacts
 
 if TYPE_CHECKING:

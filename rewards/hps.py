@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from unigrpo.core.options import Device, Published
-from unigrpo.core.settings import Count
+from unigrpo.core.settings import Count, Device, Published
 from unigrpo.study.facts import RewardFacts
 
 WEIGHTS = "xswu/HPSv2"

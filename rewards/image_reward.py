@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json
 from unigrpo.core.lazy import lazy
-from unigrpo.core.options import Device, Published
-from unigrpo.core.settings import Count
+from unigrpo.core.settings import Count, Device, Published
 from unigrpo.study.facts import RewardFacts
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ training ``_support/learned_training.py``.
 from __future__ import annotations
 
 from rewards._support.declarations import learned_facts
-from unigrpo.core.options import Device, ExistingPath
+from unigrpo.core.settings import Device, ExistingPath
 
 FACTS = learned_facts(what="the world's learned reward: P(the image shows what the prompt asks)", trained="reward")
 

@@ -19,9 +19,8 @@ from pydantic import Field
 from rewards._support.declarations import Question
 from unigrpo.core.errors import UserError
 from unigrpo.core.lazy import lazy
-from unigrpo.core.options import Url
 from unigrpo.core.records import Prompt
-from unigrpo.core.settings import Count, Positive
+from unigrpo.core.settings import Count, Positive, Url
 from unigrpo.study.facts import RewardFacts
 
 if TYPE_CHECKING:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from rewards._support.declarations import Question
-from unigrpo.core.options import Device, Published
-from unigrpo.core.settings import Count
+from unigrpo.core.settings import Count, Device, Published
 from unigrpo.study.facts import RewardFacts
 
 WEIGHTS = "Qwen/Qwen2.5-VL-7B-Instruct"

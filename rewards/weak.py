@@ -7,7 +7,7 @@ The network and the data are those of the learned reward. A scale's settings ``w
 from __future__ import annotations
 
 from rewards._support.declarations import learned_facts
-from unigrpo.core.options import Device, ExistingPath
+from unigrpo.core.settings import Device, ExistingPath
 
 FACTS = learned_facts(
     what="the world's learned reward after less training, for the study of over-optimisation", trained="weak_reward"

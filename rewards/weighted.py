@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator
 
 from unigrpo.core.lazy import lazy
-from unigrpo.core.options import expect
 from unigrpo.core.records import Prompt
-from unigrpo.core.settings import Positive, Settings
+from unigrpo.core.settings import Positive, Settings, expect
 from unigrpo.study.facts import RewardFacts
 
 if TYPE_CHECKING:

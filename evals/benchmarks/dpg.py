@@ -24,7 +24,7 @@ from evals.instruments.exams import Exam, answered, check_answers, judge_version
 from evals.instruments.picture_files import Picture
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_text
-from unigrpo.core.options import ExistingPath
+from unigrpo.core.settings import ExistingPath
 from unigrpo.judges import Vlm
 from unigrpo.study.facts import BenchmarkFacts
 

@@ -15,7 +15,7 @@ import typer
 
 from unigrpo.core.errors import UserError
 from unigrpo.core.lazy import lazy
-from unigrpo.core.options import Device
+from unigrpo.core.settings import Device
 from unigrpo.study.facts import BenchmarkFacts
 
 if TYPE_CHECKING:

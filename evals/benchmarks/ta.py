@@ -26,7 +26,7 @@ from evals.instruments.exams import (
     sit,
 )
 from unigrpo.core.errors import UserError
-from unigrpo.core.options import ExistingPath
+from unigrpo.core.settings import ExistingPath
 from unigrpo.judges import Vlm
 from unigrpo.study.facts import BenchmarkFacts
 from unigrpo.world import exam_points, geneval_verdict

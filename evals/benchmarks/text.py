@@ -20,8 +20,7 @@ from evals.instruments.exams import prompts_version
 from evals.instruments.text_reader import DETECTION_SIDE, agreement, reader
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_text
-from unigrpo.core.options import ExistingPath
-from unigrpo.core.settings import Count
+from unigrpo.core.settings import Count, ExistingPath
 from unigrpo.study.facts import BenchmarkFacts
 from unigrpo.world.prompts import asked_text
 

@@ -18,9 +18,8 @@ import typer
 
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import digest, read_jsonl
-from unigrpo.core.options import Device, Published, Url, annotations
 from unigrpo.core.records import Prompt
-from unigrpo.core.settings import Count, Positive
+from unigrpo.core.settings import Count, Device, Positive, Published, Url, annotations
 from unigrpo.judges import Vlm, written
 
 if TYPE_CHECKING:

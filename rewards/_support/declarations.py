@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-from unigrpo.core.options import expect
+from unigrpo.core.settings import expect
 from unigrpo.study.facts import RewardFacts
 
 MOST_WORDS = 24  # of a prompt, for the learned reward

@@ -17,10 +17,10 @@ from evals.instruments.picture_files import Picture
 from tests._support import fake_server, judges
 from tests.evals.test_evals_pictures import CUP, DOG, write_official
 from unigrpo.__main__ import call
-from unigrpo.core import options
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json, read_jsonl
 from unigrpo.core.records import Prompt
+from unigrpo.core.settings import annotations
 from unigrpo.study.facts import BENCHMARKS
 
 COWS = {
@@ -329,14 +329,14 @@ def test_every_benchmark_declares_itself_and_its_options():
     for name in BENCHMARKS.names():
         module = BENCHMARKS.load(name)
         assert module.FACTS.title and module.FACTS.version and module.FACTS.caveat.endswith(".")
-        assert Any not in options.annotations(module.build).values()
+        assert Any not in annotations(module.build).values()
 
 
 def test_help_shows_a_benchmark_s_options(capsys):
     for name in BENCHMARKS.names():
         call(["judge", name, "--help"])
         shown = capsys.readouterr().out
-        for option in options.annotations(BENCHMARKS.load(name).build):
+        for option in annotations(BENCHMARKS.load(name).build):
             assert f"--{option.replace('_', '-')}" in shown
 
 

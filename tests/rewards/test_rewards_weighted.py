@@ -14,8 +14,7 @@ from tests._support import command, own_rewards, tiny
 from tests._support.published import PROMPTS, images
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_jsonl, write_json
-from unigrpo.core.options import annotations
-from unigrpo.core.settings import replace, to_dict
+from unigrpo.core.settings import annotations, replace, to_dict
 from unigrpo.judges import reward as rewards
 from unigrpo.study import resolve
 from unigrpo.study.catalogue import load_catalogue

@@ -12,7 +12,7 @@ import typer
 
 from unigrpo import study
 from unigrpo.commands import ChosenScale, Config, SftRun
-from unigrpo.core import options as plugin_options
+from unigrpo.core import settings
 
 app = typer.Typer()
 PANEL = "Judge"
@@ -56,7 +56,7 @@ def _command(benchmark: str):
     parameters = {
         name: p for f in functions for name, p in inspect.signature(f).parameters.items() if name != "options"
     }
-    hints = {name: hint for f in functions for name, hint in plugin_options.annotations(f).items()}
+    hints = {name: hint for f in functions for name, hint in settings.annotations(f).items()}
     plain = get_type_hints(
         SimpleNamespace(__annotations__=hints)
     )  # what else they say is checked when values are known

@@ -1,20 +1,33 @@
-"""Settings are pydantic models: frozen, strict, and every error one line that names the key and what was expected."""
+"""Settings and options: every error is one line that names the key, what was expected and what was found.
+
+Settings are frozen, strict pydantic models. Options are the arguments of a plug-in's ``build``, checked by their
+annotations before anything is built; one without an annotation takes anything. Both narrow a type by an annotation,
+``Annotated[int, pydantic.Field(ge=1)]`` or a type of this file. Imports no torch.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
+import re
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
-from typing import Annotated, Any, Self, TypeVar, get_args, get_origin
+from pathlib import Path
+from types import NoneType, SimpleNamespace, UnionType
+from typing import Annotated, Any, Self, TypeVar, Union, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
 
 from unigrpo.core.errors import UserError
 from unigrpo.core.registry import nearest
+from unigrpo.core.weights import ID
 
 Kind = TypeVar("Kind")
 STRICT = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
 MOST = 10**9  # of anything that is counted
 Count = Annotated[int, Field(ge=1, le=MOST)]
 CountOrNone = Annotated[int, Field(ge=0, le=MOST)]  # 0 is none
@@ -22,7 +35,7 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0, le=10)]  # a learning rate or a noise level
 Share = Annotated[float, Field(ge=0, le=1)]
-AsTuple = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+AsTuple = pydantic.BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 Several = Annotated[tuple[Kind, ...], AsTuple, Field(min_length=1)]  # one or more
 EXPECTED = {  # kind of pydantic's error -> what a value should have been, in plain words
     "int_type": "a whole number", "int_from_float": "a whole number", "float_type": "a number",
@@ -32,6 +45,47 @@ EXPECTED = {  # kind of pydantic's error -> what a value should have been, in pl
     "less_than": "less than {lt:g}", "less_than_equal": "at most {le:g}",
     "too_short": "{min_length} values", "too_long": "{max_length} values",
 }  # fmt: skip
+
+
+def expect(expected: str, holds: Callable[[Any], bool], of: type | tuple[type, ...] = str) -> Callable[[Any], Any]:
+    """A check of a value, of a type among ``of``, for an annotation; ``expected`` says in messages what is right."""
+
+    def check(value: Any) -> Any:
+        if not isinstance(value, of) or not holds(value):
+            raise PydanticCustomError("option", expected)
+        return value
+
+    return check
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        complete = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is none
+        return False
+    return complete and not re.search(r"\s", text)
+
+
+def _exists(path: str | Path) -> bool:
+    try:
+        return bool(str(path)) and Path(path).exists()
+    except (OSError, ValueError):
+        return False
+
+
+def _is_published(source: str | Path) -> bool:
+    return _exists(source) or ID.fullmatch(str(source)) is not None
+
+
+_DEVICE = expect("auto, cpu, cuda or cuda:<number>", re.compile(r"auto|cpu|cuda(:\d{1,3})?").fullmatch)
+_URL = expect("a URL, http:// or https:// with a host", _is_url)
+_PATH = expect("the path of a file or folder that is there", _exists, (str, Path))
+_SOURCE = "a file or folder that is there, or a repository of the hub (owner/name)"
+Device = Annotated[str, pydantic.AfterValidator(_DEVICE)]
+Url = Annotated[str, pydantic.AfterValidator(_URL)]
+ExistingPath = Annotated[str, pydantic.PlainValidator(_PATH)]
+Published = Annotated[str, pydantic.PlainValidator(expect(_SOURCE, _is_published, (str, Path)))]
 
 
 class Settings(BaseModel):
@@ -107,3 +161,56 @@ def _fields(kind: type | None, place: list) -> list[str]:
         values = get_args(kind)[-1] if get_origin(kind) is dict else None
         kind = values if field is None else field.annotation
     return list(getattr(kind, "model_fields", None) or getattr(kind, "__dataclass_fields__", ()))
+
+
+def annotations(function: Callable) -> dict[str, Any]:
+    """Name -> annotation of each argument of ``function``; Any where there is none, or one that cannot be read."""
+    found = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        alone = SimpleNamespace(__annotations__={name: parameter.annotation})
+        try:
+            hints = get_type_hints(alone, getattr(function, "__globals__", {}), include_extras=True)
+        except (NameError, TypeError):  # a name that a type checker alone imports
+            hints = {name: Any}
+        found[name] = Any if parameter.annotation is parameter.empty else hints[name]
+    return found
+
+
+def check_options(
+    function: Callable, options: Mapping, name: Callable[[str], str], supplied: Collection[str] = ()
+) -> None:
+    """Raise UserError unless ``function`` can be called with ``options``, and those in ``supplied`` that are missing.
+    ``name`` gives an option's name in messages."""
+    parameters = inspect.signature(function).parameters
+    known = [p.name for p in parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    for option in options:
+        if option not in known and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            raise UserError(f"{name(option)}: unknown option{nearest(option, known)}")
+    for option in known:
+        if parameters[option].default is inspect.Parameter.empty and option not in (*options, *supplied):
+            raise UserError(f"{name(option)}: missing")
+    for option, annotation in annotations(function).items():
+        if option in options and parameters[option].kind is not inspect.Parameter.VAR_KEYWORD:
+            check_value(options[option], annotation, name(option))
+
+
+def check_value(value: object, annotation: Any, key: str) -> None:
+    """Raise UserError, which begins with ``key``, unless ``value`` is of the annotated type."""
+    if get_origin(annotation) in (Union, UnionType):
+        if value is None and NoneType in get_args(annotation):
+            return
+        annotation = Union[tuple(a for a in get_args(annotation) if a is not NoneType)]  # noqa: UP007
+    model = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    adapter = TypeAdapter(annotation, config=None if model else ConfigDict(**STRICT, arbitrary_types_allowed=True))
+    try:
+        text = json.dumps(str(value) if isinstance(value, Path) else value)
+    except TypeError:
+        text = None
+    try:
+        if text is None:
+            adapter.validate_python(value)
+        else:  # as a file holds it: a list is a tuple too, and a text a path
+            adapter.validate_json(text)
+    except ValidationError as error:
+        kind = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+        raise UserError(explain(error, key, kind)) from None

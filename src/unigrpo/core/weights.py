@@ -6,8 +6,8 @@ The hub's client is imported when something is fetched; what goes wrong there is
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,19 +97,12 @@ def unfetched(name: str | Path, wanted: str, why: str) -> UserError:
 @contextmanager
 def quiet() -> Iterator[None]:
     """No warnings of the libraries that fetch and load: what goes wrong is one line of ours."""
-    from huggingface_hub.utils import logging
-
-    loggers = [logging]
-    if "transformers" in sys.modules:
-        loggers.append(sys.modules["transformers"].utils.logging)
-    levels = [logger.get_verbosity() for logger in loggers]
-    for logger in loggers:
-        logger.set_verbosity_error()
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.set_verbosity(level)
+        logging.disable(before)
 
 
 def sentence(error: Exception) -> str:

@@ -18,10 +18,9 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from unigrpo.core import options as typed
 from unigrpo.core.errors import UserError
 from unigrpo.core.records import Prompt
-from unigrpo.core.settings import require
+from unigrpo.core.settings import check_options, require
 from unigrpo.study.facts import REWARDS
 
 Score = Callable[[Tensor, Sequence[Prompt]], Tensor]
@@ -80,7 +79,7 @@ class Reward:
 def load(name: str, **options) -> Reward:
     """The reward called ``name``. Raises UserError where no file is a reward of that name or it needs other options."""
     module = REWARDS.load(name)
-    typed.check(module.build, options, lambda option: f"reward {name}: {option}")
+    check_options(module.build, options, lambda option: f"reward {name}: {option}")
     score = module.build(**options)
     return Reward(name, score, getattr(score, "differentiable", module.FACTS.differentiable))
 

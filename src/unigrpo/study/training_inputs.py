@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from unigrpo.core import options as typed
 from unigrpo.core.errors import UserError, error_prefix
 from unigrpo.core.files import read_jsonl
 from unigrpo.core.records import Prompt
+from unigrpo.core.settings import check_options
 from unigrpo.study.config import RunConfig
 from unigrpo.study.facts import REWARDS, RewardFacts
 from unigrpo.world.prompts import asked_text, prompt_set, read_prompts, vocabulary
@@ -20,7 +20,7 @@ def check_reward(name: str, options: Mapping, key: str, options_key: str, part: 
     the same of the parts of a weighted sum. The workflow gives a reward that it trains its ``path``, but no part."""
     module = REWARDS.load(name, key)
     supplied = ("path",) if module.FACTS.trained is not None and not part else ()
-    typed.check(module.build, options, lambda option: f"{options_key}.{option}", supplied)
+    check_options(module.build, options, lambda option: f"{options_key}.{option}", supplied)
     if module.FACTS.parts is not None:
         for inner, (reward, inner_options) in module.FACTS.parts(options).items():
             where = f"{options_key}.parts.{inner}"
