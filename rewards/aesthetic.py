@@ -24,14 +24,13 @@ def build(
 ):
     """``weights``: the head's file, a folder with it, or a hub id; ``clip_weights``: hub id or folder. Raises
     UserError."""
-    from rewards._support import clip_towers
-    from rewards._support.published_weights import Head, fill, in_batches, placed, read_published
+    from rewards._support.published_weights import Head, fill, in_batches, load_clip, placed, read_published
     from unigrpo.core import weights as published
 
     with placed("aesthetic"):
         path = published.file(weights, FILE)
     tensors = read_published("aesthetic", path)
-    model = clip_towers.load("aesthetic", clip_weights, device)
+    model = load_clip("aesthetic", clip_weights, device)
     head = fill(Head(model.model.config.projection_dim), tensors, path, device)
 
     def score(images, prompts):

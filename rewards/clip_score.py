@@ -26,10 +26,9 @@ def build(
     device: Device = "auto",
 ):
     """Any CLIP of transformers can be given as ``weights``: hub id or folder. Raises UserError."""
-    from rewards._support import clip_towers
-    from rewards._support.published_weights import in_batches
+    from rewards._support.published_weights import in_batches, load_clip
 
-    model = clip_towers.load("clip_score", weights, device, tokenizer)
+    model = load_clip("clip_score", weights, device, tokenizer)
 
     def score(images, prompts):
         return SCALE * model.similarity(images, [prefix + p.text for p in prompts]).clamp(min=0)

@@ -21,10 +21,9 @@ def build(
     weights: Published = WEIGHTS, tokenizer: Published = TOKENIZER, batch_size: Count = 64, device: Device = "auto"
 ):
     """``weights``: hub id or folder. Raises UserError."""
-    from rewards._support import clip_towers
-    from rewards._support.published_weights import in_batches
+    from rewards._support.published_weights import in_batches, load_clip
 
-    model = clip_towers.load("pickscore", weights, device, tokenizer)
+    model = load_clip("pickscore", weights, device, tokenizer)
 
     def score(images, prompts):
         return model.scale * model.similarity(images, [p.text for p in prompts])

@@ -1,28 +1,38 @@
-"""Published weights of rewards: read, and loaded by the published names. ``unigrpo.core.weights`` finds them. Also the
-head that two published rewards put on an embedding: five linear layers, one after the other."""
+"""Published weights of rewards: read, and loaded by the published names. ``unigrpo.core.weights`` finds them.
+
+Two networks serve several rewards: CLIP through transformers, and a head on an embedding.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
+from rewards._support.pixels import clip_input
 from unigrpo.core import weights
 from unigrpo.core.errors import UserError
 from unigrpo.core.tensor_files import load_weights, read_tensors
 from unigrpo.judges.reward import Score
 
+if TYPE_CHECKING:
+    from transformers import CLIPModel
+
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt")
 WIDTHS = (1024, 128, 64, 16, 1)  # of the head's layers
 NUMBERS = (0, 2, 4, 6, 7)  # of the layers in the published files, where dropout counted too
 
 
 class Head(nn.Module):
-    """(B, width) -> (B,); tensors are called ``layers.0.weight`` and so on, as in the published files. No activation
-    stands between the layers, and dropout, which serves training only, is left out."""
+    """(B, width) -> (B,), five linear layers; tensors are called ``layers.0.weight`` and so on, as in the published
+    files. No activation stands between the layers, and dropout, which serves training only, is left out."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -76,3 +86,46 @@ def in_batches(score: Score, size: int) -> Score:
         return torch.cat([score(images[i : i + size], prompts[i : i + size]) for i in starts])
 
     return score_all
+
+
+@dataclass(frozen=True)
+class Clip:
+    """CLIP of transformers: both towers, and the tokenizer where texts are read. Embeddings have unit length and are
+    differentiable in the pixels."""
+
+    model: CLIPModel
+    tokenizer: Callable | None = None
+
+    def embed_images(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [0, 1] -> (B, D)."""
+        pixels = clip_input(images.to(self.model.device), self.model.config.vision_config.image_size)
+        pooled = self.model.vision_model(pixel_values=pixels).pooler_output
+        return normalize(self.model.visual_projection(pooled), dim=-1)
+
+    def similarity(self, images: Tensor, texts: Sequence[str]) -> Tensor:
+        """Cosine (B,) of each image and its text; a text longer than the model reads is cut."""
+        longest = self.model.config.text_config.max_position_embeddings
+        words = self.tokenizer(list(texts), padding=True, truncation=True, max_length=longest, return_tensors="pt")
+        words = {name: words[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
+        read = normalize(self.model.text_projection(self.model.text_model(**words).pooler_output), dim=-1)  # (B, D)
+        return (self.embed_images(images) * read).sum(-1)
+
+    @property
+    def scale(self) -> Tensor:
+        """By which the model was trained to multiply cosines."""
+        return self.model.logit_scale.exp()
+
+
+def load_clip(reward: str, source: str, device: str, tokenizer: str | None = None) -> Clip:
+    """``source``: hub id or folder; ``tokenizer``: the same of the tokenizer, where ``source`` is a folder without one.
+    Raises UserError."""
+    from unigrpo.models import torchvision_compat
+
+    torchvision_compat.ensure_torchvision()  # transformers imports it
+    from transformers import CLIPModel
+
+    complete = any((Path(source) / name).is_file() for name in TOKENIZER_FILES)
+    with placed(reward):
+        model = weights.load_model(CLIPModel, weights.folder(source), "a CLIP", dtype=torch.float32)
+        words = None if tokenizer is None else weights.tokenizer(source if complete else tokenizer)
+        return Clip(model.to(weights.pick_device(device)), words)

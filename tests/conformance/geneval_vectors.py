@@ -43,7 +43,7 @@ def _official(row: dict) -> list[Check]:
         return [same("refused", ours is None, "raises" in theirs)]
     return [
         same("correct", ours.correct, theirs["correct"]),
-        same("reason", ours.reason_canonical, theirs["reason_canonical"]),
+        same("reason", ours.reason, theirs["reason_canonical"]),
     ]
 
 
@@ -54,7 +54,7 @@ def _strict(row: dict) -> list[Check]:
     error = abs(ours.score - theirs["reward_score"])
     return [
         same("correct", ours.correct, theirs["strict_correct"]),
-        same("reason", ours.reason_canonical, theirs["strict_reason_canonical"]),
+        same("reason", ours.reason, theirs["strict_reason_canonical"]),
         Check("score", math.inf if math.isnan(error) else error, 1e-6),
     ]
 

@@ -130,7 +130,7 @@ def test_exclude_caps_the_official_count_only():
 
 def test_missing_objects_give_one_reason_a_clause():
     verdict = official_verdict(meta(clause("cup"), clause("fork", 2)), {"fork": [box(5, 5)]}, {})
-    assert verdict.reason_canonical == "expected cup>=1, found 0\nexpected fork>=2, found 1"
+    assert verdict.reason == "expected cup>=1, found 0\nexpected fork>=2, found 1"
 
 
 def test_official_colors_look_at_the_best_boxes_only():

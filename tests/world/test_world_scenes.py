@@ -66,10 +66,8 @@ def test_colours_differ_in_direction_from_the_background():
     ],
 )
 def test_relation_rule_by_hand(offset, holds):
-    got = {
-        r for r in scenes.RELATIONS if scenes.relation_holds(r, np.array([0.5, 0.5]) + offset, (0.5, 0.5), (0.4, 0.4))
-    }
-    assert got == holds
+    box = np.array([0.4, 0.4, 0.6, 0.6])
+    assert {r for r in scenes.RELATIONS if scenes.relation_holds(r, box + 2 * offset, box)} == holds
 
 
 def relation_margin(relation, a, b):

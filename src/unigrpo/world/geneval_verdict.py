@@ -45,9 +45,6 @@ Colors = Mapping[str, Sequence[str]]
 """Class name -> colours, parallel to its boxes."""
 
 
-# ------------------------------------------------------------------------------------------- prompts
-
-
 def with_article(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
@@ -100,9 +97,6 @@ def metadata() -> list[dict]:
     return [json.loads(line) for line in dict.fromkeys(json.dumps(r) for r in rows)]
 
 
-# -------------------------------------------------------------------------------------------- filter
-
-
 def _iou(a: np.ndarray, b: np.ndarray) -> np.float32:
     """Overlap of two float32 boxes whose borders are inclusive pixels (one is added to each side)."""
 
@@ -148,21 +142,14 @@ def filter_detections(raw: Boxes, tag: str, max_overlap: float = 1.0) -> dict[st
     return {cls: boxes for cls, boxes in filtered.items() if boxes}
 
 
-# ------------------------------------------------------------------------------------------ verdicts
-
-
 @dataclass(frozen=True)
 class Verdict:
-    """``reason``: one line a failure, empty if correct. ``score`` (exact rule only): 1 or less, unclamped."""
+    """``reason``: one line a failure, empty if correct, its relations sorted. ``score`` (exact rule only): 1 or less,
+    unclamped."""
 
     correct: bool
     reason: str
     score: float | None = None
-
-    @property
-    def reason_canonical(self) -> str:
-        """``reason`` itself: its relations are already sorted, so it depends on no hash seed."""
-        return self.reason
 
 
 def relative_position(a: Sequence[float], b: Sequence[float]) -> set[str]:
@@ -226,13 +213,6 @@ def check(meta: Mapping) -> None:
                     raise _bad(meta, f"{name}[{index}]", problem)
 
 
-def _colors_of(colors: Colors, cls: str, count: int) -> list[str]:
-    given = list(colors.get(cls, ()))[:count]
-    if len(given) < count:
-        raise UserError(f"GenEval colors of class '{cls}': expected one a detection ({count}), found {len(given)}")
-    return given
-
-
 def _judge(meta: Mapping, detections: Boxes, colors: Colors, exact: bool) -> tuple[list[str], list[float]]:
     """The walk over ``include`` that both rules share -> (reasons, parts of the exact rule's score)."""
     reasons: list[str] = []
@@ -251,7 +231,10 @@ def _judge(meta: Mapping, detections: Boxes, colors: Colors, exact: bool) -> tup
                 parts.append(0.0)
         else:
             if "color" in clause:
-                color, seen = clause["color"], _colors_of(colors, cls, len(found))
+                color, seen = clause["color"], list(colors.get(cls, ()))[: len(found)]
+                if len(seen) < len(found):
+                    problem = f"expected one a detection ({len(found)}), found {len(seen)}"
+                    raise UserError(f"GenEval colors of class '{cls}': {problem}")
                 parts.append(1 - abs(count - seen.count(color)) / count)
                 if seen.count(color) < count:
                     listed = ", ".join(f"{seen.count(c)} {c}" for c in COLORS if c in seen)

@@ -7,6 +7,7 @@ What the benchmarks make of the same detections is in VERDICTS; GenEval's offici
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,13 +37,6 @@ def _matches(clause: dict, detections: Sequence[Detection]) -> list[Detection]:
     return [d for d in of_class if d.color == clause.get("color")] or of_class
 
 
-def _related(relation: str, described: Detection, reference: Detection) -> bool:
-    boxes = described.box, reference.box
-    centers = [((x0 + x1) / 2, (y0 + y1) / 2) for x0, y0, x1, y1 in boxes]
-    sizes = [sum(b[axis + 2] - b[axis] for b in boxes) for axis in (0, 1)]
-    return relation_holds(relation, *centers, sizes)
-
-
 def judge(meta: dict, detections: Sequence[Detection]) -> Judgement:
     """Judge detections by GenEval metadata.
 
@@ -66,8 +60,9 @@ def judge(meta: dict, detections: Sequence[Detection]) -> Judgement:
             facts.append(colored[cls, clause["color"]] >= clause["count"])
         if "position" in clause:
             relation, index = clause["position"]
-            pairs = [(a, b) for a in _matches(clause, detections) for b in _matches(include[index], detections)]
-            facts.append(bool(pairs) and all(_related(relation, a, b) for a, b in pairs))
+            pairs = itertools.product(_matches(clause, detections), _matches(include[index], detections))
+            related = [relation_holds(relation, a.box, b.box) for a, b in pairs]
+            facts.append(bool(related) and all(related))
     extra = sum((found - asked).values())
     strict = all(facts) and extra == 0
     soft = sum(facts) / len(facts)

@@ -85,10 +85,6 @@ class Statement:
             for number, pair in enumerate(itertools.combinations(self.groups, 2))
         ]
 
-    def facts(self) -> int:
-        """Number of stated facts: a count per group, its colour, the relation."""
-        return len(self.groups) + sum(g.color is not None for g in self.groups) + (self.relation is not None)
-
     def text(self) -> str:
         phrases = [group.phrase for group in self.groups]
         if self.relation:
@@ -162,9 +158,9 @@ def random_compound(rng: np.random.Generator) -> Statement:
             counts = ((1, 1, 1), (1, 1, 2), (1, 2, 1), (2, 1, 1))[rng.integers(4)]
         pairs = zip(counts, _classes(rng, len(counts)), strict=True)
         groups = [Group(n, random_kind(rng)[1] if rng.random() < share else None, cls) for n, cls in pairs]
-        statement = Statement(tuple(groups), relation)
-        if statement.facts() >= 4:
-            return statement
+        facts = len(groups) + sum(group.color is not None for group in groups) + (relation is not None)
+        if facts >= 4:
+            return Statement(tuple(groups), relation)
 
 
 FAMILIES: dict[str, Callable[[np.random.Generator], Statement]] = {
@@ -298,8 +294,8 @@ def samples_per_prompt(name: str, base: int = 4) -> list[int]:
 def evaluation_jobs(benchmark: str, base: int) -> list[tuple[Prompt, int]]:
     """(prompt, sample number) for every image of one of BENCHMARKS, prompt by prompt."""
     name = BENCHMARKS[benchmark]
-    numbers = samples_per_prompt(name, base)
-    return [(p, k) for p, n in zip(prompt_set(name), numbers, strict=True) for k in range(n)]
+    counts = zip(prompt_set(name), samples_per_prompt(name, base), strict=True)
+    return [(prompt, k) for prompt, n in counts for k in range(n)]
 
 
 def prompt_hash(prompts: Sequence[Prompt]) -> str:

@@ -66,22 +66,21 @@ class Scene:
     objects: tuple[Obj, ...]
 
 
-def relation_holds(
-    relation: str, described: Sequence[float], reference: Sequence[float], size_sum: Sequence[float]
-) -> bool:
-    """GenEval's position rule: is `described` (its centre x, y) `relation` of `reference`?
+def relation_holds(relation: str, described: Sequence[float], reference: Sequence[float]) -> bool:
+    """GenEval's position rule: is the box `described` (x0, y0, x1, y1) `relation` of the box `reference`?
 
-    ``size_sum`` is the sum of both widths and of both heights. Each axis of the centre offset shrinks by a
-    tenth of it towards 0; divided by the *unreduced* centre distance, more than a half decides.
+    Each axis of the centre offset shrinks by a tenth of the sum of both sizes towards 0; divided by the *unreduced*
+    centre distance, more than a half decides.
     """
-    dx, dy = described[0] - reference[0], described[1] - reference[1]
-    distance = (dx * dx + dy * dy) ** 0.5
-    if distance == 0:
+    shrunk, squares = [], 0.0
+    for axis in (0, 1):
+        (a0, a1), (b0, b1) = described[axis::2], reference[axis::2]
+        offset = (a0 + a1) / 2 - (b0 + b1) / 2
+        shrunk.append(math.copysign(max(abs(offset) - 0.1 * ((a1 - a0) + (b1 - b0)), 0), offset))
+        squares += offset * offset
+    if squares == 0:
         return False
-    x, y = (
-        math.copysign(max(abs(offset) - 0.1 * size, 0), offset) / distance
-        for offset, size in zip((dx, dy), size_sum, strict=True)
-    )
+    x, y = (value / squares**0.5 for value in shrunk)
     return {"left of": x < -0.5, "right of": x > 0.5, "above": y < -0.5, "below": y > 0.5}[relation]
 
 

@@ -15,24 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from unigrpo.core.records import Detection
+from unigrpo.world import scenes
 from unigrpo.world.gold import judge
 from unigrpo.world.prompts import FAMILIES, Group, Statement, is_held_out
-from unigrpo.world.scenes import (
-    CLASSES,
-    COLOR_NAMES,
-    MAX_OBJECTS,
-    NOMINAL_SIZE,
-    PLACES,
-    Obj,
-    Scene,
-    cell_at,
-    cell_center,
-    place_objects,
-    random_kind,
-    random_scene,
-    scene_for,
-    truth,
-)
+from unigrpo.world.scenes import CLASSES, COLOR_NAMES, MAX_OBJECTS, PLACES, Obj, Scene
 
 Entry = tuple[str, str, str]
 """Colour, class and place of an object."""
@@ -81,12 +67,14 @@ def parse_trace(text: str) -> Plan | None:
 def paint_plan(plan: Plan, rng: np.random.Generator) -> Scene:
     """A scene that follows the plan (its places must be distinct)."""
     places = [PLACES.index(place) for _, _, place in plan]
-    return place_objects([(cls, color) for color, cls, _ in plan], places, rng)
+    return scenes.place_objects([(cls, color) for color, cls, _ in plan], places, rng)
 
 
 def paint_to_the_letter(plan: Plan) -> Scene:
     """The plan with objects of the usual size in the middle of their cells."""
-    return Scene(tuple(Obj(cls, c, *cell_center(PLACES.index(place)), NOMINAL_SIZE / 2) for c, cls, place in plan))
+    centers = [scenes.cell_center(PLACES.index(place)) for _, _, place in plan]
+    pairs = zip(plan, centers, strict=True)
+    return Scene(tuple(Obj(cls, color, x, y, scenes.NOMINAL_SIZE / 2) for (color, cls, _), (x, y) in pairs))
 
 
 def _other(options: Sequence[str], value: str, rng: np.random.Generator) -> str:
@@ -108,7 +96,7 @@ def corrupt(objects: Plan, rng: np.random.Generator, kind: str) -> Plan:
     free = [p for p in PLACES if p not in taken]
     if kind == "count":
         if len(plan) == 1 or (len(plan) < MAX_OBJECTS and rng.random() < 0.5):
-            new_cls, new_color = random_kind(rng)
+            new_cls, new_color = scenes.random_kind(rng)
             plan.insert(int(rng.integers(len(plan) + 1)), (new_color, new_cls, free[rng.integers(len(free))]))
         else:
             del plan[i]
@@ -137,7 +125,7 @@ def trace_matches(meta: dict, plan: Plan | None) -> bool:
     """Is the plan strictly right for GenEval metadata: counts, colours, relations by cell centres, nothing else?"""
     if not plan or len({entry[2] for entry in plan}) < len(plan):
         return False
-    return judge(meta, truth(paint_to_the_letter(plan))).strict
+    return judge(meta, scenes.truth(paint_to_the_letter(plan))).strict
 
 
 def image_matches_trace(plan: Plan, detections: Sequence[Detection], image_size: int) -> list[tuple[bool, bool, bool]]:
@@ -148,7 +136,7 @@ def image_matches_trace(plan: Plan, detections: Sequence[Detection], image_size:
     best: dict[str, Detection] = {}
     for found in sorted(detections, key=lambda d: -d.score):
         x, y = (found.box[0] + found.box[2]) / 2, (found.box[1] + found.box[3]) / 2
-        best.setdefault(PLACES[cell_at(x / image_size, y / image_size)], found)
+        best.setdefault(PLACES[scenes.cell_at(x / image_size, y / image_size)], found)
     result = []
     for color, cls, place in plan:
         seen = best.get(place)
@@ -169,7 +157,7 @@ class Imperfection:
 
 def annotate(meta: dict, rng: np.random.Generator, imperfection: Imperfection) -> tuple[str, Scene]:
     """A supervised (trace, scene) for GenEval metadata. The scene is painted from the trace, right or wrong."""
-    scene = scene_for(meta, rng)
+    scene = scenes.scene_for(meta, rng)
     right = plan = plan_of(scene)
     habit = habitual_error(meta, plan) if imperfection.habitual_errors > 0 else None
     if habit is not None and rng.random() < imperfection.habitual_errors:
@@ -241,7 +229,7 @@ def _wrong_plan(meta: dict, plan: Plan, rng: np.random.Generator) -> Plan:
 def dense_example(rng: np.random.Generator, n_objects: int | None = None) -> tuple[str, str, Scene]:
     """(caption, trace, scene) of a random scene of ``n_objects`` (default: 1-4), the caption stating every colour."""
     while True:
-        scene = random_scene(rng, n_objects or int(rng.integers(1, MAX_OBJECTS + 1)))
+        scene = scenes.random_scene(rng, n_objects or int(rng.integers(1, MAX_OBJECTS + 1)))
         counts = Counter((o.color, o.cls) for o in scene.objects)
         statement = Statement(tuple(Group(n, color, cls) for (color, cls), n in counts.items()))
         if not is_held_out(statement):
