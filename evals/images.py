@@ -1,9 +1,8 @@
 """Judge real images by a benchmark: ``unigrpo judge geneval --images DIR``.
 
 Writes into ``--out``: ``images.jsonl``, a row an image with verdict, reason and what was seen, in the columns that
-``unigrpo collect`` reads; ``summary.json``; and ``failed.jsonl`` where images could not be judged. Those are
-counted and named, the rest is judged, and the exit code is then 1. What was judged when a run ends early stays in
-``images.jsonl.part`` and is not judged again by the next run of the same version.
+``unigrpo collect`` reads; ``summary.json``; and ``failed.jsonl``, which names the images that could not be judged. What
+was judged when a run ends early stays in ``images.jsonl.part`` and is not judged again by the next of the same version.
 """
 
 from __future__ import annotations
@@ -148,10 +147,10 @@ def write(
         numbers |= {"intervals": {name: [e.mean, e.lo, e.hi] for name, e in found.items()}}
         shown = ", ".join(f"{name} {e.mean:.4f} [{e.lo:.4f}, {e.hi:.4f}]" for name, e in found.items())
         lines.append(f"95 % intervals over {next(iter(found.values())).prompts} prompts: {shown}")
-    names = {"benchmark": benchmark, "title": facts.title, "version": judge.version}
-    counts = {"images": len(rows), "failed": len(failed)}
+    about = {"benchmark": benchmark, "title": facts.title, "version": judge.version}
+    about |= {"images": len(rows), "failed": len(failed)}
     write_text(out / "images.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    write_json(out / "summary.json", names | counts | numbers | {"caveat": facts.caveat})
+    write_json(out / "summary.json", about | numbers | {"caveat": facts.caveat})
     (out / PART).unlink(missing_ok=True)
     (out / "failed.jsonl").unlink(missing_ok=True)
     if failed:

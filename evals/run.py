@@ -1,13 +1,7 @@
 """Judge the images of a run: every sample set under a folder -> one scores.jsonl, a row an image (section 4).
 
-Judges, each a function ``(benchmark, prompts, images) -> one dict of metrics an image``:
-
-* inspected: the world's inspector finds the objects; from them the benchmark's verdict (``official``, or
-  ``ta`` with its ``atoms``) and the world's ``strict``, ``soft`` and ``gold``; also the ``artefact`` area
-* second: the benchmark's verdict on what an independent detector finds, so that no single instrument decides
-* proxy: the learned reward, the number that training maximised
-
-The world's detections are decisions, not confidences, so GenEval's score thresholds are not applied to them.
+A judge is a function ``(benchmark, prompts, images) -> one dict of metrics an image``. The world's detections are
+decisions, not confidences, so GenEval's score thresholds are not applied to them.
 """
 
 from __future__ import annotations
@@ -39,6 +33,8 @@ Judge = Callable[[str, Sequence[Prompt], np.ndarray], list[dict]]
 
 
 def inspected(benchmark: str, prompts: Sequence[Prompt], images: np.ndarray) -> list[dict]:
+    """Of the objects that the world's inspector finds: the benchmark's verdict (``official``, or ``ta`` with its
+    ``atoms``) and the world's ``strict``, ``soft`` and ``gold``; also the ``artefact`` area."""
     verdict, _ = VERDICTS[benchmark]
     rows = []
     for prompt, inspection in zip(prompts, inspect_images(images), strict=True):
@@ -49,16 +45,17 @@ def inspected(benchmark: str, prompts: Sequence[Prompt], images: np.ndarray) -> 
 
 
 def second(detector: Detector, benchmark: str, prompts: Sequence[Prompt], images: np.ndarray) -> list[dict]:
+    """The benchmark's verdict on what an independent detector finds, so that no single instrument decides."""
     verdict, headline = VERDICTS[benchmark]
     found = detector.detect(images)
     return [{"second": verdict(p.meta, d)[headline]} for p, d in zip(prompts, found, strict=True)]
 
 
 def proxy(reward: rewards.Score, benchmark: str, prompts: Sequence[Prompt], images: np.ndarray) -> list[dict]:
+    """The learned reward, the number that training maximised."""
     with torch.no_grad():
         pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
-        values = reward(pixels, list(prompts)).tolist()
-    return [{"proxy": value} for _, value in zip(prompts, values, strict=True)]
+        return [{"proxy": value} for value in reward(pixels, list(prompts)).tolist()]
 
 
 def score_set(samples: SampleFolder, judges: Sequence[Judge]) -> Iterator[dict]:

@@ -1,15 +1,13 @@
 """What GenEval sees of an image: the objects that a detector finds, and the colours that a CLIP reads off them.
 
-The detectors are those of transformers: Mask2Former as in GenEval, OWLv2 as an alternative. Mask2Former's instances are
-scored as the official tool's detector does: the 100 best pairs of query and class, the class's share times the mean of
-the mask's probabilities inside it, the box around the mask. The library's post-processing differs: it scores masks on a
-grid of 384x384 and lets them hide each other. OWLv2 finds one class a box, and no masks. Its scores are on another
-scale; its thresholds are ours and were not calibrated against GenEval's detector, so numbers made with it compare among
-themselves only.
+Detectors are those of transformers. Mask2Former is GenEval's, and its instances are scored as by the official tool: the
+100 best pairs of query and class, the class's share times the mean of the mask's probabilities inside it, the box
+around the mask. (The library scores masks on a grid of 384x384 and lets them hide each other.) OWLv2, the alternative,
+finds one class a box and no masks. Its thresholds are ours, on another scale, and not calibrated against GenEval's
+detector: numbers made with it compare among themselves only.
 
-Colours are zero-shot among GenEval's ten, on the object cut out of its image. As in the official tool, what its mask
-leaves out is filled with grey, the rest cropped to its box, and each colour described by three sentences, two of which
-name the object's class.
+Colours are zero-shot among GenEval's ten. As in the official tool, what an object's mask leaves out is filled with
+grey, the rest cropped to its box, and each colour described by three sentences, two of which name the class.
 """
 
 from __future__ import annotations
@@ -65,22 +63,20 @@ class Found:
     masks: dict[str, list[np.ndarray | None]]
 
 
-def load_detector(name: str | Path = DETECTOR, device: str = "auto", **sizes: int) -> Detector:
-    """The detector in a folder or repository of the hub, of the kind that its config.json says. ``sizes``: ``short``
-    and ``long`` of Mask2Former's input. Raises UserError."""
+def load_detector(name: str | Path = DETECTOR, device: str = "auto") -> Detector:
+    """The detector in a folder or repository of the hub, of the kind that its config.json says. Raises UserError."""
     path = weights.folder(name)
     kind = read_json(path / "config.json", "model_type")["model_type"]
     if kind not in KINDS:
         raise UserError(f"{path / 'config.json'}: 'model_type' must be one of {', '.join(KINDS)}, found {kind!r}")
     torchvision_compat.ensure_torchvision()
-    return KINDS[kind](path, weights.pick_device(device), **sizes)
+    return KINDS[kind](path, weights.pick_device(device))
 
 
 class Mask2Former:
-    """COCO instances. ``short`` and ``long`` bound the sides of its input in pixels. ``name`` and ``digest`` say what
-    it is and which weights it has."""
+    """COCO instances. ``name`` says which detector it is and at what size it looks, ``digest`` which weights it has."""
 
-    def __init__(self, path: Path, device: torch.device, short: int = SHORT_SIDE, long: int = LONG_SIDE):
+    def __init__(self, path: Path, device: torch.device):
         from transformers import AutoImageProcessor, Mask2FormerForUniversalSegmentation
 
         with weights.loading(path, "a Mask2Former"):
@@ -92,16 +88,14 @@ class Mask2Former:
             odd = next((a for a, b in zip(found, CLASSES, strict=False) if a != b), f"{len(found)} classes")
             raise UserError(f"{path / 'config.json'}: 'id2label' must be COCO's {len(CLASSES)} classes, found {odd!r}")
         self.model = model.to(device)
-        self.size = {"shortest_edge": short, "longest_edge": long}
-        self.digest = weights.digest(path)
-        self.name = f"mask2former-{short}x{long}"
+        self.size = {"shortest_edge": SHORT_SIDE, "longest_edge": LONG_SIDE}
+        self.name, self.digest = f"mask2former-{SHORT_SIDE}x{LONG_SIDE}", weights.digest(path)
 
     @torch.inference_mode()
     def detect(self, images: Sequence[Image.Image], tags: Sequence[str]) -> list[Found]:
         """The instances of each image that pass the filter: RGB ``images`` of one size, and their prompts' ``tags``, by
         which the official filter chooses its threshold."""
-        device = self.model.device
-        inputs = self.processor(images=list(images), size=self.size, return_tensors="pt").to(device)
+        inputs = self.processor(images=list(images), size=self.size, return_tensors="pt").to(self.model.device)
         output = self.model(pixel_values=inputs["pixel_values"], pixel_mask=inputs["pixel_mask"])
         seen, size = inputs["pixel_values"].shape[-2:], (images[0].height, images[0].width)
         pairs = zip(output.class_queries_logits, output.masks_queries_logits, strict=True)
@@ -169,7 +163,7 @@ class Owlv2:
         with weights.loading(path, "an OWLv2"):
             self.processor = AutoProcessor.from_pretrained(path)
         self.model = weights.load_model(Owlv2ForObjectDetection, path, "an OWLv2").to(device)
-        self.digest, self.name = weights.digest(path), "owlv2"
+        self.name, self.digest = "owlv2", weights.digest(path)
         asked = [f"a photo of {with_article(name)}" for name in CLASSES]
         text = self.processor(text=[asked], return_tensors="pt").to(device)
         with torch.inference_mode():
@@ -184,9 +178,8 @@ class Owlv2:
         logits, _ = self.model.class_predictor(flat, self.queries.expand(len(images), -1, -1))
         output = SimpleNamespace(logits=logits, pred_boxes=self.model.box_predictor(flat, features))
         sizes = [(image.height, image.width) for image in images]
-        found = self.processor.post_process_grounded_object_detection(
-            output, threshold=self.thresholds[0], target_sizes=sizes
-        )
+        decode = self.processor.post_process_grounded_object_detection
+        found = decode(output, threshold=self.thresholds[0], target_sizes=sizes)
         return [self._keep(seen, image.size, tag) for seen, image, tag in zip(found, images, tags, strict=True)]
 
     def _keep(self, seen: dict[str, Tensor], size: tuple[int, int], tag: str) -> Found:

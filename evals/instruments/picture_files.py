@@ -1,6 +1,6 @@
 """The images that an evaluation judges, from a folder of samples or one in GenEval's official layout. Imports no torch.
 
-The files in the folder decide what is read:
+What is there decides what is read:
 
 * a sample folder of this suite (``manifest.jsonl``, ``protocol.json``, images.npy or pictures)
 * GenEval's layout: ``00000/metadata.jsonl`` with one row, ``00000/samples/0000.png``

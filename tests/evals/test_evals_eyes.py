@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from evals.instruments import eyes
 from evals.instruments.eyes import TEMPLATES, ColourReader, Found, cut_out, instances, keep, load_detector
 from tests._support import judges
 from unigrpo.core.errors import UserError
@@ -97,8 +98,11 @@ def test_the_official_filter_goes_over_each_class():
 
 
 def load(folders, kind):
-    sizes = {"short": 64, "long": 128} if kind == "mask2former" else {}
-    return load_detector(folders[kind], "cpu", **sizes)
+    """Mask2Former looks at small images."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(eyes, "SHORT_SIDE", 64)
+        patch.setattr(eyes, "LONG_SIDE", 128)
+        return load_detector(folders[kind], "cpu")
 
 
 def close(a: Found, b: Found):

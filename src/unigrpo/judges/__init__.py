@@ -1,12 +1,9 @@
 """Judges: rewards (``reward``), the second evaluator of the world (``detector``), and vision-language models.
 
-Of a vision-language model: the probability that it answers a question about an image as expected. Two kinds with one
-face: ``local.LocalVlm`` (transformers) and ``endpoint.Endpoint`` (a server with OpenAI's chat
-interface). The probability is that of the first answer token, summed over the ways to write the expected answer
-(VQAScore; Soft-TIFA of GenEval 2, arXiv 2512.16853).
-
-What differs from GenEval 2's published judge: a way of writing counts only where it is one token. There, "10" counts
-for its first token, so that an answer of 1 passes for ten.
+Vision-language models (``local.LocalVlm`` of transformers, ``endpoint.Endpoint`` behind a server) give the probability
+that they answer a question about an image as expected: that of the first answer token, summed over the ways to write
+the expected answer (VQAScore; Soft-TIFA of GenEval 2, arXiv 2512.16853). Other than in GenEval 2's published judge, a
+way of writing counts only where it is one token: there, "10" counts for its first token, so that 1 passes for ten.
 """
 
 from __future__ import annotations

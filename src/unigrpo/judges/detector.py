@@ -229,7 +229,6 @@ def make(out: Path, steps: int, batch: int, seed: int) -> dict:
     started = time.perf_counter()
     model = train(steps, batch, seed)
     seconds = time.perf_counter() - started
-    out.mkdir(parents=True, exist_ok=True)
     halves = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
     write_tensors(out / "detector.safetensors", halves)
     info = {

@@ -124,18 +124,17 @@ class Endpoint:
         """What each reader makes of the reply to its question; a UserError in the place of one that could not be had.
         ``settings`` go into the requests."""
         patience = Patience()
-        with ThreadPoolExecutor(self.concurrency) as pool:
-            items = zip(images, questions, readers, strict=True)
-            return list(pool.map(lambda item: self._one(*item, settings, patience), items))
 
-    def _one(
-        self, image: Image, question: str, read: Reader, settings: Mapping, patience: Patience
-    ) -> float | UserError:
-        if patience.spent:
-            return UserError(f"{self.url}: {patience.spent}")
-        result = self._patiently(self._body(image, question, settings), read)
-        patience.note(result)
-        return result
+        def answer(image: Image, question: str, read: Reader) -> float | UserError:
+            if patience.spent:
+                return UserError(f"{self.url}: {patience.spent}")
+            result = self._patiently(self._body(image, question, settings), read)
+            patience.note(result)
+            return result
+
+        items = zip(images, questions, readers, strict=True)
+        with ThreadPoolExecutor(self.concurrency) as pool:
+            return list(pool.map(lambda item: answer(*item), items))
 
     def _key(self) -> str:
         """Empty without one. Raises UserError, which does not show it, for one that no header can hold."""

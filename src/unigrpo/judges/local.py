@@ -119,19 +119,11 @@ class LocalVlm:
 
     def _inputs(self, images: list, questions: Sequence[str], rescale: bool):
         """What the model reads: an image and a question a turn, up to where the answer begins."""
-        texts = [
-            self.processor.apply_chat_template(
-                [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}],
-                add_generation_prompt=True,
-                tokenize=False,
-            )
-            for question in questions
-        ]
-        first = self.processor.tokenizer.bos_token
-        begun = first is not None and texts[0].startswith(first)  # by the template: the tokenizer would add another
-        options = {"add_special_tokens": False} if begun else {}
-        pictures = [[image] for image in images]
-        read = self.processor(
-            text=texts, images=pictures, return_tensors="pt", padding=True, do_rescale=rescale, **options
-        )
+        turns = []
+        for image, question in zip(images, questions, strict=True):
+            content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
+            turns.append([{"role": "user", "content": content}])
+        asked = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
+        options = {"padding": True, "do_rescale": rescale}
+        read = self.processor.apply_chat_template(turns, **asked, processor_kwargs=options)
         return read.to(self.device, self.dtype)
