@@ -66,7 +66,7 @@ def score(source: Source, judges: Sequence[tuple[str, Reward]], batch: int) -> t
     where all are."""
     found = read(source.path)
     results: Results = {}
-    for group in batches(found, batch, results, {}):
+    for group in batches(found, batch, results, lambda picture: None, {}):
         places, pictures, images, _ = zip(*group, strict=True)
         prompts = [picture.prompt for picture in pictures]
         scored = [reward.judge(images, prompts) for _, reward in judges]
@@ -101,10 +101,7 @@ def lines(images: pd.DataFrame, sources: Sequence[Source], failed: Sequence[dict
     trained = {source.run: source.trained_on for source in reversed(sources)}
     first, rows = sources[0].run, []
     for run in images["run"].unique():
-        counts = {
-            "images": int((images["run"] == run).sum()),
-            "failed": sum(row["run"] == run for row in failed),
-        }
+        counts = {"images": sum(images["run"] == run), "failed": sum(row["run"] == run for row in failed)}
         for name in names:
             mine, gap = found[name][run], None
             mean = estimate(mine, numpy_generator(0, "cross", run, name), by_category=False)
@@ -143,9 +140,8 @@ def notes(rows: Sequence[dict]) -> list[str]:
         target = [line for line in lines_of_run if line["reward"].partition("=")[0] == line["trained_on"]]
         others = [f"{line['reward']} {direction(line)}" for line in lines_of_run if line not in target]
         on = ", ".join(direction(line) for line in target) or "not among the columns"
-        below.append(
-            f"{run} was trained on {lines_of_run[0]['trained_on']}: {on}; held out: {', '.join(others) or 'none'}."
-        )
+        trained = lines_of_run[0]["trained_on"]
+        below.append(f"{run} was trained on {trained}: {on}; held out: {', '.join(others) or 'none'}.")
     return below
 
 
@@ -156,10 +152,8 @@ def table(rows: Sequence[dict], key: str) -> pd.DataFrame:
     for line in rows:
         row = shown.setdefault(line["run"], {"run": line["run"], "trained on": line["trained_on"] or MISSING})
         row[line["reward"]] = interval(line, key) + arrows.get(direction(line), "")
-    frame = pd.DataFrame(shown.values())
-    for name in ("seeds", "images"):
-        frame[name] = [next(line[name] for line in rows if line["run"] == run) for run in shown]
-    return frame
+    sizes = {line["run"]: {"seeds": line["seeds"], "images": line["images"]} for line in rows}
+    return pd.DataFrame([row | sizes[run] for run, row in shown.items()])
 
 
 def write(rows: Sequence[dict], out: Path) -> None:

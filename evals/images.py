@@ -12,7 +12,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,14 +39,15 @@ Results = dict[int, dict | UserError]
 """Place among all images -> its row, or why it has none."""
 
 
-def batches(found: Pictures, batch: int, results: Results, done: Mapping[str, dict]) -> Iterator[Batch]:
-    """The images to judge, opened, ``batch`` of one size at once. What cannot be opened goes into ``results``, and so
-    do rows that are ``done``, by key; places that are in there already are left out."""
+def batches(
+    found: Pictures, batch: int, results: Results, check: Callable[[Picture], None], done: Mapping[str, dict]
+) -> Iterator[Batch]:
+    """The images to judge, opened, ``batch`` of one size at once. What ``check`` refuses or cannot be opened goes into
+    ``results``, and so do rows that are ``done``, by key."""
     waiting: dict[tuple[int, int], Batch] = {}
     for place, picture in enumerate(found.pictures):
-        if place in results:
-            continue
         try:
+            check(picture)
             image = picture.open()
         except UserError as error:
             results[place] = error
@@ -85,16 +86,11 @@ def run(found: Pictures, judge: Judge, benchmark: str, out: Path, batch: int) ->
     header = {"benchmark": benchmark, "version": judge.version}
     header |= {"mode": found.protocol["mode"], "guidance": found.protocol["guidance_name"]}
     results: Results = {}
-    for place, picture in enumerate(found.pictures):
-        try:
-            judge.check(picture)
-        except UserError as error:
-            results[place] = error
     part = out / PART
     done = _resumed(part, header)
     write_text(part, "".join(json.dumps(line) + "\n" for line in (header, *done.values())))
     with part.open("a", encoding="utf-8") as file, tqdm(total=len(found.pictures), desc=benchmark, disable=None) as bar:
-        for group in batches(found, batch, results, done):
+        for group in batches(found, batch, results, judge.check, done):
             places, pictures, images, keys = zip(*group, strict=True)
             for place, picture, key, row in zip(places, pictures, keys, judge.judge(pictures, images), strict=True):
                 if isinstance(row, UserError):

@@ -82,7 +82,7 @@ def test_many_sizes_wait_for_no_more_than_a_few_batches(tmp_path):
         image(0, (20 + number, 30)).save(tmp_path / "d" / picture.name)
     found, most = read(tmp_path / "d"), 0
     opened = []
-    for group in images.batches(found, 2, {}, {}):
+    for group in images.batches(found, 2, {}, lambda picture: None, {}):
         opened += [place for place, *_ in group]
         most = max(most, max(opened) + 1 - len(opened))
     assert sorted(opened) == list(range(20)) and most <= images.HELD * 2

@@ -60,16 +60,11 @@ class Detector(nn.Module):
         scale = images.shape[1] / SIZE
         found = []
         for part in torch.from_numpy(images).split(BATCH):
-            pixels = _planes(part)
+            pixels = part.permute(0, 3, 1, 2).float() / 255
             if scale != 1:
                 pixels = F.interpolate(pixels, (SIZE, SIZE), mode="bilinear", antialias=True)
             found += _decode(self(pixels), scale)
         return found
-
-
-def _planes(images: Tensor) -> Tensor:
-    """uint8 (B, H, W, 3) -> (B, 3, H, W) in [0, 1]."""
-    return images.permute(0, 3, 1, 2).float() / 255
 
 
 def _decode(output: Tensor, scale: float) -> list[list[Detection]]:
@@ -93,19 +88,14 @@ def _decode(output: Tensor, scale: float) -> list[list[Detection]]:
         else:
             merged[image].append([share, *rest])
     unit = STRIDE * scale
-    found = []
+    found: list[list[Detection]] = []
     for objects in merged:
-        strong = [
-            Detection(
-                CLASSES[k],
-                _NAMES[c],
-                ((x - r) * unit, (y - r) * unit, (x + r) * unit, (y + r) * unit),
-                min(total, 1.0),
-            )
-            for total, k, c, (x, y), r in objects
-            if total > MIN_SCORE
-        ]
-        found.append(sorted(strong, key=lambda d: -d.score))
+        found.append([])
+        for total, k, c, (x, y), r in objects:
+            if total > MIN_SCORE:
+                box = ((x - r) * unit, (y - r) * unit, (x + r) * unit, (y + r) * unit)
+                found[-1].append(Detection(CLASSES[k], _NAMES[c], box, min(total, 1.0)))
+        found[-1].sort(key=lambda d: -d.score)
     return found
 
 
@@ -142,7 +132,7 @@ def augment(images: np.ndarray, rng: np.random.Generator) -> Tensor:
     Patches of a random colour and no shape are pasted faintly, so that clutter is not taken for an object.
     Half of a batch is blurred with one strength; noise differs per image.
     """
-    pixels, n = _planes(torch.from_numpy(images)), len(images)
+    pixels, n = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255, len(images)
     for i in np.flatnonzero(rng.random(n) < 0.25):
         height, width = rng.integers(2, 10, 2)
         top, left = rng.integers(0, SIZE - 10, 2)

@@ -35,22 +35,21 @@ class Reward:
     differentiable: bool
 
     def __call__(self, images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
-        """Raises UserError for images of another shape or type, and for scores of another or that are not finite."""
+        """Raises UserError for images or scores of another shape or type, and for a score that is not finite."""
         who, n, shape = f"reward {self.name}", len(prompts), tuple(images.shape)
         fitting = images.is_floating_point() and len(shape) == 4 and shape[:2] == (n, 3)
-        form = f"images ({n}, 3, H, W) of floats in [0, 1], one for each prompt"
-        require(fitting, who, f"{form}, got {images.dtype} {shape}")
+        expected = f"images ({n}, 3, H, W) of floats in [0, 1], one for each prompt"
+        require(fitting, who, f"{expected}, got {images.dtype} {shape}")
         with torch.autocast(images.device.type, enabled=False):  # in fp32 whatever the policy computes in
             scores = self.score(images, prompts)
-        tensor = isinstance(scores, Tensor)
-        kind = scores.dtype if tensor else type(scores).__name__
-        require(tensor and scores.is_floating_point(), who, f"a tensor of scores, got {kind}")
-        shape = tuple(scores.shape)
-        require(shape == (n,), who, f"one score for each of {n} samples, got shape {shape}")
-        for place in (~torch.isfinite(scores)).nonzero().flatten().tolist():
-            prompt = prompts[place]
-            where = f"{who}: sample {place} ({prompt.id}, {prompt.text!r})"
-            raise UserError(f"{where}: expected a finite score, got {scores[place].item()}")
+        kind = scores.dtype if isinstance(scores, Tensor) else type(scores).__name__
+        floats = isinstance(scores, Tensor) and scores.is_floating_point()
+        require(floats, who, f"a tensor of scores, got {kind}")
+        require(scores.shape == (n,), who, f"one score for each of {n} samples, got shape {tuple(scores.shape)}")
+        if bad := (~torch.isfinite(scores)).nonzero().flatten().tolist():
+            place, prompt = bad[0], prompts[bad[0]]
+            sample = f"{who}: sample {place} ({prompt.id}, {prompt.text!r})"
+            raise UserError(f"{sample}: expected a finite score, got {scores[place].item()}")
         return scores
 
     def judge(self, images: Sequence[Image], prompts: Sequence[Prompt]) -> list[float | UserError]:
