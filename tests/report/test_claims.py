@@ -8,9 +8,9 @@ import pytest
 
 from tests._support.study import flat_course, sources_of, write_jsonl, write_study, write_validations
 from unigrpo.core.errors import UserError
-from unigrpo.report.claims import outcomes, verdicts
+from unigrpo.report.claims import findings, outcomes
+from unigrpo.report.claims.findings import ARTEFACT_MARGIN, FAILS, HOLDS, MARGIN, NO, OPEN, UNDECIDED, YES
 from unigrpo.report.claims.outcomes import CHECKS
-from unigrpo.report.claims.verdicts import ARTEFACT_MARGIN, FAILS, HOLDS, MARGIN, NO, OPEN, UNDECIDED, YES
 from unigrpo.report.data.stats import Estimate
 from unigrpo.study.catalogue import READS, load_catalogue
 
@@ -111,7 +111,7 @@ def without(study, tmp_path, run):
     ],
 )
 def test_a_comparison_is_answered_by_its_interval_and_the_margin(mean, lo, hi, said):
-    assert verdicts.answer(Estimate(mean, lo, hi, 3, 100)) == said
+    assert findings.answer(Estimate(mean, lo, hi, 3, 100)) == said
 
 
 @pytest.mark.parametrize(
@@ -124,8 +124,8 @@ def test_a_comparison_is_answered_by_its_interval_and_the_margin(mean, lo, hi, s
     ],
 )
 def test_a_claim_needs_every_comparison_and_one_that_denies_needs_one(answers, all_needed, denied):
-    assert verdicts.every_one(answers) == all_needed
-    assert verdicts.not_every_one(answers) == denied
+    assert findings.every_one(answers) == all_needed
+    assert findings.not_every_one(answers) == denied
 
 
 @pytest.mark.parametrize(
@@ -139,28 +139,28 @@ def test_a_claim_needs_every_comparison_and_one_that_denies_needs_one(answers, a
     ],
 )
 def test_where_no_gain_is_claimed_nothing_that_matters_may_be_lost(lo, hi, said):
-    assert verdicts.not_worse(Estimate((lo + hi) / 2, lo, hi, 3, 100)) == said
+    assert findings.not_worse(Estimate((lo + hi) / 2, lo, hi, 3, 100)) == said
 
 
 def test_an_artefact_has_a_margin_of_its_own():
     small = Estimate(0.006, 0.001, 0.011, 3, 100)
-    assert (verdicts.answer(small), verdicts.answer(small, ARTEFACT_MARGIN)) == (NO, YES)
+    assert (findings.answer(small), findings.answer(small, ARTEFACT_MARGIN)) == (NO, YES)
 
 
 @pytest.mark.parametrize(
     ("answers", "verdict"), [([NO, YES], HOLDS), ([NO, NO], FAILS), ([NO, UNDECIDED], OPEN), ([UNDECIDED], OPEN)]
 )
 def test_one_yes_is_enough_where_the_claim_says_so(answers, verdict):
-    assert verdicts.any_one(answers) == verdict
+    assert findings.any_one(answers) == verdict
 
 
 def test_the_rule_is_the_one_chosen_beforehand(entries):
     assert (MARGIN, ARTEFACT_MARGIN) == (0.02, 0.005)
     assert list(entries) == [f"C{number}" for number in range(1, 13)]
     assert [name for name, entry in entries.items() if entry.get("designed")] == ["C3", "C12"]
-    verdict_of = {name: CHECKS[entry["check"]].verdict for name, entry in entries.items()}
-    odd = {"C8": verdicts.any_one, "C10": verdicts.not_every_one}
-    assert verdict_of == {name: odd.get(name, verdicts.every_one) for name in entries}
+    verdict_of = {name: CHECKS[entry["check"]][1] for name, entry in entries.items()}
+    odd = {"C8": findings.any_one, "C10": findings.not_every_one}
+    assert verdict_of == {name: odd.get(name, findings.every_one) for name in entries}
 
 
 # --------------------------------------------------------------------------------------- outcomes

@@ -1,24 +1,25 @@
-"""The comparisons of claims: about judged images, at tuned guidance, what training cost, and training itself.
+"""The comparisons of claims, and the rule by which each is answered.
 
-A function takes what the catalogue's entry of its claim names: rows, pairs of rows, or runs, by their place in it.
-Those about training read records and validations, not scores: a run's last validation is compared with the first, with
-the best (chosen on the other seeds, see report.data.logs) or with another run's last.
+A comparison takes what the catalogue's entry of its claim names: rows, pairs of rows, or runs, by their place in it. It
+is about judged images, at tuned guidance, about what training cost, or about training itself: then it reads records and
+validations, and a run's last validation is compared with the first, with the best (chosen on the other seeds, see
+report.data.logs) or with another run's last.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 
 from unigrpo.core.seeding import numpy_generator
-from unigrpo.report.claims.verdicts import ARTEFACT_MARGIN, NO, UNDECIDED, YES, Finding, answer, finding, not_worse
 from unigrpo.report.data import logs
 from unigrpo.report.data.logs import ENDS, Course, course
+from unigrpo.report.data.phrases import MISSING
 from unigrpo.report.data.results import Folder, Row, Sources
-from unigrpo.report.data.stats import Cells, estimate
+from unigrpo.report.data.stats import Cells, Estimate, estimate
 
 GUIDANCE = "tuned"
 METRICS = {"TA": ("ta", "ta"), "GenEval": ("geneval", "official")}
@@ -26,6 +27,101 @@ METRICS = {"TA": ("ta", "ta"), "GenEval": ("geneval", "official")}
 
 Pair = tuple[str, str]
 """A row at tuned guidance: run, thinking."""
+
+# ------------------------------------------------------------------------------------------ the rule
+
+MARGIN = 0.02  # the smallest difference that matters, in TA, GenEval, gold and reward
+ARTEFACT_MARGIN = 0.005  # in the share of image area: 12 of 48 x 48 pixels
+
+YES, NO, UNDECIDED = "yes", "no", "undecided"
+HOLDS, FAILS, OPEN = "holds", "does not hold", "undecided at this n"
+
+
+def answer(difference: Estimate, margin: float = MARGIN) -> str:
+    """What one comparison says of a gain."""
+    if difference.lo > 0 and difference.mean >= margin:
+        return YES
+    return NO if difference.hi < margin else UNDECIDED
+
+
+def not_worse(difference: Estimate) -> str:
+    """What one comparison says where none is asked to gain: that nothing that matters is lost (non-inferiority)."""
+    if difference.lo >= -MARGIN:
+        return YES
+    return NO if difference.hi < -MARGIN else UNDECIDED
+
+
+def every_one(answers: Sequence[str]) -> str:
+    """The verdict on a claim that needs every comparison."""
+    if NO in answers:
+        return FAILS
+    return HOLDS if set(answers) == {YES} else OPEN
+
+
+def not_every_one(answers: Sequence[str]) -> str:
+    """The verdict on a claim that denies that every comparison is a gain."""
+    return {HOLDS: FAILS, FAILS: HOLDS}.get(every_one(answers), OPEN)
+
+
+def any_one(answers: Sequence[str]) -> str:
+    """The verdict on a claim that one comparison is enough for."""
+    if YES in answers:
+        return HOLDS
+    return FAILS if set(answers) == {NO} else OPEN
+
+
+@dataclass(frozen=True)
+class Finding:
+    """How one comparison came out: its effect, the interval of a difference, and on how much it rests.
+
+    ``missing`` names what it lacks; ``prompts`` (or what ``unit`` says instead) is 0 where it is a count over seeds.
+    One that is not ``counted`` is shown and decides nothing.
+    """
+
+    what: str
+    answer: str = MISSING
+    effect: float | None = None
+    lo: float | None = None
+    hi: float | None = None
+    seeds: int = 0
+    prompts: int = 0
+    missing: tuple[str, ...] = ()
+    counted: bool = True
+    unit: str = "prompts"
+
+    @property
+    def n(self) -> int:
+        """Paired values: prompts times seeds, or the seeds counted."""
+        return self.seeds * (self.prompts or 1)
+
+    @property
+    def strength(self) -> tuple[int, float]:
+        """Sorts the weakest first: by its answer, then by its effect."""
+        return (NO, UNDECIDED, YES).index(self.answer), self.effect
+
+    @property
+    def shown(self) -> str:
+        if self.effect is None:
+            return MISSING
+        return f"{self.effect:.3f}" if self.lo is None else f"{self.effect:+.3f} [{self.lo:+.3f}, {self.hi:+.3f}]"
+
+    @property
+    def basis(self) -> str:
+        if self.effect is None:
+            return MISSING
+        return f"{self.seeds} seed{'s' * (self.seeds != 1)}" + f" × {self.prompts} {self.unit}" * bool(self.prompts)
+
+    @property
+    def said(self) -> str:
+        return self.answer + ", not counted" * (not self.counted)
+
+
+def finding(what: str, e: Estimate | None, *missing: str, said: Callable = answer, **more) -> Finding:
+    """That of an estimated difference, which ``said`` answers; without one, what is ``missing``."""
+    if e is None:
+        return Finding(what, missing=missing, **more)
+    return Finding(what, said(e), e.mean, e.lo, e.hi, e.seeds, e.prompts, **more)
+
 
 # ------------------------------------------------------------------------------------------ scores and costs
 

@@ -7,7 +7,7 @@ is missing the claim is *not available*, and the missing rows are named.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,16 +17,7 @@ import pandas as pd
 from unigrpo.core.files import write_text
 from unigrpo.core.seeding import numpy_generator
 from unigrpo.report.claims import findings
-from unigrpo.report.claims.findings import GUIDANCE, METRICS
-from unigrpo.report.claims.verdicts import (
-    ARTEFACT_MARGIN,
-    MARGIN,
-    Finding,
-    any_one,
-    every_one,
-    not_every_one,
-    not_worse,
-)
+from unigrpo.report.claims.findings import GUIDANCE, MARGIN, METRICS, Finding, any_one, every_one
 from unigrpo.report.data.logs import ENDS
 from unigrpo.report.data.phrases import MISSING, fates, scale_of
 from unigrpo.report.data.results import Row, Sources
@@ -34,26 +25,17 @@ from unigrpo.report.data.stats import rank_correlation
 from unigrpo.report.pages import page
 from unigrpo.study.catalogue import READS, runs_read
 
-
-@dataclass(frozen=True)
-class Check:
-    """``findings(what the entry names under READS, sources)`` compares; ``verdict`` of the comparisons' answers."""
-
-    findings: Callable[..., list[Finding]]
-    verdict: Callable[[Sequence[str]], str] = every_one
-
-
-CHECKS = {
-    "highest": Check(findings.highest),
-    "gains": Check(findings.differences),
-    "no_losses": Check(partial(findings.differences, said=not_worse)),
-    "not_all_gains": Check(partial(findings.differences, metrics=("GenEval",)), not_every_one),
-    "all_collapsed": Check(findings.collapsed_seeds),
-    "half_the_evaluations": Check(findings.half_the_evaluations),
-    "higher_training_reward": Check(findings.higher_training_reward),
-    "hacked": Check(findings.hacked),
-    "lets_artefacts_in": Check(findings.lets_artefacts_in, any_one),
-    "steady_and_best": Check(findings.steady_and_best),
+CHECKS = {  # check -> its comparisons, and the verdict of their answers
+    "highest": (findings.highest, every_one),
+    "gains": (findings.differences, every_one),
+    "no_losses": (partial(findings.differences, said=findings.not_worse), every_one),
+    "not_all_gains": (partial(findings.differences, metrics=("GenEval",)), findings.not_every_one),
+    "all_collapsed": (findings.collapsed_seeds, every_one),
+    "half_the_evaluations": (findings.half_the_evaluations, every_one),
+    "higher_training_reward": (findings.higher_training_reward, every_one),
+    "hacked": (findings.hacked, every_one),
+    "lets_artefacts_in": (findings.lets_artefacts_in, any_one),
+    "steady_and_best": (findings.steady_and_best, every_one),
 }
 RULE = (
     f"A comparison is **yes** where its 95 % interval lies above 0 and its estimate is at least {MARGIN}; **no** where "
@@ -69,14 +51,11 @@ RULE = (
     "*other* seeds is highest, so that its choice does not make a fall. What is *not counted* decides nothing.",
     "C8 asks of every weight of the latent KL whether the proxy at the last validation is lower than without a "
     "regulariser, by a yes; of those that lower it, whether artefacts rise, by a yes with a margin of "
-    f"{ARTEFACT_MARGIN} of the image's area. It holds where any does and does not hold where all are no.",
+    f"{findings.ARTEFACT_MARGIN} of the image's area. It holds where any does and does not hold where all are no.",
     "The effect of a claim is that of its weakest comparison, C8's that of its strongest; n is seeds times prompts "
     "there. Each interval is for one comparison: the more of them a claim has, the likelier one of them errs. With one "
     "seed, as base and SFT have, it covers prompts only.",
 )
-
-
-# ------------------------------------------------------------------------------------------ outcomes
 
 
 @dataclass(frozen=True)
@@ -85,50 +64,38 @@ class Outcome:
 
     id: str
     entry: Mapping
+    kind: str  # whether the synthetic world designs it in
+    verdict: str
     findings: list[Finding]
-
-    @property
-    def kind(self) -> str:
-        """Whether the synthetic world designs the claim in."""
-        return "designed in" if self.entry.get("designed") else "could have failed"
-
-    @property
-    def _verdict_of(self) -> Callable:
-        return CHECKS[self.entry["check"]].verdict
-
-    @property
-    def counted(self) -> list[Finding]:
-        return [finding for finding in self.findings if finding.counted]
-
-    @property
-    def missing(self) -> list[str]:
-        return list(dict.fromkeys(name for finding in self.counted for name in finding.missing))
-
-    @property
-    def verdict(self) -> str:
-        if self.missing:
-            return f"{MISSING}: {'; '.join(self.missing)}"
-        return self._verdict_of([finding.answer for finding in self.counted])
-
-    @property
-    def decisive(self) -> Finding:
-        """The comparison that the verdict turns on; an empty one where any is missing."""
-        turns = max if self._verdict_of is any_one else min
-        return Finding(MISSING) if self.missing else turns(self.counted, key=lambda finding: finding.weight)
+    decisive: Finding  # the comparison that the verdict turns on; an empty one where any is missing
 
 
-# ------------------------------------------------------------------------------------------ text
+def check(entries: Mapping[str, Mapping], sources: Sources) -> list[Outcome]:
+    """Every claim of the catalogue checked on what its entry names."""
+    outcomes = []
+    for name, entry in entries.items():
+        compare, verdict_of = CHECKS[entry["check"]]
+        found = compare(entry[READS[entry["check"]]], sources)
+        counted = [finding for finding in found if finding.counted]
+        if missing := list(dict.fromkeys(name for finding in counted for name in finding.missing)):
+            verdict, decisive = f"{MISSING}: {'; '.join(missing)}", Finding(MISSING)
+        else:
+            verdict, turns = verdict_of([finding.answer for finding in counted]), max if verdict_of is any_one else min
+            decisive = turns(counted, key=lambda finding: finding.strength)
+        kind = "designed in" if entry.get("designed") else "could have failed"
+        outcomes.append(Outcome(name, entry, kind, verdict, found, decisive))
+    return outcomes
 
 
 def csv(outcomes: Sequence[Outcome]) -> str:
-    """id, claim, effect, lo, hi, n, verdict, kind, why; empty cells where not available."""
-    columns = ("id", "claim", "effect", "lo", "hi", "n", "verdict", "kind", "why")
-    lines = []
-    for o in outcomes:
-        w = o.decisive
-        found = (w.effect, w.lo, w.hi, w.n or None, o.verdict)
-        lines.append((o.id, o.entry["claim"], *found, o.kind, o.entry["why"]))
-    return pd.DataFrame(lines, columns=columns).astype({"n": "Int64"}).to_csv(index=False, float_format="%.4f")
+    """A line a claim; empty cells where not available."""
+    lines = [
+        {"id": o.id, "claim": o.entry["claim"]}
+        | {"effect": o.decisive.effect, "lo": o.decisive.lo, "hi": o.decisive.hi, "n": o.decisive.n or None}
+        | {"verdict": o.verdict, "kind": o.kind, "why": o.entry["why"]}
+        for o in outcomes
+    ]
+    return pd.DataFrame(lines).astype({"n": "Int64"}).to_csv(index=False, float_format="%.4f")
 
 
 def rankings(sources: Sources) -> Iterator[str]:
@@ -141,7 +108,7 @@ def rankings(sources: Sources) -> Iterator[str]:
             if theirs and ours:
                 pairs.append((ours.mean, float(theirs)))
         found = rank_correlation(*zip(*pairs, strict=True), numpy_generator(0, "ranks", name)) if pairs else None
-        shown = f"{found.rho:.2f} [{found.lo:.2f}, {found.hi:.2f}]" if found else MISSING
+        shown = "{:.2f} [{:.2f}, {:.2f}]".format(*found) if found else MISSING
         yield f"{name}: Spearman's rank correlation of our rows with the paper's: {shown}, n = {len(pairs)} rows."
 
 
@@ -150,15 +117,8 @@ def sections(
 ) -> list[tuple[str, pd.DataFrame | list[str]]]:
     """Heading and content of the page, in reading order; ``runs`` are all that the claims read."""
     summary = [
-        {
-            "id": o.id,
-            "claim": o.entry["claim"],
-            "verdict": o.verdict,
-            "kind": o.kind,
-            "turns on": o.decisive.what,
-            "effect": o.decisive.shown,
-            "n": o.decisive.basis,
-        }
+        {"id": o.id, "claim": o.entry["claim"], "verdict": o.verdict, "kind": o.kind}
+        | {"turns on": o.decisive.what, "effect": o.decisive.shown, "n": o.decisive.basis}
         for o in outcomes
     ]
     comparisons = [
@@ -176,17 +136,11 @@ def sections(
     ]
 
 
-def check(entries: Mapping[str, Mapping], sources: Sources) -> list[Outcome]:
-    """Every claim of the catalogue checked on what its entry names."""
-    read = {name: entry[READS[entry["check"]]] for name, entry in entries.items()}
-    return [Outcome(name, e, CHECKS[e["check"]].findings(read[name], sources)) for name, e in entries.items()]
-
-
 def write(entries: Mapping[str, Mapping], sources: Sources, out: Path) -> None:
     """Write claims.csv, .md and .html."""
     outcomes = check(entries, sources)
-    read = [run for entry in entries.values() for run in runs_read(entry)]
-    runs = list(dict.fromkeys([*(run for run, _ in sources.paper.rows), *read]))
+    paper = [run for run, _ in sources.paper.rows]
+    runs = list(dict.fromkeys([*paper, *(run for entry in entries.values() for run in runs_read(entry))]))
     title, parts = f"The paper's claims, {GUIDANCE} guidance", sections(outcomes, runs, sources)
     write_text(out / "claims.csv", csv(outcomes))
     write_text(out / "claims.md", page.markdown(title, parts))

@@ -5,8 +5,7 @@ seed. The estimate is linear in the cells, ``mean_k sum_p w_p cell[k, p]``, so t
 effects: it resamples the K seed means and, within each category, the P prompt means, and adds the two
 deviations. Drawing n - 1 of n keeps the variance unbiased for few seeds (Rao & Wu, 1988). Image noise reaches
 both effects and is counted twice, so intervals err on the wide side; with K below 5 the seed part is about
-the range of the seeds. One seed has no seed part: its interval covers prompts only, and
-``Estimate.prompts_only`` says so.
+the range of the seeds. One seed has no seed part: its interval covers prompts only.
 """
 
 from __future__ import annotations
@@ -60,11 +59,6 @@ class Estimate:
     hi: float
     seeds: int
     prompts: int
-
-    @property
-    def prompts_only(self) -> bool:
-        """True when a single seed leaves the spread between seeds unknown."""
-        return self.seeds == 1
 
     @property
     def resolvable(self) -> float:
@@ -131,20 +125,10 @@ def improvement(a: Cells, b: Cells, rng: np.random.Generator, by_category: bool 
     return estimate(Cells(chances[None], (0,), a.prompts, a.tags), rng, by_category)
 
 
-@dataclass(frozen=True)
-class RankCorrelation:
-    """Spearman's rank correlation of two columns with its interval, over ``rows`` rows."""
-
-    rho: float
-    lo: float
-    hi: float
-    rows: int
-
-
 def rank_correlation(
     a: Sequence[float], b: Sequence[float], rng: np.random.Generator, resamples: int = RESAMPLES
-) -> RankCorrelation | None:
-    """Spearman's rank correlation of two columns of n numbers, with a bootstrap percentile interval over rows.
+) -> tuple[float, float, float] | None:
+    """Spearman's rank correlation of two columns of n numbers, and its bootstrap percentile interval over rows.
 
     None under LEAST_RANKED rows, or where a column is constant and has no order. So has a resample that draws one
     value only; it is left out.
@@ -154,7 +138,7 @@ def rank_correlation(
         return None
     drawn = rng.integers(n, size=(resamples, n))
     lo, hi = np.nanquantile(_spearman(a[drawn], b[drawn]), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return RankCorrelation(float(_spearman(a, b)), float(lo), float(hi), n)
+    return float(_spearman(a, b)), float(lo), float(hi)
 
 
 def _spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
