@@ -8,11 +8,12 @@ report.data.logs) or with another run's last.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-import numpy as np
+import pandas as pd
 
 from unigrpo.core.seeding import numpy_generator
 from unigrpo.report.data import logs
@@ -126,24 +127,22 @@ def finding(what: str, e: Estimate | None, *missing: str, said: Callable = answe
 # ------------------------------------------------------------------------------------------ scores and costs
 
 
-def compared(better: Pair, than: Pair, metric: str, sources: Sources, said: Callable = answer) -> Finding:
-    """``better`` - ``than`` in one of METRICS; ``said`` answers by the interval."""
-    rows = [Row(*pair, GUIDANCE) for pair in (better, than)]
-    names = [sources.name(row) for row in rows]
-    missing = [name for row, name in zip(rows, names, strict=True) if sources.cells(row, *METRICS[metric]) is None]
-    e = sources.gap(*rows, *METRICS[metric])
-    missing = missing or [f"a seed that {' and '.join(names)} share"]
-    return finding(f"{metric}: {' − '.join(names)}", e, *missing, said=said)
-
-
 def differences(
     pairs: Sequence[tuple[Pair, Pair]],
     sources: Sources,
     metrics: Sequence[str] = tuple(METRICS),
     said: Callable = answer,
 ) -> list[Finding]:
-    """Comparisons of the first row of each pair with the second, in every metric."""
-    return [compared(*pair, metric, sources, said) for metric in metrics for pair in pairs]
+    """The first row of each pair - the second, in every metric; ``said`` answers by the interval."""
+    listed = []
+    for metric, pair in itertools.product(metrics, pairs):
+        rows = [Row(*each, GUIDANCE) for each in pair]
+        names = [sources.name(row) for row in rows]
+        unscored = [name for name, row in zip(names, rows, strict=True) if not sources.cells(row, *METRICS[metric])]
+        missing = unscored or [f"a seed that {' and '.join(names)} share"]
+        e = sources.gap(*rows, *METRICS[metric])
+        listed.append(finding(f"{metric}: {' − '.join(names)}", e, *missing, said=said))
+    return listed
 
 
 def highest(rows: Sequence[Pair], sources: Sources) -> list[Finding]:
@@ -200,14 +199,13 @@ def higher_training_reward(runs: Sequence[str], sources: Sources) -> list[Findin
     rewards = [_rewards(run, sources.folder) for run in runs]
     if missing := _lacking(runs, rewards, sources):
         return [Finding(what, missing=missing)]
-    a, b = rewards
-    seeds = sorted(a.keys() & b.keys())
-    rollouts = sorted(set.intersection(*(set(log[seed]) for log in rewards for seed in seeds))) if seeds else []
-    if not rollouts:
+    a, b = (pd.DataFrame.from_dict(each, orient="index") for each in rewards)  # seeds x rollouts
+    seeds = a.index.intersection(b.index)
+    gains = (a.loc[seeds] - b.loc[seeds]).dropna(axis="columns").sort_index(axis="columns").iloc[:, -ENDS:]
+    if gains.empty:
         return [Finding(what, missing=(f"a rollout that {' and '.join(labels)} share",))]
-    last = rollouts[-ENDS:]
-    values = np.array([[a[seed][r] - b[seed][r] for r in last] for seed in seeds])
-    cells = Cells(values, tuple(seeds), tuple(map(str, last)), ("",) * len(last))
+    rollouts = tuple(map(str, gains.columns))
+    cells = Cells(gains.to_numpy(), tuple(gains.index), rollouts, ("",) * len(rollouts))
     e = estimate(cells, numpy_generator(0, "training reward", *runs), by_category=False)
     return [finding(what, e, unit="rollouts")]
 

@@ -15,8 +15,6 @@ OVERALL = {  # head of a cell -> column of the CSV, benchmark, metric
     "gold": ("gold", "geneval", "gold"),
 }
 
-# ------------------------------------------------------------------------------------------ the CSV
-
 
 def columns(name: str, e: Estimate | None) -> Line:
     """Mean and interval; None where there is no estimate."""
@@ -48,9 +46,6 @@ def overall(row: Row, sources: Sources) -> Line:
 def published(row: Row, sources: Sources, *names: str) -> Line:
     """The paper's values; None where it has none."""
     return {f"paper_{name}": sources.paper.value(row.run, row.thinking, name) or None for name in names}
-
-
-# ------------------------------------------------------------------------------------------ the Markdown
 
 
 def number(line: Mapping, name: str, form: str = ".3f") -> str:

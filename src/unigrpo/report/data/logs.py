@@ -145,14 +145,9 @@ class Course:
         groups = [tags == tag for tag in dict.fromkeys(self.tags)]
         return {m: np.mean([v[..., g].mean(-1) for g in groups], axis=0) for m, v in self.values.items()}
 
-    def peak(self, metric: str = "gold") -> int:
-        """Number of the validation at which the mean over seeds is highest, the first of equals."""
-        return int(self.means[metric].mean(0).argmax())
-
-
-def sheet(run: str, seed: int, update: int, folder: Folder) -> Path:
-    """The picture with the first image of every validation prompt, in rows of ``records.SHEET_COLUMNS``."""
-    return folder.seed_folders(run)[seed] / "validation" / f"{update:06d}.png"
+    def peak(self) -> int:
+        """Number of the validation at which mean gold over seeds is highest, the first of equals."""
+        return int(self.means["gold"].mean(0).argmax())
 
 
 def _read(path: Path) -> dict[tuple[str, str], np.ndarray]:
@@ -171,27 +166,27 @@ def _read(path: Path) -> dict[tuple[str, str], np.ndarray]:
 def course(run: str, folder: Folder) -> Course | None:
     """All seeds of the run that have validations; None without any. Raises UserError naming a damaged file, or one
     whose prompts differ from the others'."""
-    found = {seed: sorted((path / "validation").glob("*.jsonl")) for seed, path in folder.seed_folders(run).items()}
-    found = {seed: paths for seed, paths in found.items() if paths}
-    if not found:
+    paths = {
+        (seed, int(path.stem)): path
+        for seed, place in folder.seed_folders(run).items()
+        for path in sorted((place / "validation").glob("*.jsonl"))
+    }
+    if not paths:
         return None
-    updates = sorted(set.intersection(*({int(path.stem) for path in paths} for paths in found.values())))
-    prompts, values, spreads = None, [], []
-    for paths in found.values():
-        read = {path: _read(path) for path in paths if int(path.stem) in updates}
-        for path, images in read.items():
-            prompts = prompts or list(images)
-            if prompts != list(images):
-                raise UserError(f"{path}: expected the prompts of {run}'s other validations, in their order")
-        values.append([[each.mean(-1) for each in images.values()] for images in read.values()])
-        first = next(iter(read.values()))
-        spreads.append(np.concatenate(list(first.values()), axis=-1).std(-1))
-    by_metric = np.array(values).transpose(3, 0, 1, 2).copy()
-    spread = np.mean(spreads, axis=0).tolist()
-    return Course(
-        run, tuple(found), tuple(updates), *zip(*prompts, strict=True),
-        dict(zip(METRICS, by_metric, strict=True)), dict(zip(METRICS, spread, strict=True)),
-    )  # fmt: skip
+    seeds = tuple(dict.fromkeys(seed for seed, _ in paths))
+    updates = tuple(sorted({update for _, update in paths if all((seed, update) in paths for seed in seeds)}))
+    read = {key: _read(path) for key, path in paths.items() if key[1] in updates}
+    prompts = list(next(iter(read.values())))
+    for key, images in read.items():
+        if list(images) != prompts:
+            raise UserError(f"{paths[key]}: expected the prompts of {run}'s other validations, in their order")
+    means = np.array(
+        [[[i.mean(-1) for i in read[seed, u].values()] for u in updates] for seed in seeds]
+    )  # (K, U, P, M)
+    starts = [np.concatenate(list(read[seed, updates[0]].values()), axis=-1) for seed in seeds]
+    values = dict(zip(METRICS, means.transpose(3, 0, 1, 2).copy(), strict=True))
+    spread = dict(zip(METRICS, np.mean([images.std(-1) for images in starts], axis=0).tolist(), strict=True))
+    return Course(run, seeds, updates, *zip(*prompts, strict=True), values, spread)
 
 
 def courses(runs: Sequence[str], folder: Folder) -> dict[str, Course | None]:

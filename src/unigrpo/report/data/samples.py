@@ -2,12 +2,8 @@
 
 A fact of the prompt is an exam point of unigrpo.world.exam_points. The benchmark's verdict is asked twice: on the image
 (its reason is in scores.jsonl) and on the plan of the trace, as if it had been painted to the letter. A denied fact
-marks the words of the trace that speak of it:
-
-* PLAN: the trace already contradicts the prompt
-* PAINT: the trace is right, the image is not
-
-A malformed trace, or one in free text, has no marks.
+marks the words of the trace that speak of it: PLAN where the trace already contradicts the prompt, PAINT where the
+trace is right and the image is not. A malformed trace, or one in free text, has no marks.
 """
 
 from __future__ import annotations
