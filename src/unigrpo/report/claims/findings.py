@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-import pandas as pd
+import numpy as np
 
 from unigrpo.core.seeding import numpy_generator
 from unigrpo.report.data import logs
@@ -199,13 +199,14 @@ def higher_training_reward(runs: Sequence[str], sources: Sources) -> list[Findin
     rewards = [_rewards(run, sources.folder) for run in runs]
     if missing := _lacking(runs, rewards, sources):
         return [Finding(what, missing=missing)]
-    a, b = (pd.DataFrame.from_dict(each, orient="index") for each in rewards)  # seeds x rollouts
-    seeds = a.index.intersection(b.index)
-    gains = (a.loc[seeds] - b.loc[seeds]).dropna(axis="columns").sort_index(axis="columns").iloc[:, -ENDS:]
-    if gains.empty:
+    a, b = rewards
+    seeds = sorted(a.keys() & b.keys())
+    rollouts = sorted(set.intersection(*(set(log[seed]) for log in rewards for seed in seeds))) if seeds else []
+    if not rollouts:
         return [Finding(what, missing=(f"a rollout that {' and '.join(labels)} share",))]
-    rollouts = tuple(map(str, gains.columns))
-    cells = Cells(gains.to_numpy(), tuple(gains.index), rollouts, ("",) * len(rollouts))
+    last = rollouts[-ENDS:]
+    values = np.array([[a[seed][r] - b[seed][r] for r in last] for seed in seeds])
+    cells = Cells(values, tuple(seeds), tuple(map(str, last)), ("",) * len(last))
     e = estimate(cells, numpy_generator(0, "training reward", *runs), by_category=False)
     return [finding(what, e, unit="rollouts")]
 

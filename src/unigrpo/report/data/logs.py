@@ -180,11 +180,10 @@ def course(run: str, folder: Folder) -> Course | None:
     for key, images in read.items():
         if list(images) != prompts:
             raise UserError(f"{paths[key]}: expected the prompts of {run}'s other validations, in their order")
-    means = np.array(
-        [[[i.mean(-1) for i in read[seed, u].values()] for u in updates] for seed in seeds]
-    )  # (K, U, P, M)
+    means = {key: [each.mean(-1) for each in images.values()] for key, images in read.items()}
+    stacked = np.array([[means[seed, update] for update in updates] for seed in seeds])  # (K, U, P, M)
     starts = [np.concatenate(list(read[seed, updates[0]].values()), axis=-1) for seed in seeds]
-    values = dict(zip(METRICS, means.transpose(3, 0, 1, 2).copy(), strict=True))
+    values = dict(zip(METRICS, stacked.transpose(3, 0, 1, 2).copy(), strict=True))
     spread = dict(zip(METRICS, np.mean([images.std(-1) for images in starts], axis=0).tolist(), strict=True))
     return Course(run, seeds, updates, *zip(*prompts, strict=True), values, spread)
 

@@ -22,10 +22,11 @@ METRICS = (
     "exactly what was asked. Gold is the mean of strict and of the share of facts less a penalty for extras. "
     "All three are means of the category means. TA is the mean over images of the share of satisfied facts."
 )
-INTERVALS = (
-    "Brackets are 95 % intervals: bootstrap over seeds and, within categories, over prompts. With one seed "
-    "the interval covers prompts only. The number of images counts all seeds."
+BRACKETS = (
+    "Brackets are 95 % intervals: bootstrap over seeds and, within categories, over prompts. With one seed the "
+    "interval covers prompts only."
 )
+INTERVALS = f"{BRACKETS} The number of images counts all seeds."
 IN_DISTRIBUTION = "Single-object prompts are in-distribution: the same prompts occur in training."
 COSTS = (
     "Images, model evaluations and wall seconds are those of training: images and seconds medians over seeds, model "
@@ -34,8 +35,8 @@ COSTS = (
 VALIDATED = (
     "Gold, the judge that training never sees, the reward that a run is trained on (proxy) and artefacts, the share of "
     "an image that fits neither object nor background, are measured on validation prompts at the tuned guidance, "
-    "categories weighing equally; last is the last validation that all seeds reached. Brackets are 95 % intervals: "
-    "bootstrap over seeds and, within categories, over prompts. With one seed the interval covers prompts only."
+    "categories weighing equally; last is the last validation that all seeds reached. "
+    f"{BRACKETS}"
 )
 SETTINGS = ("steps", "grid", "shift", "guidance", "temperature", "resolution", "ema")
 WEIGHTS = (
@@ -69,10 +70,10 @@ def scored(rows: Sequence[Row], sources: Sources) -> list[str]:
     """The notes of a table of judged images: protocol, metrics, intervals, instruments."""
     runs = runs_of(rows)
     share = sources.scores.agreement(runs)
-    same = "Inspector and second evaluator give the same official verdict on"
     agreement = f"Agreement of inspector and second evaluator: {MISSING}."
     if share is not None:
-        agreement = f"{same} {share:.1%} of these runs' images."
+        same = f"{share:.1%} of these runs' images"
+        agreement = f"Inspector and second evaluator give the same official verdict on {same}."
     familiar = [IN_DISTRIBUTION] * _is_world(runs, sources.folder)
     return [_protocol(rows, sources), METRICS, INTERVALS, *familiar, agreement]
 

@@ -221,11 +221,11 @@ class Sources:
 
         The only seed of a supervised run stands for all. One that is left of a reinforced run does not.
         """
-        pair = [(r, self.cells(r, benchmark, metric, tag)) for r in (better, row)]
-        (_, a), (_, b) = pair
+        a, b = (self.cells(r, benchmark, metric, tag) for r in (better, row))
         if a is None or b is None:
             return None
-        left = any(len(c.seeds) == 1 and self.folder.config(r.run).get("stage") == "rl" for r, c in pair)
+        single = [r.run for r, cells in ((better, a), (row, b)) if len(cells.seeds) == 1]
+        left = any(self.folder.config(run).get("stage") == "rl" for run in single)
         if left and not set(a.seeds) & set(b.seeds):
             return None
         names = (better.run, better.mode, row.run, row.mode, row.guidance, benchmark, metric, *([tag] if tag else []))

@@ -56,7 +56,7 @@ def draw(spec: Mapping, sources: Sources) -> drawing.Drawn:
         for line, at, when in zip(pair, (found.peak(), -1), ("gold peaks", "end"), strict=True):
             update = found.updates[at]
             _name(line[0], folder.label(run), f"{when}: {update}")
-            page = read(logs.sheet(run, found.seeds[0], update, folder))
+            page = read(folder.seed_folders(run)[found.seeds[0]] / "validation" / f"{update:06d}.png")
             for axis, place in zip(line, places, strict=True):
                 axis.imshow(tile(page, place), interpolation="bicubic")
                 gold = found.values["gold"][0, at, place]
