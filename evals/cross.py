@@ -26,7 +26,7 @@ from unigrpo.report.data.lines import columns, interval
 from unigrpo.report.data.phrases import MISSING
 from unigrpo.report.data.stats import Cells, difference, estimate
 from unigrpo.report.pages import page
-from unigrpo.study import run_folder
+from unigrpo.study import provenance
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def parse_source(text: str, earlier: Sequence[Source]) -> Source:
 def trained_on(path: Path) -> str | None:
     """The reward of the run in whose folder ``path`` lies."""
     for folder in [path, *path.parents]:
-        if (folder / "run.json").exists() and (found := run_folder.configuration(folder)):
+        if (folder / "run.json").exists() and (found := provenance.configuration(folder)):
             settings = found[1]
             return (settings.get("rl") or {}).get("reward") if settings.get("stage") == "rl" else None
     return None

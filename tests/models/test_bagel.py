@@ -27,7 +27,7 @@ from unigrpo.objectives.advantages import group_advantages
 from unigrpo.sampling import sets
 from unigrpo.sampling.engine import Decoding
 from unigrpo.sampling.painting import paint
-from unigrpo.study import run_folder
+from unigrpo.study import provenance
 from unigrpo.study.config import ModelConfig, SupervisedConfig
 from unigrpo.tools import describe
 from unigrpo.training import launch, learner, loop, reinforcement_run, supervised_run, task
@@ -330,7 +330,7 @@ def config(folder, stage, **changes):
 def test_the_base_of_a_scale_is_the_release(folder, tmp_path):
     out = tmp_path / "base"
     supervised_run.adopt(config(folder, "base"), out)
-    assert run_folder.weights(out) == out / "ema.safetensors" and (out / "ema.safetensors").is_symlink()
+    assert provenance.weights_file(out) == out / "ema.safetensors" and (out / "ema.safetensors").is_symlink()
     assert json.loads((out / "run.json").read_text())["updates"] == 0
     model = checkpoint.load_model(out, expected=release.MODEL)
     assert model.image_size == 48

@@ -23,7 +23,7 @@ from unigrpo.core import files, settings, tensor_files
 from unigrpo.core.errors import UserError
 from unigrpo.core.settings import replace
 from unigrpo.models import checkpoint
-from unigrpo.study import config, provenance, run_folder
+from unigrpo.study import config, provenance
 from unigrpo.tools import describe, export
 
 CONFIG = tiny.run_config()
@@ -118,7 +118,7 @@ def test_diff_shows_what_differs_and_no_more(finished, tmp_path, call):
 def test_diff_of_equal_runs_and_of_everything(finished, call):
     assert call("diff", finished, finished) == "settings: no difference\nprovenance: no difference\n"
     lines = call("diff", finished, finished, "--all").splitlines()
-    own = run_folder.flat(settings.to_dict(CONFIG))
+    own = settings.flat(settings.to_dict(CONFIG))
     assert [line.split()[0] for line in lines[1 : 1 + len(own)]] == list(own) and "rl.lr_text" in own
     assert any(line.split()[0] == "source_hash" for line in lines)
 
@@ -137,9 +137,9 @@ def test_runs_of_earlier_versions_have_their_configuration_beside_the_record(fol
     with pytest.raises(UserError, match=r"expected a run's configuration in run.json, training.json or config.json"):
         call("diff", folder, folder)
     files.write_json(folder / "config.json", settings | {"seed": 7})
-    assert run_folder.configuration(folder)[1]["seed"] == 7
+    assert provenance.configuration(folder)[1]["seed"] == 7
     files.write_json(folder / "training.json", settings)
-    assert run_folder.configuration(folder) == (f"{folder / 'training.json'}", settings)
+    assert provenance.configuration(folder) == (f"{folder / 'training.json'}", settings)
     with pytest.raises(UserError, match=r"nowhere: expected the folder of a run"):
         call("diff", folder, folder / "nowhere")
 

@@ -134,7 +134,7 @@ def _reinforce(cfg, out: Path, init: Path, reward_folder: Path | None, file: Pat
         return training.reinforcement_run.pass_on(cfg, out, init, reason) if distributed.is_main() else None
     options, source = training.task.reward_source(cfg.rl.reward, reward_folder, cfg.rl.reward_options)
     reward = rewards.load(cfg.rl.reward, **options)
-    inputs = [study.run_folder.weights(init), source, file]
+    inputs = [study.provenance.weights_file(init), source, file]
     inputs += [] if cfg.rl.prompt_file is None else [Path(cfg.rl.prompt_file)]
     fingerprint = study.resolve.training_fingerprint(cfg, *inputs, *rewards.inputs(cfg.rl.reward_options))
     training.reinforcement_run.train(cfg, out, init, reward, decoding, fingerprint, tracker)

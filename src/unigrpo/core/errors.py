@@ -8,10 +8,7 @@ from contextlib import contextmanager
 
 
 class UserError(Exception):
-    """Bad input. The message names the file, the key (or line, or sample) and what was expected.
-
-    Command lines catch it, print the message alone to stderr and exit with code 2.
-    """
+    """Bad input. The message, all that a command prints, names the file, the key or line, and what was expected."""
 
 
 class Collapse(Exception):

@@ -73,8 +73,7 @@ def _object(text: str, path: str, first: int) -> dict:
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place at the end, or vanishes after an error. Creates the
-    folder. What a killed process leaves behind, the next one to write ``path`` overwrites. Raises UserError where no
-    file can be written: a taken name, a read-only folder, a full disk."""
+    folder. Raises UserError where no file can be written: a taken name, a read-only folder, a full disk."""
     path = Path(path)
     with accessing(path, "written"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,11 +120,8 @@ def write_json(path: str | Path, value: object) -> None:
 
 @contextmanager
 def exclusive(path: str | Path) -> Iterator[int]:
-    """Hold the lock file ``path``; yields its descriptor, which child processes may inherit to hold it too.
-
-    Waits while another process holds it, and says so on stderr. The system drops the lock when its last
-    holder ends, however it ends, so there is never a stale one to remove.
-    """
+    """Hold the lock file ``path``; yields its descriptor, which child processes may inherit to hold it too. Waits while
+    another process holds it, and says so on stderr. The system drops the lock when its last holder ends."""
     path = Path(path)
     with accessing(path, "written"):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,5 @@
-"""Modules that are loaded when they are first used.
-
-A plug-in states its facts at the top of its file, and the workflow reads them every time that it is parsed. So a room
-hands out its modules unloaded: ``from unigrpo.objectives import flow`` costs nothing until ``flow.something`` is read.
-"""
+"""Modules that are loaded at their first use: ``from unigrpo.objectives import flow`` costs nothing until ``flow.x``
+is read. So the facts of a plug-in, which the workflow reads whenever it is parsed, are read without what it imports."""
 
 from __future__ import annotations
 

@@ -14,11 +14,8 @@ SHEET_COLUMNS = 10  # images in a row of a validation's sheet
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt of a prompt set.
-
-    ``meta`` is GenEval's metadata: ``tag``, ``include`` (list of ``{class, count, color?, position?}``), optional
-    ``exclude``, and ``prompt``.
-    """
+    """One prompt. ``meta`` is GenEval's metadata: ``tag``, ``include`` (list of ``{class, count, color?, position?}``),
+    optional ``exclude``, and ``prompt``."""
 
     id: str
     text: str

@@ -1,8 +1,5 @@
-"""The one door for plug-ins: a kind of plug-in is a package, and a plug-in is a file of it (or a folder).
-
-A file declares its facts in a constant ``FACTS``. Nobody lists names: those of a kind are the files that do not start
-with an underscore. Facts are read by importing the file.
-"""
+"""The one door for plug-ins: a kind of plug-in is a package, and a plug-in is a file of it (or a folder) that does not
+start with an underscore. Its facts, a constant ``FACTS``, are read by importing it."""
 
 from __future__ import annotations
 
@@ -27,12 +24,11 @@ def nearest(name: object, known: Iterable) -> str:
 
 @dataclass(frozen=True)
 class Door:
-    """A kind of plug-in. ``package`` holds its files, ``what`` names the kind in messages, ``contract`` lists what a
-    file must define."""
+    """A kind of plug-in."""
 
-    package: str
-    what: str
-    contract: tuple[str, ...] = ("FACTS",)
+    package: str  # holds its files
+    what: str  # names the kind in messages
+    contract: tuple[str, ...] = ("FACTS",)  # that a file must define
 
     def _found(self) -> dict[str, Path]:
         """Name -> file of all plug-ins of this kind. Imports none of them."""
@@ -48,7 +44,7 @@ class Door:
         return found
 
     def names(self) -> list[str]:
-        """The plug-ins of this kind, sorted. Imports none of them."""
+        """The plug-ins of this kind, sorted; none is imported."""
         return sorted(self._found())
 
     def source(self, name: str, key: str = "") -> Path:

@@ -1,8 +1,5 @@
-"""Named random streams: every random draw has a seed, which a stable hash derives from the purpose of the draw.
-
-``stream(seed, "rollout", 3, "prompt-17", 0)`` is the same number in every process, on every machine and
-whatever was drawn before, and differs from the stream of any other name. Nothing touches a global generator.
-"""
+"""Named random streams: a stable hash derives the seed of every draw from its purpose, the same in every process,
+on every machine and whatever was drawn before. Nothing touches a global generator."""
 
 from __future__ import annotations
 
@@ -16,11 +13,8 @@ if typing.TYPE_CHECKING:
 
 
 def stream(seed: int, *names: str | int) -> int:
-    """Seed in [0, 2^63) of the stream called ``names`` under ``seed``.
-
-    Names keep their type and their borders: ``1`` is not ``"1"``, ``("a", "b")`` is not ``("ab",)``.
-    Raises TypeError for a name that is neither text nor a whole number.
-    """
+    """Seed in [0, 2^63) of the stream called ``names`` under ``seed``; ``1`` is not ``"1"``, ``("a", "b")`` not
+    ``("ab",)``. Raises TypeError for a name that is neither text nor a whole number."""
     for name in (seed, *names):
         if isinstance(name, bool) or not isinstance(name, str | int):
             raise TypeError(f"a stream is named by text and whole numbers, got {name!r}")

@@ -128,6 +128,14 @@ def to_dict(settings: object) -> dict:
     return _adapter(type(settings)).dump_python(settings, mode="json", serialize_as_any=True)
 
 
+def flat(settings: dict, prefix: str = "") -> dict:
+    """``{"rl.lr_text": 3e-4, ...}`` of nested settings."""
+    rows = {}
+    for name, value in settings.items():
+        rows |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return rows
+
+
 def replace(settings: Kind, **changes: Any) -> Kind:
     """The settings with some changed, all checked again. Raises UserError."""
     if not isinstance(settings, BaseModel):

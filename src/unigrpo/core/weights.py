@@ -1,7 +1,5 @@
-"""Published weights: a checkpoint's folder, from a local path or the hub, its hash and its device. Imports no torch.
-
-The hub's client is imported when something is fetched; what goes wrong there is one line with what to do instead.
-"""
+"""Published weights: a checkpoint's folder, from a local path or the hub, its hash and its device. What goes wrong is
+one line with what to do instead. Imports no torch, and the hub's client when something is fetched."""
 
 from __future__ import annotations
 
@@ -26,10 +24,8 @@ TEXTS = ("*.json", "*.txt", "*.model", "*.jinja")  # of a tokenizer or processor
 
 def folder(name: str | Path, needs: Sequence[str] = ("config.json",)) -> Path:
     """The folder of a checkpoint: ``name`` where it is one, else the hub's repository ``owner/name``, fetched once.
-
-    ``needs`` are files that must be there beside the weights. Raises UserError, in one line with what to place where,
-    for a hub that cannot be reached and for a folder that lacks a file or has no weights.
-    """
+    Raises UserError, with what to place where, for a hub that cannot be reached and for a folder without weights or one
+    of the files that it ``needs``."""
     local, wanted = Path(name).is_dir(), "a checkpoint"
     path = Path(name) if local else repository(name, wanted, (*TEXTS, KINDS[0]))
     if not local and not files(path):  # published before safetensors

@@ -23,9 +23,8 @@ _Plain.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.construct_
 
 
 def read_yaml(path: str | Path) -> object:
-    """The content of a YAML file: mappings, lists, texts, numbers, true, false and null. Raises UserError naming the
-    file, and the line of what is not YAML, a key given twice or a tag; and for an anchor that contains itself, and
-    nesting deeper than DEEPEST."""
+    """The content of a YAML file. Raises UserError naming the file, and the line of what is not YAML, a key given twice
+    or a tag; and for an anchor that contains itself, nesting deeper than DEEPEST and more entries than LARGEST."""
     yaml = YAML(typ="safe", pure=True)
     yaml.Constructor = _Plain
     try:

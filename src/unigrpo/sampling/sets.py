@@ -15,7 +15,7 @@ from unigrpo.core.settings import replace
 from unigrpo.models.base import UnifiedModel
 from unigrpo.sampling import sample_folder
 from unigrpo.sampling.engine import Decoding, sample_guided
-from unigrpo.study import run_folder
+from unigrpo.study import provenance
 from unigrpo.study.config import RunConfig
 from unigrpo.world import prompts as world_prompts
 
@@ -58,7 +58,7 @@ def protocol(cfg: RunConfig, benchmark: str, name: str, decoding: Decoding, weig
 def sample_sets(model: UnifiedModel, cfg: RunConfig, run: Path, chosen: Decoding, modes: list[str], out: Path) -> None:
     """Write every set of the run in the folder ``run``, whose model is ``model``, below ``out``, evaluated in
     ``modes``; done.json lists them."""
-    weights = digest(run_folder.weights(run))
+    weights = digest(provenance.weights_file(run))
     record = read_json(run / "run.json", "ema")
     written = []
     for old in out.glob("*/manifest.jsonl"):

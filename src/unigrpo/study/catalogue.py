@@ -1,7 +1,5 @@
 """The catalogue (``pipelines/experiments.yaml``): the runs, tables, figures and claims of a study, read and checked.
-
-Imports no torch; everything wrong is one UserError naming file and key.
-"""
+Imports no torch."""
 
 from __future__ import annotations
 
@@ -83,13 +81,10 @@ class Catalogue(Settings):
 
 
 def load_catalogue(path: str | Path) -> dict:
-    """Read the catalogue, check it and fill every run's line in: ``like`` followed, label and stage set.
-
-    Returns ``{"defaults": settings, "runs": {name: line}, "tables": {name: spec}, "figures": {name: spec},
-    "claims": ..., "overrides": {name: {key: line}}}``, where a line holds ``label``, ``stage`` (base, sft or rl),
-    ``init``, ``evaluate`` and its settings, and the last is a run's line without each setting that it makes itself.
-    Raises UserError.
-    """
+    """``{"defaults": settings, "runs": {name: line}, "tables": {name: spec}, "figures": {name: spec}, "claims": ...,
+    "overrides": {name: {key: line}}}``. A line holds ``label``, ``stage`` (base, sft or rl), ``init``, ``evaluate`` and
+    its settings, ``like`` followed; overrides are a run's line without each setting that it makes itself. Raises
+    UserError naming file and key."""
     content = read_yaml(path)
     with error_prefix(path):
         _check_sections(content)

@@ -1,8 +1,5 @@
-"""What a run is: settings in sections, checked when they are read. Imports no torch.
-
-A resolved run configuration is one JSON file. A setting of a method or of a regulariser is declared in its file; the
-section ``rl`` of a run is the common settings with those, one flat list.
-"""
+"""What a run is: settings in sections, checked when they are read. The section ``rl`` is one flat list: the common
+settings and those that the files of its method and of the regularisers declare. Imports no torch."""
 
 from __future__ import annotations
 
@@ -59,8 +56,7 @@ class ModelConfig(Settings):
         require(self.heads % self.kv_heads == 0, "model.heads", "a multiple of model.kv_heads")
         stride = self.latent_downsample * self.latent_patch
         require(self.image_size % stride == 0, "model.image_size", f"a multiple of {stride} (downsample x patch)")
-        fits = self.tokens_per_side <= self.max_latent_size
-        require(fits, "model.max_latent_size", "at least the tokens a side")
+        require(self.tokens_per_side <= self.max_latent_size, "model.max_latent_size", "at least the tokens a side")
         return self
 
     @property
@@ -156,9 +152,8 @@ class RLConfig(Settings):
     def _check_common(self):
         require(len(self.train) > 0 and len(set(self.train)) == len(self.train), "rl.train", "text, image or both")
         episodes = self.rollouts * self.prompts_per_rollout * self.group_size
-        require(
-            episodes <= MOST_EPISODES, "rl.rollouts", f"at most {MOST_EPISODES:,} episodes in all, got {episodes:,}"
-        )
+        most = f"at most {MOST_EPISODES:,} episodes in all, got {episodes:,}"
+        require(episodes <= MOST_EPISODES, "rl.rollouts", most)
         require(self.advantage_ddof < self.group_size, "rl.advantage_ddof", "less than rl.group_size")
         replaced = self.transition != "cps" or self.noise_level <= 1
         require(replaced, "rl.noise_level", "at most 1 for transition: cps, where 1 replaces all of the noise")

@@ -1,8 +1,5 @@
-"""What a plug-in declares of itself in its constant ``FACTS``. Code that would compare names asks these instead.
-
-The doors are here too: each kind of plug-in is a package, and a plug-in is a file in it (``unigrpo.core.registry``).
-Imports no torch.
-"""
+"""What a plug-in declares of itself in its constant ``FACTS``, which code asks in place of names; and the doors by
+which plug-ins are loaded (``unigrpo.core.registry``). Imports no torch."""
 
 from __future__ import annotations
 

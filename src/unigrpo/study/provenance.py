@@ -1,7 +1,7 @@
-"""Where a result came from, and what it took: the content of ``run.json``. Does not import torch itself.
+"""Where a result came from, and what it took: ``run.json`` in a run's folder, made and read. Imports no torch.
 
-Snakemake reruns a job when its settings change, not when a module does; the source hash lets a table say that different
-code made its rows. Times and memory are for information only: nothing compares them.
+By the source hash a table can say that different code made its rows: Snakemake runs a job again for other settings, not
+for other code. Runs of earlier versions have their configuration in ``training.json`` or ``config.json``.
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from unigrpo.core.errors import UserError
+from unigrpo.core.files import read_json
 from unigrpo.core.settings import to_dict
 from unigrpo.study.config import RunConfig
 
 ROOT = Path(__file__).resolve().parents[3]
 MB = 2**20 if sys.platform == "darwin" else 2**10  # units of ru_maxrss
+PROVENANCE = ("commit", "source_hash", "versions", "device", "threads")  # keys of run.json
 PACKAGES = ("torch", "numpy", "transformers", "diffusers", "open_clip_torch", "safetensors")
 
 
@@ -69,11 +72,8 @@ def peak_memory_mb() -> float:
 
 
 def record(config: RunConfig, *, device: str, wall_seconds: float, **facts: object) -> dict[str, object]:
-    """The content of ``run.json`` for one finished run.
-
-    ``device`` is the one used ("cpu", or an accelerator's name); ``wall_seconds`` counts all sittings of a
-    resumed run; ``facts`` are the numbers of the stage (images, model_evaluations, updates, collapsed, ...).
-    """
+    """The content of ``run.json`` for one finished run: ``device`` is the one used ("cpu", or an accelerator's name);
+    ``wall_seconds`` counts all sittings of a resumed run; ``facts`` are the numbers of the stage (updates, ...)."""
     return {
         "run": config.run,
         "seed": config.seed,
@@ -90,6 +90,37 @@ def record(config: RunConfig, *, device: str, wall_seconds: float, **facts: obje
         **facts,
         "config": to_dict(config),
     }
+
+
+def read_record(folder: Path) -> dict:
+    """The content of run.json; empty without one."""
+    path = folder / "run.json"
+    return read_json(path) if path.exists() else {}
+
+
+def weights_file(folder: Path) -> Path:
+    """The file that holds the network's weights: BAGEL's keep the name under which they are published."""
+    released = folder / "ema.safetensors"
+    return released if released.exists() else folder / "model.safetensors"
+
+
+def configuration(folder: Path) -> tuple[str, dict] | None:
+    """(where it stands, resolved configuration), or None where the folder has none. Raises UserError without the
+    folder."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: expected the folder of a run")
+    if (config := read_record(folder).get("config")) is not None:
+        return f"{folder / 'run.json'}", config
+    paths = [folder / name for name in ("training.json", "config.json") if (folder / name).exists()]
+    return (f"{paths[0]}", read_json(paths[0])) if paths else None
+
+
+def needed_configuration(folder: Path) -> tuple[str, dict]:
+    """The same. Raises UserError where there is none."""
+    found = configuration(folder)
+    if found is None:
+        raise UserError(f"{folder}: expected a run's configuration in run.json, training.json or config.json")
+    return found
 
 
 @contextmanager

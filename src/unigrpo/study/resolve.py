@@ -171,11 +171,9 @@ class Study:
 
 
 def load_study(catalogue_file: Path, scale_folder: Path, options: dict) -> Study:
-    """The study that ``options`` choose: ``scale`` (default cpu), ``seeds`` in place of the scale's,
-    ``run``, one run of the catalogue, and ``group``, one of its groups of tables and figures.
-
-    Every run is resolved once, so that bad settings are met before anything runs. Raises UserError.
-    """
+    """The study that ``options`` choose: ``scale`` (default cpu), ``seeds`` in place of the scale's, a ``run`` of the
+    catalogue, and a ``group`` of its tables and figures. Every run is resolved once, so that bad settings are met
+    before anything runs. Raises UserError."""
     for key in options.keys() - set(OPTIONS):
         raise UserError(f"--config {key}: unknown option{nearest(key, OPTIONS)}")
     study = _read_study(catalogue_file, scale_folder, str(options.get("scale", "cpu")), "--config scale=")

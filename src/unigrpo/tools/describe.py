@@ -11,8 +11,9 @@ from pathlib import Path
 
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import digest, read_json
+from unigrpo.core.settings import flat
 from unigrpo.models.backbones import backbone_of
-from unigrpo.study import provenance, run_folder
+from unigrpo.study import provenance
 
 ABSENT = "-"  # that side of a comparison says nothing of it
 
@@ -41,9 +42,9 @@ def checkpoint(folder: Path) -> dict:
     """What a checkpoint is and where it comes from; None for what the folder does not record."""
     backbone = backbone_of(folder)
     card = read_json(folder / "model.json", "image_size", *backbone.TELLS)
-    weights = run_folder.weights(folder)
+    weights = provenance.weights_file(folder)
     counts, kinds = parameters(weights, backbone.part_of)
-    record, config = run_folder.record(folder), run_folder.configuration(folder)
+    record, config = provenance.read_record(folder), provenance.configuration(folder)
     return {
         "what": backbone.summary(card),
         **{key: card[key] for key in backbone.TELLS},
@@ -62,7 +63,7 @@ def checkpoint_lines(facts: dict) -> list[str]:
     """The facts of :func:`checkpoint` as lines for people."""
     n, none = facts["parameters"], "not recorded"
     origin = ", ".join(f"{key} {none if facts[key] is None else facts[key]}" for key in ("run", "seed", "stage"))
-    settings = none if facts["config"] is None else f"{len(run_folder.flat(facts['config']))} settings (see --json)"
+    settings = none if facts["config"] is None else f"{len(flat(facts['config']))} settings (see --json)"
     rows = {
         "what": f"{facts['what']}, images of {facts['image_size']} x {facts['image_size']} pixels",
         "from": f"{origin}, parent {facts['parent'] or none}",
@@ -78,7 +79,7 @@ def checkpoint_lines(facts: dict) -> list[str]:
 
 def compare(a: dict, b: dict, everything: bool = False) -> list[tuple[str, str, str]]:
     """(key, value of a, value of b) as JSON, in a's order, then what only b has; equal ones with ``everything``."""
-    sides = run_folder.flat(a), run_folder.flat(b)
+    sides = flat(a), flat(b)
     rows = [(key, *(json.dumps(s[key]) if key in s else ABSENT for s in sides)) for key in sides[0] | sides[1]]
     return [(key, one, other) for key, one, other in rows if everything or one != other]
 
@@ -87,9 +88,9 @@ def side_by_side(run_a: Path, run_b: Path, everything: bool = False) -> list[str
     """Lines for people: what differs between two runs' folders, or all with ``everything``. Raises UserError where one
     is no run."""
     folders = (run_a, run_b)
-    (_, a), (_, b) = map(run_folder.needed_configuration, folders)
-    records = map(run_folder.record, folders)
-    made = [{key: record[key] for key in run_folder.PROVENANCE if key in record} for record in records]
+    (_, a), (_, b) = map(provenance.needed_configuration, folders)
+    records = map(provenance.read_record, folders)
+    made = [{key: record[key] for key in provenance.PROVENANCE if key in record} for record in records]
     lines = []
     for title, pair in (("settings", (a, b)), ("provenance", made)):
         rows = compare(*pair, everything)
@@ -123,6 +124,6 @@ def machine_lines(described: dict) -> list[str]:
     """The facts of :func:`machine` as lines for people."""
     rows = []
     for name, value in described.items():
-        facts = [f"{k} {v}" for k, v in run_folder.flat(value).items()] if isinstance(value, dict) else [str(value)]
+        facts = [f"{k} {v}" for k, v in flat(value).items()] if isinstance(value, dict) else [str(value)]
         rows += [f"{name if i == 0 else '':<13}{fact}" for i, fact in enumerate(facts)]
     return rows

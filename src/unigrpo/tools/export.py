@@ -13,7 +13,7 @@ from unigrpo.core.settings import from_dict, to_dict
 from unigrpo.models import checkpoint
 from unigrpo.models.backbones import backbone_of
 from unigrpo.report.data.results import PAPER, Folder, Paper, Row, Scores, Sources, write_scores
-from unigrpo.study import provenance, run_folder
+from unigrpo.study import provenance
 from unigrpo.study.config import RunConfig
 from unigrpo.study.facts import BACKBONES
 from unigrpo.study.resolve import MODES
@@ -143,7 +143,7 @@ def export(folder: Path, out: Path) -> None:
     """Write ``out`` from a finished run: weights, tokenizer, configuration, provenance, licence, the model card, and
     adapters of released models as peft and diffusers read them. Raises UserError where the run lacks something or
     ``out`` is there already."""
-    where, data = run_folder.needed_configuration(folder)
+    where, data = provenance.needed_configuration(folder)
     try:
         cfg = from_dict(RunConfig, data)
     except UserError as error:

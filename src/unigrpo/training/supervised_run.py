@@ -27,7 +27,7 @@ from unigrpo.core.files import write_json
 from unigrpo.models import checkpoint, sharding
 from unigrpo.models.base import UnifiedModel
 from unigrpo.sampling.engine import Decoding
-from unigrpo.study import provenance, run_folder
+from unigrpo.study import provenance
 from unigrpo.study.config import LENGTH_BUCKETS, SUPERVISED_VALIDATION_IMAGES, RunConfig, SupervisedConfig
 from unigrpo.study.facts import BACKBONES
 from unigrpo.study.resolve import training_fingerprint
@@ -141,7 +141,7 @@ def train(cfg: RunConfig, out: Path, init: Path | None, tracker: str | None = No
     if cfg.activation_checkpointing:
         model.mot.checkpoint_activations()
     student = Student(cfg, model, average, optimizer_for(model, s), frame.accelerator)
-    settings = training_fingerprint(cfg, *([] if init is None else [run_folder.weights(init)]))
+    settings = training_fingerprint(cfg, *([] if init is None else [provenance.weights_file(init)]))
     frame.resume({"model": model, "ema": average}, student.optimizer, settings)
     frame.run(s, s.steps, partial(learn_and_record, frame, student), partial(check_average, frame, student))
     finished = student.averaged if form is None else sharding.unsplit(student.averaged, form)

@@ -15,9 +15,8 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType, ProjectConfiguration
 
 from unigrpo.core.errors import UserError
-from unigrpo.core.settings import to_dict
+from unigrpo.core.settings import flat, to_dict
 from unigrpo.study.config import RunConfig
-from unigrpo.study.run_folder import flat
 
 NAMES = [kind.value for kind in LoggerType if kind is not LoggerType.ALL]
 PROJECT = "unigrpo"

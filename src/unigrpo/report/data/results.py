@@ -19,7 +19,7 @@ from unigrpo.core.errors import UserError
 from unigrpo.core.files import json_lines, read_json, read_text, replacing
 from unigrpo.core.lazy import lazy
 from unigrpo.report.data import stats
-from unigrpo.study import resolve, run_folder
+from unigrpo.study import provenance, resolve
 from unigrpo.study.provenance import ROOT
 
 pd = lazy("pandas")
@@ -151,7 +151,7 @@ class Folder:
     def config(self, run: str) -> dict:
         """The configuration that the run's first seed was trained with, else that of the study; empty without one."""
         for folder in self.seed_folders(run).values():
-            if found := run_folder.configuration(folder):
+            if found := provenance.configuration(folder):
                 return found[1]
         return self.study.config(run, 0) if self.study and run in self.study.runs() else {}
 
@@ -163,7 +163,7 @@ class Folder:
 
     def records(self, run: str) -> list[dict]:
         """run.json of every seed that has one."""
-        return list(filter(None, map(run_folder.record, self.seed_folders(run).values())))
+        return list(filter(None, map(provenance.read_record, self.seed_folders(run).values())))
 
     def metrics(self, run: str) -> dict[int, list[tuple[str, dict]]]:
         """metrics.jsonl of every seed that has one: ("file, line n", row) each; no rows of a run that was not trained.
