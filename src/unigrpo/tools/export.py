@@ -95,7 +95,7 @@ def scores(folder: Path, cfg: RunConfig) -> str:
     if not path.exists():
         return "Not measured."
     with tempfile.TemporaryDirectory() as place:
-        write_scores([(cfg.run, cfg.seed, path)], Path(place) / "scores.csv")
+        write_scores({(cfg.run, cfg.seed): path}, Path(place) / "scores.csv")
         sources = Sources(Scores(Path(place) / "scores.csv"), Paper(PAPER), Folder(folder))
     rows = []
     for thinking, mode in MODES.items():
