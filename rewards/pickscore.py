@@ -26,6 +26,7 @@ def build(
     model = load_clip("pickscore", weights, device, tokenizer)
 
     def score(images, prompts):
-        return model.scale * model.similarity(images, [p.text for p in prompts])
+        scale = model.model.logit_scale.exp()  # by which the model was trained to multiply cosines
+        return scale * model.similarity(images, [p.text for p in prompts])
 
     return in_batches(score, batch_size)

@@ -110,11 +110,6 @@ class Clip:
         read = normalize(self.model.text_projection(self.model.text_model(**words).pooler_output), dim=-1)  # (B, D)
         return (self.embed_images(images) * read).sum(-1)
 
-    @property
-    def scale(self) -> Tensor:
-        """By which the model was trained to multiply cosines."""
-        return self.model.logit_scale.exp()
-
 
 def load_clip(reward: str, source: str, device: str, tokenizer: str | None = None) -> Clip:
     """``source``: hub id or folder; ``tokenizer``: the same of the tokenizer, where ``source`` is a folder without one.

@@ -104,17 +104,10 @@ def answer_from(detections: Sequence[Detection]) -> Answerer:
     return answer
 
 
-@dataclass(frozen=True)
-class Score:
-    """``value``: share (0-1) of ``atoms`` points answered as expected; ``failed``: the other questions."""
-
-    value: float
-    atoms: int
-    failed: tuple[str, ...]
-
-
-def score(meta: Mapping, answer: Answerer) -> Score:
-    """Mean over the exam points of one image; a prompt that states nothing scores 1."""
+def score(meta: Mapping, answer: Answerer) -> dict:
+    """Of one image: ``ta``, the share (0-1) of its ``atoms`` points that are answered as expected, 1 for a prompt that
+    states nothing; ``reason``: the other questions, one a line."""
     points = exam_points(meta)
-    failed = tuple(p.question for p in points if answer(p) != p.expected)
-    return Score(1 - len(failed) / len(points) if points else 1.0, len(points), failed)
+    failed = [p.question for p in points if answer(p) != p.expected]
+    share = 1 - len(failed) / len(points) if points else 1.0
+    return {"ta": share, "atoms": len(points), "reason": "\n".join(failed)}

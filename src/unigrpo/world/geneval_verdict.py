@@ -60,41 +60,34 @@ def _clause(cls: str, count: int = 1, **facts) -> dict:
 def metadata() -> list[dict]:
     """The 553 official rows ``{tag, include, exclude?, prompt}``, in the published order."""
     rng = np.random.default_rng(PROMPT_SEED)
+    rows: list[dict] = []
 
-    def row(tag: str, include: list[dict], text: str, **more) -> dict:
-        return {"tag": tag, "include": include, **more, "prompt": f"a photo of {text}"}
+    def add(tag: str, include: list[dict], text: str, **more) -> None:
+        rows.append({"tag": tag, "include": include, **more, "prompt": f"a photo of {text}"})
 
     def distinct(names: Sequence[str], n: int) -> list[str]:
         return [names[i] for i in rng.choice(len(names), size=n, replace=False)]
 
-    def two_object() -> dict:
+    for cls in distinct(CLASSES, 80):
+        add("single_object", [_clause(cls)], with_article(cls))
+    for _ in range(100):
         a, b = distinct(CLASSES, 2)
-        return row("two_object", [_clause(a), _clause(b)], f"{with_article(a)} and {with_article(b)}")
-
-    def counting() -> dict:
-        cls = CLASSES[rng.choice(80)]
-        n = int(rng.integers(2, 4, endpoint=True))
-        text = f"{COUNT_WORDS[n]} {plural(cls)}"
-        return row("counting", [_clause(cls, n)], text, exclude=[_clause(cls, n + 1)])
-
-    def colors() -> dict:
+        add("two_object", [_clause(a), _clause(b)], f"{with_article(a)} and {with_article(b)}")
+    for _ in range(100):
+        cls, n = CLASSES[rng.choice(80)], int(rng.integers(2, 4, endpoint=True))
+        add("counting", [_clause(cls, n)], f"{COUNT_WORDS[n]} {plural(cls)}", exclude=[_clause(cls, n + 1)])
+    for _ in range(100):
         cls, color = CLASSES[rng.choice(79) + 1], COLORS[rng.choice(10)]  # never a person
-        return row("colors", [_clause(cls, color=color)], f"{with_article(color)} {cls}")
-
-    def position() -> dict:
-        moved, fixed = distinct(CLASSES, 2)
-        relation = RELATIONS[rng.choice(4)]
+        add("colors", [_clause(cls, color=color)], f"{with_article(color)} {cls}")
+    for _ in range(100):
+        (moved, fixed), relation = distinct(CLASSES, 2), RELATIONS[rng.choice(4)]
         include = [_clause(fixed), _clause(moved, position=[relation, 0])]
-        return row("position", include, f"{with_article(moved)} {relation} {with_article(fixed)}")
-
-    def color_attr() -> dict:
+        add("position", include, f"{with_article(moved)} {relation} {with_article(fixed)}")
+    for _ in range(100):
         (a, b), (color_a, color_b) = distinct(CLASSES[1:], 2), distinct(COLORS, 2)
         include = [_clause(a, color=color_a), _clause(b, color=color_b)]
-        return row("color_attr", include, f"{with_article(color_a)} {a} and {with_article(color_b)} {b}")
-
-    rows = [row("single_object", [_clause(cls)], with_article(cls)) for cls in distinct(CLASSES, 80)]
-    rows += [draw() for draw in (two_object, counting, colors, position, color_attr) for _ in range(100)]
-    return [json.loads(line) for line in dict.fromkeys(json.dumps(r) for r in rows)]
+        add("color_attr", include, f"{with_article(color_a)} {a} and {with_article(color_b)} {b}")
+    return [json.loads(line) for line in dict.fromkeys(map(json.dumps, rows))]
 
 
 def _iou(a: np.ndarray, b: np.ndarray) -> np.float32:
@@ -208,9 +201,8 @@ def check(meta: Mapping) -> None:
             if name == "include" and "position" in clause:
                 relation, _ = _target(meta, index, [None] * index)
                 if relation not in RELATIONS:
-                    known = ", ".join(RELATIONS)
-                    problem = f"needs 'position' with a relation among {known}, found {relation!r}"
-                    raise _bad(meta, f"{name}[{index}]", problem)
+                    expected = f"'position' with a relation among {', '.join(RELATIONS)}"
+                    raise _bad(meta, f"{name}[{index}]", f"needs {expected}, found {relation!r}")
 
 
 def _judge(meta: Mapping, detections: Boxes, colors: Colors, exact: bool) -> tuple[list[str], list[float]]:

@@ -47,9 +47,7 @@ def judge(meta: dict, detections: Sequence[Detection]) -> Judgement:
     include = meta["include"]
     if not include:
         raise ValueError(f"{meta.get('prompt', '')!r}: the metadata states nothing that could be judged")
-    asked: Counter = Counter()
-    for clause in include:
-        asked[clause["class"]] += clause["count"]
+    asked = sum((Counter({clause["class"]: clause["count"]}) for clause in include), Counter())
     found = Counter(d.cls for d in detections)
     colored = Counter((d.cls, d.color) for d in detections)
     facts = []
@@ -75,8 +73,7 @@ def _geneval(meta: dict, detections: Sequence[Detection]) -> dict:
 
 
 def _ta(meta: dict, detections: Sequence[Detection]) -> dict:
-    score = exam_points.score(meta, exam_points.answer_from(detections))
-    return {"ta": score.value, "atoms": score.atoms, "reason": "\n".join(score.failed)}
+    return exam_points.score(meta, exam_points.answer_from(detections))
 
 
 VERDICTS = {"geneval": (_geneval, "official"), "ta": (_ta, "ta")}

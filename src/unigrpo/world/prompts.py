@@ -25,7 +25,7 @@ from unigrpo.core.files import read_jsonl
 from unigrpo.core.records import Prompt
 from unigrpo.world import geneval_verdict
 from unigrpo.world.geneval_verdict import plural, with_article
-from unigrpo.world.scenes import CLASSES, COLORS, PLACES, RELATIONS, random_kind
+from unigrpo.world.scenes import CLASSES, COLOR_NAMES, PLACES, RELATIONS, random_kind
 
 BENCHMARKS = {"geneval": "geneval_eval", "ta": "ta_eval"}  # as evaluations say it -> its prompt set
 VERSION = "1"
@@ -34,10 +34,8 @@ COMPOUND = "compound"
 SETS = ("train", "val", "geneval_eval", "ta_eval")
 COUNTS = ("a", "two", "three", "four")
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
-QUOTED = (
-    re.compile(r"\"([^\"]+)\""),
-    re.compile(r"“([^”]+)”|(?<!\w)'([^']+)'(?!\w)|‘([^’]+)’"),
-)  # straight double quotation marks count before all others
+# Texts in quotation marks; straight double ones count before all others.
+QUOTED = (r"\"([^\"]+)\"", r"“([^”]+)”|(?<!\w)'([^']+)'(?!\w)|‘([^’]+)’")
 _SEED = 260323500
 _TRAIN_CAP = 400
 
@@ -102,7 +100,7 @@ class Statement:
 @cache
 def _groups() -> dict[str, Group]:
     """Phrase -> the group that it names, of all groups."""
-    kinds = itertools.product(range(1, len(COUNTS) + 1), (None, *COLORS), CLASSES)
+    kinds = itertools.product(range(1, len(COUNTS) + 1), (None, *COLOR_NAMES), CLASSES)
     return {group.phrase: group for group in itertools.starmap(Group, kinds)}
 
 
@@ -125,22 +123,18 @@ def make_prompt(identity: str, tag: str, statement: Statement) -> Prompt:
     return Prompt(identity, text, tag, meta)
 
 
-# ---- random statements, one family a category --------------------------------------------------------------
-
-
 def _plain(*classes: str, relation: str | None = None) -> Statement:
     """One object of each class, no colour stated."""
     return Statement(tuple(Group(1, None, cls) for cls in classes), relation)
 
 
-def _classes(rng: np.random.Generator, n: int) -> list[str]:
-    return [CLASSES[i] for i in rng.permutation(len(CLASSES))[:n]]
+def _distinct(rng: np.random.Generator, names: Sequence[str], n: int) -> list[str]:
+    return [names[i] for i in rng.permutation(len(names))[:n]]
 
 
 def _random_color_attr(rng: np.random.Generator) -> Statement:
-    colors = list(COLORS)
-    picks = rng.permutation(len(colors))[:2]
-    return Statement(tuple(Group(1, colors[i], cls) for i, cls in zip(picks, _classes(rng, 2), strict=True)))
+    pairs = zip(_distinct(rng, COLOR_NAMES, 2), _distinct(rng, CLASSES, 2), strict=True)
+    return Statement(tuple(Group(1, color, cls) for color, cls in pairs))
 
 
 def random_compound(rng: np.random.Generator) -> Statement:
@@ -156,7 +150,7 @@ def random_compound(rng: np.random.Generator) -> Statement:
             counts, relation = ((1, 1, 1), (1, 1, 2))[rng.integers(2)], RELATIONS[rng.integers(4)]
         else:
             counts = ((1, 1, 1), (1, 1, 2), (1, 2, 1), (2, 1, 1))[rng.integers(4)]
-        pairs = zip(counts, _classes(rng, len(counts)), strict=True)
+        pairs = zip(counts, _distinct(rng, CLASSES, len(counts)), strict=True)
         groups = [Group(n, random_kind(rng)[1] if rng.random() < share else None, cls) for n, cls in pairs]
         facts = len(groups) + sum(group.color is not None for group in groups) + (relation is not None)
         if facts >= 4:
@@ -165,16 +159,14 @@ def random_compound(rng: np.random.Generator) -> Statement:
 
 FAMILIES: dict[str, Callable[[np.random.Generator], Statement]] = {
     "single_object": lambda rng: _plain(CLASSES[rng.integers(8)]),
-    "two_object": lambda rng: _plain(*_classes(rng, 2)),
+    "two_object": lambda rng: _plain(*_distinct(rng, CLASSES, 2)),
     "counting": lambda rng: Statement((Group(int(rng.integers(2, 5)), None, CLASSES[rng.integers(8)]),)),
     "colors": lambda rng: Statement((Group(1, *random_kind(rng)[::-1]),)),
-    "position": lambda rng: _plain(*_classes(rng, 2), relation=RELATIONS[rng.integers(4)]),
+    "position": lambda rng: _plain(*_distinct(rng, CLASSES, 2), relation=RELATIONS[rng.integers(4)]),
     "color_attr": _random_color_attr,
     COMPOUND: random_compound,
 }
 
-
-# ---- splits ------------------------------------------------------------------------------------------------
 
 Splits = dict[str, list[Statement]]
 """eval, val and train -> statements."""
@@ -191,7 +183,7 @@ def _split_counting(rng: np.random.Generator) -> Splits:
 
 def _split_colors(rng: np.random.Generator) -> Splits:
     """Diagonals of a Latin square: 5 eval, 1 val, 2 train, so every colour and class is equally often in each."""
-    colors, classes = rng.permutation(list(COLORS)).tolist(), rng.permutation(CLASSES).tolist()
+    colors, classes = rng.permutation(COLOR_NAMES).tolist(), rng.permutation(CLASSES).tolist()
     pairs = [(colors[i], classes[(i + shift) % 8]) for shift in range(8) for i in range(8)]
     statements = [Statement((Group(1, *pair),)) for pair in pairs]
     return {"eval": statements[:40], "val": statements[40:48], "train": statements[48:]}
@@ -305,12 +297,9 @@ def prompt_hash(prompts: Sequence[Prompt]) -> str:
 
 def vocabulary() -> list[str]:
     """Every word that a prompt or a trace can hold, without duplicates, in a fixed order."""
-    words = ["<think>", "</think>", ",", "photo", "of", "and", "an", *COUNTS, *COLORS, *CLASSES]
+    words = ["<think>", "</think>", ",", "photo", "of", "and", "an", *COUNTS, *COLOR_NAMES, *CLASSES]
     words += [*map(plural, CLASSES), *(w for r in RELATIONS for w in r.split()), *PLACES]
     return list(dict.fromkeys(words))
-
-
-# ---- a user's prompts --------------------------------------------------------------------------------------
 
 
 def read_prompts(path: str | Path) -> list[Prompt]:
@@ -338,7 +327,7 @@ def asked_text(prompt: Prompt) -> str:
     for no text."""
     text = prompt.meta.get("text")
     if text is None:
-        found = next((match for marks in QUOTED if (match := marks.search(prompt.text))), None)
+        found = next((match for marks in QUOTED if (match := re.search(marks, prompt.text))), None)
         text = "" if found is None else next(group for group in found.groups() if group)
     if not isinstance(text, str) or not text.strip():
         raise UserError(

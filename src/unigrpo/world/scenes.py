@@ -155,21 +155,19 @@ def scene_for(meta: dict, rng: np.random.Generator) -> Scene:
     """
     include = meta["include"]
     kinds: list[tuple[str, str]] = []
-    slots: dict[int, list[int]] = {}
+    slots: dict[int, range] = {}  # clause -> its objects
     for index in mention_order(include):
         clause = include[index]
-        slots[index] = list(range(len(kinds), len(kinds) + clause["count"]))
+        slots[index] = range(len(kinds), len(kinds) + clause["count"])
         for _ in slots[index]:
             kinds.append((clause["class"], clause.get("color") or COLOR_NAMES[int(rng.integers(len(COLORS)))]))
     if len(kinds) > GRID * GRID:
         raise ValueError(f"{meta.get('prompt', include)!r} asks for more than {GRID * GRID} objects")
-    relations = [
-        (clause["position"][0], a, b)
-        for index, clause in enumerate(include)
-        if "position" in clause
-        for a in slots[index]
-        for b in slots[clause["position"][1]]
-    ]
+    relations = []
+    for index, clause in enumerate(include):
+        if "position" in clause:
+            relation, reference = clause["position"]
+            relations += itertools.product([relation], slots[index], slots[reference])
     for _ in range(2000):
         places = rng.permutation(GRID * GRID)[: len(kinds)].tolist()
         if all(clearly(relation, places[a], places[b]) for relation, a, b in relations):

@@ -25,16 +25,8 @@ Entry = tuple[str, str, str]
 Plan = list[Entry]
 KINDS = ("count", "color", "class", "place")
 
-# Shares of the families in base examples; the rest are captions of random scenes.
-_BASE_SHARES = {
-    "single_object": 0.05,
-    "two_object": 0.08,
-    "counting": 0.08,
-    "colors": 0.05,
-    "position": 0.14,
-    "color_attr": 0.15,
-    "compound": 0.25,
-}
+# Shares of FAMILIES, in their order, in base examples; the rest are captions of random scenes.
+_BASE_SHARES = (0.05, 0.08, 0.08, 0.05, 0.14, 0.15, 0.25)
 # Share of the base's examples with a trace whose prompt says nothing: only the trace says what is where.
 UNTOLD = 0.6
 UNTOLD_PROMPT = "a photo"
@@ -245,12 +237,12 @@ def base_example(rng: np.random.Generator, thinking: bool, imperfection: Imperfe
     if thinking and rng.random() < UNTOLD:
         _, trace, scene = dense_example(rng, int(rng.integers(3, MAX_OBJECTS + 1)))
         return UNTOLD_PROMPT, trace, scene
-    number = int(np.searchsorted(np.cumsum(list(_BASE_SHARES.values())), rng.random(), side="right"))
+    number = int(np.searchsorted(np.cumsum(_BASE_SHARES), rng.random(), side="right"))
     if number == len(_BASE_SHARES):
         text, trace, scene = dense_example(rng)
         return text, trace if thinking else None, scene
     while True:
-        statement = FAMILIES[list(_BASE_SHARES)[number]](rng)
+        statement = list(FAMILIES.values())[number](rng)
         if not is_held_out(statement):
             trace, scene = annotate({"include": statement.include()}, rng, imperfection)
             return statement.text(), trace if thinking else None, scene
