@@ -148,10 +148,9 @@ def answered(make: Callable) -> Callable:
         vlm = answerer(**{name: values.pop(name) for name in options if name in values})
         return make(vlm, **values)
 
-    build.__annotations__ = annotations(make) | annotations(answerer)
-    build.__signature__ = inspect.Signature(
-        [p.replace(kind=p.KEYWORD_ONLY, annotation=build.__annotations__[p.name]) for p in (*rest, *options.values())]
-    )
+    hints = annotations(make) | annotations(answerer)
+    parameters = [p.replace(kind=p.KEYWORD_ONLY, annotation=hints[p.name]) for p in (*rest, *options.values())]
+    build.__signature__ = inspect.Signature(parameters)
     return build
 
 

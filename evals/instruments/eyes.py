@@ -29,15 +29,7 @@ from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json
 from unigrpo.core.records import Prompt
 from unigrpo.models import torchvision_compat
-from unigrpo.world.geneval_verdict import (
-    CLASSES,
-    COLORS,
-    COUNTING_THRESHOLD,
-    SCORE_THRESHOLD,
-    Boxes,
-    kept_indices,
-    with_article,
-)
+from unigrpo.world import geneval_verdict as geneval
 
 DETECTOR = "facebook/mask2former-swin-small-coco-instance"
 CLIP = "timm/vit_large_patch14_clip_224.openai"
@@ -84,9 +76,10 @@ class Mask2Former:
         model = weights.load_model(Mask2FormerForUniversalSegmentation, path, "a Mask2Former")
         labels = model.config.id2label
         found = tuple(SYNONYMS.get(labels[i], labels[i]) for i in sorted(labels))
-        if found != CLASSES:
-            odd = next((a for a, b in zip(found, CLASSES, strict=False) if a != b), f"{len(found)} classes")
-            raise UserError(f"{path / 'config.json'}: 'id2label' must be COCO's {len(CLASSES)} classes, found {odd!r}")
+        if found != geneval.CLASSES:
+            odd = next((a for a, b in zip(found, geneval.CLASSES, strict=False) if a != b), f"{len(found)} classes")
+            expected = f"COCO's {len(geneval.CLASSES)} classes"
+            raise UserError(f"{path / 'config.json'}: 'id2label' must be {expected}, found {odd!r}")
         self.model = model.to(device)
         self.size = {"shortest_edge": SHORT_SIDE, "longest_edge": LONG_SIDE}
         self.name, self.digest = f"mask2former-{SHORT_SIDE}x{LONG_SIDE}", weights.digest(path)
@@ -100,7 +93,7 @@ class Mask2Former:
         seen, size = inputs["pixel_values"].shape[-2:], (images[0].height, images[0].width)
         pairs = zip(output.class_queries_logits, output.masks_queries_logits, strict=True)
         return [
-            keep(*instances(classes, masks, seen, size, SCORE_THRESHOLD), tag)
+            keep(*instances(classes, masks, seen, size, geneval.SCORE_THRESHOLD), tag)
             for (classes, masks), tag in zip(pairs, tags, strict=True)
         ]
 
@@ -136,17 +129,17 @@ def keep(
     labels: np.ndarray,
     masks: Sequence[np.ndarray | None],
     tag: str,
-    thresholds: tuple[float, float] = (SCORE_THRESHOLD, COUNTING_THRESHOLD),
+    thresholds: tuple[float, float] = (geneval.SCORE_THRESHOLD, geneval.COUNTING_THRESHOLD),
     max_overlap: float = 1.0,
 ) -> Found:
     """The official filter on the detections of one image; ``labels`` are indices of GenEval's classes."""
     found = Found({}, {})
     for label in np.unique(labels):
         inside = np.flatnonzero(labels == label)
-        chosen = [inside[i] for i in kept_indices(rows[inside], tag, max_overlap, thresholds)]
+        chosen = [inside[i] for i in geneval.kept_indices(rows[inside], tag, max_overlap, thresholds)]
         if chosen:
-            found.boxes[CLASSES[label]] = [rows[i].tolist() for i in chosen]
-            found.masks[CLASSES[label]] = [masks[i] for i in chosen]
+            found.boxes[geneval.CLASSES[label]] = [rows[i].tolist() for i in chosen]
+            found.masks[geneval.CLASSES[label]] = [masks[i] for i in chosen]
     return found
 
 
@@ -164,7 +157,7 @@ class Owlv2:
             self.processor = AutoProcessor.from_pretrained(path)
         self.model = weights.load_model(Owlv2ForObjectDetection, path, "an OWLv2").to(device)
         self.name, self.digest = "owlv2", weights.digest(path)
-        asked = [f"a photo of {with_article(name)}" for name in CLASSES]
+        asked = [f"a photo of {geneval.with_article(name)}" for name in geneval.CLASSES]
         text = self.processor(text=[asked], return_tensors="pt").to(device)
         with torch.inference_mode():
             read = self.model.owlv2.text_model(text["input_ids"], text["attention_mask"]).pooler_output
@@ -177,18 +170,18 @@ class Owlv2:
         flat = features.flatten(1, 2)
         logits, _ = self.model.class_predictor(flat, self.queries.expand(len(images), -1, -1))
         output = SimpleNamespace(logits=logits, pred_boxes=self.model.box_predictor(flat, features))
-        sizes = [(image.height, image.width) for image in images]
+        width, height = images[0].size
         decode = self.processor.post_process_grounded_object_detection
-        found = decode(output, threshold=self.thresholds[0], target_sizes=sizes)
-        return [self._keep(seen, image.size, tag) for seen, image, tag in zip(found, images, tags, strict=True)]
-
-    def _keep(self, seen: dict[str, Tensor], size: tuple[int, int], tag: str) -> Found:
-        limits = torch.tensor([*size, *size], device=seen["boxes"].device)  # width, height
-        boxes = seen["boxes"].clamp(min=0).minimum(limits)  # the network sees a square that the image fills in part
-        rows = torch.cat([boxes, seen["scores"][:, None]], 1).cpu().numpy()
-        large = (boxes[:, 2] - boxes[:, 0] >= 1) & (boxes[:, 3] - boxes[:, 1] >= 1)
-        rows, labels = rows[large.cpu().numpy()], seen["labels"][large].cpu().numpy()
-        return keep(rows, labels, [None] * len(rows), tag, self.thresholds, self.max_overlap)
+        found = decode(output, threshold=self.thresholds[0], target_sizes=[(height, width)] * len(images))
+        limits = torch.tensor([width, height, width, height], device=self.model.device)
+        filtered = []
+        for seen, tag in zip(found, tags, strict=True):
+            boxes = seen["boxes"].clamp(min=0).minimum(limits)  # the network sees a square that the image fills in part
+            large = (boxes[:, 2] - boxes[:, 0] >= 1) & (boxes[:, 3] - boxes[:, 1] >= 1)
+            rows = torch.cat([boxes, seen["scores"][:, None]], 1)[large].cpu().numpy()
+            labels = seen["labels"][large].cpu().numpy()
+            filtered.append(keep(rows, labels, [None] * len(rows), tag, self.thresholds, self.max_overlap))
+        return filtered
 
 
 Detector = Mask2Former | Owlv2
@@ -230,7 +223,7 @@ class ColourReader:
             seen = self.model.encode_image(pixels, normalize=True)  # (b, D)
             described = torch.stack([self._classifier(cls) for cls in classes[part]])  # (b, D, 10)
             best = torch.einsum("bd,bdc->bc", seen, described).argmax(1)
-            colors += [COLORS[i] for i in best.tolist()]
+            colors += [geneval.COLORS[i] for i in best.tolist()]
         return colors
 
     def _described(self, cls: str) -> Tensor:
@@ -238,7 +231,7 @@ class ColourReader:
         from open_clip import build_zero_shot_classifier
 
         templates = [lambda color, text=text: text.format(color=color, cls=cls) for text in TEMPLATES]
-        return build_zero_shot_classifier(self.model, self.tokenizer, COLORS, templates, device=self.device)
+        return build_zero_shot_classifier(self.model, self.tokenizer, geneval.COLORS, templates, device=self.device)
 
 
 @dataclass(frozen=True)
@@ -252,15 +245,10 @@ class Eyes:
     def version(self) -> str:
         return f"{self.detector.name}:{self.detector.digest} clip:{self.reader.digest}"
 
-    def look(self, images: Sequence[Image.Image], prompts: Sequence[Prompt]) -> list[tuple[Boxes, Colours]]:
-        """(boxes, colours) of each image, as the verdicts take them."""
+    def look(self, images: Sequence[Image.Image], prompts: Sequence[Prompt]) -> list[tuple[geneval.Boxes, Colours]]:
+        """(boxes, colours) of each image, as the verdicts take them. Colours are of the objects whose class a prompt
+        gives a colour; all crops of the images are read together."""
         found = self.detector.detect(images, [prompt.tag for prompt in prompts])
-        return [(seen.boxes, c) for seen, c in zip(found, self._colours(prompts, images, found), strict=True)]
-
-    def _colours(
-        self, prompts: Sequence[Prompt], images: Sequence[Image.Image], found: Sequence[Found]
-    ) -> list[Colours]:
-        """Of the objects whose class a prompt gives a colour; all crops of the images are read together."""
         colors: list[Colours] = [{} for _ in prompts]
         crops, classes, owners = [], [], []
         for prompt, image, seen, owner in zip(prompts, images, found, colors, strict=True):
@@ -271,7 +259,7 @@ class Eyes:
                     owners.append(owner)
         for owner, cls, color in zip(owners, classes, self.reader.read(crops, classes), strict=True):
             owner.setdefault(cls, []).append(color)
-        return colors
+        return [(seen.boxes, read) for seen, read in zip(found, colors, strict=True)]
 
 
 def build(detector: str | None = None, clip: str | None = None, device: str = "auto") -> Eyes:
