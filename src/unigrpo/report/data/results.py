@@ -118,23 +118,19 @@ class Scores:
 
 
 class Paper:
-    """The paper's Tables 1 and 2 by (run, thinking); values stay the text that the paper prints."""
+    """The paper's Tables 1 and 2: ``rows`` are (run, thinking) -> column -> value, in the paper's order. Values stay
+    the text that the paper prints."""
 
     def __init__(self, path: Path):
         try:
             frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-            self._rows = frame.set_index(["run", "thinking"]).to_dict("index")
+            self.rows = frame.set_index(["run", "thinking"]).to_dict("index")
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{path}: cannot be read as the paper's numbers ({error})") from None
 
-    @property
-    def rows(self) -> list[tuple[str, str]]:
-        """(run, thinking) of every row, in the paper's order."""
-        return list(self._rows)
-
     def value(self, run: str, thinking: str, column: str) -> str:
         """'' where the paper has no such row or no number in it."""
-        return self._rows.get((run, thinking), {}).get(column, "")
+        return self.rows.get((run, thinking), {}).get(column, "")
 
 
 @dataclass(frozen=True)
