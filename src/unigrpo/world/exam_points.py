@@ -11,7 +11,7 @@ compound prompts, and "left of" means what GenEval's position rule says.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from unigrpo.core.records import Detection, Prompt
@@ -32,10 +32,6 @@ class ExamPoint:
     group: Group
     relation: str | None = None
     target: Group | None = None
-
-
-Answerer = Callable[[ExamPoint], str]
-"""Looks at one image and answers a point's question, in words: "yes", "no", "two"."""
 
 
 def exam_points(meta: Mapping) -> list[ExamPoint]:
@@ -78,8 +74,8 @@ def row(prompt: Prompt) -> dict:
     }
 
 
-def answer_from(detections: Sequence[Detection]) -> Answerer:
-    """The answerer that reads one image's detections.
+def answer(point: ExamPoint, detections: Sequence[Detection]) -> str:
+    """What one image's detections answer, in words: "yes", "no", "two".
 
     A relation holds when it holds, by GenEval's rule, between every pair of the best-scored objects of both
     groups, as many as are asked for.
@@ -90,24 +86,21 @@ def answer_from(detections: Sequence[Detection]) -> Answerer:
         fitting = [d for d in detections if d.cls == group.cls and group.color in (None, d.color)]
         return sorted(fitting, key=lambda d: -d.score)
 
-    def answer(point: ExamPoint) -> str:
-        group, found = point.group, among(point.group)
-        if point.skill == "count":
-            return _number(len(found))
-        holds = bool(found)
-        if point.skill == "position":
-            targets = among(point.target)[: point.target.count]
-            pairs = [(o.box, t.box) for o in found[: group.count] for t in targets]
-            holds = bool(pairs) and all(point.relation in relative_position(o, t) for o, t in pairs)
-        return "yes" if holds else "no"
-
-    return answer
+    found = among(point.group)
+    if point.skill == "count":
+        return _number(len(found))
+    holds = bool(found)
+    if point.skill == "position":
+        targets = among(point.target)[: point.target.count]
+        pairs = [(o.box, t.box) for o in found[: point.group.count] for t in targets]
+        holds = bool(pairs) and all(point.relation in relative_position(o, t) for o, t in pairs)
+    return "yes" if holds else "no"
 
 
-def score(meta: Mapping, answer: Answerer) -> dict:
+def score(meta: Mapping, detections: Sequence[Detection]) -> dict:
     """Of one image: ``ta``, the share (0-1) of its ``atoms`` points that are answered as expected, 1 for a prompt that
     states nothing; ``reason``: the other questions, one a line."""
     points = exam_points(meta)
-    failed = [p.question for p in points if answer(p) != p.expected]
+    failed = [p.question for p in points if answer(p, detections) != p.expected]
     share = 1 - len(failed) / len(points) if points else 1.0
     return {"ta": share, "atoms": len(points), "reason": "\n".join(failed)}

@@ -72,9 +72,5 @@ def _geneval(meta: dict, detections: Sequence[Detection]) -> dict:
     return {"official": float(verdict.correct), "reason": verdict.reason}
 
 
-def _ta(meta: dict, detections: Sequence[Detection]) -> dict:
-    return exam_points.score(meta, exam_points.answer_from(detections))
-
-
-VERDICTS = {"geneval": (_geneval, "official"), "ta": (_ta, "ta")}
+VERDICTS = {"geneval": (_geneval, "official"), "ta": (exam_points.score, "ta")}
 """Benchmark -> its verdict on detections, and the metric that is its headline."""
