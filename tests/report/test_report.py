@@ -456,7 +456,7 @@ def test_bad_figures_are_named(study, tmp_path, spec, message):
 def test_reports_never_import_torch():
     code = "import sys; import unigrpo.commands.reporting; from unigrpo.report.claims import outcomes\n"
     code += "from unigrpo.report.pages import compare, drawing, gallery, page\n"
-    code += "outcomes.write, compare.compare, gallery.make, drawing.draw, page.make\n"
+    code += "outcomes.write, compare.compare, gallery.make, drawing.draw, page.write\n"
     code += "assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})
 

@@ -25,8 +25,6 @@ def head(row: Row, sources: Sources) -> Line:
     """Who is judged, and on how much."""
     cells = {benchmark: sources.cells(row, benchmark, "gold") for benchmark in ("ta", "geneval")}
     return {
-        "run": row.run,
-        "label": sources.folder.label(row.run),
         "thinking": row.thinking,
         "guidance": row.guidance,
         "seeds": min((len(c.seeds) for c in cells.values() if c), default=0),

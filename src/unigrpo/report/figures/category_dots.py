@@ -4,8 +4,6 @@ values.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from unigrpo.report.data import results
 from unigrpo.report.data.results import Sources
 from unigrpo.report.pages import dot_plot, drawing
@@ -15,7 +13,7 @@ FACTS = KindFacts("GenEval by category", __doc__)
 COLUMNS = ["run", "thinking", "metric", "value", "lo", "hi"]
 
 
-def draw(spec: Mapping, sources: Sources) -> drawing.Drawn:
+def draw(spec: dict, sources: Sources) -> drawing.Drawn:
     panels = [(tag.replace("_", " "), ("official",), tag, tag) for tag in results.CATEGORIES]
     figure, axes, data = dot_plot.draw(spec, sources, panels, lines=2, height=(1.0, 2 * 0.16), sharex=True)
     axes[0, 0].set_xlim(0, 1.03)

@@ -4,8 +4,6 @@ bars are the paper's values.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from unigrpo.report.data.results import Sources
 from unigrpo.report.pages import dot_plot, drawing
 from unigrpo.study.facts import KindFacts
@@ -15,7 +13,7 @@ COLUMNS = ["run", "thinking", "metric", "value", "lo", "hi"]
 PANELS = (("TA", ("ta",), "ta", None), ("GenEval", ("official", "strict"), "geneval", None))
 
 
-def draw(spec: Mapping, sources: Sources) -> drawing.Drawn:
+def draw(spec: dict, sources: Sources) -> drawing.Drawn:
     figure, axes, data = dot_plot.draw(spec, sources, PANELS, lines=1, height=(0.7, 0.27))
     for axis in axes.flat:
         axis.set_xlim(right=1)

@@ -5,13 +5,12 @@ is where all started.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from statistics import mean
 
 from unigrpo.core import errors, seeding
 from unigrpo.core.lazy import lazy
-from unigrpo.report.data import logs, results, stats
-from unigrpo.report.data.results import Sources
+from unigrpo.report.data import lines, logs, results, stats
+from unigrpo.report.data.results import Line, Sources
 from unigrpo.report.pages import drawing
 from unigrpo.study.facts import TRAINING, KindFacts
 
@@ -21,32 +20,25 @@ PANELS = {"gold": "validation, gold judge", "artefact": "artefacts, share of the
 COLUMNS = ["run", "regulariser", "weight", "seeds", "drift", *(f"{m}{s}" for m in PANELS for s in ("", "_lo", "_hi"))]
 
 
-def last_drift(run: str, folder: results.Folder) -> float:
-    """Velocity MSE from the start at the last validation, mean over seeds. Raises UserError where none has it."""
-    last = [list(by.values())[-1] for by in logs.validated(run, "drift", folder).values() if by]
-    if not last:
-        where = folder.root / "runs" / run
+def point(found: logs.Course, folder: results.Folder) -> Line:
+    """A run's line of the CSV; its drift is the mean over seeds of the velocity MSE from the start at the last
+    validation. Raises UserError where no seed has it."""
+    drift = [list(by.values())[-1] for by in logs.validated(found.run, "drift", folder).values() if by]
+    if not drift:
+        where = folder.root / "runs" / found.run
         raise errors.UserError(f"{where}: no seed has a validation with its drift in metrics.jsonl")
-    return mean(last)
+    anchor = logs.anchor(folder.config(found.run))
+    line = {"run": found.run, "regulariser": anchor.kind, "weight": anchor.weight}
+    line |= {"seeds": len(found.seeds), "drift": mean(drift)}
+    for metric in PANELS:
+        rng = seeding.numpy_generator(0, "frontier", found.run, metric)
+        line |= lines.columns(metric, stats.estimate(found.cells(metric, -1), rng))
+    return line
 
 
-def points(courses: Mapping[str, object], folder: results.Folder) -> pandas.DataFrame:
-    """A line a run that was validated, in COLUMNS."""
-    rows = []
-    for run, found in courses.items():
-        if found is not None:
-            anchor = logs.anchor(folder.config(run))
-            row = [run, anchor.kind, anchor.weight, len(found.seeds), last_drift(run, folder)]
-            for metric in PANELS:
-                e = stats.estimate(found.cells(metric, -1), seeding.numpy_generator(0, "frontier", run, metric))
-                row += [e.mean, e.lo, e.hi]
-            rows.append(row)
-    return pandas.DataFrame(rows, columns=COLUMNS)
-
-
-def draw(spec: Mapping, sources: Sources) -> drawing.Drawn:
+def draw(spec: dict, sources: Sources) -> drawing.Drawn:
     courses = logs.courses(spec["runs"], sources.folder)
-    data = points(courses, sources.folder)
+    data = pandas.DataFrame([point(found, sources.folder) for found in courses.values() if found])
     missing = [sources.folder.label(run) for run, found in courses.items() if found is None]
     first = courses[data["run"][0]]
     figure, (axes,) = drawing.panels(1, len(PANELS), 3.1)

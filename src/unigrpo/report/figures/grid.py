@@ -4,8 +4,6 @@ A fixed rule draws the prompts (the paper's Figure 2).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from unigrpo.report.data import samples
 from unigrpo.report.data.results import Sources
 from unigrpo.report.pages import drawing
@@ -16,7 +14,7 @@ TAGS = ("counting", "position", "color_attr", "compound", "compound")
 COLUMNS = ["prompt_id", "prompt", "run", "trace", "correct", "reason"]
 
 
-def draw(spec: Mapping, sources: Sources) -> drawing.Drawn:
+def draw(spec: dict, sources: Sources) -> drawing.Drawn:
     runs = spec["runs"]
     found = {run: drawing.first_samples(run, spec, sources) for run in runs}
     prompts = drawing.drawn_prompts(found[runs[0]], TAGS)

@@ -5,8 +5,6 @@ triangle is where gold peaks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from unigrpo.core import errors
 from unigrpo.core.lazy import lazy
 from unigrpo.report.data import logs, results
@@ -20,11 +18,6 @@ COLUMNS = ["run", "seed", "update", "drift", "metric", "gain"]
 LOOKS = {"proxy": {"color": "#c0392b", "linestyle": "--"}, "gold": {"color": "#08306b", "linestyle": "-"}}
 
 
-def gains(found: logs.Course, metric: str) -> np.ndarray:
-    """(K, U) gains since the first validation, in units of the spread over its images, or as they are without any."""
-    return (found.means[metric] - found.means[metric][:, :1]) / (found.spread[metric] or 1.0)
-
-
 def drifts(found: logs.Course, folder: results.Folder) -> np.ndarray:
     """(K, U) velocity MSE from the start at each of the validations. Raises UserError where one has none."""
     by_seed = logs.validated(found.run, "drift", folder)
@@ -34,7 +27,7 @@ def drifts(found: logs.Course, folder: results.Folder) -> np.ndarray:
     return moved
 
 
-def draw(spec: Mapping, sources: Sources) -> drawing.Drawn:
+def draw(spec: dict, sources: Sources) -> drawing.Drawn:
     folder, rows = sources.folder, []
     courses = logs.courses(spec["runs"], folder)
     figure, axes = drawing.panels(len(courses), 2, 0.8 + 1.15 * len(courses), sharey=True, sharex="col")
@@ -44,7 +37,9 @@ def draw(spec: Mapping, sources: Sources) -> drawing.Drawn:
             for axis in line:
                 drawing.say_missing(axis)
             continue
-        moved, gained = drifts(found, folder), {metric: gains(found, metric) for metric in LOOKS}
+        moved = drifts(found, folder)
+        levels = {metric: (found.means[metric], found.spread[metric] or 1.0) for metric in LOOKS}
+        gained = {metric: (mean - mean[:, :1]) / spread for metric, (mean, spread) in levels.items()}
         _draw_run(line, found, moved, gained)
         rows += [
             (run, seed, update, moved[k, u], metric, each[k, u])
@@ -64,8 +59,8 @@ def draw(spec: Mapping, sources: Sources) -> drawing.Drawn:
     return figure, rows
 
 
-def _draw_run(line, found: logs.Course, moved: np.ndarray, gained: Mapping[str, np.ndarray]) -> None:
-    """Means over seeds and their range; a triangle at the highest mean gold."""
+def _draw_run(line, found: logs.Course, moved: np.ndarray, gained: dict[str, np.ndarray]) -> None:
+    """Means over seeds of what was gained (K, U) and their range; a triangle at the highest mean gold."""
     for axis, place in zip(line, (np.array(found.updates, dtype=float), moved.mean(0)), strict=True):
         for metric, look in LOOKS.items():
             drawing.band(axis, place, gained[metric], look["color"])

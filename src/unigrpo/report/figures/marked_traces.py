@@ -5,7 +5,6 @@ the prompt; in italics are words that the image does not follow. A fixed rule dr
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
 
 from unigrpo.report.data import results, samples
 from unigrpo.report.data.results import Sources
@@ -23,7 +22,7 @@ LOOKS = {  # mark of report.data.samples -> what it means, its look; either diff
 }
 
 
-def draw(spec: Mapping, sources: Sources) -> drawing.Drawn:
+def draw(spec: dict, sources: Sources) -> drawing.Drawn:
     (run,) = spec["runs"]
     found = drawing.first_samples(run, spec, sources)
     shown = [found[prompt] for prompt in drawing.drawn_prompts(found, (*results.CATEGORIES, "compound", "compound"))]

@@ -6,7 +6,6 @@ training grid, means over seeds and their range.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 from unigrpo.core import errors
 from unigrpo.core.lazy import lazy
@@ -20,13 +19,13 @@ COLUMNS = ["what", "of", "seed", "time", "value"]
 PAPER = {"steps": 25, "grid": "points", "shift": 3.0, "noise_level": 0.8, "transition": "sde"}  # Table 3
 
 
-def times(rl: Mapping) -> np.ndarray:
+def times(rl: dict) -> np.ndarray:
     """(N+1,) the training grid, from 1 to 0; as flow.time_grid has it."""
     u = np.linspace(1, 0, rl["steps"] + (rl["grid"] == "steps"))
     return rl["shift"] * u / (1 + (rl["shift"] - 1) * u)
 
 
-def kl_weights(rl: Mapping) -> np.ndarray:
+def kl_weights(rl: dict) -> np.ndarray:
     """(N-1,) weight of the squared velocity difference in the exact latent KL (section 3.3): c^2 / (2 std^2), where the
     mean of a transition is c v plus a part without v, as in flow.transition; at all steps but the last, whose
     transition has no width where it is ``cps``. The paper argues that a policy hides where it is small."""
@@ -53,7 +52,7 @@ def drift_by_time(run: str, sources: Sources) -> dict[int, np.ndarray]:
     return found
 
 
-def draw(spec: Mapping, sources: Sources) -> drawing.Drawn:
+def draw(spec: dict, sources: Sources) -> drawing.Drawn:
     folder, drifts = sources.folder, {run: drift_by_time(run, sources) for run in spec["runs"]}
     if not any(drifts.values()):
         runs = ", ".join(spec["runs"])
@@ -77,13 +76,11 @@ def draw(spec: Mapping, sources: Sources) -> drawing.Drawn:
     return figure, rows
 
 
-def _draw_weights(axis, rl: Mapping) -> list[tuple]:
+def _draw_weights(axis, rl: dict) -> list[tuple]:
     """The weights of this scale and of the paper; the rows of the CSV."""
     rows = []
-    for settings, label, look in (
-        (rl, "this scale", drawing.look(0) | {"marker": "o", "markersize": 3.5}),
-        (PAPER, "the paper's settings", drawing.look(1) | {"linestyle": "--"}),
-    ):
+    ours, paper = {"marker": "o", "markersize": 3.5, "color": drawing.DARK}, {"linestyle": "--", "color": drawing.RED}
+    for settings, label, look in ((rl, "this scale", ours), (PAPER, "the paper's settings", paper)):
         weights, at = kl_weights(settings), times(settings)[:-2]
         axis.plot(at, weights / weights.max(), label=f"latent KL, {label}", linewidth=1.3, **look)
         rows += [("weight", label, None, t, w / weights.max()) for t, w in zip(at, weights, strict=True)]

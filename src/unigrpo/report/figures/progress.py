@@ -5,7 +5,7 @@ are validated without it, and start lower.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from unigrpo.core.lazy import lazy
 from unigrpo.report.data import logs
@@ -33,28 +33,27 @@ def spread(heights: Sequence[float], gap: float) -> np.ndarray:
     return placed[np.argsort(order, kind="stable")]
 
 
-def draw(spec: Mapping, sources: Sources) -> drawing.Drawn:
-    """Validation gold against generated images, a line a run, its mean over seeds as long as all of them go on."""
+def draw(spec: dict, sources: Sources) -> drawing.Drawn:
     folder = sources.folder
     data = logs.curve_data(spec["runs"], folder)
     data = data[(data["kind"] == "validation") & (data["metric"] == "gold")]
     figure, ((axis,),) = drawing.panels(1, 1, 3.6)
-    ends, labels = [], []
+    labels = []
     for number, run in enumerate(spec["runs"]):
         look = drawing.look(number, "marker")
         _, mean = drawing.by_seed(data, run, "validation", "gold", "images")
         axis.plot(mean.index, mean, **drawing.look(number, "marker", "linestyle"), linewidth=1.3, markersize=3.5)
         if len(mean) and logs.fallen(run, folder):
             axis.plot(mean.index[-1], mean.iloc[-1], "x", color="#222222", markersize=9, markeredgewidth=1.6, zorder=5)
-        ends.append((mean.index[-1], mean.iloc[-1]) if len(mean) else None)
-        labels.append((folder.label(run) + logs.fate(run, folder), look))
+        end = (mean.index[-1], mean.iloc[-1]) if len(mean) else None
+        labels.append((folder.label(run) + logs.fate(run, folder), look, end))
     axis.set(xlabel="generated images", ylabel="validation, gold judge")
     axis.margins(x=0.02)
     axis.autoscale_view()
     axis.autoscale(False)  # the lines to the labels leave the limits as they are
     to_axis = axis.transData + axis.transAxes.inverted()
-    heights = [to_axis.transform(end)[1] if end else 0.0 for end in ends]
-    for end, height, (label, look) in zip(ends, spread(heights, LABEL_GAP), labels, strict=True):
+    heights = [to_axis.transform(end)[1] if end else 0.0 for *_, end in labels]
+    for (label, look, end), height in zip(labels, spread(heights, LABEL_GAP), strict=True):
         axis.text(LABEL_X + 0.035, height, label, transform=axis.transAxes, va="center", fontsize=7.5)
         if end:
             x, y = to_axis.transform(end)

@@ -5,7 +5,6 @@ peaks, and at the last. A fixed rule draws the prompts (the paper's Figure 5).
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
 from pathlib import Path
 
 from unigrpo.core import errors, records
@@ -16,30 +15,25 @@ from unigrpo.report.pages import drawing
 from unigrpo.study.facts import TRAINING, KindFacts
 
 np = lazy("numpy")
+Image = lazy("PIL.Image")
 prompts = lazy("unigrpo.world.prompts")
 FACTS = KindFacts("Validation images where gold peaks and at the end", __doc__, **TRAINING)
 COLUMNS = ["run", "seed", "update", "when", "prompt_id", "gold"]
 TAGS = ("single_object", "counting", "position", "color_attr", "compound", "compound")
 
 
-def tile(page: np.ndarray, place: int) -> np.ndarray:
-    """The image at ``place`` of a sheet (H, W, 3)."""
-    side = page.shape[1] // records.SHEET_COLUMNS
-    row, column = divmod(place, records.SHEET_COLUMNS)
-    return page[side * row : side * (row + 1), side * column : side * (column + 1)]
-
-
-def read(path: Path) -> np.ndarray:
-    """A sheet (H, W, 3). Raises UserError where it cannot be read."""
-    from PIL import Image
-
+def tiles(path: Path, places: list[int]) -> list[np.ndarray]:
+    """The images (side, side, 3) at these places of a sheet. Raises UserError where it cannot be read."""
     try:
-        return np.asarray(Image.open(path).convert("RGB"))
+        page = np.asarray(Image.open(path).convert("RGB"))
     except OSError as error:
         raise errors.UserError(f"{path}: cannot be read as a picture ({error})") from None
+    side = page.shape[1] // records.SHEET_COLUMNS
+    corners = [(side * (place // records.SHEET_COLUMNS), side * (place % records.SHEET_COLUMNS)) for place in places]
+    return [page[y : y + side, x : x + side] for y, x in corners]
 
 
-def draw(spec: Mapping, sources: Sources) -> drawing.Drawn:
+def draw(spec: dict, sources: Sources) -> drawing.Drawn:
     folder, rows = sources.folder, []
     courses = logs.courses(spec["runs"], folder)
     shown = next(found for found in courses.values() if found is not None)
@@ -56,9 +50,9 @@ def draw(spec: Mapping, sources: Sources) -> drawing.Drawn:
         for line, at, when in zip(pair, (found.peak(), -1), ("gold peaks", "end"), strict=True):
             update = found.updates[at]
             _name(line[0], folder.label(run), f"{when}: {update}")
-            page = read(folder.seed_folders(run)[found.seeds[0]] / "validation" / f"{update:06d}.png")
-            for axis, place in zip(line, places, strict=True):
-                axis.imshow(tile(page, place), interpolation="bicubic")
+            sheet = folder.seed_folders(run)[found.seeds[0]] / "validation" / f"{update:06d}.png"
+            for axis, place, image in zip(line, places, tiles(sheet, places), strict=True):
+                axis.imshow(image, interpolation="bicubic")
                 gold = found.values["gold"][0, at, place]
                 axis.set_xlabel(f"gold {gold:.2f}", fontsize=5.5, labelpad=1.5)
                 rows.append((run, found.seeds[0], update, when, found.prompts[place], gold))

@@ -14,11 +14,8 @@ from unigrpo.core.errors import UserError
 from unigrpo.core.files import write_text
 from unigrpo.core.seeding import numpy_generator
 from unigrpo.report.data import lines as cells
-from unigrpo.report.data.logs import curve_data
-from unigrpo.report.data.phrases import scale_of
+from unigrpo.report.data import logs, phrases, samples, stats
 from unigrpo.report.data.results import CATEGORIES, Line, Row, Sources
-from unigrpo.report.data.samples import read_samples
-from unigrpo.report.data.stats import improvement
 from unigrpo.report.pages import drawing, page
 
 LINES = (  # in words, benchmark, metric, category
@@ -48,7 +45,7 @@ def compare(a: Row, b: Row, sources: Sources) -> list[Line]:
             first, second = first.only(tag), second.only(tag)
         name = (a.run, b.run, a.mode, a.guidance, benchmark, metric, tag or "")
         gap = sources.gap(a, b, benchmark, metric, tag)
-        better = improvement(first, second, numpy_generator(0, "improvement", *name), benchmark == "geneval")
+        better = stats.improvement(first, second, numpy_generator(0, "improvement", *name), benchmark == "geneval")
         means = {key: sources.estimate(row, benchmark, metric, tag).mean for key, row in (("a", a), ("b", b))}
         lines.append(
             {"metric": words, **means, "difference": gap.mean, "lo": gap.lo, "hi": gap.hi, "resolvable": gap.resolvable}
@@ -84,7 +81,7 @@ def markdown(a: Row, b: Row, lines: Sequence[Line], sources: Sources) -> str:
         "P(improvement) is the chance that a seed of the first beats a seed of the second on a prompt, ties counting "
         "half; its interval covers prompts only.",
         "n is seeds × prompts. The training reward is the one that the learned reward gives the same images.",
-        scale_of([a.run, b.run], sources.folder),
+        phrases.scale_of([a.run, b.run], sources.folder),
     ]
     sections = [("", pd.DataFrame(table)), ("", pd.DataFrame(spent)), ("", notes)]
     return page.markdown(f"{first} against {second}", sections)
@@ -104,7 +101,7 @@ def picture(a: Row, b: Row, lines: Sequence[Line], sources: Sources) -> Figure:
     left.set_title(f"{sources.name(a)} − {sources.name(b)}")
     for number, row in enumerate((a, b)):
         if sources.folder.metrics(row.run):
-            data = curve_data([row.run], sources.folder)
+            data = logs.curve_data([row.run], sources.folder)
             _, mean = drawing.by_seed(data, row.run, "validation", "gold", "images")
             look = drawing.look(number, "linestyle")
             right.plot(mean.index, mean, marker="o", markersize=3, label=sources.folder.label(row.run), **look)
@@ -116,7 +113,7 @@ def picture(a: Row, b: Row, lines: Sequence[Line], sources: Sources) -> Figure:
 
 def _draw_pairs(figure, a: Row, b: Row, sources: Sources) -> None:
     """Columns of prompts: PAIRS where a alone is right, then PAIRS where b alone is; a row a run."""
-    first, second = found = [read_samples(sources.folder, row.run, row.mode, row.guidance) for row in (a, b)]
+    first, second = found = [samples.read_samples(sources.folder, row.run, row.mode, row.guidance) for row in (a, b)]
     rng, shown = numpy_generator(0, "pairs", a.run, b.run), []
     shared = [prompt for prompt in first if prompt in second]
     for right in (True, False):
@@ -126,10 +123,10 @@ def _draw_pairs(figure, a: Row, b: Row, sources: Sources) -> None:
         figure.text(0.5, 0.5, "no images on whose prompt the verdicts differ", ha="center")
         return
     axes = figure.subplots(2, len(shown), squeeze=False)
-    for line, row, samples in zip(axes, (a, b), found, strict=True):
+    for line, row, images in zip(axes, (a, b), found, strict=True):
         line[0].set_ylabel(sources.folder.label(row.run), fontsize=7)
         for axis, prompt in zip(line, shown, strict=True):
-            drawing.draw_sample(axis, samples[prompt])
+            drawing.draw_sample(axis, images[prompt])
     for axis, prompt in zip(axes[0], shown, strict=True):
         axis.set_title(drawing.subject(first[prompt].prompt, 20), fontsize=6.5)
 

@@ -43,7 +43,7 @@ def draw(spec: Mapping, sources: Sources, panels: Sequence[tuple], lines: int, h
     return figure, axes, data
 
 
-def _panel(axis, rows: Sequence[Row], sources: Sources, metrics: Sequence[str], column: str, tag: str | None):
+def _panel(axis, rows: Sequence[Row], sources: Sources, metrics: Sequence[str], column: str, tag: str | None) -> list:
     """Dots of these metrics beside the paper's ``column``, smaller for a category; the rows of the CSV."""
     data, runs = [], list(dict.fromkeys(row.run for row in rows))
     benchmark, size = "ta" if "ta" in metrics else "geneval", 3.5 if tag else 4.5

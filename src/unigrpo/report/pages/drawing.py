@@ -24,9 +24,7 @@ from unigrpo.report.data.results import Sources
 from unigrpo.report.data.samples import Sample, read_samples
 from unigrpo.study.facts import FIGURES
 
-Drawn = tuple[Figure, pd.DataFrame | list[tuple]]
-"""A figure, and the rows of its CSV."""
-
+Drawn = tuple[Figure, pd.DataFrame | list[tuple]]  # a figure, and the rows of its CSV
 WIDTH = 6.4  # inches: the text width of a page
 GREY, DARK, RED = "#444444", "#08306b", "#c0392b"
 # Apart in hue and in lightness, so that greyscale keeps them apart; line styles or markers say the same again.

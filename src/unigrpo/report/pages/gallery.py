@@ -1,9 +1,7 @@
-"""A static gallery: every prompt, the same noise in every run side by side, with trace, verdict and scores.
+"""A static gallery: the first sample of every prompt, from the same noise in every run, with trace, verdict and scores.
 
 One page, index.html (its template is gallery.html), and small PNG files; it opens from disk, without a server or a
-network. The same page with its images inside is one file to pass on, and what the workflow's report holds. It shows
-the first sample of each run's first seed: nothing is picked by hand. The reader can filter by category and by what
-changed between two runs.
+network. The same page with its images inside is one file to pass on, and what the workflow's report holds.
 """
 
 from __future__ import annotations
@@ -27,10 +25,8 @@ from unigrpo.report.data.samples import Sample, read_samples
 TEMPLATE = Path(__file__).with_name("gallery.html")
 STAGES = ("base", "sft", "rl")
 LARGEST = 256  # pixels: what a page of hundreds of images needs of each
-VERDICTS = {True: "right", False: "wrong", None: "unjudged"}
-WORDS = {"right": "✓ right", "wrong": "✗ wrong", "unjudged": "not judged"}
-SCORES = ("ta", "strict", "gold", "second", "proxy")
-"""Shown beside an image, where it has them; GenEval's official verdict is the headline itself."""
+VERDICTS = {True: ("right", "✓ right"), False: ("wrong", "✗ wrong"), None: ("unjudged", "not judged")}  # class, words
+SCORES = ("ta", "strict", "gold", "second", "proxy")  # shown where there; the headline is the official verdict itself
 
 
 def runs_with_samples(folder: Folder, guidance: str) -> dict[str, Mapping[str, Sample]]:
@@ -76,7 +72,6 @@ def write(folder: Folder, out: Path, single: Path, guidance: str) -> None:
         "scale": phrases.scale_of(list(runs), folder).replace("`", ""),
         "guidance": guidance,
         "labels": {run: folder.label(run) for run in runs},
-        "verdicts": WORDS,
         "categories": {tag: shown for tag, shown in categories.items() if shown},
     }
     for path, source in ((out / "index.html", "src"), (single, "inside")):

@@ -1,9 +1,6 @@
-r"""Tables and notes as Markdown, as an HTML page that needs nothing else, which the workflow's report shows, and as
-LaTeX to paste, which needs ``\usepackage{booktabs}`` alone; and one table of the catalogue in its four forms.
-
-The CSV holds every number; Markdown and HTML a readable choice of them and the notes that belong beside it; LaTeX
-what a paper prints. What is missing stands as an empty cell (CSV) or "not available" (elsewhere), never as a missing
-row.
+"""Tables and notes as Markdown, as an HTML page that needs nothing else, and as LaTeX to paste; and one table of the
+catalogue in its four forms. The CSV holds every number; Markdown and HTML a readable choice of them and the notes that
+belong beside it; LaTeX what a paper prints. What is missing stands as an empty cell (CSV) or "not available".
 """
 
 from __future__ import annotations
@@ -123,8 +120,8 @@ def rows_of(spec: Mapping, facts: KindFacts) -> list[Row]:
     return [Row(run, facts.mode, guidance) for run in spec["runs"] for guidance in knobs[run]]
 
 
-def make(name: str, spec: Mapping, sources: Sources) -> dict[str, str]:
-    """Suffix -> text of the table of one entry of the catalogue; ``name`` is its LaTeX label."""
+def write(name: str, spec: Mapping, sources: Sources, out: Path) -> None:
+    """Write <name>.csv, .md, .html and .tex of one entry of the catalogue; ``name`` is its LaTeX label too."""
     kind, folder = TABLES.load(spec["kind"]), sources.folder
     facts, latex_of = kind.FACTS, getattr(kind, "latex", kind.text)
     rows = rows_of(spec, facts)
@@ -141,15 +138,8 @@ def make(name: str, spec: Mapping, sources: Sources) -> dict[str, str]:
     caption = [scale, *facts.printed, *[phrases.METRICS, phrases.INTERVALS] * facts.scores, *facts.notes]
     frame = pd.DataFrame({"run": line["label"]} | kind.text(line) for line in lines)
     printed = pd.DataFrame({"run": line["label"]} | latex_of(line) | {"seeds": line["seeds"]} for line in lines)
-    return {
-        "csv": pd.DataFrame(lines).to_csv(index=False, float_format="%.4f"),
-        "md": markdown(facts.number + title, [("", frame), ("", below)]),
-        "html": parts(facts.number + title, [("", frame), ("", below)]),
-        "tex": latex(printed, [f"{title}.", *caption], name),
-    }
-
-
-def write(name: str, spec: Mapping, sources: Sources, out: Path) -> None:
-    """Write <name>.csv, .md, .html and .tex."""
-    for suffix, text in make(name, spec, sources).items():
-        write_text(out / f"{name}.{suffix}", text)
+    sections = [("", frame), ("", below)]
+    write_text(out / f"{name}.csv", pd.DataFrame(lines).to_csv(index=False, float_format="%.4f"))
+    write_text(out / f"{name}.md", markdown(facts.number + title, sections))
+    write_text(out / f"{name}.html", parts(facts.number + title, sections))
+    write_text(out / f"{name}.tex", latex(printed, [f"{title}.", *caption], name))

@@ -4,8 +4,6 @@ value).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 from unigrpo.report.data import lines, phrases, results
 from unigrpo.report.data.results import Line, Row, Sources
 from unigrpo.study.facts import KindFacts
@@ -17,18 +15,17 @@ FACTS = KindFacts(
     shows="rows",
     printed=("Under each official value its interval and, in parentheses, the paper's.",),
 )
-HEADS = {
+SHORT = {
     "geneval": "overall",
     "single_object": "single",
     "two_object": "two",
     "counting": "count",
-    "colors": "colors",
-    "position": "position",
     "color_attr": "attr",
 }
+HEADS = {name: SHORT.get(name, name) for name in ("geneval", *results.CATEGORIES)}
 
 
-def line(row: Row, rows: Sequence[Row], sources: Sources) -> Line:
+def line(row: Row, rows: list[Row], sources: Sources) -> Line:
     line = lines.head(row, sources)
     for name in HEADS:
         tag = name if name in results.CATEGORIES else None
@@ -39,23 +36,23 @@ def line(row: Row, rows: Sequence[Row], sources: Sources) -> Line:
     return line | lines.published(row, sources, "collapsed")
 
 
-def _cells(line: Mapping, ours: Mapping[str, str]) -> Line:
+def _cells(line: Line, ours: dict[str, str]) -> Line:
     """Each of HEADS with our value and the paper's."""
     cells = {words: f"{ours[name]} ({lines.paper(line, name)})" for name, words in HEADS.items()}
     return {"thinking": line["thinking"]} | cells | {"seeds": lines.seeds(line)}
 
 
-def text(line: Mapping) -> Line:
+def text(line: Line) -> Line:
     both = {name: f"{lines.number(line, name)} / {lines.number(line, f'{name}_strict')}" for name in HEADS}
     return _cells(line, {name: phrases.MISSING if line[name] is None else both[name] for name in HEADS})
 
 
-def latex(line: Mapping) -> Line:
+def latex(line: Line) -> Line:
     """The official values with their intervals, which leave no room for strict ones."""
     return _cells(line, {name: lines.interval(line, name) for name in HEADS})
 
 
-def notes(rows: Sequence[Row], table: Sequence[Mapping], sources: Sources) -> list[str]:
+def notes(rows: list[Row], table: list[Line], sources: Sources) -> list[str]:
     sizes = {HEADS[tag]: max((line[f"{tag}_n"] or 0) for line in table) for tag in results.CATEGORIES}
     prompts = ", ".join(f"{words} {size}" for words, size in sizes.items())
     return [f"Cells: official / strict (the paper's official value). Prompts per category: {prompts}."]

@@ -4,7 +4,6 @@ artefacts, diversity within a group, and the drift of the velocity from the star
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from statistics import mean
 
 from unigrpo.report.data import lines, logs, phrases
@@ -25,7 +24,7 @@ FACTS = KindFacts(
 )
 
 
-def line(row: Row, rows: Sequence[Row], sources: Sources) -> Line:
+def line(row: Row, rows: list[Row], sources: Sources) -> Line:
     run, folder, first = row.run, sources.folder, rows[0].run
     c, config = logs.course(run, folder), folder.config(run)
     anchor = logs.anchor(config) if config else None
@@ -54,7 +53,7 @@ def line(row: Row, rows: Sequence[Row], sources: Sources) -> Line:
     }
 
 
-def text(line: Mapping) -> Line:
+def text(line: Line) -> Line:
     return {
         "regulariser": line["regulariser"] or phrases.MISSING,
         "weight": "–" if line["weight"] is None else f"{line['weight']:g}",

@@ -4,7 +4,7 @@ update cost (the paper's Figure 4).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from statistics import median
 
 from unigrpo.core import errors
@@ -43,7 +43,7 @@ def costs(rows: Sequence[tuple[str, dict]]) -> Iterator[tuple[float, float]]:
         before = (update, evaluations)
 
 
-def line(row: Row, rows: Sequence[Row], sources: Sources) -> Line:
+def line(row: Row, rows: list[Row], sources: Sources) -> Line:
     run, folder = row.run, sources.folder
     c, trained = logs.course(run, folder), [x for log in folder.metrics(run).values() for x in costs(log)]
     evaluations, seconds = zip(*trained, strict=True) if trained else ((), ())
@@ -58,7 +58,7 @@ def line(row: Row, rows: Sequence[Row], sources: Sources) -> Line:
     return line
 
 
-def text(line: Mapping) -> Line:
+def text(line: Line) -> Line:
     return {
         "evaluated": line["guidance"],
         "guidance in training": lines.number(line, "guidance_in_training", "g"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 from unigrpo.report.data import lines, phrases
 from unigrpo.report.data.results import Line, Row, Sources
 from unigrpo.study.facts import KindFacts
@@ -12,7 +10,7 @@ FACTS = KindFacts("What decoding alone brings, beside reinforcement", __doc__, m
 KNOBS = ("guidance", "temperature")
 
 
-def line(row: Row, rows: Sequence[Row], sources: Sources) -> Line:
+def line(row: Row, rows: list[Row], sources: Sources) -> Line:
     """``gold_gap`` is the last run less the row, paired by prompt and seed."""
     protocols = sources.folder.protocols(row.run, row.mode, row.guidance)
     used = {f"{knob}_used": protocols[0].get(knob) if protocols else None for knob in KNOBS}
@@ -21,7 +19,7 @@ def line(row: Row, rows: Sequence[Row], sources: Sources) -> Line:
     return lines.head(row, sources) | used | lines.overall(row, sources) | lines.columns("gold_gap", gap)
 
 
-def text(line: Mapping) -> Line:
+def text(line: Line) -> Line:
     return {
         "decoding": line["guidance"],
         **{k: phrases.MISSING if line[f"{k}_used"] is None else line[f"{k}_used"] for k in KNOBS},

@@ -4,8 +4,6 @@ GenEval is the official verdict, strict wants exactly what was asked, gold adds 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 from unigrpo.report.data import lines, phrases
 from unigrpo.report.data.results import Line, Row, Sources
 from unigrpo.study.facts import KindFacts
@@ -15,24 +13,24 @@ RESOLVED = {"TA": ("ta", "ta"), "GenEval": ("geneval", "official"), "gold": ("ge
 COSTS = {"images": "training images", "model_evaluations": "model evaluations", "wall_seconds": "wall seconds"}
 
 
-def line(row: Row, rows: Sequence[Row], sources: Sources) -> Line:
+def line(row: Row, rows: list[Row], sources: Sources) -> Line:
     paper = lines.published(row, sources, "ta", "geneval")
     ours = lines.head(row, sources) | lines.overall(row, sources)
     return ours | paper | sources.cost(row.run) | lines.published(row, sources, "collapsed")
 
 
-def latex(line: Mapping) -> Line:
+def latex(line: Line) -> Line:
     """All but what a page has no room for."""
     paper = {"paper TA": lines.paper(line, "ta"), "paper GenEval": lines.paper(line, "geneval")}
     return {"thinking": line["thinking"]} | lines.verdicts(line) | paper | {"seeds": lines.seeds(line)}
 
 
-def text(line: Mapping) -> Line:
+def text(line: Line) -> Line:
     costs = {words: lines.number(line, name, ",.0f") for name, words in COSTS.items()}
     return latex(line) | {"images": line["n"]} | costs | {"collapsed seeds": lines.number(line, "collapsed", "d")}
 
 
-def notes(rows: Sequence[Row], table: Sequence[Mapping], sources: Sources) -> list[str]:
+def notes(rows: list[Row], table: list[Line], sources: Sources) -> list[str]:
     """Smallest differences to the last row, the paper's last where it has one, that these seeds and prompts resolve."""
     best = next((row for row in reversed(rows) if sources.paper.value(row.run, row.thinking, "geneval")), rows[-1])
     parts = []

@@ -4,8 +4,6 @@ how far gold fell from its peak.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 from unigrpo.report.data import lines, logs, phrases, stats
 from unigrpo.report.data.results import Line, Row, Sources
 from unigrpo.study.facts import TRAINING, KindFacts
@@ -25,7 +23,7 @@ FACTS = KindFacts(
 )
 
 
-def line(row: Row, rows: Sequence[Row], sources: Sources) -> Line:
+def line(row: Row, rows: list[Row], sources: Sources) -> Line:
     """Levels, gains in spreads, gap and fall from the peak (positive where gold fell); see ``data.logs``."""
     run, c = row.run, logs.course(row.run, sources.folder)
     fell = logs.measured(c and logs.change_since_peak(c), run, "fall")
@@ -59,7 +57,7 @@ def line(row: Row, rows: Sequence[Row], sources: Sources) -> Line:
     }
 
 
-def text(line: Mapping) -> Line:
+def text(line: Line) -> Line:
     of = f" of {line['updates']:,d}" if line["updates"] else ""
     return {
         "seeds": lines.seeds(line),

@@ -5,7 +5,7 @@ rollouts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable
 from statistics import mean, median
 
 from unigrpo.report.data import lines, logs, phrases
@@ -36,34 +36,31 @@ REWARDS = {
 COSTS = {"images": "images", "model_evaluations": "model evaluations", "wall_seconds": "wall seconds"}
 
 
-def _course(log: Sequence[tuple[str, dict]]) -> Line:
-    """One seed's rollouts and rewards; {} of a seed that was not trained."""
-    gold, proxy = (logs.column(log, "validation", name) for name in ("gold", "proxy"))
-    rewards, course = logs.column(log, "train", "proxy"), {}
-    if gold:
-        course |= {"gold_first": gold[0], "gold_best": max(gold), "gold_last": gold[-1]}
-        course |= {"validation_first": proxy[0], "validation_last": proxy[-1]}
-    if rewards:
-        course |= {"training_first": mean(rewards[: logs.ENDS]), "training_last": mean(rewards[-logs.ENDS :])}
-    return {"rollouts": len(rewards)} | course if log else {}
+def line(row: Row, rows: list[Row], sources: Sources) -> Line:
+    trained = [log for log in sources.folder.metrics(row.run).values() if log]
+    rollouts = [len(logs.column(log, "train", "proxy")) for log in trained]
+    gold, proxy = ([logs.column(log, "validation", name) for log in trained] for name in ("gold", "proxy"))
+    training_first, training_last = logs.ends(row.run, "proxy", sources.folder)
+
+    def over_seeds(values: Iterable[float]) -> float | None:
+        found = list(values)
+        return mean(found) if found else None
+
+    return {
+        "seeds": len(trained),
+        "rollouts": round(median(rollouts)) if trained else None,
+        **sources.cost(row.run),
+        "gold_first": over_seeds(values[0] for values in gold if values),
+        "gold_best": over_seeds(max(values) for values in gold if values),
+        "gold_last": over_seeds(values[-1] for values in gold if values),
+        "validation_first": over_seeds(values[0] for values in proxy if values),
+        "validation_last": over_seeds(values[-1] for values in proxy if values),
+        "training_first": training_first,
+        "training_last": training_last,
+    }
 
 
-def line(row: Row, rows: Sequence[Row], sources: Sources) -> Line:
-    courses = [course for course in map(_course, sources.folder.metrics(row.run).values()) if course]
-
-    def over_seeds(middle: Callable, name: str) -> float | None:
-        values = [course[name] for course in courses if name in course]
-        return middle(values) if values else None
-
-    rollouts = over_seeds(median, "rollouts")
-    return (
-        {"seeds": len(courses), "rollouts": None if rollouts is None else round(rollouts)}
-        | sources.cost(row.run)
-        | {name: over_seeds(mean, name) for name in REWARDS}
-    )
-
-
-def text(line: Mapping) -> Line:
+def text(line: Line) -> Line:
     return (
         {"seeds": line["seeds"], "rollouts": lines.number(line, "rollouts", ",")}
         | {words: lines.number(line, name, ",.0f") for name, words in COSTS.items()}
