@@ -66,12 +66,12 @@ def check_weights(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> 
             raise UserError(f"{path}: tensor {name} is missing: a checkpoint of another architecture?")
         if name not in present:
             raise UserError(f"{path}: unexpected tensor {name}: a checkpoint of another architecture?")
-        if present[name].shape != tensors[name].shape:
-            expected, got = tuple(present[name].shape), tuple(tensors[name].shape)
-            raise UserError(f"{path}: tensor {name}: expected shape {expected}, got {got}")
-        if present[name].is_floating_point() != tensors[name].is_floating_point():
-            raise UserError(f"{path}: tensor {name}: expected {present[name].dtype}, got {tensors[name].dtype}")
-        if not tensors[name].isfinite().all():
+        ours, theirs = present[name], tensors[name]
+        if ours.shape != theirs.shape:
+            raise UserError(f"{path}: tensor {name}: expected shape {tuple(ours.shape)}, got {tuple(theirs.shape)}")
+        if ours.is_floating_point() != theirs.is_floating_point():
+            raise UserError(f"{path}: tensor {name}: expected {ours.dtype}, got {theirs.dtype}")
+        if not theirs.isfinite().all():
             raise UserError(f"{path}: tensor {name}: expected finite numbers, got NaN or infinity")
 
 

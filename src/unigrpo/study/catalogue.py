@@ -118,8 +118,7 @@ def _check_sections(content: object) -> None:
             raise UserError(f"runs.{name}.vary: expected one setting with a list of values, got {line.vary!r}")
     for name, entry in catalogue.claims.items():
         if entry.check not in READS:
-            near = nearest(entry.check, READS)
-            raise UserError(f"claims.{name}.check: no check is called {entry.check!r}{near}")
+            raise UserError(f"claims.{name}.check: no check is called {entry.check!r}{nearest(entry.check, READS)}")
         if getattr(entry, READS[entry.check]) is None:
             raise UserError(f"claims.{name}.{READS[entry.check]}: missing, {entry.check} reads them")
     for name in (BASE, SFT):

@@ -192,7 +192,6 @@ class RLConfig(Settings):
 
     @property
     def facts(self) -> MethodFacts:
-        """What the method declares of itself."""
         return METHODS.load(self.method, "rl.method").FACTS
 
     @property
@@ -332,7 +331,6 @@ class RunConfig(Settings):
 
     @property
     def backbone_facts(self) -> BackboneFacts:
-        """What the backbone declares of itself."""
         return BACKBONES.load(self.backbone, "backbone").FACTS
 
     @property
@@ -342,8 +340,8 @@ class RunConfig(Settings):
 
 
 def check_processes(cfg: RunConfig) -> None:
-    """Raise UserError where the prompts of a rollout, or the examples of a supervised step, cannot be split equally
-    among the processes of a run: not a property of a scale or of a run's line, but of the two together."""
+    """Raise UserError unless the processes of a run can share the prompts of a rollout, or the examples of a supervised
+    step, equally: a property of a scale and a run's line together."""
     rl, n = cfg.rl, cfg.processes
     if cfg.stage != "rl":
         size, least = cfg.supervised.batch_size, LENGTH_BUCKETS * n

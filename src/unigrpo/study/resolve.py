@@ -79,16 +79,15 @@ def load_scale(path: str | Path, defaults: dict) -> dict:
     return scale
 
 
-def _compose_with_any(scale: dict, defaults: dict, line: dict, method: str, scale_name: str) -> None:
-    """Raise UserError unless the settings of a method work with some regulariser, which its runs will name."""
-    refused = None
+def _compose_with_any(scale: dict, defaults: dict, line: dict, method: str, scale_name: str) -> RunConfig:
+    """The settings of a method with a regulariser that they work with: its runs will name one. Raises UserError."""
+    refused = []
     for regulariser in ("none", *REGULARISERS.names()):
         try:
-            _compose(scale, defaults, line | {"regulariser": regulariser}, method, scale_name, 0)
-            return
+            return _compose(scale, defaults, line | {"regulariser": regulariser}, method, scale_name, 0)
         except UserError as error:
-            refused = refused or error
-    raise refused
+            refused.append(error)
+    raise refused[0]
 
 
 def resolve(catalogue: dict, scale: dict, scale_name: str, run: str, seed: int) -> RunConfig:

@@ -29,29 +29,24 @@ def check_reward(name: str, options: Mapping, key: str, options_key: str, part: 
 
 def training_pool(cfg: RunConfig) -> list[Prompt]:
     """The prompts of ``rl.prompt_file`` (one JSON object a line, see ``read_prompts``), or the world's without one.
-
-    Raises UserError naming file and line of a prompt that cannot be trained on: a word that the world's models do not
-    know, an id given before, more words than the learned reward reads, nothing stated where a verdict is the reward, no
-    text to render where it is read; and naming a tag with too few prompts to draw a rollout of distinct ones.
-    """
+    Raises UserError naming file and line of a prompt that cannot be trained on, as the messages below say, and naming a
+    tag with too few prompts to draw a rollout of distinct ones."""
     rl, judges = cfg.rl, _facts(cfg.rl.reward, cfg.rl.reward_options)
     text = next((name for name, facts in judges.items() if facts.reads == "text"), None)
     if rl.prompt_file is None:
         if text:
-            raise UserError(
-                f"expected a file of prompts that ask for a text, which the world's do not (reward: {text})"
-            )
+            asking = "prompts that ask for a text, which the world's do not"
+            raise UserError(f"expected a file of {asking} (reward: {text})")
         return prompt_set("train")
-    path, words, ids = Path(rl.prompt_file), set(vocabulary()), set()
+    path, ids = Path(rl.prompt_file), set()
+    words = set(vocabulary()) if cfg.backbone_facts.closed_vocabulary else None
     prompts = read_prompts(path)
     stated = next((name for name, facts in judges.items() if facts.reads == "statements"), None)
     most_words = min((facts.most_words for facts in judges.values() if facts.most_words), default=None)
     for (where, _), prompt in zip(read_jsonl(path), prompts, strict=True):
         written = prompt.text.split()
-        closed = cfg.backbone_facts.closed_vocabulary
-        unknown = next((word for word in written if closed and word not in words), None)
-        if unknown is not None:
-            raise UserError(f"{where}: the word {unknown!r} is not in this world's vocabulary")
+        if words is not None and (unknown := [word for word in written if word not in words]):
+            raise UserError(f"{where}: the word {unknown[0]!r} is not in this world's vocabulary")
         if prompt.id in ids:
             raise UserError(f"{where}: 'id' {prompt.id!r} is given twice")
         if most_words and len(written) > most_words:
