@@ -14,7 +14,7 @@ from unigrpo.models.backbones.bagel.multimodal import MultimodalMoT
 from unigrpo.models.backbones.bagel.vae import Autoencoder, VaeConfig
 from unigrpo.models.backbones.bagel.vit import VitConfig
 from unigrpo.models.mot import MoTConfig
-from unigrpo.models.word_tokenizer import BOS, END_OF_IMAGE, EOS, START_OF_IMAGE
+from unigrpo.models.mot_model import BOS, END_OF_IMAGE, EOS, START_OF_IMAGE
 from unigrpo.study.config import ModelConfig
 
 MODEL = ModelConfig(

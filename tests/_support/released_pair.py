@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from tests._support import release
-from unigrpo.models.word_tokenizer import build_tokenizer
+from unigrpo.models.mot_model import build_tokenizer
 from unigrpo.study.config import ModelConfig
 from unigrpo.world.prompts import vocabulary
 

@@ -96,7 +96,7 @@ def _velocities(file: Vectors) -> list[Check]:
     context, empty = file.prompt(), model.empty_context(1)
     block = model.embed_block(x, times[:1], file.grid())
     with inputs_of(model.rotary, 1) as positions:
-        hidden = model.encode_block(context, *block)
+        hidden, _ = model.read_block(context, list(zip(("", "_moe_gen"), block, strict=True)))
     velocities = {
         name: torch.cat([model.velocity(given, x, t[None], file.grid()) for t in times])
         for name, given in (("C.velocity", context), ("C.velocity_empty_context", empty))

@@ -13,8 +13,8 @@ from tests._support import release, released_pair, tiny  # isort: skip  # before
 
 from unigrpo.core.errors import UserError
 from unigrpo.models import checkpoint
-from unigrpo.models.backbones import backbone_of
 from unigrpo.models.base import PaintContext, Trace, UnifiedModel
+from unigrpo.models.checkpoint import backbone_of
 from unigrpo.study.facts import BACKBONES
 
 PROMPTS = ["a photo of a red circle", "a photo of a star"]

@@ -6,12 +6,15 @@ advantages nor losses.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,13 @@ class Trace:
         return Trace(self.tokens[index, :width], mask[:, :width])
 
 
+def padded(rows: Sequence[Sequence[int]], end: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """ids (B, T) of B lists of tokens, with ``end`` to the right of the shorter ones, and mask (B, T) of the tokens."""
+    ids = pad_sequence([torch.tensor(row, dtype=torch.long) for row in rows], batch_first=True, padding_value=end)
+    mask = torch.arange(ids.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
+    return ids.to(device), mask.to(device)
+
+
 def chosen_logp(logits: Tensor, trace: Trace, temperature: float) -> tuple[Tensor, Tensor]:
     """Log-probabilities (B, T) in nats of the trace's tokens under softmax(logits / temperature), logits (B, T, V), and
     the entropies (B, T), without gradient; both fp32, 0 where the mask is False."""
@@ -38,24 +48,32 @@ def chosen_logp(logits: Tensor, trace: Trace, temperature: float) -> tuple[Tenso
     return chosen.masked_fill(~trace.mask, 0.0), entropy.masked_fill(~trace.mask, 0.0)
 
 
-class PaintContext(Protocol):
-    """What images of B samples are painted after: prompts, and traces where there are some. Every tensor of it has the
-    batch first."""
+class PaintContext(ABC):
+    """What images of B samples are painted after: prompts, and traces where there are some."""
+
+    @abstractmethod
+    def map(self, fn: Callable[[Tensor], Tensor]) -> Self:
+        """The same with ``fn`` applied to every tensor; all have the batch first."""
+
+    @abstractmethod
+    def drop(self, dropped: Tensor) -> Self:
+        """Samples with ``dropped`` (B,) True see an empty context: condition dropout leaves no trace."""
 
     def repeat_interleave(self, n: int) -> Self:
         """Each sample ``n`` times in a row (prompt-major groups)."""
+        return self.map(lambda x: x.repeat_interleave(n, 0))
 
     def repeat(self, n: int) -> Self:
         """The batch ``n`` times (steps folded into the batch, step-major)."""
+        return self.map(lambda x: x.repeat(n, *[1] * (x.dim() - 1)))
 
     def select(self, index) -> Self:
         """The samples at ``index``."""
+        return self.map(lambda x: x[index])
 
     def detach(self) -> Self:
         """The same without gradient."""
-
-    def drop(self, dropped: Tensor) -> Self:
-        """Samples with ``dropped`` (B,) True see an empty context."""
+        return self.map(lambda x: x.detach())
 
 
 @runtime_checkable

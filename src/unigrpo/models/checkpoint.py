@@ -6,15 +6,29 @@ Its backbone decides what the folder of a finished model contains; every folder 
 from __future__ import annotations
 
 from pathlib import Path
-
-import torch
-from transformers import PreTrainedTokenizerFast
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from unigrpo.core.errors import UserError
-from unigrpo.models.backbones import backbone_of
-from unigrpo.models.base import UnifiedModel
 from unigrpo.study.config import ModelConfig, RunConfig
 from unigrpo.study.facts import BACKBONES
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerFast
+
+    from unigrpo.models.base import UnifiedModel
+
+
+def backbone_of(folder: Path) -> ModuleType:
+    """The backbone whose checkpoint a folder is. Raises UserError where it is nobody's."""
+    path = folder / "model.json"
+    for name in BACKBONES.names():
+        if (backbone := BACKBONES.load(name)).holds(folder):
+            return backbone
+    if not path.exists():
+        raise UserError(f"{path}: not found, expected the folder of a model")
+    raise UserError(f"{path}: backbone: expected one of {', '.join(BACKBONES.names())}")
 
 
 def save_model(model: UnifiedModel, folder: Path, info: dict, half: bool = False) -> None:

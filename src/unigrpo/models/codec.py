@@ -27,11 +27,9 @@ class PatchCodec(nn.Module):
         self.register_buffer("scale", torch.ones(dim))
 
     @torch.no_grad()
-    def fit(self, images: np.ndarray, whitening: float = 0.5) -> float:
-        """Principal components of uint8 images (n, H, W, 3); returns the share of variance that they explain.
-
-        ``whitening`` 0 keeps the components' relative variances, 1 gives all of them unit variance.
-        """
+    def fit(self, images: np.ndarray) -> float:
+        """Principal components of uint8 images (n, H, W, 3); returns the share of variance that they explain. Their
+        relative variances become the square roots of what they were."""
         x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
         x = patchify(x, self.stride).flatten(0, 1).double()
         self.mean.copy_(x.mean(0))
@@ -40,7 +38,7 @@ class PatchCodec(nn.Module):
         std = variance[keep].clamp_min(1e-10).sqrt()
         signs = vectors[:, keep].sum(0).sign()  # eigenvectors are defined up to sign
         self.basis.copy_(vectors[:, keep] * torch.where(signs == 0, 1.0, signs))
-        scale = std**whitening
+        scale = std.sqrt()
         self.scale.copy_(scale * ((std / scale) ** 2).mean().sqrt())
         return float(variance[keep].sum() / variance.sum())
 

@@ -15,18 +15,11 @@ from torch import nn
 
 from unigrpo.core import seeding
 from unigrpo.models.base import UnifiedModel
-from unigrpo.models.experts import expert_of
-from unigrpo.models.mot import MoT
+from unigrpo.models.mot_sizes import expert_of
 from unigrpo.models.torchvision_compat import ensure_torchvision
 
 SCALE = 2  # of an adapter: alpha / rank
 HEAD = "language_model.lm_head"
-
-
-def targets(mot: MoT, parts: Iterable[str]) -> list[str]:
-    """Names of the linear maps that get an adapter where ``parts`` are trained."""
-    linear = [name for name, module in mot.named_modules() if isinstance(module, nn.Linear) and name != HEAD]
-    return [name for name in linear if expert_of(name) in parts]
 
 
 def inject(model: UnifiedModel, rank: int, parts: Iterable[str], seed: int) -> None:
@@ -34,7 +27,9 @@ def inject(model: UnifiedModel, rank: int, parts: Iterable[str], seed: int) -> N
     ensure_torchvision()  # peft imports it through transformers
     from peft import LoraConfig, inject_adapter_in_model  # takes seconds to import
 
-    config = LoraConfig(r=rank, lora_alpha=SCALE * rank, lora_dropout=0.0, target_modules=targets(model.mot, parts))
+    linear = [name for name, module in model.mot.named_modules() if isinstance(module, nn.Linear) and name != HEAD]
+    targets = [name for name in linear if expert_of(name) in parts]
+    config = LoraConfig(r=rank, lora_alpha=SCALE * rank, lora_dropout=0.0, target_modules=targets)
     with torch.random.fork_rng():
         torch.manual_seed(seeding.stream(seed, "adapters"))
         inject_adapter_in_model(config, model.mot)

@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from unigrpo.core.tensor_files import constant
-from unigrpo.models.experts import ADAPTER, expert_of
-
-TIME_FEATURES = 256
+from unigrpo.models.base import PaintContext
+from unigrpo.models.mot_sizes import ADAPTER, TIME_FEATURES, expert_of
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class MoTConfig:
 
 
 @dataclass(frozen=True)
-class Context:
+class Context(PaintContext):
     """Cached keys (after norm and rope) and values of the text so far.
 
     keys, values: per layer (B, kv_heads, C, head_dim); mask (B, C) bool, False = padding; rope (B,) int64, the next
@@ -64,25 +63,9 @@ class Context:
     rope: Tensor
 
     def map(self, fn) -> Context:
-        """Apply ``fn`` to every tensor (all have the batch first)."""
         return Context(tuple(map(fn, self.keys)), tuple(map(fn, self.values)), fn(self.mask), fn(self.rope))
 
-    def repeat_interleave(self, n: int) -> Context:
-        """Each sample ``n`` times in a row (prompt-major groups)."""
-        return self.map(lambda x: x.repeat_interleave(n, 0))
-
-    def repeat(self, n: int) -> Context:
-        """The batch ``n`` times (steps folded into the batch, step-major)."""
-        return self.map(lambda x: x.repeat(n, *[1] * (x.dim() - 1)))
-
-    def select(self, index) -> Context:
-        return self.map(lambda x: x[index])
-
-    def detach(self) -> Context:
-        return self.map(lambda x: x.detach())
-
     def drop(self, dropped: Tensor) -> Context:
-        """Samples with ``dropped`` (B,) True see an empty context: condition dropout leaves no trace."""
         return Context(self.keys, self.values, self.mask & ~dropped[:, None], self.rope.masked_fill(dropped, 0))
 
 
@@ -205,22 +188,6 @@ class Layer(nn.Module):
         return out, keys, values
 
 
-class Decoder(nn.Module):
-    def __init__(self, config: MoTConfig):
-        super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
-        self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.norm_moe_gen = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
-
-
-class LanguageModel(nn.Module):
-    def __init__(self, config: MoTConfig):
-        super().__init__()
-        self.model = Decoder(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-
-
 class TimeEmbedder(nn.Module):
     """Flow time in [0, 1] (not scaled) -> (B, D): cosines, then sines, of 128 frequencies; two-layer MLP."""
 
@@ -228,15 +195,11 @@ class TimeEmbedder(nn.Module):
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(TIME_FEATURES, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size))
 
-    @staticmethod
-    def features(t: Tensor) -> Tensor:
+    def forward(self, t: Tensor) -> Tensor:
         half = TIME_FEATURES // 2
         freq = torch.exp(-math.log(10000.0) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
         angle = t.float()[:, None] * freq
-        return torch.cat([angle.cos(), angle.sin()], -1)
-
-    def forward(self, t: Tensor) -> Tensor:
-        return self.mlp(self.features(t).to(self.mlp[0].weight.dtype))
+        return self.mlp(torch.cat([angle.cos(), angle.sin()], -1).to(self.mlp[0].weight.dtype))
 
 
 class PositionTable(nn.Module):
@@ -285,7 +248,14 @@ class MoT(nn.Module):
     def __init__(self, config: MoTConfig):
         super().__init__()
         self.config = config
-        self.language_model = LanguageModel(config)
+        decoder = {
+            "embed_tokens": nn.Embedding(config.vocab_size, config.hidden_size),
+            "layers": nn.ModuleList(Layer(config) for _ in range(config.layers)),
+            "norm": nn.RMSNorm(config.hidden_size, config.rms_norm_eps),
+            "norm_moe_gen": nn.RMSNorm(config.hidden_size, config.rms_norm_eps),
+        }
+        head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.language_model = nn.ModuleDict({"model": nn.ModuleDict(decoder), "lm_head": head})
         self.vae2llm = nn.Linear(config.token_dim, config.hidden_size)
         self.llm2vae = nn.Linear(config.hidden_size, config.token_dim)
         self.time_embedder = TimeEmbedder(config.hidden_size)
@@ -390,18 +360,10 @@ class MoT(nn.Module):
         gen = self.vae2llm(x.to(self.vae2llm.weight.dtype)) + self.time_embedder(t)[:, None] + place
         return und, gen
 
-    def encode_block(self, context: Context, und: Tensor, gen: Tensor) -> tuple[Tensor, Tensor]:
-        """Hidden states of an image block (und, gen as from :meth:`embed_block`).
-
-        The block [start, latents, end] shares one position and attends to the context and to all of itself; it
-        leaves no trace in the context. Start and end go through the understanding expert.
-        """
-        (und, gen), _ = self.read_block(context, [("", und), ("_moe_gen", gen)])
-        return und, gen
-
     def read_block(self, context: Context, streams: list[tuple[str, Tensor]]) -> tuple[list[Tensor], Context]:
         """Hidden states of an image block as from :meth:`run`, and the context with the block in it: its keys and
-        values in the order of ``streams``, the next free position one further."""
+        values in the order of ``streams``, the next free position one further. The block [start, latents, end] shares
+        one position and attends to the context and to all of itself."""
         lengths = [x.shape[1] for _, x in streams]
         mask = torch.cat([context.mask, context.mask.new_ones(len(context.rope), sum(lengths))], 1)
         positions = [context.rope[:, None].expand(-1, n) for n in lengths]
@@ -409,8 +371,11 @@ class MoT(nn.Module):
         return hidden, Context(keys, values, mask, context.rope + 1)
 
     def velocity(self, context: Context, x: Tensor, t: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Velocity of noisy latent tokens: x (B, N, token_dim), t (B,) in (0, 1], grid (rows, cols) with N tokens."""
-        return self.llm2vae(self.encode_block(context, *self.embed_block(x, t, grid))[1])
+        """Velocity of noisy latent tokens: x (B, N, token_dim), t (B,) in (0, 1], grid (rows, cols) with N tokens.
+        Start and end of the block go through the understanding expert; the block leaves no trace in the context."""
+        streams = zip(("", "_moe_gen"), self.embed_block(x, t, grid), strict=True)
+        (_, latents), _ = self.read_block(context, list(streams))
+        return self.llm2vae(latents)
 
     @torch.no_grad()
     def generate_text(

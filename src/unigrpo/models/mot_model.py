@@ -1,6 +1,7 @@
 """The Mixture-of-Transformers as a unified model: network, image codec and tokenizer, and the folder that holds them.
 
-``model.json`` + ``model.safetensors`` + ``tokenizer/``: the world's model. BAGEL is a subclass with other files.
+``model.json`` + ``model.safetensors`` + ``tokenizer/``: the world's model. BAGEL is a subclass with other files. What
+the methods are for is said in :class:`unigrpo.models.base.UnifiedModel`.
 """
 
 from __future__ import annotations
@@ -9,21 +10,24 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerFast
 
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json, write_json
 from unigrpo.core.settings import from_dict, require, to_dict
 from unigrpo.core.tensor_files import check_weights, load_weights, read_tensors, shapes_only, write_tensors
-from unigrpo.models.base import Trace, chosen_logp
+from unigrpo.models.base import Trace, chosen_logp, padded
 from unigrpo.models.checkpoint import save_tokenizer
 from unigrpo.models.codec import PatchCodec
 from unigrpo.models.mot import Context, MoT, MoTConfig, patchify, unpatchify
 from unigrpo.study.config import ModelConfig
 
 FORMAT = 1
+BOS, EOS = "<|im_start|>", "<|im_end|>"  # frame every text piece, as in BAGEL
+START_OF_IMAGE, END_OF_IMAGE = "<|vision_start|>", "<|vision_end|>"
+UNKNOWN = "<unk>"
 
 
 @dataclass(frozen=True)
@@ -78,20 +82,16 @@ class MoTModel(nn.Module):
 
     @property
     def network(self) -> MoT:
-        """What an average of weights is taken of."""
         return self.mot
 
     def expert_parameters(self) -> dict[str, list[nn.Parameter]]:
-        """Trainable parameters by expert, ``text`` and ``image``."""
         return self.mot.expert_parameters()
 
     def with_network(self, mot: MoT) -> MoTModel:
-        """The same model with another network."""
         return MoTModel(mot, self.codec, self.tokenizer, self.image_size)
 
     @property
     def latent_shape(self) -> tuple[int, int]:
-        """(tokens, numbers per token) of one image."""
         return self.grid[0] * self.grid[1], self.mot.config.token_dim
 
     # -- text ----------------------------------------------------------------------------------------------------
@@ -112,30 +112,17 @@ class MoTModel(nn.Module):
         return rows
 
     def trace_from_texts(self, texts: list[str | None]) -> Trace:
-        """Given traces as token tracks, end token included; None is a row without a trace."""
         eos = self.mot.config.eos_id
-        rows = [
-            torch.tensor(
-                [] if t is None else [*self.tokenizer.encode(t, add_special_tokens=False), eos],
-                dtype=torch.long,
-            )
-            for t in texts
-        ]
-        tokens = pad_sequence(rows, batch_first=True, padding_value=eos)
-        lengths = torch.tensor([len(r) for r in rows])
-        return Trace(tokens.to(self.device), (torch.arange(tokens.shape[1]) < lengths[:, None]).to(self.device))
+        rows = [[] if t is None else [*self.tokenizer.encode(t, add_special_tokens=False), eos] for t in texts]
+        return Trace(*padded(rows, eos, self.device))
 
     def trace_texts(self, trace: Trace) -> list[str]:
-        """Readable traces, without the end token."""
         keep = trace.mask & (trace.tokens != self.mot.config.eos_id)
         return [self.tokenizer.decode(t[m]) for t, m in zip(trace.tokens, keep, strict=True)]
 
     def encode(self, prompt_ids: list[list[int]], trace: Trace | None) -> tuple[Tensor | None, Context]:
-        """Prompt pieces, then trace pieces, as one causal text.
-
-        Returns hidden (B, L, D) of the trace pieces, whose k-th column predicts the k-th token of the trace (None
-        without traces), and the context for painting.
-        """
+        """Prompt pieces, then trace pieces, as one causal text: hidden (B, L, D) of the trace pieces, whose k-th column
+        predicts the k-th token of the trace (None without traces), and the context for painting."""
         context = self.read_prompts(prompt_ids)
         if trace is None:
             return None, context
@@ -145,10 +132,7 @@ class MoTModel(nn.Module):
         """The context of B prompt pieces. Equal prompts, as the episodes of a group have, are read once."""
         numbers: dict[tuple[int, ...], int] = {}
         which = [numbers.setdefault(tuple(ids), len(numbers)) for ids in prompt_ids]
-        eos = self.mot.config.eos_id
-        ids = pad_sequence([torch.tensor(p) for p in numbers], batch_first=True, padding_value=eos)
-        mask = torch.arange(ids.shape[1]) < torch.tensor([len(p) for p in numbers])[:, None]
-        _, context = self.mot.encode_text(ids.to(self.device), mask.to(self.device))
+        _, context = self.mot.encode_text(*padded(list(numbers), self.mot.config.eos_id, self.device))
         return context.select(torch.tensor(which, device=self.device))
 
     def trace_pieces(self, trace: Trace) -> tuple[Tensor, Tensor]:
@@ -164,16 +148,12 @@ class MoTModel(nn.Module):
         return ids[:, :width], mask[:, :width]
 
     def text_logp(self, hidden: Tensor, trace: Trace, temperature: float) -> tuple[Tensor, Tensor]:
-        """Log-probabilities (B, T) in nats of the trace's tokens under softmax(logits / temperature), and their
-        entropies (B, T), without gradient; both fp32, 0 where the mask is False. hidden as from :meth:`encode`."""
         return chosen_logp(self.mot.logits(hidden[:, : trace.tokens.shape[1]]), trace, temperature)
 
     @torch.no_grad()
     def think(
         self, prompt_ids: list[list[int]], max_tokens: int, uniforms: Tensor | None, temperature: float
     ) -> tuple[Trace, Context]:
-        """Write a trace after each of B prompts; uniforms (B, max_tokens). Returns also the context for painting, as
-        :meth:`encode` makes it from the same traces."""
         tokens, mask, context = self.mot.generate_text(
             self.read_prompts(prompt_ids), max_tokens, temperature=temperature, uniforms=uniforms
         )
@@ -182,32 +162,40 @@ class MoTModel(nn.Module):
     # -- images --------------------------------------------------------------------------------------------------
 
     def empty_context(self, batch: int) -> Context:
-        """The unconditional branch of guidance."""
         return self.mot.empty_context(batch)
 
     def velocity(self, context: Context, x: Tensor, t: Tensor) -> Tensor:
-        """Velocity (noise - data) fp32 of latent tokens x (B, N, token_dim) at flow times t (B,)."""
         return self.mot.velocity(context, x, t, self.grid).float()
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] -> latent tokens (B, N, token_dim), in fp32 whatever the network computes in."""
+        """In fp32 whatever the network computes in, as :meth:`decode`."""
         with torch.autocast(images.device.type, enabled=False):
             return patchify(self.codec.encode(images), self.mot.config.latent_patch)
 
     def decode(self, tokens: Tensor) -> Tensor:
-        """Latent tokens (B, N, token_dim) -> images (B, 3, H, W) in [0, 1], in fp32 like them; differentiable."""
         with torch.autocast(tokens.device.type, enabled=False):
             return self.codec.decode(unpatchify(tokens, self.mot.config.latent_patch, *self.grid))
 
     # -- files ---------------------------------------------------------------------------------------------------
 
     def save(self, folder: Path, info: dict, half: bool = False) -> None:
-        """Write the model's folder; ``half`` stores fp16. ``info`` (provenance) goes into model.json."""
+        """Write the model's folder; ``half`` stores fp16."""
         save_tokenizer(self.tokenizer, folder / "tokenizer")
         tensors = self.state_dict()
         write_tensors(folder / "model.safetensors", {k: v.half() if half else v for k, v in tensors.items()})
         codec = CodecCard(self.codec.channels, self.codec.patch, self.codec.downsample)
         write_json(folder / "model.json", asdict(Card(FORMAT, self.mot.config, codec, self.image_size)) | info)
+
+
+def build_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
+    """The world's tokenizer: one id per word; words are separated by white space."""
+    special = [BOS, EOS, START_OF_IMAGE, END_OF_IMAGE, UNKNOWN]
+    vocabulary = {word: i for i, word in enumerate([*special, *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, pad_token=EOS, unk_token=UNKNOWN
+    )
 
 
 def load(folder: Path, device: torch.device | str, expected: ModelConfig | None) -> MoTModel:

@@ -1,8 +1,8 @@
-"""How large a Mixture-of-Transformers and an update of it are, in closed form: parameters, bytes in memory, FLOPs.
+"""What is known of a Mixture-of-Transformers without torch: whose a parameter is, how large it and an update are.
 
-Counted from a configuration alone, before anything is loaded. Bytes are those of fp32. Activations are what autograd
-keeps of the implementation in ``mot.py`` on a CPU; fused kernels keep less, so they are an upper bound elsewhere.
-Imports no torch.
+Sizes are in closed form, from a configuration alone: parameters, bytes in memory, FLOPs. Bytes are those of fp32.
+Activations are what autograd keeps of the implementation in ``mot.py`` on a CPU; fused kernels keep less, so they are
+an upper bound elsewhere.
 """
 
 from __future__ import annotations
@@ -13,6 +13,16 @@ from unigrpo.study.config import ModelConfig
 
 FLOAT = 4  # bytes
 TIME_FEATURES = 256
+IMAGE_ONLY = ("vae2llm", "llm2vae", "time_embedder")
+ADAPTER = "lora_"  # in the names of adapters, which are trained in the place of the weights
+FIXED = ("latent_pos_embed", "vit_pos_embed", "vit_model", "connector")  # position tables; what reads pictures
+
+
+def expert_of(name: str) -> str | None:
+    """``text`` = reasoning (understanding), ``image`` = denoising (generation); None for what is not trained."""
+    if name.startswith(FIXED):
+        return None
+    return "image" if "_moe_gen" in name or name.startswith(IMAGE_ONLY) else "text"
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ def load(read: Callable[[], UnifiedModel], device: torch.device, bf16: bool) -> 
     for turn in range(distributed.count()):
         if turn == distributed.rank():
             model = read()
-            form = blank(model)
+            empty = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in model.mot.parameters()}
+            form = copy.deepcopy(model, empty)
             split(model, mesh, bf16)
         dist.barrier()
     model.codec.to(device)
@@ -72,12 +73,6 @@ def full(tensor: Tensor) -> Tensor:
         return tensor
     put_together = tensor.detach().full_tensor()
     return put_together.cpu() if distributed.is_main() else put_together.new_empty(0)
-
-
-def blank(model: UnifiedModel) -> UnifiedModel:
-    """The model without any numbers in its network."""
-    empty = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in model.mot.parameters()}
-    return copy.deepcopy(model, empty)
 
 
 def unsplit(model: UnifiedModel, form: UnifiedModel) -> UnifiedModel:

@@ -12,7 +12,7 @@ from pathlib import Path
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import digest, read_json
 from unigrpo.core.settings import flat
-from unigrpo.models.backbones import backbone_of
+from unigrpo.models.checkpoint import backbone_of
 from unigrpo.study import provenance
 
 ABSENT = "-"  # that side of a comparison says nothing of it

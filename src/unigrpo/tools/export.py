@@ -11,7 +11,6 @@ from unigrpo.core.errors import UserError
 from unigrpo.core.files import new_folder, read_json, read_text, write_json, write_text
 from unigrpo.core.settings import from_dict, to_dict
 from unigrpo.models import checkpoint
-from unigrpo.models.backbones import backbone_of
 from unigrpo.report.data.results import PAPER, Folder, Paper, Row, Scores, Sources, write_scores
 from unigrpo.study import provenance
 from unigrpo.study.config import RunConfig
@@ -118,7 +117,7 @@ def scores(folder: Path, cfg: RunConfig) -> str:
 
 def card(folder: Path, cfg: RunConfig) -> str:
     """The model card of a run's checkpoint."""
-    facts, backbone = describe.checkpoint(folder), backbone_of(folder)
+    facts, backbone = describe.checkpoint(folder), checkpoint.backbone_of(folder)
     key = tuple(sorted(cfg.rl.train)) if cfg.stage == "rl" else cfg.stage
     kind, licence = backbone.LICENCE
     return CARD.format(

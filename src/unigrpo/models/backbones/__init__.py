@@ -16,22 +16,3 @@ and, where its base is trained, ``new_model(cfg)``; where it is released, ``adop
 ``folder`` a checkpoint of what ``cfg`` names. Plans ask for its sizes: ``network(cfg)`` of a Mixture-of-Transformers,
 ``sizes(cfg, base)`` where adapters alone are trained. ``convert(folder, out)`` adds what other libraries read.
 """
-
-from __future__ import annotations
-
-from pathlib import Path
-from types import ModuleType
-
-from unigrpo.core.errors import UserError
-from unigrpo.study.facts import BACKBONES
-
-
-def backbone_of(folder: Path) -> ModuleType:
-    """The backbone whose checkpoint a folder is. Raises UserError where it is nobody's."""
-    path = folder / "model.json"
-    for name in BACKBONES.names():
-        if (backbone := BACKBONES.load(name)).holds(folder):
-            return backbone
-    if not path.exists():
-        raise UserError(f"{path}: not found, expected the folder of a model")
-    raise UserError(f"{path}: backbone: expected one of {', '.join(BACKBONES.names())}")

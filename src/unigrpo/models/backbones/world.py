@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from unigrpo.core import seeding
 from unigrpo.core.files import read_json
-from unigrpo.models import experts, mot_sizes
+from unigrpo.models import mot_sizes
 from unigrpo.study.facts import BackboneFacts
 
 if TYPE_CHECKING:
@@ -43,37 +43,27 @@ def new_model(cfg: RunConfig) -> MoTModel:
     """A model from scratch: fitted codec, word tokenizer, initialised network."""
     from unigrpo.models.codec import PatchCodec
     from unigrpo.models.mot import MoT, MoTConfig
-    from unigrpo.models.mot_model import MoTModel
-    from unigrpo.models.word_tokenizer import BOS, END_OF_IMAGE, EOS, START_OF_IMAGE, build_tokenizer
+    from unigrpo.models.mot_model import BOS, END_OF_IMAGE, EOS, START_OF_IMAGE, MoTModel, build_tokenizer
     from unigrpo.world import prompts, render, traces
 
     m = cfg.model
     tokenizer = build_tokenizer(prompts.vocabulary())
     ids = tokenizer.convert_tokens_to_ids
-    mot = MoT(
-        MoTConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=m.hidden_size,
-            intermediate_size=m.intermediate_size,
-            layers=m.layers,
-            heads=m.heads,
-            kv_heads=m.kv_heads,
-            latent_channels=m.latent_channels,
-            latent_patch=m.latent_patch,
-            max_latent_size=m.max_latent_size,
-            bos_id=ids(BOS),
-            eos_id=ids(EOS),
-            start_of_image_id=ids(START_OF_IMAGE),
-            end_of_image_id=ids(END_OF_IMAGE),
-            rope_theta=100.0,  # sequences of a few dozen tokens
-        )
+    architecture = MoTConfig(
+        vocab_size=len(tokenizer),
+        bos_id=ids(BOS),
+        eos_id=ids(EOS),
+        start_of_image_id=ids(START_OF_IMAGE),
+        end_of_image_id=ids(END_OF_IMAGE),
+        rope_theta=100.0,  # sequences of a few dozen tokens
+        **m.model_dump(exclude={"image_size", "latent_downsample"}),
     )
+    mot = MoT(architecture)
     mot.initialise(seeding.generator(cfg.seed, "initialise"))
     codec = PatchCodec(m.latent_channels, m.latent_patch, m.latent_downsample)
     rng = seeding.numpy_generator(cfg.seed, "codec")
-    codec.fit(
-        render.render([traces.base_example(rng, False, traces.Imperfection())[2] for _ in range(4000)], m.image_size)
-    )
+    scenes = [traces.base_example(rng, False, traces.Imperfection())[2] for _ in range(4000)]
+    codec.fit(render.render(scenes, m.image_size))
     return MoTModel(mot, codec, tokenizer, m.image_size)
 
 
@@ -91,7 +81,7 @@ def network(cfg: RunConfig) -> mot_sizes.Network:
 def part_of(name: str) -> str | None:
     """Whose a tensor of the weights is, by its name."""
     room, _, rest = name.partition(".")
-    return (experts.expert_of(rest) or "fixed") if room == "mot" else "fixed" if room == "codec" else None
+    return (mot_sizes.expert_of(rest) or "fixed") if room == "mot" else "fixed" if room == "codec" else None
 
 
 def summary(card: dict) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unigrpo.models import experts, mot_sizes
+from unigrpo.models import mot_sizes
 from unigrpo.study.facts import BackboneFacts
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def network(cfg: RunConfig) -> mot_sizes.Network:
 
 def part_of(name: str) -> str | None:
     """Whose a tensor of the weights is, by its name."""
-    return experts.expert_of(name) or "fixed"
+    return mot_sizes.expert_of(name) or "fixed"
 
 
 def summary(card: dict) -> str:

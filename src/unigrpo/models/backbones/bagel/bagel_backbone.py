@@ -27,9 +27,9 @@ from unigrpo.models.backbones.bagel.multimodal import MultimodalMoT
 from unigrpo.models.backbones.bagel.vae import Autoencoder
 from unigrpo.models.base import Trace
 from unigrpo.models.checkpoint import save_tokenizer
-from unigrpo.models.experts import expert_of
 from unigrpo.models.mot import Context, MoT, MoTConfig, Rotary, sincos_table
 from unigrpo.models.mot_model import MoTModel
+from unigrpo.models.mot_sizes import expert_of
 from unigrpo.study.config import ModelConfig
 
 SYSTEM_PROMPT = "system_prompt.txt"

@@ -24,7 +24,7 @@ from unigrpo.core.settings import from_dict, require
 from unigrpo.models.backbones.bagel.vae import VaeConfig, sizes_of
 from unigrpo.models.backbones.bagel.vit import VitConfig
 from unigrpo.models.mot import MoTConfig
-from unigrpo.models.word_tokenizer import BOS, END_OF_IMAGE, EOS, START_OF_IMAGE
+from unigrpo.models.mot_model import BOS, END_OF_IMAGE, EOS, START_OF_IMAGE
 
 NETWORK, AUTOENCODER, LLM, VIT = "ema.safetensors", "ae.safetensors", "llm_config.json", "vit_config.json"
 CARD = "model.json"  # ours, beside the release's files

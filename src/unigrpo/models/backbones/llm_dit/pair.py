@@ -34,14 +34,14 @@ from transformers import (
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import write_json
 from unigrpo.core.tensor_files import write_tensors
-from unigrpo.models.base import Trace, chosen_logp
+from unigrpo.models.base import PaintContext, Trace, chosen_logp, padded
 from unigrpo.models.checkpoint import save_tokenizer
 from unigrpo.models.mot import patchify, unpatchify
+from unigrpo.models.mot_sizes import ADAPTER
 
 # the pipeline would warn of every text that is longer than what CLIP reads, which traces are meant to be
 logging.getLogger("diffusers.pipelines.stable_diffusion_3").setLevel(logging.ERROR)
 
-ADAPTER = "lora_"  # what the names of adapter weights have in them
 TEXT_TOKENS = 256  # that the pipeline's T5 reads, its default; its CLIP encoders read 77
 TEXTS = 32  # encoded at once
 
@@ -55,7 +55,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Conditioning:
+class Conditioning(PaintContext):
     """What the transformer reads of B texts: embeds (B, L, D) and pooled (B, P), with those of the empty text,
     (1, L, D) and (1, P). L does not depend on the texts. It carries no gradient."""
 
@@ -65,20 +65,6 @@ class Conditioning:
 
     def map(self, fn) -> Conditioning:
         return Conditioning(fn(self.embeds), fn(self.pooled), self.empty)
-
-    def repeat_interleave(self, n: int) -> Conditioning:
-        """Each sample ``n`` times in a row."""
-        return self.map(lambda x: x.repeat_interleave(n, 0))
-
-    def repeat(self, n: int) -> Conditioning:
-        """The batch ``n`` times."""
-        return self.map(lambda x: x.repeat(n, *[1] * (x.dim() - 1)))
-
-    def select(self, index) -> Conditioning:
-        return self.map(lambda x: x[index])
-
-    def detach(self) -> Conditioning:
-        return self.map(lambda x: x.detach())
 
     def drop(self, dropped: Tensor) -> Conditioning:
         """Samples with ``dropped`` (B,) True see the empty text."""
@@ -202,11 +188,7 @@ class LlmDit(nn.Module):
         """Given traces as token tracks, end token included; None is a row without a trace."""
         end = self.ends[0]
         rows = [[] if t is None else [*self.tokenizer(t, add_special_tokens=False).input_ids, end] for t in texts]
-        width = max(map(len, rows))
-        tokens = torch.tensor([row + [end] * (width - len(row)) for row in rows], dtype=torch.long)
-        lengths = torch.tensor([len(row) for row in rows])
-        mask = torch.arange(width) < lengths[:, None]
-        return Trace(tokens.reshape(len(rows), width).to(self.device), mask.to(self.device))
+        return Trace(*padded(rows, end, self.device))
 
     def trace_texts(self, trace: Trace) -> list[str]:
         """Readable traces, without special tokens."""
