@@ -79,9 +79,10 @@ def _against(
     """Ratio, loss and gradient of one recorded code. log_ratio (B, 1)."""
     bound = case["adv_clip_max"]
     advantages = stored["adv"].clamp(-bound, bound) if clipped else stored["adv"]
-    per_sample, _ = flow_grpo_loss(log_ratio, advantages, clip_range=case["clip_range"], dt=dt)
-    constant = -advantages if dt is None else -advantages / dt.abs()
-    loss = (per_sample[:, 0] + constant).mean()
+    per_sample, _ = flow_grpo_loss(log_ratio, advantages, clip_range=case["clip_range"])
+    length = 1 if dt is None else dt.abs()  # GRPO-Guard's reweighting divides by it
+    per_sample = per_sample[:, 0] / length
+    loss = (per_sample - advantages / length).mean()
     (gradient,) = torch.autograd.grad(per_sample.mean(), v, retain_graph=True)
     edges = [math.log1p(sign * case["clip_range"]) for sign in (1, -1)]
     clear = torch.stack([(log_ratio[:, 0] - edge).abs() > RATIO_NOISE for edge in edges]).all(0)
@@ -91,7 +92,7 @@ def _against(
             loss,
             stored[f"{peer}.loss"].squeeze(),
             1e-6,
-            floor=constant.abs().max().clamp(min=1),
+            floor=(advantages / length).abs().max().clamp(min=1),
         ),
         compare(f"{peer} grad_v", gradient[clear], stored[f"{peer}.grad_v"][clear], 5e-5, "largest"),
     ]
@@ -133,7 +134,8 @@ def _reference_mean(case: dict, stored: dict[str, Tensor]) -> Tensor:
 def _latent_kl(case: dict, stored: dict[str, Tensor]) -> list[Check]:
     v, new, _ = _steps(case, stored)
     reference = _reference_mean(case, stored)
-    loss = latent_kl(new.mean[:, None], reference[:, None], new.std[:, None], "flow_grpo", dt=_dt(stored)).mean()
+    exact = latent_kl(new.mean[:, None], reference[:, None], new.std[:, None])
+    loss = (exact[:, 0] * _dt(stored).abs()).mean()  # Flow-GRPO's code divides by sigma^2 in the place of std^2
     rounding = torch.finfo(torch.float32).eps * new.mean.abs().max() / (new.mean - reference).abs().max()
     return _regulariser("flow_grpo_kl", loss, v, stored, 5e-5 + rounding.item())
 

@@ -14,12 +14,10 @@ def test_population_and_sample_std():
         torch.testing.assert_close(advantages, (rewards - 3) / variance**0.5)
 
 
-def test_where_eps_goes():
+def test_eps_is_added_to_the_std():
     rewards = torch.tensor([0.0, 2.0])  # std 1
     added, _ = group_advantages(rewards, [0, 0], ddof=0, eps=0.5)
-    inside, _ = group_advantages(rewards, [0, 0], ddof=0, eps=0.5, eps_inside_root=True)
     torch.testing.assert_close(added, torch.tensor([-1.0, 1.0]) / 1.5)
-    torch.testing.assert_close(inside, torch.tensor([-1.0, 1.0]) / 1.5**0.5)
 
 
 def test_groups_of_any_order_size_and_key():
@@ -45,12 +43,6 @@ def test_equal_rewards_give_exactly_zero_and_are_counted(scale):
     advantages, metrics = group_advantages(rewards, [0] * 3 + [1] * 3 + [2] * 3, ddof=1, eps=0, scale=scale)
     assert not advantages[:3].any() and not advantages[6:].any() and advantages[3:6].all()
     assert metrics["zero_spread_groups"] == 2 and metrics["groups"] == 3
-
-
-def test_clip():
-    rewards = torch.tensor([0.0] * 99 + [1.0])
-    advantages, _ = group_advantages(rewards, [0] * 100, ddof=0, eps=1e-4, clip=5)
-    assert advantages.max() == 5 and advantages.min() > -1
 
 
 def test_advantages_of_a_group_do_not_depend_on_shift_and_scale():

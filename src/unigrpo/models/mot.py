@@ -195,11 +195,15 @@ class TimeEmbedder(nn.Module):
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(TIME_FEATURES, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size))
 
-    def forward(self, t: Tensor) -> Tensor:
+    @staticmethod
+    def features(t: Tensor) -> Tensor:
         half = TIME_FEATURES // 2
         freq = torch.exp(-math.log(10000.0) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
         angle = t.float()[:, None] * freq
-        return self.mlp(torch.cat([angle.cos(), angle.sin()], -1).to(self.mlp[0].weight.dtype))
+        return torch.cat([angle.cos(), angle.sin()], -1)
+
+    def forward(self, t: Tensor) -> Tensor:
+        return self.mlp(self.features(t).to(self.mlp[0].weight.dtype))
 
 
 class PositionTable(nn.Module):

@@ -1,10 +1,8 @@
 """Group-relative advantages (UniGRPO section 2): A_i = (R_i - mean of its group) / spread.
 
-One advantage per episode, shared by all its text tokens and all its denoising steps. Public codes differ in
-the spread, so its conventions are arguments; at group size 24 the choice of ``ddof`` alone moves A by 2.1 %:
-
-    Flow-GRPO  ddof 0, eps 1e-4 added        TRL       ddof 1, eps 1e-4 added
-    UniRL      ddof 0, eps 1e-8 in the root  DanceGRPO ddof 1, eps 1e-8 added
+One advantage per episode, shared by all its text tokens and all its denoising steps. Public codes differ in the spread:
+Flow-GRPO has ddof 0 and eps 1e-4, TRL ddof 1 and eps 1e-4, DanceGRPO ddof 1 and eps 1e-8. At group size 24 the choice
+of ``ddof`` alone moves A by 2.1 %.
 """
 
 from __future__ import annotations
@@ -24,20 +22,16 @@ def group_advantages(
     *,
     ddof: int,
     eps: float,
-    eps_inside_root: bool = False,
     scale: Literal["group", "batch", "none"] = "group",
-    clip: float | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
     """Advantages (B,) float32 of rewards (B,), centred per group.
 
-    groups: B keys in any order, one per sample; equal keys are one group (prompt ids; consecutive groups of
-    size G are ``[i // G for i in range(B)]``). ``scale``: divide by the spread of the group, of the
-    batch, or not at all. spread = std + eps, or sqrt(var + eps) if ``eps_inside_root``; var has denominator n
-    - ddof. ``clip``: then clamp to +-clip. Arithmetic is float64. A group of equal rewards gets exactly 0.
+    groups: B keys in any order, one per sample; equal keys are one group (prompt ids; consecutive groups of size G are
+    ``[i // G for i in range(B)]``). ``scale``: divide by the spread of the group, of the batch, or not at all. spread =
+    std + eps, whose variance has denominator n - ddof. Arithmetic is float64. A group of equal rewards gets exactly 0.
 
     Metrics: groups, zero_spread_groups (counts), reward_mean, reward_std (population, over the batch).
-    Raises UserError for a non-finite reward (naming the sample), for a group of one, and for an unknown
-    scale.
+    Raises UserError for a non-finite reward (naming the sample), for a group of one, and for an unknown scale.
     """
     if scale not in ("group", "batch", "none"):
         raise UserError(f"advantages: scale {scale!r} is none of group, batch, none")
@@ -47,14 +41,12 @@ def group_advantages(
     members: dict[Hashable, list[int]] = {}
     for index, key in enumerate(groups):
         if not torch.isfinite(values[index]):
-            raise UserError(
-                f"reward of sample {index} (group {key}) is {values[index].item()}, expected a finite number"
-            )
+            got = values[index].item()
+            raise UserError(f"reward of sample {index} (group {key}) is {got}, expected a finite number")
         members.setdefault(key, []).append(index)
 
     def spread(x: Tensor) -> Tensor:
-        variance = x.var(correction=ddof)
-        return torch.sqrt(variance + eps) if eps_inside_root else torch.sqrt(variance) + eps
+        return torch.sqrt(x.var(correction=ddof)) + eps
 
     batch_spread = spread(values) if scale == "batch" else 1.0
     advantages = torch.zeros_like(values)
@@ -67,8 +59,6 @@ def group_advantages(
             zero_spread += 1
             continue
         advantages[rows] = (group - group.mean()) / (spread(group) if scale == "group" else batch_spread)
-    if clip is not None:
-        advantages = advantages.clamp(-clip, clip)
     metrics = {
         "groups": len(members),
         "zero_spread_groups": zero_spread,

@@ -25,24 +25,22 @@ Density = Literal["gaussian", "no_constants", "squared_error"]
 
 
 @dataclass(frozen=True)
-class Step:
-    """One transition x_t -> x_{t_next} of B samples."""
-
-    prev: Tensor  # (B, *L) the latent at t_next (what samplers call the previous sample)
-    mean: Tensor  # (B, *L) mean of the transition; the only part that carries gradient into log_prob
-    std: Tensor  # (B,) standard deviation of the transition
-    sigma: Tensor  # (B,) diffusion coefficient std / sqrt|dt|; several public codes call this one "std_dev_t"
-    log_prob: Tensor | None  # (B,) log-density of prev, nats per latent element; None for a float noise_level 0
-
-
-@dataclass(frozen=True)
 class Transition:
     """Coefficients, (B,) each, of a Gaussian transition with mean x_coef * x + v_coef * v."""
 
     x_coef: Tensor
     v_coef: Tensor
-    std: Tensor
-    sigma: Tensor
+    std: Tensor  # standard deviation of the transition
+    sigma: Tensor  # diffusion coefficient std / sqrt|dt|; several public codes call this one "std_dev_t"
+
+
+@dataclass(frozen=True)
+class Step(Transition):
+    """One transition x_t -> x_{t_next} of B samples."""
+
+    mean: Tensor  # (B, *L) mean of the transition; the only part that carries gradient into log_prob
+    prev: Tensor  # (B, *L) the latent at t_next (what samplers call the previous sample)
+    log_prob: Tensor | None  # (B,) log-density of prev, nats per latent element; None for a float noise_level 0
 
 
 def time_grid(n: int, shift: float, convention: Literal["points", "steps", "diffusers"] = "points") -> Tensor:
@@ -70,13 +68,12 @@ def time_grid(n: int, shift: float, convention: Literal["points", "steps", "diff
 def euler_step(x: Tensor, v: Tensor, t: float | Tensor, t_next: float | Tensor) -> Tensor:
     """Deterministic step x + v * dt. x, v (B, *L); t, t_next floats or (B,)."""
     x, v = widen(x), widen(v)
-    return x + v * _column(_rows(t_next, x) - _rows(t, x), x)
+    return x + v * column(_rows(t_next, x) - _rows(t, x), x)
 
 
 def clean_estimate(x: Tensor, v: Tensor, t: float | Tensor) -> Tensor:
     """The data x_0 = x - t * v that a velocity implies. x, v (B, *L); t float or (B,)."""
-    x, v = widen(x), widen(v)
-    return x - v * _column(_rows(t, x), x)
+    return euler_step(x, v, t, 0.0)
 
 
 def transition(t: Tensor, t_next: Tensor, noise_level: Tensor, t_max: float | None, kind: Kind = "sde") -> Transition:
@@ -124,17 +121,16 @@ def sde_step(
     2 std^2 and is defined at std 0 too.
     """
     x, v = widen(x), widen(v)
-    times = _rows(t, x), _rows(t_next, x)
-    step = transition(*times, _rows(noise_level, x), t_max, kind)
-    mean = _column(step.x_coef, x) * x + _column(step.v_coef, x) * v
+    step = transition(_rows(t, x), _rows(t_next, x), _rows(noise_level, x), t_max, kind)
+    mean = column(step.x_coef, x) * x + column(step.v_coef, x) * v
     if (noise is None) == (prev is None):
         raise ValueError("sde_step: give either noise (to sample) or prev (to replay)")
     if prev is None:
-        prev = mean + _column(step.std, x) * widen(noise)
+        prev = mean + column(step.std, x) * widen(noise)
     prev = widen(prev)
     if isinstance(noise_level, (int, float)) and noise_level == 0:
-        return Step(prev, mean, step.std, step.sigma, None)
-    log_prob = -_mean((prev.detach() - mean).square())
+        return Step(**vars(step), mean=mean, prev=prev, log_prob=None)
+    log_prob = -(prev.detach() - mean).square().flatten(1).mean(1)
     if density != "squared_error":
         stochastic = step.std > 0
         std = torch.where(stochastic, step.std, 1)
@@ -142,7 +138,7 @@ def sde_step(
         if density == "gaussian":
             log_prob = log_prob - std.log() - 0.5 * math.log(2 * math.pi)
         log_prob = torch.where(stochastic, log_prob, 0)
-    return Step(prev, mean, step.std, step.sigma, log_prob)
+    return Step(**vars(step), mean=mean, prev=prev, log_prob=log_prob)
 
 
 def latent_kl_weight(t: float | Tensor, t_next: float | Tensor, *, noise_level: float, t_max: float) -> Tensor:
@@ -208,11 +204,6 @@ def _rows(value: float | Tensor, x: Tensor) -> Tensor:
     return torch.as_tensor(value, dtype=x.dtype, device=x.device).expand(len(x))
 
 
-def _column(rows: Tensor, x: Tensor) -> Tensor:
-    """(B,) -> (B, 1, ..., 1), as many axes as x."""
-    return rows.view(-1, *[1] * (x.ndim - 1))
-
-
-def _mean(x: Tensor) -> Tensor:
-    """(B, *L) -> (B,)."""
-    return x.flatten(1).mean(1)
+def column(values: Tensor, x: Tensor) -> Tensor:
+    """values, which have the first axes of x, with as many axes as x: (B,) -> (B, 1, ..., 1)."""
+    return values.view(*values.shape, *[1] * (x.ndim - values.ndim))

@@ -15,7 +15,6 @@ is clipped as a logarithm, against log1p(+-clip_range), and the loss is built fr
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -38,36 +37,36 @@ def ratio_norm_log_ratio(mean: Tensor, mean_old: Tensor, noise: Tensor) -> Tenso
     return (widen(noise) * (widen(mean) - widen(mean_old))).flatten(2).mean(2)
 
 
-def flow_grpo_loss(
-    log_ratio: Tensor, advantages: Tensor, *, clip_range: float, dt: Tensor | None = None
-) -> tuple[Tensor, dict[str, Tensor]]:
+def ratio_metrics(
+    log_ratio: Tensor, below: Tensor, above: Tensor, advantages: Tensor, approx_kl: Tensor
+) -> dict[str, Tensor]:
+    """Metrics of clipped ratios, 0-d each, from log ratios (B, K) without gradient, the places ``below`` and ``above``
+    the clip range, and advantages (B, 1): clip_low, clip_high (fraction of (B, K) where that side is active),
+    clip_fraction (their sum), log_ratio_mean, log_ratio_abs_max, and the given approx_kl."""
+    clip_low, clip_high = (below & (advantages < 0)).float().mean(), (above & (advantages > 0)).float().mean()
+    return {
+        "clip_low": clip_low,
+        "clip_high": clip_high,
+        "clip_fraction": clip_low + clip_high,
+        "log_ratio_mean": log_ratio.mean(),
+        "log_ratio_abs_max": log_ratio.abs().max(),
+        "approx_kl": approx_kl,
+    }
+
+
+def flow_grpo_loss(log_ratio: Tensor, advantages: Tensor, *, clip_range: float) -> tuple[Tensor, dict[str, Tensor]]:
     """Clipped objective per sample and step: A - min(r A, clip(r, 1 - clip_range, 1 + clip_range) A), (B, S).
 
     log_ratio (B, S); advantages (B,). The leading constant A has no gradient; without it the telling part,
     A (r - 1) of order 1e-6, would be rounded away. The A of a group sum to 0, so batch means are those of the
-    usual form.
-    dt: (S,) or (B, S) step lengths; divides the loss by |dt| (GRPO-Guard's gradient reweighting).
-    Metrics: clip_low, clip_high (fraction of (B, S) where that side is active), clip_fraction (their sum),
-    log_ratio_mean, log_ratio_abs_max, approx_kl (half the mean squared log ratio).
+    usual form. Metrics: :func:`ratio_metrics`, with half the mean squared log ratio as approx_kl.
     """
     low, high = math.log1p(-clip_range), math.log1p(clip_range)
     advantages = advantages[:, None]
     bounded = torch.where(advantages > 0, log_ratio.clamp(max=high), log_ratio.clamp(min=low))
-    loss = -advantages * torch.expm1(bounded)
-    if dt is not None:
-        loss = loss / dt.abs()
     detached = log_ratio.detach()
-    clip_low = ((detached < low) & (advantages < 0)).float().mean()
-    clip_high = ((detached > high) & (advantages > 0)).float().mean()
-    metrics = {
-        "clip_low": clip_low,
-        "clip_high": clip_high,
-        "clip_fraction": clip_low + clip_high,
-        "log_ratio_mean": detached.mean(),
-        "log_ratio_abs_max": detached.abs().max(),
-        "approx_kl": detached.square().mean() / 2,
-    }
-    return loss, metrics
+    metrics = ratio_metrics(detached, detached < low, detached > high, advantages, detached.square().mean() / 2)
+    return -advantages * torch.expm1(bounded), metrics
 
 
 def velocity_mse(v: Tensor, v_ref: Tensor) -> Tensor:
@@ -78,24 +77,9 @@ def velocity_mse(v: Tensor, v_ref: Tensor) -> Tensor:
     return (widen(v) - widen(v_ref)).square().flatten(2).mean(2)
 
 
-def latent_kl(
-    mean: Tensor,
-    mean_ref: Tensor,
-    std: Tensor,
-    variant: Literal["exact", "flow_grpo"] = "exact",
-    *,
-    dt: Tensor | None = None,
-) -> Tensor:
-    """KL between two transitions of equal std, per latent element (mean, not sum). mean, mean_ref (B, S, *L)
-    -> (B, S).
-
-    std: transition std, (S,) or (B, S). ``exact``: <(mean - mean_ref)^2> / (2 std^2). ``flow_grpo``: as that
-    code computes it, with sigma^2 = std^2 / |dt| in the denominator, i.e. |dt| times the exact one; it needs
-    dt, shaped like std.
+def latent_kl(mean: Tensor, mean_ref: Tensor, std: Tensor) -> Tensor:
+    """KL between two transitions of equal std, per latent element: <(mean - mean_ref)^2> / (2 std^2), the mean, not
+    the sum. mean, mean_ref (B, S, *L), std (S,) or (B, S) -> (B, S). The public code of Flow-GRPO divides by sigma^2 =
+    std^2 / |dt| instead, which makes it |dt| times as large.
     """
-    kl = (widen(mean) - widen(mean_ref)).square().flatten(2).mean(2) / (2 * std.square())
-    if variant == "exact":
-        return kl
-    if variant == "flow_grpo" and dt is not None:
-        return kl * dt.abs()
-    raise ValueError(f"latent_kl: variant {variant!r} with dt={dt}; expected exact, or flow_grpo together with dt")
+    return (widen(mean) - widen(mean_ref)).square().flatten(2).mean(2) / (2 * std.square())

@@ -16,7 +16,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from unigrpo.objectives.flow import widen
+from unigrpo.objectives.flow import column, widen
+from unigrpo.objectives.image_losses import ratio_metrics
+from unigrpo.objectives.text_losses import k3
 
 Weight = Literal["uniform", "noise", "t", "t2", "huber", "ghuber"]
 RATIO_BOUND = 3.0  # of |log ratio| in FPO, against overflow of the exponential
@@ -26,7 +28,7 @@ TINY = 1e-10
 
 def noised(clean: Tensor, noise: Tensor, times: Tensor) -> Tensor:
     """x_t = (1 - t) x_0 + t eps. clean (B, *L), noise (B, M, *L), times (B, M) -> (B, M, *L)."""
-    t = _over(times, noise)
+    t = column(times, noise)
     return (1 - t) * clean[:, None] + t * noise
 
 
@@ -60,23 +62,12 @@ def matching_log_ratio(log_prob: Tensor, log_prob_old: Tensor, over: Literal["me
 def matching_loss(log_ratio: Tensor, advantages: Tensor, *, clip_range: float) -> tuple[Tensor, dict[str, Tensor]]:
     """PPO's -min(r A, clip(r, 1 - clip_range, 1 + clip_range) A). log_ratio (B, K), advantages (B,) -> (B, K).
 
-    Metrics: clip_low, clip_high (fraction of (B, K) where that side is active), clip_fraction (their sum),
-    log_ratio_mean, log_ratio_abs_max, approx_kl (mean of r - 1 - log r).
+    Metrics: :func:`image_losses.ratio_metrics`, with the mean of r - 1 - log r as approx_kl.
     """
     ratio, advantages = log_ratio.exp(), advantages[:, None]
     bounded = torch.where(advantages > 0, ratio.clamp(max=1 + clip_range), ratio.clamp(min=1 - clip_range))
-    detached = log_ratio.detach()
-    clip_low = ((ratio < 1 - clip_range) & (advantages < 0)).float().mean()
-    clip_high = ((ratio > 1 + clip_range) & (advantages > 0)).float().mean()
-    metrics = {
-        "clip_low": clip_low,
-        "clip_high": clip_high,
-        "clip_fraction": clip_low + clip_high,
-        "log_ratio_mean": detached.mean(),
-        "log_ratio_abs_max": detached.abs().max(),
-        "approx_kl": (torch.expm1(detached) - detached).mean(),
-    }
-    return -advantages * bounded, metrics
+    detached, below, above = log_ratio.detach(), ratio < 1 - clip_range, ratio > 1 + clip_range
+    return -advantages * bounded, ratio_metrics(detached, below, above, advantages, k3(detached).mean())
 
 
 def nft_loss(
@@ -99,7 +90,7 @@ def nft_loss(
     Metrics: positive, negative (means of L+ and L-), old_mse (mean of <(v - v_old)^2>).
     """
     velocity, velocity_old = widen(velocity), widen(velocity_old)
-    x, t = noised(clean, noise, times), _over(times, noise)
+    x, t = noised(clean, noise, times), column(times, noise)
 
     def judged(v: Tensor) -> Tensor:
         error = x - t * v - clean[:, None]
@@ -119,11 +110,6 @@ def nft_loss(
 def old_decay(step: int, *, rate: float, largest: float, flat: int = 0) -> float:
     """How much of DiffusionNFT's sampling weights stays: 0 before ``flat``, then ``rate`` a step up to ``largest``."""
     return min(max(step - flat, 0) * rate, largest)
-
-
-def _over(times: Tensor, latents: Tensor) -> Tensor:
-    """times (B, M) with the latent axes of latents (B, M, *L)."""
-    return times.view(*times.shape, *[1] * (latents.dim() - times.dim()))
 
 
 def _mean(x: Tensor) -> Tensor:
