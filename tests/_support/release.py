@@ -14,7 +14,7 @@ from unigrpo.models.backbones.bagel.multimodal import MultimodalMoT
 from unigrpo.models.backbones.bagel.vae import Autoencoder, VaeConfig
 from unigrpo.models.backbones.bagel.vit import VitConfig
 from unigrpo.models.mot import MoTConfig
-from unigrpo.models.mot_model import BOS, END_OF_IMAGE, EOS, START_OF_IMAGE
+from unigrpo.models.mot_model import FRAME
 from unigrpo.study.config import ModelConfig
 
 MODEL = ModelConfig(
@@ -62,7 +62,7 @@ def tokenizer() -> Qwen2Tokenizer:
     """Bytes, and the special tokens."""
     letters = {letter: i for i, letter in enumerate(sorted(ByteLevel.alphabet()))}
     made = Qwen2Tokenizer(vocab=letters, merges=[])
-    made.add_special_tokens({"additional_special_tokens": [BOS, EOS, START_OF_IMAGE, END_OF_IMAGE]})
+    made.add_special_tokens({"additional_special_tokens": list(FRAME.values())})
     return made
 
 

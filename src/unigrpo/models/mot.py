@@ -266,8 +266,6 @@ class MoT(nn.Module):
         self.latent_pos_embed = PositionTable(config.max_latent_size, config.hidden_size)
         self.rotary = Rotary(config.hidden_size // config.heads, config.rope_theta)
 
-    # -- initialisation ------------------------------------------------------------------------------------------
-
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
         """From-scratch weights for small models.
@@ -300,20 +298,14 @@ class MoT(nn.Module):
     def expert_parameters(self) -> dict[str, list[nn.Parameter]]:
         """Trainable parameters by expert: ``text`` = reasoning (understanding), ``image`` = denoising (generation). Of
         a network with adapters these alone."""
-        groups: dict[str, list[nn.Parameter]] = {"text": [], "image": []}
-        named = list(self.named_parameters())
-        adapted = any(ADAPTER in name for name, _ in named)
-        for name, p in named:
-            if (expert := expert_of(name)) is not None and (ADAPTER in name or not adapted):
-                groups[expert].append(p)
-        return groups
+        named = dict(self.named_parameters())
+        trained = [name for name in named if ADAPTER in name] or named
+        return {expert: [named[name] for name in trained if expert_of(name) == expert] for expert in ("text", "image")}
 
     def checkpoint_activations(self) -> None:
         """Keep only the inputs of each layer for the backward pass, and compute the rest again there."""
         for layer in self.language_model.model.layers:
             layer.again = True
-
-    # -- the decoder ---------------------------------------------------------------------------------------------
 
     def run(self, streams, positions, mask, context: Context | None):
         """Decoder layers over ``streams`` [(suffix, (B, L, D)), ...]; mask True = visible.

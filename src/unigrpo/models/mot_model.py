@@ -25,8 +25,12 @@ from unigrpo.models.mot import Context, MoT, MoTConfig, patchify, unpatchify
 from unigrpo.study.config import ModelConfig
 
 FORMAT = 1
-BOS, EOS = "<|im_start|>", "<|im_end|>"  # frame every text piece, as in BAGEL
-START_OF_IMAGE, END_OF_IMAGE = "<|vision_start|>", "<|vision_end|>"
+FRAME = {  # special tokens around text pieces and image blocks, as in BAGEL
+    "bos_id": "<|im_start|>",
+    "eos_id": "<|im_end|>",
+    "start_of_image_id": "<|vision_start|>",
+    "end_of_image_id": "<|vision_end|>",
+}
 UNKNOWN = "<unk>"
 
 
@@ -94,8 +98,6 @@ class MoTModel(nn.Module):
     def latent_shape(self) -> tuple[int, int]:
         return self.grid[0] * self.grid[1], self.mot.config.token_dim
 
-    # -- text ----------------------------------------------------------------------------------------------------
-
     def prompt_ids(self, prompts: list[str]) -> list[list[int]]:
         """Framed prompt pieces bos + ids + eos. Raises UserError for an empty prompt or an unknown word."""
         config, unknown = self.mot.config, self.tokenizer.unk_token_id
@@ -159,8 +161,6 @@ class MoTModel(nn.Module):
         )
         return Trace(tokens, mask), context
 
-    # -- images --------------------------------------------------------------------------------------------------
-
     def empty_context(self, batch: int) -> Context:
         return self.mot.empty_context(batch)
 
@@ -176,8 +176,6 @@ class MoTModel(nn.Module):
         with torch.autocast(tokens.device.type, enabled=False):
             return self.codec.decode(unpatchify(tokens, self.mot.config.latent_patch, *self.grid))
 
-    # -- files ---------------------------------------------------------------------------------------------------
-
     def save(self, folder: Path, info: dict, half: bool = False) -> None:
         """Write the model's folder; ``half`` stores fp16."""
         save_tokenizer(self.tokenizer, folder / "tokenizer")
@@ -189,12 +187,12 @@ class MoTModel(nn.Module):
 
 def build_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
     """The world's tokenizer: one id per word; words are separated by white space."""
-    special = [BOS, EOS, START_OF_IMAGE, END_OF_IMAGE, UNKNOWN]
-    vocabulary = {word: i for i, word in enumerate([*special, *words])}
+    vocabulary = {word: i for i, word in enumerate([*FRAME.values(), UNKNOWN, *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    bos, eos = FRAME["bos_id"], FRAME["eos_id"]
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, pad_token=EOS, unk_token=UNKNOWN
+        tokenizer_object=tokenizer, bos_token=bos, eos_token=eos, pad_token=eos, unk_token=UNKNOWN
     )
 
 
@@ -207,7 +205,10 @@ def load(folder: Path, device: torch.device | str, expected: ModelConfig | None)
     try:
         card = from_dict(Card, {name: data[name] for name in names})
         if expected is not None:
-            _check_architecture(card, expected)
+            sizes = {"latent_downsample": card.codec.downsample, "image_size": card.image_size}
+            found = asdict(card.architecture) | sizes
+            for name, value in to_dict(expected).items():
+                require(found[name] == value, name, f"{value}, the configuration's model.{name}, got {found[name]}")
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     tokenizer = _load_tokenizer(folder / "tokenizer", card.architecture.vocab_size)
@@ -222,12 +223,6 @@ def load(folder: Path, device: torch.device | str, expected: ModelConfig | None)
     model = build()
     load_weights(model, tensors, weights)
     return model.to(device)
-
-
-def _check_architecture(card: Card, expected: ModelConfig) -> None:
-    found = asdict(card.architecture) | {"latent_downsample": card.codec.downsample, "image_size": card.image_size}
-    for name, value in to_dict(expected).items():
-        require(found[name] == value, name, f"{value}, the configuration's model.{name}, got {found[name]}")
 
 
 def _load_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerFast:

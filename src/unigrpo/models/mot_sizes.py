@@ -65,9 +65,9 @@ def network(model: ModelConfig, *, vocabulary: int, codec: int, **beside: int) -
     return Network(*sizes, vocabulary, dim, m.max_latent_size**2, codec, **beside)
 
 
-def summary(architecture: dict) -> str:
-    """The network in one line, from what model.json says of it. Raises KeyError."""
-    a = architecture
+def summary(card: dict) -> str:
+    """The network in one line, from model.json. Raises KeyError."""
+    a = card["architecture"]
     sizes = f"{a['layers']} layers, hidden size {a['hidden_size']}, {a['heads']} heads, {a['vocab_size']} tokens"
     return f"Mixture-of-Transformers, {sizes}"
 

@@ -26,29 +26,23 @@ def load(read: Callable[[], UnifiedModel], device: torch.device, bf16: bool) -> 
     """The model that ``read`` returns, on the CPU, split among all processes, and its empty form for :func:`unsplit`.
     Processes read one after the other, so that one complete copy exists at a time."""
     from torch.distributed.device_mesh import init_device_mesh  # these modules take long to import
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
+    narrow = torch.bfloat16 if bf16 else None
+    policy = MixedPrecisionPolicy(param_dtype=narrow, reduce_dtype=torch.float32, cast_forward_inputs=False)
     mesh = init_device_mesh(device.type, (distributed.count(),))
     for turn in range(distributed.count()):
         if turn == distributed.rank():
             model = read()
             empty = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in model.mot.parameters()}
             form = copy.deepcopy(model, empty)
-            split(model, mesh, bf16)
+            for unit in (*model.mot.language_model.model.layers, model.mot):
+                fully_shard(unit, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+            for name in ENTRANCES:
+                register_fsdp_forward_method(model.mot, name)
         dist.barrier()
     model.codec.to(device)
     return model, form
-
-
-def split(model: UnifiedModel, mesh, bf16: bool) -> None:
-    """Split the network over a device mesh, in place."""
-    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
-
-    narrow = torch.bfloat16 if bf16 else None
-    policy = MixedPrecisionPolicy(param_dtype=narrow, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    for unit in (*model.mot.language_model.model.layers, model.mot):
-        fully_shard(unit, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
-    for name in ENTRANCES:
-        register_fsdp_forward_method(model.mot, name)
 
 
 @contextmanager

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 from unigrpo.core import seeding
 from unigrpo.core.files import read_json
-from unigrpo.models import mot_sizes
+from unigrpo.models import codec, mot, mot_model, mot_sizes  # which are loaded when they are used
 from unigrpo.study.facts import BackboneFacts
 
 if TYPE_CHECKING:
-    from unigrpo.models.mot_model import MoTModel
     from unigrpo.study.config import ModelConfig, RunConfig
 
 FACTS = BackboneFacts(released=False, closed_vocabulary=True)
@@ -25,6 +24,8 @@ by flow matching, in the synthetic world of unigrpo, a reproduction of UniGRPO
 else."""
 SPECIAL_TOKENS = 5  # of the tokenizer
 
+summary = mot_sizes.summary
+
 
 def holds(folder: Path) -> bool:
     """Whether ``folder`` is a checkpoint of this backbone: its model.json names none."""
@@ -32,39 +33,27 @@ def holds(folder: Path) -> bool:
     return path.exists() and "backbone" not in read_json(path)
 
 
-def load(folder: Path, device, expected: ModelConfig | None) -> MoTModel:
+def load(folder: Path, device, expected: ModelConfig | None) -> mot_model.MoTModel:
     """The model of a folder. Raises UserError."""
-    from unigrpo.models import mot_model  # torch takes seconds to import
-
     return mot_model.load(folder, device, expected)
 
 
-def new_model(cfg: RunConfig) -> MoTModel:
+def new_model(cfg: RunConfig) -> mot_model.MoTModel:
     """A model from scratch: fitted codec, word tokenizer, initialised network."""
-    from unigrpo.models.codec import PatchCodec
-    from unigrpo.models.mot import MoT, MoTConfig
-    from unigrpo.models.mot_model import BOS, END_OF_IMAGE, EOS, START_OF_IMAGE, MoTModel, build_tokenizer
-    from unigrpo.world import prompts, render, traces
+    from unigrpo.world import prompts, render, traces  # and what draws them
 
     m = cfg.model
-    tokenizer = build_tokenizer(prompts.vocabulary())
-    ids = tokenizer.convert_tokens_to_ids
-    architecture = MoTConfig(
-        vocab_size=len(tokenizer),
-        bos_id=ids(BOS),
-        eos_id=ids(EOS),
-        start_of_image_id=ids(START_OF_IMAGE),
-        end_of_image_id=ids(END_OF_IMAGE),
-        rope_theta=100.0,  # sequences of a few dozen tokens
-        **m.model_dump(exclude={"image_size", "latent_downsample"}),
-    )
-    mot = MoT(architecture)
-    mot.initialise(seeding.generator(cfg.seed, "initialise"))
-    codec = PatchCodec(m.latent_channels, m.latent_patch, m.latent_downsample)
+    tokenizer = mot_model.build_tokenizer(prompts.vocabulary())
+    frame = {key: tokenizer.convert_tokens_to_ids(token) for key, token in mot_model.FRAME.items()}
+    sizes = m.model_dump(exclude={"image_size", "latent_downsample"})
+    # theta: sequences of a few dozen tokens
+    net = mot.MoT(mot.MoTConfig(vocab_size=len(tokenizer), rope_theta=100.0, **sizes, **frame))
+    net.initialise(seeding.generator(cfg.seed, "initialise"))
+    pictures = codec.PatchCodec(m.latent_channels, m.latent_patch, m.latent_downsample)
     rng = seeding.numpy_generator(cfg.seed, "codec")
     scenes = [traces.base_example(rng, False, traces.Imperfection())[2] for _ in range(4000)]
-    codec.fit(render.render(scenes, m.image_size))
-    return MoTModel(mot, codec, tokenizer, m.image_size)
+    pictures.fit(render.render(scenes, m.image_size))
+    return mot_model.MoTModel(net, pictures, tokenizer, m.image_size)
 
 
 def network(cfg: RunConfig) -> mot_sizes.Network:
@@ -82,8 +71,3 @@ def part_of(name: str) -> str | None:
     """Whose a tensor of the weights is, by its name."""
     room, _, rest = name.partition(".")
     return (mot_sizes.expert_of(rest) or "fixed") if room == "mot" else "fixed" if room == "codec" else None
-
-
-def summary(card: dict) -> str:
-    """The architecture in one line, from model.json."""
-    return mot_sizes.summary(card["architecture"])

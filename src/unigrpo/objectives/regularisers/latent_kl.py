@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from unigrpo.core.settings import NotNegative
 from unigrpo.core.settings import Settings as Section
 from unigrpo.objectives import image_losses
 from unigrpo.study.facts import RegulariserFacts
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 FACTS = RegulariserFacts(weight="latent_kl_weight", label="latent KL", needs_noise=True)
 
@@ -21,6 +16,6 @@ class Settings(Section):
     latent_kl_weight: NotNegative = 20.0
 
 
-def distance(new, reference) -> Tensor:
+def distance(new, reference):
     """(B, S) nats per latent element, from means (B, S, *L) and standard deviations (S,) of the transitions."""
     return image_losses.latent_kl(new.mean, reference.mean, new.std)

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from unigrpo.core.settings import NotNegative
 from unigrpo.core.settings import Settings as Section
 from unigrpo.objectives import image_losses
 from unigrpo.study.facts import RegulariserFacts
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 FACTS = RegulariserFacts(weight="velocity_mse_weight", label="velocity MSE")
 
@@ -21,6 +16,6 @@ class Settings(Section):
     velocity_mse_weight: NotNegative = 1.0
 
 
-def distance(new, reference) -> Tensor:
+def distance(new, reference):
     """(B, S) mean over latent elements, from velocities (B, S, *L)."""
     return image_losses.velocity_mse(new.velocity, reference.velocity)

@@ -31,6 +31,8 @@ AUTOENCODER = 83_819_683
 DECODER_CHANNELS = 256  # of the autoencoder at full resolution
 REWARD = 200_000_000  # a two-tower reward of the usual size
 
+summary = mot_sizes.summary
+
 
 def holds(folder: Path) -> bool:
     """Whether ``folder`` is a release of BAGEL."""
@@ -60,8 +62,3 @@ def network(cfg: RunConfig) -> mot_sizes.Network:
 def part_of(name: str) -> str | None:
     """Whose a tensor of the weights is, by its name."""
     return mot_sizes.expert_of(name) or "fixed"
-
-
-def summary(card: dict) -> str:
-    """The architecture in one line, from model.json."""
-    return mot_sizes.summary(card["architecture"])

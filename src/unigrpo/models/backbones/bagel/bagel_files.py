@@ -24,7 +24,7 @@ from unigrpo.core.settings import from_dict, require
 from unigrpo.models.backbones.bagel.vae import VaeConfig, sizes_of
 from unigrpo.models.backbones.bagel.vit import VitConfig
 from unigrpo.models.mot import MoTConfig
-from unigrpo.models.mot_model import BOS, END_OF_IMAGE, EOS, START_OF_IMAGE
+from unigrpo.models.mot_model import FRAME
 
 NETWORK, AUTOENCODER, LLM, VIT = "ema.safetensors", "ae.safetensors", "llm_config.json", "vit_config.json"
 CARD = "model.json"  # ours, beside the release's files
@@ -190,14 +190,13 @@ def read_tokenizer(folder: Path, vocab_size: int) -> tuple[Qwen2Tokenizer, dict[
         raise UserError(f"{folder}: expected a Qwen2 tokenizer ({error})") from None
     for name in ("is_local", "local_files_only"):  # how it was read: nothing to save again
         tokenizer.init_kwargs.pop(name, None)
-    roles = {"bos_id": BOS, "eos_id": EOS, "start_of_image_id": START_OF_IMAGE, "end_of_image_id": END_OF_IMAGE}
     known = tokenizer.get_vocab()
-    for token in roles.values():
+    for token in FRAME.values():
         if token not in known:
             raise UserError(f"{folder}: the tokenizer has no token {token}: of another model?")
     if max(known.values()) >= vocab_size:
         raise UserError(f"{folder}: the tokenizer has {max(known.values()) + 1} tokens, {LLM} only {vocab_size}")
-    return tokenizer, {role: known[token] for role, token in roles.items()}
+    return tokenizer, {role: known[token] for role, token in FRAME.items()}
 
 
 def _card(path: Path, kind: type) -> tuple:
