@@ -39,9 +39,8 @@ from unigrpo.episodes.rollout import Rollout, stochastic_steps
 from unigrpo.episodes.slices import Networks
 from unigrpo.methods import grpo
 from unigrpo.models.checkpoint import new_model
-from unigrpo.models.codec import PatchCodec
 from unigrpo.models.mot import MoT, MoTConfig
-from unigrpo.models.mot_model import MoTModel, build_tokenizer
+from unigrpo.models.mot_model import MoTModel, PatchCodec, build_tokenizer
 from unigrpo.objectives import flow
 from unigrpo.objectives.advantages import group_advantages
 from unigrpo.study.config import ModelConfig, RLConfig, RunConfig

@@ -103,53 +103,29 @@ class Batch:
     steps: int
 
 
-@dataclass(frozen=True)
-class _Stream:
-    """Tokens that pass through the decoder together: ``rows`` of ``length``, which see ``keys`` each; ``masks``
-    queries a row have a mask each."""
-
-    rows: int
-    length: int
-    keys: int
-    masks: int
-
-
-def _streams(net: Network, b: Batch, text: bool) -> list[_Stream]:
-    groups = net.heads // net.kv_heads
-    context = b.prompt + b.trace
-    streams = []
-    if text:
-        streams.append(_Stream(b.prompts, b.prompt, b.prompt, groups * b.prompt))
-        streams.append(_Stream(b.episodes, b.trace, context, groups * b.trace))
-    if b.steps:
-        streams.append(_Stream(b.steps * b.episodes, b.tokens + 2, context + b.tokens + 2, 1))
-    return streams
-
-
 def activations(net: Network, b: Batch, text: bool, checkpointing: bool = False) -> int:
-    """Bytes that autograd stores for one backward pass. ``text``: the text carries gradient, because
-    it is trained or the image's gradient goes through the context. With ``checkpointing`` every layer keeps its input
-    and the keys and values before it, and one layer at a time is computed again."""
-    streams = _streams(net, b, text)
-    layers = [_layer(net, s) for s in streams]
+    """Bytes that autograd stores for one backward pass: of a layer, around the attention and its norms 11 times the
+    width, 4 times the MLP's, keys and values of what is seen, statistics, and the mask. ``text``: the text carries
+    gradient, because it is trained or the image's gradient goes through the context. With ``checkpointing`` every layer
+    keeps its input and the keys and values before it, and one layer at a time is computed again."""
+    groups, context, head = net.heads // net.kv_heads, b.prompt + b.trace, net.hidden // net.heads
+    streams = []  # rows, of so many tokens together, the keys that each token sees, queries that have a mask each
+    if text:
+        streams.append((b.prompts, b.prompt, b.prompt, groups * b.prompt))
+        streams.append((b.episodes, b.trace, context, groups * b.trace))
+    if b.steps:
+        streams.append((b.steps * b.episodes, b.tokens + 2, context + b.tokens + 2, 1))
+    token = 11 * net.hidden + 4 * net.intermediate + 2 * net.kv + 2 + 2 * net.heads + net.kv_heads
+    layers = [rows * (length * token + 2 * keys * net.kv + masks * keys) for rows, length, keys, masks in streams]
+    total = net.layers * sum(layers)
     if checkpointing:
-        inputs = [s.rows * (s.length * net.hidden + 2 * (s.keys - s.length) * net.kv) for s in streams]
+        inputs = [rows * (length * net.hidden + 2 * (keys - length) * net.kv) for rows, length, keys, _ in streams]
         total = net.layers * sum(inputs) + max(layers)
-    else:
-        total = net.layers * sum(layers)
-    head = net.hidden // net.heads
-    total += sum(s.rows * s.length * (3 * net.hidden + 2 * head) for s in streams)  # last norm; rotations
+    total += sum(rows * length * (3 * net.hidden + 2 * head) for rows, length, *_ in streams)  # last norm; rotations
     if text:
         total += b.episodes * b.trace * net.vocabulary  # log-probabilities of the vocabulary
     total += 8 * b.steps * b.episodes * b.tokens * net.token_dim  # latents, means, and what the losses keep
     return FLOAT * total
-
-
-def _layer(net: Network, s: _Stream) -> int:
-    """Numbers that autograd stores of one layer: around the attention and its norms 11 times the width, 4 times the
-    MLP's, keys and values of what is seen, statistics, and the mask."""
-    token = 11 * net.hidden + 4 * net.intermediate + 2 * net.kv + 2 + 2 * net.heads + net.kv_heads
-    return s.rows * (s.length * token + 2 * s.keys * net.kv + s.masks * s.keys)
 
 
 def cache(net: Network, rows: int, tokens: int) -> int:

@@ -1,10 +1,5 @@
 """The image terms of the UniGRPO objective (sections 3.2-3.3) as pure functions of tensors; text_losses has the text.
 
-    flow_grpo_loss          clipped policy gradient per sample and step, of one of two log ratios:
-      plain_log_ratio         log p - log p_old
-      ratio_norm_log_ratio    RatioNorm (GRPO-Guard), centred on 0 and free of the noise scale
-    velocity_mse, latent_kl regularisers: the paper's, and the one it replaces
-
 Shapes: B samples, S stochastic steps, *L latent axes. Terms come back as (B, S), unreduced: the caller averages,
 so that a sample with zero advantage keeps its share of the denominator. Metrics are detached 0-d tensors.
 

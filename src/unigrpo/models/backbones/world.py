@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from unigrpo.core import seeding
 from unigrpo.core.files import read_json
-from unigrpo.models import codec, mot, mot_model, mot_sizes  # which are loaded when they are used
+from unigrpo.models import mot, mot_model, mot_sizes  # which are loaded when they are used
 from unigrpo.study.facts import BackboneFacts
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ by flow matching, in the synthetic world of unigrpo, a reproduction of UniGRPO
 ([arXiv 2603.23500](https://arxiv.org/abs/2603.23500)). Its prompts have the world's few words; it knows nothing
 else."""
 SPECIAL_TOKENS = 5  # of the tokenizer
+ROPE_THETA = 100.0  # sequences have a few dozen tokens
 
 summary = mot_sizes.summary
 
@@ -40,20 +41,19 @@ def load(folder: Path, device, expected: ModelConfig | None) -> mot_model.MoTMod
 
 def new_model(cfg: RunConfig) -> mot_model.MoTModel:
     """A model from scratch: fitted codec, word tokenizer, initialised network."""
-    from unigrpo.world import prompts, render, traces  # and what draws them
+    from unigrpo.world import prompts, render, traces
 
     m = cfg.model
     tokenizer = mot_model.build_tokenizer(prompts.vocabulary())
     frame = {key: tokenizer.convert_tokens_to_ids(token) for key, token in mot_model.FRAME.items()}
     sizes = m.model_dump(exclude={"image_size", "latent_downsample"})
-    # theta: sequences of a few dozen tokens
-    net = mot.MoT(mot.MoTConfig(vocab_size=len(tokenizer), rope_theta=100.0, **sizes, **frame))
+    net = mot.MoT(mot.MoTConfig(vocab_size=len(tokenizer), rope_theta=ROPE_THETA, **sizes, **frame))
     net.initialise(seeding.generator(cfg.seed, "initialise"))
-    pictures = codec.PatchCodec(m.latent_channels, m.latent_patch, m.latent_downsample)
+    patches = mot_model.PatchCodec(m.latent_channels, m.latent_patch, m.latent_downsample)
     rng = seeding.numpy_generator(cfg.seed, "codec")
     scenes = [traces.base_example(rng, False, traces.Imperfection())[2] for _ in range(4000)]
-    pictures.fit(render.render(scenes, m.image_size))
-    return mot_model.MoTModel(net, pictures, tokenizer, m.image_size)
+    patches.fit(render.render(scenes, m.image_size))
+    return mot_model.MoTModel(net, patches, tokenizer, m.image_size)
 
 
 def network(cfg: RunConfig) -> mot_sizes.Network:
