@@ -62,7 +62,7 @@ class Vectors:
     def greedy(self, name: str, context: Context) -> list[Check]:
         """Greedy text after ``context``, with the logits of its steps."""
         steps = len(self.expected(f"{name}.greedy_logits"))
-        tokens = self.model.generate_text(context, steps, temperature=0)[0][0]
+        tokens = self.model.generate_text(context, steps, temperature=0)[0].tokens[0]
         start = tokens.new_tensor([self.model.config.bos_id])
         fed = torch.cat([start, tokens[:-1]])  # the last token is never returned
         return [

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from unigrpo.core.tensor_files import constant
-from unigrpo.models.base import PaintContext
+from unigrpo.models.base import PaintContext, Trace
 from unigrpo.models.mot_sizes import ADAPTER, TIME_FEATURES, expert_of
 
 
@@ -127,10 +127,8 @@ class Attention(nn.Module):
             q[start + half : start + half + n] -= strength * torch.sin((head + 1) * angle)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        """Joint softmax. mask (B, 1, queries or 1, keys), True = visible. Returns (B, queries, D).
-
-        Query heads that share a key head stand below each other as its queries, so that keys and values are not
-        copied once a head."""
+        """Joint softmax. mask (B, 1, queries or 1, keys), True = visible. Returns (B, queries, D). Query heads that
+        share a key head stand below each other as its queries, so that keys and values are not copied once a head."""
         groups = self.heads // self.kv_heads
         if mask.shape[2] > 1:
             mask = mask.repeat(1, 1, groups, 1)
@@ -173,10 +171,8 @@ class Layer(nn.Module):
         return self.compute(streams, ropes, mask, past)
 
     def compute(self, streams, ropes, mask, past):
-        parts = [
-            self.self_attn.project(self._modules["input_layernorm" + s](x), rope, s)
-            for (s, x), rope in zip(streams, ropes, strict=True)
-        ]
+        normed = [self._modules["input_layernorm" + s](x) for s, x in streams]
+        parts = [self.self_attn.project(x, rope, s) for x, rope, (s, _) in zip(normed, ropes, streams, strict=True)]
         q, k, v = (torch.cat(p, 2) if len(p) > 1 else p[0] for p in zip(*parts, strict=True))
         keys, values = (k, v) if past is None else (torch.cat([past[0], k], 2), torch.cat([past[1], v], 2))
         attended = self.self_attn.attend(q, keys, values, mask)
@@ -211,7 +207,6 @@ class PositionTable(nn.Module):
 
     def __init__(self, size: int, dim: int):
         super().__init__()
-        self.size = size
         self.pos_embed = nn.Parameter(constant(lambda: sincos_table(size, dim), size * size, dim), requires_grad=False)
 
     def forward(self, position_ids: Tensor) -> Tensor:
@@ -308,10 +303,8 @@ class MoT(nn.Module):
             layer.again = True
 
     def run(self, streams, positions, mask, context: Context | None):
-        """Decoder layers over ``streams`` [(suffix, (B, L, D)), ...]; mask True = visible.
-
-        Returns the streams after their expert's final norm, and all keys and values per layer.
-        """
+        """Decoder layers over ``streams`` [(suffix, (B, L, D)), ...]; mask True = visible. Returns the streams after
+        their expert's final norm, and all keys and values per layer."""
         decoder, keys, values = self.language_model.model, [], []
         ropes = [self.rotary(x, p) for (_, x), p in zip(streams, positions, strict=True)]
         for i, layer in enumerate(decoder.layers):
@@ -342,8 +335,7 @@ class MoT(nn.Module):
 
     def empty_context(self, batch: int) -> Context:
         """No text at all: the unconditional branch of guidance."""
-        c = self.config
-        weight = self.vae2llm.weight
+        c, weight = self.config, self.vae2llm.weight
         kv = weight.new_zeros(batch, c.kv_heads, 0, c.hidden_size // c.heads)
         zeros = torch.zeros(batch, dtype=torch.long, device=weight.device)
         return Context((kv,) * c.layers, (kv,) * c.layers, zeros[:, None][:, :0].bool(), zeros)
@@ -376,14 +368,13 @@ class MoT(nn.Module):
     @torch.no_grad()
     def generate_text(
         self, context: Context, max_tokens: int, *, temperature: float, uniforms: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Context]:
+    ) -> tuple[Trace, Context]:
         """Write one text piece after ``context``, token by token with cached keys and values.
 
         temperature > 0 samples from softmax(logits / temperature) by inverting its distribution function at
         ``uniforms`` (B, max_tokens) in [0, 1), so that a sample depends on its draws only; 0 takes the arg-max.
-        Returns tokens (B, L) without the leading bos, end token included where it came within ``max_tokens``;
-        mask (B, L) bool of the tokens that the policy chose; and the context after the piece, which has an end token
-        also where the limit cut it.
+        Returns the tokens without the leading bos, end token included where it came within ``max_tokens``, and the
+        context after the piece, which has an end token also where the limit cut it.
         """
         b, device = context.rope.shape[0], context.rope.device
         token = torch.full((b,), self.config.bos_id, device=device)
@@ -408,4 +399,4 @@ class MoT(nn.Module):
         present = torch.stack([torch.ones_like(alive), alive], 1)
         width = 1 + int(alive.any())
         _, context = self.encode_text(unread[:, :width], present[:, :width], context)
-        return torch.stack(tokens, 1), torch.stack(masks, 1), context
+        return Trace(torch.stack(tokens, 1), torch.stack(masks, 1)), context

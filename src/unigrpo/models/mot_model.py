@@ -201,10 +201,8 @@ class MoTModel(nn.Module):
     def think(
         self, prompt_ids: list[list[int]], max_tokens: int, uniforms: Tensor | None, temperature: float
     ) -> tuple[Trace, Context]:
-        tokens, mask, context = self.mot.generate_text(
-            self.read_prompts(prompt_ids), max_tokens, temperature=temperature, uniforms=uniforms
-        )
-        return Trace(tokens, mask), context
+        context = self.read_prompts(prompt_ids)
+        return self.mot.generate_text(context, max_tokens, temperature=temperature, uniforms=uniforms)
 
     def empty_context(self, batch: int) -> Context:
         return self.mot.empty_context(batch)
@@ -250,8 +248,8 @@ def load(folder: Path, device: torch.device | str, expected: ModelConfig | None)
     try:
         card = from_dict(Card, {name: data[name] for name in names})
         if expected is not None:
-            sizes = {"latent_downsample": card.codec.downsample, "image_size": card.image_size}
-            found = asdict(card.architecture) | sizes
+            pictures = {"latent_downsample": card.codec.downsample, "image_size": card.image_size}
+            found = asdict(card.architecture) | pictures
             for name, value in to_dict(expected).items():
                 require(found[name] == value, name, f"{value}, the configuration's model.{name}, got {found[name]}")
     except UserError as error:
@@ -259,8 +257,7 @@ def load(folder: Path, device: torch.device | str, expected: ModelConfig | None)
     tokenizer = _load_tokenizer(folder / "tokenizer", card.architecture.vocab_size)
 
     def build() -> MoTModel:
-        codec = PatchCodec(**asdict(card.codec))
-        return MoTModel(MoT(card.architecture), codec, tokenizer, card.image_size)
+        return MoTModel(MoT(card.architecture), PatchCodec(**asdict(card.codec)), tokenizer, card.image_size)
 
     tensors = read_tensors(weights)
     with shapes_only():

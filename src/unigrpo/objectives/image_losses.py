@@ -65,16 +65,13 @@ def flow_grpo_loss(log_ratio: Tensor, advantages: Tensor, *, clip_range: float) 
 
 
 def velocity_mse(v: Tensor, v_ref: Tensor) -> Tensor:
-    """UniGRPO's regulariser <(v - v_ref)^2>, the *mean* over latent elements. (B, S, *L) -> (B, S).
-
-    The same weight on a sum would be stronger by the number of elements (65,536 for BAGEL at 512 px).
-    """
+    """UniGRPO's regulariser <(v - v_ref)^2>, the *mean* over latent elements. (B, S, *L) -> (B, S). The same weight on
+    a sum would be stronger by the number of elements (65,536 for BAGEL at 512 px)."""
     return (widen(v) - widen(v_ref)).square().flatten(2).mean(2)
 
 
 def latent_kl(mean: Tensor, mean_ref: Tensor, std: Tensor) -> Tensor:
     """KL between two transitions of equal std, per latent element: <(mean - mean_ref)^2> / (2 std^2), the mean, not
     the sum. mean, mean_ref (B, S, *L), std (S,) or (B, S) -> (B, S). The public code of Flow-GRPO divides by sigma^2 =
-    std^2 / |dt| instead, which makes it |dt| times as large.
-    """
+    std^2 / |dt| instead, which makes it |dt| times as large."""
     return (widen(mean) - widen(mean_ref)).square().flatten(2).mean(2) / (2 * std.square())

@@ -43,10 +43,6 @@ def moving_window(
     or later. A window that reaches past hi is cut there, so the last ones may be shorter than ``size``.
     """
     lo, hi = window_range
-    starts = range(lo, hi, shift)
-    index %= sum(map(stay, starts))
-    for start in starts:
-        if index < stay(start):
-            break
-        index -= stay(start)
+    starts = [start for start in range(lo, hi, shift) for _ in range(stay(start))]
+    start = starts[index % len(starts)]
     return range(start, min(start + size, hi))
