@@ -13,8 +13,7 @@ from tests.conformance import matching_vectors as matching
 from tests.conformance.checking import Case, Check, Settings, compare, read_pair, same
 from unigrpo.objectives.advantages import group_advantages
 from unigrpo.objectives.averaging import ema_update
-from unigrpo.objectives.flow import time_grid
-from unigrpo.objectives.windows import moving_window
+from unigrpo.objectives.flow import moving_window, time_grid
 
 NOTES = ("id", "source", "layout")
 

@@ -113,7 +113,7 @@ def test_reinforcement_survives_three_kills(root, start, tmp_path):
     (out / "model.safetensors").write_bytes(b"of an earlier run")
 
     kill(
-        root, start, "rl", out, "unigrpo.objectives.windows.draw_window", 2
+        root, start, "rl", out, "unigrpo.objectives.flow.draw_window", 2
     )  # the 2nd rollout: traces written, nothing painted
     assert saved_step(out, start, "rl") == 1 and [r["rollout"] for r in rows(out)] == [-1, 0]
     (out / "state" / ".state.safetensors.tmp").write_bytes(b"half of a sta")

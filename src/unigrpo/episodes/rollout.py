@@ -21,7 +21,7 @@ from unigrpo.core.records import Prompt
 from unigrpo.episodes import shares
 from unigrpo.models.base import Trace, UnifiedModel
 from unigrpo.models.mot import Context
-from unigrpo.objectives import flow, windows
+from unigrpo.objectives import flow
 from unigrpo.sampling.painting import guided, paint
 from unigrpo.study.config import RLConfig
 
@@ -118,12 +118,12 @@ class Replay:
 def stochastic_steps(rl: RLConfig, seed: int, index: int) -> Sequence[int]:
     """The window of rollout ``index``, the same for all its groups."""
     if rl.window == "progressive":
-        return windows.moving_window(
+        return flow.moving_window(
             index, rl.window_size, rl.window_range, stay=lambda _: rl.window_rollouts, shift=rl.window_size
         )
     draw = seeding.generator(seed, "window", index)
     scattered = rl.window == "scattered"
-    return windows.draw_window(draw, rl.window_size, rl.window_range, rl.n_steps, scattered=scattered)
+    return flow.draw_window(draw, rl.window_size, rl.window_range, rl.n_steps, scattered=scattered)
 
 
 @dataclass(frozen=True)

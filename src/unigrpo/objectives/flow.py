@@ -1,4 +1,4 @@
-"""Flow matching: time grids, the Euler step, the stochastic step in three kinds, and guidance.
+"""Flow matching: time grids, windows of stochastic steps, the Euler step, the stochastic step in three kinds, guidance.
 
 UniGRPO's image policy, following Flow-GRPO (sde); CPS and DanceGRPO's step (dance) are settings of the same
 function. Flow time runs from t = 1 (noise) to t = 0 (data): x_t = (1 - t) x_0 + t eps, v = eps - x_0,
@@ -10,6 +10,7 @@ never the sum: that is why the paper's clip range is as small as 1e-6.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,6 +64,43 @@ def time_grid(n: int, shift: float, convention: Literal["points", "steps", "diff
         times = _shifted(torch.linspace(1, last, steps, dtype=torch.float64), shift)
         return torch.cat([times, times.new_zeros(1)]).float()
     raise UserError(f"time grid: convention {convention!r} is none of points, steps, diffusers")
+
+
+def draw_window(
+    generator: torch.Generator, size: int, window_range: Sequence[int], n_steps: int, *, scattered: bool = False
+) -> Sequence[int]:
+    """``size`` increasing step numbers inside window_range = (lo, hi), hi excluded: the stochastic steps of a rollout
+    (paper, section 3.2).
+
+    One contiguous run (Flow-GRPO-Fast), whose start is uniform over the integers lo .. hi - size, both included: size
+    3 in (0, 5) starts at 0, 1, 2. ``scattered``: any steps of the range, all subsets equally likely (UniRL).
+    Raises UserError if the window is empty or does not fit its range, or the range leaves the n_steps steps.
+    """
+    lo, hi = window_range
+    if size < 1:
+        raise UserError(f"SDE window: size {size} must be at least 1")
+    if not 0 <= lo < hi <= n_steps:
+        raise UserError(f"SDE window: range [{lo}, {hi}] must be non-empty and inside the {n_steps} steps of the grid")
+    if size > hi - lo:
+        raise UserError(f"SDE window: size {size} does not fit into the range [{lo}, {hi}]")
+    if scattered:
+        return sorted((lo + torch.randperm(hi - lo, generator=generator)[:size]).tolist())
+    start = int(torch.randint(lo, hi - size + 1, (), generator=generator))
+    return range(start, start + size)
+
+
+def moving_window(
+    index: int, size: int, window_range: Sequence[int], *, stay: Callable[[int], int], shift: int
+) -> range:
+    """The window of rollout number ``index`` where it moves along the grid with training (MixGRPO).
+
+    It starts at lo, stays stay(start) >= 1 rollouts, moves on by ``shift``, and starts over where it would begin at hi
+    or later. A window that reaches past hi is cut there, so the last ones may be shorter than ``size``.
+    """
+    lo, hi = window_range
+    starts = [start for start in range(lo, hi, shift) for _ in range(stay(start))]
+    start = starts[index % len(starts)]
+    return range(start, min(start + size, hi))
 
 
 def euler_step(x: Tensor, v: Tensor, t: float | Tensor, t_next: float | Tensor) -> Tensor:
