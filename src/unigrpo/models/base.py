@@ -85,17 +85,9 @@ class UnifiedModel(Protocol):
     """
 
     image_size: int  # pixels a side
-
-    @property
-    def device(self) -> torch.device: ...
-
-    @property
-    def latent_shape(self) -> tuple[int, int]:
-        """(N, token_dim): tokens of one image, and numbers per token."""
-
-    @property
-    def network(self) -> nn.Module:
-        """What an average of weights is taken of."""
+    device: torch.device
+    latent_shape: tuple[int, int]  # (N, token_dim): tokens of one image, and numbers per token
+    network: nn.Module  # what an average of weights is taken of
 
     def with_network(self, network: nn.Module) -> Self:
         """The same model with another network."""

@@ -229,16 +229,14 @@ def position_ids(rows: int, cols: int, table_size: int) -> Tensor:
 
 def patchify(latent: Tensor, patch: int) -> Tensor:
     """(B, C, h*p, w*p) -> (B, h*w, p*p*C), tokens row-major, channel fastest inside a token."""
-    b, c, height, width = latent.shape
-    x = latent.reshape(b, c, height // patch, patch, width // patch, patch)
-    return x.permute(0, 2, 4, 3, 5, 1).reshape(b, (height // patch) * (width // patch), patch * patch * c)
+    blocks = latent.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # (B, C, h, p, w, p)
+    return blocks.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
 
 
 def unpatchify(tokens: Tensor, patch: int, rows: int, cols: int) -> Tensor:
     """Inverse of :func:`patchify`: (B, rows*cols, p*p*C) -> (B, C, rows*p, cols*p)."""
-    b, _, dim = tokens.shape
-    x = tokens.reshape(b, rows, cols, patch, patch, dim // patch**2)
-    return x.permute(0, 5, 1, 3, 2, 4).reshape(b, -1, rows * patch, cols * patch)
+    blocks = tokens.unflatten(2, (patch, patch, -1)).unflatten(1, (rows, cols))  # (B, h, w, p, p, C)
+    return blocks.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
 
 
 class MoT(nn.Module):
@@ -320,14 +318,13 @@ class MoT(nn.Module):
         rope = ids.new_zeros(b) if context is None else context.rope
         steps = torch.arange(t, device=ids.device)
         visible = (steps[:, None] >= steps) & mask[:, None, :]  # (B, T, T)
-        key_mask = mask
         if context is not None:
             visible = torch.cat([context.mask[:, None].expand(-1, t, -1), visible], -1)
-            key_mask = torch.cat([context.mask, mask], 1)
         visible = visible | ~mask[:, :, None]  # rows of padding see everything: no softmax over nothing
         x = self.language_model.model.embed_tokens(ids)
         (hidden,), keys, values = self.run([("", x)], [rope[:, None] + steps], visible[:, None], context)
-        return hidden, Context(keys, values, key_mask, rope + mask.sum(1))
+        seen = mask if context is None else torch.cat([context.mask, mask], 1)
+        return hidden, Context(keys, values, seen, rope + mask.sum(1))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., vocabulary)."""

@@ -44,13 +44,7 @@ def group_advantages(
             got = values[index].item()
             raise UserError(f"reward of sample {index} (group {key}) is {got}, expected a finite number")
         members.setdefault(key, []).append(index)
-
-    def spread(x: Tensor) -> Tensor:
-        return torch.sqrt(x.var(correction=ddof)) + eps
-
-    batch_spread = spread(values) if scale == "batch" else 1.0
-    advantages = torch.zeros_like(values)
-    zero_spread = 0
+    advantages, zero_spread = torch.zeros_like(values), 0
     for key, rows in members.items():
         if len(rows) < 2:
             raise UserError(f"group {key} has a single sample ({rows[0]}): a relative advantage needs at least two")
@@ -58,7 +52,10 @@ def group_advantages(
         if (group == group[0]).all():
             zero_spread += 1
             continue
-        advantages[rows] = (group - group.mean()) / (spread(group) if scale == "group" else batch_spread)
+        advantages[rows] = group - group.mean()
+        if scale != "none":
+            spread_over = group if scale == "group" else values
+            advantages[rows] /= torch.sqrt(spread_over.var(correction=ddof)) + eps
     metrics = {
         "groups": len(members),
         "zero_spread_groups": zero_spread,
