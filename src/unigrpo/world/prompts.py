@@ -264,15 +264,20 @@ def is_held_out(statement: Statement) -> bool:
 
 def prompt_set(name: str) -> list[Prompt]:
     """The prompts of one of SETS, category by category, always in the same order. Raises UserError for another name."""
+    return list(_prompts(name))
+
+
+@cache  # the workflow asks for the training prompts once a run
+def _prompts(name: str) -> tuple[Prompt, ...]:
     if name not in SETS:
         raise UserError(f"prompt set {name!r}: expected one of {', '.join(SETS)}")
     tags = {"geneval_eval": GENEVAL_TAGS, "ta_eval": (COMPOUND,)}.get(name, (*GENEVAL_TAGS, COMPOUND))
     split = "eval" if name.endswith("_eval") else name
-    return [
+    return tuple(
         make_prompt(f"{name}/{tag}/{i:03d}", tag, statement)
         for tag in tags
         for i, statement in enumerate(_splits()[tag][split])
-    ]
+    )
 
 
 def samples_per_prompt(name: str, base: int = 4) -> list[int]:
