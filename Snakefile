@@ -25,22 +25,14 @@ os.environ.update(
 
 
 include: "pipelines/common.smk"
-include: "pipelines/train.smk"
-include: "pipelines/score.smk"
+include: "pipelines/steps.smk"
 include: "pipelines/report.smk"
 
 
 rule all:
     default_target: True
     input:
-        tables=collect(
-            "results/{scale}/tables/{name}.{suffix}",
-            scale=SCALE,
-            name=catalogue.by_default(TABLES),
-            suffix=("html", "md", "tex"),
-        ),
-        figures=collect("results/{scale}/figures/{name}.png", scale=SCALE, name=catalogue.by_default(FIGURES)),
-        claims=f"results/{SCALE}/claims.csv",
+        results(catalogue.by_default),
         gallery=[f"results/{SCALE}/gallery", f"results/{SCALE}/gallery.html"],
 
 
@@ -51,11 +43,4 @@ rule one_run:
 
 rule one_group:
     input:
-        tables=collect(
-            "results/{scale}/tables/{name}.{suffix}",
-            scale=SCALE,
-            name=catalogue.of_group(TABLES, GROUP),
-            suffix=("html", "md", "tex"),
-        ),
-        figures=collect("results/{scale}/figures/{name}.png", scale=SCALE, name=catalogue.of_group(FIGURES, GROUP)),
-        claims=f"results/{SCALE}/claims.csv",
+        results(lambda entries: catalogue.of_group(entries, GROUP)),

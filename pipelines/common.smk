@@ -1,10 +1,10 @@
 """Loading, checking and path lists: every helper of the workflow."""
 
-from unigrpo.study import catalogue
-from unigrpo.study import resolve
 from unigrpo.core import registry
-from unigrpo.study.facts import BACKBONES, REWARDS
 from unigrpo.core.errors import UserError
+from unigrpo.report.data import phrases
+from unigrpo.study import catalogue, resolve
+from unigrpo.study.facts import BACKBONES, REWARDS
 
 ROOT = Path(os.path.relpath(HERE))  # relative, so that a moved checkout has nothing to do anew
 CATALOGUE_FILE = ROOT / "pipelines" / "experiments.yaml"
@@ -23,7 +23,6 @@ except UserError as error:
     sys.exit(f"error: {error}")
 
 SCALE = STUDY.scale_name
-SCALE_FILE = SCALES / f"{SCALE}.yaml"
 TABLES = STUDY.catalogue["tables"]
 FIGURES = STUDY.catalogue["figures"]
 TRAINED = catalogue.runs_in_use(STUDY.catalogue)
@@ -32,13 +31,14 @@ IS_SHIPPED = STUDY.scale["base"].get("source") == "shipped"
 RUN = "results/{scale}/runs/{run}/seed{seed}"
 PRETRAINED = "results/{scale}/pretrained/{run}/seed{seed}" if IS_SHIPPED else RUN
 THREADS = STUDY.scale.get("threads", 1)
-BACKBONE = BACKBONES.load(STUDY.scale["backbone"], f"{SCALE_FILE}: backbone").FACTS
+BACKBONE = BACKBONES.load(STUDY.scale["backbone"], f"{SCALES / SCALE}.yaml: backbone").FACTS
 GROUP = config.get("group")
 GPUS = int(STUDY.scale.get("device") == "cuda")
 PROCESSES = STUDY.scale.get("processes", 1)  # of SFT and reinforcement; every other step has one
 MEMORY = STUDY.scale.get("memory", 4000)  # MB of the machine, for a process that holds a model
 MEMORY_OF_ALL = STUDY.scale.get("memory_of_training", MEMORY * PROCESSES)  # for all processes of SFT or RL
 MINUTES = 60 * STUDY.scale.get("hours", 24)
+GIVEN_AS_FILES = ("decoding", "scores")  # what steps read and write; of everything else they are given the folder
 ALONE = {"gpu": GPUS, "first_gpu": GPUS, "mem_mb": MEMORY, "runtime": MINUTES}  # of a step that is one process
 
 
@@ -87,6 +87,9 @@ def folder(run, seed):
     return f"results/{SCALE}/runs/{run}/seed{seed}"
 
 
+MODEL_OF_SFT = f"{folder(catalogue.SFT, 0)}/{BACKBONE.weights}"  # decoding is chosen and the reward learned on it
+
+
 def files(runs, name):
     """The file called ``name`` of every seed of these runs."""
     return [f"{folder(run, seed)}/{name}" for run in runs for seed in STUDY.seeds(run)]
@@ -103,9 +106,14 @@ def settings(part, run=None):
     return of
 
 
+def logs(step):
+    """What a step prints, and what it has used."""
+    return {"text": f"results/{{scale}}/logs/{step}.log", "usage": f"results/{{scale}}/benchmarks/{step}.jsonl"}
+
+
 def modes(wildcards):
     """How the run is evaluated, as options."""
-    return [word for mode in STUDY.modes(wildcards.run) for word in ("--mode", mode)]
+    return " ".join(f"--mode {mode}" for mode in STUDY.modes(wildcards.run))
 
 
 def parent_model(wildcards):
@@ -113,17 +121,16 @@ def parent_model(wildcards):
     return f"{folder(*STUDY.parent(wildcards.run, int(wildcards.seed)))}/{BACKBONE.weights}"
 
 
-def model_of_sft(wildcards):
-    """The checkpoint that decoding is chosen and the reward learned on."""
-    return f"{folder(catalogue.SFT, 0)}/{BACKBONE.weights}"
+def options(named):
+    """Named files as options."""
+    return [word for name, path in named.items() if path for word in (f"--{name}", str(path))]
 
 
-def given(wildcards, input):
-    """What a training starts from, as options."""
-    named = {name: path for name, path in input.items() if name in ("init", "reward")}
-    options = {name: Path(path).parent for name, path in named.items()}
-    options |= {"decoding": input.decoding} if "decoding" in input.keys() else {}
-    return [word for name, value in options.items() for word in (f"--{name}", str(value))]
+def step_options(wildcards, input, output):
+    """A step's named inputs and its first output, as options: of most the folder."""
+    places = {name: path if name in GIVEN_AS_FILES else Path(path).parent for name, path in input.items()}
+    name, path = next(iter(output.items()))
+    return options(places | {"out": path if name in GIVEN_AS_FILES else Path(path).parent})
 
 
 def reward_model(wildcards):
@@ -143,3 +150,83 @@ def one_run_scores(wildcards):
     if "run" not in config:
         sys.exit("error: the target one_run needs a run: snakemake one_run --config run=unigrpo")
     return files([config["run"]], "scores.jsonl")
+
+
+# What the rules of the report ask of the study.
+
+SCALE_NOTE = phrases.scale_note(SCALE, not BACKBONE.released).replace("`", "``")
+
+
+def in_report(path, category, caption, **label):
+    """An output that the report of the workflow shows."""
+    return report(path, caption=f"captions/{caption}.rst", category=category, labels=label)
+
+
+def entry(wildcards):
+    """The catalogue's entry of a table or figure."""
+    kind, name = wildcards.kind, wildcards.name
+    entries = STUDY.catalogue[f"{kind}s"]
+    if name not in entries:
+        sys.exit(f"error: {CATALOGUE_FILE}: no {kind} is called {name!r}{registry.nearest(name, entries)}")
+    return entries[name]
+
+
+def facts(wildcards):
+    """What the entry's kind declares of itself."""
+    return catalogue.facts_of(f"{wildcards.kind}s", entry(wildcards))
+
+
+def described(runs):
+    """Fingerprint of what these runs are called and what they are."""
+    return resolve.fingerprint([STUDY.config(run, 0) for run in runs])
+
+
+def named(wildcards):
+    """The runs that a table or figure names, the two that are compared, or all that are judged."""
+    if "name" in wildcards.keys():
+        return catalogue.runs_read(entry(wildcards))
+    return [wildcards.a, wildcards.b] if "a" in wildcards.keys() else JUDGED
+
+
+def collection(wildcards, output):
+    """The command that collects the scores of every seed of the named runs."""
+    folders = [f"{run}={folder(run, seed)}" for run in named(wildcards) for seed in STUDY.seeds(run)]
+    return ["collect", "--out", output.scores, *folders]
+
+
+def scores(wildcards):
+    """The collection that a table or figure is made from: a separate one if it is not made by default, none if it shows
+    training alone."""
+    by_default = entry(wildcards).get("default", True)
+    collection = "scores" if by_default else f"scores/{wildcards.kind}.{wildcards.name}"
+    return f"results/{SCALE}/{collection}.csv" if facts(wildcards).scores else []
+
+
+def records(wildcards):
+    """What a table or figure reads of its runs besides the scores."""
+    record = facts(wildcards).reads
+    return files(named(wildcards), record) if record else []
+
+
+def shared_mode(wildcards):
+    """With thinking where both runs are evaluated so, else without."""
+    both = all("think" in STUDY.modes(run) for run in (wildcards.a, wildcards.b))
+    return "--thinking" if both else "--no-thinking"
+
+
+def claimed(wildcards=None):
+    """The runs whose records claims read beside the scores: those made by default, and of the others that a claim names
+    those that are asked for or there already."""
+    asked = {run for name in catalogue.of_group(TABLES, GROUP) for run in catalogue.runs_read(TABLES[name])}
+    read = dict.fromkeys(run for claim in STUDY.catalogue["claims"].values() for run in catalogue.runs_read(claim))
+    there = [run for run in read if run in asked or all(map(os.path.exists, files([run], "run.json")))]
+    return list(dict.fromkeys(TRAINED + there))
+
+
+def results(chosen):
+    """The tables and figures that ``chosen`` picks of a section of the catalogue, and the claims."""
+    tables = collect(
+        "results/{scale}/tables/{name}.{kind}", scale=SCALE, name=chosen(TABLES), kind=("html", "md", "tex")
+    )
+    figures = collect("results/{scale}/figures/{name}.png", scale=SCALE, name=chosen(FIGURES))
+    return [*tables, *figures, f"results/{SCALE}/claims.csv"]

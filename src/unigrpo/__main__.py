@@ -11,35 +11,26 @@ from typing import Annotated
 import typer
 
 from unigrpo import commands, study
+from unigrpo.commands import app
 from unigrpo.core.errors import UserError, in_one_line
 
-app = typer.Typer(add_completion=False, invoke_without_command=True)
 for file in pkgutil.iter_modules(commands.__path__):
-    module = importlib.import_module(f"{commands.__name__}.{file.name}")
-    app.registered_commands += module.app.registered_commands
-    app.registered_groups += module.app.registered_groups
+    importlib.import_module(f"{commands.__name__}.{file.name}")
 app.registered_commands.sort(key=lambda command: command.rich_help_panel != commands.START)
-
-
-def show_version(wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import version
-
-        print(f"unigrpo {version('unigrpo')}")
-        raise typer.Exit
 
 
 @app.callback()
 def unigrpo(
     context: typer.Context,
-    record: Annotated[
-        Path | None, typer.Option(help="JSON lines to write: processor time, wall time and memory of the call.")
-    ] = None,
-    version: Annotated[
-        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version.")
-    ] = False,
+    record: Annotated[Path | None, typer.Option(help="JSON lines to write: processor time, wall time, memory.")] = None,
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
 ) -> None:
     """UniGRPO: reinforcement of models that reason in text before they paint, and the study of it."""
+    if version:
+        from importlib.metadata import version as installed
+
+        print(f"unigrpo {installed('unigrpo')}")
+        raise typer.Exit
     if context.invoked_subcommand is None:
         print(context.get_help())
     elif record is not None:

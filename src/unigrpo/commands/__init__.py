@@ -1,4 +1,4 @@
-"""The verbs of ``unigrpo``: each file here with an ``app`` adds verbs; ``rich_help_panel`` names their group.
+"""The verbs of ``unigrpo``: each file here adds some to ``app``; ``rich_help_panel`` names their group.
 
 So that help takes no time, verbs reach modules through their rooms (``tools.export``), which load them when first used.
 What verbs of several files share is here.
@@ -11,11 +11,9 @@ import typer
 
 from unigrpo import models, study, training
 
+app = typer.Typer(add_completion=False, invoke_without_command=True)
 START = "Start here"  # the group that help shows first
 Scale = Annotated[str, typer.Option(help="Scale, a file of pipelines/scales.")]
-ChosenScale = Annotated[str | None, typer.Option(help="Scale, a file of pipelines/scales.")]
-SftRun = Annotated[str | None, typer.Option(help="SFT run of the catalogue.")]
-Config = Annotated[Path | None, typer.Option(help="Resolved configuration (JSON), for --scale and --run.")]
 
 
 def chosen_model(scale: str | None, run: str | None, seed: int, config: Path | None, folder: Path):

@@ -1,22 +1,24 @@
-"""Verbs for a model or a run that is there: sample, inspect, export, diff, variance; and what the machine is."""
+"""Verbs for what is there: a model, runs, images that are judged, the machine."""
 
 from __future__ import annotations
 
 import json
 import math
+from inspect import Signature, signature
 from pathlib import Path
-from typing import Annotated
+from types import SimpleNamespace
+from typing import Annotated, Literal, get_type_hints
 
 import typer
 
-from unigrpo import tools
-from unigrpo.commands import Scale, chosen_model
-from unigrpo.core import files
+from unigrpo import study, tools
+from unigrpo.commands import Scale, app, chosen_model
+from unigrpo.core import files, settings
 from unigrpo.core.errors import UserError
 
-app = typer.Typer()
-MODELS, RUNS = "Models", "Runs"
+MODELS, RUNS, JUDGE = "Models", "Runs", "Judge"
 Checkpoint = Annotated[Path, typer.Argument(help="Model folder: a run, an exported one, or assets/base.")]
+Images = Annotated[Path, typer.Option(help="Sample folder, folder in GenEval's layout, or JSON file {prompt: image}.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of lines.")]
 
 
@@ -25,9 +27,7 @@ def sample(
     checkpoint: Checkpoint,
     prompt: Annotated[str | None, typer.Argument(help="What to paint.")] = None,
     out: Annotated[Path, typer.Option(help="Picture to write; its ending chooses the format.")] = Path("sample.png"),
-    prompts: Annotated[
-        Path | None, typer.Option(help="File of prompts, one JSON object a line with `prompt`: one image each.")
-    ] = None,
+    prompts: Annotated[Path | None, typer.Option(help="JSON lines with `prompt`: one image of each.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of noise and text.")] = 0,
     guidance: Annotated[float, typer.Option(help="Scale of classifier-free guidance, 1 is none.")] = 1.0,
     temperature: Annotated[float, typer.Option(help="Temperature of the trace, 0 is greedy.")] = 1.0,
@@ -101,9 +101,7 @@ def variance(
     out: Annotated[Path, typer.Option(help="JSON file to write.")],
     traces: Annotated[int, typer.Option(min=2, help="Traces per prompt.")] = 8,
     images: Annotated[int, typer.Option(min=2, help="Images per trace.")] = 8,
-    judge: Annotated[
-        list[str] | None, typer.Option(help="Another reward to split, a file of rewards/; may be repeated.")
-    ] = None,
+    judge: Annotated[list[str] | None, typer.Option(help="Also split this file of rewards/; may be repeated.")] = None,
 ) -> None:
     """Split the reward's spread within a group into traces and image noise, on validation prompts."""
     from unigrpo.judges import reward as rewards
@@ -127,3 +125,101 @@ def env(json: Json = False) -> None:
 
 def _print(described: dict, lines, as_json: bool) -> None:
     print(json.dumps(described, indent=2) if as_json else "\n".join(lines(described)))
+
+
+class Benchmarks(typer.core.TyperGroup):
+    """The benchmarks as commands: files of ``evals/benchmarks``, each with the options that its ``build`` takes."""
+
+    def list_commands(self, context) -> list[str]:
+        return study.facts.BENCHMARKS.names()
+
+    def get_command(self, context, name: str):
+        return _command(name) if name in self.list_commands(context) else None
+
+
+judges = typer.Typer(cls=Benchmarks, no_args_is_help=True)
+app.add_typer(judges, name="judge", rich_help_panel=JUDGE)
+
+
+@judges.callback()
+def judge() -> None:
+    """Judge real images by a benchmark, e.g. unigrpo judge geneval --images DIR."""
+
+
+def _command(benchmark: str):
+    """The command of a benchmark: where the images are, and the options that the benchmark's ``build`` takes."""
+    module = study.facts.BENCHMARKS.load(benchmark)
+
+    def judge_images(
+        images: Images,
+        out: Annotated[Path | None, typer.Option(help="Folder to write (default: beside the images).")] = None,
+        batch: Annotated[int, typer.Option(min=1, help="Images judged at once.")] = 8,
+        **options,
+    ) -> None:
+        from evals import images as evaluation
+
+        raise typer.Exit(1 if evaluation.judge_images(benchmark, images, out, batch, options) else 0)
+
+    taken, hints = {}, {}
+    for function in (judge_images, module.build):
+        taken |= signature(function).parameters
+        hints |= settings.annotations(function)
+    del taken["options"]
+    plain = get_type_hints(SimpleNamespace(__annotations__=hints))  # without the checks, which come later
+    for name, parameter in taken.items():
+        metadata = getattr(hints[name], "__metadata__", ())
+        hint = Annotated[(plain[name], *metadata)] if metadata else plain[name]
+        taken[name] = parameter.replace(kind=parameter.KEYWORD_ONLY, annotation=hint)
+    judge_images.__signature__ = Signature(list(taken.values()))
+    single = typer.Typer(add_completion=False)
+    single.command(benchmark, help=module.FACTS.title)(judge_images)
+    return typer.main.get_command(single)
+
+
+@app.command(rich_help_panel=JUDGE)
+def prompts(
+    benchmark: Annotated[
+        Literal["geneval", "ta"],
+        typer.Argument(help="geneval: the official metadata rows; ta: the synthetic world's, in GenEval 2's format."),
+    ],
+) -> None:
+    """Print the prompts of a benchmark, a JSON object a line."""
+    from unigrpo.world import exam_points, geneval_verdict
+    from unigrpo.world.prompts import prompt_set
+
+    rows = geneval_verdict.metadata() if benchmark == "geneval" else map(exam_points.row, prompt_set("ta_eval"))
+    print("\n".join(map(json.dumps, rows)))
+
+
+@app.command(rich_help_panel=JUDGE)
+def score(
+    samples: Annotated[Path, typer.Option(help="Folder of sample sets.")],
+    reward: Annotated[Path, typer.Option(help="Folder of the learned reward.")],
+    detector: Annotated[Path, typer.Option(help="Folder of the second evaluator.")],
+    out: Annotated[Path, typer.Option(help="scores.jsonl to write.")],
+) -> None:
+    """Judge the images of every sample set of a run by the synthetic world's instruments."""
+    from evals.run import score_run
+
+    score_run(samples, reward, detector, out)
+
+
+@app.command(rich_help_panel=JUDGE)
+def cross(
+    sources: Annotated[list[str], typer.Argument(metavar="RUN=PATH...", help="Runs and folders of their images.")],
+    reward: Annotated[list[str], typer.Option(help="Reward, with options as NAME={...} in JSON; once for each.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    batch: Annotated[int, typer.Option(min=1, help="Images scored at once.")] = 32,
+) -> None:
+    """Score the images of several runs by several rewards, so that hacking one shows on the others."""
+    from evals.cross import compare
+
+    raise typer.Exit(1 if compare(out, sources, reward, batch) else 0)
+
+
+@app.command(rich_help_panel=JUDGE)
+def convert_images(images: Images, out: Annotated[Path, typer.Option(help="New folder to write.")]) -> None:
+    """Write images in GenEval's official layout, for its own tool."""
+    from evals.instruments.picture_files import convert
+
+    print(f"{out}: {convert(images, out)} images")

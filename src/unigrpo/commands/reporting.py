@@ -9,13 +9,12 @@ from typing import Annotated, Literal
 import typer
 
 from unigrpo import study
-from unigrpo.commands import Scale
+from unigrpo.commands import Scale, app
 from unigrpo.core import registry
 from unigrpo.core.errors import UserError
 from unigrpo.report import claims as claims_room
 from unigrpo.report import data, pages
 
-app = typer.Typer()
 PANEL = "Report"
 Results = Annotated[Path | None, typer.Option(help="Folder of the scale (default results/<scale>).")]
 Scores = Annotated[Path | None, typer.Option(help="scores.csv (default that of the scale's folder).")]
@@ -56,7 +55,8 @@ def _entry(section: str, name: str, scale: str, kind: str | None, rows: list[str
         shows = study.catalogue.DOORS[section].load(kind, "--kind").FACTS.shows
         return {"kind": kind, "guidance": guidance, shows: pairs if shows == "rows" else [run for run, _ in pairs]}
     if name not in entries:
-        raise UserError(f"{study.resolve.CATALOGUE}: {section}.{name}: no such entry{registry.nearest(name, entries)}")
+        missing = f"{section}.{name}: no such entry{registry.nearest(name, entries)}"
+        raise UserError(f"{study.resolve.CATALOGUE}: {missing}")
     return entries[name]
 
 

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from unigrpo import sampling, study, tools, training
-from unigrpo.commands import START, ChosenScale, Config, Scale, SftRun, chosen_model
+from unigrpo.commands import START, Scale, app, chosen_model
 from unigrpo.core import distributed, files, registry, settings
 from unigrpo.core.errors import UserError
 
-app = typer.Typer()
 STEPS = "Steps of a study"
+Name = Annotated[str, typer.Argument(help="Run of the catalogue.")]
 Cores = Annotated[int, typer.Option(min=1, help="CPU cores to use.")]
 Seeds = Annotated[int | None, typer.Option(min=1, help="Number of seeds; the scale's without it.")]
 Seed = Annotated[int, typer.Option(help="Seed of the run.")]
+ChosenScale = Annotated[str | None, typer.Option(help="Scale, a file of pipelines/scales.")]
 ChosenRun = Annotated[str | None, typer.Option(help="Run of the catalogue.")]
+SftRun = Annotated[str | None, typer.Option(help="SFT run of the catalogue.")]
+Config = Annotated[Path | None, typer.Option(help="Resolved configuration (JSON), for --scale and --run.")]
+Section = Annotated[Literal["reward", "weak_reward"], typer.Option(help="Section of the configuration.")]
 Model = Annotated[Path, typer.Option(help="Folder of the trained run.")]
 
 
@@ -38,12 +42,7 @@ def reproduce(
 
 
 @app.command(rich_help_panel=START)
-def run(
-    name: Annotated[str, typer.Argument(help="Run of the catalogue.")],
-    scale: Scale = "cpu",
-    cores: Cores = 2,
-    seeds: Seeds = None,
-) -> None:
+def run(name: Name, scale: Scale = "cpu", cores: Cores = 2, seeds: Seeds = None) -> None:
     """Train and evaluate one run, after what it descends from."""
     tools.reproduce.reproduce("one_run", cores, scale=scale, seeds=seeds, run=name)
     print(f"\nrun      results/{scale}/runs/{name}/seed*/")
@@ -55,9 +54,7 @@ def plan(
     run: Annotated[str, typer.Option(help="Run of the catalogue.")] = "unigrpo",
     gpus: Annotated[int | None, typer.Option(min=1, help="Devices, one process each; the scale's without it.")] = None,
     gpu_memory: Annotated[float, typer.Option(help="GB of one of them.")] = 80,
-    tflops: Annotated[
-        float | None, typer.Option(help="10^12 operations a second that one reaches; 40 in fp32 and 300 in bf16.")
-    ] = None,
+    tflops: Annotated[float | None, typer.Option(help="10^12 operations a second; 40 in fp32, 300 in bf16.")] = None,
     bandwidth: Annotated[float, typer.Option(help="TB a second at which one reads its memory.")] = 3,
 ) -> None:
     """Show what a run needs and whether it fits, before anything is loaded; exit code 1 where it does not fit."""
@@ -110,9 +107,7 @@ def train(
             training.task.draw_prompts(cfg.seed, 0, cfg.rl.prompts_per_rollout, pool)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
-    chosen = None
-    if reinforced:
-        chosen = settings.replace(sampling.engine.read_decoding(decoding), thinking=cfg.rl.thinking)
+    chosen = settings.replace(sampling.engine.read_decoding(decoding), thinking=cfg.rl.thinking) if reinforced else None
     if dry_run:
         return print(json.dumps(plan.preview(cfg, chosen.guidance if reinforced else 1.0), indent=2))
     training.launch.check_launch(cfg)
@@ -151,6 +146,22 @@ def reward_data(
     """Sample the SFT model for the training of the learned reward."""
     _, cfg = study.resolve.chosen_run(scale, run, 0, config)
     training.reward_samples.sample_for_reward(cfg, init, out)
+
+
+@app.command(rich_help_panel=STEPS)
+def train_reward(
+    data: Annotated[Path, typer.Option(help="Sample folder of the SFT run.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    scale: ChosenScale = None,
+    run: SftRun = None,
+    config: Config = None,
+    settings: Section = "reward",
+) -> None:
+    """Train the learned reward on renders and on samples of the SFT run."""
+    from rewards._support.learned_training import train
+
+    _, cfg = study.resolve.chosen_run(scale, run or (study.catalogue.SFT if config is None else None), 0, config)
+    train(cfg, settings, data, out)
 
 
 @app.command(rich_help_panel=STEPS)
@@ -208,18 +219,14 @@ def hand_out(
 @app.command(rich_help_panel=STEPS)
 def train_detector(
     out: Annotated[Path, typer.Option(help="Folder for detector.safetensors and detector.json.")],
-    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 2000,
-    batch: Annotated[int, typer.Option(help="Renders a step.")] = 64,
-    seed: Annotated[int, typer.Option(help="Seed of initialisation and renders.")] = 0,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
 ) -> None:
     """Train the second evaluator."""
     import torch
 
     from unigrpo.judges import detector
 
-    torch.set_num_threads(threads)
-    print(detector.make(out, steps, batch, seed))
+    torch.set_num_threads(1)
+    print(detector.make(out, steps=2000, batch=64, seed=0))
 
 
 @app.command(rich_help_panel=STEPS)

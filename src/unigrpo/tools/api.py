@@ -42,8 +42,27 @@ class Painting:
     image: Image.Image
 
     def judge(self, reward: str | None = None, **options) -> dict[str, float]:
-        """See :func:`judge`."""
-        return judge(self, reward, **options)
+        """What a reward says of the painting.
+
+        Without a name, the verdict of the synthetic world: ``gold`` and ``soft`` in [0, 1], ``strict`` and ``official``
+        (GenEval's) 0 or 1, ``artefact``, the share of the area that is no object, and ``trace_correct`` where there is
+        a trace. With the name of a file in ``rewards/``, that reward, built with ``options`` (``path`` of a learned
+        one). Raises UserError for a prompt that states nothing, and an unknown reward.
+        """
+        pixels = np.asarray(self.image)[None]  # (1, H, W, 3) uint8
+        if reward is None:
+            if not self.prompt.meta.get("include"):
+                raise UserError(f"prompt {self.prompt.text!r}: expected the wording of the synthetic world's prompts")
+            rows, _ = judge_each([(self.prompt, 0)], Samples(pixels, [self.trace], 0))
+            return rows[0]
+        from unigrpo.judges import reward as rewards
+
+        images = torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2).float() / 255
+        with torch.no_grad():
+            return {reward: rewards.load(reward, **options)(images, [self.prompt]).item()}
+
+
+judge = Painting.judge
 
 
 @dataclass(frozen=True)
@@ -88,27 +107,6 @@ def as_prompt(text: str) -> Prompt:
     """A text as a prompt: with what it states, where it is worded as the world's prompts are."""
     statement = read_statement(text)
     return Prompt("prompt", text, "custom", {}) if statement is None else make_prompt("prompt", "custom", statement)
-
-
-def judge(painting: Painting, reward: str | None = None, **options) -> dict[str, float]:
-    """What a reward says of a painting.
-
-    Without a name, the verdict of the synthetic world: ``gold`` and ``soft`` in [0, 1], ``strict`` and ``official``
-    (GenEval's) 0 or 1, ``artefact``, the share of the area that is no object, and ``trace_correct`` where there is a
-    trace. With the name of a file in ``rewards/``, that reward, built with ``options`` (``path`` of a learned one).
-    Raises UserError for a prompt that states nothing, and an unknown reward.
-    """
-    pixels = np.asarray(painting.image)[None]  # (1, H, W, 3) uint8
-    if reward is None:
-        if not painting.prompt.meta.get("include"):
-            raise UserError(f"prompt {painting.prompt.text!r}: expected the wording of the synthetic world's prompts")
-        rows, _ = judge_each([(painting.prompt, 0)], Samples(pixels, [painting.trace], 0))
-        return rows[0]
-    from unigrpo.judges import reward as rewards
-
-    images = torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2).float() / 255
-    with torch.no_grad():
-        return {reward: rewards.load(reward, **options)(images, [painting.prompt]).item()}
 
 
 def picture_sheet(images: Sequence[Image.Image], columns: int, enlarge: int) -> Image.Image:

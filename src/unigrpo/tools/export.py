@@ -28,47 +28,7 @@ STAGES = {
 }
 SECTIONS = {"rl": "rl", "sft": "supervised", "base": "supervised"}  # stage -> settings that its training read
 
-CARD = """---
-license: {kind}
-pipeline_tag: text-to-image
-tags: [unigrpo, flow-matching, reinforcement-learning]
----
-
-# {label}
-
-{what}
-
-| | |
-|---|---|
-| method | {method} |
-| base | {base} |
-| run | {run}, seed {seed}, scale {scale} |
-| parameters | {text:,} reasoning, {image:,} denoising, {fixed:,} fixed |
-| commit | {commit} |
-| weights | sha256 `{sha256}` |
-
-## Settings that differ from the defaults
-
-{settings}
-
-All settings are in `config.json`.
-
-## Scores
-
-{scores}
-
-## Sampling
-
-With unigrpo installed, in this folder:
-
-```
-unigrpo sample . "a photo of a red circle and a star" --out picture.png
-```
-
-## Licence
-
-{licence}
-"""
+CARD = Path(__file__).with_name("model_card.md")  # a text with names in braces
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -81,10 +41,10 @@ def changed_settings(cfg: RunConfig) -> str:
     rows = []
     for section in ("model", SECTIONS[cfg.stage], "sampling"):
         settings = getattr(cfg, section)
-        for name, field in type(settings).model_fields.items():
-            value, usual = getattr(settings, name), field.get_default(call_default_factory=True)
-            if value != usual:
-                rows.append([f"`{section}.{name}`", str(value), "none" if field.is_required() else str(usual)])
+        for name in settings.model_dump(exclude_defaults=True):
+            field = type(settings).model_fields[name]
+            usual = "none" if field.is_required() else str(field.get_default(call_default_factory=True))
+            rows.append([f"`{section}.{name}`", str(getattr(settings, name)), usual])
     return table(["setting", "value", "default"], rows) if rows else "None."
 
 
@@ -118,18 +78,15 @@ def scores(folder: Path, cfg: RunConfig) -> str:
 def card(folder: Path, cfg: RunConfig) -> str:
     """The model card of a run's checkpoint."""
     facts, backbone = describe.checkpoint(folder), checkpoint.backbone_of(folder)
-    key = tuple(sorted(cfg.rl.train)) if cfg.stage == "rl" else cfg.stage
     kind, licence = backbone.LICENCE
-    return CARD.format(
+    return read_text(CARD).format(
         label=cfg.label,
         kind=kind,
-        what=backbone.WHAT.format(**facts),
         licence=licence,
-        method=STAGES[key],
+        what=backbone.WHAT.format(**facts),
+        method=STAGES[tuple(sorted(cfg.rl.train)) if cfg.stage == "rl" else cfg.stage],
         base=f"the run `{cfg.init}` of the same scale" if cfg.init else "none, trained from scratch",
-        run=cfg.run,
-        seed=cfg.seed,
-        scale=cfg.scale,
+        run=f"{cfg.run}, seed {cfg.seed}, scale {cfg.scale}",
         **facts["parameters"],
         commit=facts["commit"] or "not recorded",
         sha256=facts["sha256"],

@@ -92,9 +92,8 @@ def measure(
         for name, judge in judges.items():
             values = judge(painted, each).double().cpu().numpy()
             scored[name].append(values.reshape(len(batch), rl.group_size, images))
-    return {
-        name: trace_share(np.concatenate(parts), seeding.numpy_generator(SEED, name)) for name, parts in scored.items()
-    }
+    draws = {name: seeding.numpy_generator(SEED, name) for name in judges}
+    return {name: trace_share(np.concatenate(parts), draws[name]) for name, parts in scored.items()}
 
 
 def split(
@@ -102,8 +101,8 @@ def split(
 ) -> dict[str, dict[str, dict[str, float]]]:
     """``measure`` with ``traces`` per prompt and ``images`` per trace, both where a group shares its initial noise and
     where every episode has other noise; ``cfg`` says how the model rolls out."""
-    result = {}
-    for name, same in (("group shares its initial noise", True), ("own initial noise", False)):
-        rl = replace(cfg.rl, thinking=True, group_size=traces, same_noise=same)
-        result[name] = measure(model, rl, cfg.sampling.max_trace_tokens, images, judges)
-    return result
+    rl = replace(cfg.rl, thinking=True, group_size=traces)
+    return {
+        name: measure(model, replace(rl, same_noise=same), cfg.sampling.max_trace_tokens, images, judges)
+        for name, same in (("group shares its initial noise", True), ("own initial noise", False))
+    }
