@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `benchmarks`
 from benchmarks import phases
 from unigrpo.core import seeding
 from unigrpo.core.files import write_json
-from unigrpo.episodes.rollout import Rollout, stochastic_steps
+from unigrpo.episodes.rollout import Draw, Rollout, stochastic_steps
 from unigrpo.episodes.slices import Networks
 from unigrpo.methods import grpo
 from unigrpo.models.checkpoint import new_model
@@ -168,7 +168,7 @@ def flow_grpo(cfg: RunConfig, repeats: int) -> tuple[Laps, dict]:
     run = Learner(cfg, ours, optimizer, trained, accelerator)
 
     def our_step(index: int) -> None:
-        rollout = grpo.roll_out(ours, draw_prompts(SEED, index, PROMPTS), rl, 0, SEED, index)
+        rollout = grpo.roll_out(ours, Draw(draw_prompts(SEED, index, PROMPTS), rl, 0, SEED, index))
         rewards = redness(rollout.image.images, [])
         learn(run, rollout, rewards)
 

@@ -37,8 +37,8 @@ from unigrpo.core.settings import from_dict, replace, to_dict
 from unigrpo.episodes.slices import Networks
 from unigrpo.models import checkpoint
 from unigrpo.models.base import Trace
-from unigrpo.models.mot import Context
 from unigrpo.models.mot_model import MoTModel
+from unigrpo.models.mot_pieces import Context
 from unigrpo.sampling.engine import Decoding
 from unigrpo.study import config, provenance
 from unigrpo.study.config import RunConfig
@@ -214,7 +214,7 @@ def measure(cfg: RunConfig, sft: RunConfig, folder: Path | None, repeats: int) -
         phases[name]["share"] = share
 
     s = sft.supervised
-    average, optimizer = supervised_run.averaging(start.network, s.ema_decay), supervised_run.optimizer_for(start, s)
+    average, optimizer = copy.deepcopy(start.network), supervised_run.optimizer_for(start, s)
     others = repeat(partial(supervised_step, Student(sft, start, average, optimizer, accelerator)), repeats)
     others |= repeat(partial(inspection, cfg.model.image_size), repeats)
 

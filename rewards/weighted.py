@@ -71,10 +71,14 @@ class Weighted:
         self.rewards = {name: rewards.load(part.reward or name, **part.options) for name, part in parts.items()}
         self.relative = normalise == "batch" or any(reward.relative for reward in self.rewards.values())
         self.differentiable = all(reward.differentiable for reward in self.rewards.values())
+        self.sees = tuple({seen for reward in self.rewards.values() for seen in reward.sees})
         self.parts: dict[str, Tensor] = {}
 
-    def __call__(self, images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
-        scores = {name: reward(images, prompts).to(images.device) for name, reward in self.rewards.items()}
+    def __call__(self, images: Tensor, prompts: Sequence[Prompt], **seen) -> Tensor:
+        scores = {
+            name: reward(images, prompts, **{key: seen[key] for key in reward.sees}).to(images.device)
+            for name, reward in self.rewards.items()
+        }
         self.parts = {name: score.detach() for name, score in scores.items()}
         return sum(self.settings[name].weight * self.scaled(name, score) for name, score in scores.items())
 

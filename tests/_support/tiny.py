@@ -54,7 +54,7 @@ def run_config(stage: str = "rl", **changes) -> RunConfig:
         "device": "cpu",
         "model": MODEL,
         "supervised": SupervisedConfig(steps=6, batch_size=8, warmup=2, validate_every=6, checkpoint_every=2),
-        "sampling": SamplingConfig(steps=4, images_per_prompt=1, max_trace_tokens=8, batch_size=64),
+        "sampling": SamplingConfig(steps=4, images_per_prompt=1, max_trace_tokens=8, memory=64),
         "rl": RL if stage == "rl" else None,
         "reward": REWARD,
     }
@@ -80,6 +80,11 @@ def learner(nets, rl, optimizer=None, experts=None, accelerator=None):
     from unigrpo.training.learner import Learner
 
     return Learner(run_config("rl", rl=rl), nets, optimizer, experts, accelerator)
+
+
+def both(advantages: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The advantages that both parts share."""
+    return {"text": advantages, "image": advantages}
 
 
 @cache

@@ -9,6 +9,7 @@ import torch
 
 from benchmarks import peers, phases, scaling, startup
 from unigrpo.core.settings import replace, to_dict
+from unigrpo.episodes.rollout import Draw
 from unigrpo.episodes.slices import Networks
 from unigrpo.methods import grpo
 from unigrpo.models.checkpoint import new_model
@@ -176,7 +177,7 @@ def test_the_restated_loop_does_the_same_work():
         _, trained = optimizer_for(nets.model, rl)
         optimizer = torch.optim.SGD(trained["image"], lr=1e3)  # far enough to be read from fp32 weights
         if ours:
-            rollout = grpo.roll_out(nets, prompts, rl, 0, peers.SEED, 1)
+            rollout = grpo.roll_out(nets, Draw(prompts, rl, 0, peers.SEED, 1))
             rewards = peers.redness(rollout.image.images, [])
             run = Learner(replace(cfg, rl=rl), nets, optimizer, trained, accelerator)
             peers.learn(run, rollout, rewards)

@@ -12,7 +12,7 @@ from tests.conformance.bagel_vectors import against
 from tests.conformance.checking import Case, Check, Settings, read_pair, supported
 from unigrpo.core.errors import UserError
 from unigrpo.models.backbones.bagel.vae import Autoencoder, sizes_of
-from unigrpo.models.mot import unpatchify
+from unigrpo.models.mot_layers import unpatchify
 
 
 def cases(path: Path) -> Iterator[Case]:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from tests.conformance.bagel_vectors import Vectors
 from tests.conformance.checking import Check
-from unigrpo.models.mot import Context, MoT
+from unigrpo.models.mot import MoT
+from unigrpo.models.mot_pieces import Context
 from unigrpo.objectives.flow import euler_step, guided_velocity, time_grid
 
 

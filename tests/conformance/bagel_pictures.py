@@ -7,7 +7,7 @@ import torch
 from tests.conformance.bagel_guided import Guidance, velocity
 from tests.conformance.bagel_vectors import Vectors, in_sequence
 from tests.conformance.checking import Check
-from unigrpo.models.mot import patchify, position_ids
+from unigrpo.models.mot_layers import patchify, position_ids
 
 
 def seeing(file: Vectors) -> list[Check]:

@@ -20,7 +20,8 @@ from torch import Tensor
 from tests.conformance import bagel_guided, bagel_pictures
 from tests.conformance.bagel_vectors import Vectors, in_sequence, inputs_of, read
 from tests.conformance.checking import Case, Check, Settings, read_pair, same
-from unigrpo.models.mot import Context, patchify, position_ids, unpatchify
+from unigrpo.models.mot_layers import patchify, position_ids, unpatchify
+from unigrpo.models.mot_pieces import Context
 
 READ_BY = {  # case parameter -> the section that reads it
     "A_shift": "A",

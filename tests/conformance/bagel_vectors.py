@@ -13,7 +13,8 @@ from tests.conformance.checking import Check, Settings, close, supported
 from unigrpo.core.errors import UserError
 from unigrpo.models.backbones.bagel.multimodal import MultimodalMoT
 from unigrpo.models.backbones.bagel.vit import VitConfig
-from unigrpo.models.mot import Context, MoTConfig
+from unigrpo.models.mot import MoTConfig
+from unigrpo.models.mot_pieces import Context
 
 TABLES = ("latent_pos_embed.pos_embed", "vit_pos_embed.pos_embed")  # recomputed, not loaded
 

@@ -9,18 +9,20 @@ import torch
 from accelerate import Accelerator
 
 from tests._support import tiny
+from unigrpo.core.errors import UserError
 from unigrpo.core.settings import replace
-from unigrpo.episodes import slices
-from unigrpo.episodes.rollout import replay, roll_out, stochastic_steps
+from unigrpo.episodes import shares, slices
+from unigrpo.episodes.rollout import Draw, replay, roll_out, stochastic_steps
 from unigrpo.methods import grpo
 from unigrpo.objectives import flow
 from unigrpo.objectives.image_losses import ratio_norm_log_ratio
 from unigrpo.sampling.engine import Decoding, sample, sample_guided
-from unigrpo.sampling.painting import paint
+from unigrpo.sampling.painting import Guidance, paint
 from unigrpo.training import learner, loop, task
 from unigrpo.world.prompts import prompt_set
 
 PROMPTS = task.draw_prompts(0, 0, 4)
+MONITORED = {"text_mismatch", "text_mismatch_max", "image_mismatch", "image_mismatch_max", "image_log_ratio_floor"}
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +32,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def rollout(model):
-    return roll_out(model, PROMPTS, tiny.RL, 8, seed=5, index=2)
+    return roll_out(model, Draw(PROMPTS, tiny.RL, 8, 5, 2))
 
 
 def networks(model, reference=None) -> slices.Networks:
@@ -42,21 +44,63 @@ def advantages(n: int = 12) -> torch.Tensor:
 
 
 def test_a_rollout_is_a_function_of_seed_and_index(model, rollout):
-    again = roll_out(model, PROMPTS, tiny.RL, 8, seed=5, index=2)
+    again = roll_out(model, Draw(PROMPTS, tiny.RL, 8, 5, 2))
     assert torch.equal(again.image.images, rollout.image.images) and torch.equal(
         again.trace.tokens, rollout.trace.tokens
     )
-    other = roll_out(model, PROMPTS, tiny.RL, 8, seed=5, index=3)
+    other = roll_out(model, Draw(PROMPTS, tiny.RL, 8, 5, 3))
     assert not torch.equal(other.image.images, rollout.image.images)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1), (5, 2), (2, 5)], ids=str)
+def test_a_rollout_made_in_parts_is_the_same(model, rollout, monkeypatch, sizes):
+    """``sizes``: how many episodes the memory has room for while they are written, and while they are painted."""
+    monkeypatch.setattr(model, "row_bytes", lambda ids, tokens: tuple(60 // n for n in sizes))
+    parts = roll_out(model, Draw(PROMPTS, tiny.RL, 8, 5, 2, memory=60))
+    assert model.trace_texts(parts.trace) == model.trace_texts(rollout.trace)
+    assert parts.prompt_ids == rollout.prompt_ids and parts.jobs == rollout.jobs
+    assert parts.model_evaluations == rollout.model_evaluations
+    assert torch.allclose(parts.image.images, rollout.image.images, atol=1e-4)
+    assert torch.equal(parts.image.noise, rollout.image.noise)
+
+
+@pytest.mark.parametrize("settings", [{}, {"epoch_convention": "repeat"}, {"group_size": 4, "epochs": 4}], ids=str)
+def test_processes_draw_the_episodes_of_one(model, monkeypatch, settings):
+    """Each its own rows, which are equally many neighbours of every optimiser step, whole groups or not."""
+    rl = replace(tiny.RL, **settings)
+    whole, found = roll_out(model, Draw(PROMPTS, rl, 8, 5, 2)), []
+    monkeypatch.setattr(shares.distributed, "count", lambda: 2)
+    for rank in (0, 1):
+        monkeypatch.setattr(shares.distributed, "rank", lambda rank=rank: rank)
+        rows = shares.local_rows(4 * rl.group_size, rl)
+        mine = roll_out(model, Draw(PROMPTS, rl, 8, 5, 2))
+        assert mine.jobs == whole.select(rows).jobs
+        assert model.trace_texts(mine.trace) == model.trace_texts(whole.trace.select(rows))
+        assert torch.equal(mine.image.noise, whole.image.noise[rows])
+        assert torch.allclose(mine.image.images, whole.image.images[rows], atol=1e-4)
+        steps = [set(rows[i] for i in step) for step in slices.optimizer_steps(rl)]
+        found.append((rows, steps))
+    (first, steps), (second, others) = found
+    assert sorted(first + second) == list(range(4 * rl.group_size))
+    monkeypatch.undo()
+    assert [a | b for a, b in zip(steps, others, strict=True)] == [set(step) for step in slices.optimizer_steps(rl)]
+
+
+def test_episodes_that_share_a_trace_differ_in_their_noise_alone(model):
+    rl = replace(tiny.RL, group_size=4, images_per_trace=2)
+    r = roll_out(model, Draw(PROMPTS, rl, 8, 5, 2))
+    texts = model.trace_texts(r.trace)
+    assert texts[::2] == texts[1::2] and len(set(texts)) > 4
+    assert torch.pdist(r.image.images.flatten(1)).min() > 0
 
 
 def test_a_group_shares_its_first_noise_and_no_prompts_do(model):
     """With the window at step 0 the state before it is the initial noise."""
     rl = replace(tiny.RL, window_range=(0, 2))
-    first = roll_out(model, PROMPTS, rl, 8, 5, 0).image.latents[:, 0].unflatten(0, (4, 3))
+    first = roll_out(model, Draw(PROMPTS, rl, 8, 5, 0)).image.latents[:, 0].unflatten(0, (4, 3))
     assert torch.equal(first[:, 0], first[:, 1]) and torch.equal(first[:, 0], first[:, 2])
     assert all(not torch.equal(first[i, 0], first[j, 0]) for i in range(4) for j in range(i))
-    apart = roll_out(model, PROMPTS, replace(rl, same_noise=False), 8, 5, 0).image.latents[:, 0]
+    apart = roll_out(model, Draw(PROMPTS, replace(rl, same_noise=False), 8, 5, 0)).image.latents[:, 0]
     assert torch.pdist(apart.flatten(1)).min() > 1
 
 
@@ -64,13 +108,15 @@ def test_recorded_transitions_are_the_sde_steps_of_the_window(model, rollout):
     """Replay at the rollout's own weights returns the mean from which prev = mean + std * noise was drawn."""
     with torch.no_grad():
         again = replay(model, rollout, tiny.RL)
-    prev = again.mean + again.std[None, :, None, None] * rollout.image.noise
+    prev = again.image.mean + again.image.std[None, :, None, None] * rollout.image.noise
     assert torch.allclose(prev, rollout.image.next_latents, atol=1e-5)
     assert torch.equal(rollout.image.latents[:, 1], rollout.image.next_latents[:, 0])  # the window is contiguous
     expected = (
-        -0.5 * rollout.image.noise.square().mean((2, 3)) - again.std.log() - 0.5 * torch.log(torch.tensor(2 * torch.pi))
+        -0.5 * rollout.image.noise.square().mean((2, 3))
+        - again.image.std.log()
+        - 0.5 * torch.log(torch.tensor(2 * torch.pi))
     )
-    assert torch.allclose(again.log_prob, expected, atol=1e-4)
+    assert torch.allclose(again.image.log_prob, expected, atol=1e-4)
 
 
 def test_a_scattered_window_leaves_euler_steps_between(model):
@@ -78,7 +124,7 @@ def test_a_scattered_window_leaves_euler_steps_between(model):
     rl = replace(tiny.RL, window="scattered", window_range=(0, 5), window_size=2)
     windows = [stochastic_steps(rl, 5, index) for index in range(20)]
     index = next(i for i, (first, last) in enumerate(windows) if last - first == 3)
-    r = roll_out(model, PROMPTS, rl, 8, 5, index)
+    r = roll_out(model, Draw(PROMPTS, rl, 8, 5, index))
     first, last = r.image.window
     with torch.no_grad():
         _, context = model.encode(r.prompt_ids, r.trace)
@@ -88,14 +134,14 @@ def test_a_scattered_window_leaves_euler_steps_between(model):
             x = flow.euler_step(x, model.velocity(context, x, t.expand(len(x))), t, t_next)
         again = replay(model, r, rl)
     assert torch.allclose(x, r.image.latents[:, 1], atol=1e-5)
-    prev = again.mean + again.std[None, :, None, None] * r.image.noise
+    prev = again.image.mean + again.image.std[None, :, None, None] * r.image.noise
     assert torch.allclose(prev, r.image.next_latents, atol=1e-5)
 
 
 def test_a_progressive_window_moves_with_the_rollouts(model):
     rl = replace(tiny.RL, window="progressive", window_rollouts=2, window_size=3, window_range=(0, 5))
     assert [list(stochastic_steps(rl, 5, i)) for i in range(5)] == [[0, 1, 2]] * 2 + [[3, 4]] * 2 + [[0, 1, 2]]
-    r = roll_out(model, PROMPTS, rl, 8, 5, 2)
+    r = roll_out(model, Draw(PROMPTS, rl, 8, 5, 2))
     assert list(r.image.window) == [3, 4] and r.image.noise.shape[1] == r.image.latents.shape[1] == 2
 
 
@@ -105,7 +151,7 @@ def test_outside_the_window_painting_is_euler(model):
     x0 = torch.randn(1, *model.latent_shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         _, context = model.encode(ids, None)
-        painted, kept = paint(model, context, x0, times, guidance=1.0)
+        painted, kept = paint(model, {"full": context}, x0, times, Guidance())
         x = x0
         for t, t_next in zip(times[:-1], times[1:], strict=True):
             x = x + (t_next - t) * model.velocity(context, x, t[None])
@@ -114,13 +160,13 @@ def test_outside_the_window_painting_is_euler(model):
 
 def test_guidance_follows_its_formula_and_counts_double(model):
     rl = replace(tiny.RL, guidance=3.0)
-    r = roll_out(model, PROMPTS, rl, 8, 5, 0)
-    assert r.model_evaluations == 2 * roll_out(model, PROMPTS, tiny.RL, 8, 5, 0).model_evaluations
+    r = roll_out(model, Draw(PROMPTS, rl, 8, 5, 0))
+    assert r.model_evaluations == 2 * roll_out(model, Draw(PROMPTS, tiny.RL, 8, 5, 0)).model_evaluations
     with torch.no_grad():
         _, context = model.encode(r.prompt_ids, r.trace)
         x, t = r.image.latents[:, 0], r.image.times[r.image.window[0]].expand(12)
         cond, uncond = model.velocity(context, x, t), model.velocity(model.empty_context(12), x, t)
-        assert torch.allclose(replay(model, r, rl).velocity[:, 0], uncond + 3 * (cond - uncond), atol=1e-4)
+        assert torch.allclose(replay(model, r, rl).image.velocity[:, 0], uncond + 3 * (cond - uncond), atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -142,16 +188,18 @@ def test_guidance_follows_its_formula_and_counts_double(model):
 def test_every_ratio_is_exactly_one_before_the_first_update(model, settings):
     """Bitwise: old quantities come from a replay over the very slices that are updated."""
     rl = replace(tiny.RL, **settings)
-    rollout = roll_out(model, PROMPTS, rl, 8, seed=5, index=2)
-    steps = grpo.make_slices(networks(model), rollout, advantages(), rl)
+    rollout = roll_out(model, Draw(PROMPTS, rl, 8, 5, 2))
+    steps = grpo.make_slices(networks(model), rollout, tiny.both(advantages()), rl)
     assert len(steps) == rl.epochs
     for s in steps[0] + steps[1]:
         new = replay(model, s.rollout, rl)
         old = s.before(new)
-        assert torch.equal(new.logp, old.logp)
-        assert torch.equal(new.mean, old.mean) and torch.equal(new.log_prob, old.log_prob)
-        assert (ratio_norm_log_ratio(new.mean, old.mean, s.rollout.image.noise) == 0).all()
-        assert torch.equal(new.velocity, s.reference.velocity) and torch.equal(new.logp, s.reference.logp)
+        assert torch.equal(new.text.logp, old.text.logp)
+        assert torch.equal(new.image.mean, old.image.mean) and torch.equal(new.image.log_prob, old.image.log_prob)
+        assert (ratio_norm_log_ratio(new.image.mean, old.image.mean, s.rollout.image.noise) == 0).all()
+        assert torch.equal(new.image.velocity, s.reference.image.velocity) and torch.equal(
+            new.text.logp, s.reference.text.logp
+        )
 
 
 @pytest.mark.parametrize(
@@ -161,7 +209,7 @@ def test_every_ratio_is_exactly_one_before_the_first_update(model, settings):
     ids=str,
 )
 def test_what_the_first_step_uses_is_not_replayed_under_old_weights(model, rollout, settings, replayed):
-    steps = grpo.make_slices(networks(model), rollout, advantages(), replace(tiny.RL, **settings))
+    steps = grpo.make_slices(networks(model), rollout, tiny.both(advantages()), replace(tiny.RL, **settings))
     assert [[s.old is not None for s in step] for step in steps] == [
         [kept] * len(step) for kept, step in zip(replayed, steps, strict=True)
     ]
@@ -179,23 +227,54 @@ def test_on_policy_losses_and_gradients_are_those_of_an_explicit_replay(model, r
     def updates(explicit: bool):
         clone, losses, grads = copy.deepcopy(model), [], []
         nets, (optimizer, _) = networks(clone, reference), learner.optimizer_for(clone, rl)
-        steps = grpo.make_slices(nets, rollout, advantages(), rl)
+        steps = grpo.make_slices(nets, rollout, tiny.both(advantages()), rl)
         for s in steps[0]:
             assert s.old is None
             if explicit:
                 with torch.no_grad():
                     s.old = replay(clone, s.rollout, rl)
         for step in steps:
-            losses += [loop.accumulate(tiny.learner(nets, rl, accelerator=Accelerator(cpu=True)), s) for s in step]
+            losses += [loop.accumulate(tiny.learner(nets, rl, accelerator=Accelerator(cpu=True)), s, rl) for s in step]
             grads += [p.grad.clone() for p in clone.mot.parameters() if p.grad is not None]
             optimizer.step()
             optimizer.zero_grad()
-        return losses, grads
+        return [{k: v for k, v in loss.items() if k not in MONITORED} for loss in losses], grads
 
     (losses, grads), (explicit_losses, explicit_grads) = updates(False), updates(True)
     assert losses == explicit_losses
     assert all(torch.equal(a, b) for a, b in zip(grads, explicit_grads, strict=True))
     assert losses[-1]["text_approx_kl"] > 0
+
+
+@pytest.mark.parametrize("settings", [{}, {"train": ("text",)}, {"train": ("image",)}, {"ratio": "plain"}], ids=str)
+def test_the_replay_is_compared_with_the_sampler_once_before_any_update(model, settings):
+    """Of every part that is trained, and there is nothing but rounding between the two."""
+    rl = replace(tiny.RL, epoch_convention="repeat", regulariser="none", **settings)
+    rollout = roll_out(model, Draw(PROMPTS, rl, 8, 5, 2))
+    clone = copy.deepcopy(model)
+    run = tiny.learner(networks(clone), rl, accelerator=Accelerator(cpu=True))
+    steps = grpo.make_slices(run.nets, rollout, tiny.both(advantages()), rl)
+    first, second = ([loop.accumulate(run, s, rl) for s in step] for step in steps)
+    measured = {name for name in MONITORED if name.split("_")[0] in rl.train}
+    assert all(MONITORED & set(metrics) == measured for metrics in first)
+    assert not any(MONITORED & set(metrics) for metrics in second)
+    assert all(metrics[name] < 1e-4 for metrics in first for name in measured if "mismatch" in name)
+
+
+@pytest.mark.parametrize(
+    "part, changes",
+    [("text", {"temperature": 0.3}), ("image", {"guidance": 50.0}), ("image", {"noise_level": 0.4})],
+    ids=str,
+)
+def test_a_replay_that_sees_something_else_stops_the_run(model, part, changes):
+    rl = replace(tiny.RL, train=(part,), regulariser="none")
+    rollout = roll_out(model, Draw(PROMPTS, rl, 8, 5, 2))
+    clone, other = copy.deepcopy(model), replace(rl, **changes)
+    optimizer, experts = learner.optimizer_for(clone, rl)
+    run = tiny.learner(networks(clone), rl, optimizer, experts, Accelerator(cpu=True))
+    step = grpo.make_slices(run.nets, rollout, tiny.both(advantages()), rl)[0]
+    with pytest.raises(UserError, match=f"^{part}: the replay before any update differs from what the sampler did by"):
+        loop.update(run, step, other)
 
 
 def test_a_shared_prompt_gives_what_one_of_its_own_gives(model, rollout):
@@ -207,8 +286,8 @@ def test_a_shared_prompt_gives_what_one_of_its_own_gives(model, rollout):
         clone, kept = copy.deepcopy(model), []
         for rows in parts:
             new, part = replay(clone, rollout.select(rows), tiny.RL), weights[rows]
-            (part @ new.logp.sum(1) + part @ new.velocity.square().mean((1, 2, 3))).backward()
-            kept += zip(new.logp.detach().sum(1), new.velocity.detach(), strict=True)
+            (part @ new.text.logp.sum(1) + part @ new.image.velocity.square().mean((1, 2, 3))).backward()
+            kept += zip(new.text.logp.detach().sum(1), new.image.velocity.detach(), strict=True)
         grads = {name: p.grad for name, p in clone.mot.named_parameters() if p.grad is not None}
         return [torch.stack(x) for x in zip(*kept, strict=True)], grads
 
@@ -229,7 +308,7 @@ def test_each_prompt_of_a_group_is_read_once(model, rollout, monkeypatch):
         return encode_text(ids, mask, context)
 
     monkeypatch.setattr(model.mot, "encode_text", watch)
-    for work in (lambda: roll_out(model, PROMPTS, tiny.RL, 8, 5, 2), lambda: replay(model, rollout, tiny.RL)):
+    for work in (lambda: roll_out(model, Draw(PROMPTS, tiny.RL, 8, 5, 2)), lambda: replay(model, rollout, tiny.RL)):
         read.clear()
         work()
         assert read[0] == 4 and set(read[1:]) == {-12}
@@ -254,14 +333,14 @@ def test_painting_sees_what_was_thought(model, limit):
 def test_every_transition_records_the_noise_of_its_gaussian(model, transition):
     """What RatioNorm's identity needs: next = mean + std * noise, under the density that the plain ratio takes."""
     rl = replace(tiny.RL, transition=transition, noise_level=0.6)
-    r = roll_out(model, PROMPTS, rl, 8, 5, 2)
+    r = roll_out(model, Draw(PROMPTS, rl, 8, 5, 2))
     with torch.no_grad():
         again = replay(model, r, rl)
-    std = again.std[None, :, None, None]
-    assert torch.allclose(again.mean + std * r.image.noise, r.image.next_latents, atol=1e-5)
-    density = torch.distributions.Normal(again.mean, std).log_prob(r.image.next_latents).mean((2, 3))
-    assert torch.allclose(again.log_prob, density, atol=1e-4)
-    assert not torch.allclose(r.image.images, roll_out(model, PROMPTS, tiny.RL, 8, 5, 2).image.images, atol=1e-3)
+    std = again.image.std[None, :, None, None]
+    assert torch.allclose(again.image.mean + std * r.image.noise, r.image.next_latents, atol=1e-5)
+    density = torch.distributions.Normal(again.image.mean, std).log_prob(r.image.next_latents).mean((2, 3))
+    assert torch.allclose(again.image.log_prob, density, atol=1e-4)
+    assert not torch.allclose(r.image.images, roll_out(model, Draw(PROMPTS, tiny.RL, 8, 5, 2)).image.images, atol=1e-3)
 
 
 def test_halves_are_disjoint_whole_groups_and_repeat_repeats():
@@ -281,8 +360,8 @@ def perturbed(model):
 def gradients(model, rollout, rl, weights, reference=None) -> dict[str, torch.Tensor]:
     """Of the first optimiser step."""
     clone = copy.deepcopy(model)
-    for s in grpo.make_slices(networks(clone, reference or model), rollout, weights, rl)[0]:
-        loop.accumulate(tiny.learner(networks(clone), rl, accelerator=Accelerator(cpu=True)), s)
+    for s in grpo.make_slices(networks(clone, reference or model), rollout, tiny.both(weights), rl)[0]:
+        loop.accumulate(tiny.learner(networks(clone), rl, accelerator=Accelerator(cpu=True)), s, rl)
     return {name: p.grad.clone() for name, p in clone.mot.named_parameters() if p.grad is not None}
 
 
@@ -315,7 +394,7 @@ def test_text_reductions_weigh_tokens(model, rollout, reduction, weights):
     clone = copy.deepcopy(model)
     half = rollout.select([0, 1, 2, 3, 4, 5])
     new = replay(clone, half, rl)
-    (-(weights(half.trace.mask) * some[:6])[:, None] * new.logp).sum().backward()
+    (-(weights(half.trace.mask) * some[:6])[:, None] * new.text.logp).sum().backward()
     for name, p in clone.mot.named_parameters():
         if p.grad is not None:
             assert torch.allclose(ours[name], p.grad, atol=1e-5 + 1e-4 * p.grad.abs().max().item()), name
@@ -330,8 +409,8 @@ def test_the_text_kl_pulls_towards_the_reference(model, rollout):
     pulled = gradients(model, rollout, rl, torch.zeros(12), reference)
     half = rollout.select([0, 1, 2, 3, 4, 5])
     with torch.no_grad():
-        target = replay(reference, half, rl).logp
-    new, mask = replay(clone, half, rl).logp, half.trace.mask
+        target = replay(reference, half, rl).text.logp
+    new, mask = replay(clone, half, rl).text.logp, half.trace.mask
     gap = target - new
     (2.0 * ((gap.exp() - 1 - gap).sum(1) / mask.sum(1)).mean()).backward()
     for name, p in clone.mot.named_parameters():
@@ -350,7 +429,7 @@ def test_groups_without_spread_keep_their_share_but_need_no_replay(model, rollou
     weights = advantages()
     weights[:3] = 0
     rl = replace(tiny.RL, train=("text",), micro_batch=12)
-    (only,) = grpo.make_slices(networks(model), rollout, weights, rl)[0]
+    (only,) = grpo.make_slices(networks(model), rollout, tiny.both(weights), rl)[0]
     assert len(only.rollout.prompts) == 3 and only.share == 0.5
     kept = gradients(model, rollout, rl, weights)
     with_all = replace(rl, train=("text", "image"), image_scale=0.0, velocity_mse_weight=0.0)
@@ -376,13 +455,16 @@ def test_one_update_raises_the_probability_of_what_was_rewarded(model, rollout):
     optimizer, _ = learner.optimizer_for(clone, rl)
     with torch.no_grad():
         before = replay(clone, rollout, rl)
-    for s in grpo.make_slices(networks(clone, model), rollout, weights, rl)[0]:
-        loop.accumulate(tiny.learner(networks(clone), rl, accelerator=Accelerator(cpu=True)), s)
+    for s in grpo.make_slices(networks(clone, model), rollout, tiny.both(weights), rl)[0]:
+        loop.accumulate(tiny.learner(networks(clone), rl, accelerator=Accelerator(cpu=True)), s, rl)
     optimizer.step()
     with torch.no_grad():
         after = replay(clone, rollout, rl)
     first_half = slice(0, 6)
-    for old, new in ((before.logp.sum(1), after.logp.sum(1)), (before.log_prob.sum(1), after.log_prob.sum(1))):
+    for old, new in (
+        (before.text.logp.sum(1), after.text.logp.sum(1)),
+        (before.image.log_prob.sum(1), after.image.log_prob.sum(1)),
+    ):
         assert ((new - old)[first_half] * weights[first_half]).sum() > 0
 
 
@@ -395,12 +477,14 @@ def test_learning_rates_belong_to_experts():
     assert all(p.requires_grad for p in experts["image"]) and not any(p.requires_grad for p in experts["text"])
 
 
-def test_evaluation_samples_do_not_depend_on_their_batch(model):
+@pytest.mark.parametrize("sizes", [(2**20, 2**20), (2**18, 2**19), (2**20, 2**18)])
+def test_evaluation_samples_do_not_depend_on_what_is_made_together(model, monkeypatch, sizes):
     jobs = [(p, k) for p in prompt_set("val")[:3] for k in range(2)]
     settings = tiny.run_config().sampling
     decoding = Decoding(True, 2.0, 1.0)
     together = sample(model, jobs, settings, decoding, 7)
-    apart = sample(model, jobs, replace(settings, batch_size=1), decoding, 7)
+    monkeypatch.setattr(model, "row_bytes", lambda ids, tokens: sizes)
+    apart = sample(model, jobs, replace(settings, memory=1), decoding, 7)
     assert together.traces == apart.traces
     assert abs(together.images.astype(int) - apart.images.astype(int)).max() <= 1
     assert together.model_evaluations == 6 * 4 * 2

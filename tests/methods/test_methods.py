@@ -21,6 +21,7 @@ from unigrpo.core.files import read_jsonl
 from unigrpo.core.settings import replace
 from unigrpo.episodes import slices
 from unigrpo.episodes.noise_pairs import replay_pairs
+from unigrpo.episodes.rollout import Draw
 from unigrpo.episodes.slices import Networks
 from unigrpo.judges import reward as rewards
 from unigrpo.methods import ddrl, fpo, gardo, nft, refl
@@ -84,7 +85,7 @@ def test_every_file_is_a_method_of_the_contract():
     for name in METHODS.names():
         method = METHODS.load(name)
         assert isinstance(method.FACTS, MethodFacts)
-        wanted = ["roll_out", "make_slices", "losses"] + ["follow"] * ("old_weights" in method.FACTS.needs)
+        wanted = ["roll_out", "make_slices", "losses"] + ["follow"] * bool(method.FACTS.copies)
         assert all(callable(getattr(method, function)) for function in wanted)
 
 
@@ -146,11 +147,10 @@ class Toy(nn.Module):
         self.expert_parameters = lambda: {"image": [self.weight]}
         self.device = torch.device("cpu")
 
-    def encode(self, prompt_ids, trace):
-        return None, SimpleNamespace(detach=lambda: None)
-
-    def velocity(self, context, x, t):
-        return torch.tanh(torch.cat([x, t[:, None, None].expand(*x.shape[:2], 1)], -1) @ self.weight)
+    def replay(self, prompt_ids, pieces, branches, *, through, text):
+        (states,) = pieces
+        times = states.t[:, :, None, None].expand(*states.x.shape[:3], 1)
+        return [{"full": torch.tanh(torch.cat([states.x, times], -1) @ self.weight)}]
 
     def decode(self, x):
         return torch.sigmoid(x)
@@ -167,7 +167,8 @@ def test_refl_has_the_gradient_of_the_reward():
     with torch.no_grad():
         reference.weight.add_(0.1)
     x, t = torch.linspace(-2, 2, 30, dtype=torch.float64).view(5, 2, 3).sin(), torch.tensor(0.25, dtype=torch.float64)
-    part = SimpleNamespace(prompts=range(5), prompt_ids=None, trace=None, image=refl.LateTrack(4, t, x, None))
+    track = refl.LateTrack(4, t, x, None)
+    part = SimpleNamespace(prompts=range(5), prompt_ids=None, trace=None, image=track, segments=(track,))
     nets = slices.Networks(toy, reference, toy_reward)
     with torch.no_grad():
         s = slices.Slice(part, None, 1.0, None, refl.replay_late(reference, part, rl), None)
@@ -199,11 +200,11 @@ def test_the_late_step_is_uniform_over_the_last_quarter():
 def test_refl_finishes_the_image_that_it_judges_late(learned):
     """After the last step the estimate is the finished image."""
     model, rl = tiny.model(), settings("refl")
-    rollout = refl.roll_out(slices.Networks(model, model, learned), PROMPTS, rl, 8, 5, 0)
+    rollout = refl.roll_out(slices.Networks(model, model, learned), Draw(PROMPTS, rl, 8, 5, 0))
     track = rollout.image
     assert track.step == rl.n_steps - 1 and track.time == flow.time_grid(rl.steps, rl.shift, rl.grid)[track.step]
     with torch.no_grad():
-        v = refl.replay_late(model, rollout, rl).velocity[:, 0]
+        v = refl.replay_late(model, rollout, rl).image.velocity[:, 0]
         estimate = model.decode(flow.clean_estimate(track.latents, v, track.time))
     assert torch.allclose(estimate, track.images, atol=1e-5)
 
@@ -222,13 +223,13 @@ def test_refl_is_refused_where_the_reward_has_no_gradient(start, learned, tmp_pa
 def test_every_ratio_is_exactly_one_before_the_first_update(name):
     model, rl = tiny.model(), settings(name)
     nets = slices.Networks(model, model, None)
-    rollout = fpo.roll_out(nets, PROMPTS, rl, 8, 5, 0)
+    rollout = fpo.roll_out(nets, Draw(PROMPTS, rl, 8, 5, 0))
     advantages = torch.randn(12, generator=torch.Generator().manual_seed(0))
-    for s in sum(fpo.make_slices(nets, rollout, advantages, rl), []):
+    for s in sum(fpo.make_slices(nets, rollout, tiny.both(advantages), rl), []):
         with torch.no_grad():
             new = replay_pairs(model, s.rollout, rl)
             ratios, _ = fpo.log_ratio(new, s.before(new), s.rollout.image, rl)
-        assert (ratios == 0).all() and torch.equal(new.velocity, s.reference.velocity)
+        assert (ratios == 0).all() and torch.equal(new.image.velocity, s.reference.image.velocity)
         assert ratios.shape[1] == (rl.matching_samples if name == "awm" else 1)
 
 
@@ -237,8 +238,8 @@ def test_fpo_on_policy_is_an_explicit_replay(name):
     """The first of two steps; the second has its old losses, the rule with weights of its own has them in both."""
     rl, weights = settings(name), torch.randn(12, generator=torch.Generator().manual_seed(0))
     nets = slices.Networks(tiny.model(), tiny.model(), None)
-    rollout = fpo.roll_out(nets, PROMPTS, rl, 8, 5, 0)
-    first, second = fpo.make_slices(nets, rollout, weights, rl)
+    rollout = fpo.roll_out(nets, Draw(PROMPTS, rl, 8, 5, 0))
+    first, second = fpo.make_slices(nets, rollout, tiny.both(weights), rl)
     assert all(s.old is None for s in first) and all(s.old is not None for s in second)
     s = first[0]
     with torch.no_grad():
@@ -249,26 +250,27 @@ def test_fpo_on_policy_is_an_explicit_replay(name):
         return [loss, *torch.autograd.grad(loss, nets.model.expert_parameters()["image"])]
 
     assert all(torch.equal(a, b) for a, b in zip(gradient(s), gradient(explicit), strict=True))
-    own = replace(nets, old=nets.model)
-    assert all(s.old is not None for step in nft.make_slices(own, rollout, weights, settings("nft")) for s in step)
+    own = replace(nets, copies={"old": nets.model})
+    steps = nft.make_slices(own, rollout, tiny.both(weights), settings("nft"))
+    assert all(s.old is not None for step in steps for s in step)
 
 
 def test_one_fpo_update_fits_what_was_rewarded():
     model, rl = copy.deepcopy(tiny.model()), settings("fpo", regulariser="none")
     nets = Networks(model, tiny.model(), None)
     optimizer, _ = learner.optimizer_for(model, rl)
-    rollout, advantages = fpo.roll_out(nets, PROMPTS, rl, 8, 5, 0), torch.tensor([1.0, -0.5, -0.5] * 4)
-    slices = fpo.make_slices(nets, rollout, advantages, rl)[0]
+    rollout, advantages = fpo.roll_out(nets, Draw(PROMPTS, rl, 8, 5, 0)), torch.tensor([1.0, -0.5, -0.5] * 4)
+    slices = fpo.make_slices(nets, rollout, tiny.both(advantages), rl)[0]
     with torch.no_grad():
         replays = [replay_pairs(model, s.rollout, rl) for s in slices]
     for s in slices:
-        loop.accumulate(tiny.learner(nets, rl, accelerator=Accelerator(cpu=True)), s)
+        loop.accumulate(tiny.learner(nets, rl, accelerator=Accelerator(cpu=True)), s, rl)
     optimizer.step()
     gain = 0.0
     for s, before in zip(slices, replays, strict=True):
         with torch.no_grad():
             ratios, _ = fpo.log_ratio(replay_pairs(model, s.rollout, rl), before, s.rollout.image, rl)
-        gain += (ratios[:, 0] * s.advantages).sum().item()
+        gain += (ratios[:, 0] * s.advantages["image"]).sum().item()
     assert gain > 0
 
 
@@ -277,11 +279,14 @@ def test_nft_paints_with_the_old_weights_which_follow_slowly():
     with torch.no_grad():
         for p in new.mot.parameters():
             p.add_(0.01)
-    nets = slices.Networks(new, old, None, copy.deepcopy(old))
-    painted = [nft.roll_out(slices.Networks(m, old, None, old), PROMPTS, rl, 8, 5, 0).image.images for m in (old, new)]
+    nets = slices.Networks(new, old, None, {"old": copy.deepcopy(old)})
+    painted = [
+        nft.roll_out(slices.Networks(m, old, None, {"old": old}), Draw(PROMPTS, rl, 8, 5, 0)).image.images
+        for m in (old, new)
+    ]
     assert torch.equal(*painted)
     nft.follow(nets, rl, 2)
-    for a, b, c in zip(old.parameters(), new.parameters(), nets.old.parameters(), strict=True):
+    for a, b, c in zip(old.parameters(), new.parameters(), nets.copies["old"].parameters(), strict=True):
         assert torch.allclose(c, 0.4 * a + 0.6 * b)
 
 
@@ -326,7 +331,7 @@ def networks(reward=None, **supervised):
 
 def test_the_loss_on_data_is_the_mean_of_flow_matching_one_by_one():
     nets, rl = networks(wrong_traces=0.5), settings("ddrl")
-    data = ddrl.roll_out(nets, PROMPTS, rl, 8, 5, 0).select([7, 0, 3]).columns
+    data = ddrl.roll_out(nets, Draw(PROMPTS, rl, 8, 5, 0)).select([7, 0, 3]).columns
     model, each = nets.model, []
     for i in range(3):
         _, context = model.encode(model.prompt_ids([data["texts"][i]]), model.trace_from_texts([data["traces"][i]]))
@@ -339,14 +344,14 @@ def test_the_loss_on_data_is_the_mean_of_flow_matching_one_by_one():
 
 def test_examples_are_of_the_episodes_own_prompts_and_of_the_stated_data():
     rl = settings("ddrl")
-    right, wrong = (ddrl.roll_out(networks(wrong_traces=w), PROMPTS, rl, 8, 5, 0) for w in (0.0, 1.0))
+    right, wrong = (ddrl.roll_out(networks(wrong_traces=w), Draw(PROMPTS, rl, 8, 5, 0)) for w in (0.0, 1.0))
     assert right.columns["texts"] == [p.text for p in right.prompts]
     judged = [
         [trace_matches(p.meta, parse_trace(t)) for p, t in zip(r.prompts, r.columns["traces"], strict=True)]
         for r in (right, wrong)
     ]
     assert all(judged[0]) and not any(judged[1])
-    directly = ddrl.roll_out(networks(), PROMPTS, replace(rl, thinking=False, train=("image",)), 8, 5, 0)
+    directly = ddrl.roll_out(networks(), Draw(PROMPTS, replace(rl, thinking=False, train=("image",)), 8, 5, 0))
     assert set(directly.columns["traces"]) == {None}
 
 
@@ -356,9 +361,9 @@ def test_the_loss_on_data_reaches_the_reasoning_expert_where_the_images_does(bou
     for weight in (1e-30, 5.0):
         rl = settings("ddrl", data_weight=weight, context_gradient="stage_boundary" if boundary else "full")
         nets = networks()
-        rollout = ddrl.roll_out(nets, PROMPTS, rl, 8, 5, 0)
-        for s in ddrl.make_slices(nets, rollout, torch.linspace(-1, 1, 12), rl)[0]:
-            loop.accumulate(tiny.learner(nets, rl, accelerator=Accelerator(cpu=True)), s)
+        rollout = ddrl.roll_out(nets, Draw(PROMPTS, rl, 8, 5, 0))
+        for s in ddrl.make_slices(nets, rollout, tiny.both(torch.linspace(-1, 1, 12)), rl)[0]:
+            loop.accumulate(tiny.learner(nets, rl, accelerator=Accelerator(cpu=True)), s, rl)
         experts = nets.model.mot.expert_parameters()
         gradients.append(
             {part: torch.cat([p.grad.flatten() for p in experts[part] if p.grad is not None]) for part in experts}
@@ -402,7 +407,7 @@ def test_a_score_that_rests_on_one_pixel_is_uncertain():
 
     images = torch.linspace(0.2, 0.6, 10)[:, None, None, None].repeat(1, 3, 8, 8)
     images[2, :, 0, 0] = 1
-    second = gardo.second_opinion(reward, images, [None] * 10, torch.Generator().manual_seed(0))
+    second = gardo.second_opinion(reward, images, [None] * 10, 0, [(0, i) for i in range(10)])
     assert gardo.gate(reward(images, []), second, 0.1).argmax() == 2
 
 

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
-import sys
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from tests._support import tiny
-from unigrpo import methods
+from tests._support.methods import train
 from unigrpo.core.errors import UserError
-from unigrpo.core.files import read_jsonl
 from unigrpo.core.settings import replace, to_dict
-from unigrpo.models import checkpoint
 from unigrpo.planning import cost
-from unigrpo.sampling.engine import Decoding
 from unigrpo.study.facts import METHODS
-from unigrpo.training import reinforcement_run
 
 VARIANT = "from unigrpo.methods.grpo import *\n"
 TUPLE = """
@@ -30,45 +23,10 @@ FACTS, roll_out, make_slices, losses = grpo.FACTS, grpo.roll_out, grpo.make_slic
 """
 
 
-@pytest.fixture
-def add(tmp_path, monkeypatch):
-    """Puts a file beside the shipped methods, for one test."""
-    folder = tmp_path / "methods"
-    folder.mkdir()
-    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(folder)])
-    names = []
-
-    def write(name: str, source: str) -> None:
-        names.append(name)
-        (folder / f"{name}.py").write_text(source)
-        importlib.invalidate_caches()
-
-    yield write
-    for name in names:
-        sys.modules.pop(f"unigrpo.methods.{name}", None)
-        methods.__dict__.pop(name, None)
-
-
 def shown(root, name: str) -> str:
     """The code of a file that docs/extending.md shows."""
     page = (root / "docs/extending.md").read_text()
     return re.search(rf"methods/{name}\.py`.*?```python\n(.*?)```", page, re.DOTALL)[1]
-
-
-def brightness(images, prompts):
-    return images.mean((1, 2, 3))
-
-
-def train(folder, rl):
-    """The record's rows and the weights of a run with these settings."""
-    if not (folder / "init").exists():
-        checkpoint.save_model(tiny.model(), folder / "init", {})
-    out, cfg = folder / rl.method, tiny.run_config("rl", rl=rl)
-    decoding = Decoding(False, 1.0, 1.0)
-    reinforcement_run.train(cfg, out, folder / "init", brightness, decoding, "x")
-    assert json.loads((out / "run.json").read_text())["updates"] == rl.rollouts * rl.epochs
-    rows = [row for _, row in read_jsonl(out / "metrics.jsonl") if row["kind"] == "train"]
-    return rows, load_file(out / "model.safetensors")
 
 
 @pytest.mark.slow

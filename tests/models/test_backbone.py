@@ -10,7 +10,8 @@ from tests.conformance import bagel_vectors
 from unigrpo.core.errors import UserError
 from unigrpo.models.backbones.bagel.multimodal import MultimodalMoT
 from unigrpo.models.base import Trace
-from unigrpo.models.mot import MoT, patchify, unpatchify
+from unigrpo.models.mot import MoT
+from unigrpo.models.mot_layers import patchify, unpatchify
 from unigrpo.models.mot_model import PatchCodec
 from unigrpo.world import render, scenes
 

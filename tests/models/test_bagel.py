@@ -16,13 +16,15 @@ from unigrpo.core import seeding
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import digest
 from unigrpo.core.settings import replace
+from unigrpo.episodes.rollout import Draw
 from unigrpo.methods import grpo
 from unigrpo.models import checkpoint
 from unigrpo.models.backbones.bagel import bagel_backbone, bagel_files
 from unigrpo.models.backbones.bagel.multimodal import MultimodalMoT
 from unigrpo.models.backbones.bagel.vae import Autoencoder, VaeConfig
 from unigrpo.models.backbones.bagel.vit import VitConfig
-from unigrpo.models.mot import MoTConfig, sincos_table
+from unigrpo.models.mot import MoTConfig
+from unigrpo.models.mot_layers import sincos_table
 from unigrpo.objectives.advantages import group_advantages
 from unigrpo.sampling import sets
 from unigrpo.sampling.engine import Decoding
@@ -105,7 +107,7 @@ def test_load_think_paint_update_save_load(folder, tmp_path):
     nets = learner.networks(tiny.run_config(rl=rl), model, None)
     optimizer, trained = learner.optimizer_for(model, rl)
     drawn = task.draw_prompts(3, 0, rl.prompts_per_rollout)
-    rollout = grpo.roll_out(nets, drawn, rl, 6, 3, 0)
+    rollout = grpo.roll_out(nets, Draw(drawn, rl, 6, 3, 0))
     brightness = rollout.image.images.mean((1, 2, 3)).double()
     advantages, _ = group_advantages(brightness, [i // rl.group_size for i in range(12)], ddof=0, eps=1e-4)
     (slices,) = grpo.make_slices(nets, rollout, advantages, rl)

@@ -24,12 +24,12 @@ from transformers import AutoModelForCausalLM
 from unigrpo.core import seeding
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import write_json
-from unigrpo.episodes.rollout import replay
+from unigrpo.episodes.rollout import Draw, replay
 from unigrpo.models import checkpoint
 from unigrpo.models.backbones.llm_dit import pair_files
 from unigrpo.models.backbones.llm_dit.pair import Conditioning, LlmDit
 from unigrpo.models.base import Trace
-from unigrpo.models.mot import patchify, unpatchify
+from unigrpo.models.mot_layers import patchify, unpatchify
 from unigrpo.objectives import flow
 from unigrpo.objectives.advantages import group_advantages
 from unigrpo.sampling.engine import Decoding
@@ -259,7 +259,7 @@ def test_one_update_moves_the_adapters_it_trains_and_nothing_else(folder, base, 
     assert nets.reference.llm.lm_head.weight is model.llm.lm_head.weight and nets.reference.vae is model.vae
     optimizer, trained = learner.optimizer_for(model, rl)
     method = METHODS.load(rl.method)
-    rollout = method.roll_out(nets, task.draw_prompts(3, 0, 2), rl, 4, 3, 0)
+    rollout = method.roll_out(nets, Draw(task.draw_prompts(3, 0, 2), rl, 4, 3, 0))
     score = brightness(rollout.image.images, None).double()
     advantages, _ = group_advantages(score, [i // 3 for i in range(6)], ddof=0, eps=1e-4)
     (slices,) = method.make_slices(nets, rollout, advantages, rl)
@@ -287,7 +287,7 @@ def test_one_update_moves_the_adapters_it_trains_and_nothing_else(folder, base, 
 def test_no_gradient_flows_from_the_image_to_the_language_model(folder, model):
     rl = replace(RL, prompts_per_rollout=2)
     nets = learner.networks(config(folder, rl=rl), model, brightness)
-    rollout = METHODS.load("grpo").roll_out(nets, task.draw_prompts(3, 0, 2), rl, 4, 3, 0)
+    rollout = METHODS.load("grpo").roll_out(nets, Draw(task.draw_prompts(3, 0, 2), rl, 4, 3, 0))
     assert rl.gradient_through_context  # auto, where both parts train: there is nothing for it to reach
     again = replay(model, rollout, rl)
     parts = model.expert_parameters()
@@ -394,7 +394,7 @@ def test_words_without_a_template_and_a_pipeline_without_t5(tmp_path):
     nets = learner.networks(config(tmp_path, rl=rl), model, brightness)
     optimizer, trained = learner.optimizer_for(model, rl)
     method = METHODS.load("grpo")
-    rollout = method.roll_out(nets, task.draw_prompts(3, 0, 2), rl, 4, 3, 0)
+    rollout = method.roll_out(nets, Draw(task.draw_prompts(3, 0, 2), rl, 4, 3, 0))
     (slices,) = method.make_slices(nets, rollout, torch.tensor([1.0, -1, 0] * 2), rl)
     _, norms = loop.update(tiny.learner(nets, rl, optimizer, trained, launch.accelerate_for(config(tmp_path))), slices)
     assert all(norm > 0 for norm in norms.values()) and rollout.image.images.dtype == torch.float32

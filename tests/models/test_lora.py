@@ -12,6 +12,7 @@ from tests._support import release, several, tiny
 from unigrpo.core import tensor_files
 from unigrpo.core.files import read_jsonl
 from unigrpo.core.settings import replace
+from unigrpo.episodes.rollout import Draw
 from unigrpo.models import checkpoint, lora
 from unigrpo.models import mot_sizes as sizes
 from unigrpo.planning import layout
@@ -156,7 +157,7 @@ def test_of_a_release_too(tmp_path, another_precision):
     optimizer, trained = learner.optimizer_for(model, rl)
     fixed = {n for n, p in model.named_parameters() if p.requires_grad and ("vit" in n or "connector" in n)}
     with accelerator.autocast():
-        rollout = METHODS.load("grpo").roll_out(nets, task.draw_prompts(3, 0, 4), rl, 6, 3, 0)
+        rollout = METHODS.load("grpo").roll_out(nets, Draw(task.draw_prompts(3, 0, 4), rl, 6, 3, 0))
         advantages = torch.linspace(-1, 1, 12)
         (slices,) = METHODS.load("grpo").make_slices(nets, rollout, advantages, rl)
     _, norms = loop.update(tiny.learner(nets, rl, optimizer, trained, accelerator), slices)

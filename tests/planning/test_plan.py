@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests._support import several, tiny
 from unigrpo.core.errors import UserError
 from unigrpo.core.settings import replace
+from unigrpo.episodes.rollout import Draw
 from unigrpo.methods import grpo
 from unigrpo.models import mot_sizes as sizes
 from unigrpo.models.backbones.bagel.multimodal import MultimodalMoT
@@ -50,7 +51,7 @@ def update(model_config, train_parts=("text", "image"), trace=8):
     nets = learner.networks(cfg, model, None)
     learner.optimizer_for(model, rl)
     drawn = task.draw_prompts(3, 0, rl.prompts_per_rollout)
-    rollout = grpo.roll_out(nets, drawn, rl, trace, 3, 0)
+    rollout = grpo.roll_out(nets, Draw(drawn, rl, trace, 3, 0))
     advantages, _ = group_advantages(torch.rand(12).double(), [i // 3 for i in range(12)], ddof=0, eps=1e-4)
     ((part,),) = grpo.make_slices(nets, rollout, advantages, rl)
     longest = max(map(len, rollout.prompt_ids))
@@ -177,7 +178,7 @@ def test_image_evaluations_of_an_update_by_method(monkeypatch, changes, evaluati
     monkeypatch.setattr(type(nets.model.mot), "velocity", counting)
     learner.optimizer_for(nets.model, rl)
     method, advantages = METHODS.load(rl.method), torch.tensor([1.0, -1.0, 0.5] * 4)
-    rollout = method.roll_out(nets, task.draw_prompts(3, 0, 4), rl, 8, 3, 0)
+    rollout = method.roll_out(nets, Draw(task.draw_prompts(3, 0, 4), rl, 8, 3, 0))
     for part in method.make_slices(nets, rollout, advantages, rl)[0]:
         list(method.losses(nets, part, rl))
     assert sum(counted) == 12 * evaluations

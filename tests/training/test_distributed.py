@@ -19,6 +19,7 @@ from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_jsonl, write_json
 from unigrpo.core.settings import replace
 from unigrpo.episodes import shares
+from unigrpo.episodes.rollout import Draw
 from unigrpo.objectives.advantages import group_advantages
 from unigrpo.planning import reinforcement_plan as plan
 from unigrpo.study import config
@@ -228,7 +229,7 @@ def gradients(rl, **run):
     method, accelerator = METHODS.load(rl.method), launch.accelerate_for(cfg)
     drawn = task.draw_prompts(3, 0, rl.prompts_per_rollout)
     with accelerator.autocast():
-        rollout = method.roll_out(nets, drawn, rl, 8, 3, 0)
+        rollout = method.roll_out(nets, Draw(drawn, rl, 8, 3, 0))
     rewards = several.brightness(rollout.image.images, list(rollout.prompts)).double()
     advantages, _ = group_advantages(rewards, [i // 3 for i in range(12)], ddof=0, eps=1e-4)
     with accelerator.autocast():

@@ -17,7 +17,7 @@ from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json
 from unigrpo.core.settings import replace
 from unigrpo.models import checkpoint
-from unigrpo.models.mot import Context
+from unigrpo.models.mot_pieces import Context
 from unigrpo.study.config import SupervisedConfig
 from unigrpo.training import supervised_run
 from unigrpo.training.examples import Example, draw_examples, training_times
@@ -211,12 +211,14 @@ def trained(tmp_path_factory):
 
 
 def test_what_is_saved_is_the_average(trained):
-    """e_1 = w_1, e_n = 0.6 e_(n-1) + 0.4 w_n."""
+    """e_0 = w_0, e_n = d_n e_(n-1) + (1 - d_n) w_n with d_n = min(0.6, n / (9 + n)), n = 1, 2, ..."""
     folder, weights, _ = trained
     assert len(weights) == 30
-    average = [w.double() for w in weights[0]]
-    for step in weights[1:]:
-        average = [0.6 * e + 0.4 * w.double() for e, w in zip(average, step, strict=True)]
+    start = checkpoint.new_model(tiny.run_config("base", supervised=TRAINING)).network
+    average = [p.detach().double() for p in start.parameters() if p.requires_grad]
+    for n, step in enumerate(weights, 1):
+        d = min(0.6, n / (9 + n))
+        average = [d * e + (1 - d) * w.double() for e, w in zip(average, step, strict=True)]
     saved = load_file(folder / "model.safetensors")
     names = [name for name, p in tiny.model().named_parameters() if p.requires_grad]
     assert len(names) == len(average)

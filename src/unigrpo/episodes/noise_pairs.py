@@ -9,26 +9,23 @@ meets the full range.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from unigrpo.core import seeding
-from unigrpo.core.records import Prompt
-from unigrpo.episodes.rollout import Replay, Rollout, in_parts, replay_text, think
-from unigrpo.models.base import UnifiedModel
-from unigrpo.objectives import flow
+from unigrpo.episodes.rollout import Draw, Rollout, Segment, episodes, evaluate
+from unigrpo.models.base import States, UnifiedModel
 from unigrpo.objectives.matching import noised
+from unigrpo.sampling.engine import Name, Start, normal
 from unigrpo.sampling.painting import paint
-from unigrpo.study.config import RLConfig
 
 
 @dataclass(frozen=True)
-class PairTrack:
+class PairTrack(Segment):
     """B finished images with M pairs each: clean (B, *L) latents; pair_times (B, M), in (0, 1]; noise (B, M, *L)
     standard normal; images (B, 3, H, W) in [0, 1]."""
-
-    SHARED = ()
 
     clean: Tensor
     pair_times: Tensor
@@ -36,44 +33,31 @@ class PairTrack:
     images: Tensor
 
     @property
-    def drawn(self) -> dict[str, int]:
-        return {}
-
-    def select(self, index) -> PairTrack:
-        return PairTrack(self.clean[index], self.pair_times[index], self.noise[index], self.images[index])
+    def states(self) -> States:
+        """The noised images."""
+        return States(noised(self.clean, self.noise, self.pair_times), self.pair_times)
 
 
-def draw_times(times: Tensor, b: int, m: int, generator: torch.Generator) -> Tensor:
-    """(b, m) of the grid's times (N+1,) but its last, which is 0; stratified, each time equally likely overall."""
+def draw_times(times: Tensor, m: int, seed: int, names: list[Name]) -> Tensor:
+    """(len(names), m) of the grid's times (N+1,) but its last, which is 0; stratified, each time equally likely
+    overall."""
     n = len(times) - 1
-    place = (torch.arange(m) + torch.rand(b, m, generator=generator)) * n / m
-    return times[place.long().clamp(max=n - 1)]
+    drawn = torch.stack([torch.rand(m, generator=seeding.generator(seed, "pair times", *name)) for name in names])
+    return times[((torch.arange(m) + drawn) * n / m).long().clamp(max=n - 1)]
 
 
-@torch.no_grad()
-def roll_out_pairs(
-    model: UnifiedModel, prompts: list[Prompt], rl: RLConfig, max_tokens: int, seed: int, index: int
-) -> Rollout:
+def roll_out_pairs(model: UnifiedModel, draw: Draw) -> Rollout:
     """This process's episodes, without any stochastic step, and their pairs."""
-    b, m = len(prompts) * rl.group_size, rl.matching_samples
-    grid = flow.time_grid(rl.steps, rl.shift, rl.grid)
-    times = draw_times(grid, b, m, seeding.generator(seed, "pair times", index))
-    noise = torch.randn(b, m, *model.latent_shape, generator=seeding.generator(seed, "pair noise", index))
+    m = draw.rl.matching_samples
 
-    def make(rows: list[int]) -> Rollout:
-        begun = think(model, prompts, rl, max_tokens, seed, index, rows)
-        clean, _ = paint(model, begun.context, begun.x, begun.times, guidance=rl.guidance)
-        local_times, local_noise = (x[rows].to(model.device) for x in (times, noise))
-        return begun.finish(PairTrack(clean, local_times, local_noise, model.decode(clean)), rl.n_steps)
+    def make(begun: Start) -> PairTrack:
+        names = [job.name for job in begun.jobs]
+        clean, _ = paint(model, begun.seen, begun.x, draw.times, draw.guidance)
+        noise = normal(draw.seed, "pair noise", names, (m, *model.latent_shape)).to(model.device)
+        times = draw_times(draw.times, m, draw.seed, names).to(model.device)
+        return PairTrack(clean, times, noise, model.decode(clean))
 
-    return in_parts(make, len(prompts), rl)
+    return episodes(model, draw, make)
 
 
-def replay_pairs(model: UnifiedModel, rollout: Rollout, rl: RLConfig) -> Replay:
-    """Evaluate recorded episodes under ``model``: the text once, velocities (B, M, *L) at all pairs in one batch."""
-    logp, entropy, context = replay_text(model, rollout, rl)
-    track: PairTrack = rollout.image
-    b, m = track.pair_times.shape
-    x = noised(track.clean, track.noise, track.pair_times).flatten(0, 1)
-    v = model.velocity(context.repeat_interleave(m), x, track.pair_times.flatten())
-    return Replay(logp, entropy, v.unflatten(0, (b, m)), None, None, None)
+replay_pairs = partial(evaluate, states=lambda track: track.states)

@@ -1,15 +1,15 @@
 """Episodes: think, then paint; and their replay under new weights.
 
-A rollout is B = P * G episodes, prompt-major: one trace and one image each. Painting is Euler (ODE) outside one
-window of stochastic steps (paper, section 3.2, FlowGRPO-Fast); the latents and noise of these steps are recorded.
-Replay folds the window's steps into the batch and returns what the losses need. All random draws come from streams
-named by (seed, rollout index).
+A rollout is B = P * G episodes, prompt-major. An episode is a list of segments, each a text or an image: a trace and an
+image, or an image alone. Painting is Euler (ODE) outside one window of stochastic steps (paper, section 3.2,
+FlowGRPO-Fast); the latents and noise of these steps are recorded. Replay evaluates all segments in one pass and returns
+what the losses need. All random draws come from streams named by (seed, rollout index, episode).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar, Protocol
 
 import torch
@@ -19,19 +19,100 @@ from torch.nn.functional import pad
 from unigrpo.core import seeding
 from unigrpo.core.records import Prompt
 from unigrpo.episodes import shares
-from unigrpo.models.base import Trace, UnifiedModel
-from unigrpo.models.mot import Context
+from unigrpo.models.base import States, Trace, UnifiedModel
 from unigrpo.objectives import flow
-from unigrpo.sampling.painting import guided, paint
+from unigrpo.sampling.engine import Job, Manner, Start, normal, parts
+from unigrpo.sampling.painting import Guidance, evaluations, guidance_of, paint
 from unigrpo.study.config import RLConfig
 
 
 @dataclass(frozen=True)
-class ImageTrack:
+class Draw:
+    """What a rollout is to be: rollout ``index`` of a run with ``seed``, of these ``prompts`` (P), with traces of
+    ``max_tokens`` at most, in parts of ``memory`` bytes. ``jobs`` are all B = P * G episodes; a method may replace
+    them."""
+
+    prompts: Sequence[Prompt]
+    rl: RLConfig
+    max_tokens: int
+    seed: int
+    index: int
+    memory: int = 2**30
+    jobs: Sequence[Job] = ()
+
+    def __post_init__(self):
+        if not self.jobs:
+            object.__setattr__(self, "jobs", tuple(self.episode(i) for i in range(self.size)))
+
+    @property
+    def size(self) -> int:
+        """B."""
+        return len(self.prompts) * self.rl.group_size
+
+    def episode(self, i: int) -> Job:
+        """Episode i: its group shares the initial noise where the settings say so, and neighbours share a trace."""
+        rl, prompt = self.rl, i // self.rl.group_size
+        text = (self.index, i // rl.images_per_trace) if rl.thinking else None
+        start = (self.index, prompt) if rl.same_noise else (self.index, prompt, i)
+        return Job(self.prompts[prompt], text, start, (self.index, i))
+
+    @property
+    def local(self) -> list[Job]:
+        """The episodes of this process."""
+        return [self.jobs[i] for i in shares.local_rows(self.size, self.rl)]
+
+    @property
+    def manner(self) -> Manner:
+        return Manner(self.rl.temperature, self.max_tokens, self.times, self.guidance, self.memory)
+
+    @property
+    def times(self) -> Tensor:
+        """(N+1,) the time grid, on the CPU."""
+        return flow.time_grid(self.rl.steps, self.rl.shift, self.rl.grid)
+
+    @property
+    def guidance(self) -> Guidance:
+        return guidance_of(self.rl, self.rl.guidance)
+
+
+class Track(Protocol):
+    """What the record of how B images were painted has, whatever the method: a segment of part ``image``."""
+
+    SHARED: ClassVar[tuple[str, ...]]  # fields that belong to the rollout; all others have a row an episode
+    part: ClassVar[str]
+
+    images: Tensor  # (B, 3, H, W) finished, in [0, 1]
+
+    @property
+    def drawn(self) -> dict[str, int]:
+        """The draws that all episodes of the rollout share, for the record."""
+
+    def select(self, index) -> Track: ...
+
+
+class Segment:
+    """The base of tracks."""
+
+    SHARED = ()
+    part = "image"
+
+    @property
+    def drawn(self) -> dict[str, int]:
+        return {}
+
+    def select(self, index):
+        """The track of these episodes."""
+        rows = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name not in self.SHARED}
+        return replace(self, **rows)
+
+
+@dataclass(frozen=True)
+class ImageTrack(Segment):
     """The stochastic window of B image trajectories.
 
-    times (N+1,) the grid; window: its S stochastic steps, increasing; latents, next_latents (B, S, *L): the
-    state before and after each of them; noise (B, S, *L) the standard normal draws; images (B, 3, H, W) in [0, 1].
+    times (N+1,) the grid, on the CPU; window: its S stochastic steps, increasing; latents, next_latents (B, S, *L): the
+    state before and after each of them; noise (B, S, *L) the standard normal draws; means (B, S, *L) of the
+    transitions, as the sampler computed them; images (B, 3, H, W) in [0, 1].
     """
 
     SHARED = ("times", "window")
@@ -41,78 +122,60 @@ class ImageTrack:
     latents: Tensor
     next_latents: Tensor
     noise: Tensor
+    means: Tensor
     images: Tensor
 
     @property
     def drawn(self) -> dict[str, int]:
-        """The draws that all episodes of the rollout share, for the record."""
         return {"window_start": self.window[0]}
 
-    def select(self, index) -> ImageTrack:
-        per_episode = (self.latents, self.next_latents, self.noise, self.images)
-        return ImageTrack(self.times, self.window, *(x[index] for x in per_episode))
 
-
-def diversity(images: Tensor, group_size: int) -> Tensor:
-    """How unlike the images of a group are: root mean square difference between two of them, mean over groups.
-    images (P * G, 3, H, W) in [0, 1] -> () in [0, 1]."""
-    variance = images.unflatten(0, (-1, group_size)).var(1).flatten(1).mean(1)
-    return (2 * variance).sqrt().mean()
-
-
-class Track(Protocol):
-    """What the track of every method has: its record of how B images were painted."""
-
-    SHARED: ClassVar[tuple[str, ...]]  # fields that belong to the rollout; all others have a row an episode
-
-    images: Tensor  # (B, 3, H, W) finished, in [0, 1]
-    drawn: dict[str, int]
-
-    def select(self, index) -> Track: ...
+def diversity(images: Tensor, groups: Sequence[int]) -> Tensor:
+    """How unlike the images of a group are: root mean square difference between two of them, mean over the groups that
+    have two. images (B, 3, H, W) in [0, 1], groups (B,) their groups' numbers -> () in [0, 1]."""
+    rows = [[i for i, g in enumerate(groups) if g == group] for group in dict.fromkeys(groups)]
+    variances = [images[members].var(0).mean() for members in rows if len(members) > 1]
+    return (2 * torch.stack(variances)).sqrt().mean() if variances else images.new_zeros(())
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """B episodes, prompt-major. ``trace`` is None without thinking."""
+    """B episodes, prompt-major, as segments in the order in which they were made."""
 
-    prompts: tuple[Prompt, ...]  # (B,)
-    prompt_ids: list[list[int]]
-    trace: Trace | None
-    image: Track
+    jobs: tuple[Job, ...]  # (B,)
+    prompt_ids: list
+    segments: tuple[Trace | Track, ...]
     model_evaluations: int
     max_tokens: int  # length limit of a trace
     columns: dict[str, Tensor | list] = field(default_factory=dict)  # what a method adds: name -> (B, ...)
 
+    @property
+    def prompts(self) -> list[Prompt]:
+        return [job.prompt for job in self.jobs]
+
+    @property
+    def trace(self) -> Trace | None:
+        """The first text, or None."""
+        return next((s for s in self.segments if s.part == "text"), None)
+
+    @property
+    def image(self) -> Track:
+        """The last image: the one that is judged."""
+        return next(s for s in reversed(self.segments) if s.part == "image")
+
     def select(self, rows: list[int]) -> Rollout:
-        return Rollout(
-            tuple(self.prompts[i] for i in rows),
-            [self.prompt_ids[i] for i in rows],
-            None if self.trace is None else self.trace.select(rows),
-            self.image.select(rows),
-            self.model_evaluations,
-            self.max_tokens,
-            {name: rows_of(values, rows) for name, values in self.columns.items()},
+        return replace(
+            self,
+            jobs=tuple(self.jobs[i] for i in rows),
+            prompt_ids=[self.prompt_ids[i] for i in rows],
+            segments=tuple(s.select(rows) for s in self.segments),
+            columns={name: rows_of(values, rows) for name, values in self.columns.items()},
         )
 
 
 def rows_of(values: Tensor | list, rows: list[int]) -> Tensor | list:
     """These rows of a tensor (B, ...) or of a list of B."""
     return [values[i] for i in rows] if isinstance(values, list) else values[rows]
-
-
-@dataclass(frozen=True)
-class Replay:
-    """What the losses compare: under old, new or reference weights."""
-
-    logp: Tensor | None  # (B, T) nats per token
-    entropy: Tensor | None  # (B, T) nats
-    velocity: Tensor | None  # (B, S, *L), after guidance
-    mean: Tensor | None  # (B, S, *L) mean of each stochastic transition
-    log_prob: Tensor | None  # (B, S) mean nats per latent element
-    std: Tensor | None  # (S,) transition std
-
-    def detach(self) -> Replay:
-        return Replay(*(None if x is None else x.detach() for x in vars(self).values()))
 
 
 def stochastic_steps(rl: RLConfig, seed: int, index: int) -> Sequence[int]:
@@ -126,151 +189,176 @@ def stochastic_steps(rl: RLConfig, seed: int, index: int) -> Sequence[int]:
     return flow.draw_window(draw, rl.window_size, rl.window_range, rl.n_steps, scattered=scattered)
 
 
-@dataclass(frozen=True)
-class Start:
-    """B episodes with a trace and without an image yet."""
-
-    prompts: tuple[Prompt, ...]  # (B,)
-    prompt_ids: list[list[int]]
-    trace: Trace | None
-    context: Context
-    times: Tensor  # (N+1,) the grid
-    x: Tensor  # (B, *L) initial noise
-    max_tokens: int  # length limit of a trace
-
-    def finish(self, image: Track, evaluations: int) -> Rollout:
-        """The rollout, after ``evaluations`` of the network per episode."""
-        evaluations *= len(self.prompts)
-        return Rollout(self.prompts, self.prompt_ids, self.trace, image, evaluations, self.max_tokens)
-
-
 @torch.no_grad()
-def think(
-    model: UnifiedModel, prompts: list[Prompt], rl: RLConfig, max_tokens: int, seed: int, index: int, rows: list[int]
-) -> Start:
-    """Begin the episodes ``rows`` of a rollout of ``rl.group_size`` episodes of each prompt; ``index`` is the rollout's
-    number in its run. An episode's draws do not depend on which others are begun with it."""
-    groups, b = rl.group_size, len(prompts) * rl.group_size
-    episodes = tuple(prompts[i // groups] for i in rows)
-    ids = model.prompt_ids([p.text for p in prompts])
-    prompt_ids = [ids[i // groups] for i in rows]
-    if rl.thinking:
-        uniforms = torch.rand(b, max_tokens, generator=seeding.generator(seed, "text", index))[rows].to(model.device)
-        trace, context = model.think(prompt_ids, max_tokens, uniforms, rl.temperature)
-    else:
-        trace, context = None, model.read_prompts(prompt_ids)
-    start = torch.randn(
-        len(prompts),
-        1 if rl.same_noise else groups,
-        *model.latent_shape,
-        generator=seeding.generator(seed, "start", index),
-    )
-    x = start.expand(-1, groups, -1, -1).reshape(b, *model.latent_shape)[rows].to(model.device)
-    times = flow.time_grid(rl.steps, rl.shift, rl.grid).to(model.device)
-    return Start(episodes, prompt_ids, trace, context, times, x, max_tokens)
+def episodes(model: UnifiedModel, draw: Draw, make: Callable[[Start], Track]) -> Rollout:
+    """This process's episodes of a rollout; ``make`` paints those of a part."""
+    made = []
+    for begun in parts(model, draw.local, draw.manner, draw.seed):
+        segments = (make(begun),) if begun.trace is None else (begun.trace, make(begun))
+        spent = len(begun.jobs) * evaluations(draw.times, draw.guidance)
+        made.append(Rollout(begun.jobs, begun.prompt_ids, segments, spent, draw.max_tokens))
+    return joined(made)
 
 
-@torch.no_grad()
-def roll_out(
-    model: UnifiedModel, prompts: list[Prompt], rl: RLConfig, max_tokens: int, seed: int, index: int
-) -> Rollout:
+def roll_out(model: UnifiedModel, draw: Draw) -> Rollout:
     """This process's episodes, with a window of stochastic steps."""
-    window = stochastic_steps(rl, seed, index)
-    shape = len(prompts) * rl.group_size, len(window), *model.latent_shape
-    drawn = torch.randn(shape, generator=seeding.generator(seed, "noise", index))
+    rl, window = draw.rl, stochastic_steps(draw.rl, draw.seed, draw.index)
+    steps = {"window": window, "transition": rl.transition, "noise_level": rl.noise_level}
 
-    def make(rows: list[int]) -> Rollout:
-        begun = think(model, prompts, rl, max_tokens, seed, index, rows)
-        noise = drawn[rows].to(model.device)
-        final, states = paint(
-            model,
-            begun.context,
-            begun.x,
-            begun.times,
-            guidance=rl.guidance,
-            window=window,
-            transition=rl.transition,
-            noise_level=rl.noise_level,
-            noise=noise,
-        )
-        latents, next_latents = (torch.stack(x, 1) for x in zip(*states, strict=True))
-        image = ImageTrack(begun.times, window, latents, next_latents, noise, model.decode(final))
-        return begun.finish(image, rl.n_steps * (2 if rl.guidance > 1 else 1))
+    def make(begun: Start) -> ImageTrack:
+        names = [job.name for job in begun.jobs]
+        noise = normal(draw.seed, "noise", names, (len(window), *model.latent_shape)).to(model.device)
+        final, states = paint(model, begun.seen, begun.x, draw.times, draw.guidance, noise=noise, **steps)
+        latents = torch.stack([before for before, _ in states], 1)
+        after, means = (torch.stack([getattr(step, name) for _, step in states], 1) for name in ("prev", "mean"))
+        return ImageTrack(draw.times, window, latents, after, noise, means, model.decode(final))
 
-    return in_parts(make, len(prompts), rl)
+    return episodes(model, draw, make)
 
 
-def in_parts(make: Callable[[list[int]], Rollout], n_prompts: int, rl: RLConfig) -> Rollout:
-    """This process's episodes of a rollout of ``n_prompts`` prompts, made ``rl.rollout_batch`` at a time: memory
-    holds keys, values and activations of that many."""
-    rows = shares.local_rows(n_prompts, rl)
-    size = rl.rollout_batch or len(rows)
-    return joined([make(rows[i : i + size]) for i in range(0, len(rows), size)])
-
-
-def joined(parts: list[Rollout]) -> Rollout:
+def joined(made: list[Rollout]) -> Rollout:
     """One rollout of the episodes of several."""
-    first = parts[0]
-    if len(parts) == 1:
-        return first
-    values: dict[str, object] = {}
-    for name in first.image.__dataclass_fields__:
-        fields = [getattr(part.image, name) for part in parts]
-        values[name] = fields[0] if name in first.image.SHARED else concatenated(fields)
+    if len(made) == 1:
+        return made[0]
     return Rollout(
-        tuple(prompt for part in parts for prompt in part.prompts),
-        [ids for part in parts for ids in part.prompt_ids],
-        None if first.trace is None else stacked([part.trace for part in parts]),
-        type(first.image)(**values),
-        sum(part.model_evaluations for part in parts),
-        first.max_tokens,
-        {name: concatenated([part.columns[name] for part in parts]) for name in first.columns},
+        tuple(job for part in made for job in part.jobs),
+        [ids for part in made for ids in part.prompt_ids],
+        tuple(joined_segments(segments) for segments in zip(*(part.segments for part in made), strict=True)),
+        sum(part.model_evaluations for part in made),
+        made[0].max_tokens,
     )
 
 
-def concatenated(parts: list[Tensor] | list[list]) -> Tensor | list:
-    """Tensors (b, ...), or lists of b, one after the other."""
-    return [row for part in parts for row in part] if isinstance(parts[0], list) else torch.cat(parts)
+def joined_segments(segments: Sequence[Trace | Track]) -> Trace | Track:
+    """The rows of several segments of one kind; texts become as wide as the widest."""
+    first, values = segments[0], {}
+    for name in (f.name for f in fields(first) if f.name not in first.SHARED):
+        rows = [getattr(segment, name) for segment in segments]
+        if first.part == "text" and rows[0] is not None:
+            width = max(x.shape[1] for x in rows)
+            rows = [pad(x, (0, width - x.shape[1])) for x in rows]
+        values[name] = None if rows[0] is None else torch.cat(rows)
+    return replace(first, **values)
 
 
-def stacked(traces: list[Trace]) -> Trace:
-    """The rows of several traces, as wide as the widest."""
-    width = max(trace.tokens.shape[1] for trace in traces)
-    tokens, masks = ([pad(x, (0, width - x.shape[1])) for x in rows] for rows in zip(
-        *((t.tokens, t.mask) for t in traces), strict=True))  # fmt: skip
-    return Trace(torch.cat(tokens), torch.cat(masks))
+# ------------------------------------------------------------------------------------------------------ replay
 
 
-def replay_text(model: UnifiedModel, rollout: Rollout, rl: RLConfig) -> tuple[Tensor | None, Tensor | None, Context]:
-    """Log-probs and entropies (B, T) of the traces where the text is trained, and the context for painting, detached
-    where the image loss stops at the stage boundary."""
-    through, train_text = rl.gradient_through_context, "text" in rl.train
-    with torch.set_grad_enabled(torch.is_grad_enabled() and (train_text or through)):
-        hidden, context = model.encode(rollout.prompt_ids, rollout.trace)
-    logp = entropy = None
-    if train_text:
-        logp, entropy = model.text_logp(hidden, rollout.trace, rl.temperature)
-    return logp, entropy, context if through else context.detach()
+@dataclass(frozen=True)
+class TextReplay:
+    """logp (B, T) nats per token and their entropies (B, T)."""
+
+    logp: Tensor
+    entropy: Tensor
 
 
-def replay(model: UnifiedModel, rollout: Rollout, rl: RLConfig) -> Replay:
-    """Evaluate recorded episodes under ``model``: the text once, the window's steps folded into the batch."""
-    logp, entropy, context = replay_text(model, rollout, rl)
-    velocity = mean = log_prob = std = None
-    if "image" in rl.train:
-        image, b, s = rollout.image, len(rollout.prompts), len(rollout.image.window)
-        steps = torch.tensor(image.window, device=image.times.device)
-        t, t_next = (image.times[steps + i].repeat_interleave(b) for i in (0, 1))  # (S*B,) step-major
-        before, after = (x.transpose(0, 1).flatten(0, 1) for x in (image.latents, image.next_latents))
-        folded = context.repeat(s)
-        uncond = model.empty_context(s * b) if rl.guidance > 1 else None
-        v = guided(model, folded, uncond, before, t, rl.guidance)
-        recorded = {"prev": after, "noise_level": rl.noise_level, "t_max": image.times[1].item()}
-        step = flow.sde_step(before, v, t, t_next, kind=rl.transition, **recorded)
+@dataclass(frozen=True)
+class ImageReplay:
+    """At S states of each image: velocity (B, S, *L) after guidance, conditional (B, S, *L) without it, and, where a
+    transition has a density, the means (B, S, *L) of the stochastic transitions, log_prob (B, S) mean nats per latent
+    element, std (S,) and sigma (S,), std / sqrt|dt|."""
 
-        def by_sample(x: Tensor) -> Tensor:
-            return x.unflatten(0, (s, b)).transpose(0, 1)
+    velocity: Tensor
+    conditional: Tensor
+    mean: Tensor | None = None
+    log_prob: Tensor | None = None
+    std: Tensor | None = None
+    sigma: Tensor | None = None
 
-        velocity, mean, log_prob = by_sample(v), by_sample(step.mean), by_sample(step.log_prob)
-        std = step.std.unflatten(0, (s, b))[:, 0]
-    return Replay(logp, entropy, velocity, mean, log_prob, std)
+
+@dataclass(frozen=True)
+class Replay:
+    """What the losses compare, under old, new or reference weights: one a segment, None for one that is not trained."""
+
+    segments: tuple[TextReplay | ImageReplay | None, ...]
+
+    @property
+    def text(self) -> TextReplay | None:
+        """Of the first text."""
+        return next((s for s in self.segments if isinstance(s, TextReplay)), None)
+
+    @property
+    def image(self) -> ImageReplay | None:
+        """Of the last image."""
+        return next((s for s in reversed(self.segments) if isinstance(s, ImageReplay)), None)
+
+    def detach(self) -> Replay:
+        def fixed(s):
+            return s and type(s)(*(None if x is None else x.detach() for x in vars(s).values()))
+
+        return Replay(tuple(map(fixed, self.segments)))
+
+
+def evaluate(
+    model: UnifiedModel,
+    rollout: Rollout,
+    rl: RLConfig,
+    states: Callable[[Track], States],
+    guidance: Guidance | None = None,
+) -> Replay:
+    """Evaluate recorded episodes under ``model``, all segments in one pass: log-probs and entropies of the texts where
+    these are trained, and velocities at the ``states`` of each image where images are. The context of the images is
+    detached where their loss stops at the stage boundary. ``guidance`` in place of the run's, as of a reference."""
+    guidance = guidance_of(rl, rl.guidance) if guidance is None else guidance
+    pieces = [s if s.part == "text" else states(s) if "image" in rl.train else None for s in rollout.segments]
+    while pieces and pieces[-1] is None:
+        pieces.pop()
+    through, text = rl.gradient_through_context, "text" in rl.train
+    found = model.replay(rollout.prompt_ids, pieces, guidance.branches, through=through, text=text)
+    replays: list[TextReplay | ImageReplay | None] = []
+    for segment, piece, value in zip(rollout.segments, pieces, found, strict=False):
+        if segment.part == "text":
+            replays.append(TextReplay(*model.text_logp(value, segment, rl.temperature)) if text else None)
+        else:
+            replays.append(ImageReplay(guided_at(piece.host_times, value, guidance), value["full"]))
+    return Replay(tuple(replays + [None] * (len(rollout.segments) - len(replays))))
+
+
+def guided_at(times: Sequence[float] | None, velocities: dict[str, Tensor], guidance: Guidance) -> Tensor:
+    """Guided velocities (B, S, *L) at S states from those of each branch; ``times`` (S,) of the states, None where
+    each episode has its own and guidance acts on all."""
+    if len(velocities) == 1:
+        return velocities["full"]
+    if times is None:
+        shape = velocities["full"].shape
+        return guidance.combine({name: v.flatten(0, 1) for name, v in velocities.items()}).view(shape)
+    each = [guidance.combine({n: velocities[n][:, k] for n in guidance.at(t)}) for k, t in enumerate(times)]
+    return torch.stack(each, 1)
+
+
+def window_states(track: ImageTrack) -> States:
+    """The states before the window's steps."""
+    times = track.times[list(track.window)]
+    shared = times.to(track.latents.device).expand(len(track.latents), -1)
+    return States(track.latents, shared, tuple(times.tolist()))
+
+
+def replay(model: UnifiedModel, rollout: Rollout, rl: RLConfig, guidance: Guidance | None = None) -> Replay:
+    """Evaluate recorded episodes under ``model``: the texts, and the transitions of the window's steps."""
+    found = evaluate(model, rollout, rl, window_states, guidance)
+    pairs = zip(rollout.segments, found.segments, strict=True)
+    return Replay(tuple(transitions(s, r, rl) if isinstance(r, ImageReplay) else r for s, r in pairs))
+
+
+def transitions(track: ImageTrack, at: ImageReplay, rl: RLConfig) -> ImageReplay:
+    """The stochastic transitions of the window that its velocities make."""
+    b, s = at.velocity.shape[:2]
+    times, steps = track.times.to(at.velocity.device), torch.tensor(track.window)
+    t, t_next = (times[steps + i].repeat_interleave(b) for i in (0, 1))  # (S*B,) step-major
+
+    def by_step(x: Tensor) -> Tensor:
+        return x.transpose(0, 1).flatten(0, 1)
+
+    def by_sample(x: Tensor) -> Tensor:
+        return x.unflatten(0, (s, b)).transpose(0, 1)
+
+    recorded = {"prev": by_step(track.next_latents), "noise_level": rl.noise_level, "t_max": times[1]}
+    step = flow.sde_step(by_step(track.latents), by_step(at.velocity), t, t_next, kind=rl.transition, **recorded)
+    std, sigma = (x.unflatten(0, (s, b))[:, 0] for x in (step.std, step.sigma))
+    return ImageReplay(at.velocity, at.conditional, by_sample(step.mean), by_sample(step.log_prob), std, sigma)
+
+
+def unguided(track: Track, at: ImageReplay, rl: RLConfig) -> ImageReplay:
+    """What the conditional velocity alone would have made."""
+    alone = ImageReplay(at.conditional, at.conditional)
+    return alone if at.mean is None else transitions(track, alone, rl)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,10 +13,11 @@ from torch import Tensor
 
 from unigrpo.core import distributed
 from unigrpo.core.records import Prompt
-from unigrpo.episodes.rollout import Replay, Rollout
+from unigrpo.episodes import monitor
+from unigrpo.episodes.rollout import ImageReplay, Replay, Rollout, unguided
 from unigrpo.models.base import UnifiedModel
 from unigrpo.objectives.image_losses import flow_grpo_loss, plain_log_ratio, ratio_norm_log_ratio, velocity_mse
-from unigrpo.objectives.text_losses import TextObjective, text_grpo_loss
+from unigrpo.objectives.text_losses import TextObjective, masked_mean, text_grpo_loss
 from unigrpo.study.config import RLConfig
 from unigrpo.study.facts import REGULARISERS
 
@@ -32,13 +34,13 @@ class SupervisedData(Protocol):
 
 @dataclass(frozen=True)
 class Networks:
-    """The trained policy, the frozen checkpoint that it started from, the reward, and where the method needs them an
-    older copy of the policy and the data of supervised fine-tuning."""
+    """The trained policy, the frozen checkpoint that it started from, the reward, further copies of the policy by name
+    (``MethodFacts.copies``), and, where the method needs them, the data of supervised fine-tuning."""
 
     model: UnifiedModel
     reference: UnifiedModel
-    reward: Callable[[Tensor, list], Tensor]
-    old: UnifiedModel | None = None
+    reward: Callable[..., Tensor]
+    copies: dict[str, UnifiedModel] = field(default_factory=dict)
     data: SupervisedData | None = None
 
     @property
@@ -52,11 +54,21 @@ class Slice:
     """Episodes of one backward pass, with everything that stays fixed during the updates."""
 
     rollout: Rollout
-    advantages: Tensor  # (b,)
+    advantages: dict[str, Tensor]  # (b,) by part
     share: float  # of the optimiser step's denominator
     old: Replay | None  # None until the first losses where these are taken before any update
     reference: Replay | None
     token_denominator: Tensor | None  # 0-d, what some text reductions divide by: this slice's share of the step's
+    unmatched: set[str] = field(init=False)  # parts whose first losses are still to come, before any update
+
+    def __post_init__(self):
+        self.unmatched = {"text", "image"} if self.old is None else set()
+
+    def first(self, part: str) -> bool:
+        """Whether these are the first losses of a part, before any update; says so once."""
+        found = part in self.unmatched
+        self.unmatched.discard(part)
+        return found
 
     def before(self, new: Replay) -> Replay:
         """The replay under the weights that made the rollout, which ``new``, the replay under the policy, is compared
@@ -64,6 +76,14 @@ class Slice:
         if self.old is None:
             self.old = new.detach()
         return self.old
+
+    def compared(self, new: Replay, part: str) -> Iterator[tuple]:
+        """(segment, new, old, reference) of every segment of a part; old and reference are None where there is none."""
+        nothing = Replay((None,) * len(new.segments))
+        replays = (new, self.old or nothing, self.reference or nothing)
+        for segment, *found in zip(self.rollout.segments, *(r.segments for r in replays), strict=True):
+            if segment.part == part:
+                yield segment, *found
 
 
 def optimizer_steps(rl: RLConfig) -> list[list[int]]:
@@ -80,21 +100,23 @@ def optimizer_steps(rl: RLConfig) -> list[list[int]]:
 def slices(
     nets: Networks,
     rollout: Rollout,
-    advantages: Tensor,
+    advantages: dict[str, Tensor],
     rl: RLConfig,
     old: Callable[[Rollout], Replay | None],
     reference: Callable[[Rollout], Replay],
     *,
     keep_all: bool = False,
+    on_policy: bool = True,
 ) -> list[list[Slice]]:
     """Slices per optimiser step, ``old`` and, where a regulariser needs it, ``reference`` evaluated once for each.
-    A policy that made its rollout itself is still the old one in the first step, whose slices need no ``old``. Without
-    ``keep_all`` and a regulariser, episodes without advantage are left out; they still count in the denominator."""
+    A policy that made its rollout itself (``on_policy``) is still the old one in the first step, whose slices need no
+    ``old``. Without ``keep_all`` and a regulariser, episodes without advantage are left out; they still count in the
+    denominator."""
     cache: dict[tuple[int, ...], Slice] = {}
     steps = []
     for number, rows in enumerate(optimizer_steps(rl)):
-        on_policy = number == 0 and nets.old is None
-        useful = rows if keep_all or nets.even or rl.needs_reference else [i for i in rows if advantages[i] != 0]
+        needed = keep_all or nets.even or rl.needs_reference
+        useful = [i for i in rows if needed or any(values[i] != 0 for values in advantages.values())]
         parts = []
         for start in range(0, len(useful), rl.micro_batch):
             part = tuple(useful[start : start + rl.micro_batch])
@@ -103,9 +125,9 @@ def slices(
                 denominator = token_denominator(rollout, rows, rl)
                 cache[part] = Slice(
                     episodes,
-                    advantages[list(part)].to(nets.model.device),
+                    {name: values[list(part)].to(nets.model.device) for name, values in advantages.items()},
                     share,
-                    None if on_policy else old(episodes),
+                    None if on_policy and number == 0 else old(episodes),
                     reference(episodes) if rl.needs_reference else None,
                     None if denominator is None else denominator * share,
                 )
@@ -117,7 +139,7 @@ def slices(
 def token_denominator(rollout: Rollout, rows: list[int], rl: RLConfig) -> Tensor | None:
     """What an optimiser step on these episodes divides its token sum by; None where the reduction needs nothing. Of
     several processes each divides by the mean of their tokens."""
-    if "text" not in rl.train or rl.text_reduction == "grpo":
+    if "text" not in rl.train or rl.text_reduction in ("grpo", "bnpo"):
         return None
     if rl.text_reduction == "dr_grpo":
         return torch.tensor(len(rows) * rollout.max_tokens)
@@ -126,22 +148,54 @@ def token_denominator(rollout: Rollout, rows: list[int], rl: RLConfig) -> Tensor
 
 
 def text_loss(new: Replay, s: Slice, rl: RLConfig) -> tuple[str, Tensor, dict[str, Tensor]]:
-    """The text's part of every joint update: TextGRPO."""
-    mask = s.rollout.trace.mask
-    loss, metrics = text_grpo_loss(
-        new.logp,
-        s.before(new).logp,
-        mask,
-        s.advantages,
-        TextObjective(rl.clip_text, rl.clip_text, reduction=rl.text_reduction, kl_weight=rl.kl_text),
-        logp_ref=None if s.reference is None else s.reference.logp,
-        denominator=s.token_denominator,
+    """The text's part of every joint update: TextGRPO, summed over an episode's texts."""
+    first, found = s.first("text"), []
+    s.before(new)
+    for trace, after, before, reference in s.compared(new, "text"):
+        loss, metrics = text_grpo_loss(
+            after.logp,
+            before.logp,
+            trace.mask,
+            s.advantages["text"],
+            text_objective(rl),
+            logp_ref=None if reference is None else reference.logp,
+            entropy=after.entropy,
+            denominator=s.token_denominator,
+        )
+        metrics["entropy"] = masked_mean(after.entropy.detach(), trace.mask)
+        if first:
+            metrics |= monitor.text(trace, before)
+        found.append((loss, metrics))
+    return "text", sum(loss for loss, _ in found), averaged([metrics for _, metrics in found])
+
+
+def text_objective(rl: RLConfig) -> TextObjective:
+    """The settings of the text's loss."""
+    low = rl.clip_text if rl.clip_text_low is None else rl.clip_text_low
+    high = rl.clip_text if rl.clip_text_high is None else rl.clip_text_high
+    return TextObjective(
+        low,
+        high,
+        surrogate=rl.text_surrogate,
+        level=rl.text_level,
+        ratio_cap=math.inf if rl.text_ratio_cap is None else rl.text_ratio_cap,
+        reduction=rl.text_reduction,
+        kl_weight=rl.kl_text,
+        kl_corrected=rl.kl_text_corrected,
+        entropy_share=rl.entropy_share,
+        entropy_weight=rl.entropy_weight,
     )
-    entropy = new.entropy.detach().sum() / mask.sum()
-    return "text", loss, {**metrics, "entropy": entropy}
 
 
-def regulariser(rl: RLConfig) -> tuple[float, Callable[[Replay, Replay], Tensor]]:
+def averaged(metrics: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The means of metrics over the segments of a part, and the maxima where so named."""
+    if len(metrics) == 1:
+        return metrics[0]
+    values = {name: torch.stack([m[name] for m in metrics]) for name in metrics[0]}
+    return {name: v.max() if name.endswith("_max") else v.mean() for name, v in values.items()}
+
+
+def regulariser(rl: RLConfig) -> tuple[float, Callable[[ImageReplay, ImageReplay, RLConfig], Tensor]]:
     """The weight of the run's regulariser, and its distance (B, S) between replays under policy and reference."""
     plugin = REGULARISERS.load(rl.regulariser, "rl.regulariser")
     return getattr(rl, plugin.FACTS.weight), plugin.distance
@@ -150,27 +204,34 @@ def regulariser(rl: RLConfig) -> tuple[float, Callable[[Replay, Replay], Tensor]
 def penalty(new: Replay, s: Slice, rl: RLConfig, metrics: dict[str, Tensor]) -> Tensor | float:
     """The weighted regulariser of rules without noise inside the trajectory, a mean over the slice, with the velocity
     MSE noted in ``metrics``; 0 without one."""
-    if rl.regulariser == "none":
-        return 0.0
-    metrics["velocity_mse"] = velocity_mse(new.velocity.detach(), s.reference.velocity).mean()
-    weight, distance = regulariser(rl)
-    return weight * distance(new, s.reference).mean()
+    return 0.0 if rl.regulariser == "none" else window_penalty(new, s, rl, metrics).mean()
 
 
 def window_loss(new: Replay, s: Slice, rl: RLConfig) -> tuple[Tensor, dict[str, Tensor]]:
-    """The clipped policy gradient of the window's steps, a mean over the slice."""
-    old = s.before(new)
-    if rl.ratio == "ratio_norm":
-        log_ratio = ratio_norm_log_ratio(new.mean, old.mean, s.rollout.image.noise)
-    else:
-        log_ratio = plain_log_ratio(new.log_prob, old.log_prob)
-    loss, metrics = flow_grpo_loss(log_ratio, s.advantages, clip_range=rl.clip_image)
-    return rl.image_scale * loss.mean(), metrics
+    """The clipped policy gradient of the window's steps, a mean over the slice and over an episode's images."""
+    first, found = s.first("image"), []
+    s.before(new)
+    for track, after, before, _ in s.compared(new, "image"):
+        if rl.ratio == "ratio_norm":
+            log_ratio = ratio_norm_log_ratio(after.mean, before.mean, track.noise)
+        else:
+            log_ratio = plain_log_ratio(after.log_prob, before.log_prob)
+        loss, metrics = flow_grpo_loss(log_ratio, s.advantages["image"], clip_range=rl.clip_image)
+        if first:
+            metrics |= monitor.image(track, before, rl)
+        found.append((loss.mean(), metrics))
+    loss = sum(loss for loss, _ in found) / len(found)
+    return rl.image_scale * loss, averaged([metrics for _, metrics in found])
 
 
 def window_penalty(new: Replay, s: Slice, rl: RLConfig, metrics: dict[str, Tensor]) -> Tensor:
-    """The weighted distance to the reference (b, S) of each sample and step; the velocity MSE is noted in ``metrics``
-    whichever it is."""
-    metrics["velocity_mse"] = velocity_mse(new.velocity.detach(), s.reference.velocity).mean()
+    """The weighted distance to the reference (b, S) of each sample and step, those of several images one after the
+    other; the velocity MSE is noted in ``metrics`` whichever it is."""
     weight, distance = regulariser(rl)
-    return weight * distance(new, s.reference)
+    pairs = []
+    for track, after, _, reference in s.compared(new, "image"):
+        pair = after, reference
+        pairs.append(pair if rl.penalty_guided else tuple(unguided(track, one, rl) for one in pair))
+    mse = [velocity_mse(after.velocity.detach(), reference.velocity) for after, reference in pairs]
+    metrics["velocity_mse"] = torch.cat(mse, 1).mean()
+    return weight * torch.cat([distance(*pair, rl) for pair in pairs], 1)

@@ -23,25 +23,27 @@ from unigrpo.core.records import Prompt
 from unigrpo.core.settings import check_options, require
 from unigrpo.study.facts import REWARDS
 
-Score = Callable[[Tensor, Sequence[Prompt]], Tensor]
+Score = Callable[..., Tensor]  # images (B, 3, H, W), prompts, and what it sees beside them -> (B,)
 
 
 @dataclass(frozen=True)
 class Reward:
-    """A reward by name; ``differentiable`` where its file, or what it built, says so."""
+    """A reward by name; ``differentiable`` where its file, or what it built, says so; ``sees`` what it is called with
+    beside images and prompts: ``traces`` (B texts or None), ``policy`` (the model)."""
 
     name: str
     score: Score
     differentiable: bool
+    sees: Sequence[str] = ()
 
-    def __call__(self, images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
+    def __call__(self, images: Tensor, prompts: Sequence[Prompt], **seen) -> Tensor:
         """Raises UserError for images or scores of another shape or type, and for a score that is not finite."""
         who, n, shape = f"reward {self.name}", len(prompts), tuple(images.shape)
         fitting = images.is_floating_point() and len(shape) == 4 and shape[:2] == (n, 3)
         expected = f"images ({n}, 3, H, W) of floats in [0, 1], one for each prompt"
         require(fitting, who, f"{expected}, got {images.dtype} {shape}")
         with torch.autocast(images.device.type, enabled=False):  # in fp32 whatever the policy computes in
-            scores = self.score(images, prompts)
+            scores = self.score(images, prompts, **seen)
         kind = scores.dtype if isinstance(scores, Tensor) else type(scores).__name__
         floats = isinstance(scores, Tensor) and scores.is_floating_point()
         require(floats, who, f"a tensor of scores, got {kind}")
@@ -75,12 +77,18 @@ class Reward:
         return getattr(self.score, "parts", {})
 
 
+def beside_images(reward: Score, **known) -> dict:
+    """What a reward is called with beside images and prompts: those of the ``known`` that it asks to see."""
+    return {name: known[name] for name in getattr(reward, "sees", ())}
+
+
 def load(name: str, **options) -> Reward:
     """The reward called ``name``. Raises UserError where no file is a reward of that name or it needs other options."""
     module = REWARDS.load(name)
     check_options(module.build, options, lambda option: f"reward {name}: {option}")
-    score = module.build(**options)
-    return Reward(name, score, getattr(score, "differentiable", module.FACTS.differentiable))
+    score, facts = module.build(**options), module.FACTS
+    differentiable = getattr(score, "differentiable", facts.differentiable)
+    return Reward(name, score, differentiable, getattr(score, "sees", facts.sees))
 
 
 def named(text: str) -> tuple[str, dict]:

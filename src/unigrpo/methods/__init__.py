@@ -5,12 +5,18 @@ A file ``methods/<name>.py`` provides
     FACTS                         a :class:`MethodFacts`: the parts that it trains, whether it draws noise inside the
                                   trajectory, what it needs, and what an episode costs
     Settings                      where it has settings: a subclass of :class:`Settings` with types and ranges
-    roll_out(nets, prompts, rl, max_tokens, seed, index) -> Rollout of this process's episodes (all of them where there
-                                  is one process); numbers are drawn for all, so that none is repeated
+    roll_out(nets, draw) -> Rollout of this process's episodes (all of them where there is one process); ``draw`` is a
+                                  :class:`unigrpo.episodes.rollout.Draw`, whose jobs it may replace
     make_slices(nets, rollout, advantages, rl) -> slices per optimiser step: what stays fixed during the updates
     losses(nets, slice, rl) -> (part, loss, metrics) of each trained part, "text" first
-    follow(nets, rl, updates)     where anything follows the policy (old weights, the reference): moves it, after the
-                                  updates of a rollout; ``updates`` counts those of the run
+
+and may provide
+
+    follow(nets, rl, updates)     moves what follows the policy (its copies, the reference), after the updates of a
+                                  rollout; ``updates`` counts those of the run
+    phase(rl, index)              the settings of rollout ``index``, where these change on the way (``train``, ...)
+    advantages(rewards, rl) -> advantages (B,) of each part, from the rewards (B,) of all episodes by name: ``reward``,
+                                  what is trained on, and the parts of a weighted sum
 
 and ``training`` does the rest, the same for all: prompts, rewards, advantages, backward, optimiser, validation,
 checkpoints. The text part has one rule, GRPO, which every file that trains text takes from ``episodes.slices``. A

@@ -19,17 +19,18 @@ from unigrpo.core import seeding
 from unigrpo.core.lazy import lazy
 from unigrpo.core.settings import Positive, require
 from unigrpo.episodes import rollout as episodes
-from unigrpo.episodes import shares, slices
+from unigrpo.episodes import slices
 from unigrpo.methods import MethodFacts, without_gradient
 from unigrpo.methods import Settings as Section
+from unigrpo.models import base
 from unigrpo.objectives import matching
+from unigrpo.sampling import engine
 from unigrpo.world import render
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from unigrpo.core.records import Prompt
-    from unigrpo.episodes.rollout import Rollout
+    from unigrpo.episodes.rollout import Draw, Rollout
     from unigrpo.episodes.slices import Networks, Slice
     from unigrpo.models.base import UnifiedModel
     from unigrpo.study.config import RLConfig
@@ -51,33 +52,32 @@ class Settings(Section):
 FACTS = MethodFacts(
     trains=(("image",), ("text", "image")),
     noise_inside=True,
-    evaluations=lambda rl: rl.window_size * (2 if rl.guidance > 1 else 1),
+    evaluations=lambda rl: rl.window_size * rl.branches,
     needs=("sft_data",),
     extra_evaluations=lambda rl: 1,
     holds=("data (DDRL)", "data_weight"),
 )
 
 
-def make_slices(nets: Networks, rollout: Rollout, advantages: Tensor, rl: RLConfig) -> list[list[Slice]]:
+def make_slices(nets: Networks, rollout: Rollout, advantages: dict[str, Tensor], rl: RLConfig) -> list[list[Slice]]:
     """GRPO's slices."""
     old, reference = (partial(episodes.replay, model, rl=rl) for model in (nets.model, nets.reference))
     return slices.slices(nets, rollout, advantages, rl, old, reference)
 
 
 @without_gradient
-def roll_out(nets: Networks, prompts: list[Prompt], rl: RLConfig, max_tokens: int, seed: int, index: int) -> Rollout:
+def roll_out(nets: Networks, draw: Draw) -> Rollout:
     """GRPO's episodes, and an example of the data beside each: its prompt and trace, latents (B, *L), noise (B, *L)
     and times (B,)."""
-    rollout = episodes.roll_out(nets.model, prompts, rl, max_tokens, seed, index)
-    rng, model = seeding.numpy_generator(seed, "data", index), nets.model
-    rows = shares.local_rows(len(prompts), rl)
-    drawn = [nets.data.example(prompt, rng, rl.thinking) for prompt in prompts for _ in range(rl.group_size)]
-    examples = [drawn[i] for i in rows]
+    rollout, model, seed = episodes.roll_out(nets.model, draw), nets.model, draw.seed
+    names = [job.name for job in rollout.jobs]
+    streams = [seeding.numpy_generator(seed, "data", *name) for name in names]
+    thinking = draw.rl.thinking
+    examples = [nets.data.example(p, rng, thinking) for p, rng in zip(rollout.prompts, streams, strict=True)]
     images = torch.from_numpy(render.render([e.scene for e in examples], model.image_size)).permute(0, 3, 1, 2) / 255
     clean = model.encode_images(images.float().to(model.device))
-    generator = seeding.generator(seed, "data noise", index)
-    noise = torch.randn(len(drawn), *clean.shape[1:], generator=generator)[rows].to(clean)
-    times = nets.data.times(len(drawn), generator)[rows].to(clean)
+    noise = engine.normal(seed, "data noise", names, clean.shape[1:]).to(clean)
+    times = torch.cat([nets.data.times(1, seeding.generator(seed, "data time", *name)) for name in names]).to(clean)
     texts, traces = [e.prompt for e in examples], [e.trace for e in examples]
     return replace(rollout, columns={"texts": texts, "traces": traces, "clean": clean, "noise": noise, "times": times})
 
@@ -85,12 +85,12 @@ def roll_out(nets: Networks, prompts: list[Prompt], rl: RLConfig, max_tokens: in
 def data_loss(model: UnifiedModel, data: dict, through_context: bool) -> Tensor:
     """Flow-matching loss of the examples, a mean over numbers and examples; it reaches the reasoning expert where the
     image's loss does."""
-    with torch.set_grad_enabled(torch.is_grad_enabled() and through_context):
-        _, context = model.encode(model.prompt_ids(data["texts"]), model.trace_from_texts(data["traces"]))
     noise, times = data["noise"][:, None], data["times"][:, None]
-    x = matching.noised(data["clean"], noise, times)[:, 0]
-    velocity = model.velocity(context if through_context else context.detach(), x, data["times"])
-    return matching.flow_matching_loss(velocity[:, None], data["clean"], noise).mean()
+    states = base.States(matching.noised(data["clean"], noise, times), times)
+    trace = model.trace_from_texts(data["traces"])
+    ids = model.prompt_ids(data["texts"])
+    velocity = model.replay(ids, [trace, states], ("full",), through=through_context, text=False)[1]["full"]
+    return matching.flow_matching_loss(velocity, data["clean"], noise).mean()
 
 
 def losses(nets: Networks, s: Slice, rl: RLConfig) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:

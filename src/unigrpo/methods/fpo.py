@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from unigrpo.episodes.noise_pairs import PairTrack
-    from unigrpo.episodes.rollout import Replay, Rollout
+    from unigrpo.episodes.rollout import Draw, Replay, Rollout
     from unigrpo.episodes.slices import Networks, Slice
     from unigrpo.study.config import RLConfig
 
@@ -45,12 +45,12 @@ FACTS = MethodFacts(
 )
 
 
-def roll_out(nets: Networks, *draw) -> Rollout:
+def roll_out(nets: Networks, draw: Draw) -> Rollout:
     """Episodes painted by the ODE, with their pairs."""
-    return noise_pairs.roll_out_pairs(nets.model, *draw)
+    return noise_pairs.roll_out_pairs(nets.model, draw)
 
 
-def make_slices(nets: Networks, rollout: Rollout, advantages: Tensor, rl: RLConfig) -> list[list[Slice]]:
+def make_slices(nets: Networks, rollout: Rollout, advantages: dict[str, Tensor], rl: RLConfig) -> list[list[Slice]]:
     """Slices with the text and the pairs under old and reference weights."""
     old, reference = (partial(noise_pairs.replay_pairs, model, rl=rl) for model in (nets.model, nets.reference))
     return slices.slices(nets, rollout, advantages, rl, old, reference)
@@ -58,7 +58,7 @@ def make_slices(nets: Networks, rollout: Rollout, advantages: Tensor, rl: RLConf
 
 def log_ratio(new: Replay, old: Replay, track: PairTrack, rl: RLConfig) -> tuple[Tensor, Tensor]:
     """log ratios (B, 1) or (B, M), and the new flow-matching losses (B, M)."""
-    after, before = (matching.flow_matching_loss(r.velocity, track.clean, track.noise) for r in (new, old))
+    after, before = (matching.flow_matching_loss(r.image.velocity, track.clean, track.noise) for r in (new, old))
     new_log_prob, old_log_prob = (
         matching.surrogate_log_prob(x, track.pair_times, rl.matching_weight) for x in (after, before)
     )
@@ -71,7 +71,7 @@ def losses(nets: Networks, s: Slice, rl: RLConfig) -> Iterator[tuple[str, Tensor
     if "text" in rl.train:
         yield slices.text_loss(new, s, rl)
     ratios, error = log_ratio(new, s.before(new), s.rollout.image, rl)
-    loss, metrics = matching.matching_loss(ratios, s.advantages, clip_range=rl.matching_clip)
+    loss, metrics = matching.matching_loss(ratios, s.advantages["image"], clip_range=rl.matching_clip)
     metrics["matching"] = error.detach().mean()
     loss = rl.image_scale * loss.mean() + slices.penalty(new, s, rl, metrics)
     yield "image", rl.image_weight * loss, metrics

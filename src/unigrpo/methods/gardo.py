@@ -16,19 +16,19 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, model_validator
 
-from unigrpo.core import seeding
 from unigrpo.core.lazy import lazy
 from unigrpo.core.settings import Count, require
 from unigrpo.episodes import rollout as episodes
 from unigrpo.episodes import shares, slices
 from unigrpo.methods import MethodFacts, without_gradient
 from unigrpo.methods import Settings as Section
+from unigrpo.sampling import engine
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
+    from torch import Tensor
 
     from unigrpo.core.records import Prompt
-    from unigrpo.episodes.rollout import Rollout
+    from unigrpo.episodes.rollout import Draw, Rollout
     from unigrpo.episodes.slices import Networks, Slice
     from unigrpo.study.config import RLConfig
 
@@ -52,13 +52,13 @@ class Settings(Section):
 FACTS = MethodFacts(
     trains=(("image",), ("text", "image")),
     noise_inside=True,
-    evaluations=lambda rl: rl.window_size * (2 if rl.guidance > 1 else 1),
+    evaluations=lambda rl: rl.window_size * rl.branches,
     moves_reference=True,
     holds=("gated velocity MSE (GARDO)", None),
 )
 
 
-def make_slices(nets: Networks, rollout: Rollout, advantages: Tensor, rl: RLConfig) -> list[list[Slice]]:
+def make_slices(nets: Networks, rollout: Rollout, advantages: dict[str, Tensor], rl: RLConfig) -> list[list[Slice]]:
     """GRPO's slices."""
     old, reference = (partial(episodes.replay, model, rl=rl) for model in (nets.model, nets.reference))
     return slices.slices(nets, rollout, advantages, rl, old, reference)
@@ -82,30 +82,26 @@ def gate(scores: Tensor, second: Tensor, share: float) -> Tensor:
 
 @without_gradient
 def second_opinion(
-    reward: Callable[[Tensor, list[Prompt]], Tensor],
-    images: Tensor,
-    prompts: list[Prompt],
-    draw: Generator,
-    rows: list[int] | None = None,
-    of: int | None = None,
+    reward: Callable[..., Tensor], images: Tensor, prompts: list[Prompt], seed: int, names: list[tuple]
 ) -> Tensor:
-    """Mean reward (B,) of COPIES of each image (B, 3, H, W) with noise of NOISE, cut to [0, 1]. The images may be the
-    ``rows`` of ``of`` images, for all of which the noise is drawn."""
-    shape = COPIES, of or len(images), *images.shape[1:]
-    noise = torch.randn(shape, generator=draw)[:, slice(None) if rows is None else rows].to(images)
-    return torch.stack([reward((images + NOISE * n).clamp(0, 1), prompts) for n in noise]).mean(0)
+    """Mean reward (B,) of COPIES of each image (B, 3, H, W) with noise of NOISE, cut to [0, 1]; ``names`` (B,) of the
+    streams of noise."""
+    opinions = []
+    for k in range(COPIES):
+        noise = engine.normal(seed, "second opinion", [(*name, k) for name in names], images.shape[1:]).to(images)
+        opinions.append(reward((images + NOISE * noise).clamp(0, 1), prompts))
+    return torch.stack(opinions).mean(0)
 
 
 @without_gradient
-def roll_out(nets: Networks, prompts: list[Prompt], rl: RLConfig, max_tokens: int, seed: int, index: int) -> Rollout:
+def roll_out(nets: Networks, draw: Draw) -> Rollout:
     """GRPO's episodes, with a mark for each uncertain one."""
-    rollout = episodes.roll_out(nets.model, prompts, rl, max_tokens, seed, index)
-    images, repeated = rollout.image.images, list(rollout.prompts)
-    rows, of = shares.local_rows(len(prompts), rl), len(prompts) * rl.group_size
-    draw = seeding.generator(seed, "second opinion", index)
-    opinions = nets.reward(images, repeated), second_opinion(nets.reward, images, repeated, draw, rows, of)
-    first, second = (shares.gathered(scores, len(prompts), rl) for scores in opinions)
-    uncertain = gate(first, second, rl.gardo_share)[rows].to(images)
+    rollout, rl = episodes.roll_out(nets.model, draw), draw.rl
+    images, names = rollout.image.images, [job.name for job in rollout.jobs]
+    first = nets.reward(images, rollout.prompts)
+    second = second_opinion(nets.reward, images, rollout.prompts, draw.seed, names)
+    everyone = (shares.gathered(scores, draw.size, rl) for scores in (first, second))
+    uncertain = gate(*everyone, rl.gardo_share)[shares.local_rows(draw.size, rl)].to(images)
     return replace(rollout, columns={"uncertain": uncertain})
 
 

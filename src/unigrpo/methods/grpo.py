@@ -19,7 +19,7 @@ from unigrpo.methods import MethodFacts
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from unigrpo.episodes.rollout import Rollout
+    from unigrpo.episodes.rollout import Draw, Rollout
     from unigrpo.episodes.slices import Networks, Slice
     from unigrpo.study.config import RLConfig
 
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 FACTS = MethodFacts(
     trains=(("text",), ("image",), ("text", "image")),
     noise_inside=True,
-    evaluations=lambda rl: rl.window_size * (2 if rl.guidance > 1 else 1),
+    evaluations=lambda rl: rl.window_size * rl.branches,
 )
 
 
-def roll_out(nets: Networks, *draw) -> Rollout:
+def roll_out(nets: Networks, draw: Draw) -> Rollout:
     """Episodes with a window of stochastic steps."""
-    return episodes.roll_out(nets.model, *draw)
+    return episodes.roll_out(nets.model, draw)
 
 
-def make_slices(nets: Networks, rollout: Rollout, advantages: Tensor, rl: RLConfig) -> list[list[Slice]]:
+def make_slices(nets: Networks, rollout: Rollout, advantages: dict[str, Tensor], rl: RLConfig) -> list[list[Slice]]:
     """Slices with the text and the window's steps under old and reference weights."""
     old, reference = (partial(episodes.replay, model, rl=rl) for model in (nets.model, nets.reference))
     return slices.slices(nets, rollout, advantages, rl, old, reference)

@@ -21,7 +21,7 @@ from unigrpo.objectives import matching
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from unigrpo.episodes.rollout import Rollout
+    from unigrpo.episodes.rollout import Draw, Rollout
     from unigrpo.episodes.slices import Networks, Slice
     from unigrpo.study.config import RLConfig
 
@@ -39,27 +39,35 @@ FACTS = MethodFacts(
     trains=(("image",),),
     noise_inside=False,
     evaluations=lambda rl: rl.matching_samples,
-    needs=("old_weights",),
+    copies=("old",),
+    acts="old",
     guided=False,  # the flow-matching loss is not guided
 )
 
 
-def roll_out(nets: Networks, *draw) -> Rollout:
+def roll_out(nets: Networks, draw: Draw) -> Rollout:
     """Episodes painted by the old weights' ODE, with their pairs."""
-    return noise_pairs.roll_out_pairs(nets.old, *draw)
+    return noise_pairs.roll_out_pairs(nets.copies["old"], draw)
 
 
-def make_slices(nets: Networks, rollout: Rollout, advantages: Tensor, rl: RLConfig) -> list[list[Slice]]:
+def make_slices(nets: Networks, rollout: Rollout, advantages: dict[str, Tensor], rl: RLConfig) -> list[list[Slice]]:
     """All episodes: one without advantage is as much positive as negative, which is not nothing."""
-    old, reference = (partial(noise_pairs.replay_pairs, model, rl=rl) for model in (nets.old, nets.reference))
-    return slices.slices(nets, rollout, advantages, rl, old, reference, keep_all=True)
+    old, reference = (partial(noise_pairs.replay_pairs, model, rl=rl) for model in (nets.copies["old"], nets.reference))
+    return slices.slices(nets, rollout, advantages, rl, old, reference, keep_all=True, on_policy=False)
 
 
 def losses(nets: Networks, s: Slice, rl: RLConfig) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
     """The loss is a mean over the slice, to be weighted by share."""
     new, track = noise_pairs.replay_pairs(nets.model, s.rollout, rl), s.rollout.image
+    advantages = s.advantages["image"]
     loss, metrics = matching.nft_loss(
-        new.velocity, s.old.velocity, track.clean, track.noise, track.pair_times, s.advantages, beta=rl.nft_beta
+        new.image.velocity,
+        s.old.image.velocity,
+        track.clean,
+        track.noise,
+        track.pair_times,
+        advantages,
+        beta=rl.nft_beta,
     )
     loss = rl.image_scale * loss.mean() + slices.penalty(new, s, rl, metrics)
     yield "image", rl.image_weight * loss, metrics
@@ -69,6 +77,6 @@ def losses(nets: Networks, s: Slice, rl: RLConfig) -> Iterator[tuple[str, Tensor
 def follow(nets: Networks, rl: RLConfig, updates: int) -> None:
     """old <- d old + (1 - d) policy, d = ``matching.old_decay`` of the optimiser steps so far."""
     d = matching.old_decay(updates, rate=rl.nft_decay_rate, largest=rl.nft_decay_largest)
-    for old, new in zip(nets.old.parameters(), nets.model.parameters(), strict=True):
+    for old, new in zip(nets.copies["old"].parameters(), nets.model.parameters(), strict=True):
         if old is not new:  # weights that are not trained may be shared
             old.copy_(d * old + (1 - d) * new)

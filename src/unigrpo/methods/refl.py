@@ -18,17 +18,18 @@ from unigrpo.core.errors import Collapse
 from unigrpo.core.lazy import lazy
 from unigrpo.episodes import rollout as episodes
 from unigrpo.episodes import slices
-from unigrpo.methods import MethodFacts, without_gradient
+from unigrpo.methods import MethodFacts
+from unigrpo.models import base
 from unigrpo.objectives import flow
 from unigrpo.sampling import painting
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-    from unigrpo.core.records import Prompt
-    from unigrpo.episodes.rollout import Replay, Rollout
+    from unigrpo.episodes.rollout import Draw, Replay, Rollout
     from unigrpo.episodes.slices import Networks, Slice
-    from unigrpo.models.base import UnifiedModel
+    from unigrpo.models.base import States, UnifiedModel
+    from unigrpo.sampling.engine import Start
     from unigrpo.study.config import RLConfig
 
 torch = lazy("torch")
@@ -36,7 +37,7 @@ torch = lazy("torch")
 FACTS = MethodFacts(
     trains=(("image",),),
     noise_inside=False,
-    evaluations=lambda rl: 2 if rl.guidance > 1 else 1,
+    evaluations=lambda rl: rl.branches,
     needs=("reward_gradient",),
     ratio=False,
 )
@@ -48,9 +49,10 @@ class LateTrack:
     (B, 3, H, W) in [0, 1] are the finished ones."""
 
     SHARED = ("step", "time")
+    part = "image"
 
     step: int
-    time: Tensor  # ()
+    time: Tensor  # (), on the CPU
     latents: Tensor
     images: Tensor
 
@@ -67,34 +69,31 @@ def draw_step(generator: Generator, n_steps: int) -> int:
     return int(torch.randint(n_steps - max(1, n_steps // 4), n_steps, (), generator=generator))
 
 
-@without_gradient
-def roll_out(nets: Networks, prompts: list[Prompt], rl: RLConfig, max_tokens: int, seed: int, index: int) -> Rollout:
+def roll_out(nets: Networks, draw: Draw) -> Rollout:
     """This process's episodes, painted by the ODE; the late step is drawn once for all of them."""
-    model, guidance = nets.model, rl.guidance
-    step = draw_step(seeding.generator(seed, "late step", index), rl.n_steps)
+    model, times = nets.model, draw.times
+    step = draw_step(seeding.generator(draw.seed, "late step", draw.index), draw.rl.n_steps)
 
-    def make(rows: list[int]) -> Rollout:
-        begun = episodes.think(model, prompts, rl, max_tokens, seed, index, rows)
-        times = begun.times
-        latents, _ = painting.paint(model, begun.context, begun.x, times[: step + 1], guidance=guidance)
-        final, _ = painting.paint(model, begun.context, latents, times[step:], guidance=guidance)
-        track = LateTrack(step, times[step], latents, model.decode(final))
-        return begun.finish(track, rl.n_steps * (2 if guidance > 1 else 1))
+    def make(begun: Start) -> LateTrack:
+        latents, _ = painting.paint(model, begun.seen, begun.x, times[: step + 1], draw.guidance)
+        final, _ = painting.paint(model, begun.seen, latents, times[step:], draw.guidance)
+        return LateTrack(step, times[step], latents, model.decode(final))
 
-    return episodes.in_parts(make, len(prompts), rl)
+    return episodes.episodes(model, draw, make)
+
+
+def late_state(track: LateTrack) -> States:
+    """The state before the late step."""
+    times = track.time.to(track.latents.device).expand(len(track.latents), 1)
+    return base.States(track.latents[:, None], times, (track.time.item(),))
 
 
 def replay_late(model: UnifiedModel, rollout: Rollout, rl: RLConfig) -> Replay:
     """The velocity (B, 1, *L) at the late step under ``model``."""
-    _, _, context = episodes.replay_text(model, rollout, rl)
-    track: LateTrack = rollout.image
-    b = len(rollout.prompts)
-    uncond = model.empty_context(b) if rl.guidance > 1 else None
-    v = painting.guided(model, context, uncond, track.latents, track.time.expand(b), rl.guidance)
-    return episodes.Replay(None, None, v[:, None], None, None, None)
+    return episodes.evaluate(model, rollout, rl, late_state)
 
 
-def make_slices(nets: Networks, rollout: Rollout, advantages: Tensor, rl: RLConfig) -> list[list[Slice]]:
+def make_slices(nets: Networks, rollout: Rollout, advantages: dict[str, Tensor], rl: RLConfig) -> list[list[Slice]]:
     """All episodes; their advantages are not used."""
     reference = partial(replay_late, nets.reference, rl=rl)
     return slices.slices(nets, rollout, advantages, rl, lambda part: None, reference, keep_all=True)
@@ -103,7 +102,7 @@ def make_slices(nets: Networks, rollout: Rollout, advantages: Tensor, rl: RLConf
 def losses(nets: Networks, s: Slice, rl: RLConfig) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
     """The loss is a mean over the slice, to be weighted by share."""
     new, track = replay_late(nets.model, s.rollout, rl), s.rollout.image
-    clean = flow.clean_estimate(track.latents, new.velocity[:, 0], track.time)
+    clean = flow.clean_estimate(track.latents, new.image.velocity[:, 0], track.time.to(track.latents.device))
     finite = bool(torch.isfinite(clean).all())
     if not all(distributed.collect([finite]) if nets.even else [finite]):
         raise Collapse("the clean estimates are not finite")

@@ -20,16 +20,32 @@ from torch.nn.utils.rnn import pad_sequence
 @dataclass(frozen=True)
 class Trace:
     """Reasoning tokens of B episodes: tokens (B, T) int64, mask (B, T) bool of the tokens the policy chose
-    (its end token included)."""
+    (its end token included), logp (B, T) nats as the sampler computed them (None: not sampled). A segment of part
+    ``text``."""
+
+    SHARED = ()
+    part = "text"
 
     tokens: Tensor
     mask: Tensor
+    logp: Tensor | None = None
 
     def select(self, index) -> Trace:
         """These rows, as wide as the longest of them."""
         mask = self.mask[index]
         width = int(mask.any(0).sum())
-        return Trace(self.tokens[index, :width], mask[:, :width])
+        rows = (self.tokens[index], mask, None if self.logp is None else self.logp[index])
+        return Trace(*(None if x is None else x[:, :width] for x in rows))
+
+
+@dataclass(frozen=True)
+class States:
+    """Noisy latents x (B, S, N, token_dim) at flow times t (B, S): S states of each image. ``host_times`` (S,) are the
+    times where all images share them."""
+
+    x: Tensor
+    t: Tensor
+    host_times: tuple[float, ...] | None = None
 
 
 def padded(rows: Sequence[Sequence[int]], end: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -110,11 +126,22 @@ class UnifiedModel(Protocol):
         """Write a trace after each of B prompts; uniforms (B, max_tokens) in [0, 1), None at temperature 0, which takes
         the arg-max. Returns also the context, as :meth:`encode` makes it from the same traces."""
 
-    def read_prompts(self, prompt_ids: list) -> PaintContext:
-        """The context of B prompts without a trace."""
+    def read_prompts(self, prompt_ids: list, trace: Trace | None = None) -> PaintContext:
+        """The context of B prompts alone, as they are read where a ``trace`` follows, or none."""
 
     def encode(self, prompt_ids: list, trace: Trace | None) -> tuple[Any, PaintContext]:
         """What :meth:`text_logp` needs of the traces (None without), and the context of prompts and traces."""
+
+    def replay(
+        self, prompt_ids: list, pieces: Sequence[Trace | States], branches: Sequence[str], *, through: bool, text: bool
+    ) -> list[Any]:
+        """Evaluate B episodes in one pass: of a trace what :meth:`text_logp` needs, of states the velocities
+        (B, S, N, token_dim) fp32 by branch: ``full``, ``empty``, ``prompt``. A piece sees the prompt and the texts
+        before it. ``through``: the velocities' gradient reaches the context; ``text``: the texts are trained."""
+
+    def row_bytes(self, prompt_ids: list, max_tokens: int) -> tuple[int, int]:
+        """Bytes that one row takes while it writes up to ``max_tokens`` tokens after the longest of these prompts, and
+        while it is painted after them."""
 
     def text_logp(self, hidden: Any, trace: Trace, temperature: float) -> tuple[Tensor, Tensor]:
         """Log-probabilities (B, T) in nats of the trace's tokens under softmax(logits / temperature), and their

@@ -2,7 +2,10 @@
 
 Every layer holds two complete experts: the understanding expert (text, special tokens) and the generation expert
 (``_moe_gen``: noisy latent tokens). Routing is by token kind; the experts meet only in one joint softmax attention.
-Positions and masks are explicit, so the two kinds travel as two streams. Parameter names are those of BAGEL's files.
+Parameter names are those of BAGEL's files.
+
+Tokens are read in pieces, each after the cached keys and values of what it looks back on; several pieces, of a prompt,
+its traces and their noisy images, go through the layers in one pass.
 
 Shapes: B samples, T text tokens (right-padded), C cached tokens, N latent tokens, D hidden size. Times are flow times
 in [0, 1] (1 = noise). Source: BAGEL (arXiv 2505.14683); block layout and routing as in its public code.
@@ -11,16 +14,31 @@ in [0, 1] (1 = noise). Source: BAGEL (arXiv 2505.14683); block layout and routin
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from unigrpo.core.tensor_files import constant
-from unigrpo.models.base import PaintContext, Trace
-from unigrpo.models.mot_sizes import ADAPTER, TIME_FEATURES, expert_of
+from unigrpo.models.base import Trace
+from unigrpo.models.mot_layers import Layer, PositionTable, Rotary, TimeEmbedder, position_ids
+from unigrpo.models.mot_pieces import (
+    Context,
+    Growing,
+    Input,
+    Output,
+    See,
+    all_visible,
+    any_padding,
+    joined,
+    look_back,
+    visible_of,
+)
+from unigrpo.models.mot_sizes import ADAPTER, expert_of
+
+PATIENCE = 16  # tokens written before it is asked again whether all texts have ended
 
 
 @dataclass(frozen=True)
@@ -49,196 +67,6 @@ class MoTConfig:
         return self.latent_patch**2 * self.latent_channels
 
 
-@dataclass(frozen=True)
-class Context(PaintContext):
-    """Cached keys (after norm and rope) and values of the text so far.
-
-    keys, values: per layer (B, kv_heads, C, head_dim); mask (B, C) bool, False = padding; rope (B,) int64, the next
-    free position.
-    """
-
-    keys: tuple[Tensor, ...]
-    values: tuple[Tensor, ...]
-    mask: Tensor
-    rope: Tensor
-
-    def map(self, fn) -> Context:
-        return Context(tuple(map(fn, self.keys)), tuple(map(fn, self.values)), fn(self.mask), fn(self.rope))
-
-    def drop(self, dropped: Tensor) -> Context:
-        return Context(self.keys, self.values, self.mask & ~dropped[:, None], self.rope.masked_fill(dropped, 0))
-
-
-class Rotary(nn.Module):
-    """Rotations of a head by position, its two halves paired as in Qwen2."""
-
-    def __init__(self, head_dim: int, theta: float):
-        super().__init__()
-        frequencies = constant(lambda: 1 / theta ** (torch.arange(0, head_dim, 2).float() / head_dim), head_dim // 2)
-        self.register_buffer("frequencies", frequencies, persistent=False)
-
-    def forward(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """positions (B, L) -> what :func:`rotate` takes, (B, 1, L, head_dim) each, in the dtype of x."""
-        angle = positions[:, None, :, None] * self.frequencies
-        cos, sin = angle.cos(), angle.sin()
-        return torch.cat([cos, cos], -1).to(x.dtype), torch.cat([-sin, sin], -1).to(x.dtype)
-
-
-def rotate(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
-    """Queries or keys x (B, heads, L, head_dim); the sine is negative over the first half."""
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), signed_sin)
-
-
-class Attention(nn.Module):
-    """Grouped-query attention with per-expert projections and per-head q/k norms."""
-
-    def __init__(self, config: MoTConfig):
-        super().__init__()
-        d, self.heads, self.kv_heads = config.hidden_size, config.heads, config.kv_heads
-        self.head_dim = d // config.heads
-        for suffix in ("", "_moe_gen"):
-            kv = self.kv_heads * self.head_dim
-            self.add_module("q_proj" + suffix, nn.Linear(d, d))
-            self.add_module("k_proj" + suffix, nn.Linear(d, kv))
-            self.add_module("v_proj" + suffix, nn.Linear(d, kv))
-            self.add_module("o_proj" + suffix, nn.Linear(d, d, bias=False))
-            self.add_module("q_norm" + suffix, nn.RMSNorm(self.head_dim, config.rms_norm_eps))
-            self.add_module("k_norm" + suffix, nn.RMSNorm(self.head_dim, config.rms_norm_eps))
-
-    def project(self, x: Tensor, rope: tuple[Tensor, Tensor], suffix: str) -> tuple[Tensor, Tensor, Tensor]:
-        """x (B, L, D) -> q (B, heads, L, hd), k and v (B, kv_heads, L, hd); q and k normalised and rotated."""
-        part, by_head = self._modules, (-1, self.head_dim)
-        q = part["q_norm" + suffix](part["q_proj" + suffix](x).unflatten(-1, by_head)).transpose(1, 2)
-        k = part["k_norm" + suffix](part["k_proj" + suffix](x).unflatten(-1, by_head)).transpose(1, 2)
-        v = part["v_proj" + suffix](x).unflatten(-1, by_head).transpose(1, 2)
-        return rotate(q, *rope), rotate(k, *rope), v
-
-    @torch.no_grad()
-    def look_back(self, rope_theta: float, strength: float = 3.0, frequencies: int = 5) -> None:
-        """Bias the understanding expert's first two heads of the first kv group towards one and two tokens back:
-        constant parts of q and k that the fastest rotations bring into phase at that distance."""
-        half = self.head_dim // 2
-        angle = rope_theta ** (-torch.arange(min(frequencies, half), dtype=torch.float32) / half)
-        n, q, k = len(angle), self._modules["q_proj"].bias, self._modules["k_proj"].bias
-        k[:n] += strength
-        for head in range(min(2, self.heads // self.kv_heads)):
-            start = head * self.head_dim
-            q[start : start + n] += strength * torch.cos((head + 1) * angle)
-            q[start + half : start + half + n] -= strength * torch.sin((head + 1) * angle)
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        """Joint softmax. mask (B, 1, queries or 1, keys), True = visible. Returns (B, queries, D). Query heads that
-        share a key head stand below each other as its queries, so that keys and values are not copied once a head."""
-        groups = self.heads // self.kv_heads
-        if mask.shape[2] > 1:
-            mask = mask.repeat(1, 1, groups, 1)
-        stacked = q.reshape(len(q), self.kv_heads, groups * q.shape[2], self.head_dim)
-        out = F.scaled_dot_product_attention(stacked, k, v, attn_mask=mask)
-        return out.reshape(q.shape).transpose(1, 2).flatten(2)
-
-
-class MLP(nn.Module):
-    """Gated MLP with SiLU, as in Qwen2. Not transformers' class: importing that takes every command seconds."""
-
-    def __init__(self, config: MoTConfig):
-        super().__init__()
-        d, inner = config.hidden_size, config.intermediate_size
-        self.gate_proj = nn.Linear(d, inner, bias=False)
-        self.up_proj = nn.Linear(d, inner, bias=False)
-        self.down_proj = nn.Linear(inner, d, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
-
-
-class Layer(nn.Module):
-    """One decoder layer over an understanding stream and a generation stream (either may be absent)."""
-
-    def __init__(self, config: MoTConfig):
-        super().__init__()
-        self.again = False  # whether it is computed again in the backward pass, so that only its inputs are stored
-        self.self_attn = Attention(config)
-        for suffix in ("", "_moe_gen"):
-            self.add_module("mlp" + suffix, MLP(config))
-            for name in ("input_layernorm", "post_attention_layernorm"):
-                self.add_module(name + suffix, nn.RMSNorm(config.hidden_size, config.rms_norm_eps))
-
-    def forward(self, streams, ropes, mask, past):
-        """streams: list of (suffix, (B, L, D)); ropes alike. Returns the new streams and the keys and values."""
-        if self.again and torch.is_grad_enabled():
-            inputs = streams, ropes, mask, past
-            return checkpoint(self.compute, *inputs, use_reentrant=False, preserve_rng_state=False)
-        return self.compute(streams, ropes, mask, past)
-
-    def compute(self, streams, ropes, mask, past):
-        normed = [self._modules["input_layernorm" + s](x) for s, x in streams]
-        parts = [self.self_attn.project(x, rope, s) for x, rope, (s, _) in zip(normed, ropes, streams, strict=True)]
-        q, k, v = (torch.cat(p, 2) if len(p) > 1 else p[0] for p in zip(*parts, strict=True))
-        keys, values = (k, v) if past is None else (torch.cat([past[0], k], 2), torch.cat([past[1], v], 2))
-        attended = self.self_attn.attend(q, keys, values, mask)
-        out = []
-        for (s, x), seen in zip(streams, attended.split([x.shape[1] for _, x in streams], 1), strict=True):
-            x = x + self.self_attn._modules["o_proj" + s](seen)
-            x = x + self._modules["mlp" + s](self._modules["post_attention_layernorm" + s](x))
-            out.append((s, x))
-        return out, keys, values
-
-
-class TimeEmbedder(nn.Module):
-    """Flow time in [0, 1] (not scaled) -> (B, D): cosines, then sines, of 128 frequencies; two-layer MLP."""
-
-    def __init__(self, hidden_size: int):
-        super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(TIME_FEATURES, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size))
-
-    @staticmethod
-    def features(t: Tensor) -> Tensor:
-        half = TIME_FEATURES // 2
-        freq = torch.exp(-math.log(10000.0) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
-        angle = t.float()[:, None] * freq
-        return torch.cat([angle.cos(), angle.sin()], -1)
-
-    def forward(self, t: Tensor) -> Tensor:
-        return self.mlp(self.features(t).to(self.mlp[0].weight.dtype))
-
-
-class PositionTable(nn.Module):
-    """Fixed 2-D sin/cos table, rows r * size + c; the first half of a row encodes the column, the second the row."""
-
-    def __init__(self, size: int, dim: int):
-        super().__init__()
-        self.pos_embed = nn.Parameter(constant(lambda: sincos_table(size, dim), size * size, dim), requires_grad=False)
-
-    def forward(self, position_ids: Tensor) -> Tensor:
-        return self.pos_embed[position_ids]
-
-
-def sincos_table(size: int, dim: int) -> Tensor:
-    """(size * size, dim) float32 table, built in float64."""
-    omega = 10000.0 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim / 4))
-    angle = torch.arange(size, dtype=torch.float64)[:, None] * omega
-    axis = torch.cat([angle.sin(), angle.cos()], 1)  # (size, dim / 2)
-    column, row = axis[None].expand(size, -1, -1), axis[:, None].expand(-1, size, -1)
-    return torch.cat([column, row], -1).reshape(size * size, dim).float()
-
-
-def position_ids(rows: int, cols: int, table_size: int) -> Tensor:
-    """(rows * cols,) ids into the table, anchored at its top-left corner with the table's row stride."""
-    return (torch.arange(rows)[:, None] * table_size + torch.arange(cols)).flatten()
-
-
-def patchify(latent: Tensor, patch: int) -> Tensor:
-    """(B, C, h*p, w*p) -> (B, h*w, p*p*C), tokens row-major, channel fastest inside a token."""
-    blocks = latent.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # (B, C, h, p, w, p)
-    return blocks.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
-
-
-def unpatchify(tokens: Tensor, patch: int, rows: int, cols: int) -> Tensor:
-    """Inverse of :func:`patchify`: (B, rows*cols, p*p*C) -> (B, C, rows*p, cols*p)."""
-    blocks = tokens.unflatten(2, (patch, patch, -1)).unflatten(1, (rows, cols))  # (B, h, w, p, p, C)
-    return blocks.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
-
-
 class MoT(nn.Module):
     """The network: text in and out, velocities out."""
 
@@ -258,6 +86,8 @@ class MoT(nn.Module):
         self.time_embedder = TimeEmbedder(config.hidden_size)
         self.latent_pos_embed = PositionTable(config.max_latent_size, config.hidden_size)
         self.rotary = Rotary(config.hidden_size // config.heads, config.rope_theta)
+
+    # -- initialisation ------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
@@ -291,40 +121,76 @@ class MoT(nn.Module):
     def expert_parameters(self) -> dict[str, list[nn.Parameter]]:
         """Trainable parameters by expert: ``text`` = reasoning (understanding), ``image`` = denoising (generation). Of
         a network with adapters these alone."""
-        named = dict(self.named_parameters())
-        trained = [name for name in named if ADAPTER in name] or named
-        return {expert: [named[name] for name in trained if expert_of(name) == expert] for expert in ("text", "image")}
+        groups: dict[str, list[nn.Parameter]] = {"text": [], "image": []}
+        named = list(self.named_parameters())
+        adapted = any(ADAPTER in name for name, _ in named)
+        for name, p in named:
+            if (expert := expert_of(name)) is not None and (ADAPTER in name or not adapted):
+                groups[expert].append(p)
+        return groups
 
     def checkpoint_activations(self) -> None:
         """Keep only the inputs of each layer for the backward pass, and compute the rest again there."""
         for layer in self.language_model.model.layers:
             layer.again = True
 
-    def run(self, streams, positions, mask, context: Context | None):
-        """Decoder layers over ``streams`` [(suffix, (B, L, D)), ...]; mask True = visible. Returns the streams after
-        their expert's final norm, and all keys and values per layer."""
-        decoder, keys, values = self.language_model.model, [], []
-        ropes = [self.rotary(x, p) for (_, x), p in zip(streams, positions, strict=True)]
-        for i, layer in enumerate(decoder.layers):
-            past = None if context is None else (context.keys[i], context.values[i])
-            streams, k, v = layer(streams, ropes, mask, past)
-            keys.append(k)
-            values.append(v)
-        return [decoder._modules["norm" + s](x) for s, x in streams], tuple(keys), tuple(values)
+    # -- the decoder ---------------------------------------------------------------------------------------------
 
-    def encode_text(self, ids: Tensor, mask: Tensor, context: Context | None = None) -> tuple[Tensor, Context]:
-        """Causal text after ``context``. ids, mask (B, T), right-padded. Returns hidden (B, T, D), new context."""
-        b, t = ids.shape
-        rope = ids.new_zeros(b) if context is None else context.rope
-        steps = torch.arange(t, device=ids.device)
-        visible = (steps[:, None] >= steps) & mask[:, None, :]  # (B, T, T)
-        if context is not None:
-            visible = torch.cat([context.mask[:, None].expand(-1, t, -1), visible], -1)
-        visible = visible | ~mask[:, :, None]  # rows of padding see everything: no softmax over nothing
-        x = self.language_model.model.embed_tokens(ids)
-        (hidden,), keys, values = self.run([("", x)], [rope[:, None] + steps], visible[:, None], context)
-        seen = mask if context is None else torch.cat([context.mask, mask], 1)
-        return hidden, Context(keys, values, seen, rope + mask.sum(1))
+    def run(self, inputs: Sequence[Input], growing: Growing | None = None) -> list[Output]:
+        """The decoder over all pieces in one pass; ``growing`` takes up the keys and values of a single piece."""
+        decoder, groups = self.language_model.model, self.config.heads // self.config.kv_heads
+        streams, ropes = {}, {}
+        for s in dict.fromkeys(name for piece in inputs for name, _ in piece.streams):
+            found = [(x, piece.positions) for piece in inputs for name, x in piece.streams if name == s]
+            streams[s] = joined([x.flatten(0, 1) for x, _ in found])
+            ropes[s] = self.rotary(streams[s], joined([p.expand(x.shape[:2]).reshape(-1) for x, p in found]))
+        pieces = [piece.plan(groups) for piece in inputs]
+        keys: list[list[Tensor]] = [[] for _ in inputs]
+        values: list[list[Tensor]] = [[] for _ in inputs]
+        for i, layer in enumerate(decoder.layers):
+            joins = [partial(growing.join, i)] if growing else [partial(look_back, piece.sees, i) for piece in inputs]
+            streams, *made = layer(streams, ropes, pieces, joins)
+            for kept, each in zip((keys, values), made, strict=True):
+                for one, x in zip(kept, each, strict=True):
+                    one.append(x)
+        hidden = {s: decoder._modules["norm" + s](x) for s, x in streams.items()}
+        sizes = {s: [piece.rows * n for piece in pieces for name, n in piece.lengths if name == s] for s in hidden}
+        parts = {s: iter(x.split(sizes[s])) for s, x in hidden.items()}
+        return [
+            Output([next(parts[s]).unflatten(0, (p.rows, n)) for s, n in p.lengths], tuple(k), tuple(v))
+            for p, k, v in zip(pieces, keys, values, strict=True)
+        ]
+
+    def text(self, ids: Tensor, mask: Tensor | None, rope: Tensor, sees: Sequence[See], before: Tensor | None) -> Input:
+        """Causal text as a piece: ids, mask (R, T), right-padded, from positions ``rope`` (R,); ``before`` (R, C) the
+        visible keys of what it ``sees``."""
+        steps = torch.arange(ids.shape[1], device=ids.device)
+        visible = (steps[:, None] >= steps)[None]  # (1, T, T)
+        if mask is not None:
+            visible = visible & mask[:, None]
+        if before is not None:
+            looked = before[:, None].expand(-1, len(steps), -1)
+            visible = torch.cat([looked, visible.expand(len(ids), -1, -1)], -1)
+        if mask is not None:
+            visible = visible | ~mask[:, :, None]  # rows of padding see everything: no softmax over nothing
+        embedded = self.language_model.model.embed_tokens(ids)
+        return Input([("", embedded)], rope[:, None] + steps, sees, visible)
+
+    def encode_text(self, ids: Tensor, mask: Tensor | None, context: Context | None = None) -> tuple[Tensor, Context]:
+        """Causal text after ``context``. ids, mask (B, T), right-padded; None without padding. Returns hidden
+        (B, T, D) and the new context."""
+        rope = ids.new_zeros(len(ids)) if context is None else context.rope
+        sees, before = ((), None) if context is None else ((See(context),), context.visible)
+        (out,) = self.run([self.text(ids, mask, rope, sees, before)])
+        (hidden,), after = out.hidden, rope + (ids.shape[1] if mask is None else mask.sum(1))
+        if context is None:
+            return hidden, Context(out.keys, out.values, mask, after)
+        seen = None if mask is None and context.mask is None else torch.cat([before, visible_of(mask, ids)], 1)
+        keys, values = (
+            tuple(torch.cat(pair, 2) for pair in zip(old, new, strict=True))
+            for old, new in ((context.keys, out.keys), (context.values, out.values))
+        )
+        return hidden, Context(keys, values, seen, after)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., vocabulary)."""
@@ -334,33 +200,96 @@ class MoT(nn.Module):
         """No text at all: the unconditional branch of guidance."""
         c, weight = self.config, self.vae2llm.weight
         kv = weight.new_zeros(batch, c.kv_heads, 0, c.hidden_size // c.heads)
-        zeros = torch.zeros(batch, dtype=torch.long, device=weight.device)
-        return Context((kv,) * c.layers, (kv,) * c.layers, zeros[:, None][:, :0].bool(), zeros)
+        return Context((kv,) * c.layers, (kv,) * c.layers, None, weight.new_zeros(batch, dtype=torch.long))
 
     def embed_block(self, x: Tensor, t: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Inputs of an image block: start and end tokens (B, 2, D) and noisy latents (B, N, D) with time and place."""
-        ends = torch.tensor([self.config.start_of_image_id, self.config.end_of_image_id], device=x.device)
-        und = self.language_model.model.embed_tokens(ends).expand(x.shape[0], -1, -1)
-        place = self.latent_pos_embed(position_ids(*grid, self.config.max_latent_size).to(x.device))
+        words = self.language_model.model.embed_tokens.weight
+        ends = torch.stack([words[self.config.start_of_image_id], words[self.config.end_of_image_id]])
+        place = self.latent_pos_embed(position_ids(*grid, self.config.max_latent_size, x.device))
         gen = self.vae2llm(x.to(self.vae2llm.weight.dtype)) + self.time_embedder(t)[:, None] + place
-        return und, gen
+        return ends.expand(len(x), -1, -1), gen
 
     def read_block(self, context: Context, streams: list[tuple[str, Tensor]]) -> tuple[list[Tensor], Context]:
-        """Hidden states of an image block as from :meth:`run`, and the context with the block in it: its keys and
-        values in the order of ``streams``, the next free position one further. The block [start, latents, end] shares
-        one position and attends to the context and to all of itself."""
-        lengths = [x.shape[1] for _, x in streams]
-        mask = torch.cat([context.mask, context.mask.new_ones(len(context.rope), sum(lengths))], 1)
-        positions = [context.rope[:, None].expand(-1, n) for n in lengths]
-        hidden, keys, values = self.run(streams, positions, mask[:, None, None], context)
-        return hidden, Context(keys, values, mask, context.rope + 1)
+        """Hidden states of an image block by stream, and the context with the block in it: its keys and values in the
+        order of ``streams``, the next free position one further. The block [start, latents, end] shares one position
+        and attends to the context and to all of itself."""
+        own = sum(x.shape[1] for _, x in streams)
+        mask = None if context.mask is None else F.pad(context.mask, (0, own), value=True)
+        visible = None if mask is None else mask[:, None]
+        (out,) = self.run([Input(streams, context.rope[:, None], (See(context),), visible)])
+        keys, values = (
+            tuple(torch.cat(pair, 2) for pair in zip(old, new, strict=True))
+            for old, new in ((context.keys, out.keys), (context.values, out.values))
+        )
+        return out.hidden, Context(keys, values, mask, context.rope + 1)
 
     def velocity(self, context: Context, x: Tensor, t: Tensor, grid: tuple[int, int]) -> Tensor:
         """Velocity of noisy latent tokens: x (B, N, token_dim), t (B,) in (0, 1], grid (rows, cols) with N tokens.
         Start and end of the block go through the understanding expert; the block leaves no trace in the context."""
-        streams = zip(("", "_moe_gen"), self.embed_block(x, t, grid), strict=True)
-        (_, latents), _ = self.read_block(context, list(streams))
-        return self.llm2vae(latents)
+        (out,) = self.run([self.block(x, t, grid, context.rope, (See(context),), context.mask)])
+        return self.llm2vae(out.hidden[1])
+
+    def block(
+        self, x: Tensor, t: Tensor, grid: tuple[int, int], rope: Tensor, sees: Sequence[See], before: Tensor | None
+    ) -> Input:
+        """A noisy image block as a piece, as :meth:`velocity` takes it; ``before`` (R, C) the visible keys of what it
+        ``sees``, None = all."""
+        und, gen = self.embed_block(x, t, grid)
+        visible = None if before is None else F.pad(before, (0, und.shape[1] + gen.shape[1]), value=True)[:, None]
+        return Input([("", und), ("_moe_gen", gen)], rope[:, None], sees, visible)
+
+    def replay(
+        self,
+        prompts: tuple[Tensor, Tensor | None],
+        which: Tensor,
+        pieces: Sequence[tuple[Tensor, Tensor]],
+        grid: tuple[int, int],
+        branches: Sequence[str],
+        through: bool,
+        text: bool,
+    ) -> list[Tensor | dict[str, Tensor]]:
+        """B episodes in one pass. prompts: ids and mask (P, T) of different prompts, ``which`` (B,) of them an episode
+        has. pieces: texts, ids and mask (B, T), and images, latents (B, S, N, token_dim) and times (B, S). Returns
+        hidden (B, T, D) of each text, and velocities (B, S, N, token_dim) by branch of each image. Without ``text`` and
+        ``through`` no gradient is to reach the texts, which then have a pass before."""
+        ids, mask = prompts
+        lengths = ids.new_full((len(ids),), ids.shape[1]) if mask is None else mask.sum(1)
+        inputs = [self.text(ids, mask, ids.new_zeros(len(ids)), (), None)]
+        seen, masks, rope = [See(0, which)], [None if mask is None else mask[which]], lengths[which]
+        start, widths, blocks = rope, [ids.shape[1]], []
+        for piece in pieces:
+            if piece[0].dim() == 2:
+                ids, mask = piece
+                before = all_visible(masks, widths, which)
+                inputs.append(self.text(ids, mask, rope, tuple(seen), before))
+                seen, masks = [*seen, See(len(inputs) - 1)], [*masks, mask]
+                rope, widths = rope + visible_of(mask, ids).sum(1), [*widths, ids.shape[1]]
+            else:
+                blocks.append((piece, tuple(seen), tuple(masks), tuple(widths), rope))
+        texts: list[Output] = []
+        if not (text or through):
+            with torch.no_grad():
+                texts, inputs = self.run(inputs), []
+        n_texts = len(inputs)
+        for (x, t), sees, key_masks, key_widths, at in blocks:
+            rows = torch.arange(len(which), device=which.device).repeat_interleave(t.shape[1])
+            for name in branches:
+                n = {"full": len(sees), "prompt": 1, "empty": 0}[name]
+                place = {"full": at, "prompt": start, "empty": torch.zeros_like(start)}[name]
+                before = all_visible(key_masks[:n], key_widths, which) if any_padding(key_masks[:n]) else None
+                looks = tuple(see.again(rows, texts, not through) for see in sees[:n])
+                masked = None if before is None else before[rows]
+                inputs.append(self.block(x.flatten(0, 1), t.flatten(), grid, place[rows], looks, masked))
+        outputs = self.run(inputs) if inputs else []
+        hidden = iter([out.hidden[0] for out in (texts or outputs[:n_texts])][1:])
+        velocities = iter(outputs[n_texts:])
+        return [
+            next(hidden)
+            if piece[0].dim() == 2
+            else {name: self.llm2vae(next(velocities).hidden[1]).unflatten(0, piece[1].shape) for name in branches}
+            for piece in pieces
+        ]
 
     @torch.no_grad()
     def generate_text(
@@ -370,30 +299,49 @@ class MoT(nn.Module):
 
         temperature > 0 samples from softmax(logits / temperature) by inverting its distribution function at
         ``uniforms`` (B, max_tokens) in [0, 1), so that a sample depends on its draws only; 0 takes the arg-max.
-        Returns the tokens without the leading bos, end token included where it came within ``max_tokens``, and the
-        context after the piece, which has an end token also where the limit cut it.
+        Returns the tokens without the leading bos, end token included where it came within ``max_tokens``, with their
+        log-probabilities under that softmax (of temperature 1 for the arg-max), and the context after the piece, which
+        has an end token also where the limit cut it.
         """
-        b, device = context.rope.shape[0], context.rope.device
-        token = torch.full((b,), self.config.bos_id, device=device)
-        alive = torch.ones(b, dtype=torch.bool, device=device)
-        tokens, masks = [], []
+        growing, eos = Growing(context, max_tokens + 2), self.config.eos_id
+        token = context.rope.new_full((len(context.rope),), self.config.bos_id)
+        alive = torch.ones_like(token, dtype=torch.bool)
+        tokens, masks, scores = [], [], []
         for step in range(max_tokens):
-            hidden, context = self.encode_text(token[:, None], alive[:, None], context)
-            logits = self.logits(hidden[:, -1]).float()
+            logits = self.logits(self.write(growing, token[:, None], alive[:, None])[:, -1]).float()
+            logp = (logits / (temperature or 1.0)).log_softmax(-1)
             if temperature > 0:
-                cumulative = (logits / temperature).softmax(-1).cumsum(-1)
+                cumulative = logp.exp().cumsum(-1)
                 draw = uniforms[:, step, None] * cumulative[:, -1:]
                 token = torch.searchsorted(cumulative, draw, right=True)[:, 0].clamp_max(logits.shape[-1] - 1)
             else:
                 token = logits.argmax(-1)
             tokens.append(token)
             masks.append(alive)
-            alive = alive & (token != self.config.eos_id)
-            if not alive.any():
+            scores.append(logp.gather(-1, token[:, None])[:, 0].masked_fill(~alive, 0.0))
+            alive = alive & (token != eos)
+            if step % PATIENCE == PATIENCE - 1 and finished(alive):
                 break
-        end = torch.full_like(token, self.config.eos_id)
-        unread = torch.stack([torch.where(alive, token, end), end], 1)  # a row that was cut has its last token too
-        present = torch.stack([torch.ones_like(alive), alive], 1)
-        width = 1 + int(alive.any())
-        _, context = self.encode_text(unread[:, :width], present[:, :width], context)
-        return Trace(torch.stack(tokens, 1), torch.stack(masks, 1)), context
+        unread = torch.stack([token.masked_fill(~alive, eos), torch.full_like(token, eos)], 1)
+        self.write(growing, unread, torch.stack([torch.ones_like(alive), alive], 1))  # one that was cut has two unread
+        written = Trace(*(torch.stack(columns, 1) for columns in (tokens, masks, scores)))
+        return written.select(slice(None)), growing.context()
+
+    def write(self, growing: Growing, ids: Tensor, present: Tensor) -> Tensor:
+        """Read ids (B, L) of which some are ``present`` (B, L) into a growing cache; hidden (B, L, D)."""
+        end = growing.length + ids.shape[1]
+        growing.mask[:, growing.length : end] = present
+        steps = torch.arange(ids.shape[1], device=ids.device)
+        visible = growing.mask[:, None, :end]
+        if len(steps) > 1:
+            visible = visible & (torch.arange(end, device=ids.device) <= growing.length + steps[:, None])
+        embedded = self.language_model.model.embed_tokens(ids)
+        (out,) = self.run([Input([("", embedded)], growing.rope[:, None] + steps, (), visible)], growing)
+        growing.length, growing.rope = end, growing.rope + present.sum(1)
+        return out.hidden[0]
+
+
+def finished(alive: Tensor) -> bool:
+    """Whether all texts have ended: the one question that writing asks of the device. A plan, which has no numbers,
+    answers it with no."""
+    return not alive.any()

@@ -6,6 +6,7 @@ the methods are for is said in :class:`unigrpo.models.base.UnifiedModel`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,9 +20,11 @@ from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json, write_json
 from unigrpo.core.settings import from_dict, require, to_dict
 from unigrpo.core.tensor_files import check_weights, load_weights, read_tensors, shapes_only, write_tensors
-from unigrpo.models.base import Trace, chosen_logp, padded
+from unigrpo.models.base import States, Trace, chosen_logp, padded
 from unigrpo.models.checkpoint import save_tokenizer
-from unigrpo.models.mot import Context, MoT, MoTConfig, patchify, unpatchify
+from unigrpo.models.mot import MoT, MoTConfig
+from unigrpo.models.mot_layers import patchify, unpatchify
+from unigrpo.models.mot_pieces import Context
 from unigrpo.study.config import ModelConfig
 
 FORMAT = 1
@@ -170,17 +173,27 @@ class MoTModel(nn.Module):
     def encode(self, prompt_ids: list[list[int]], trace: Trace | None) -> tuple[Tensor | None, Context]:
         """Prompt pieces, then trace pieces, as one causal text: hidden (B, L, D) of the trace pieces, whose k-th column
         predicts the k-th token of the trace (None without traces), and the context for painting."""
-        context = self.read_prompts(prompt_ids)
+        context = self.read_prompts(prompt_ids, trace)
         if trace is None:
             return None, context
         return self.mot.encode_text(*self.trace_pieces(trace), context)
 
-    def read_prompts(self, prompt_ids: list[list[int]]) -> Context:
-        """The context of B prompt pieces. Equal prompts, as the episodes of a group have, are read once."""
+    def framed(self, prompt_ids: list[list[int]], trace: Trace | None) -> list[list[int]]:
+        """What is read before a trace, or before an image without one."""
+        return prompt_ids
+
+    def different(self, prompt_ids: list[list[int]]) -> tuple[tuple[Tensor, Tensor | None], Tensor]:
+        """ids and mask (P, T) of the different ones of B prompts, as the episodes of a group have equal ones, and which
+        (B,) of them each is. There is no mask without padding."""
         numbers: dict[tuple[int, ...], int] = {}
         which = [numbers.setdefault(tuple(ids), len(numbers)) for ids in prompt_ids]
-        _, context = self.mot.encode_text(*padded(list(numbers), self.mot.config.eos_id, self.device))
-        return context.select(torch.tensor(which, device=self.device))
+        ids, mask = padded(list(numbers), self.mot.config.eos_id, self.device)
+        ragged = len({len(ids) for ids in numbers}) > 1
+        return (ids, mask if ragged else None), torch.tensor(which, device=self.device)
+
+    def read_prompts(self, prompt_ids: list[list[int]], trace: Trace | None = None) -> Context:
+        prompts, which = self.different(self.framed(prompt_ids, trace))
+        return self.mot.encode_text(*prompts)[1].select(which)
 
     def trace_pieces(self, trace: Trace) -> tuple[Tensor, Tensor]:
         """ids and mask (B, L), L <= T + 2, of the pieces bos + tokens + eos. A trace cut at its length limit gets its
@@ -203,6 +216,24 @@ class MoTModel(nn.Module):
     ) -> tuple[Trace, Context]:
         context = self.read_prompts(prompt_ids)
         return self.mot.generate_text(context, max_tokens, temperature=temperature, uniforms=uniforms)
+
+    def replay(
+        self, prompt_ids: list, pieces: Sequence[Trace | States], branches: Sequence[str], *, through: bool, text: bool
+    ) -> list[Tensor | dict[str, Tensor]]:
+        first = next((piece for piece in pieces if isinstance(piece, Trace)), None)
+        prompts, which = self.different(self.framed(prompt_ids, first))
+        read = [self.trace_pieces(p) if isinstance(p, Trace) else (p.x, p.t) for p in pieces]
+        found = self.mot.replay(prompts, which, read, self.grid, branches, through=through, text=text)
+        return [x if torch.is_tensor(x) else {name: v.float() for name, v in x.items()} for x in found]
+
+    def row_bytes(self, prompt_ids: list[list[int]], max_tokens: int) -> tuple[int, int]:
+        """Keys and values of the text, and of a block that joins a copy of them; the vocabulary's probabilities; the
+        widest layer."""
+        c, width = self.mot.config, torch.finfo(self.mot.vae2llm.weight.dtype).bits // 8
+        tokens = max(len(ids) for ids in prompt_ids) + max_tokens + 2
+        cached = tokens * c.layers * 2 * c.hidden_size // c.heads * c.kv_heads * width
+        block = (self.latent_shape[0] + 2) * (2 * c.hidden_size + 3 * c.intermediate_size) * width
+        return cached + 16 * c.vocab_size, 2 * cached + block
 
     def empty_context(self, batch: int) -> Context:
         return self.mot.empty_context(batch)
@@ -248,8 +279,8 @@ def load(folder: Path, device: torch.device | str, expected: ModelConfig | None)
     try:
         card = from_dict(Card, {name: data[name] for name in names})
         if expected is not None:
-            pictures = {"latent_downsample": card.codec.downsample, "image_size": card.image_size}
-            found = asdict(card.architecture) | pictures
+            sizes = {"latent_downsample": card.codec.downsample, "image_size": card.image_size}
+            found = asdict(card.architecture) | sizes
             for name, value in to_dict(expected).items():
                 require(found[name] == value, name, f"{value}, the configuration's model.{name}, got {found[name]}")
     except UserError as error:

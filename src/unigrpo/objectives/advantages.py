@@ -23,12 +23,14 @@ def group_advantages(
     ddof: int,
     eps: float,
     scale: Literal["group", "batch", "none"] = "group",
+    clip: float | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
     """Advantages (B,) float32 of rewards (B,), centred per group.
 
     groups: B keys in any order, one per sample; equal keys are one group (prompt ids; consecutive groups of size G are
     ``[i // G for i in range(B)]``). ``scale``: divide by the spread of the group, of the batch, or not at all. spread =
-    std + eps, whose variance has denominator n - ddof. Arithmetic is float64. A group of equal rewards gets exactly 0.
+    std + eps, whose variance has denominator n - ddof. ``clip``: then clamp to +-clip. Arithmetic is float64. A group
+    of equal rewards gets exactly 0.
 
     Metrics: groups, zero_spread_groups (counts), reward_mean, reward_std (population, over the batch).
     Raises UserError for a non-finite reward (naming the sample), for a group of one, and for an unknown scale.
@@ -56,6 +58,8 @@ def group_advantages(
         if scale != "none":
             spread_over = group if scale == "group" else values
             advantages[rows] /= torch.sqrt(spread_over.var(correction=ddof)) + eps
+    if clip is not None:
+        advantages = advantages.clamp(-clip, clip)
     metrics = {
         "groups": len(members),
         "zero_spread_groups": zero_spread,

@@ -1,8 +1,9 @@
-"""Moving average of weights during reinforcement learning, with the warm-up and the interval of Flow-GRPO."""
+"""Moving averages of weights, with the warm-up and the interval of Flow-GRPO."""
 
 from __future__ import annotations
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 
 def ema_update(average: Tensor, value: Tensor, step: int, *, decay: float, every: int) -> Tensor:
@@ -14,3 +15,11 @@ def ema_update(average: Tensor, value: Tensor, step: int, *, decay: float, every
     if (step + 1) % every:
         return average
     return value.lerp(average, min((1 + step) / (10 + step), decay))
+
+
+@torch.no_grad()
+def average_into(average: nn.Module, model: nn.Module, step: int, decay: float) -> None:
+    """Move every parameter of ``average`` after step number ``step`` (from 0) of ``model``; shared ones stay."""
+    for mean, value in zip(average.parameters(), model.parameters(), strict=True):
+        if mean is not value:
+            mean.copy_(ema_update(mean, value, step, decay=decay, every=1))

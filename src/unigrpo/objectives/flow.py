@@ -192,25 +192,26 @@ def latent_kl_weight(t: float | Tensor, t_next: float | Tensor, *, noise_level: 
 
 def guided_velocity(
     cond: Tensor,
-    uncond: Tensor,
+    uncond: Tensor | None,
     scale: float,
     renorm: Literal["none", "global", "channel", "text_channel"] = "none",
     renorm_min: float = 0.0,
     image_uncond: Tensor | None = None,
     image_scale: float = 1.0,
 ) -> Tensor:
-    """Classifier-free guidance g = uncond + scale * (cond - uncond), only if scale > 1 (else cond).
+    """Classifier-free guidance g = uncond + scale * (cond - uncond) if scale > 1, else cond.
 
     cond, uncond, image_uncond (B, T, C). ``image_scale`` > 1 guides a second time, away from ``image_uncond``: g' =
     image_uncond + image_scale * (g - image_uncond). ``global`` multiplies the result by clamp(|cond| / (|result| +
     1e-8), renorm_min, 1) with norms over all tokens and channels of a sample; ``channel`` does the same per token,
     norms over the last axis; ``text_channel`` does that to g, before the second guidance. Source: BAGEL.
     """
-    cond = widen(cond)
-    if scale <= 1:
+    guided = cond = widen(cond)
+    if scale <= 1 and image_scale <= 1:
         return cond
-    uncond = widen(uncond)
-    guided = uncond + scale * (cond - uncond)
+    if scale > 1:
+        uncond = widen(uncond)
+        guided = uncond + scale * (cond - uncond)
     if renorm == "text_channel":
         guided = _shortened(guided, cond, (-1,), renorm_min)
     if image_scale > 1:
@@ -239,7 +240,8 @@ def widen(x: Tensor) -> Tensor:
 
 def _rows(value: float | Tensor, x: Tensor) -> Tensor:
     """value as (B,) in the dtype and on the device of x."""
-    return torch.as_tensor(value, dtype=x.dtype, device=x.device).expand(len(x))
+    filled = value if isinstance(value, Tensor) else x.new_full((), value)  # no transfer to a device
+    return filled.to(x.dtype).expand(len(x))
 
 
 def column(values: Tensor, x: Tensor) -> Tensor:

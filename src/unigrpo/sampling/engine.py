@@ -1,23 +1,123 @@
-"""Evaluation sampling: prompts -> traces and images, deterministic per (seed, prompt id, sample number)."""
+"""The one sampler: prompts become traces and images, for rollouts, validation, choices and evaluation alike.
+
+A job is one image. Its draws come from streams named by the job, so it is the same whatever else is sampled with it,
+and a process draws for its own jobs only. Work is done in parts that a memory budget allows: many rows write text
+together, fewer are painted together.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from unigrpo.core import seeding
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json
 from unigrpo.core.records import Prompt
-from unigrpo.models.base import UnifiedModel
+from unigrpo.models.base import Trace, UnifiedModel
 from unigrpo.objectives import flow
-from unigrpo.sampling.painting import paint
+from unigrpo.sampling.painting import Contexts, Guidance, contexts, evaluations, guidance_of, paint
 from unigrpo.study.config import SamplingConfig
+
+Name = tuple[str | int, ...]  # of a stream of draws, below a seed and the purpose
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image to make. ``text`` names the draws of its trace (None: painted without one), ``start`` those of its
+    initial noise, ``name`` all others. Jobs of one prompt with one ``text`` have one trace; equal starts are equal."""
+
+    prompt: Prompt
+    text: Name | None
+    start: Name
+    name: Name
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How jobs are done: ``temperature`` of the text (0 = greedy), ``max_tokens`` of a trace, the time grid ``times``
+    (N+1,) on the CPU, guidance, and the ``memory`` in bytes that a part may take."""
+
+    temperature: float
+    max_tokens: int
+    times: Tensor
+    guidance: Guidance
+    memory: int
+
+
+@dataclass(frozen=True)
+class Start:
+    """B jobs with their traces (None where no job has one) and without an image yet; x (B, N, token_dim) noise."""
+
+    jobs: tuple[Job, ...]
+    prompt_ids: list
+    trace: Trace | None
+    seen: Contexts
+    x: Tensor
+
+    def select(self, rows: list[int]) -> Start:
+        index = torch.tensor(rows, device=self.x.device)
+        trace = None if self.trace is None else self.trace.select(index)
+        seen = {name: context.select(index) for name, context in self.seen.items()}
+        return Start(tuple(self.jobs[i] for i in rows), [self.prompt_ids[i] for i in rows], trace, seen, self.x[index])
+
+
+def normal(seed: int, purpose: str, names: Sequence[Name], shape: Sequence[int]) -> Tensor:
+    """Standard normal numbers (len(names), *shape) on the CPU, a stream each."""
+    return torch.stack([torch.randn(shape, generator=seeding.generator(seed, purpose, *name)) for name in names])
+
+
+@torch.no_grad()
+def think(model: UnifiedModel, jobs: Sequence[Job], manner: Manner, seed: int) -> Start:
+    """Write the traces of B jobs, each once, and draw their initial noise."""
+    prompt_ids = model.prompt_ids([job.prompt.text for job in jobs])
+    keys = [None if job.text is None else (job.prompt.text, *job.text) for job in jobs]
+    first = {key: i for i, key in reversed(list(enumerate(keys))) if key is not None}  # which row writes a trace
+    rows = sorted(first.values())
+    trace = None
+    if not rows:
+        full = model.read_prompts(prompt_ids)
+    else:
+        draws = [torch.rand(manner.max_tokens, generator=seeding.generator(seed, "text", *jobs[i].text)) for i in rows]
+        uniforms = torch.stack(draws).to(model.device) if manner.temperature > 0 else None
+        asked = [prompt_ids[i] for i in rows]
+        trace, full = model.think(asked, manner.max_tokens, uniforms, manner.temperature)
+        if len(rows) < len(jobs):
+            place = {i: k for k, i in enumerate(rows)}
+            which = torch.tensor([0 if key is None else place[first[key]] for key in keys], device=model.device)
+            trace, full = trace.select(which), full.select(which)
+            if None in keys:
+                without = torch.tensor([key is None for key in keys], device=model.device)
+                trace = replace(trace, mask=trace.mask & ~without[:, None])
+                full = model.encode(prompt_ids, trace)[1]
+    x = normal(seed, "start", [job.start for job in jobs], model.latent_shape).to(model.device)
+    return Start(tuple(jobs), prompt_ids, trace, contexts(model, prompt_ids, trace, full, manner.guidance), x)
+
+
+def parts(model: UnifiedModel, jobs: Sequence[Job], manner: Manner, seed: int) -> Iterator[Start]:
+    """All jobs in order, begun, as many together as are to be painted together. Jobs that share a trace begin
+    together."""
+    tokens = manner.max_tokens if any(job.text is not None for job in jobs) else 0
+    sizes = model.row_bytes(model.prompt_ids([job.prompt.text for job in jobs]), tokens)
+    writing, painting = (max(1, manner.memory // size) for size in sizes)
+    start = 0
+    while start < len(jobs):
+        end = min(start + max(writing, painting), len(jobs))
+        while end < len(jobs) and jobs[end].text is not None and jobs[end].text == jobs[end - 1].text:
+            end += 1
+        begun = think(model, jobs[start:end], manner, seed)
+        for row in range(0, end - start, painting):
+            yield begun.select(list(range(row, min(row + painting, end - start))))
+        start = end
+
+
+# ------------------------------------------------------------------------------------------------------ evaluation
 
 
 @dataclass(frozen=True)
@@ -82,32 +182,21 @@ def sample_guided(
 ) -> list[Samples]:
     """What :func:`sample` returns at each of the guidance ``scales`` in place of the decoding's. Guidance does not
     reach the text, which is therefore written once."""
-    times = flow.time_grid(settings.steps, settings.shift, settings.grid).to(model.device)
+    times = flow.time_grid(settings.steps, settings.shift, settings.grid)
+    guidances = [guidance_of(settings, scale) for scale in scales]
+    widest = max(guidances, key=lambda guidance: len(guidance.branches))
+    memory = settings.memory * 2**20
+    manner = Manner(decoding.temperature, settings.max_trace_tokens, times, widest, memory)
+    named = [Job(p, (p.id, k) if decoding.thinking else None, (p.id, k), (p.id, k)) for p, k in jobs]
     images, traces = [[] for _ in scales], []
-    starts = range(0, len(jobs), settings.batch_size)
-    for start in tqdm(starts, desc=progress, disable=progress is None, mininterval=5):
-        batch = jobs[start : start + settings.batch_size]
-        ids = model.prompt_ids([p.text for p, _ in batch])
-        if decoding.thinking:
-            uniforms = torch.stack(
-                [
-                    torch.rand(settings.max_trace_tokens, generator=seeding.generator(seed, "text", p.id, k))
-                    for p, k in batch
-                ]
-            )
-            uniforms = uniforms.to(model.device)
-            trace, context = model.think(ids, settings.max_trace_tokens, uniforms, decoding.temperature)
-            text = model.trace_texts(trace)
-        else:
-            text, context = [None] * len(batch), model.read_prompts(ids)
-        noise = [torch.randn(model.latent_shape, generator=seeding.generator(seed, "start", p.id, k)) for p, k in batch]
-        noise = torch.stack(noise).to(model.device)
-        for scale, painted in zip(scales, images, strict=True):
-            x, _ = paint(model, context, noise, times, guidance=scale, renorm=settings.renorm)
-            painted.append((model.decode(x).permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu().numpy())
-        traces += text
-    evaluations = len(jobs) * (len(times) - 1)
+    with tqdm(total=len(jobs), desc=progress, disable=progress is None, mininterval=5) as bar:
+        for begun in parts(model, named, manner, seed):
+            for guidance, painted in zip(guidances, images, strict=True):
+                x, _ = paint(model, begun.seen, begun.x, times, guidance)
+                painted.append((model.decode(x).permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu().numpy())
+            traces += [None] * len(begun.jobs) if begun.trace is None else model.trace_texts(begun.trace)
+            bar.update(len(begun.jobs))
     return [
-        Samples(np.concatenate(painted), traces, evaluations * (2 if scale > 1 else 1))
-        for scale, painted in zip(scales, images, strict=True)
+        Samples(np.concatenate(painted), traces, len(jobs) * evaluations(times, guidance))
+        for guidance, painted in zip(guidances, images, strict=True)
     ]

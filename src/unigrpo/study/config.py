@@ -31,7 +31,7 @@ from unigrpo.study.facts import BACKBONES, METHODS, REGULARISERS, BackboneFacts,
 SUPERVISED_VALIDATION_IMAGES = 2  # per validation prompt, with thinking and again without
 LENGTH_BUCKETS = 2  # parts of a supervised step, texts of similar length together
 MOST_EPISODES = 10**10  # of a run
-Grid = Literal["points", "steps"]
+Grid = Literal["points", "steps", "diffusers"]
 Guidance = Annotated[float, Field(ge=1)]  # scale of classifier-free guidance; 1 = none
 AtLeastTwo = Annotated[int, Field(ge=2, le=MOST)]
 
@@ -86,21 +86,38 @@ class SupervisedConfig(Settings):
     checkpoint_every: Count = 500  # steps
 
 
-class SamplingConfig(Settings):
-    """How images are sampled at evaluation."""
+class Denoising(Settings):
+    """How an image is painted, in training and at evaluation: its time grid and its guidance."""
 
     steps: AtLeastTwo = 20  # denoising grid, read by `grid`
-    grid: Grid = "steps"  # BAGEL counts grid points (N points = N-1 evaluations)
+    grid: Grid = "steps"  # BAGEL counts grid points (N points = N-1 evaluations); diffusers: its scheduler's N steps
     shift: Positive = 3.0  # timestep shift, t' = s t / (1 + (s-1) t)
-    renorm: Literal["none", "global", "channel"] = "none"  # of the guided velocity
+    guidance_interval: Annotated[tuple[Share, Share], AsTuple] = (0.0, 1.0)  # flow times (start, end] that are guided
+    reasoning_guidance: Guidance = 1.0  # guidance away from the prompt without its trace; 1 = none
+    renorm: Literal["none", "global", "channel", "text_channel"] = "none"  # of the guided velocity
+
+    @property
+    def n_steps(self) -> int:
+        return self.steps - 1 if self.grid == "points" else self.steps
+
+    @model_validator(mode="after")
+    def _check_interval(self):
+        start, end = self.guidance_interval
+        require(start < end, "guidance_interval", f"start < end, got {start}, {end}")
+        return self
+
+
+class SamplingConfig(Denoising):
+    """How images are sampled at evaluation."""
+
     max_trace_tokens: Count = 24
     images_per_prompt: Count = 4
-    batch_size: Count = 160  # images sampled together
+    memory: Count = 64  # MB that texts and images made together may take beside the weights, in training too
     guidance_grid: Several[Guidance] = (1.0, 1.5, 2.0, 3.0, 4.5)  # tried on validation prompts
     temperature_grid: Several[Positive] = (1.0, 0.7, 0.3)  # the same
 
 
-class RLConfig(Settings):
+class RLConfig(Denoising):
     """Reinforcement of the reasoning and / or the denoising part (paper, Table 3): the settings of every method. The
     text's update is GRPO; the image's is ``method``."""
 
@@ -113,11 +130,10 @@ class RLConfig(Settings):
     epochs: Count = 2  # optimiser steps per rollout
     epoch_convention: Literal["halves", "repeat"] = "halves"  # disjoint parts of the rollout, or all of it each time
     micro_batch: Count = 144  # episodes per backward pass
-    rollout_batch: CountOrNone = 0  # episodes that a process thinks and paints at once; 0 = all that it has
-    steps: Count = 10  # denoising grid in training
-    grid: Grid = "steps"
-    shift: Positive = 3.0
+    steps: AtLeastTwo = 10  # denoising grid in training
     guidance: Guidance = 1.0  # in training; 1 is the paper's choice
+    penalty_guided: bool = True  # the regulariser compares guided velocities; false: those of the full context
+    images_per_trace: Count = 1  # episodes of a group that share one trace
     transition: Literal["sde", "cps", "dance"] = "sde"  # kind of the stochastic steps
     noise_level: Rate = 0.8  # a of sigma_t = a sqrt(t / (1 - t)); what it means in the other kinds: flow.transition
     window: Literal["contiguous", "scattered", "progressive"] = "contiguous"
@@ -127,12 +143,22 @@ class RLConfig(Settings):
     same_noise: bool = True  # the group shares its initial noise
     temperature: Positive = 1.0
     ratio: Literal["plain", "ratio_norm"] = "ratio_norm"
-    text_reduction: Literal["grpo", "dr_grpo", "dapo"] = "grpo"  # of the token losses: text_losses.reduce_tokens
+    text_reduction: Literal["grpo", "bnpo", "dr_grpo", "dapo"] = "grpo"  # of token losses: text_losses.reduce_tokens
+    text_surrogate: Literal["clip", "cispo", "sapo"] = "clip"  # what takes the place of the clipped ratio
+    text_level: Literal["token", "sequence"] = "token"  # of the ratio; sequence: GSPO
+    text_ratio_cap: Positive | None = None  # above it a ratio is cut where clipping would let it through
     kl_text: NotNegative = 0.0  # weight of the text's KL to the starting checkpoint (k3 estimator)
+    kl_text_corrected: bool = False  # each token's estimate times its ratio: unbiased under the new policy
+    entropy_weight: NotNegative = 0.0  # of the bonus for the entropy of the text
+    entropy_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # of tokens, the most entropic, that carry the text's loss
     clip_text: Positive = 0.02
+    clip_text_low: Positive | None = None  # the lower side alone
+    clip_text_high: Positive | None = None  # the upper side alone (clip-higher)
     clip_image: Positive = 1.5e-4
     advantage_eps: NotNegative = 1e-4
     advantage_ddof: CountOrNone = 0
+    advantage_scale: Literal["group", "batch", "none"] = "group"  # whose spread divides a reward's excess
+    advantage_clip: Positive | None = None  # largest absolute advantage
     image_weight: NotNegative = 1.0  # lambda of J = J_text + lambda J_flow
     lora_rank: CountOrNone = 0  # of the adapters that are trained in the weights' place; 0 = the weights themselves
     image_scale: NotNegative = 1.0  # factor on the image loss, whose log-ratios are means over latent elements
@@ -140,7 +166,9 @@ class RLConfig(Settings):
     context_gradient: Literal["auto", "full", "stage_boundary"] = "auto"  # auto: full where both parts train
     lr_text: Rate = 3e-4  # reasoning (understanding) expert
     lr_image: Rate = 2e-4  # denoising (generation) expert
+    lr_warmup: CountOrNone = 0  # optimiser steps over which the learning rates rise to these
     clip_norm: Positive = 1.0  # per expert
+    average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the policy's average, validated and saved; 0 = none
     reward: str  # a file of rewards/
     reward_options: dict[str, Any] = {}  # what its `build` is called with
     prompt_file: str | None = None  # prompts to train on, one JSON object a line; none = the world's
@@ -157,6 +185,8 @@ class RLConfig(Settings):
         require(self.advantage_ddof < self.group_size, "rl.advantage_ddof", "less than rl.group_size")
         replaced = self.transition != "cps" or self.noise_level <= 1
         require(replaced, "rl.noise_level", "at most 1 for transition: cps, where 1 replaces all of the noise")
+        shared = self.group_size % self.images_per_trace == 0
+        require(shared, "rl.images_per_trace", f"a divisor of rl.group_size = {self.group_size}")
         (lo, hi), n = self.window_range, self.n_steps
         last = f"0 <= start < end <= {n - 1} (the last of {n} steps is not stochastic)"
         require(0 <= lo < hi <= n - 1, "rl.window_range", last)
@@ -175,7 +205,7 @@ class RLConfig(Settings):
         require(frozenset(self.train) in possible, "rl.train", f"{choices} for {name}, got [{', '.join(self.train)}]")
         if "image" in self.train and not facts.noise_inside:
             require(not self.same_noise, "rl.same_noise", f"false for {name}: a group would paint one image")
-        require(facts.guided or self.guidance == 1, "rl.guidance", f"1 for {name}, which does not train with guidance")
+        require(facts.guided or self.branches == 1, "rl.guidance", f"1 for {name}, which does not train with guidance")
         if "sft_data" in facts.needs:
             world = f"none for {name}: its data are made for the world's prompts"
             require(self.prompt_file is None, "rl.prompt_file", world)
@@ -195,8 +225,9 @@ class RLConfig(Settings):
         return METHODS.load(self.method, "rl.method").FACTS
 
     @property
-    def n_steps(self) -> int:
-        return self.steps - 1 if self.grid == "points" else self.steps
+    def branches(self) -> int:
+        """Evaluations of the network that a guided velocity takes."""
+        return 1 + (self.guidance > 1) + (self.reasoning_guidance > 1)
 
     @property
     def needs_reference(self) -> bool:
@@ -347,12 +378,9 @@ def check_processes(cfg: RunConfig) -> None:
         size, least = cfg.supervised.batch_size, LENGTH_BUCKETS * n
         wanted = f"a multiple of {LENGTH_BUCKETS} x processes = {least}, got {size}"
         return require(cfg.launched == 1 or size % least == 0, "supervised.batch_size", wanted)
-    prompts = rl.prompts_per_rollout
-    require(n <= prompts, "processes", f"at most rl.prompts_per_rollout = {prompts}, got {n}")
-    if n > 1 and rl.epoch_convention == "halves":
-        each = f"rl.prompts_per_rollout / rl.epochs = {prompts} / {rl.epochs}"
-        require(prompts // rl.epochs % n == 0, "processes", f"a divisor of {each}, got {n}")
-    require(prompts % n == 0, "processes", f"a divisor of rl.prompts_per_rollout = {prompts}, got {n}")
+    episodes, steps = rl.prompts_per_rollout * rl.group_size, rl.epochs if rl.epoch_convention == "halves" else 1
+    each = f"the {episodes // steps} episodes of an optimiser step"
+    require(episodes // steps % n == 0, "processes", f"a divisor of {each}, got {n}")
 
 
 def load(path: str | Path) -> RunConfig:

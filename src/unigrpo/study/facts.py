@@ -32,7 +32,9 @@ class MethodFacts:
     noise_inside: bool  # whether it draws noise inside the trajectory, hence has transition densities
     evaluations: Callable[[RLConfig], int]  # image evaluations of an episode, each time that it is replayed
     extra_evaluations: Callable[[RLConfig], int] = lambda rl: 0  # of an episode, with gradient alone
-    needs: tuple[Literal["old_weights", "reward_gradient", "sft_data"], ...] = ()
+    needs: tuple[Literal["reward_gradient", "sft_data"], ...] = ()
+    copies: tuple[str, ...] = ()  # names of further copies of the policy, which `follow` moves and a checkpoint holds
+    acts: str | None = None  # the copy that makes the rollouts; None: the policy itself
     ratio: bool = True  # whether it compares the policy with the one that made the rollout
     guided: bool = True  # whether it can train with classifier-free guidance
     holds: tuple[str, str | None] | None = None  # what holds it near its start: label, setting (or the regulariser's)
@@ -61,6 +63,7 @@ class RewardFacts:
     trained: str | None = None  # the folder of a scale's results that holds its weights, where the workflow trains it
     reads: Literal["statements", "text"] | None = None  # what it needs of a prompt: clauses to judge, a text to render
     most_words: int | None = None  # longest prompt that it reads
+    sees: tuple[Literal["traces", "policy"], ...] = ()  # what it is called with by name, beside images and prompts
     parts: Callable[[dict], dict[str, tuple[str, dict]]] | None = None  # options -> part -> (reward, options)
 
 

@@ -27,13 +27,14 @@ from unigrpo.study.facts import METHODS, REGULARISERS
 from unigrpo.study.provenance import ROOT
 from unigrpo.study.training_inputs import check_reward, training_pool
 
+PAINTING = ("grid", "shift", "guidance_interval", "reasoning_guidance", "renorm")  # as evaluated, so trained
 CATALOGUE, SCALES = ROOT / "pipelines" / "experiments.yaml", ROOT / "pipelines" / "scales"
 OPTIONS = ("scale", "seeds", "run", "group")  # of load_study
 MODES = {"yes": "think", "no": "direct"}  # thinking at evaluation, as tables say it -> as files say it
 LAYOUT = ("processes", "sharding", "activation_checkpointing")  # among devices, of SFT and reinforcement
 MACHINE = ("backbone", "device", "precision", "threads", *LAYOUT)  # keys of a scale that a run has too
 PARTS = ("config", "training", "reward", "weak_reward", "tuning", "evaluation")  # of a configuration: see part()
-_EVALUATION = {"images_per_prompt", "batch_size"}
+_EVALUATION = {"images_per_prompt"}
 _TUNING = {"guidance_grid", "temperature_grid"}
 
 
@@ -123,7 +124,8 @@ def _compose(
     sections["weak_reward"] = sections["reward"] | scale.get("weak_reward", {})
     if line["stage"] == "rl":
         method = settings.get("method", defaults.get("method"))
-        sections["rl"] = defaults | scale["rl"] | scale.get("methods", {}).get(method, {}) | settings
+        painted = {key: value for key, value in sections["sampling"].items() if key in PAINTING}
+        sections["rl"] = defaults | painted | scale["rl"] | scale.get("methods", {}).get(method, {}) | settings
         sections["supervised"] = scale.get(SFT, {}) | (data or {})
     else:
         stage = dict(scale[line["stage"]])

@@ -18,7 +18,6 @@ from unigrpo.core.records import Prompt
 from unigrpo.core.settings import replace
 from unigrpo.episodes import rollout
 from unigrpo.models.base import UnifiedModel
-from unigrpo.sampling import painting
 from unigrpo.study.config import RLConfig, RunConfig
 from unigrpo.world.prompts import prompt_set
 
@@ -53,31 +52,13 @@ def trace_share(values: np.ndarray, rng: np.random.Generator) -> dict[str, float
     return {"share": share(np.arange(p)), "lo": float(lo), "hi": float(hi), **variances}
 
 
-@torch.no_grad()
 def paint_each(
     model: UnifiedModel, prompts: list[Prompt], rl: RLConfig, max_tokens: int, images: int, index: int
 ) -> torch.Tensor:
     """``rl.group_size`` traces per prompt and ``images`` pictures of each, (P * T * M, 3, H, W) in [0, 1]; the initial
     noise is one per prompt with ``rl.same_noise``, else one per picture, and the window's noise always differs."""
-    everyone = list(range(len(prompts) * rl.group_size))
-    begun = rollout.think(model, prompts, rl, max_tokens, SEED, index, everyone)
-    n, window = len(begun.x) * images, rollout.stochastic_steps(rl, SEED, index)
-    x = begun.x.repeat_interleave(images, 0)
-    if not rl.same_noise:
-        x = torch.randn(x.shape, generator=seeding.generator(SEED, "start", index)).to(x)
-    noise = torch.randn(n, len(window), *model.latent_shape, generator=seeding.generator(SEED, "noise", index)).to(x)
-    final, _ = painting.paint(
-        model,
-        begun.context.repeat_interleave(images),
-        x,
-        begun.times,
-        guidance=rl.guidance,
-        window=window,
-        transition=rl.transition,
-        noise_level=rl.noise_level,
-        noise=noise,
-    )
-    return model.decode(final)
+    rl = replace(rl, group_size=rl.group_size * images, images_per_trace=images)
+    return rollout.roll_out(model, rollout.Draw(prompts, rl, max_tokens, SEED, index)).image.images
 
 
 def measure(

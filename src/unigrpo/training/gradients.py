@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from unigrpo.core import distributed
 from unigrpo.core.errors import Collapse
-from unigrpo.episodes.slices import Networks
+from unigrpo.episodes.slices import Networks, Slice
 
 
 def backward_into(nets: Networks, part: str, loss: Tensor, accelerator) -> None:
@@ -24,6 +24,16 @@ def backward_into(nets: Networks, part: str, loss: Tensor, accelerator) -> None:
     accelerator.backward(loss)  # the parts of a split network are no leaves of the graph
     for parameter, before in others:
         parameter.grad = before
+
+
+def reduced_once(nets: Networks, slices: list[Slice]) -> Iterator[Slice]:
+    """The slices of an optimiser step, one after the other; a network that is split sums its gradients over processes
+    at the last of them alone."""
+    units = [module for module in nets.model.modules() if hasattr(module, "set_requires_gradient_sync")]
+    for number, s in enumerate(slices, 1):
+        for unit in units:
+            unit.set_requires_gradient_sync(number == len(slices), recurse=False)
+        yield s
 
 
 @contextmanager

@@ -19,9 +19,12 @@ from unigrpo.episodes.rollout import Rollout
 from unigrpo.episodes.slices import Networks
 from unigrpo.models import lora, sharding
 from unigrpo.models.base import UnifiedModel
+from unigrpo.objectives.averaging import average_into
 from unigrpo.study.config import RLConfig, RunConfig
 from unigrpo.study.facts import METHODS
 from unigrpo.training.examples import SupervisedData
+
+AVERAGE = "average"  # the copy that follows the policy where the run keeps an average of it
 
 
 @dataclass
@@ -44,18 +47,37 @@ class Learner:
     @contextmanager
     def acting(self) -> Iterator[None]:
         """Within it the policy that makes the rollouts is put together, and computes in the run's precision."""
-        policy = self.nets.model if self.nets.old is None else self.nets.old
+        acts = self.cfg.rl.facts.acts
+        policy = self.nets.model if acts is None else self.nets.copies[acts]
         with sharding.gathered(policy), self.accelerator.autocast():
             yield
+
+    def settings(self, index: int) -> RLConfig:
+        """The settings of rollout ``index``: the run's, or those that its method has for it."""
+        rl = self.cfg.rl
+        return self.method.phase(rl, index) if hasattr(self.method, "phase") else rl
+
+    def after_step(self, rl: RLConfig) -> None:
+        """What follows an optimiser step: the count, the average of the policy, the next learning rate."""
+        self.counts["updates"] += 1
+        if AVERAGE in self.nets.copies:
+            average_into(self.nets.copies[AVERAGE], self.nets.model, self.counts["updates"] - 1, rl.average_decay)
+        warm_up(self.optimizer, rl, self.counts["updates"])
+
+    @property
+    def judged(self) -> UnifiedModel:
+        """The policy that is validated and saved: its average, where the run keeps one."""
+        return self.nets.copies.get(AVERAGE, self.nets.model)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a rollout: its episodes, rewards (B,) of all processes, their spread, metrics of its updates."""
+    """What became of a rollout: its episodes, rewards (B,) of all processes by name, their spread, metrics of its
+    updates."""
 
     rollout: Rollout
-    rewards: Tensor
-    spread: dict[str, Tensor]
+    rewards: dict[str, Tensor]
+    spread: dict[str, float]
     metrics: dict[str, float]
 
 
@@ -79,11 +101,12 @@ def networks(cfg: RunConfig, model, reward, start: Callable[[], UnifiedModel] | 
     if cfg.activation_checkpointing:
         model.mot.checkpoint_activations()
     below = [p for p in model.parameters() if not p.requires_grad] if rank else ()
-    old = None
-    if "old_weights" in needs:
-        old = lora.frozen_copy(model, below) if start is None else start().requires_grad_(False)
+    copies = {
+        name: lora.frozen_copy(model, below) if start is None else start().requires_grad_(False)
+        for name in (*cfg.rl.facts.copies, *[AVERAGE] * (cfg.rl.average_decay > 0))
+    }
     data = SupervisedData(cfg.supervised) if "sft_data" in needs else None
-    return Networks(model, reference.requires_grad_(False), reward, old, data)
+    return Networks(model, reference.requires_grad_(False), reward, copies, data)
 
 
 def added_rank(cfg: RunConfig) -> int:
@@ -93,10 +116,10 @@ def added_rank(cfg: RunConfig) -> int:
 
 def state_of(nets: Networks, cfg: RunConfig) -> dict[str, nn.Module]:
     """What a checkpoint of the run holds: its networks, or their adapters alone, as the rest is the parent's."""
-    changing = {"model": nets.model, "old": nets.old}
+    changing = {"model": nets.model, **nets.copies}
     if added_rank(cfg):
-        return {name: lora.trained(net) for name, net in changing.items() if net is not None}
-    return {name: net for name, net in (changing | {"reference": nets.reference}).items() if net is not None}
+        return {name: lora.trained(net) for name, net in changing.items()}
+    return changing | {"reference": nets.reference}
 
 
 def optimizer_for(model: UnifiedModel, rl: RLConfig) -> tuple[torch.optim.Optimizer, dict[str, list[nn.Parameter]]]:
@@ -107,5 +130,13 @@ def optimizer_for(model: UnifiedModel, rl: RLConfig) -> tuple[torch.optim.Optimi
         for p in parameters:
             p.requires_grad_(part in trained)
     rates = {"text": rl.lr_text, "image": rl.lr_image}
-    groups = [{"params": parameters, "lr": rates[part]} for part, parameters in trained.items()]
-    return torch.optim.AdamW(groups, weight_decay=0.0, fused=True), trained
+    groups = [{"params": parameters, "lr": rates[part], "peak": rates[part]} for part, parameters in trained.items()]
+    optimizer = torch.optim.AdamW(groups, lr=0.0, weight_decay=0.0, fused=True)
+    warm_up(optimizer, rl, 0)
+    return optimizer, trained
+
+
+def warm_up(optimizer: torch.optim.Optimizer, rl: RLConfig, updates: int) -> None:
+    """Set the learning rates of the next optimiser step, after ``updates`` of them: linear up to the peak."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * min(1.0, (updates + 1) / (rl.lr_warmup + 1))

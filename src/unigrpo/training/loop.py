@@ -12,67 +12,71 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from unigrpo.episodes.monitor import require_match
+from unigrpo.episodes.rollout import Draw
 from unigrpo.episodes.shares import local_rows
 from unigrpo.episodes.slices import Slice
-from unigrpo.objectives.advantages import group_advantages
-from unigrpo.training.gradients import backward_into, clipped, common_collapse, merged, require_finite
+from unigrpo.training.gradients import backward_into, clipped, common_collapse, merged, reduced_once, require_finite
 from unigrpo.training.learner import Learner, Outcome
-from unigrpo.training.task import draw_prompts, score
+from unigrpo.training.task import advantages_of, draw_prompts, score
 
 
 def learn(run: Learner, index: int, mark=lambda phase: None) -> Outcome:
     """Rollout ``index`` of P prompts, hence B = P G episodes, and its updates. ``mark`` is called as a phase ends.
     Raises Collapse where something that is computed is not finite."""
-    cfg, rl, nets, method = run.cfg, run.cfg.rl, run.nets, run.method
+    cfg, nets, method = run.cfg, run.nets, run.method
+    rl = run.settings(index)
 
     prompts = draw_prompts(cfg.seed, index, rl.prompts_per_rollout, run.pool)
+    draw = Draw(prompts, rl, cfg.sampling.max_trace_tokens, cfg.seed, index, cfg.sampling.memory * 2**20)
 
     with run.acting():  # the old policy thinks and paints
-        rollout = method.roll_out(nets, prompts, rl, cfg.sampling.max_trace_tokens, cfg.seed, index)
+        rollout = method.roll_out(nets, draw)
     mark("rollout")
 
-    rewards, parts = score(rollout, nets.reward, rl)  # (B,)
+    rewards = score(rollout, nets, rl)  # (B,) by name
 
-    groups = [i // rl.group_size for i in range(len(rewards))]
-    advantages, spread = group_advantages(rewards, groups, ddof=rl.advantage_ddof, eps=rl.advantage_eps)  # (B,)
+    advantages, spread = advantages_of(method, rewards, rl)  # (B,) by part
     mark("reward")
 
+    mine = local_rows(draw.size, rl)
     with run.accelerator.autocast():  # what stays fixed during the updates: old and reference quantities
-        steps = method.make_slices(nets, rollout, advantages[local_rows(len(prompts), rl)], rl)
+        steps = method.make_slices(nets, rollout, {part: a[mine] for part, a in advantages.items()}, rl)
     mark("replay")
 
     metrics: dict[str, float] = {}
     for number, slices in enumerate(steps):
-        measured, norms = update(run, slices)
+        measured, norms = update(run, slices, rl)
         metrics |= {f"{name}_{number}" if number else name: value for name, value in measured.items()} | norms
-        run.counts["updates"] += 1
+        run.after_step(rl)
     if hasattr(method, "follow"):
         method.follow(nets, rl, run.counts["updates"])
     mark("update")
-    return Outcome(rollout, rewards, spread | parts, metrics)
+    return Outcome(rollout, rewards, spread, metrics)
 
 
-def update(run: Learner, slices: list[Slice]) -> tuple[dict[str, float], dict[str, float]]:
+def update(run: Learner, slices: list[Slice], rl) -> tuple[dict[str, float], dict[str, float]]:
     """One optimiser step: metrics of its slices, and the norm of each expert's gradient before clipping. Raises
     Collapse, without a step, where a loss or a gradient is not finite."""
     with common_collapse():
-        parts = [(s.share, accumulate(run, s)) for s in slices]
+        parts = [(s.share, accumulate(run, s, rl)) for s in reduced_once(run.nets, slices)]
     metrics = merged(parts)
-    norms = {name: clipped(parameters, run.cfg.rl.clip_norm) for name, parameters in run.experts.items()}
+    require_match(metrics)
+    norms = {name: clipped(parameters, rl.clip_norm) for name, parameters in run.experts.items()}
     require_finite(metrics, norms)
     run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
     return metrics, {f"{name}_grad_norm": norm.item() for name, norm in norms.items()}
 
 
-def accumulate(run: Learner, s: Slice) -> dict[str, Tensor]:
+def accumulate(run: Learner, s: Slice, rl) -> dict[str, Tensor]:
     """Add the gradients of one slice. At a stage boundary the image loss reaches the denoising expert only."""
     with run.accelerator.autocast():
-        losses = list(run.method.losses(run.nets, s, run.cfg.rl))
+        losses = list(run.method.losses(run.nets, s, rl))
     metrics, joint = {}, []
     for part, loss, measured in losses:
         metrics |= {f"{part}_{name}": value for name, value in measured.items()} | {f"{part}_loss": loss.detach()}
-        if part == "image" and not run.cfg.rl.gradient_through_context:
+        if part == "image" and not rl.gradient_through_context:
             backward_into(run.nets, part, loss * s.share, run.accelerator)
         else:
             joint.append(loss * s.share)

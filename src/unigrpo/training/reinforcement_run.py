@@ -18,6 +18,7 @@ import torch
 from unigrpo.core import distributed
 from unigrpo.core.files import read_json
 from unigrpo.episodes.rollout import diversity
+from unigrpo.episodes.shares import local_rows
 from unigrpo.models import checkpoint, lora, sharding
 from unigrpo.sampling.engine import Decoding
 from unigrpo.study.config import RunConfig
@@ -46,7 +47,7 @@ def train(
     nets = networks(cfg, model, reward, (lambda: start()[0]) if cfg.sharding else None)
     saved = state_of(nets, cfg)
     with sharding.gathered(nets.reference):
-        yardstick = probe(nets.reference, world_prompts.prompt_set("val"), rl, cfg.sampling.max_trace_tokens)
+        yardstick = probe(nets.reference, world_prompts.prompt_set("val"), cfg)
     optimizer, experts = optimizer_for(model, rl)
     run = Learner(cfg, nets, optimizer, experts, frame.accelerator, pool, frame.counts)
 
@@ -55,6 +56,7 @@ def train(
         check(-1)
     collapse = frame.run(rl, rl.rollouts, partial(learn_and_record, frame, run), check)
 
+    model = run.judged
     if form is not None:
         model = sharding.unsplit(model, form)
     if added_rank(cfg):
@@ -65,11 +67,12 @@ def train(
 
 def learn_and_record(frame: Frame, run: Learner, index: int) -> dict[str, float]:
     """Rollout ``index``, its updates and its row in the record. Returns the mean reward, to be shown."""
-    ends, start, size = {}, time.monotonic(), run.cfg.rl.group_size
+    ends, start, rl = {}, time.monotonic(), run.cfg.rl
     done = learn(run, index, lambda phase: ends.update({phase: time.monotonic()}))
     rollout, trace = done.rollout, done.rollout.trace
-    run.counts["images"] += len(done.rewards)
+    run.counts["images"] += len(done.rewards["reward"])
     run.counts["model_evaluations"] += sum(distributed.collect([rollout.model_evaluations]))
+    groups = [i // rl.group_size for i in local_rows(len(done.rewards["reward"]), rl)]
     tokens = torch.zeros(()) if trace is None else trace.mask.sum() / len(rollout.prompts)
     frame.log.write(
         kind="train",
@@ -77,27 +80,28 @@ def learn_and_record(frame: Frame, run: Learner, index: int) -> dict[str, float]
         update=run.counts["updates"],
         images=run.counts["images"],
         model_evaluations=run.counts["model_evaluations"],
-        proxy=done.rewards.mean(),
+        proxy=done.rewards["reward"].mean(),
+        **{f"reward_{name}": values.mean() for name, values in done.rewards.items() if name != "reward"},
         **{k: v for k, v in done.spread.items() if k != "reward_mean"},
-        diversity=distributed.mean(diversity(rollout.image.images, size)),
+        diversity=distributed.mean(diversity(rollout.image.images, groups)),
         **rollout.image.drawn,
         trace_tokens=0 if trace is None else distributed.mean(tokens),
         seconds_rollout=ends["reward"] - start,
         seconds_update=time.monotonic() - ends["reward"],
         **done.metrics,
     )
-    return {"proxy": done.rewards.mean().item()}
+    return {"proxy": done.rewards["reward"].mean().item()}
 
 
 def check_policy(frame: Frame, run: Learner, decoding: Decoding, yardstick: Probe, index: int) -> None:
     """Validate the policy after rollout ``index`` (-1: before the first), and measure its drift from the start."""
-    model, counts = run.nets.model, run.counts
-    with sharding.gathered(model):
+    model, counts = run.judged, run.counts
+    with sharding.gathered(model), run.accelerator.autocast():
         images = run.cfg.rl.validation_images
         validation = validate(model, run.cfg, decoding, per_prompt=images, proxy=run.nets.reward)
+        moved = drift(model, yardstick)
     if frame.main:
         record(validation, frame.out / "validation", counts["updates"])
-    moved = drift(model, yardstick)
     distances = {"drift": sum(moved) / len(moved)} | {f"drift_{k}": value for k, value in enumerate(moved)}
     so_far = {"update": counts["updates"], "images": counts["images"]}
     frame.log.write(kind="validation", rollout=index, **so_far, **validation.means, **distances)

@@ -10,6 +10,7 @@ of several processes draws all of them and learns from its share of the examples
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from dataclasses import dataclass
@@ -19,13 +20,13 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from unigrpo.core import distributed, seeding
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import write_json
 from unigrpo.models import checkpoint, sharding
 from unigrpo.models.base import UnifiedModel
+from unigrpo.objectives.averaging import average_into
 from unigrpo.sampling.engine import Decoding
 from unigrpo.study import provenance
 from unigrpo.study.config import LENGTH_BUCKETS, SUPERVISED_VALIDATION_IMAGES, RunConfig, SupervisedConfig
@@ -82,29 +83,24 @@ def learning_rate(step: int, s: SupervisedConfig) -> float:
 
 @dataclass(frozen=True)
 class Student:
-    """A model in supervised training, with the running average of its network, which is evaluated and saved."""
+    """A model in supervised training, with the moving average of its network, which is evaluated and saved."""
 
     cfg: RunConfig
     model: UnifiedModel
-    average: AveragedModel
+    average: nn.Module
     optimizer: torch.optim.Optimizer
     accelerator: Accelerator
 
     @property
     def averaged(self) -> UnifiedModel:
         """The model with averaged weights."""
-        return self.model.with_network(self.average.module)
+        return self.model.with_network(self.average)
 
 
 def optimizer_for(model: UnifiedModel, s: SupervisedConfig) -> torch.optim.Optimizer:
     """AdamW on all parameters that are trained."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     return torch.optim.AdamW(parameters, lr=s.lr, weight_decay=s.weight_decay, betas=(0.9, 0.99), fused=True)
-
-
-def averaging(network: nn.Module, decay: float) -> AveragedModel:
-    """An exponential moving average of weights, which starts as a copy."""
-    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay))
 
 
 def learn(student: Student, step: int) -> tuple[Tensor, dict[str, float]]:
@@ -125,7 +121,7 @@ def learn(student: Student, step: int) -> tuple[Tensor, dict[str, float]]:
     torch.nn.utils.clip_grad_norm_(parameters, s.clip_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    student.average.update_parameters(student.model.network)
+    average_into(student.average, student.model.network, step, s.ema_decay)
     return loss_of_all, parts
 
 
@@ -135,9 +131,8 @@ def train(cfg: RunConfig, out: Path, init: Path | None, tracker: str | None = No
     s, frame = cfg.supervised, Frame(cfg, out, "step", tracker)
     device = frame.accelerator.device
     model, form = (checkpoint.new_model(cfg).to(device), None) if init is None else start_model(cfg, init, device)
-    average = averaging(nn.Module() if form else model.network, s.ema_decay)
-    if form:
-        average.module = start_model(cfg, init, device)[0].network  # a split network cannot be copied
+    # a split network cannot be copied
+    average = start_model(cfg, init, device)[0].network if form else copy.deepcopy(model.network)
     if cfg.activation_checkpointing:
         model.mot.checkpoint_activations()
     student = Student(cfg, model, average, optimizer_for(model, s), frame.accelerator)

@@ -12,6 +12,9 @@ from unigrpo.core.errors import Collapse, UserError
 from unigrpo.core.records import Prompt
 from unigrpo.episodes import shares
 from unigrpo.episodes.rollout import Rollout
+from unigrpo.episodes.slices import Networks
+from unigrpo.judges.reward import beside_images
+from unigrpo.objectives.advantages import group_advantages
 from unigrpo.study.config import RLConfig
 from unigrpo.study.facts import REWARDS
 from unigrpo.world import prompts as world_prompts
@@ -35,15 +38,29 @@ def draw_prompts(seed: int, index: int, n: int, pool: list[Prompt] | None = None
 
 
 @torch.no_grad()
-def score(rollout: Rollout, reward, rl: RLConfig) -> tuple[Tensor, dict[str, Tensor]]:
-    """Rewards (B,) float64 of the episodes of all processes; beside them the mean of each part of a weighted sum, by
-    its column in the record. Raises Collapse, in all processes, where an image is not finite."""
-    images = rollout.image.images
+def score(rollout: Rollout, nets: Networks, rl: RLConfig) -> dict[str, Tensor]:
+    """Rewards (B,) float64 of the episodes of all processes, by name: ``reward``, what is trained on, and the parts of
+    a weighted sum. A reward is told what it asks for: the traces, the policy. Raises Collapse, in all processes, where
+    an image is not finite."""
+    images, reward = rollout.image.images, nets.reward
     if not all(distributed.collect([bool(torch.isfinite(images).all())])):
         raise Collapse("the images are not finite")
-    rewards = reward(images, list(rollout.prompts)).double().cpu()
-    parts = {f"reward_{name}": scores.mean() for name, scores in getattr(reward, "parts", {}).items()}
-    return shares.gathered(rewards, rl.prompts_per_rollout, rl), parts
+    traces = [None] * len(images) if rollout.trace is None else nets.model.trace_texts(rollout.trace)
+    seen = beside_images(reward, policy=nets.model, traces=traces)
+    scores = {"reward": reward(images, rollout.prompts, **seen)} | getattr(reward, "parts", {})
+    n = rl.prompts_per_rollout * rl.group_size
+    return {name: shares.gathered(values.double().cpu(), n, rl) for name, values in scores.items()}
+
+
+def advantages_of(method, rewards: dict[str, Tensor], rl: RLConfig) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Advantages (B,) of each trained part: those that the method makes of the rewards, or the one that all parts share
+    (UniGRPO, section 2). Beside them the spread of the rewards."""
+    groups = [i // rl.group_size for i in range(len(rewards["reward"]))]
+    settings = {"ddof": rl.advantage_ddof, "eps": rl.advantage_eps, "scale": rl.advantage_scale}
+    shared, spread = group_advantages(rewards["reward"], groups, clip=rl.advantage_clip, **settings)
+    if hasattr(method, "advantages"):
+        return method.advantages(rewards, rl), spread
+    return dict.fromkeys(rl.train, shared), spread
 
 
 def reward_source(name: str, folder: Path | None, options: dict | None = None) -> tuple[dict, Path]:

@@ -21,6 +21,7 @@ from PIL import Image
 from unigrpo.core import distributed
 from unigrpo.core.files import replacing, write_text
 from unigrpo.core.records import SHEET_COLUMNS, Prompt
+from unigrpo.judges.reward import beside_images
 from unigrpo.models.base import UnifiedModel
 from unigrpo.sampling.engine import Decoding, Samples, joined, sample
 from unigrpo.sampling.validation_set import SEED, by_category, judge_each, validation_jobs
@@ -47,7 +48,8 @@ def validate(model: UnifiedModel, cfg: RunConfig, decoding: Decoding, *, per_pro
     rows, painted = judge_each(jobs, samples)
     means = by_category(jobs, rows) | painted
     if proxy is not None:
-        scores = proxy(to_float(samples.images), [p for p, _ in jobs])
+        seen = beside_images(proxy, policy=model, traces=samples.traces)
+        scores = proxy(to_float(samples.images), [p for p, _ in jobs], **seen)
         means["proxy"] = float(scores.mean())
         rows = [row | {"proxy": score} for row, score in zip(rows, scores.tolist(), strict=True)]
     return Validation(jobs, samples, rows, means)

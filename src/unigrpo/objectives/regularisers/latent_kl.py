@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from unigrpo.core.settings import NotNegative
 from unigrpo.core.settings import Settings as Section
 from unigrpo.objectives import image_losses
@@ -14,8 +16,10 @@ class Settings(Section):
     """What a run may set of it."""
 
     latent_kl_weight: NotNegative = 20.0
+    latent_kl_variant: Literal["exact", "flow_grpo"] = "exact"  # flow_grpo: of public code, |dt| times the exact one
 
 
-def distance(new, reference):
+def distance(new, reference, rl):
     """(B, S) nats per latent element, from means (B, S, *L) and standard deviations (S,) of the transitions."""
-    return image_losses.latent_kl(new.mean, reference.mean, new.std)
+    std = new.std if rl.latent_kl_variant == "exact" else new.sigma
+    return image_losses.latent_kl(new.mean, reference.mean, std)

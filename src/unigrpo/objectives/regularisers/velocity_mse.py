@@ -16,6 +16,6 @@ class Settings(Section):
     velocity_mse_weight: NotNegative = 1.0
 
 
-def distance(new, reference):
+def distance(new, reference, rl):
     """(B, S) mean over latent elements, from velocities (B, S, *L)."""
     return image_losses.velocity_mse(new.velocity, reference.velocity)

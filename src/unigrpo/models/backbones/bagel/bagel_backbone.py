@@ -27,8 +27,10 @@ from unigrpo.models.backbones.bagel.multimodal import MultimodalMoT
 from unigrpo.models.backbones.bagel.vae import Autoencoder
 from unigrpo.models.base import Trace
 from unigrpo.models.checkpoint import save_tokenizer
-from unigrpo.models.mot import Context, MoT, MoTConfig, Rotary, sincos_table
+from unigrpo.models.mot import MoT, MoTConfig
+from unigrpo.models.mot_layers import Rotary, sincos_table
 from unigrpo.models.mot_model import MoTModel
+from unigrpo.models.mot_pieces import Context
 from unigrpo.models.mot_sizes import expert_of
 from unigrpo.study.config import ModelConfig
 
@@ -55,18 +57,20 @@ class Bagel(MoTModel):
     def with_network(self, mot: MoT) -> Bagel:
         return Bagel(mot, self.codec, self.tokenizer, self.image_size, self.system_prompt, self.cards)
 
-    def encode(self, prompt_ids: list[list[int]], trace: Trace | None) -> tuple[Tensor | None, Context]:
-        """As for every model; the system prompt precedes the prompts of those rows that have a trace."""
-        if trace is not None:
-            thinks = trace.mask.any(1).tolist()
-            prompt_ids = [self.system_ids + p if t else p for p, t in zip(prompt_ids, thinks, strict=True)]
-        return super().encode(prompt_ids, trace)
+    def framed(self, prompt_ids: list[list[int]], trace: Trace | None) -> list[list[int]]:
+        """The system prompt precedes the prompts of those rows that have a trace."""
+        thinks = [False] * len(prompt_ids) if trace is None else trace.mask.any(1).tolist()
+        return [self.system_ids + p if t else p for p, t in zip(prompt_ids, thinks, strict=True)]
 
     def think(
         self, prompt_ids: list[list[int]], max_tokens: int, uniforms: Tensor | None, temperature: float
     ) -> tuple[Trace, Context]:
         """As for every model, after the system prompt."""
         return super().think([self.system_ids + ids for ids in prompt_ids], max_tokens, uniforms, temperature)
+
+    def row_bytes(self, prompt_ids: list[list[int]], max_tokens: int) -> tuple[int, int]:
+        """As for every model, after the system prompt."""
+        return super().row_bytes([self.system_ids + ids for ids in prompt_ids], max_tokens)
 
     def save(self, folder: Path, info: dict, half: bool = False) -> None:
         """Write a release. ``half`` stores bf16, as the published file; otherwise nothing is rounded. ``info``

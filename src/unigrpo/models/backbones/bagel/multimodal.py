@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from unigrpo.core.errors import UserError
 from unigrpo.models.backbones.bagel.vit import Connector, VisionTransformer, VitConfig
-from unigrpo.models.mot import Context, MoT, MoTConfig, PositionTable, patchify, position_ids
+from unigrpo.models.mot import MoT, MoTConfig
+from unigrpo.models.mot_layers import PositionTable, patchify, position_ids
+from unigrpo.models.mot_pieces import Context
 
 
 class MultimodalMoT(MoT):
@@ -34,7 +36,7 @@ class MultimodalMoT(MoT):
             raise UserError(
                 f"picture of {sides[0]} x {sides[1]} pixels: expected multiples of {self.vit.patch} up to {largest}"
             )
-        places = position_ids(*(n // self.vit.patch for n in sides), self.vit.side).to(pixels.device)
+        places = position_ids(*(n // self.vit.patch for n in sides), self.vit.side, pixels.device)
         seen = self.vit_model["vision_model"](patchify(pixels, self.vit.patch), places)
         return self.connector(seen) + self.vit_pos_embed(places)
 

@@ -34,9 +34,9 @@ from transformers import (
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import write_json
 from unigrpo.core.tensor_files import write_tensors
-from unigrpo.models.base import PaintContext, Trace, chosen_logp, padded
+from unigrpo.models.base import PaintContext, States, Trace, chosen_logp, padded
 from unigrpo.models.checkpoint import save_tokenizer
-from unigrpo.models.mot import patchify, unpatchify
+from unigrpo.models.mot_layers import patchify, unpatchify
 from unigrpo.models.mot_sizes import ADAPTER
 
 # the pipeline would warn of every text that is longer than what CLIP reads, which traces are meant to be
@@ -89,11 +89,14 @@ class Inverted(LogitsProcessor):
 
     def __init__(self, uniforms: Tensor, temperature: float, width: int):
         self.uniforms, self.temperature, self.width = uniforms, temperature, width
+        self.logp: list[Tensor] = []  # (B,) nats of the tokens that were chosen
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        cumulative = (scores.float() / self.temperature).softmax(-1).cumsum(-1)
+        logp = (scores.float() / self.temperature).log_softmax(-1)
+        cumulative = logp.exp().cumsum(-1)
         draw = self.uniforms[:, input_ids.shape[1] - self.width, None] * cumulative[:, -1:]
         token = torch.searchsorted(cumulative, draw, right=True).clamp_max(scores.shape[-1] - 1)
+        self.logp.append(logp.gather(-1, token)[:, 0])
         return torch.full_like(scores, -torch.inf).scatter(-1, token, 0.0)
 
 
@@ -195,8 +198,8 @@ class LlmDit(nn.Module):
         rows = [tokens[mask] for tokens, mask in zip(trace.tokens.cpu(), trace.mask.cpu(), strict=True)]
         return [self.tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
 
-    def read_prompts(self, questions: Sequence[Question]) -> Conditioning:
-        """The context of prompts without a trace."""
+    def read_prompts(self, questions: Sequence[Question], trace: Trace | None = None) -> Conditioning:
+        """The context of prompts alone, whether or not a trace follows."""
         return self._condition([q.text for q in questions])
 
     def encode(self, questions: Sequence[Question], trace: Trace | None) -> tuple[Reading | None, Conditioning]:
@@ -237,7 +240,9 @@ class LlmDit(nn.Module):
             logits_processor=LogitsProcessorList(chosen),
         )[:, ids.shape[1] :]
         ended = torch.isin(written, torch.tensor(self.ends, device=written.device)).long()
-        trace = Trace(written, ended.cumsum(1) - ended == 0)
+        mask = ended.cumsum(1) - ended == 0
+        logp = torch.stack(chosen[0].logp, 1).masked_fill(~mask, 0.0) if chosen else None
+        trace = Trace(written, mask, logp)
         return trace, self.encode(questions, trace)[1]
 
     def _left_padded(self, questions: Sequence[Question]) -> tuple[Tensor, Tensor]:
@@ -246,6 +251,42 @@ class LlmDit(nn.Module):
         ids = torch.tensor([[self.ends[0]] * (width - len(q.ids)) + list(q.ids) for q in questions])
         mask = torch.arange(width) >= width - torch.tensor([len(q.ids) for q in questions])[:, None]
         return ids.to(self.device), mask.to(self.device)
+
+    def replay(
+        self,
+        questions: Sequence[Question],
+        pieces: Sequence[Trace | States],
+        branches: Sequence[str],
+        *,
+        through: bool,
+        text: bool,
+    ) -> list[Reading | dict[str, Tensor]]:
+        """See :class:`unigrpo.models.base.UnifiedModel`; the context never has a gradient."""
+        found: list[Reading | dict[str, Tensor]] = []
+        prompt = context = None
+        for piece in pieces:
+            if isinstance(piece, Trace):
+                reading, context = self.encode(questions, piece)
+                found.append(reading)
+                continue
+            if context is None or "prompt" in branches:
+                prompt = self.read_prompts(questions)
+            b, s = piece.t.shape
+            seen = {"full": context or prompt, "prompt": prompt, "empty": self.empty_context(b)}
+            x, t = (value.transpose(0, 1).flatten(0, 1) for value in (piece.x, piece.t))
+            velocities = {name: self.velocity(seen[name].repeat(s), x, t) for name in branches}
+            found.append({name: v.unflatten(0, (s, b)).transpose(0, 1) for name, v in velocities.items()})
+        return found
+
+    def row_bytes(self, questions: Sequence[Question], max_tokens: int) -> tuple[int, int]:
+        """See :class:`unigrpo.models.base.UnifiedModel`. Keys and values of the text, and the vocabulary's
+        probabilities; the transformer's widest layer over texts and latents."""
+        c, width = self.llm.config, torch.finfo(self.dtype).bits // 8
+        tokens = max(len(q.ids) for q in questions) + max_tokens
+        cached = tokens * c.num_hidden_layers * 2 * c.hidden_size // c.num_attention_heads * c.num_key_value_heads
+        inner = self.transformer.config.num_attention_heads * self.transformer.config.attention_head_dim
+        block = (self.latent_shape[0] + TEXT_TOKENS + 77) * 14 * inner
+        return cached * width + 16 * c.vocab_size, block * width
 
     # -- images --------------------------------------------------------------------------------------------------
 

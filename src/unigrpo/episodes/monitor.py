@@ -1,0 +1,55 @@
+"""Whether the replay sees what the sampler did: its own log-probabilities beside those of the first replay.
+
+Before the first update of a rollout both are of the same weights, so nothing but rounding may lie between them. A
+temperature, a time grid, a guidance or a context that differs shows here and nowhere else: the ratios compare two
+replays, which share the fault. The same differences are the rounding floor below which a clip range means nothing.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from unigrpo.core.errors import UserError
+from unigrpo.episodes.rollout import ImageReplay, ImageTrack, TextReplay
+from unigrpo.models.base import Trace
+from unigrpo.objectives.image_losses import plain_log_ratio, ratio_norm_log_ratio
+from unigrpo.objectives.text_losses import masked_mean
+from unigrpo.study.config import RLConfig
+
+NATS = 0.1  # mean difference of a token's log-probabilities, in nats, above which a run stops
+DEVIATIONS = 0.05  # the same of a transition's mean, root mean square over its numbers, in standard deviations
+
+
+@torch.no_grad()
+def text(trace: Trace, replay: TextReplay) -> dict[str, Tensor]:
+    """``mismatch`` (mean) and ``mismatch_max``: absolute differences, in nats a token, of the sampler's
+    log-probabilities and the replay's. Nothing for texts that were not sampled by this policy."""
+    if trace.logp is None:
+        return {}
+    difference = (trace.logp - replay.logp).abs().masked_fill(~trace.mask, 0.0)
+    return {"mismatch": masked_mean(difference, trace.mask), "mismatch_max": difference.max()}
+
+
+@torch.no_grad()
+def image(track: ImageTrack, replay: ImageReplay, rl: RLConfig) -> dict[str, Tensor]:
+    """``mismatch`` (mean) and ``mismatch_max``: root mean square differences, in standard deviations of the transition,
+    of the sampler's means and the replay's. ``log_ratio_floor``: the root mean square of the log ratio between the two,
+    which is what rounding alone makes of it."""
+    apart = (track.means - replay.mean).square().flatten(2).mean(2).sqrt() / replay.std
+    if rl.ratio == "ratio_norm":
+        floor = ratio_norm_log_ratio(replay.mean, track.means, track.noise)
+    else:
+        sampled = -(track.next_latents - track.means).square().flatten(2).mean(2) / (2 * replay.std.square())
+        replayed = -(track.next_latents - replay.mean).square().flatten(2).mean(2) / (2 * replay.std.square())
+        floor = plain_log_ratio(replayed, sampled)
+    return {"mismatch": apart.mean(), "mismatch_max": apart.max(), "log_ratio_floor": floor.square().mean().sqrt()}
+
+
+def require_match(metrics: dict[str, float]) -> None:
+    """Raise UserError naming the part whose ``metrics`` of an update show that its replay sees something else than its
+    sampler did."""
+    for part, bound, unit in (("text", NATS, "nats a token"), ("image", DEVIATIONS, "standard deviations")):
+        if metrics.get(f"{part}_mismatch", 0.0) > bound:
+            found = f"{metrics[f'{part}_mismatch']:.3g} {unit} in the mean, expected at most {bound}"
+            raise UserError(f"{part}: the replay before any update differs from what the sampler did by {found}")
