@@ -20,7 +20,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -43,6 +42,7 @@ from unigrpo.models.mot import MoT, MoTConfig
 from unigrpo.models.mot_model import MoTModel, PatchCodec, build_tokenizer
 from unigrpo.objectives import flow
 from unigrpo.objectives.advantages import group_advantages
+from unigrpo.sampling.engine import normal
 from unigrpo.study.config import ModelConfig, RLConfig, RunConfig
 from unigrpo.study.provenance import ROOT
 from unigrpo.training.launch import accelerate_for
@@ -82,8 +82,8 @@ def advantages_of(rewards: Tensor, rl: RLConfig) -> Tensor:
 def learn(run: Learner, rollout: Rollout, rewards: Tensor) -> None:
     """All updates of a rollout, as training does them."""
     rl = run.cfg.rl
-    for slices in grpo.make_slices(run.nets, rollout, advantages_of(rewards, rl), rl):
-        update(run, slices)
+    for slices in grpo.make_slices(run.nets, rollout, dict.fromkeys(rl.train, advantages_of(rewards, rl)), rl):
+        update(run, slices, rl)
 
 
 # ---- images ------------------------------------------------------------------------------------------------
@@ -109,9 +109,9 @@ def flow_grpo_loop(nets: Networks, prompts: list, rl: RLConfig, index: int, opti
     from sampling. The draws are those of ``unigrpo.episodes.rollout``, so the gradient is too."""
     model, b = nets.model, len(prompts) * rl.group_size
     window, times = stochastic_steps(rl, SEED, index), flow.time_grid(rl.steps, rl.shift, rl.grid)
-    start = torch.randn(len(prompts), 1, *model.latent_shape, generator=seeding.generator(SEED, "start", index))
-    start = start.repeat_interleave(rl.group_size, 0)[:, 0]
-    noise = torch.randn(b, len(window), *model.latent_shape, generator=seeding.generator(SEED, "noise", index))
+    start = normal(SEED, "start", [(index, p) for p in range(len(prompts))], model.latent_shape)
+    start = start.repeat_interleave(rl.group_size, 0)
+    noise = normal(SEED, "noise", [(index, i) for i in range(b)], (len(window), *model.latent_shape))
     ids = [torch.tensor(row) for row in model.prompt_ids([p.text for p in prompts]) for _ in range(rl.group_size)]
     step_of = {"noise_level": rl.noise_level, "t_max": times[1].item()}
 
@@ -187,14 +187,6 @@ def evenness(ids: list[int]) -> float:
     return sum(i % 2 == 0 for i in ids) / len(ids)
 
 
-@dataclass(frozen=True)
-class NoImage:
-    """The track of episodes that end with their text."""
-
-    def select(self, index) -> NoImage:
-        return self
-
-
 def text_model() -> MoTModel:
     """Reasoning expert of 2 layers, width 64, vocabulary 256; its twin for images goes unused."""
     tokenizer = build_tokenizer([f"w{i}" for i in range(VOCABULARY - 5)])
@@ -214,9 +206,8 @@ def trl(cfg: RunConfig, repeats: int) -> tuple[Laps, dict]:
 
     sizes = {"prompts_per_rollout": PROMPTS, "group_size": GROUP, "micro_batch": PROMPTS * GROUP, "epochs": 2}
     rl = replace(cfg.rl, train=("text",), epoch_convention="repeat", **sizes)
-    accelerator, model = accelerate_for(replace(cfg, threads=1)), text_model()
-    nets = Networks(model, model, redness)
-    optimizer, trained = optimizer_for(model, rl)
+    cfg, model = replace(cfg, threads=1, rl=rl), text_model()
+    run = Learner(cfg, Networks(model, model, redness), *optimizer_for(model, rl), accelerate_for(cfg))
     words = [" ".join(f"w{8 * p + i}" for i in range(PROMPT_TOKENS)) for p in range(PROMPTS)]
     framed = model.prompt_ids([" ".join(text.split()[:-2]) for text in words])  # begin and end take two places
 
@@ -225,8 +216,7 @@ def trl(cfg: RunConfig, repeats: int) -> tuple[Laps, dict]:
         uniforms = torch.rand(len(ids), TRACE_TOKENS, generator=seeding.generator(SEED, "text", index))
         trace, _ = model.think(ids, TRACE_TOKENS, uniforms, rl.temperature)
         rewards = torch.tensor([evenness(t[m].tolist()) for t, m in zip(trace.tokens, trace.mask, strict=True)])
-        rollout = Rollout((None,) * len(ids), ids, trace, NoImage(), 0, TRACE_TOKENS)
-        learn(nets, rollout, rewards, rl, optimizer, trained, accelerator)
+        learn(run, Rollout((None,) * len(ids), ids, (trace,), 0, TRACE_TOKENS), rewards)
 
     laps: Laps = []
 

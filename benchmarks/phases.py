@@ -77,7 +77,7 @@ def clock(device: torch.device) -> float:
 
 
 class Writer(MoTModel):
-    """A model that times its own writing; with ``in_full`` every trace counts in full, end token or not."""
+    """A model that adds up the time of its own writing; with ``in_full`` every trace counts in full, end token or not."""
 
     in_full = False
     seconds = 0.0
@@ -85,14 +85,14 @@ class Writer(MoTModel):
     def think(self, *args) -> tuple[Trace, Context]:
         begun = clock(self.device)
         trace, context = super().think(*args)
-        self.seconds = clock(self.device) - begun
+        self.seconds += clock(self.device) - begun
         return (Trace(trace.tokens, torch.ones_like(trace.mask)) if self.in_full else trace), context
 
 
 def training_step(run: Learner, index: int) -> dict[str, Lap]:
     """Rollout ``index`` and its updates, timed by the marks of ``unigrpo.training.loop.learn`` itself."""
     model, before, device = run.nets.model, run.counts["updates"], run.nets.model.device
-    ends = {"begin": clock(device)}
+    model.seconds, ends = 0.0, {"begin": clock(device)}
     rollout = loop.learn(run, index, lambda phase: ends.update({phase: clock(device)})).rollout
     seconds = {name: ends[name] - begun for (name, begun) in zip(list(ends)[1:], ends.values(), strict=False)}
     episodes, laps, painting = len(rollout.prompts), {}, seconds["rollout"]

@@ -25,6 +25,7 @@ IMAGE = {"train": ("image",), "same_noise": False}
 UNIFPO = {"method": "fpo", "same_noise": False, "matching_samples": 2}
 CASES = {  # changes of tiny.RL, and of the run
     "joint": ({"text_reduction": "dapo"}, {}),
+    "groups": ({"prompts_per_rollout": 2, "group_size": 6, "rollouts": 1}, {}),  # which are split
     "ddrl": ({"method": "ddrl", "regulariser": "none", "rollouts": 1}, {}),
     "gardo": ({"method": "gardo", "gardo_share": 0.3, "epoch_convention": "repeat", "rollouts": 1}, {}),
 }
@@ -48,7 +49,11 @@ def fine_tuning(**changes) -> RunConfig:
 
 def configured(name: str, cases: dict, **changes) -> RunConfig:
     rl, run = cases[name]
-    settings = {"rollouts": 2, "validate_every": 2, "micro_batch": 3} | rl  # slices are groups, however they are split
+    settings = {
+        "rollouts": 2,
+        "validate_every": 2,
+        "micro_batch": 3,
+    } | rl  # slices are of the same episodes, however they are split
     return tiny.run_config("rl", rl=replace(tiny.RL, **settings), **(run | changes))
 
 

@@ -21,7 +21,7 @@ from tests.conformance import bagel_guided, bagel_pictures
 from tests.conformance.bagel_vectors import Vectors, in_sequence, inputs_of, read
 from tests.conformance.checking import Case, Check, Settings, read_pair, same
 from unigrpo.models.mot_layers import patchify, position_ids, unpatchify
-from unigrpo.models.mot_pieces import Context
+from unigrpo.models.mot_pieces import Context, Piece
 
 READ_BY = {  # case parameter -> the section that reads it
     "A_shift": "A",
@@ -105,7 +105,7 @@ def _velocities(file: Vectors) -> list[Check]:
     return [
         file.check("C.block_embeddings", in_sequence(block)),
         file.check("C.block_hidden", in_sequence(hidden)),
-        file.check("C.block_position_ids", in_sequence(positions)),
+        file.check("C.block_position_ids", in_sequence([p[None] for p in positions])),
         *(file.check(name, ours) for name, ours in velocities.items()),
     ]
 
@@ -178,6 +178,11 @@ class _Packed:
             self.found[f"{kind}_ids"] += ids.tolist()
 
 
+def _visible(piece: Piece, tokens: int) -> Tensor:
+    """Which keys each of the tokens of a piece sees, by the mask that a layer is given."""
+    return torch.tensor(True) if piece.mask is None else (piece.mask[0, 0, :tokens] == 0).expand(tokens, -1)
+
+
 def _training_forward(file: Vectors, name: str) -> list[Check]:
     """Packed samples piece by piece; a noise block leaves no trace for what follows it."""
     model, packed = file.model, _Packed(file, name)
@@ -192,12 +197,12 @@ def _training_forward(file: Vectors, name: str) -> list[Check]:
                 piece = packed.run(segment, slots + sum(map(len, visibles)), context)
             start += segment["length"]
             own = slots.tolist() if len(piece.hidden) == 1 else [*slots[[0, -1]].tolist(), *slots[1:-1].tolist()]
-            visible[slots[:, None], torch.tensor(cached + own)] = masks[0][0, 0].expand(len(slots), -1)
+            visible[slots[:, None], torch.tensor(cached + own)] = _visible(masks[0][0], len(slots))
             if segment["attention"] != "noise":
                 context, cached = piece.context, cached + own
             embedded.append(in_sequence(piece.embedded))
             hiddens.append(in_sequence(piece.hidden))
-            positions.append(in_sequence(places))
+            positions.append(in_sequence([p[None] for p in places]))
         visibles.append(visible)
     hidden = torch.cat(hiddens)
     predicted = model.llm2vae(hidden[file.input(f"{name}.mse_loss_indexes")])

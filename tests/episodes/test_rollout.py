@@ -301,13 +301,18 @@ def test_a_shared_prompt_gives_what_one_of_its_own_gives(model, rollout):
 
 def test_each_prompt_of_a_group_is_read_once(model, rollout, monkeypatch):
     """Rows read in rollout and replay: 4 prompts, and the tokens of 12 traces."""
-    read, encode_text = [], model.mot.encode_text
+    read, text, write = [], model.mot.text, model.mot.write
 
-    def watch(ids, mask, context=None):
-        read.append(len(ids) if context is None else -len(ids))
-        return encode_text(ids, mask, context)
+    def reading(ids, mask, rope, sees, before):
+        read.append(-len(ids) if sees else len(ids))
+        return text(ids, mask, rope, sees, before)
 
-    monkeypatch.setattr(model.mot, "encode_text", watch)
+    def writing(growing, ids, present):
+        read.append(-len(ids))
+        return write(growing, ids, present)
+
+    monkeypatch.setattr(model.mot, "text", reading)
+    monkeypatch.setattr(model.mot, "write", writing)
     for work in (lambda: roll_out(model, Draw(PROMPTS, tiny.RL, 8, 5, 2)), lambda: replay(model, rollout, tiny.RL)):
         read.clear()
         work()

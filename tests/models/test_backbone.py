@@ -166,10 +166,11 @@ def test_two_heads_start_by_looking_one_and_two_tokens_back():
     """Before training, in the first layer, those heads' average attention peaks at their distance."""
     attention = tiny.model().mot.language_model.model.layers[0].self_attn
     generator, length = torch.Generator().manual_seed(4), 12
-    x = torch.randn(200, length, tiny.MODEL.hidden_size, generator=generator)
+    x = torch.randn(200 * length, tiny.MODEL.hidden_size, generator=generator)
     with torch.no_grad():
-        rope = tiny.model().mot.rotary(x, torch.arange(length)[None])
+        rope = tiny.model().mot.rotary(x, torch.arange(length).repeat(200))
         q, k, _ = attention.project(x, rope, "")
+        q, k = (heads.unflatten(0, (200, length)).transpose(1, 2) for heads in (q, k))
         k = k.repeat_interleave(attention.heads // attention.kv_heads, 1)
         weights = (q[:, :, -1:] @ k.transpose(2, 3) / attention.head_dim**0.5).softmax(-1).mean(0)[:, 0]
     assert weights[0].argmax() == length - 2 and weights[1].argmax() == length - 3

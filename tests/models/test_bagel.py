@@ -28,7 +28,7 @@ from unigrpo.models.mot_layers import sincos_table
 from unigrpo.objectives.advantages import group_advantages
 from unigrpo.sampling import sets
 from unigrpo.sampling.engine import Decoding
-from unigrpo.sampling.painting import paint
+from unigrpo.sampling.painting import Guidance, paint
 from unigrpo.study import provenance
 from unigrpo.study.config import ModelConfig, SupervisedConfig
 from unigrpo.tools import describe
@@ -62,7 +62,8 @@ def outputs(model: bagel_backbone.Bagel) -> list[torch.Tensor]:
     trace, context = model.think(ids, 4, None, 0.0)
     x = torch.randn(1, *model.latent_shape, generator=seeding.generator(0, "x"))
     with torch.no_grad():
-        final, _ = paint(model, context, x, torch.tensor([1.0, 0.6, 0.0]), guidance=2.0, renorm="global")
+        seen = {"full": context, "empty": model.empty_context(1)}
+        final, _ = paint(model, seen, x, torch.tensor([1.0, 0.6, 0.0]), Guidance(2.0, renorm="global"))
         return [trace.tokens, model.velocity(context, x, torch.tensor([0.7])), model.decode(final)]
 
 
@@ -110,9 +111,9 @@ def test_load_think_paint_update_save_load(folder, tmp_path):
     rollout = grpo.roll_out(nets, Draw(drawn, rl, 6, 3, 0))
     brightness = rollout.image.images.mean((1, 2, 3)).double()
     advantages, _ = group_advantages(brightness, [i // rl.group_size for i in range(12)], ddof=0, eps=1e-4)
-    (slices,) = grpo.make_slices(nets, rollout, advantages, rl)
+    (slices,) = grpo.make_slices(nets, rollout, tiny.both(advantages), rl)
     metrics, norms = loop.update(
-        tiny.learner(nets, rl, optimizer, trained, launch.accelerate_for(tiny.run_config())), slices
+        tiny.learner(nets, rl, optimizer, trained, launch.accelerate_for(tiny.run_config())), slices, rl
     )
     assert metrics["text_loss"] == pytest.approx(0, abs=1e-5) and all(norm > 0 for norm in norms.values())
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}

@@ -33,7 +33,7 @@ from unigrpo.models.mot_layers import patchify, unpatchify
 from unigrpo.objectives import flow
 from unigrpo.objectives.advantages import group_advantages
 from unigrpo.sampling.engine import Decoding
-from unigrpo.sampling.painting import paint
+from unigrpo.sampling.painting import Guidance, paint
 from unigrpo.study import provenance
 from unigrpo.study.config import RunConfig, SamplingConfig, SupervisedConfig
 from unigrpo.study.facts import METHODS
@@ -98,7 +98,8 @@ def outputs(model: LlmDit) -> list[torch.Tensor]:
     """Traces, their log-probabilities, a velocity after them, and the images that they paint."""
     asked = model.prompt_ids(PROMPTS)
     trace, context = model.think(asked, 5, uniforms(3), 1.0)
-    final, _ = paint(model, context, noise(model, 3), torch.tensor([1.0, 0.6, 0.0]), guidance=2.0)
+    seen = {"full": context, "empty": model.empty_context(3)}
+    final, _ = paint(model, seen, noise(model, 3), torch.tensor([1.0, 0.6, 0.0]), Guidance(2.0))
     logp, _ = model.text_logp(model.encode(asked, trace)[0], trace, 1.0)
     return [trace.tokens, logp, model.velocity(context, noise(model, 3), torch.tensor([0.7] * 3)), model.decode(final)]
 
@@ -157,7 +158,8 @@ def test_painting_is_the_pipelines(folder, base, model):
     start = noise(model, 1)
     for guidance in (1.0, 3.5):
         with torch.no_grad():
-            ours, _ = paint(model, context, start, flow.time_grid(4, 3.0, "steps"), guidance=guidance)
+            seen = {"full": context, "empty": model.empty_context(1)}
+            ours, _ = paint(model, seen, start, flow.time_grid(4, 3.0, "steps"), Guidance(guidance))
             theirs = model.pipeline(
                 text,
                 height=32,
@@ -172,7 +174,8 @@ def test_painting_is_the_pipelines(folder, base, model):
         assert torch.allclose(ours, patchify(theirs, 2), atol=2e-5), guidance
         shown = model.pipeline.image_processor.postprocess(pixels, output_type="pt")
         assert torch.allclose(model.decode(ours), shown, atol=1e-5)
-    plain, _ = paint(model, model.read_prompts([question]), start, flow.time_grid(4, 3.0, "steps"), guidance=1.0)
+    seen = {"full": model.read_prompts([question])}
+    plain, _ = paint(model, seen, start, flow.time_grid(4, 3.0, "steps"), Guidance())
     assert (plain - ours).abs().max() > 0.01  # the trace is read
 
 
@@ -262,14 +265,14 @@ def test_one_update_moves_the_adapters_it_trains_and_nothing_else(folder, base, 
     rollout = method.roll_out(nets, Draw(task.draw_prompts(3, 0, 2), rl, 4, 3, 0))
     score = brightness(rollout.image.images, None).double()
     advantages, _ = group_advantages(score, [i // 3 for i in range(6)], ddof=0, eps=1e-4)
-    (slices,) = method.make_slices(nets, rollout, advantages, rl)
+    (slices,) = method.make_slices(nets, rollout, tiny.both(advantages), rl)
     metrics, norms = loop.update(
-        tiny.learner(nets, rl, optimizer, trained, launch.accelerate_for(config(folder))), slices
+        tiny.learner(nets, rl, optimizer, trained, launch.accelerate_for(config(folder))), slices, rl
     )
     assert all(norm > 0 for norm in norms.values()) and len(norms) == len(rl.train)
     if "text" in rl.train:  # every ratio is 1 before the first update
         assert metrics["text_loss"] == pytest.approx(0, abs=1e-5) and metrics["text_ratio_mean"] == pytest.approx(1)
-    if nets.old is not None:
+    if nets.copies:
         method.follow(nets, rl, 1)
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     rooms = {"text": "llm.", "image": "transformer."}
@@ -291,7 +294,9 @@ def test_no_gradient_flows_from_the_image_to_the_language_model(folder, model):
     assert rl.gradient_through_context  # auto, where both parts train: there is nothing for it to reach
     again = replay(model, rollout, rl)
     parts = model.expert_parameters()
-    reached = torch.autograd.grad(again.velocity.square().mean(), parts["text"] + parts["image"], allow_unused=True)
+    reached = torch.autograd.grad(
+        again.image.velocity.square().mean(), parts["text"] + parts["image"], allow_unused=True
+    )
     assert all(g is None for g in reached[: len(parts["text"])])
     assert any(g is not None and g.any() for g in reached[len(parts["text"]) :])
     with pytest.raises(UserError, match=r"rl\.context_gradient: expected stage_boundary or auto for backbone: llm_dit"):
@@ -395,8 +400,9 @@ def test_words_without_a_template_and_a_pipeline_without_t5(tmp_path):
     optimizer, trained = learner.optimizer_for(model, rl)
     method = METHODS.load("grpo")
     rollout = method.roll_out(nets, Draw(task.draw_prompts(3, 0, 2), rl, 4, 3, 0))
-    (slices,) = method.make_slices(nets, rollout, torch.tensor([1.0, -1, 0] * 2), rl)
-    _, norms = loop.update(tiny.learner(nets, rl, optimizer, trained, launch.accelerate_for(config(tmp_path))), slices)
+    (slices,) = method.make_slices(nets, rollout, tiny.both(torch.tensor([1.0, -1, 0] * 2)), rl)
+    run = tiny.learner(nets, rl, optimizer, trained, launch.accelerate_for(config(tmp_path)))
+    _, norms = loop.update(run, slices, rl)
     assert all(norm > 0 for norm in norms.values()) and rollout.image.images.dtype == torch.float32
     assert json.loads((tmp_path / "base" / "run.json").read_text())["updates"] == 0
 

@@ -78,7 +78,8 @@ def test_the_reference_is_the_network_without_its_adapters(start):
     own = {p.data_ptr() for p in nets.model.parameters()}
     assert {p.data_ptr() for p in nets.reference.parameters()} <= own
     some = prompts.prompt_set("val")[:2]
-    assert torch.allclose(*(probe(m, some, RL, 6).velocities for m in (nets.reference, fresh)), atol=1e-5)
+    (ours,), (others,) = (probe(m, some, tiny.run_config(rl=RL)) for m in (nets.reference, fresh))
+    assert torch.allclose(ours.velocities, others.velocities, atol=1e-5)
 
 
 def test_what_is_saved_is_a_network_like_every_other(tmp_path, start):
@@ -159,8 +160,8 @@ def test_of_a_release_too(tmp_path, another_precision):
     with accelerator.autocast():
         rollout = METHODS.load("grpo").roll_out(nets, Draw(task.draw_prompts(3, 0, 4), rl, 6, 3, 0))
         advantages = torch.linspace(-1, 1, 12)
-        (slices,) = METHODS.load("grpo").make_slices(nets, rollout, advantages, rl)
-    _, norms = loop.update(tiny.learner(nets, rl, optimizer, trained, accelerator), slices)
+        (slices,) = METHODS.load("grpo").make_slices(nets, rollout, tiny.both(advantages), rl)
+    _, norms = loop.update(tiny.learner(nets, rl, optimizer, trained, accelerator), slices, rl)
     assert not fixed and all(norm > 0 for norm in norms.values())
     lora.merge(model)
     checkpoint.save_model(model, tmp_path / "saved", {})

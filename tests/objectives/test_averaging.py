@@ -1,8 +1,9 @@
 """The moving average against its closed form."""
 
 import torch
+from torch import nn
 
-from unigrpo.objectives.averaging import ema_update
+from unigrpo.objectives.averaging import average_into, ema_update
 
 
 def test_the_average_is_the_weighted_sum_of_what_it_saw():
@@ -19,3 +20,13 @@ def test_between_its_steps_the_average_rests():
     average = torch.zeros(2)
     moved = [bool(ema_update(average, torch.ones(2), step, decay=0.9, every=4).any()) for step in range(8)]
     assert moved == [False, False, False, True] * 2
+
+
+def test_every_parameter_of_a_network_is_averaged_but_shared_ones():
+    average, model = nn.Linear(2, 1), nn.Linear(2, 1)
+    model.bias = average.bias
+    expected = {"weight": 0.75 * average.weight + 0.25 * model.weight, "bias": average.bias.clone()}
+    average_into(average, model, 100, 0.75)
+    for name, value in expected.items():
+        torch.testing.assert_close(getattr(average, name), value)
+    assert model.bias is average.bias

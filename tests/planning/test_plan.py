@@ -53,7 +53,7 @@ def update(model_config, train_parts=("text", "image"), trace=8):
     drawn = task.draw_prompts(3, 0, rl.prompts_per_rollout)
     rollout = grpo.roll_out(nets, Draw(drawn, rl, trace, 3, 0))
     advantages, _ = group_advantages(torch.rand(12).double(), [i // 3 for i in range(12)], ddof=0, eps=1e-4)
-    ((part,),) = grpo.make_slices(nets, rollout, advantages, rl)
+    ((part,),) = grpo.make_slices(nets, rollout, tiny.both(advantages), rl)
     longest = max(map(len, rollout.prompt_ids))
     told = sizes.Batch(12, 4, longest, model.trace_pieces(rollout.trace)[0].shape[1], model.latent_shape[0], 2)
     return cfg, model, nets, part, replace(told, steps=2 if "image" in train_parts else 0)
@@ -179,7 +179,7 @@ def test_image_evaluations_of_an_update_by_method(monkeypatch, changes, evaluati
     learner.optimizer_for(nets.model, rl)
     method, advantages = METHODS.load(rl.method), torch.tensor([1.0, -1.0, 0.5] * 4)
     rollout = method.roll_out(nets, Draw(task.draw_prompts(3, 0, 4), rl, 8, 3, 0))
-    for part in method.make_slices(nets, rollout, advantages, rl)[0]:
+    for part in method.make_slices(nets, rollout, tiny.both(advantages), rl)[0]:
         list(method.losses(nets, part, rl))
     assert sum(counted) == 12 * evaluations
 
@@ -207,7 +207,7 @@ def test_a_supervised_step_keeps_and_holds_what_is_planned(size):
     model, s = new_model(replace(cfg, stage="base", init=None)), cfg.supervised
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, fused=True)
-    average = supervised_run.averaging(model.network, 0.9)
+    average = copy.deepcopy(model.network)
     examples = examples_of(cfg, 0)
     by_length = sorted(examples, key=lambda e: len(e.prompt.split()) + len(e.trace.split()))
     told = [
@@ -227,7 +227,7 @@ def test_a_supervised_step_keeps_and_holds_what_is_planned(size):
     optimizer.step()
     planned = supervised_plan.memory(cfg, supervised_plan.as_it_is(cfg, 1))["update"]
     assert planned["weights"] == sum(t.nbytes for t in [*model.parameters(), *model.codec.buffers()])
-    assert planned["average"] == sum(p.nbytes for p in average.module.parameters())
+    assert planned["average"] == sum(p.nbytes for p in average.parameters())
     assert planned["gradients"] == sum(p.nbytes for p in parameters)
     state = sum(t.nbytes for held in optimizer.state.values() for t in held.values() if t.dim())
     assert planned["optimiser"] == pytest.approx(state, rel=0.05)
