@@ -77,7 +77,7 @@ def clock(device: torch.device) -> float:
 
 
 class Writer(MoTModel):
-    """A model that adds up the time of its own writing; with ``in_full`` every trace counts in full, end token or not."""
+    """A model that adds up the time of its writing; with ``in_full`` every trace counts in full, end token or not."""
 
     in_full = False
     seconds = 0.0

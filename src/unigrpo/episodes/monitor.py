@@ -17,8 +17,10 @@ from unigrpo.objectives.image_losses import plain_log_ratio, ratio_norm_log_rati
 from unigrpo.objectives.text_losses import masked_mean
 from unigrpo.study.config import RLConfig
 
-NATS = 0.1  # mean difference of a token's log-probabilities, in nats, above which a run stops
-DEVIATIONS = 0.05  # the same of a transition's mean, root mean square over its numbers, in standard deviations
+# Means above which a run stops, by precision: a token's log-probability in nats; a transition's mean, root mean square
+# over its numbers, in standard deviations. Rounding makes 1e-6 and 1e-7 of them, in bf16 6e-4 and 6e-4.
+BOUNDS = {"no": {"text": 1e-3, "image": 1e-3}, "bf16": {"text": 0.05, "image": 5e-3}}
+UNITS = {"text": "nats a token", "image": "standard deviations"}
 
 
 @torch.no_grad()
@@ -46,10 +48,10 @@ def image(track: ImageTrack, replay: ImageReplay, rl: RLConfig) -> dict[str, Ten
     return {"mismatch": apart.mean(), "mismatch_max": apart.max(), "log_ratio_floor": floor.square().mean().sqrt()}
 
 
-def require_match(metrics: dict[str, float]) -> None:
+def require_match(metrics: dict[str, float], precision: str) -> None:
     """Raise UserError naming the part whose ``metrics`` of an update show that its replay sees something else than its
     sampler did."""
-    for part, bound, unit in (("text", NATS, "nats a token"), ("image", DEVIATIONS, "standard deviations")):
-        if metrics.get(f"{part}_mismatch", 0.0) > bound:
-            found = f"{metrics[f'{part}_mismatch']:.3g} {unit} in the mean, expected at most {bound}"
-            raise UserError(f"{part}: the replay before any update differs from what the sampler did by {found}")
+    for part, bound in BOUNDS[precision].items():
+        if (found := metrics.get(f"{part}_mismatch", 0.0)) > bound:
+            apart = f"{found:.3g} {UNITS[part]} in the mean, expected at most {bound}"
+            raise UserError(f"{part}: the replay before any update differs from what the sampler did by {apart}")

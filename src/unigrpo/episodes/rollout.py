@@ -308,7 +308,8 @@ def evaluate(
     replays: list[TextReplay | ImageReplay | None] = []
     for segment, piece, value in zip(rollout.segments, pieces, found, strict=False):
         if segment.part == "text":
-            replays.append(TextReplay(*model.text_logp(value, segment, rl.temperature)) if text else None)
+            scores = rl.temperature, rl.entropy_weight > 0
+            replays.append(TextReplay(*model.text_logp(value, segment, *scores)) if text else None)
         else:
             replays.append(ImageReplay(guided_at(piece.host_times, value, guidance), value["full"]))
     return Replay(tuple(replays + [None] * (len(rollout.segments) - len(replays))))

@@ -55,11 +55,14 @@ def padded(rows: Sequence[Sequence[int]], end: int, device: torch.device) -> tup
     return ids.to(device), mask.to(device)
 
 
-def chosen_logp(logits: Tensor, trace: Trace, temperature: float) -> tuple[Tensor, Tensor]:
+def chosen_logp(
+    logits: Tensor, trace: Trace, temperature: float, entropy_gradient: bool = False
+) -> tuple[Tensor, Tensor]:
     """Log-probabilities (B, T) in nats of the trace's tokens under softmax(logits / temperature), logits (B, T, V), and
-    the entropies (B, T), without gradient; both fp32, 0 where the mask is False."""
+    the entropies (B, T), without gradient unless it is asked for; both fp32, 0 where the mask is False."""
     logp = (logits.float() / temperature).log_softmax(-1)
-    entropy = -(logp.detach().exp() * logp.detach()).sum(-1)  # reported, not trained
+    whole = logp if entropy_gradient else logp.detach()
+    entropy = -(whole.exp() * whole).sum(-1)
     chosen = logp.gather(-1, trace.tokens[..., None])[..., 0]
     return chosen.masked_fill(~trace.mask, 0.0), entropy.masked_fill(~trace.mask, 0.0)
 
@@ -143,9 +146,10 @@ class UnifiedModel(Protocol):
         """Bytes that one row takes while it writes up to ``max_tokens`` tokens after the longest of these prompts, and
         while it is painted after them."""
 
-    def text_logp(self, hidden: Any, trace: Trace, temperature: float) -> tuple[Tensor, Tensor]:
-        """Log-probabilities (B, T) in nats of the trace's tokens under softmax(logits / temperature), and their
-        entropies (B, T), without gradient; both fp32, 0 where the mask is False."""
+    def text_logp(
+        self, hidden: Any, trace: Trace, temperature: float, entropy_gradient: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """What :func:`chosen_logp` returns, from the hidden states of :meth:`encode` or :meth:`replay`."""
 
     def empty_context(self, batch: int) -> PaintContext:
         """The unconditional branch of guidance."""

@@ -207,8 +207,11 @@ class MoTModel(nn.Module):
         width = int(lengths.max())
         return ids[:, :width], mask[:, :width]
 
-    def text_logp(self, hidden: Tensor, trace: Trace, temperature: float) -> tuple[Tensor, Tensor]:
-        return chosen_logp(self.mot.logits(hidden[:, : trace.tokens.shape[1]]), trace, temperature)
+    def text_logp(
+        self, hidden: Tensor, trace: Trace, temperature: float, entropy_gradient: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        logits = self.mot.logits(hidden[:, : trace.tokens.shape[1]])
+        return chosen_logp(logits, trace, temperature, entropy_gradient)
 
     @torch.no_grad()
     def think(

@@ -61,7 +61,7 @@ def update(run: Learner, slices: list[Slice], rl) -> tuple[dict[str, float], dic
     with common_collapse():
         parts = [(s.share, accumulate(run, s, rl)) for s in reduced_once(run.nets, slices)]
     metrics = merged(parts)
-    require_match(metrics)
+    require_match(metrics, run.cfg.precision)
     norms = {name: clipped(parameters, rl.clip_norm) for name, parameters in run.experts.items()}
     require_finite(metrics, norms)
     run.optimizer.step()

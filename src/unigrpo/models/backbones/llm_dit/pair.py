@@ -211,7 +211,9 @@ class LlmDit(nn.Module):
         texts = [f"{q.text}\n{text}" if text else q.text for q, text in zip(questions, written, strict=True)]
         return Reading(questions), self._condition(texts)
 
-    def text_logp(self, reading: Reading, trace: Trace, temperature: float) -> tuple[Tensor, Tensor]:
+    def text_logp(
+        self, reading: Reading, trace: Trace, temperature: float, entropy_gradient: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """Log-probabilities (B, T) in nats of the trace's tokens under softmax(logits / temperature), and their
         entropies (B, T), without gradient; both fp32, 0 where the mask is False."""
         ids, asked = self._left_padded(reading.questions)
@@ -223,7 +225,7 @@ class LlmDit(nn.Module):
             logits_to_keep=trace.tokens.shape[1] + 1,
             use_cache=False,
         ).logits
-        return chosen_logp(logits[:, :-1], trace, temperature)
+        return chosen_logp(logits[:, :-1], trace, temperature, entropy_gradient)
 
     @torch.no_grad()
     def think(
