@@ -13,6 +13,7 @@ from unigrpo.core import settings
 from unigrpo.core.settings import replace
 from unigrpo.judges import reward as rewards
 from unigrpo.models import checkpoint
+from unigrpo.models.mot import MoT
 from unigrpo.models.mot_model import MoTModel
 from unigrpo.planning import cost
 from unigrpo.sampling.engine import Decoding
@@ -47,14 +48,14 @@ def counted(monkeypatch):
         (supervised_run, "validate"),
     ):
         during(module, name)
-    velocity, think, text_logp = MoTModel.velocity, MoTModel.think, MoTModel.text_logp
+    block, think, text_logp = MoT.block, MoTModel.think, MoTModel.text_logp
 
     def now():
         return phase[-1] if phase else "update" if torch.is_grad_enabled() else "replay"
 
-    def count_velocity(self, context, x, t):
+    def count_block(self, x, *rest):
         counts[f"{now()}_image_evaluations"] += len(x)
-        return velocity(self, context, x, t)
+        return block(self, x, *rest)
 
     def count_think(self, ids, tokens, *rest):
         counts[f"{now()}_text_tokens"] += len(ids) * tokens
@@ -64,7 +65,7 @@ def counted(monkeypatch):
         counts[f"{now()}_episodes_of_text"] += len(trace.mask)
         return text_logp(self, hidden, trace, temperature)
 
-    monkeypatch.setattr(MoTModel, "velocity", count_velocity)
+    monkeypatch.setattr(MoT, "block", count_block)
     monkeypatch.setattr(MoTModel, "think", count_think)
     monkeypatch.setattr(MoTModel, "text_logp", count_logp)
     return counts

@@ -168,14 +168,14 @@ def test_image_evaluations_of_an_update_by_method(monkeypatch, changes, evaluati
     told = cost.reinforcement(cfg, 1.0)["update_image_evaluations_at_most"]
     assert told == rl.rollouts * 12 * evaluations and layout.batch(cfg, 12).steps == evaluations
     counted, nets = [], learner.networks(cfg, copy.deepcopy(tiny.model()), several.brightness)
-    original = type(nets.model.mot).velocity
+    original = type(nets.model.mot).block
 
-    def counting(self, context, x, *rest):
+    def counting(self, x, *rest):
         if torch.is_grad_enabled() and self is nets.model.mot:
             counted.append(len(x))
-        return original(self, context, x, *rest)
+        return original(self, x, *rest)
 
-    monkeypatch.setattr(type(nets.model.mot), "velocity", counting)
+    monkeypatch.setattr(type(nets.model.mot), "block", counting)
     learner.optimizer_for(nets.model, rl)
     method, advantages = METHODS.load(rl.method), torch.tensor([1.0, -1.0, 0.5] * 4)
     rollout = method.roll_out(nets, Draw(task.draw_prompts(3, 0, 4), rl, 8, 3, 0))
@@ -335,7 +335,10 @@ def test_a_scale_that_does_not_fit_is_refused(root):
         (("--scale", "huge"), "--config scale=huge: no such file"),
         (("--scale", "cpu", "--run", "nothing"), "--config run=nothing: no such run"),
         (("--scale", "paper", "--run", "base"), "--run base: expected a run that is trained, this one is released"),
-        (("--scale", "sd35", "--gpus", 3), "--gpus 3: processes: expected a divisor of rl.prompts_per_rollout / rl."),
+        (
+            ("--scale", "sd35", "--gpus", 3),
+            "--gpus 3: processes: expected a divisor of the 50 episodes of an optimiser",
+        ),
         (("--scale", "sd35", "--run", "sft"), "--run sft: expected a run that is reinforced for backbone: llm_dit"),
         (
             ("--scale", "paper", "--gpus", 3, "--run", "sft"),
@@ -343,8 +346,8 @@ def test_a_scale_that_does_not_fit_is_refused(root):
         ),
         (("--scale", "cpu", "--gpus", 0), "--gpus: expected a number above 0, got 0"),
         (
-            ("--scale", "paper", "--gpus", 3),
-            "--gpus 3: processes: expected a divisor of rl.prompts_per_rollout / rl.",
+            ("--scale", "paper", "--gpus", 5),
+            "--gpus 5: processes: expected a divisor of the 384 episodes of an optimiser step, got 5",
         ),
         (("--scale", "cpu", "--gpu-memory", float("nan")), "--gpu-memory: expected a number above 0, got nan"),
     ],
