@@ -45,6 +45,7 @@ from unigrpo.study.config import RunConfig
 from unigrpo.study.provenance import ROOT
 from unigrpo.study.resolve import chosen_run
 from unigrpo.training import loop, supervised_run
+from unigrpo.training.examples import Steps
 from unigrpo.training.launch import accelerate_for
 from unigrpo.training.learner import Learner, optimizer_for
 from unigrpo.training.supervised_run import Student
@@ -215,7 +216,7 @@ def measure(cfg: RunConfig, sft: RunConfig, folder: Path | None, repeats: int) -
 
     s = sft.supervised
     average, optimizer = copy.deepcopy(start.network), supervised_run.optimizer_for(start, s)
-    others = repeat(partial(supervised_step, Student(sft, start, average, optimizer, accelerator)), repeats)
+    others = repeat(partial(supervised_step, Student(sft, start, average, optimizer, accelerator, Steps(sft))), repeats)
     others |= repeat(partial(inspection, cfg.model.image_size), repeats)
 
     episodes = cfg.rl.prompts_per_rollout * cfg.rl.group_size

@@ -17,7 +17,7 @@ from unigrpo.core.files import write_json
 from unigrpo.core.settings import replace
 from unigrpo.sampling.engine import Decoding
 from unigrpo.study.config import RunConfig, SupervisedConfig
-from unigrpo.training import loop, reinforcement_run, supervised_run
+from unigrpo.training import examples, loop, reinforcement_run, supervised_run
 from unigrpo.world import prompts as world_prompts
 
 STORES = "RENDEZVOUS_PORTS"  # of the stores at which the processes of one run after another meet
@@ -89,7 +89,7 @@ class Killed(Exception):
 
 def killed(cfg: RunConfig, out: Path, start: Path) -> None:
     """The same, ended after the first state was saved: in the second rollout, or the third step."""
-    module, name, last = (supervised_run, "draw_examples", 2) if cfg.stage == "sft" else (loop, "draw_prompts", 1)
+    module, name, last = (examples, "draw_examples", 2) if cfg.stage == "sft" else (loop, "draw_prompts", 1)
     original = getattr(module, name)
 
     def deadly(source, index, *rest):

@@ -9,7 +9,7 @@ from tests._support import tiny
 from tests.conformance import bagel_vectors
 from unigrpo.core.errors import UserError
 from unigrpo.models.backbones.bagel.multimodal import MultimodalMoT
-from unigrpo.models.base import Trace
+from unigrpo.models.base import States, Trace
 from unigrpo.models.mot import MoT
 from unigrpo.models.mot_layers import patchify, unpatchify
 from unigrpo.models.mot_model import PatchCodec
@@ -94,7 +94,16 @@ def test_an_empty_context_is_what_dropping_leaves(model):
     with torch.no_grad():
         _, context = model.encode(model.prompt_ids(PROMPTS[:2]), None)
         kept = model.velocity(context, x, t)
-        dropped = model.velocity(context.drop(torch.tensor([True, False])), x, t)
+        states = States(x[:, None], t[:, None])
+        found = model.replay(
+            model.prompt_ids(PROMPTS[:2]),
+            [states],
+            ("full",),
+            through=True,
+            text=False,
+            dropped=torch.tensor([True, False]),
+        )
+        dropped = found[0]["full"][:, 0]
         empty = model.velocity(model.empty_context(2), x, t)
     assert torch.allclose(dropped[0], empty[0], atol=1e-6) and torch.allclose(dropped[1], kept[1], atol=1e-6)
     assert not torch.allclose(kept[0], empty[0], atol=1e-3)  # the text matters

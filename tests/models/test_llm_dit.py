@@ -219,11 +219,9 @@ def test_a_sample_does_not_depend_on_its_company(model):
 
 
 def test_contexts_are_rows(model):
-    """Repeating, choosing and dropping work on rows; the empty text is the pipeline's."""
+    """Choosing and dropping work on rows; the empty text is the pipeline's."""
     asked = model.prompt_ids(PROMPTS)
     context, nothing = model.read_prompts(asked), model.empty_context(3)
-    assert torch.equal(context.repeat(2).embeds, torch.cat([context.embeds] * 2))
-    assert torch.equal(context.repeat_interleave(2).pooled[::2], context.pooled)
     assert torch.equal(context.select([2, 0]).embeds[1], context.embeds[0])
     dropped = context.drop(torch.tensor([True, False, True]))
     assert torch.allclose(dropped.pooled[0], nothing.pooled[0], atol=1e-6) and torch.equal(

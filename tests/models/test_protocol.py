@@ -13,7 +13,7 @@ from tests._support import release, released_pair, tiny  # isort: skip  # before
 
 from unigrpo.core.errors import UserError
 from unigrpo.models import checkpoint
-from unigrpo.models.base import PaintContext, Trace, UnifiedModel
+from unigrpo.models.base import PaintContext, States, Trace, UnifiedModel
 from unigrpo.models.checkpoint import backbone_of
 from unigrpo.study.facts import BACKBONES
 
@@ -95,7 +95,7 @@ def test_shapes(model):
 
 @torch.no_grad()
 def test_contexts(model):
-    """Repeated, selected and dropped, by what they paint."""
+    """Selected and dropped, by what they paint."""
     tokens, width = model.latent_shape
     ids = model.prompt_ids(PROMPTS)
     context, empty = model.read_prompts(ids), model.empty_context(2)
@@ -109,10 +109,10 @@ def test_contexts(model):
     alone = torch.cat([first, second])
     assert torch.allclose(paint(context, [0, 1]), alone, atol=1e-4)
     assert torch.allclose(paint(context.select(torch.tensor([1, 0])), [1, 0]), alone.flip(0), atol=1e-4)
-    assert torch.allclose(paint(context.repeat(2).detach(), [0, 1, 0, 1]), alone.repeat(2, 1, 1), atol=1e-4)
-    grouped = paint(context.repeat_interleave(2), [0, 0, 1, 1])
+    grouped = paint(context.select(torch.tensor([0, 0, 1, 1])), [0, 0, 1, 1])
     assert torch.allclose(grouped, alone.repeat_interleave(2, 0), atol=1e-4)
-    dropped = paint(context.drop(torch.tensor([True, False])), [0, 1])
+    states, one = States(x[:2, None], t[:2, None]), torch.tensor([True, False])
+    dropped = model.replay(ids, [states], ("full",), through=True, text=False, dropped=one)[0]["full"][:, 0]
     assert torch.allclose(dropped[0], paint(empty, [0, 1])[0], atol=1e-4)
     assert torch.allclose(dropped[1], alone[1], atol=1e-4)
 

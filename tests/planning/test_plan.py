@@ -29,6 +29,7 @@ from unigrpo.study.config import ModelConfig, SupervisedConfig
 from unigrpo.study.facts import METHODS
 from unigrpo.study.resolve import load_scale, resolve
 from unigrpo.training import learner, supervised_run, task
+from unigrpo.training.examples import bucketed
 from unigrpo.training.examples import draw_examples as examples_of
 
 MEDIUM = ModelConfig(
@@ -219,7 +220,11 @@ def test_a_supervised_step_keeps_and_holds_what_is_planned(size):
     losses = []
     measured = kept(
         model,
-        lambda: losses.append(supervised_run.supervised_loss(model, examples, s, torch.Generator().manual_seed(0))[0]),
+        lambda: losses.append(
+            supervised_run.supervised_loss(
+                model, bucketed(examples, model.image_size), s, torch.Generator().manual_seed(0)
+            )[0]
+        ),
     )
     counted = sum(sizes.activations(layout.network(cfg), half, True) for half in told)
     assert counted == pytest.approx(measured, rel=0.12)

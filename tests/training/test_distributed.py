@@ -25,7 +25,7 @@ from unigrpo.planning import reinforcement_plan as plan
 from unigrpo.study import config
 from unigrpo.study.facts import METHODS
 from unigrpo.training import launch, learner, loop, supervised_run, task
-from unigrpo.training.examples import draw_examples
+from unigrpo.training.examples import bucketed, draw_examples
 
 pytestmark = pytest.mark.slow
 
@@ -169,10 +169,10 @@ def test_each_process_learns_from_its_share_of_a_step(monkeypatch):
 
     def flow(which, of):
         monkeypatch.setattr(distributed, "count", lambda: of)
-        monkeypatch.setattr(distributed, "rank", lambda: which)
         monkeypatch.setattr(distributed, "mean", lambda value: value)
         generator = torch.Generator().manual_seed(0)
-        return supervised_run.supervised_loss(model, draw_examples(cfg, 0), cfg.supervised, generator)[1]["flow"]
+        share = bucketed(draw_examples(cfg, 0), model.image_size, which, of)
+        return supervised_run.supervised_loss(model, share, cfg.supervised, generator)[1]["flow"]
 
     whole, first, second = flow(0, 1), flow(0, 2), flow(1, 2)
     assert (first + second) / 2 == pytest.approx(whole, rel=1e-5) and first != pytest.approx(second, rel=1e-3)

@@ -17,10 +17,10 @@ from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json
 from unigrpo.core.settings import replace
 from unigrpo.models import checkpoint
-from unigrpo.models.mot_pieces import Context
+from unigrpo.models.mot_model import MoTModel
 from unigrpo.study.config import SupervisedConfig
 from unigrpo.training import supervised_run
-from unigrpo.training.examples import Example, draw_examples, training_times
+from unigrpo.training.examples import Example, Steps, bucketed, draw_examples, training_times
 from unigrpo.training.supervised_run import learning_rate, supervised_loss
 from unigrpo.world import prompts, render, scenes, traces
 from unigrpo.world.gold import judge
@@ -76,7 +76,7 @@ def by_hand(model, examples, s, generator):
 @torch.no_grad()
 def test_the_loss_is_that_of_the_examples_one_by_one(model, examples):
     assert {e.trace is None for e in examples} == {True, False}
-    loss, parts = supervised_loss(model, examples, SETTINGS, seeded())
+    loss, parts = supervised_loss(model, bucketed(examples, model.image_size), SETTINGS, seeded())
     flow, ce = by_hand(model, examples, SETTINGS, seeded())
     assert parts["flow"] == pytest.approx(flow, rel=1e-5) and parts["ce"] == pytest.approx(ce, rel=1e-5)
     assert loss.item() == pytest.approx(flow + 0.3 * ce, rel=1e-5)
@@ -86,18 +86,25 @@ def test_the_loss_is_that_of_the_examples_one_by_one(model, examples):
 @pytest.mark.parametrize("n", [1, 2])
 def test_a_small_batch_without_traces_has_no_text_loss(model, examples, n):
     silent = [replace(e, trace=None) for e in examples[:n]]
-    loss, parts = supervised_loss(model, silent, SETTINGS, seeded())
+    loss, parts = supervised_loss(model, bucketed(silent, model.image_size), SETTINGS, seeded())
     assert parts["ce"] == 0 and loss.item() == pytest.approx(by_hand(model, silent, SETTINGS, seeded())[0], rel=1e-5)
 
 
 @torch.no_grad()
 def test_the_condition_is_dropped_for_its_share_of_examples(model, monkeypatch):
-    dropped, original = [], Context.drop
-    monkeypatch.setattr(Context, "drop", lambda self, mask: dropped.append(mask) or original(self, mask))
+    dropped, original = [], MoTModel.replay
+
+    def watch(self, *read, dropped: torch.Tensor, to=dropped, **more):
+        to.append(dropped)
+        return original(self, *read, dropped=dropped, **more)
+
+    monkeypatch.setattr(MoTModel, "replay", watch)
     scene = scenes.random_scene(np.random.default_rng(0), 1)
     batch = [Example("a photo of a circle", None, scene)] * 100
     for seed in range(10):
-        supervised_loss(model, batch, replace(SETTINGS, condition_dropout=0.3), seeded(seed))
+        supervised_loss(
+            model, bucketed(batch, model.image_size), replace(SETTINGS, condition_dropout=0.3), seeded(seed)
+        )
     count = int(torch.cat(dropped).sum())
     assert stats.binomtest(count, 1000, 0.3).pvalue > 1e-3
 
@@ -109,14 +116,15 @@ def test_without_its_condition_an_image_is_painted_from_nothing(model, examples)
     for share, same in ((1.0, True), (0.0, False)):
         s = replace(SETTINGS, condition_dropout=share)
         losses = [
-            supervised_loss(model, [replace(e, trace=None)], s, seeded())[1]["flow"] for e in (examples[0], *other)
+            supervised_loss(model, bucketed([replace(e, trace=None)], model.image_size), s, seeded())[1]["flow"]
+            for e in (examples[0], *other)
         ]
         assert (losses[0] == pytest.approx(losses[1], rel=1e-6)) == same
 
 
 def test_gradients_reach_both_experts(model, examples):
     clone = copy.deepcopy(model)
-    supervised_loss(clone, examples, SETTINGS, seeded())[0].backward()
+    supervised_loss(clone, bucketed(examples, clone.image_size), SETTINGS, seeded())[0].backward()
     for part, parameters in clone.mot.expert_parameters().items():
         assert all(p.grad is not None and p.grad.isfinite().all() for p in parameters), part
         assert sum(p.grad.abs().sum().item() for p in parameters) > 0
@@ -240,8 +248,8 @@ def test_training_lowers_the_loss(trained, model):
     """On examples of a step that training never saw; it starts from the seed's own initialisation."""
     cfg = tiny.run_config("base", supervised=replace(TRAINING, batch_size=64))
     after = checkpoint.load_model(trained[0])
-    before = supervised_loss(model, draw_examples(cfg, 10**6), TRAINING, seeded())[1]
-    after = supervised_loss(after, draw_examples(cfg, 10**6), TRAINING, seeded())[1]
+    before = supervised_loss(model, bucketed(draw_examples(cfg, 10**6), model.image_size), TRAINING, seeded())[1]
+    after = supervised_loss(after, bucketed(draw_examples(cfg, 10**6), after.image_size), TRAINING, seeded())[1]
     assert after["ce"] < 0.8 * before["ce"] and after["flow"] < 0.97 * before["flow"]
 
 
@@ -257,3 +265,14 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="tiny: loss is nan at step 0; lower supervised.lr"):
         supervised_run.train(tiny.run_config("sft"), tmp_path / "out", tmp_path / "init")
     assert not (tmp_path / "out/model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_workers_prepare_the_same_steps(monkeypatch):
+    """Ahead of the training, and again from where it continues."""
+    cfg = tiny.run_config("base", device="auto", supervised=SupervisedConfig(batch_size=6, steps=5))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    ahead, directly = Steps(cfg), Steps(replace(cfg, device="cpu"))
+    for step in (0, 1, 3, 4):
+        for ours, theirs in zip(ahead(step), directly(step), strict=True):
+            assert ours.examples == theirs.examples and torch.equal(ours.images, theirs.images)

@@ -74,25 +74,9 @@ class PaintContext(ABC):
     def map(self, fn: Callable[[Tensor], Tensor]) -> Self:
         """The same with ``fn`` applied to every tensor; all have the batch first."""
 
-    @abstractmethod
-    def drop(self, dropped: Tensor) -> Self:
-        """Samples with ``dropped`` (B,) True see an empty context: condition dropout leaves no trace."""
-
-    def repeat_interleave(self, n: int) -> Self:
-        """Each sample ``n`` times in a row (prompt-major groups)."""
-        return self.map(lambda x: x.repeat_interleave(n, 0))
-
-    def repeat(self, n: int) -> Self:
-        """The batch ``n`` times (steps folded into the batch, step-major)."""
-        return self.map(lambda x: x.repeat(n, *[1] * (x.dim() - 1)))
-
     def select(self, index) -> Self:
         """The samples at ``index``."""
         return self.map(lambda x: x[index])
-
-    def detach(self) -> Self:
-        """The same without gradient."""
-        return self.map(lambda x: x.detach())
 
 
 @runtime_checkable
@@ -136,11 +120,19 @@ class UnifiedModel(Protocol):
         """What :meth:`text_logp` needs of the traces (None without), and the context of prompts and traces."""
 
     def replay(
-        self, prompt_ids: list, pieces: Sequence[Trace | States], branches: Sequence[str], *, through: bool, text: bool
+        self,
+        prompt_ids: list,
+        pieces: Sequence[Trace | States],
+        branches: Sequence[str],
+        *,
+        through: bool,
+        text: bool,
+        dropped: Tensor | None = None,
     ) -> list[Any]:
         """Evaluate B episodes in one pass: of a trace what :meth:`text_logp` needs, of states the velocities
         (B, S, N, token_dim) fp32 by branch: ``full``, ``empty``, ``prompt``. A piece sees the prompt and the texts
-        before it. ``through``: the velocities' gradient reaches the context; ``text``: the texts are trained."""
+        before it. ``through``: the velocities' gradient reaches the context; ``text``: the texts are trained.
+        Images of episodes that are ``dropped`` (B,) see nothing: condition dropout."""
 
     def row_bytes(self, prompt_ids: list, max_tokens: int) -> tuple[int, int]:
         """Bytes that one row takes while it writes up to ``max_tokens`` tokens after the longest of these prompts, and

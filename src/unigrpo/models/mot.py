@@ -248,11 +248,13 @@ class MoT(nn.Module):
         branches: Sequence[str],
         through: bool,
         text: bool,
+        dropped: Tensor | None = None,
     ) -> list[Tensor | dict[str, Tensor]]:
         """B episodes in one pass. prompts: ids and mask (P, T) of different prompts, ``which`` (B,) of them an episode
         has. pieces: texts, ids and mask (B, T), and images, latents (B, S, N, token_dim) and times (B, S). Returns
         hidden (B, T, D) of each text, and velocities (B, S, N, token_dim) by branch of each image. Without ``text`` and
-        ``through`` no gradient is to reach the texts, which then have a pass before."""
+        ``through`` no gradient is to reach the texts, which then have a pass before. Images of ``dropped`` (B,)
+        episodes see no text."""
         ids, mask = prompts
         lengths = ids.new_full((len(ids),), ids.shape[1]) if mask is None else mask.sum(1)
         inputs = [self.text(ids, mask, ids.new_zeros(len(ids)), (), None)]
@@ -277,7 +279,11 @@ class MoT(nn.Module):
             for name in branches:
                 n = {"full": len(sees), "prompt": 1, "empty": 0}[name]
                 place = {"full": at, "prompt": start, "empty": torch.zeros_like(start)}[name]
-                before = all_visible(key_masks[:n], key_widths, which) if any_padding(key_masks[:n]) else None
+                before = None
+                if dropped is not None or any_padding(key_masks[:n]):
+                    before = all_visible(key_masks[:n], key_widths, which)
+                if dropped is not None:
+                    before, place = before & ~dropped[:, None], place.masked_fill(dropped, 0)
                 looks = tuple(see.again(rows, texts, not through) for see in sees[:n])
                 masked = None if before is None else before[rows]
                 inputs.append(self.block(x.flatten(0, 1), t.flatten(), grid, place[rows], looks, masked))

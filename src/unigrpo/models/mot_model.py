@@ -221,12 +221,20 @@ class MoTModel(nn.Module):
         return self.mot.generate_text(context, max_tokens, temperature=temperature, uniforms=uniforms)
 
     def replay(
-        self, prompt_ids: list, pieces: Sequence[Trace | States], branches: Sequence[str], *, through: bool, text: bool
+        self,
+        prompt_ids: list,
+        pieces: Sequence[Trace | States],
+        branches: Sequence[str],
+        *,
+        through: bool,
+        text: bool,
+        dropped: Tensor | None = None,
     ) -> list[Tensor | dict[str, Tensor]]:
         first = next((piece for piece in pieces if isinstance(piece, Trace)), None)
         prompts, which = self.different(self.framed(prompt_ids, first))
         read = [self.trace_pieces(p) if isinstance(p, Trace) else (p.x, p.t) for p in pieces]
-        found = self.mot.replay(prompts, which, read, self.grid, branches, through=through, text=text)
+        gradient = {"through": through, "text": text}
+        found = self.mot.replay(prompts, which, read, self.grid, branches, dropped=dropped, **gradient)
         return [x if torch.is_tensor(x) else {name: v.float() for name, v in x.items()} for x in found]
 
     def row_bytes(self, prompt_ids: list[list[int]], max_tokens: int) -> tuple[int, int]:

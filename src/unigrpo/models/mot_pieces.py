@@ -64,10 +64,6 @@ class Context(PaintContext):
         mask = None if self.mask is None else fn(self.mask)
         return Context(tuple(map(fn, self.keys)), tuple(map(fn, self.values)), mask, fn(self.rope))
 
-    def drop(self, dropped: Tensor) -> Context:
-        mask = self.visible & ~dropped[:, None]
-        return Context(self.keys, self.values, mask, self.rope.masked_fill(dropped, 0))
-
 
 @dataclass(frozen=True)
 class See:

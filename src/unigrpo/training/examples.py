@@ -8,11 +8,12 @@ from functools import cache
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
-from unigrpo.core import seeding
+from unigrpo.core import distributed, seeding
 from unigrpo.core.records import Prompt
-from unigrpo.study.config import RunConfig, SupervisedConfig
-from unigrpo.world import prompts, scenes, traces
+from unigrpo.study.config import LENGTH_BUCKETS, RunConfig, SupervisedConfig
+from unigrpo.world import prompts, render, scenes, traces
 
 
 @dataclass(frozen=True)
@@ -77,3 +78,48 @@ def draw_examples(cfg: RunConfig, step: int) -> list[Example]:
         category = training_prompts()[rng.integers(len(training_prompts()))]  # categories equally often
         examples.append(annotated(category[rng.integers(len(category))], s, rng, thinking))
     return examples
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Examples of a step whose texts are of similar length, which are padded together: ``size`` of them, of which this
+    process has the ``local`` ones, with images (b, H, W, 3) uint8."""
+
+    size: int
+    local: slice
+    examples: list[Example]
+    images: Tensor
+
+
+def bucketed(examples: list[Example], image_size: int, rank: int = 0, processes: int = 1) -> list[Bucket]:
+    """The examples of a step in buckets, rendered, as process ``rank`` needs them."""
+    by_length = sorted(examples, key=lambda e: len(e.prompt.split()) + len((e.trace or "").split()))
+    ends = [k * len(examples) // LENGTH_BUCKETS for k in range(LENGTH_BUCKETS + 1)]
+    local, buckets = slice(rank, None, processes), []
+    for start, end in zip(ends[:-1], ends[1:], strict=True):
+        if part := by_length[start:end][local]:
+            images = torch.from_numpy(render.render([e.scene for e in part], image_size))
+            buckets.append(Bucket(end - start, local, part, images))
+    return buckets
+
+
+class Steps:
+    """The examples of every step of a run. On an accelerator as many workers as the run has threads draw and render
+    them ahead; the numbers are the same, as those of a step come from its own stream."""
+
+    def __init__(self, cfg: RunConfig):
+        self.cfg, self.place = cfg, (distributed.rank(), distributed.count())
+        self.expected, self.ahead = -1, iter(())
+
+    def __getitem__(self, step: int) -> list[Bucket]:
+        return bucketed(draw_examples(self.cfg, step), self.cfg.model.image_size, *self.place)
+
+    def __call__(self, step: int) -> list[Bucket]:
+        """Those of a step; the steps are asked for in order."""
+        if self.cfg.device == "cpu" or not torch.cuda.is_available():
+            return self[step]
+        if step != self.expected:
+            rest = range(step, self.cfg.supervised.steps)
+            self.ahead = iter(DataLoader(self, batch_size=None, sampler=rest, num_workers=self.cfg.threads))
+        self.expected = step + 1
+        return next(self.ahead)

@@ -25,49 +25,43 @@ from unigrpo.core import distributed, seeding
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import write_json
 from unigrpo.models import checkpoint, sharding
-from unigrpo.models.base import UnifiedModel
+from unigrpo.models.base import States, UnifiedModel
 from unigrpo.objectives.averaging import average_into
 from unigrpo.sampling.engine import Decoding
 from unigrpo.study import provenance
-from unigrpo.study.config import LENGTH_BUCKETS, SUPERVISED_VALIDATION_IMAGES, RunConfig, SupervisedConfig
+from unigrpo.study.config import SUPERVISED_VALIDATION_IMAGES, RunConfig, SupervisedConfig
 from unigrpo.study.facts import BACKBONES
 from unigrpo.study.resolve import training_fingerprint
-from unigrpo.training.examples import Example, draw_examples, training_times
+from unigrpo.training.examples import Bucket, Steps, training_times
 from unigrpo.training.launch import start_model
 from unigrpo.training.run_frame import Frame
 from unigrpo.training.validation import validate
-from unigrpo.world import render
 
 LOGGED = 50  # steps between two rows of the record
 
 
 def supervised_loss(
-    model: UnifiedModel, examples: list[Example], settings: SupervisedConfig, generator: torch.Generator
+    model: UnifiedModel, buckets: list[Bucket], settings: SupervisedConfig, generator: torch.Generator
 ) -> tuple[Tensor, dict[str, float]]:
-    """Flow-matching loss (mean over elements) + ce_weight * cross-entropy (mean over trace tokens). ``examples`` are
-    all of a step; the loss is that of this process's share, whose mean over processes is the loss of all."""
-    by_length = sorted(examples, key=lambda e: len(e.prompt.split()) + len((e.trace or "").split()))
-    local = slice(distributed.rank(), None, distributed.count())
-    flow, ce, tokens = 0.0, 0.0, 0
-    for k in range(LENGTH_BUCKETS):  # texts of similar length together: little padding
-        bucket = by_length[k * len(examples) // LENGTH_BUCKETS : (k + 1) * len(examples) // LENGTH_BUCKETS]
-        if not bucket:
-            continue
-        noise = torch.randn(len(bucket), *model.latent_shape, generator=generator)[local]
-        t = training_times(len(bucket), settings.timestep_shift, generator)[local]
-        dropped = torch.rand(len(bucket), generator=generator)[local] < settings.condition_dropout
-        part = bucket[local]
-        images = torch.from_numpy(render.render([e.scene for e in part], model.image_size)).to(model.device)
-        data = model.encode_images(images.permute(0, 3, 1, 2).float() / 255)
-        noise, t = noise.to(data), t.to(data)
+    """Flow-matching loss (mean over elements) + ce_weight * cross-entropy (mean over trace tokens) of this process's
+    share of a step's examples; its mean over processes is the loss of all."""
+    flow, ce, tokens, total = 0.0, 0.0, 0, sum(bucket.size for bucket in buckets)
+    for bucket in buckets:
+        noise = torch.randn(bucket.size, *model.latent_shape, generator=generator)[bucket.local]
+        t = training_times(bucket.size, settings.timestep_shift, generator)[bucket.local]
+        dropped = torch.rand(bucket.size, generator=generator)[bucket.local] < settings.condition_dropout
+        data = model.encode_images(bucket.images.to(model.device).permute(0, 3, 1, 2).float() / 255)
+        noise, t, dropped = noise.to(data), t.to(data), dropped.to(model.device)
 
-        trace = model.trace_from_texts([e.trace for e in part])
-        hidden, context = model.encode(model.prompt_ids([e.prompt for e in part]), trace)
+        trace = model.trace_from_texts([e.trace for e in bucket.examples])
+        x = (1 - t)[:, None, None] * data + t[:, None, None] * noise
+        pieces = [trace, States(x[:, None], t[:, None])]
+        ids = model.prompt_ids([e.prompt for e in bucket.examples])
+        hidden, velocity = model.replay(ids, pieces, ("full",), through=True, text=True, dropped=dropped)
         logp, _ = model.text_logp(hidden, trace, 1.0)
         ce, tokens = ce - logp.sum(), tokens + int(trace.mask.sum())
-        x = (1 - t)[:, None, None] * data + t[:, None, None] * noise
-        error = model.velocity(context.drop(dropped.to(model.device)), x, t) - (noise - data)
-        flow = flow + error.square().mean() * (len(bucket) / len(examples))
+        error = velocity["full"][:, 0] - (noise - data)
+        flow = flow + error.square().mean() * (bucket.size / total)
     ce = ce / max(distributed.mean(torch.tensor(tokens)).item(), 1)
     parts = {name: distributed.mean(value.detach()).item() for name, value in (("flow", flow), ("ce", ce))}
     return flow + settings.ce_weight * ce, parts
@@ -90,6 +84,7 @@ class Student:
     average: nn.Module
     optimizer: torch.optim.Optimizer
     accelerator: Accelerator
+    steps: Steps  # their examples
 
     @property
     def averaged(self) -> UnifiedModel:
@@ -111,7 +106,7 @@ def learn(student: Student, step: int) -> tuple[Tensor, dict[str, float]]:
         group["lr"] = learning_rate(step, s)
     generator = seeding.generator(cfg.seed, cfg.stage, "noise", step)
     with student.accelerator.autocast():
-        loss, parts = supervised_loss(student.model, draw_examples(cfg, step), s, generator)
+        loss, parts = supervised_loss(student.model, student.steps(step), s, generator)
     loss_of_all = distributed.mean(loss.detach())
     if not torch.isfinite(loss_of_all):
         raise UserError(f"{cfg.run}: loss is {loss_of_all.item()} at step {step}; lower supervised.lr")
@@ -135,7 +130,7 @@ def train(cfg: RunConfig, out: Path, init: Path | None, tracker: str | None = No
     average = start_model(cfg, init, device)[0].network if form else copy.deepcopy(model.network)
     if cfg.activation_checkpointing:
         model.mot.checkpoint_activations()
-    student = Student(cfg, model, average, optimizer_for(model, s), frame.accelerator)
+    student = Student(cfg, model, average, optimizer_for(model, s), frame.accelerator, Steps(cfg))
     settings = training_fingerprint(cfg, *([] if init is None else [provenance.weights_file(init)]))
     frame.resume({"model": model, "ema": average}, student.optimizer, settings)
     frame.run(s, s.steps, partial(learn_and_record, frame, student), partial(check_average, frame, student))

@@ -262,6 +262,7 @@ class LlmDit(nn.Module):
         *,
         through: bool,
         text: bool,
+        dropped: Tensor | None = None,
     ) -> list[Reading | dict[str, Tensor]]:
         """See :class:`unigrpo.models.base.UnifiedModel`; the context never has a gradient."""
         found: list[Reading | dict[str, Tensor]] = []
@@ -274,10 +275,13 @@ class LlmDit(nn.Module):
             if context is None or "prompt" in branches:
                 prompt = self.read_prompts(questions)
             b, s = piece.t.shape
-            seen = {"full": context or prompt, "prompt": prompt, "empty": self.empty_context(b)}
-            x, t = (value.transpose(0, 1).flatten(0, 1) for value in (piece.x, piece.t))
-            velocities = {name: self.velocity(seen[name].repeat(s), x, t) for name in branches}
-            found.append({name: v.unflatten(0, (s, b)).transpose(0, 1) for name, v in velocities.items()})
+            full = context or prompt
+            seen = {"full": full if dropped is None else full.drop(dropped), "prompt": prompt}
+            seen["empty"] = self.empty_context(b)
+            rows = torch.arange(b, device=piece.t.device).repeat_interleave(s)
+            x, t = piece.x.flatten(0, 1), piece.t.flatten()
+            velocities = {name: self.velocity(seen[name].select(rows), x, t) for name in branches}
+            found.append({name: v.unflatten(0, (b, s)) for name, v in velocities.items()})
         return found
 
     def row_bytes(self, questions: Sequence[Question], max_tokens: int) -> tuple[int, int]:
