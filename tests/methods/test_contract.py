@@ -186,7 +186,8 @@ def test_a_reward_that_sees_the_policy(tmp_path):
         return policy.text_logp(hidden, given, 1.0)[0].sum(1) / given.mask.sum(1).clamp(min=1)
 
     rows, _ = train(tmp_path, SHORT, Reward("likelihood", likelihood, False, ("policy", "traces")))
-    assert len(seen[0]) == 12 and all(isinstance(text, str) for text in seen[0])
+    validation, rollout = seen[:2]  # the first without thinking
+    assert len(rollout) == 12 and all(isinstance(text, str) for text in rollout) and set(validation) == {None}
     assert rows[0]["proxy"] < 0
 
 

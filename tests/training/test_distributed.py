@@ -76,7 +76,7 @@ def test_two_processes_make_the_update_of_one(folder, kind, name):
     assert one.keys() == two.keys()
     moved = torch.cat([(one[k] - start[k]).flatten() for k in one])
     apart = torch.cat([(one[k] - two[k]).flatten() for k in one])
-    assert moved.norm() > 0 and apart.norm() < 2e-3 * moved.norm()
+    assert moved.norm() > 0 and apart.norm() < 1e-2 * moved.norm()  # AdamW moves by the sign of gradients near zero
     for mine, other in zip(rows(folder / "one" / name), rows(folder / kind / name), strict=True):
         assert mine.keys() == other.keys()
         for key, value in mine.items():

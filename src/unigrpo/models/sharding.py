@@ -19,7 +19,7 @@ from torch import distributed as dist
 from unigrpo.core import distributed
 from unigrpo.models.base import UnifiedModel
 
-ENTRANCES = ("encode_text", "logits", "velocity", "empty_context")  # what is called of a network from outside
+ENTRANCES = ("encode_text", "logits", "velocity", "replay", "empty_context")  # what is called of a network from outside
 
 
 def load(read: Callable[[], UnifiedModel], device: torch.device, bf16: bool) -> tuple[UnifiedModel, UnifiedModel]:
