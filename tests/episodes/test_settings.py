@@ -209,5 +209,5 @@ def test_diversity_is_of_the_members_that_a_process_has():
     images = torch.rand(5, 3, 2, 2, generator=torch.Generator().manual_seed(1))
     pairs = [(0, 1), (0, 2), (1, 2)]
     first = math.sqrt(sum((images[a] - images[b]).square().mean().item() for a, b in pairs) / 3)
-    assert episodes.diversity(images[:4], [7, 7, 7, 9]).item() == pytest.approx(first, rel=1e-5)
-    assert episodes.diversity(images[:1], [7]).item() == 0
+    assert episodes.diversity(images[:4], [7, 7, 7, 9]) == [pytest.approx(first, rel=1e-5)]
+    assert episodes.diversity(images[:1], [7]) == []

@@ -76,7 +76,8 @@ def test_two_processes_make_the_update_of_one(folder, kind, name):
     assert one.keys() == two.keys()
     moved = torch.cat([(one[k] - start[k]).flatten() for k in one])
     apart = torch.cat([(one[k] - two[k]).flatten() for k in one])
-    assert moved.norm() > 0 and apart.norm() < 1e-2 * moved.norm()  # AdamW moves by the sign of gradients near zero
+    near = 1e-2 if (kind, name) == ("sharded", "refl") else 2e-3  # AdamW moves by the sign of gradients near zero
+    assert moved.norm() > 0 and apart.norm() < near * moved.norm()
     for mine, other in zip(rows(folder / "one" / name), rows(folder / kind / name), strict=True):
         assert mine.keys() == other.keys()
         for key, value in mine.items():

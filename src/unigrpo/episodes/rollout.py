@@ -130,12 +130,11 @@ class ImageTrack(Segment):
         return {"window_start": self.window[0]}
 
 
-def diversity(images: Tensor, groups: Sequence[int]) -> Tensor:
-    """How unlike the images of a group are: root mean square difference between two of them, mean over the groups that
-    have two. images (B, 3, H, W) in [0, 1], groups (B,) their groups' numbers -> () in [0, 1]."""
+def diversity(images: Tensor, groups: Sequence[int]) -> list[float]:
+    """How unlike the images of each group are that has two: root mean square difference between two of them, in [0, 1].
+    images (B, 3, H, W) in [0, 1], groups (B,) their groups' numbers."""
     rows = [[i for i, g in enumerate(groups) if g == group] for group in dict.fromkeys(groups)]
-    variances = [images[members].var(0).mean() for members in rows if len(members) > 1]
-    return (2 * torch.stack(variances)).sqrt().mean() if variances else images.new_zeros(())
+    return [(2 * images[members].var(0).mean()).sqrt().item() for members in rows if len(members) > 1]
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,9 @@ def parts(model: UnifiedModel, jobs: Sequence[Job], manner: Manner, seed: int) -
         while end < len(jobs) and jobs[end].text is not None and jobs[end].text == jobs[end - 1].text:
             end += 1
         begun = think(model, jobs[start:end], manner, seed)
+        if tokens and begun.trace is None:  # others have one
+            empty = torch.zeros(end - start, 0, device=model.device)
+            begun = replace(begun, trace=Trace(empty.long(), empty.bool(), empty))
         for row in range(0, end - start, painting):
             yield begun.select(list(range(row, min(row + painting, end - start))))
         start = end

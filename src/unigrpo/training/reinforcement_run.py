@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from functools import partial
 from pathlib import Path
+from statistics import mean
 
 import torch
 
@@ -83,7 +84,7 @@ def learn_and_record(frame: Frame, run: Learner, index: int) -> dict[str, float]
         proxy=done.rewards["reward"].mean(),
         **{f"reward_{name}": values.mean() for name, values in done.rewards.items() if name != "reward"},
         **{k: v for k, v in done.spread.items() if k != "reward_mean"},
-        diversity=distributed.mean(diversity(rollout.image.images, groups)),
+        diversity=mean(distributed.collect(diversity(rollout.image.images, groups)) or [0.0]),
         **rollout.image.drawn,
         trace_tokens=0 if trace is None else distributed.mean(tokens),
         seconds_rollout=ends["reward"] - start,
