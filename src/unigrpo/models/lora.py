@@ -18,18 +18,23 @@ from unigrpo.models.base import UnifiedModel
 from unigrpo.models.mot_sizes import expert_of
 from unigrpo.models.torchvision_compat import ensure_torchvision
 
-SCALE = 2  # of an adapter: alpha / rank
 HEAD = "language_model.lm_head"
+
+
+def lora_config(rank: int, **where):
+    """peft's settings of every adapter, of scale alpha / rank = 2."""
+    ensure_torchvision()  # peft imports it through transformers
+    from peft import LoraConfig  # takes seconds to import
+
+    return LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, **where)
 
 
 def inject(model: UnifiedModel, rank: int, parts: Iterable[str], seed: int) -> None:
     """Give the network adapters of ``rank`` that change nothing yet; only they are trained from now on."""
-    ensure_torchvision()  # peft imports it through transformers
-    from peft import LoraConfig, inject_adapter_in_model  # takes seconds to import
-
     linear = [name for name, module in model.mot.named_modules() if isinstance(module, nn.Linear) and name != HEAD]
-    targets = [name for name in linear if expert_of(name) in parts]
-    config = LoraConfig(r=rank, lora_alpha=SCALE * rank, lora_dropout=0.0, target_modules=targets)
+    config = lora_config(rank, target_modules=[name for name in linear if expert_of(name) in parts])
+    from peft import inject_adapter_in_model
+
     with torch.random.fork_rng():
         torch.manual_seed(seeding.stream(seed, "adapters"))
         inject_adapter_in_model(config, model.mot)

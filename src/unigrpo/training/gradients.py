@@ -14,14 +14,14 @@ from unigrpo.core.errors import Collapse
 from unigrpo.episodes.slices import Networks, Slice
 
 
-def backward_into(nets: Networks, part: str, loss: Tensor, accelerator, *, again: bool) -> None:
+def backward_into(nets: Networks, part: str, loss: Tensor, *, again: bool) -> None:
     """Add the gradients of one expert alone; ``again``: another loss of the same pass goes backward after it."""
     experts = nets.model.expert_parameters()
     inputs = [p for p in experts.pop(part) if p.requires_grad]
     if not nets.even:
-        return accelerator.backward(loss, inputs=inputs, retain_graph=again)
+        return loss.backward(inputs=inputs, retain_graph=again)
     others = [(p, None if p.grad is None else p.grad.clone()) for rest in experts.values() for p in rest]
-    accelerator.backward(loss, retain_graph=again)  # the parts of a split network are no leaves of the graph
+    loss.backward(retain_graph=again)  # the parts of a split network are no leaves of the graph
     for parameter, before in others:
         parameter.grad = before
 

@@ -77,9 +77,9 @@ def accumulate(run: Learner, s: Slice, rl) -> dict[str, Tensor]:
     for part, loss, measured in losses:
         metrics |= {f"{part}_{name}": value for name, value in measured.items()} | {f"{part}_loss": loss.detach()}
         if part == "image" and not rl.gradient_through_context:
-            backward_into(run.nets, part, loss * s.share, run.accelerator, again=bool(joint))
+            backward_into(run.nets, part, loss * s.share, again=bool(joint))
         else:
             joint.append(loss * s.share)
     if joint:
-        run.accelerator.backward(sum(joint))
+        sum(joint).backward()
     return metrics

@@ -110,7 +110,7 @@ def learn(student: Student, step: int) -> tuple[Tensor, dict[str, float]]:
     loss_of_all = distributed.mean(loss.detach())
     if not torch.isfinite(loss_of_all):
         raise UserError(f"{cfg.run}: loss is {loss_of_all.item()} at step {step}; lower supervised.lr")
-    student.accelerator.backward(loss)
+    loss.backward()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     distributed.average_gradients(parameters)
     torch.nn.utils.clip_grad_norm_(parameters, s.clip_norm)

@@ -49,7 +49,8 @@ def validate(model: UnifiedModel, cfg: RunConfig, decoding: Decoding, *, per_pro
     means = by_category(jobs, rows) | painted
     if proxy is not None:
         seen = beside_images(proxy, policy=model, traces=samples.traces)
-        scores = proxy(to_float(samples.images), [p for p, _ in jobs], **seen)
+        with torch.no_grad():
+            scores = proxy(to_float(samples.images), [p for p, _ in jobs], **seen)
         means["proxy"] = float(scores.mean())
         rows = [row | {"proxy": score} for row, score in zip(rows, scores.tolist(), strict=True)]
     return Validation(jobs, samples, rows, means)

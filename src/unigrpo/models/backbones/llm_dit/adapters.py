@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from unigrpo.models.lora import lora_config
 from unigrpo.models.torchvision_compat import ensure_torchvision
 
 ensure_torchvision()  # the libraries below import it
@@ -18,7 +19,6 @@ from peft import LoraConfig
 from unigrpo.core.files import accessing, read_json
 from unigrpo.core.tensor_files import read_tensors, write_tensors
 
-SCALE = 2  # of an adapter: alpha / rank
 ATTENTION = [  # the transformer's linear maps with adapters: those of the attention, of text and image
     *("to_q", "to_k", "to_v", "to_out.0"),
     *("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
@@ -27,9 +27,8 @@ ATTENTION = [  # the transformer's linear maps with adapters: those of the atten
 
 def settings(rank: int) -> tuple[LoraConfig, LoraConfig]:
     """Those of the language model, which has adapters in all linear maps but the last, and of the transformer."""
-    shared = {"r": rank, "lora_alpha": SCALE * rank, "lora_dropout": 0.0}
-    text = LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", **shared)
-    return text, LoraConfig(target_modules=ATTENTION, **shared)
+    text = lora_config(rank, task_type="CAUSAL_LM", target_modules="all-linear")
+    return text, lora_config(rank, target_modules=ATTENTION)
 
 
 def convert(folder: Path, out: Path) -> None:
