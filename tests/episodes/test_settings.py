@@ -183,7 +183,7 @@ def test_the_average_of_the_policy_is_saved(tmp_path):
 
     learner.Learner.after_step = watch
     try:
-        _, averaged = train(tmp_path, replace(rl, average_decay=0.15))
+        _, averaged = train(tmp_path, replace(rl, ema_decay=0.15))
     finally:
         learner.Learner.after_step = after_step
     mean = tiny.model().mot.llm2vae.weight.detach().clone()
@@ -195,7 +195,7 @@ def test_the_average_of_the_policy_is_saved(tmp_path):
 
 
 def test_learning_rates_warm_up_to_their_peak():
-    rl = replace(tiny.RL, lr_warmup=3, lr_text=0.4, lr_image=0.8)
+    rl = replace(tiny.RL, warmup=3, lr_text=0.4, lr_image=0.8)
     optimizer, _ = learner.optimizer_for(copy.deepcopy(tiny.model()), rl)
     found = []
     for updates in range(5):

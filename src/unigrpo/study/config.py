@@ -166,9 +166,9 @@ class RLConfig(Denoising):
     context_gradient: Literal["auto", "full", "stage_boundary"] = "auto"  # auto: full where both parts train
     lr_text: Rate = 3e-4  # reasoning (understanding) expert
     lr_image: Rate = 2e-4  # denoising (generation) expert
-    lr_warmup: CountOrNone = 0  # optimiser steps over which the learning rates rise to these
+    warmup: CountOrNone = 0  # optimiser steps over which the learning rates rise to these
     clip_norm: Positive = 1.0  # per expert
-    average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the policy's average, validated and saved; 0 = none
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the policy's average, validated and saved; 0 = none
     reward: str  # a file of rewards/
     reward_options: dict[str, Any] = {}  # what its `build` is called with
     prompt_file: str | None = None  # prompts to train on, one JSON object a line; none = the world's

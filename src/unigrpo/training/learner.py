@@ -61,7 +61,7 @@ class Learner:
         """What follows an optimiser step: the count, the average of the policy, the next learning rate."""
         self.counts["updates"] += 1
         if AVERAGE in self.nets.copies:
-            average_into(self.nets.copies[AVERAGE], self.nets.model, self.counts["updates"] - 1, rl.average_decay)
+            average_into(self.nets.copies[AVERAGE], self.nets.model, self.counts["updates"] - 1, rl.ema_decay)
         warm_up(self.optimizer, rl, self.counts["updates"])
 
     @property
@@ -103,7 +103,7 @@ def networks(cfg: RunConfig, model, reward, start: Callable[[], UnifiedModel] | 
     below = [p for p in model.parameters() if not p.requires_grad] if rank else ()
     copies = {
         name: lora.frozen_copy(model, below) if start is None else start().requires_grad_(False)
-        for name in (*cfg.rl.facts.copies, *[AVERAGE] * (cfg.rl.average_decay > 0))
+        for name in (*cfg.rl.facts.copies, *[AVERAGE] * (cfg.rl.ema_decay > 0))
     }
     data = SupervisedData(cfg.supervised) if "sft_data" in needs else None
     return Networks(model, reference.requires_grad_(False), reward, copies, data)
@@ -139,4 +139,4 @@ def optimizer_for(model: UnifiedModel, rl: RLConfig) -> tuple[torch.optim.Optimi
 def warm_up(optimizer: torch.optim.Optimizer, rl: RLConfig, updates: int) -> None:
     """Set the learning rates of the next optimiser step, after ``updates`` of them: linear up to the peak."""
     for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * min(1.0, (updates + 1) / (rl.lr_warmup + 1))
+        group["lr"] = group["peak"] * min(1.0, (updates + 1) / (rl.warmup + 1))
