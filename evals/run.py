@@ -1,14 +1,15 @@
 """Judge the images of a run: every sample set under a folder -> one scores.jsonl, a row an image (section 4).
 
-A judge is a function ``(benchmark, prompts, images) -> one dict of metrics an image``. The world's detections are
-decisions, not confidences, so GenEval's score thresholds are not applied to them.
+A judge is a function ``(benchmark, prompts, images) -> one dict of metrics an image``. Where a verdict of the world
+judges a benchmark, so do the second evaluator and the learned reward; else a reward judges alone. The world's
+detections are decisions, not confidences, so GenEval's score thresholds are not applied to them.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,42 +24,46 @@ from unigrpo.judges.detector import Detector
 from unigrpo.judges.detector import load as load_detector
 from unigrpo.sampling import sample_folder
 from unigrpo.sampling.sample_folder import SampleFolder
+from unigrpo.study.benchmark_entry import Benchmark
+from unigrpo.study.resolve import benchmarks as entries
+from unigrpo.study.training_inputs import trained_as
 from unigrpo.world import geneval_verdict
-from unigrpo.world.gold import VERDICTS, judge
+from unigrpo.world.gold import judge
 from unigrpo.world.inspector import inspect_images
 
 BATCH = 256
 
-Judge = Callable[[str, Sequence[Prompt], np.ndarray], list[dict]]
+Judge = Callable[[Benchmark, Sequence[Prompt], np.ndarray], list[dict]]
 
 
-def inspected(benchmark: str, prompts: Sequence[Prompt], images: np.ndarray) -> list[dict]:
+def inspected(benchmark: Benchmark, prompts: Sequence[Prompt], images: np.ndarray) -> list[dict]:
     """Of the objects that the world's inspector finds: the benchmark's verdict (``official``, or ``ta`` with its
     ``atoms``) and the world's ``strict``, ``soft`` and ``gold``; also the ``artefact`` area."""
-    verdict, _ = VERDICTS[benchmark]
     rows = []
     for prompt, inspection in zip(prompts, inspect_images(images), strict=True):
         world = judge(prompt.meta, inspection.detections)
         more = {"strict": float(world.strict), "soft": world.soft, "gold": world.gold, "artefact": inspection.artefact}
-        rows.append(verdict(prompt.meta, inspection.detections) | more)
+        rows.append(benchmark.verdict.of(prompt.meta, inspection.detections) | more)
     return rows
 
 
-def second(detector: Detector, benchmark: str, prompts: Sequence[Prompt], images: np.ndarray) -> list[dict]:
+def second(detector: Detector, benchmark: Benchmark, prompts: Sequence[Prompt], images: np.ndarray) -> list[dict]:
     """The benchmark's verdict on what an independent detector finds, so that no single instrument decides."""
-    verdict, headline = VERDICTS[benchmark]
     found = detector.detect(images)
-    return [{"second": verdict(p.meta, d)[headline]} for p, d in zip(prompts, found, strict=True)]
+    verdicts = [benchmark.verdict.of(p.meta, d) for p, d in zip(prompts, found, strict=True)]
+    return [{"second": verdict[benchmark.metric]} for verdict in verdicts]
 
 
-def proxy(reward: rewards.Score, benchmark: str, prompts: Sequence[Prompt], images: np.ndarray) -> list[dict]:
-    """The learned reward, the number that training maximised."""
+def rewarded(
+    metric: str, reward: rewards.Score, benchmark: Benchmark, prompts: Sequence[Prompt], images: np.ndarray
+) -> list[dict]:
+    """The reward's score as ``metric``; ``proxy`` is the learned reward, the number that training maximised."""
     with torch.no_grad():
         pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
-        return [{"proxy": value} for value in reward(pixels, list(prompts)).tolist()]
+        return [{metric: value} for value in reward(pixels, list(prompts)).tolist()]
 
 
-def score_set(samples: SampleFolder, judges: Sequence[Judge]) -> Iterator[dict]:
+def score_set(samples: SampleFolder, benchmark: Benchmark, judges: Sequence[Judge]) -> Iterator[dict]:
     """One scores.jsonl row an image. Raises UserError for a metric that is not a finite number."""
     protocol, rows = samples.protocol, samples.rows
     header = {key: protocol[key] for key in ("benchmark", "version", "mode")} | {"guidance": protocol["guidance_name"]}
@@ -66,7 +71,7 @@ def score_set(samples: SampleFolder, judges: Sequence[Judge]) -> Iterator[dict]:
         part = slice(start, start + BATCH)
         prompts = [Prompt(row["prompt_id"], row["prompt"], row["tag"], row["meta"]) for row in rows[part]]
         try:
-            judged = [look(protocol["benchmark"], prompts, samples.images[part]) for look in judges]
+            judged = [look(benchmark, prompts, samples.images[part]) for look in judges]
         except UserError as error:
             raise UserError(f"{samples.where[start]} or below: {error}") from None
         for row, where, *dicts in zip(rows[part], samples.where[part], *judged, strict=True):
@@ -79,9 +84,10 @@ def score_set(samples: SampleFolder, judges: Sequence[Judge]) -> Iterator[dict]:
             yield header | names | {"metrics": metrics, "reason": reason}
 
 
-def score_folder(root: Path, judges: Sequence[Judge], out: Path) -> None:
+def score_folder(root: Path, benchmarks: Mapping[str, Benchmark], judges: Sequence[Judge], out: Path) -> None:
     """Score every sample folder (one with a manifest.jsonl) under ``root`` into ``out``; none where ``done.json`` says
-    that the run has none. Raises UserError for an unknown benchmark, and metadata that cannot be judged."""
+    that the run has none. ``judges`` are those of a verdict. Raises UserError for an unknown benchmark, and metadata
+    that cannot be judged."""
     folders = sorted(path.parent for path in root.glob("*/manifest.jsonl"))
     done = root / "done.json"
     if not folders and not (done.exists() and read_json(done, "sets")["sets"] == []):
@@ -89,16 +95,21 @@ def score_folder(root: Path, judges: Sequence[Judge], out: Path) -> None:
     with replacing(out) as temporary, temporary.open("w") as file:
         for folder in folders:
             samples = sample_folder.read(folder)
-            if (benchmark := samples.protocol["benchmark"]) not in VERDICTS:
-                known = ", ".join(VERDICTS)
-                raise UserError(f"{folder / 'protocol.json'}: 'benchmark' must be one of {known}, found {benchmark!r}")
-            sample_folder.require_clauses(samples, geneval_verdict.check)
-            file.writelines(json.dumps(row) + "\n" for row in score_set(samples, judges))
+            if (name := samples.protocol["benchmark"]) not in benchmarks:
+                known = ", ".join(benchmarks)
+                raise UserError(f"{folder / 'protocol.json'}: 'benchmark' must be one of {known}, found {name!r}")
+            benchmark, its_judges = benchmarks[name], judges
+            if benchmark.verdict:
+                sample_folder.require_clauses(samples, geneval_verdict.check)
+            else:
+                _, reward = rewards.held_out(f"{benchmark.judge}={json.dumps(benchmark.judge_options)}")
+                its_judges = [partial(rewarded, benchmark.metric, reward)]
+            file.writelines(json.dumps(row) + "\n" for row in score_set(samples, benchmark, its_judges))
 
 
 def score_run(samples: Path, reward: Path, detector: Path, out: Path) -> None:
     """Score the sample sets of a run with all judges; ``reward`` and ``detector`` are the folders of the learned reward
     and of the second evaluator. Raises UserError."""
-    learned = rewards.load(rewards.trained_as("reward"), path=reward, device="cpu")
-    judges = [inspected, partial(second, load_detector(detector)), partial(proxy, learned)]
-    score_folder(samples, judges, out)
+    learned = rewards.load(trained_as("reward"), path=reward, device="cpu")
+    judges = [inspected, partial(second, load_detector(detector)), partial(rewarded, "proxy", learned)]
+    score_folder(samples, entries(), judges, out)

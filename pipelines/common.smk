@@ -23,6 +23,7 @@ except UserError as error:
     sys.exit(f"error: {error}")
 
 SCALE = STUDY.scale_name
+BENCHMARKS = STUDY.catalogue["benchmarks"]
 TABLES = STUDY.catalogue["tables"]
 FIGURES = STUDY.catalogue["figures"]
 TRAINED = catalogue.runs_in_use(STUDY.catalogue)
@@ -34,12 +35,15 @@ THREADS = STUDY.scale.get("threads", 1)
 BACKBONE = BACKBONES.load(STUDY.scale["backbone"], f"{SCALES / SCALE}.yaml: backbone").FACTS
 GROUP = config.get("group")
 GPUS = int(STUDY.scale.get("device") == "cuda")
-PROCESSES = STUDY.scale.get("processes", 1)  # of SFT and reinforcement; every other step has one
+PROCESSES = STUDY.scale.get("processes", 1)  # of steps that train or sample the model, but for the base's training
 MEMORY = STUDY.scale.get("memory", 4000)  # MB of the machine, for a process that holds a model
-MEMORY_OF_ALL = STUDY.scale.get("memory_of_training", MEMORY * PROCESSES)  # for all processes of SFT or RL
+MEMORY_OF_ALL = STUDY.scale.get("memory_of_training", MEMORY * PROCESSES)  # for all of them
 MINUTES = 60 * STUDY.scale.get("hours", 24)
 GIVEN_AS_FILES = ("decoding", "scores")  # what steps read and write; of everything else they are given the folder
+SAMPLED = resolve.fingerprint({name: benchmark.sampled for name, benchmark in BENCHMARKS.items()})
+JUDGES = resolve.fingerprint({name: [each.judge, each.judge_options] for name, each in BENCHMARKS.items()})
 ALONE = {"gpu": GPUS, "first_gpu": GPUS, "mem_mb": MEMORY, "runtime": MINUTES}  # of a step that is one process
+TOGETHER = ALONE | {"gpu": GPUS * PROCESSES, "mem_mb": MEMORY_OF_ALL}  # of a step that is all of them
 
 
 wildcard_constraints:
@@ -52,17 +56,12 @@ wildcard_constraints:
     name="[a-z][a-z0-9_]*",
 
 
-def processes(wildcards):
-    """How many processes train the run."""
-    return 1 if wildcards.run == catalogue.BASE else PROCESSES
-
-
-def launcher(wildcards):
-    """What starts a training: python, or as many processes as the scale asks for. On CPUs too it takes accelerate's
-    option for several GPUs to get several processes without MPI."""
-    if processes(wildcards) == 1:
+def launcher(processes):
+    """What starts a step: python, or accelerate with as many processes. On CPUs too it takes the option for several
+    GPUs to get several processes without MPI."""
+    if processes == 1:
         return "python -m"
-    options = f"--multi_gpu --num_processes {PROCESSES} --num_machines 1 --mixed_precision no --dynamo_backend no"
+    options = f"--multi_gpu --num_processes {processes} --num_machines 1 --mixed_precision no --dynamo_backend no"
     options += " --main_process_port 0"  # a free one: several jobs may run at once
     return f"python -m accelerate.commands.launch {options} -m"
 
@@ -177,8 +176,8 @@ def facts(wildcards):
 
 
 def described(runs):
-    """Fingerprint of what these runs are called and what they are."""
-    return resolve.fingerprint([STUDY.config(run, 0) for run in runs])
+    """Fingerprint of what these runs and the benchmarks are called and what they are."""
+    return resolve.fingerprint([*(STUDY.config(run, 0) for run in runs), *map(repr, BENCHMARKS.items())])
 
 
 def named(wildcards):

@@ -1,9 +1,10 @@
 """The steps of a study: the supervised runs, the choice of decoding, the learned reward, reinforcement, samples, scores.
 
 A step is given the scale, the run and the seed, and reads its settings from the catalogue itself; the fingerprint among
-its parameters is of the settings that it depends on. Its named inputs are options of its command. A run's folder also
-holds `state/` and `metrics.jsonl`; they are not declared as outputs, which Snakemake removes when a job fails or starts
-anew, so that an interrupted training resumes from them.
+its parameters is of the settings that it depends on. Its named inputs are options of its command. A step that trains or
+samples the model has all processes of the scale, but for the base's training. A run's folder also holds `state/` and
+`metrics.jsonl`; they are not declared as outputs, which Snakemake removes when a job fails or starts anew, so that an
+interrupted training resumes from them.
 
 Priorities: what reinforcement waits for comes first, then training, then sampling, then scoring, so that the last jobs
 are short ones and no core waits for a training that began late.
@@ -20,11 +21,11 @@ rule tune:
     priority: 2
     conda:
         "../environment.yml"
-    threads: THREADS
+    threads: THREADS * PROCESSES
     resources:
-        **ALONE,
+        **TOGETHER,
     params:
-        launch="python -m",
+        launch=launcher(PROCESSES),
         call="tune --scale {scale} --run sft",
         given=step_options,
         settings=settings("tuning", catalogue.SFT),
@@ -44,14 +45,7 @@ use rule tune as train with:
         **logs("train.{run}.{seed}"),
     wildcard_constraints:
         run=any_of("rl"),
-    threads: lambda wildcards: THREADS * processes(wildcards)
-    resources:
-        gpu=lambda wildcards: GPUS * processes(wildcards),
-        first_gpu=GPUS,
-        mem_mb=lambda wildcards: MEMORY if wildcards.run == catalogue.BASE else MEMORY_OF_ALL,
-        runtime=MINUTES,
     params:
-        launch=launcher,
         call="train --scale {scale} --run {run} --seed {seed}",
         settings=settings("training"),
 
@@ -74,6 +68,11 @@ use rule train as pretrain with:
         **logs("pretrain.{run}.{seed}"),
     wildcard_constraints:
         run=catalogue.BASE,
+    threads: THREADS
+    resources:
+        **ALONE,
+    params:
+        launch=launcher(1),
 
 
 use rule tune as reward_data with:
@@ -104,7 +103,11 @@ use rule tune as learned_reward with:
     wildcard_constraints:
         reward="reward|weak_reward",
     priority: 3
+    threads: THREADS
+    resources:
+        **ALONE,
     params:
+        launch=launcher(1),
         call="train-reward --scale {scale} --run sft --settings {reward}",
         settings=lambda wildcards: settings(wildcards.reward, catalogue.SFT)(wildcards),
 
@@ -120,7 +123,7 @@ use rule tune as sample with:
     priority: 1
     params:
         call=lambda wildcards: f"sample-sets --scale {SCALE} --run {wildcards.run} --seed {wildcards.seed} {modes(wildcards)}",
-        settings=settings("evaluation"),
+        settings=lambda wildcards: [settings("evaluation")(wildcards), SAMPLED],
 
 
 use rule tune as score with:
@@ -134,9 +137,13 @@ use rule tune as score with:
     log:
         **logs("score.{run}.{seed}"),
     priority: 0
+    threads: THREADS
+    resources:
+        **ALONE,
     params:
+        launch=launcher(1),
         call="score",
-        settings=[],  # the instruments have none
+        settings=JUDGES,
 
 
 rule ship_base:

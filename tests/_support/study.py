@@ -10,10 +10,12 @@ from evals.run import inspected
 from tests._support.tiny import DEFAULTS
 from unigrpo.core.settings import to_dict
 from unigrpo.report.data import results
-from unigrpo.report.data.results import CATEGORIES, Folder, Paper, Scores, Sources
 from unigrpo.report.data.results import PAPER as PAPER_FILE
+from unigrpo.report.data.results import Folder, Paper, Scores, Sources
 from unigrpo.report.pages import page
+from unigrpo.study import resolve
 from unigrpo.study.config import rl_config
+from unigrpo.world.geneval_verdict import CATEGORIES
 from unigrpo.world.prompts import prompt_set
 from unigrpo.world.render import render
 from unigrpo.world.scenes import random_scene
@@ -216,7 +218,7 @@ def write_scenes(root: Path, runs: dict[str, Imperfection | None], per_tag: int 
             np.save(target / "images.npy", images)
             header = {"benchmark": benchmark, "version": "1", "mode": "think"}
             (target / "protocol.json").write_text(json.dumps(header | {"guidance_name": "tuned"}))
-            for name, metrics in zip(names, inspected(benchmark, prompts, images), strict=True):
+            for name, metrics in zip(names, inspected(resolve.benchmarks()[benchmark], prompts, images), strict=True):
                 reason = metrics.pop("reason")
                 named = {key: name[key] for key in ("prompt_id", "tag", "sample")}
                 scores.append(header | {"guidance": "tuned"} | named | {"metrics": metrics, "reason": reason})

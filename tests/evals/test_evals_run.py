@@ -12,6 +12,7 @@ from evals import run
 from unigrpo.__main__ import call
 from unigrpo.core.errors import UserError
 from unigrpo.core.records import Detection, Prompt
+from unigrpo.study.resolve import benchmarks
 from unigrpo.world.render import render
 from unigrpo.world.scenes import Obj, Scene
 
@@ -57,11 +58,11 @@ def fake_reward(images, prompts):
     return images[:, 0, :, :24].mean(dim=(1, 2))  # red of the left half
 
 
-JUDGES = [run.inspected, partial(run.second, FakeDetector()), partial(run.proxy, fake_reward)]
+JUDGES = [run.inspected, partial(run.second, FakeDetector()), partial(run.rewarded, "proxy", fake_reward)]
 
 
 def scored(tmp_path, judges=JUDGES):
-    run.score_folder(tmp_path / "samples", judges, tmp_path / "scores.jsonl")
+    run.score_folder(tmp_path / "samples", benchmarks(), judges, tmp_path / "scores.jsonl")
     return [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
 
 
@@ -135,7 +136,7 @@ GOOD = scenes([CIRCLE])
         ),
         (None, [row() | {"image": "none.png"}], {}, r"line 1: image .*none.png cannot be read"),
         (GOOD, [row()], {"version": 1}, r"protocol.json: 'version' must be a text, found 1"),
-        (GOOD, [row()], {"benchmark": "other"}, r"protocol.json: 'benchmark' must be one of geneval, ta"),
+        (GOOD, [row()], {"benchmark": "other"}, r"protocol.json: 'benchmark' must be one of ta, geneval"),
     ],
 )
 def test_bad_folders_are_named(tmp_path, images, rows, protocol, message):
@@ -217,4 +218,4 @@ def test_prompts_carry_their_metadata_to_the_judges(tmp_path):
         return [{} for _ in prompts]
 
     scored(tmp_path, [spy])
-    assert seen == [("geneval", [Prompt("p0", "a red circle", "colors", META)], np.uint8)]
+    assert seen == [(benchmarks()["geneval"], [Prompt("p0", "a red circle", "colors", META)], np.uint8)]

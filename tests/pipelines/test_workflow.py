@@ -201,16 +201,17 @@ def test_one_run_needs_only_what_it_descends_from(shipped):
 
 
 def test_several_processes_are_started_together(shipped):
-    """Training alone has them, and their devices."""
+    """What trains or samples the model has them, and their devices."""
     of = ("--cores", "64", "--resources", "gpu=8", "first_gpu=1", "--config", "scale=paper", "run=unigrpo")
     done = snakemake(shipped, "one_run", "-n", "-p", *of)
     jobs = {text.split(":")[0]: text for text in re.split(r"\nrule ", done.stdout + done.stderr)}
-    assert "accelerate.commands.launch --multi_gpu --num_processes 8 " in jobs["train"], done.stderr
-    assert "accelerate.commands.launch --multi_gpu --num_processes 8 " in jobs["sft"]
     for name, run in (("train", "unigrpo"), ("sft", "sft")):
         assert re.search(rf"-m unigrpo --record \S+ train --scale paper --run {run} --seed 0 --init", jobs[name])
     many, alone = ("gpu=8", "threads: 64", "mem_mb=300000"), ("gpu=1", "threads: 8", "mem_mb=100000")
-    for job, words in {"train": many, "sft": many, "tune": alone}.items():
+    together = ("train", "sft", "tune", "reward_data", "sample")
+    for job, words in dict.fromkeys(together, many) | dict.fromkeys(("pretrain", "learned_reward"), alone).items():
+        launched = "accelerate.commands.launch --multi_gpu --num_processes 8 " in jobs[job]
+        assert launched == (job in together), done.stderr
         assert all(word in jobs[job] for word in (*words, "first_gpu=1", "runtime=10080")), jobs[job]
 
 

@@ -38,7 +38,7 @@ def test_the_csv_holds_what_the_tables_compute(study, made):
     table = pd.read_csv(made / "unigrpo.vs.text_grpo.csv").set_index("metric")
     sources = Sources(Scores(study / "scores.csv"), Paper(study / "paper.csv"), Folder(study))
     a, b = (Row(name, "yes", "tuned") for name in ("unigrpo", "text_grpo"))
-    for words, benchmark, metric, tag in compare.LINES:
+    for words, benchmark, metric, tag in compare.compared(sources):
         line = table.loc[words]
         means = [sources.estimate(row, benchmark, metric, tag).mean for row in (a, b)]
         assert [line["a"], line["b"]] == pytest.approx(means, abs=1e-5)
@@ -64,7 +64,7 @@ def test_the_picture_is_drawn_of_prompts_on_which_they_differ(study, made, monke
     other = read_samples(Folder(study), "sft", "think", "tuned")
     for first, second in zip(shown[:half], shown[half:], strict=True):
         assert first.prompt_id == second.prompt_id and first.correct != second.correct
-        assert second.correct == other[first.prompt_id].correct
+        assert second.correct == other[first.benchmark, first.prompt_id].correct
     assert [s.correct for s in shown[:half]] == sorted((s.correct for s in shown[:half]), reverse=True)
 
 

@@ -63,9 +63,9 @@ parent.postMessage({...look, shown, focus: document.activeElement.name}, "*");
 </script>"""
 CHOICES = [
     ("all", "", "", ""),
-    ("counting", "counting", "", ""),
+    ("counting", "GenEval, counting", "", ""),
     ("changed", "", "sft", "unigrpo"),
-    ("both", "position", "sft", "unigrpo"),
+    ("both", "GenEval, position", "sft", "unigrpo"),
     ("same", "", "sft", "sft"),
     ("half", "", "sft", ""),
 ]
@@ -99,7 +99,7 @@ def test_the_page_stands_alone_and_shows_every_run(study):
     assert not re.search(r"https?:|//[a-z]", page)
     assert re.findall(r'<figure class="\w+" data-run="(\w+)">', page)[:3] == list(RUNS)
     first = np.load(study / "runs/unigrpo/seed0/samples/geneval.think.tuned/images.npy")[0]
-    with Image.open(study / "gallery/images/unigrpo/geneval_eval-single_object-000.png") as picture:
+    with Image.open(study / "gallery/images/unigrpo/geneval/geneval_eval-single_object-000.png") as picture:
         assert np.array_equal(np.asarray(picture), first)
     assert "not a rerun of BAGEL-7B" in page
 
@@ -203,14 +203,17 @@ def test_runs_stand_side_by_side_on_a_desk_and_below_each_other_on_a_phone(seen)
 
 def test_filters_show_what_they_promise(seen, study):
     before, after = verdicts(study, "sft"), verdicts(study, "unigrpo")
-    ids = {"images/base/" + re.sub(r"[^A-Za-z0-9_-]+", "-", prompt) + ".png": prompt for prompt in before}
+    ids = {
+        f"images/base/{prompt.split('_')[0]}/" + re.sub(r"[^A-Za-z0-9_-]+", "-", prompt) + ".png": prompt
+        for prompt in before
+    }
     shown = {name: {ids[i] for i in found["images"]} for name, found in seen["shown"].items()}
     changed = {p for p in ids.values() if before[p][0] != after[p][0]}
     assert changed != set(ids.values()) and {after[p][0] for p in changed} == {True, False}
     assert shown["all"] == shown["half"] == set(ids.values()) and shown["changed"] == changed
     assert shown["counting"] == {p for p in ids.values() if "/counting/" in p}
     assert shown["both"] == {p for p in changed if "/position/" in p} and shown["same"] == set()
-    assert seen["shown"]["counting"]["headings"] == ["counting"] and seen["shown"]["same"]["headings"] == []
+    assert seen["shown"]["counting"]["headings"] == ["GenEval, counting"] and seen["shown"]["same"]["headings"] == []
     gained = sum(after[p][0] for p in changed)
     said = f"{len(changed)} of {PROMPTS} prompts: {gained} right only in UniGRPO, "
     said += f"{len(changed) - gained} right only in SFT"

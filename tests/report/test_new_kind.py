@@ -18,7 +18,7 @@ def line(row, rows, sources):
     return {"seeds": sources.cost(row.run)["collapsed"]}
 
 
-def text(line):
+def text(line, sources):
     return {"collapsed seeds": lines.number(line, "seeds", "d")}
 '''
 

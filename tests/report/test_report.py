@@ -16,11 +16,12 @@ from tests._support.command import unigrpo
 from tests._support.study import score_rows, sources_of, write_jsonl, write_study
 from unigrpo.core.errors import UserError
 from unigrpo.report.data import results
-from unigrpo.report.data.results import CATEGORIES, Row, Scores
 from unigrpo.report.data.results import PAPER as PAPER_FILE
-from unigrpo.report.figures import grid, progress
+from unigrpo.report.data.results import Row, Scores
+from unigrpo.report.figures import progress
 from unigrpo.report.pages import drawing
 from unigrpo.study.facts import FIGURES, TABLES
+from unigrpo.world.geneval_verdict import CATEGORIES
 
 ROWS = [["base", "no"], ["sft", "yes"], ["unigrpo", "yes"]]
 
@@ -159,7 +160,7 @@ def test_category_table_counts_prompts_and_keeps_both_verdicts(study, tmp_path):
         assert uni[f"{tag}_strict"] == pytest.approx(by_hand(study, "unigrpo", 3, "think", "strict", tag), abs=1e-4)
         assert uni[f"{tag}_n"] == 3
     assert (uni["paper_counting"], uni["paper_geneval"]) == (0.91, 0.90)
-    assert "single 3, two 3, count 3" in text and "(0.91)" in text
+    assert "single object 3, two object 3, counting 3" in text and "(0.91)" in text
 
 
 def test_ta_is_the_mean_over_images_whatever_their_tags(tmp_path):
@@ -411,10 +412,11 @@ def test_figures_are_reproducible(study, tmp_path):
 
 
 def test_grid_shows_the_same_prompts_for_every_run_with_traces(study, tmp_path):
-    data = make_figure(study, tmp_path, {"kind": "grid", "runs": ["base", "unigrpo"]})
+    wanted = ["counting", "position", "compound", "compound"]
+    data = make_figure(study, tmp_path, {"kind": "grid", "categories": wanted, "runs": ["base", "unigrpo"]})
     by_run = [data[data["run"] == run]["prompt_id"].tolist() for run in ("base", "unigrpo")]
     assert by_run[0] == by_run[1]
-    assert [prompt.split("/")[0] for prompt in by_run[0]] == list(grid.TAGS)
+    assert [prompt.split("/")[0] for prompt in by_run[0]] == wanted
     assert len(set(by_run[0])) == len(by_run[0])
     assert data["trace"].str.contains("red circle upper-left").all()
     scored = {

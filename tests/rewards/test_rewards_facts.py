@@ -13,6 +13,7 @@ import rewards as package
 from tests._support import own_rewards, tiny
 from unigrpo.core.errors import UserError
 from unigrpo.judges import reward as rewards
+from unigrpo.study import training_inputs
 from unigrpo.study.facts import REWARDS
 
 NAMES = REWARDS.names()
@@ -65,15 +66,15 @@ def test_a_file_that_leaves_something_out_is_named(monkeypatch, tmp_path):
 def test_the_rewards_that_the_workflow_trains_say_where():
     trained = {name: REWARDS.load(name).FACTS.trained for name in NAMES}
     assert {name: folder for name, folder in trained.items() if folder} == {"learned": "reward", "weak": "weak_reward"}
-    assert rewards.trained_as("reward") == "learned" and rewards.trained_as("weak_reward") == "weak"
+    assert training_inputs.trained_as("reward") == "learned" and training_inputs.trained_as("weak_reward") == "weak"
     with pytest.raises(UserError, match="expected a file whose FACTS state trained='elsewhere'"):
-        rewards.trained_as("elsewhere")
+        training_inputs.trained_as("elsewhere")
 
 
 def test_a_broken_file_that_nobody_names_harms_no_other(tmp_path, monkeypatch):
     (tmp_path / "aaa.py").write_text("def build(:")
     monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
-    assert REWARDS.names()[0] == "aaa" and rewards.trained_as("reward") == "learned"
+    assert REWARDS.names()[0] == "aaa" and training_inputs.trained_as("reward") == "learned"
     with pytest.raises(UserError, match="aaa.py, line 1: not Python"):
         rewards.load("aaa")
 

@@ -306,7 +306,7 @@ BAD_CATALOGUE = [  # what stands there, what is written instead, what the messag
     ("tables:", "tables: zzz:", "line 10"),
     ("  guided: ", "  1: ", "runs.1: a name has small letters, digits and underscores only"),
     ("  guided: ", "  [a]: ", "a name has small letters"),
-    ("figures:", "zzz:", "zzz: unknown key; known: claims, defaults, figures, runs, tables"),
+    ("figures:", "zzz:", "zzz: unknown key; known: benchmarks, claims, defaults, figures, runs, tables"),
     ("guidance: 2}", "guidance: 2", "line 9"),
     ("guidance: 2", "lr_text: 11", "runs.guided.lr_text: expected at most 10, got 11"),
     ("guidance: 2", "noise_level: 100", "runs.guided.noise_level: expected at most 10, got 100"),

@@ -71,7 +71,7 @@ BAD = {
     "verifier": (
         {"prompt": "a photo of a heart"},
         {"reward": "verifier"},
-        "line 6: needs 'include', the clauses that the reward verifier judges",
+        "line 6: needs 'include', the clauses that verifier judges",
     ),
     "geneval": (
         {"prompt": "a photo of a heart"},
@@ -81,7 +81,7 @@ BAD = {
     "part": (
         {"prompt": "a photo of a heart"},
         {"reward": "weighted", "reward_options": {"parts": {"a": {"weight": 1, "reward": "geneval_score"}}}},
-        "line 6: needs 'include', the clauses that the reward geneval_score judges",
+        "line 6: needs 'include', the clauses that geneval_score judges",
     ),
     "text": ({"prompt": "a photo of a heart"}, {"reward": "ocr"}, "line 1: prompt custom/001: expected a text to rend"),
     "tag": (

@@ -12,11 +12,13 @@ from PIL import Image
 import unigrpo
 from tests._support import tiny
 from unigrpo.core.errors import UserError
+from unigrpo.core.files import write_json
 from unigrpo.core.records import Prompt
+from unigrpo.core.settings import replace, to_dict
 from unigrpo.models import checkpoint
 from unigrpo.sampling.engine import Decoding, sample
 from unigrpo.study.config import SamplingConfig
-from unigrpo.tools.api import Painting, as_prompt
+from unigrpo.tools.api import LONGEST, Painting, as_prompt
 from unigrpo.world import prompts
 from unigrpo.world.render import render
 from unigrpo.world.scenes import scene_for
@@ -29,7 +31,7 @@ TEXT = "a photo of a red circle and a star"
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     checkpoint.save_model(tiny.model(), folder, {})
-    return unigrpo.load(folder)
+    return unigrpo.load(folder, max_tokens=24)
 
 
 def test_three_lines_are_enough(root):
@@ -61,6 +63,25 @@ def test_options_out_of_range_are_refused(model, option, message):
         model.generate(TEXT, **option)
     with pytest.raises(UserError, match="'dog' is not in this model's vocabulary"):
         model.generate("a photo of a dog")
+
+
+def test_a_run_is_sampled_as_it_is_evaluated(tmp_path):
+    """Grid, longest trace and precision are those of its configuration, where no option says otherwise."""
+    checkpoint.save_model(tiny.model(), tmp_path, {})
+    cfg = tiny.run_config("rl", precision="bf16", device="auto")
+    settings = replace(cfg.sampling, shift=2.0, max_trace_tokens=5)
+    assert unigrpo.load(tmp_path).settings.max_trace_tokens == LONGEST
+    write_json(tmp_path / "run.json", {"config": to_dict(replace(cfg, sampling=settings))})
+    model = unigrpo.load(tmp_path)
+    assert (model.settings, model.precision) == (settings, "bf16")
+    told = unigrpo.load(tmp_path, precision="no", max_tokens=7)
+    assert (told.settings.max_trace_tokens, told.precision) == (7, "no")
+    job = (as_prompt(TEXT), 0)
+    expected = sample(tiny.model(), [job], replace(settings, steps=4, max_trace_tokens=7), Decoding(True, 1.0, 1.0), 1)
+    assert np.array_equal(np.asarray(told.generate(TEXT, steps=4, seed=1).image), expected.images[0])
+    for option in ({"device": "gpu"}, {"precision": "fp16"}, {"max_tokens": 0}):
+        with pytest.raises(UserError, match=rf"{next(iter(option)).split('_')[-1]}: expected"):
+            unigrpo.load(tmp_path, **option)
 
 
 def test_a_perfect_picture_is_judged_right_and_a_blank_one_wrong():

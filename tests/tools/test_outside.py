@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+from collections import Counter
 
 import pandas as pd
 import pytest
@@ -15,7 +16,7 @@ from tests._support import tiny
 from tests._support.command import unigrpo
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_jsonl
-from unigrpo.world.prompts import prompt_set, samples_per_prompt
+from unigrpo.study import resolve
 
 
 def handed_out(folder, *options):
@@ -26,17 +27,18 @@ def handed_out(folder, *options):
 def test_every_prompt_is_handed_out_as_often_as_our_runs_paint_it(tmp_path):
     sets = handed_out(tmp_path)
     assert set(sets) == {"geneval.direct.tuned", "ta.direct.tuned"}
-    for name, prompts in (("geneval.direct.tuned", "geneval_eval"), ("ta.direct.tuned", "ta_eval")):
-        counted = pd.DataFrame(sets[name]).groupby("prompt_id", sort=False).size()
-        assert counted.tolist() == samples_per_prompt(prompts)
-        assert counted.index.tolist() == [p.id for p in prompt_set(prompts)]
+    for benchmark, entry in resolve.benchmarks().items():
+        name = f"{benchmark}.direct.tuned"
+        counted = pd.DataFrame(sets[name]).groupby("prompt_id", sort=False).size().to_dict()
+        assert counted == Counter(prompt.id for prompt, _ in entry.jobs(4))
+        assert list(counted) == [p.id for p in entry.pool()]
         assert len({row["image"] for row in sets[name]}) == len(sets[name])
 
 
 def test_a_handed_out_folder_without_pictures_is_refused(tmp_path):
     handed_out(tmp_path, "--images-per-prompt", "1")
     with pytest.raises(UserError, match="00000.png"):
-        evals_run.score_folder(tmp_path, [], tmp_path / "scores.jsonl")
+        evals_run.score_folder(tmp_path, resolve.benchmarks(), [], tmp_path / "scores.jsonl")
 
 
 def test_pictures_become_a_row(root, tmp_path):

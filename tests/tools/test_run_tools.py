@@ -203,7 +203,7 @@ def test_the_card_has_the_scores_of_a_judged_run(folder, tmp_path):
     files.write_json(folder / "samples/geneval.think.tuned/protocol.json", {"guidance": 2.5})
     export.export(folder, tmp_path / "made")
     (line,) = re.findall(r"^\| yes \| (.*) \|$", (tmp_path / "made/README.md").read_text(), re.MULTILINE)
-    guidance, geneval, ta, images = line.split(" | ")
+    guidance, ta, geneval, images = line.split(" | ")
     assert (guidance, images) == ("tuned (2.5)", "9")
     assert geneval.startswith("0.625 [") and ta.startswith("0.550 [")
 

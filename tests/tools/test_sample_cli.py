@@ -36,7 +36,11 @@ def run(model, capsys):
 
     def call(out, *arguments, prompt=TEXT, folder=model):
         asked = [] if "--prompts" in arguments else [prompt]
-        unigrpo(shlex.join(["sample", str(folder), *asked, "--out", str(out), "--steps", "4", *arguments]))
+        unigrpo(
+            shlex.join(
+                ["sample", str(folder), *asked, "--out", str(out), "--steps", "4", "--max-tokens", "24", *arguments]
+            )
+        )
         return capsys.readouterr().out.splitlines()
 
     return call

@@ -231,6 +231,7 @@ def test_another_number_of_processes_than_configured_is_refused(monkeypatch):
 
 def test_fewer_devices_than_processes_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="processes: 2 here need a CUDA device each, there are 1; or set"):
         launch.check_devices(tiny.run_config("rl", processes=2, device="auto"))
 

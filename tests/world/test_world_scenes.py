@@ -274,16 +274,6 @@ def test_prompt_sets_are_fixed():
     }
 
 
-def test_samples_per_prompt():
-    for base in (1, 4):
-        images = Counter()
-        numbers = prompts.samples_per_prompt("geneval_eval", base)
-        for prompt, n in zip(prompts.prompt_set("geneval_eval"), numbers, strict=True):
-            images[prompt.tag] += n
-        assert images == {t: 40 * base for t in prompts.GENEVAL_TAGS}
-    assert prompts.samples_per_prompt("ta_eval") == [4] * 150
-
-
 def test_unknown_set():
     with pytest.raises(UserError, match="expected one of"):
         prompts.prompt_set("test")

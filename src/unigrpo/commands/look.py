@@ -31,10 +31,13 @@ def sample(
     seed: Annotated[int, typer.Option(help="Seed of noise and text.")] = 0,
     guidance: Annotated[float, typer.Option(help="Scale of classifier-free guidance, 1 is none.")] = 1.0,
     temperature: Annotated[float, typer.Option(help="Temperature of the trace, 0 is greedy.")] = 1.0,
-    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 20,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps; the run's without it.")] = None,
     thinking: Annotated[bool, typer.Option(help="Write a trace before painting.")] = True,
     grid: Annotated[int, typer.Option(min=1, help="Paint N x N samples of the prompt.")] = 1,
     enlarge: Annotated[int, typer.Option(min=1, help="Pixels per pixel in the file.")] = 8,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or auto; the run's without it.")] = None,
+    precision: Annotated[str | None, typer.Option(help="no (fp32) or bf16; the run's without it.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest trace in tokens; the run's without it.")] = None,
 ) -> None:
     """Write a trace and paint a picture, for a prompt or for every prompt of a file."""
     from unigrpo.world.prompts import read_prompts
@@ -42,7 +45,7 @@ def sample(
     if (prompt is None) == (prompts is None):
         raise UserError("expected either a prompt or --prompts")
     picture = tools.api.picture_format(out)
-    model = tools.api.load(checkpoint)
+    model = tools.api.load(checkpoint, device, precision, max_tokens)
     if prompts is None:
         jobs, columns = [(tools.api.as_prompt(prompt), k) for k in range(grid**2)], grid
     else:
@@ -107,10 +110,10 @@ def variance(
     from unigrpo.judges import reward as rewards
     from unigrpo.world.prompts import prompt_set
 
-    cfg, model = chosen_model(scale, run, 0, None, folder)
-    judges = {"reward": rewards.load(rewards.trained_as("reward"), path=reward, device="auto")}
-    judges |= {name: rewards.load(name) for name in judge or ()}
-    result = tools.variance.split(model, cfg, judges, traces, images)
+    with chosen_model(scale, run, 0, None, folder) as (cfg, model):
+        judges = {"reward": rewards.load(study.training_inputs.trained_as("reward"), path=reward, device="auto")}
+        judges |= {name: rewards.load(name) for name in judge or ()}
+        result = tools.variance.split(model, cfg, judges, traces, images)
     for name, rows in result.items():
         for judged, row in rows.items():
             print(f"{name}: {judged}: traces explain {row['share']:.2f} [{row['lo']:.2f}, {row['hi']:.2f}]")

@@ -144,8 +144,8 @@ def reward_data(
     config: Config = None,
 ) -> None:
     """Sample the SFT model for the training of the learned reward."""
-    _, cfg = study.resolve.chosen_run(scale, run, 0, config)
-    training.reward_samples.sample_for_reward(cfg, init, out)
+    with chosen_model(scale, run, 0, config, init) as (cfg, network):
+        training.reward_samples.sample_for_reward(network, cfg, out)
 
 
 @app.command(rich_help_panel=STEPS)
@@ -173,8 +173,10 @@ def tune(
     config: Config = None,
 ) -> None:
     """Choose guidance and temperature on validation prompts."""
-    cfg, network = chosen_model(scale, run, 0, config, model)
-    files.write_json(out, sampling.decoding.tune(network, cfg))
+    with chosen_model(scale, run, 0, config, model) as (cfg, network):
+        chosen = sampling.decoding.tune(network, cfg)
+        if distributed.is_main():
+            files.write_json(out, chosen)
 
 
 @app.command(rich_help_panel=STEPS)
@@ -194,8 +196,8 @@ def sample_sets(
         if given not in modes:
             raise UserError(f"--mode {given}: no such mode{registry.nearest(given, modes)}")
     chosen = sampling.engine.read_decoding(decoding)
-    cfg, network = chosen_model(scale, run, seed, config, model)
-    sampling.sets.sample_sets(network, cfg, model, chosen, mode, out)
+    with chosen_model(scale, run, seed, config, model) as (cfg, network):
+        sampling.sets.sample_sets(network, cfg, model, chosen, mode, out, study.resolve.benchmarks())
 
 
 @app.command(rich_help_panel=STEPS)

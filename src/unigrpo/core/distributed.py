@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import timedelta
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+
+PATIENCE = timedelta(hours=3)  # of processes with each other: one saves or reads while the others wait
 
 
 def count() -> int:
@@ -29,8 +33,27 @@ def collect(items: list) -> list:
     if count() == 1:
         return items
     found: list = [None] * count()
-    dist.all_gather_object(found, items)
+    dist.all_gather_object(found, items, _over_hosts(dist.group.WORLD))
     return [item for part in found for item in part]
+
+
+def collect_in_main(items: list) -> list:
+    """The same in the main process alone, nothing elsewhere. One item of each process is under way at a time, so that
+    large ones need no more memory than that beside the result."""
+    if count() == 1:
+        return items
+    found: list[list] = []
+    for i in range(max(collect([len(items)]))):
+        row = [None] * count() if is_main() else None
+        dist.gather_object(items[i : i + 1], row, group=_over_hosts(dist.group.WORLD))
+        found += [row] if row else []
+    return [item for parts in zip(*found, strict=True) for part in parts for item in part]
+
+
+@lru_cache(maxsize=1)
+def _over_hosts(world: dist.ProcessGroup) -> dist.ProcessGroup:
+    """The processes of ``world``, who send each other what is pickled through the hosts' memory, not the devices'."""
+    return world if dist.get_backend(world) == "gloo" else dist.new_group(backend="gloo", timeout=PATIENCE)
 
 
 def mean(value: Tensor) -> Tensor:

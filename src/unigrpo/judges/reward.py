@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,22 +104,14 @@ def named(text: str) -> tuple[str, dict]:
 
 def held_out(text: str) -> tuple[str, Reward]:
     """(name of its column, reward) of ``text``, which :func:`named` takes, as a metric. Raises UserError, also for a
-    reward whose scores depend on the images that are judged together."""
+    reward whose scores depend on the images that are judged together, or on more than images and prompts."""
     name, options = named(text)
     reward = load(name, **options)
     if reward.relative:
         raise UserError(f"--reward {text}: its scores depend on the images judged together, expected normalise: none")
+    if reward.sees:
+        raise UserError(f"--reward {text}: expected a reward of images alone, it sees {', '.join(reward.sees)}")
     return text if options else name, reward
-
-
-def trained_as(folder: str) -> str:
-    """The reward whose weights the workflow trains into ``folder`` of a scale's results. A file that cannot be loaded
-    is passed over, as no run may name it. Raises UserError where there is none."""
-    for name in REWARDS.names():
-        with suppress(UserError):
-            if REWARDS.load(name).FACTS.trained == folder:
-                return name
-    raise UserError(f"rewards: expected a file whose FACTS state trained={folder!r}")
 
 
 def inputs(options: Mapping) -> list[Path]:

@@ -14,6 +14,7 @@ from dataclasses import asdict
 
 import numpy as np
 
+from unigrpo.core import distributed
 from unigrpo.models.base import UnifiedModel
 from unigrpo.sampling.engine import Decoding, sample
 from unigrpo.sampling.validation_set import SEED, by_category, judge_each, validation_jobs
@@ -23,18 +24,21 @@ PER_PROMPT = 4  # images per validation prompt and setting
 
 
 def tune(model: UnifiedModel, cfg: RunConfig) -> dict:
-    """The content of decoding.json: the chosen ``guidance`` and ``temperature``, and the ``grid`` that was measured."""
+    """The content of decoding.json: the chosen ``guidance`` and ``temperature``, and, in the main process, the ``grid``
+    that was measured."""
     s = cfg.sampling
     jobs = validation_jobs(PER_PROMPT)
     grid: list[dict] = []
 
     def measure(decoding: Decoding) -> np.ndarray:
         """Gold (P,) per validation prompt; the means go into ``grid``."""
-        samples = sample(model, jobs, s, decoding, SEED)
-        rows, painted = judge_each(jobs, samples)
-        grid.append(asdict(decoding) | by_category(jobs, rows) | painted)
-        print(" ".join(f"{name} {float(value):.3f}" for name, value in grid[-1].items()), flush=True)
-        return np.reshape([row["gold"] for row in rows], (-1, PER_PROMPT)).mean(1)
+        samples, gold = sample(model, jobs, s, decoding, SEED), []
+        if samples is not None:
+            rows, painted = judge_each(jobs, samples)
+            grid.append(asdict(decoding) | by_category(jobs, rows) | painted)
+            print(" ".join(f"{name} {float(value):.3f}" for name, value in grid[-1].items()), flush=True)
+            gold = [np.reshape([row["gold"] for row in rows], (-1, PER_PROMPT)).mean(1)]
+        return distributed.collect(gold)[0]
 
     tags = [prompt.tag for prompt, _ in jobs[::PER_PROMPT]]
     first = s.temperature_grid[0]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from unigrpo.core import seeding
+from unigrpo.core import distributed, seeding
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json
 from unigrpo.core.records import Prompt
@@ -103,6 +103,8 @@ def think(model: UnifiedModel, jobs: Sequence[Job], manner: Manner, seed: int) -
 def parts(model: UnifiedModel, jobs: Sequence[Job], manner: Manner, seed: int) -> Iterator[Start]:
     """All jobs in order, begun, as many together as are to be painted together. Jobs that share a trace begin
     together."""
+    if not jobs:
+        return
     tokens = manner.max_tokens if any(job.text is not None for job in jobs) else 0
     sizes = model.row_bytes(model.prompt_ids([job.prompt.text for job in jobs]), tokens)
     writing, painting = (max(1, manner.memory // size) for size in sizes)
@@ -152,12 +154,6 @@ class Samples:
     model_evaluations: int
 
 
-def joined(parts: list[Samples]) -> Samples:
-    """The samples of several calls, one after the other."""
-    images, traces = np.concatenate([p.images for p in parts]), [text for p in parts for text in p.traces]
-    return Samples(images, traces, sum(p.model_evaluations for p in parts))
-
-
 def sample(
     model: UnifiedModel,
     jobs: list[tuple[Prompt, int]],
@@ -166,10 +162,12 @@ def sample(
     seed: int,
     *,
     progress: str | None = None,
-) -> Samples:
+) -> Samples | None:
     """One image per (prompt, sample number). The noise and the text draws of a job depend on nothing else, so the
-    same prompt and sample number start alike for every run. ``progress`` names a progress bar."""
-    return sample_guided(model, jobs, settings, decoding, [decoding.guidance], seed, progress=progress)[0]
+    same prompt and sample number start alike for every run. Each process makes its share of the jobs; the main process
+    gets the samples of all, the others None. ``progress`` names a progress bar."""
+    made = sample_guided(model, jobs, settings, decoding, [decoding.guidance], seed, progress=progress)
+    return made and made[0]
 
 
 @torch.no_grad()
@@ -182,7 +180,7 @@ def sample_guided(
     seed: int,
     *,
     progress: str | None = None,
-) -> list[Samples]:
+) -> list[Samples] | None:
     """What :func:`sample` returns at each of the guidance ``scales`` in place of the decoding's. Guidance does not
     reach the text, which is therefore written once."""
     times = flow.time_grid(settings.steps, settings.shift, settings.grid)
@@ -190,16 +188,22 @@ def sample_guided(
     widest = max(guidances, key=lambda guidance: len(guidance.branches))
     memory = settings.memory * 2**20
     manner = Manner(decoding.temperature, settings.max_trace_tokens, times, widest, memory)
-    named = [Job(p, (p.id, k) if decoding.thinking else None, (p.id, k), (p.id, k)) for p, k in jobs]
-    images, traces = [[] for _ in scales], []
-    with tqdm(total=len(jobs), desc=progress, disable=progress is None, mininterval=5) as bar:
+    mine = distributed.share(jobs)
+    named = [Job(p, (p.id, k) if decoding.thinking else None, (p.id, k), (p.id, k)) for p, k in mine]
+    made: list[tuple[list[np.ndarray], list[str | None]]] = []  # images by scale, and traces, of each part
+    hidden = progress is None or not distributed.is_main()
+    with tqdm(total=len(mine), desc=progress, disable=hidden, mininterval=5) as bar:
         for begun in parts(model, named, manner, seed):
-            for guidance, painted in zip(guidances, images, strict=True):
-                x, _ = paint(model, begun.seen, begun.x, times, guidance)
-                painted.append((model.decode(x).permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu().numpy())
-            traces += [None] * len(begun.jobs) if begun.trace is None else model.trace_texts(begun.trace)
+            painted = [model.decode(paint(model, begun.seen, begun.x, times, g)[0]) for g in guidances]
+            images = [(x.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu().numpy() for x in painted]
+            written = [None] * len(begun.jobs) if begun.trace is None else model.trace_texts(begun.trace)
+            made.append((images, written))
             bar.update(len(begun.jobs))
+    everyone = distributed.collect_in_main(made)
+    if not distributed.is_main():
+        return None
+    traces = [text for _, written in everyone for text in written]
     return [
-        Samples(np.concatenate(painted), traces, len(jobs) * evaluations(times, guidance))
-        for guidance, painted in zip(guidances, images, strict=True)
+        Samples(np.concatenate([images[i] for images, _ in everyone]), traces, len(jobs) * evaluations(times, guidance))
+        for i, guidance in enumerate(guidances)
     ]

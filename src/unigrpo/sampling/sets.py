@@ -1,23 +1,26 @@
-"""All evaluation sets of one run, in one process.
+"""All evaluation sets of one run, made by all processes and written by the main one.
 
-A set is benchmark x mode x guidance: GenEval-style and TA prompts, with thinking (``think``) or without (``direct``),
-at guidance 1 (``unguided``), as chosen on validation prompts (``tuned``), or tuned with greedy text (``greedy``).
+A set is benchmark x mode x guidance: an entry of the catalogue, with thinking (``think``) or without (``direct``), at
+guidance 1 (``unguided``), as chosen on validation prompts (``tuned``), or tuned with greedy text (``greedy``).
 Each set's protocol.json says everything that a number made from it depends on. A run that was not trained has no sets.
 """
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
+from unigrpo.core import distributed
 from unigrpo.core.files import digest, read_json, write_json
 from unigrpo.core.settings import replace
 from unigrpo.models.base import UnifiedModel
 from unigrpo.sampling import sample_folder
 from unigrpo.sampling.engine import Decoding, sample_guided
 from unigrpo.study import provenance
+from unigrpo.study.benchmark_entry import Benchmark
 from unigrpo.study.config import RunConfig
-from unigrpo.world import prompts as world_prompts
+from unigrpo.world.prompts import prompt_hash
 
 SEED = 2  # of evaluation noise: the same for every run, so that differences are paired
 MODES = ("think", "direct", "greedy")
@@ -31,13 +34,12 @@ def decodings(chosen: Decoding, mode: str) -> dict[str, Decoding]:
     return {"unguided": replace(tuned, guidance=1.0), "tuned": tuned}
 
 
-def protocol(cfg: RunConfig, benchmark: str, name: str, decoding: Decoding, weights: str, record: dict) -> dict:
+def protocol(cfg: RunConfig, benchmark: Benchmark, name: str, decoding: Decoding, weights: str, record: dict) -> dict:
     """Everything that the numbers of a set depend on."""
-    s, prompts = cfg.sampling, world_prompts.prompt_set(world_prompts.BENCHMARKS[benchmark])
+    s, prompts = cfg.sampling, benchmark.pool()
     return {
-        "benchmark": benchmark,
-        "version": world_prompts.VERSION,
-        "prompt_hash": world_prompts.prompt_hash(prompts),
+        "version": benchmark.version,
+        "prompt_hash": prompt_hash(prompts),
         "prompts": len(prompts),
         "mode": "think" if decoding.thinking else "direct",
         "guidance_name": name,
@@ -48,33 +50,42 @@ def protocol(cfg: RunConfig, benchmark: str, name: str, decoding: Decoding, weig
         "shift": s.shift,
         "temperature": decoding.temperature,
         "resolution": cfg.model.image_size,
-        "images_per_prompt": s.images_per_prompt,
+        "images_per_prompt": benchmark.images or s.images_per_prompt,
         "seed": SEED,
         "ema": record["ema"],
         "checkpoint": weights,
     }
 
 
-def sample_sets(model: UnifiedModel, cfg: RunConfig, run: Path, chosen: Decoding, modes: list[str], out: Path) -> None:
+def sample_sets(
+    model: UnifiedModel,
+    cfg: RunConfig,
+    run: Path,
+    chosen: Decoding,
+    modes: list[str],
+    out: Path,
+    benchmarks: Mapping[str, Benchmark],
+) -> None:
     """Write every set of the run in the folder ``run``, whose model is ``model``, below ``out``, evaluated in
     ``modes``; done.json lists them."""
     weights = digest(provenance.weights_file(run))
     record = read_json(run / "run.json", "ema")
     written = []
-    for old in out.glob("*/manifest.jsonl"):
+    for old in out.glob("*/manifest.jsonl") if distributed.is_main() else ():
         shutil.rmtree(old.parent)
     for mode in [] if record.get("not_trained") else modes:
-        for benchmark in world_prompts.BENCHMARKS:
-            jobs = world_prompts.evaluation_jobs(benchmark, cfg.sampling.images_per_prompt)
+        for benchmark, entry in benchmarks.items():
+            jobs = entry.jobs(cfg.sampling.images_per_prompt)
             named = decodings(chosen, mode)
             shared, *_ = named.values()
             scales = [decoding.guidance for decoding in named.values()]
             progress = f"{cfg.run}/{cfg.seed} {benchmark} {mode}"
             samples = sample_guided(model, jobs, cfg.sampling, shared, scales, SEED, progress=progress)
-            for (name, decoding), made in zip(named.items(), samples, strict=True):
-                described = protocol(cfg, benchmark, name, decoding, weights, record)
+            for (name, decoding), made in zip(named.items(), samples or (), strict=samples is not None):
+                described = {"benchmark": benchmark} | protocol(cfg, entry, name, decoding, weights, record)
                 described["model_evaluations"] = made.model_evaluations
                 folder = f"{benchmark}.{described['mode']}.{name}"
                 sample_folder.write(out / folder, jobs, made, described)
                 written.append(folder)
-    write_json(out / "done.json", {"sets": written})
+    if distributed.is_main():
+        write_json(out / "done.json", {"sets": written})

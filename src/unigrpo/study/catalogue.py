@@ -1,5 +1,5 @@
-"""The catalogue (``pipelines/experiments.yaml``): the runs, tables, figures and claims of a study, read and checked.
-Imports no torch."""
+"""The catalogue (``pipelines/experiments.yaml``): the runs, benchmarks, tables, figures and claims of a study, read and
+checked. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from pydantic import ConfigDict, Field
 
 from unigrpo.core.errors import UserError, error_prefix
 from unigrpo.core.registry import nearest
-from unigrpo.core.settings import AsTuple, Count, Settings, Several, from_dict
+from unigrpo.core.settings import AsTuple, Count, Settings, Several, from_dict, replace
 from unigrpo.core.yaml_files import read_yaml
+from unigrpo.study.benchmark_entry import Benchmark
 from unigrpo.study.config import RLConfig, SupervisedConfig, rl_class
 from unigrpo.study.facts import FIGURES, TABLES, KindFacts
 
@@ -54,6 +55,10 @@ class Spec(Settings):
     group: Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")] | None = None
     title: str | None = None
     guidance: Literal["tuned", "unguided"] | None = None
+    benchmarks: Several[str] | None = None  # all without it
+    categories: Several[str] | None = (
+        None  # of prompts that a figure draws, each as often as it is named; all without it
+    )
     runs: Several[str] | None = None
     rows: Several[Row] | None = None
 
@@ -65,6 +70,7 @@ class ClaimEntry(Settings):
     check: str
     why: str
     designed: bool = False  # whether the synthetic world is made so that it holds
+    benchmarks: Several[str] | None = None  # that its differences of rows are taken on; all without it
     rows: Several[Row] | None = None
     pairs: Several[Pair] | None = None
     runs: Several[str] | None = None
@@ -74,6 +80,7 @@ class Catalogue(Settings):
     """The file."""
 
     defaults: dict[str, Any] = {}  # settings of every reinforced run, below those of the scale
+    benchmarks: dict[str, Benchmark] = {}
     runs: dict[str, Line]
     tables: dict[str, Spec] = {}
     figures: dict[str, Spec] = {}
@@ -81,13 +88,13 @@ class Catalogue(Settings):
 
 
 def load_catalogue(path: str | Path) -> dict:
-    """``{"defaults": settings, "runs": {name: line}, "tables": {name: spec}, "figures": {name: spec}, "claims": ...,
-    "overrides": {name: {key: line}}}``. A line holds ``label``, ``stage`` (base, sft or rl), ``init``, ``evaluate`` and
-    its settings, ``like`` followed; overrides are a run's line without each setting that it makes itself. Raises
-    UserError naming file and key."""
+    """``{"defaults": settings, "benchmarks": {name: Benchmark}, "runs": {name: line}, "tables": {name: spec},
+    "figures": {name: spec}, "claims": ..., "overrides": {name: {key: line}}}``. A line holds ``label``, ``stage``
+    (base, sft or rl), ``init``, ``evaluate`` and its settings, ``like`` followed; overrides are a run's line without
+    each setting that it makes itself. Raises UserError naming file and key."""
     content = read_yaml(path)
     with error_prefix(path):
-        _check_sections(content)
+        benchmarks = _check_sections(content)
         runs, sweeps = _spread(content["runs"])
         lines = {name: {"label": name, **_inherit(runs, name)} for name in runs}
         overrides = {name: _overrides(runs, content["runs"], name) for name in runs}
@@ -98,17 +105,17 @@ def load_catalogue(path: str | Path) -> dict:
             _check_line(name, line, defaults)
         for name in lines:
             ancestors(lines, name, "init")
-        filled = {"defaults": defaults, "runs": lines, "overrides": overrides}
+        filled = {"defaults": defaults, "benchmarks": benchmarks, "runs": lines, "overrides": overrides}
         for section in (*DOORS, "claims"):
             filled[section] = {name: _name_each(entry, sweeps) for name, entry in content.get(section, {}).items()}
             for name, entry in filled[section].items():
-                _check_entry(f"{section}.{name}", section, entry, lines)
+                _check_entry(f"{section}.{name}", section, entry, lines, benchmarks)
     return filled
 
 
-def _check_sections(content: object) -> None:
-    """The file's sections, as far as each can be checked alone."""
-    for kind in ("runs", "tables", "figures"):
+def _check_sections(content: object) -> dict[str, Benchmark]:
+    """The file's sections, as far as each can be checked alone; returns the benchmarks."""
+    for kind in ("runs", "benchmarks", "tables", "figures"):
         for name in content.get(kind) or () if isinstance(content, dict) else ():
             if not isinstance(name, str) or not NAME.fullmatch(name):
                 raise UserError(f"{kind}.{name}: a name has small letters, digits and underscores only")
@@ -124,6 +131,9 @@ def _check_sections(content: object) -> None:
     for name in (BASE, SFT):
         if name not in catalogue.runs:
             raise UserError(f"runs.{name}: missing, the workflow needs a run of this name")
+    for name, benchmark in catalogue.benchmarks.items():
+        benchmark.check(f"benchmarks.{name}")
+    return {name: replace(each, label=each.label or name) for name, each in catalogue.benchmarks.items()}
 
 
 def _spread(runs: dict) -> tuple[dict, dict[str, list[str]]]:
@@ -218,9 +228,17 @@ def facts_of(section: str, spec: dict, where: str = "") -> KindFacts:
     return facts
 
 
-def _check_entry(where: str, section: str, entry: dict, runs: dict) -> None:
-    """A table, figure or claim reads runs that exist, are evaluated as it asks and trained as its kind needs."""
+def _check_entry(where: str, section: str, entry: dict, runs: dict, benchmarks: dict[str, Benchmark]) -> None:
+    """A table, figure or claim reads benchmarks and runs that exist, are evaluated as it asks and trained as its kind
+    needs."""
     facts = facts_of(section, entry, where) if section in DOORS else None
+    for name in entry.get("benchmarks", ()):
+        if name not in benchmarks:
+            raise UserError(f"{where}.benchmarks: no benchmark is called {name!r}{nearest(name, benchmarks)}")
+    tags = {tag for name in entry.get("benchmarks", benchmarks) for tag in benchmarks[name].categories()}
+    for tag in entry.get("categories", ()):
+        if tag not in tags:
+            raise UserError(f"{where}.categories: no prompt is of category {tag!r}{nearest(tag, tags)}")
     for key, run, thinking in rows_read(entry):
         if run not in runs:
             raise UserError(f"{where}.{key}: no run is called {run!r}{nearest(run, runs)}")

@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,9 +22,10 @@ from unigrpo.core.errors import UserError, error_prefix
 from unigrpo.core.registry import nearest
 from unigrpo.core.settings import Count, Settings, from_dict, to_dict
 from unigrpo.core.yaml_files import read_yaml
+from unigrpo.study.benchmark_entry import Benchmark
 from unigrpo.study.catalogue import BASE, COMMON, SFT, ancestors, facts_of, load_catalogue, runs_in_use
 from unigrpo.study.config import RunConfig, check_processes, load
-from unigrpo.study.facts import METHODS, REGULARISERS
+from unigrpo.study.facts import BACKBONES, METHODS, REGULARISERS
 from unigrpo.study.provenance import ROOT
 from unigrpo.study.training_inputs import check_reward, training_pool
 
@@ -190,6 +192,9 @@ def load_study(catalogue_file: Path, scale_folder: Path, options: dict) -> Study
     from_dict(Scale, study.scale, "--config")
     asked = [options["run"]] if "run" in options else []
     try:
+        for name, benchmark in study.catalogue["benchmarks"].items():
+            closed = BACKBONES.load(study.scale["backbone"], "backbone").FACTS.closed_vocabulary
+            benchmark.check(f"benchmarks.{name}", closed)
         _check_runs(study)
         for run in {*runs_in_use(study.catalogue), *asked}:
             with error_prefix(f"runs.{run}"):
@@ -236,6 +241,12 @@ def _check_runs(study: Study) -> None:
 def chosen_study(scale: str) -> Study:
     """This checkout's catalogue at ``scale``, its runs not checked. Raises UserError."""
     return _read_study(CATALOGUE, SCALES, scale, "--scale ")
+
+
+@cache
+def benchmarks() -> dict[str, Benchmark]:
+    """Those of this checkout's catalogue. Raises UserError."""
+    return load_catalogue(CATALOGUE)["benchmarks"]
 
 
 def chosen_run(scale: str | None, run: str | None, seed: int, file: Path | None) -> tuple[str, RunConfig]:

@@ -1,9 +1,10 @@
-"""What a reinforced run's line names besides its settings: the reward with its options, and the prompts. They are
-checked when the catalogue is read. Imports no torch."""
+"""What a reinforced run's line names besides its settings: the reward with its options, and the prompts. They, and
+those of a benchmark, are checked when the catalogue is read. Imports no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from unigrpo.core.errors import UserError, error_prefix
@@ -27,20 +28,44 @@ def check_reward(name: str, options: Mapping, key: str, options_key: str, part: 
             check_reward(reward, inner_options, f"{where}.reward", f"{where}.options", part=True)
 
 
+def trained_as(folder: str) -> str:
+    """The reward whose weights the workflow trains into ``folder`` of a scale's results. A file that cannot be loaded
+    is passed over, as no run may name it. Raises UserError where there is none."""
+    for name in REWARDS.names():
+        with suppress(UserError):
+            if REWARDS.load(name).FACTS.trained == folder:
+                return name
+    raise UserError(f"rewards: expected a file whose FACTS state trained={folder!r}")
+
+
 def training_pool(cfg: RunConfig) -> list[Prompt]:
-    """The prompts of ``rl.prompt_file`` (one JSON object a line, see ``read_prompts``), or the world's without one.
-    Raises UserError naming file and line of a prompt that cannot be trained on, as the messages below say, and naming a
+    """The prompts of ``rl.prompt_file``, or the world's without one. Raises UserError as ``read_pool``, and naming a
     tag with too few prompts to draw a rollout of distinct ones."""
     rl, judges = cfg.rl, _facts(cfg.rl.reward, cfg.rl.reward_options)
-    text = next((name for name, facts in judges.items() if facts.reads == "text"), None)
     if rl.prompt_file is None:
-        if text:
+        if text := next((name for name, facts in judges.items() if facts.reads == "text"), None):
             asking = "prompts that ask for a text, which the world's do not"
             raise UserError(f"expected a file of {asking} (reward: {text})")
         return prompt_set("train")
-    path, ids = Path(rl.prompt_file), set()
-    words = set(vocabulary()) if cfg.backbone_facts.closed_vocabulary else None
-    prompts = read_prompts(path)
+    prompts = read_pool(Path(rl.prompt_file), judges, cfg.backbone_facts.closed_vocabulary)
+    tags = [prompt.tag for prompt in prompts]
+    most = -(-rl.prompts_per_rollout // len(set(tags)))
+    for tag in dict.fromkeys(tags):
+        if tags.count(tag) < most:
+            drawn = f"rl.prompts_per_rollout = {rl.prompts_per_rollout} over {len(set(tags))} tags"
+            raise UserError(
+                f"{rl.prompt_file}: tag {tag!r}: expected at least {most} prompts ({drawn}), got {tags.count(tag)}"
+            )
+    return prompts
+
+
+def read_pool(path: Path, judges: Mapping[str, RewardFacts], closed_vocabulary: bool) -> list[Prompt]:
+    """The prompts of a file (one JSON object a line, see ``read_prompts``) whose images these judge. Raises UserError
+    naming file and line of a prompt that one of them cannot judge, as the messages below say, and of a word that is not
+    the world's where the vocabulary is closed."""
+    ids, prompts = set(), read_prompts(path)
+    words = set(vocabulary()) if closed_vocabulary else None
+    text = next((name for name, facts in judges.items() if facts.reads == "text"), None)
     stated = next((name for name, facts in judges.items() if facts.reads == "statements"), None)
     most_words = min((facts.most_words for facts in judges.values() if facts.most_words), default=None)
     for (where, _), prompt in zip(read_jsonl(path), prompts, strict=True):
@@ -52,17 +77,11 @@ def training_pool(cfg: RunConfig) -> list[Prompt]:
         if most_words and len(written) > most_words:
             raise UserError(f"{where}: expected at most {most_words} words for the learned reward, got {len(written)}")
         if stated and not prompt.meta["include"]:
-            raise UserError(f"{where}: needs 'include', the clauses that the reward {stated} judges")
+            raise UserError(f"{where}: needs 'include', the clauses that {stated} judges")
         if text:
             with error_prefix(where):
                 asked_text(prompt)
         ids.add(prompt.id)
-    tags = [prompt.tag for prompt in prompts]
-    most = -(-rl.prompts_per_rollout // len(set(tags)))
-    for tag in dict.fromkeys(tags):
-        if tags.count(tag) < most:
-            drawn = f"rl.prompts_per_rollout = {rl.prompts_per_rollout} over {len(set(tags))} tags"
-            raise UserError(f"{path}: tag {tag!r}: expected at least {most} prompts ({drawn}), got {tags.count(tag)}")
     return prompts
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +22,18 @@ from PIL import Image
 
 from unigrpo.core.errors import UserError
 from unigrpo.core.records import Prompt
+from unigrpo.core.settings import from_dict, replace, require
 from unigrpo.models import checkpoint
 from unigrpo.models.base import UnifiedModel
 from unigrpo.sampling.engine import Decoding, Samples, sample
 from unigrpo.sampling.validation_set import judge_each
+from unigrpo.study import provenance
 from unigrpo.study.config import SamplingConfig
+from unigrpo.training.launch import hold
 from unigrpo.world.prompts import make_prompt, read_statement
 
 GAP = 2  # pixels between the images of a sheet
+LONGEST = 1000  # tokens of a trace of a model that no run says more of
 LEAST = {"guidance": 1, "temperature": 0, "steps": 2, "seed": 0}  # of each option
 
 
@@ -67,9 +71,11 @@ judge = Painting.judge
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded checkpoint."""
+    """A loaded checkpoint, and the ``settings`` and the ``precision`` that it samples in."""
 
     network: UnifiedModel
+    settings: SamplingConfig = field(default_factory=SamplingConfig)
+    precision: str = "no"
 
     def generate(self, prompt: str, **options) -> Painting:
         """Think about ``prompt`` and paint it. ``options`` are those of :meth:`generate_all`."""
@@ -82,25 +88,47 @@ class Model:
         thinking: bool = True,
         guidance: float = 1.0,
         temperature: float = 1.0,
-        steps: int = SamplingConfig().steps,
+        steps: int | None = None,
         seed: int = 0,
     ) -> list[Painting]:
         """A painting of each (prompt, sample number). ``thinking``: write a trace first; ``temperature`` of its text, 0
-        is greedy; ``guidance``: scale of classifier-free guidance, 1 is none; denoising ``steps``; ``seed`` of text and
-        noise. Raises UserError for an option out of range and for a prompt that the model cannot read."""
+        is greedy; ``guidance``: scale of classifier-free guidance, 1 is none; denoising ``steps``, None: those of
+        ``settings``; ``seed`` of text and noise. Raises UserError for an option out of range and for a prompt that the
+        model cannot read."""
+        steps = self.settings.steps if steps is None else steps
         given = {"guidance": guidance, "temperature": temperature, "steps": steps, "seed": seed}
         for name, value in given.items():
             if not LEAST[name] <= value < math.inf:
                 raise UserError(f"{name}: expected at least {LEAST[name]}, got {value}")
         decoding = Decoding(thinking, guidance, temperature)
-        samples = sample(self.network, list(jobs), SamplingConfig(steps=steps), decoding, seed)
+        with torch.autocast(self.network.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            samples = sample(self.network, list(jobs), replace(self.settings, steps=steps), decoding, seed)
         parts = zip(jobs, samples.traces, samples.images, strict=True)
         return [Painting(prompt, trace, Image.fromarray(image)) for (prompt, _), trace, image in parts]
 
 
-def load(folder: str | Path, device: str = "cpu") -> Model:
-    """The model in ``folder``: a run, an exported one, or ``assets/base``. Raises UserError where it is none."""
-    return Model(checkpoint.load_model(Path(folder), torch.device(device)).eval())
+def load(
+    folder: str | Path, device: str | None = None, precision: str | None = None, max_tokens: int | None = None
+) -> Model:
+    """The model in ``folder``: a run, an exported one, or ``assets/base``. ``device`` is cpu, cuda or auto, CUDA where
+    there is one; ``precision`` no (fp32) or bf16; ``max_tokens`` the longest trace. What is None is as in the run's
+    configuration, where the folder has one, else auto, bf16 on CUDA alone, and 1000. Raises UserError for a folder that
+    is no model and for an option out of range."""
+    _, run = provenance.configuration(Path(folder)) or ("", {})
+    found = torch.cuda.is_available()
+    device = device or ("auto" if run.get("device") == "cuda" and not found else run.get("device", "auto"))
+    require(device in ("auto", "cpu", "cuda"), "device", f"auto, cpu or cuda, got {device}")
+    require(device != "cuda" or found, "device", "cpu on this machine, which has no CUDA device")
+    on_cuda = device != "cpu" and found
+    precision = precision or run.get("precision", "bf16" if on_cuda else "no")
+    require(precision in ("no", "bf16"), "precision", f"no or bf16, got {precision}")
+    settings = {key: value for key, value in run.get("sampling", {}).items() if key in SamplingConfig.model_fields}
+    longest = settings.get("max_trace_tokens", LONGEST) if max_tokens is None else max_tokens
+    sampling = from_dict(SamplingConfig, settings | {"max_trace_tokens": longest}, "sampling")
+    model = checkpoint.load_model(Path(folder), torch.device("cuda" if on_cuda else "cpu")).eval()
+    if precision == "bf16":
+        hold(model, torch.bfloat16)
+    return Model(model, sampling, precision)
 
 
 def as_prompt(text: str) -> Prompt:

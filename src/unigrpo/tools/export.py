@@ -12,12 +12,11 @@ from unigrpo.core.files import new_folder, read_json, read_text, write_json, wri
 from unigrpo.core.settings import from_dict, to_dict
 from unigrpo.models import checkpoint
 from unigrpo.report.data.results import PAPER, Folder, Paper, Row, Scores, Sources, write_scores
-from unigrpo.study import provenance
+from unigrpo.study import provenance, resolve
 from unigrpo.study.config import RunConfig
 from unigrpo.study.facts import BACKBONES
 from unigrpo.study.resolve import MODES
 from unigrpo.tools import describe
-from unigrpo.world import prompts as world_prompts
 
 STAGES = {
     "base": "supervised pretraining from scratch",
@@ -60,16 +59,15 @@ def scores(folder: Path, cfg: RunConfig) -> str:
     for thinking, mode in MODES.items():
         for guidance in ("unguided", "tuned", "greedy"):
             row = Row(cfg.run, thinking, guidance)
-            found = [sources.estimate(row, *metric) for metric in (("geneval", "official"), ("ta", "ta"))]
+            found = [sources.estimate(row, name, each.metric) for name, each in sources.benchmarks.items()]
             if any(found):
-                protocol = folder / "samples" / f"geneval.{mode}.{guidance}" / "protocol.json"
-                scale = f" ({read_json(protocol, 'guidance')['guidance']:g})" if protocol.exists() else ""
+                protocols = sorted(folder.glob(f"samples/*.{mode}.{guidance}/protocol.json"))
+                scales = [f" ({read_json(path, 'guidance')['guidance']:g})" for path in protocols[:1]]
                 intervals = [f"{e.mean:.3f} [{e.lo:.3f}, {e.hi:.3f}]" if e else "" for e in found]
-                images = sources.scores.images(cfg.run, mode, guidance)
-                rows.append([thinking, guidance + scale, *intervals, str(images)])
-    head = ["thinking", "guidance", "GenEval-style", "TA", "images"]
+                rows.append([thinking, "".join([guidance, *scales]), *intervals, str(sources.images(row))])
+    head = ["thinking", "guidance", *(each.label for each in sources.benchmarks.values()), "images"]
     note = (
-        "One seed, held-out prompts of the synthetic world; 95 % intervals over prompts. `tuned` is the guidance scale "
+        "One seed, held-out prompts; 95 % intervals over prompts. `tuned` is the guidance scale "
         "chosen on validation prompts, `greedy` the same with greedy text."
     )
     return f"{table(head, rows)}\n\n{note}"
@@ -140,13 +138,13 @@ def hand_out(out: Path, images_per_prompt: int) -> list[str]:
     there, the folder is judged like those of our runs.
     """
     summary = []
-    for benchmark in world_prompts.BENCHMARKS:
+    for benchmark, entry in resolve.benchmarks().items():
         folder = out / f"{benchmark}.direct.tuned"
-        protocol = {"benchmark": benchmark, "version": world_prompts.VERSION, "mode": "direct"}
+        protocol = {"benchmark": benchmark, "version": entry.version, "mode": "direct"}
         write_json(folder / "protocol.json", protocol | {"guidance_name": "tuned"})
         rows = [
             {"image": f"{i:05d}.png", "prompt_id": p.id, "prompt": p.text, "tag": p.tag, "meta": p.meta, "sample": k}
-            for i, (p, k) in enumerate(world_prompts.evaluation_jobs(benchmark, images_per_prompt))
+            for i, (p, k) in enumerate(entry.jobs(images_per_prompt))
         ]
         write_text(folder / "manifest.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         summary.append(f"{folder}: {len(rows)} pictures expected, named in manifest.jsonl")

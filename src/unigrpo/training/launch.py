@@ -3,40 +3,45 @@
 from __future__ import annotations
 
 import os
-from datetime import timedelta
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator, PartialState
+from torch import nn
 
+from unigrpo.core.distributed import PATIENCE
 from unigrpo.core.errors import UserError
 from unigrpo.models import checkpoint, sharding
 from unigrpo.models.base import UnifiedModel
 from unigrpo.study.config import RunConfig
 
-PATIENCE = timedelta(hours=3)  # of processes with each other: one saves or reads while the others wait
+
+def started() -> int:
+    """How many processes were started for this command."""
+    return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def join_others(cfg: RunConfig) -> None:
-    """Where a run has several processes, meet them; chooses this one's device."""
-    if cfg.launched > 1:
+    """Where several processes were started, meet them; chooses this one's device."""
+    if started() > 1:
         PartialState(cpu=cfg.device == "cpu", timeout=PATIENCE)
 
 
 def check_launch(cfg: RunConfig) -> None:
     """Raise UserError where another number of processes was started than the configuration asks for."""
-    started, asked = int(os.environ.get("WORLD_SIZE", 1)), cfg.launched
-    if started != asked:
+    if started() != (asked := cfg.launched):
         how = f"accelerate launch --num_processes {asked}" if asked > 1 else "python"
         raise UserError(
-            f"processes: {asked} by the configuration, {started} started; start with {how} -m unigrpo train"
+            f"processes: {asked} by the configuration, {started()} started; start with {how} -m unigrpo train"
         )
 
 
 def check_devices(cfg: RunConfig) -> None:
-    """Raise UserError where the processes of a run have fewer CUDA devices than they need on this machine."""
-    here, devices = int(os.environ.get("LOCAL_WORLD_SIZE", cfg.launched)), torch.cuda.device_count()
-    if cfg.launched > 1 and cfg.device != "cpu" and devices < here:
+    """Raise UserError where the processes that were started have fewer CUDA devices than they need on this machine."""
+    here, devices = int(os.environ.get("LOCAL_WORLD_SIZE", started())), torch.cuda.device_count()
+    if started() > 1 and cfg.device != "cpu" and devices < here:
         raise UserError(f"processes: {here} here need a CUDA device each, there are {devices}; or set device: cpu")
 
 
@@ -62,3 +67,27 @@ def start_model(cfg: RunConfig, init: Path, device: torch.device) -> tuple[Unifi
     if not cfg.sharding:
         return checkpoint.load_model(init, device, cfg.model), None
     return sharding.load(lambda: checkpoint.load_model(init, "cpu", cfg.model), device, cfg.precision == "bf16")
+
+
+@contextmanager
+def sampler(cfg: RunConfig, folder: Path) -> Iterator[UnifiedModel]:
+    """The model in ``folder``, which samples and does not learn, in each process that was started: on its device, in
+    the precision of ``cfg``. Raises UserError."""
+    check_devices(cfg)
+    join_others(cfg)
+    accelerator = accelerate_for(cfg)
+    model = checkpoint.load_model(folder, accelerator.device, cfg.model).eval()
+    if cfg.precision == "bf16":
+        hold(model, torch.bfloat16)
+    with accelerator.autocast():
+        yield model
+    accelerator.end_training()
+
+
+def hold(model: UnifiedModel, kind: torch.dtype) -> None:
+    """Keep the weights of linear maps of a model that does not learn in ``kind``, as autocast to it would cast them at
+    every call; norms, embeddings and the stream between layers stay as they are, as autocast leaves them."""
+    experts = {id(p) for parameters in model.expert_parameters().values() for p in parameters}
+    for module in model.modules():
+        if isinstance(module, nn.Linear) and id(module.weight) in experts:
+            module.to(kind).requires_grad_(False)

@@ -101,8 +101,9 @@ def check_policy(frame: Frame, run: Learner, decoding: Decoding, yardstick: Prob
         images = run.cfg.rl.validation_images
         validation = validate(model, run.cfg, decoding, per_prompt=images, proxy=run.nets.reward)
         moved = drift(model, yardstick)
-    if frame.main:
-        record(validation, frame.out / "validation", counts["updates"])
+    if validation is None:
+        return
+    record(validation, frame.out / "validation", counts["updates"])
     distances = {"drift": sum(moved) / len(moved)} | {f"drift_{k}": value for k, value in enumerate(moved)}
     so_far = {"update": counts["updates"], "images": counts["images"]}
     frame.log.write(kind="validation", rollout=index, **so_far, **validation.means, **distances)

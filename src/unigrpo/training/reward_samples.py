@@ -11,21 +11,20 @@ from pathlib import Path
 import numpy as np
 
 from unigrpo.core import seeding
-from unigrpo.models import checkpoint
+from unigrpo.models.base import UnifiedModel
 from unigrpo.sampling import sample_folder
 from unigrpo.sampling.engine import Decoding, Samples, sample
 from unigrpo.sampling.validation_set import validation_jobs
 from unigrpo.study.config import RunConfig
 from unigrpo.training.examples import training_prompts
-from unigrpo.training.launch import accelerate_for
 from unigrpo.world.prompts import VERSION
 
 HELD_OUT_PER_PROMPT = 8
 
 
-def sample_for_reward(cfg: RunConfig, run: Path, out: Path) -> None:
-    """Write samples of the SFT model in ``run``, whose configuration is ``cfg``, into the sample folder ``out``."""
-    model = checkpoint.load_model(run, accelerate_for(cfg).device, cfg.model).eval()
+def sample_for_reward(model: UnifiedModel, cfg: RunConfig, out: Path) -> None:
+    """Write samples of the SFT ``model``, whose configuration is ``cfg``, into the sample folder ``out``; the main
+    process does."""
     rng = seeding.numpy_generator(cfg.seed, "reward", "prompts")
     jobs = []
     for number in range(cfg.reward.samples):
@@ -38,6 +37,8 @@ def sample_for_reward(cfg: RunConfig, run: Path, out: Path) -> None:
         sample(model, half, cfg.sampling, mode, cfg.seed, progress=f"reward data {k + 1}/2")
         for k, (half, mode) in enumerate(zip(halves, modes, strict=True))
     ]
+    if None in parts:
+        return
     together = Samples(
         np.concatenate([p.images for p in parts]),
         [t for p in parts for t in p.traces],

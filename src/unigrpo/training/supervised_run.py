@@ -152,11 +152,12 @@ def learn_and_record(frame: Frame, student: Student, step: int) -> dict[str, flo
 def check_average(frame: Frame, student: Student, step: int) -> None:
     """Validate the averaged model after a step, with traces and without."""
     for thinking in (True, False):
-        with sharding.gathered(student.average):
+        with sharding.gathered(student.average), student.accelerator.autocast():
             decoding, images = Decoding(thinking, 1.0, 1.0), SUPERVISED_VALIDATION_IMAGES
-            scores = validate(student.averaged, student.cfg, decoding, per_prompt=images).means
-        frame.log.write(kind="validation", step=step, thinking=thinking, **scores)
-        frame.report(step + 1, scores, f" thinking={thinking}")
+            validation = validate(student.averaged, student.cfg, decoding, per_prompt=images)
+        if validation is not None:
+            frame.log.write(kind="validation", step=step, thinking=thinking, **validation.means)
+            frame.report(step + 1, validation.means, f" thinking={thinking}")
 
 
 def adopt(cfg: RunConfig, out: Path) -> None:

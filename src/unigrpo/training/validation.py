@@ -18,12 +18,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from unigrpo.core import distributed
 from unigrpo.core.files import replacing, write_text
 from unigrpo.core.records import SHEET_COLUMNS, Prompt
 from unigrpo.judges.reward import beside_images
 from unigrpo.models.base import UnifiedModel
-from unigrpo.sampling.engine import Decoding, Samples, joined, sample
+from unigrpo.sampling.engine import Decoding, Samples, sample
 from unigrpo.sampling.validation_set import SEED, by_category, judge_each, validation_jobs
 from unigrpo.study.config import RunConfig
 
@@ -39,12 +38,15 @@ class Validation:
     means: dict[str, float]
 
 
-def validate(model: UnifiedModel, cfg: RunConfig, decoding: Decoding, *, per_prompt: int = 1, proxy=None) -> Validation:
-    """Sample the validation prompts and judge them; ``proxy`` is the reward trained on, whose mean is over images.
-    Several processes sample a share each, and each returns the validation of all."""
+def validate(
+    model: UnifiedModel, cfg: RunConfig, decoding: Decoding, *, per_prompt: int = 1, proxy=None
+) -> Validation | None:
+    """Sample the validation prompts, in all processes, and judge them, in the main one; the others get None. ``proxy``
+    is the reward trained on, whose mean is over images."""
     jobs = validation_jobs(per_prompt)
-    parts = distributed.collect([sample(model, distributed.share(jobs), cfg.sampling, decoding, SEED)])
-    samples = joined(parts)
+    samples = sample(model, jobs, cfg.sampling, decoding, SEED)
+    if samples is None:
+        return None
     rows, painted = judge_each(jobs, samples)
     means = by_category(jobs, rows) | painted
     if proxy is not None:

@@ -2,21 +2,22 @@
 
 `strict`: the scene is exactly what was asked, with nothing else in it. `soft`: the share of stated facts that
 hold. `gold = (strict + max(0, soft - 0.2 * extra)) / 2`, where `extra` counts objects beyond those asked for.
-What the benchmarks make of the same detections is in VERDICTS; GenEval's official verdict allows clutter.
+What benchmarks make of the same detections is in VERDICTS; GenEval's official verdict allows clutter.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from unigrpo.core.lazy import lazy
 from unigrpo.core.records import Detection
 from unigrpo.world import exam_points, geneval_verdict
-from unigrpo.world.inspector import to_geneval
 from unigrpo.world.scenes import relation_holds
 
+inspector = lazy("unigrpo.world.inspector")
 EXTRA_PENALTY = 0.2
 
 
@@ -67,10 +68,34 @@ def judge(meta: dict, detections: Sequence[Detection]) -> Judgement:
     return Judgement(strict, soft, 0.5 * strict + 0.5 * max(0.0, soft - EXTRA_PENALTY * extra), tuple(facts))
 
 
-def _geneval(meta: dict, detections: Sequence[Detection]) -> dict:
-    verdict = geneval_verdict.official_verdict(meta, *to_geneval(list(detections)))
+def _official(meta: dict, detections: Sequence[Detection]) -> dict:
+    verdict = geneval_verdict.official_verdict(meta, *inspector.to_geneval(list(detections)))
     return {"official": float(verdict.correct), "reason": verdict.reason}
 
 
-VERDICTS = {"geneval": (_geneval, "official"), "ta": (exam_points.score, "ta")}
-"""Benchmark -> its verdict on detections, and the metric that is its headline."""
+@dataclass(frozen=True)
+class Verdict:
+    """How a benchmark judges detections: ``of(meta, detections)`` gives ``metric``, its headline in [0, 1], and the
+    ``reason``, a line a failure."""
+
+    of: Callable[[dict, Sequence[Detection]], dict]
+    metric: str
+    what: str  # the headline in words
+    by_category: bool  # whether a benchmark's number is the mean of its categories' means
+
+
+VERDICTS = {
+    "official": Verdict(
+        _official, "official", "GenEval's official verdict (at least what was asked; extra objects are free)", True
+    ),
+    "exam_points": Verdict(exam_points.score, "ta", "the share of satisfied facts", False),
+}
+MEANINGS = {
+    "strict": "wants exactly what was asked",
+    "soft": "is the share of facts",
+    "gold": "is the mean of strict and of the share of facts less a penalty for extras",
+    "artefact": "is the share of the image that fits neither object nor background",
+    "second": "is the verdict on what the second evaluator finds",
+    "proxy": "is the learned reward",
+}
+"""Metric that every image judged by a verdict has besides -> what it says."""

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import math
 import re
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -27,7 +25,6 @@ from unigrpo.world import geneval_verdict
 from unigrpo.world.geneval_verdict import plural, with_article
 from unigrpo.world.scenes import CLASSES, COLOR_NAMES, PLACES, RELATIONS, random_kind
 
-BENCHMARKS = {"geneval": "geneval_eval", "ta": "ta_eval"}  # as evaluations say it -> its prompt set
 VERSION = "1"
 GENEVAL_TAGS = geneval_verdict.CATEGORIES
 COMPOUND = "compound"
@@ -278,21 +275,6 @@ def _prompts(name: str) -> tuple[Prompt, ...]:
         for tag in tags
         for i, statement in enumerate(_splits()[tag][split])
     )
-
-
-def samples_per_prompt(name: str, base: int = 4) -> list[int]:
-    """Images per prompt of an evaluation set, in its order: ``base`` each, except where a category has fewer than 40
-    prompts; then so many that it has at least 40 x base images."""
-    prompts = prompt_set(name)
-    sizes = Counter(p.tag for p in prompts)
-    return [base * math.ceil(40 / sizes[p.tag]) for p in prompts]
-
-
-def evaluation_jobs(benchmark: str, base: int) -> list[tuple[Prompt, int]]:
-    """(prompt, sample number) for every image of one of BENCHMARKS, prompt by prompt."""
-    name = BENCHMARKS[benchmark]
-    counts = zip(prompt_set(name), samples_per_prompt(name, base), strict=True)
-    return [(prompt, k) for prompt, n in counts for k in range(n)]
 
 
 def prompt_hash(prompts: Sequence[Prompt]) -> str:

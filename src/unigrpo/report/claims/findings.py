@@ -23,15 +23,12 @@ from unigrpo.report.data.results import Folder, Row, Sources
 from unigrpo.report.data.stats import Cells, Estimate, estimate
 
 GUIDANCE = "tuned"
-METRICS = {"TA": ("ta", "ta"), "GenEval": ("geneval", "official")}
-"""As tables say it -> benchmark, metric."""
-
 Pair = tuple[str, str]
 """A row at tuned guidance: run, thinking."""
 
 # ------------------------------------------------------------------------------------------ the rule
 
-MARGIN = 0.02  # the smallest difference that matters, in TA, GenEval, gold and reward
+MARGIN = 0.02  # the smallest difference that matters, in benchmarks, gold and reward
 ARTEFACT_MARGIN = 0.005  # in the share of image area: 12 of 48 x 48 pixels
 
 YES, NO, UNDECIDED = "yes", "no", "undecided"
@@ -127,21 +124,16 @@ def finding(what: str, e: Estimate | None, *missing: str, said: Callable = answe
 # ------------------------------------------------------------------------------------------ scores and costs
 
 
-def differences(
-    pairs: Sequence[tuple[Pair, Pair]],
-    sources: Sources,
-    metrics: Sequence[str] = tuple(METRICS),
-    said: Callable = answer,
-) -> list[Finding]:
-    """The first row of each pair - the second, in every metric; ``said`` answers by the interval."""
+def differences(pairs: Sequence[tuple[Pair, Pair]], sources: Sources, said: Callable = answer) -> list[Finding]:
+    """The first row of each pair - the second, on every benchmark; ``said`` answers by the interval."""
     listed = []
-    for metric, pair in itertools.product(metrics, pairs):
-        rows = [Row(*each, GUIDANCE) for each in pair]
+    for (benchmark, entry), pair in itertools.product(sources.benchmarks.items(), pairs):
+        metric, rows = (benchmark, entry.metric), [Row(*each, GUIDANCE) for each in pair]
         names = [sources.name(row) for row in rows]
-        unscored = [name for name, row in zip(names, rows, strict=True) if not sources.cells(row, *METRICS[metric])]
+        unscored = [name for name, row in zip(names, rows, strict=True) if not sources.cells(row, *metric)]
         missing = unscored or [f"a seed that {' and '.join(names)} share"]
-        e = sources.gap(*rows, *METRICS[metric])
-        listed.append(finding(f"{metric}: {' − '.join(names)}", e, *missing, said=said))
+        e = sources.gap(*rows, *metric)
+        listed.append(finding(f"{entry.label}: {' − '.join(names)}", e, *missing, said=said))
     return listed
 
 

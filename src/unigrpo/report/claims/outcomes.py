@@ -8,7 +8,7 @@ is missing the claim is *not available*, and the missing rows are named.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import pandas as pd
 from unigrpo.core.files import write_text
 from unigrpo.core.seeding import numpy_generator
 from unigrpo.report.claims import findings
-from unigrpo.report.claims.findings import GUIDANCE, MARGIN, METRICS, Finding, any_one, every_one
+from unigrpo.report.claims.findings import GUIDANCE, MARGIN, Finding, any_one, every_one
 from unigrpo.report.data.logs import ENDS
 from unigrpo.report.data.phrases import MISSING, fates, scale_of
 from unigrpo.report.data.results import Row, Sources
@@ -29,7 +29,7 @@ CHECKS = {  # check -> its comparisons, and the verdict of their answers
     "highest": (findings.highest, every_one),
     "gains": (findings.differences, every_one),
     "no_losses": (partial(findings.differences, said=findings.not_worse), every_one),
-    "not_all_gains": (partial(findings.differences, metrics=("GenEval",)), findings.not_every_one),
+    "not_all_gains": (findings.differences, findings.not_every_one),
     "all_collapsed": (findings.collapsed_seeds, every_one),
     "half_the_evaluations": (findings.half_the_evaluations, every_one),
     "higher_training_reward": (findings.higher_training_reward, every_one),
@@ -75,7 +75,7 @@ def check(entries: Mapping[str, Mapping], sources: Sources) -> list[Outcome]:
     outcomes = []
     for name, entry in entries.items():
         compare, verdict_of = CHECKS[entry["check"]]
-        found = compare(entry[READS[entry["check"]]], sources)
+        found = compare(entry[READS[entry["check"]]], replace(sources, chosen=entry.get("benchmarks")))
         counted = [finding for finding in found if finding.counted]
         if missing := list(dict.fromkeys(name for finding in counted for name in finding.missing)):
             verdict, decisive = f"{MISSING}: {'; '.join(missing)}", Finding(MISSING)
@@ -100,8 +100,8 @@ def csv(outcomes: Sequence[Outcome]) -> str:
 
 def rankings(sources: Sources) -> Iterator[str]:
     """How far our order of rows is the paper's, a sentence a metric."""
-    for name, (benchmark, metric) in METRICS.items():
-        pairs = []
+    for benchmark in sources.in_paper():
+        name, metric, pairs = sources.benchmarks[benchmark].label, sources.benchmarks[benchmark].metric, []
         for run, thinking in sources.paper.rows:
             theirs = sources.paper.value(run, thinking, benchmark)
             ours = sources.estimate(Row(run, thinking, GUIDANCE), benchmark, metric)

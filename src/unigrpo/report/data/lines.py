@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from unigrpo.report.data.phrases import MISSING
 from unigrpo.report.data.results import Line, Row, Sources
 from unigrpo.report.data.stats import Estimate
 
-OVERALL = {  # head of a cell -> column of the CSV, benchmark, metric
-    "TA": ("ta", "ta", "ta"),
-    "GenEval": ("geneval", "geneval", "official"),
-    "strict": ("geneval_strict", "geneval", "strict"),
-    "gold": ("gold", "geneval", "gold"),
-}
+
+def shown(sources: Sources) -> dict[str, tuple[str, str, str]]:
+    """Head of a cell -> column of the CSV, benchmark, metric: each benchmark's headline and what else it shows."""
+    found = {}
+    for name, benchmark in sources.benchmarks.items():
+        found[benchmark.label] = name, name, benchmark.metric
+        more = benchmark.also.items()
+        found |= {head: (re.sub(r"\W+", "_", head.lower()), name, metric) for head, metric in more}
+    return found
 
 
 def columns(name: str, e: Estimate | None) -> Line:
@@ -23,20 +27,20 @@ def columns(name: str, e: Estimate | None) -> Line:
 
 def head(row: Row, sources: Sources) -> Line:
     """Who is judged, and on how much."""
-    cells = {benchmark: sources.cells(row, benchmark, "gold") for benchmark in ("ta", "geneval")}
+    cells = {name: sources.cells(row, name, benchmark.metric) for name, benchmark in sources.benchmarks.items()}
     return {
         "thinking": row.thinking,
         "guidance": row.guidance,
         "seeds": min((len(c.seeds) for c in cells.values() if c), default=0),
-        "n": sources.scores.images(row.run, row.mode, row.guidance),
+        "n": sources.images(row),
         **{f"prompts_{benchmark}": len(c.prompts) if c else 0 for benchmark, c in cells.items()},
     }
 
 
 def overall(row: Row, sources: Sources) -> Line:
-    """TA, GenEval by the official and by the strict verdict, and gold."""
+    """Every benchmark's numbers."""
     line = {}
-    for name, *metric in OVERALL.values():
+    for name, *metric in shown(sources).values():
         line |= columns(name, sources.estimate(row, *metric))
     return line
 
@@ -63,11 +67,11 @@ def seeds(line: Mapping) -> str:
     return "1 (prompts only)" if line["seeds"] == 1 else str(line["seeds"])
 
 
-def verdicts(line: Mapping) -> Line:
+def verdicts(line: Mapping, sources: Sources) -> Line:
     """The cells of ``overall``."""
-    return {words: interval(line, name) for words, (name, *_) in OVERALL.items()}
+    return {words: interval(line, name) for words, (name, *_) in shown(sources).items()}
 
 
 def paper(line: Mapping, name: str) -> str:
     """The paper's value, or that its run collapsed."""
-    return line[f"paper_{name}"] or ("collapsed" if line["paper_collapsed"] == "yes" else "–")
+    return line.get(f"paper_{name}") or ("collapsed" if line["paper_collapsed"] == "yes" else "–")

@@ -10,6 +10,7 @@ from unigrpo.core.lazy import lazy
 from unigrpo.report.data.results import Folder, Row, Sources
 from unigrpo.study.facts import BACKBONES, REWARDS
 
+gold = lazy("unigrpo.world.gold")
 logs = lazy("unigrpo.report.data.logs")
 MISSING = "not available"
 WORLD = (
@@ -17,17 +18,11 @@ WORLD = (
     "claims. It is not a rerun of BAGEL-7B: directions compare with the paper's columns, levels do not."
 )
 SMOKE = "It only shows that every step runs: its models are hardly trained, and its numbers mean nothing."
-METRICS = (
-    "GenEval is the official verdict (at least what was asked; extra objects are free). Strict wants "
-    "exactly what was asked. Gold is the mean of strict and of the share of facts less a penalty for extras. "
-    "All three are means of the category means. TA is the mean over images of the share of satisfied facts."
-)
 BRACKETS = (
     "Brackets are 95 % intervals: bootstrap over seeds and, within categories, over prompts. With one seed the "
     "interval covers prompts only."
 )
 INTERVALS = f"{BRACKETS} The number of images counts all seeds."
-IN_DISTRIBUTION = "Single-object prompts are in-distribution: the same prompts occur in training."
 COSTS = (
     "Images, model evaluations and wall seconds are those of training: images and seconds medians over seeds, model "
     "evaluations the mean, counted in rollouts."
@@ -52,13 +47,8 @@ def scale_note(name: str, world: bool) -> str:
 
 def scale_of(runs: Sequence[str], folder: Folder) -> str:
     """What the scale of these runs is."""
-    return scale_note(folder.root.name, _is_world(runs, folder))
-
-
-def _is_world(runs: Sequence[str], folder: Folder) -> bool:
-    """Whether these runs are of the synthetic world: none starts from a published release."""
     backbones = {folder.config(run).get("backbone") for run in runs} - {None}
-    return not any(BACKBONES.load(name).FACTS.released for name in backbones)
+    return scale_note(folder.root.name, not any(BACKBONES.load(name).FACTS.released for name in backbones))
 
 
 def runs_of(rows: Sequence[Row]) -> list[str]:
@@ -66,21 +56,32 @@ def runs_of(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(row.run for row in rows))
 
 
+def metrics(sources: Sources) -> str:
+    """What the numbers of the benchmarks are."""
+    said = []
+    for benchmark in sources.benchmarks.values():
+        over = "of the category means" if benchmark.by_category else "over images"
+        said.append(f"{benchmark.label} is the mean {over} of {benchmark.what}.")
+        said += [f"{head[0].upper()}{head[1:]} {gold.MEANINGS[metric]}." for head, metric in benchmark.also.items()]
+    return " ".join(said)
+
+
 def scored(rows: Sequence[Row], sources: Sources) -> list[str]:
     """The notes of a table of judged images: protocol, metrics, intervals, instruments."""
     runs = runs_of(rows)
-    share = sources.scores.agreement(runs)
+    share = sources.scores.agreement(runs, list(sources.benchmarks))
     agreement = f"Agreement of inspector and second evaluator: {MISSING}."
     if share is not None:
         same = f"{share:.1%} of these runs' images"
         agreement = f"Inspector and second evaluator give the same official verdict on {same}."
-    familiar = [IN_DISTRIBUTION] * _is_world(runs, sources.folder)
-    return [_protocol(rows, sources), METRICS, INTERVALS, *familiar, agreement]
+    notes = [benchmark.note for benchmark in sources.benchmarks.values() if benchmark.note]
+    return [_protocol(rows, sources), metrics(sources), INTERVALS, *notes, agreement]
 
 
 def _protocol(rows: Sequence[Row], sources: Sources) -> str:
     """The settings of all rows; where rows differ, every value."""
     found = [p for row in rows for p in sources.folder.protocols(row.run, row.mode, row.guidance)]
+    found = [p for p in found if p["benchmark"] in sources.benchmarks]
     if not found:
         return f"Protocol: {MISSING}."
     parts = [f"{key} {' or '.join(sorted({str(p.get(key)) for p in found}))}" for key in SETTINGS]

@@ -11,8 +11,10 @@ import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import mean, median
+from typing import TYPE_CHECKING
 
 from unigrpo.core import seeding
 from unigrpo.core.errors import UserError
@@ -22,12 +24,13 @@ from unigrpo.report.data import stats
 from unigrpo.study import provenance, resolve
 from unigrpo.study.provenance import ROOT
 
+if TYPE_CHECKING:
+    from unigrpo.study.benchmark_entry import Benchmark
+
 pd = lazy("pandas")
 KEYS = ("benchmark", "version", "mode", "guidance", "prompt_id", "tag", "sample")
 COLUMNS = ("run", "seed", *KEYS, "metric", "value")
 PAPER = ROOT / "results" / "reference" / "paper.csv"
-CATEGORIES = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
-"""GenEval's categories in the order of the paper's Table 2."""
 
 Line = dict[str, object]
 """One row of a table's CSV: column -> value, None where not available."""
@@ -102,16 +105,17 @@ class Scores:
         tags, prompts = zip(*table.columns, strict=True)
         return stats.Cells(table.to_numpy(), tuple(map(int, table.index)), prompts, tags)
 
-    def images(self, run: str, mode: str, guidance: str) -> int:
-        """Images scored for a row, over both benchmarks and all seeds."""
-        return sum(len(self._parts.get((run, b, mode, guidance, "gold"), ())) for b in ("ta", "geneval"))
+    def images(self, run: str, benchmark: str, mode: str, guidance: str, metric: str) -> int:
+        """Images scored, of all seeds."""
+        return len(self._parts.get((run, benchmark, mode, guidance, metric), ()))
 
-    def agreement(self, runs: Sequence[str]) -> float | None:
-        """Share of these runs' GenEval images on which inspector and second evaluator agree."""
-        frame = self._frame[self._frame["run"].isin(list(runs)) & (self._frame["benchmark"] == "geneval")]
-        index = ["run", "seed", "mode", "guidance", "prompt_id", "sample"]
+    def agreement(self, runs: Sequence[str], benchmarks: Sequence[str]) -> float | None:
+        """Share of these runs' images on which inspector and second evaluator give the same official verdict."""
+        frame = self._frame[self._frame["run"].isin(list(runs)) & self._frame["benchmark"].isin(list(benchmarks))]
+        index = ["run", "seed", "benchmark", "mode", "guidance", "prompt_id", "sample"]
         first, second = (frame[frame["metric"] == m].set_index(index)["value"] for m in ("official", "second"))
-        return float((first.reindex(second.index) == second).mean()) if len(second) else None
+        both = second.index.intersection(first.index)
+        return float((first[both] == second[both]).mean()) if len(both) else None
 
 
 # ------------------------------------------------------------------------------------------ other files
@@ -124,6 +128,7 @@ class Paper:
     def __init__(self, path: Path):
         try:
             frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+            self.columns = tuple(frame.columns)
             self.rows = frame.set_index(["run", "thinking"]).to_dict("index")
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{path}: cannot be read as the paper's numbers ({error})") from None
@@ -139,6 +144,11 @@ class Folder:
 
     root: Path
     study: resolve.Study | None = None
+
+    @cached_property
+    def benchmarks(self) -> dict[str, Benchmark]:
+        """Those of the study, else of this checkout's catalogue."""
+        return self.study.catalogue["benchmarks"] if self.study else resolve.benchmarks()
 
     def seed_folders(self, run: str) -> dict[int, Path]:
         paths = (self.root / "runs" / run).glob("seed[0-9]*")
@@ -192,11 +202,33 @@ class Row:
 
 @dataclass(frozen=True)
 class Sources:
-    """Everything a table is made from; no scores where it shows training alone."""
+    """Everything a table is made from; no scores where it shows training alone. ``chosen`` are the benchmarks that its
+    entry in the catalogue names, None for all."""
 
     scores: Scores | None
     paper: Paper
     folder: Folder
+    chosen: Sequence[str] | None = None
+
+    @property
+    def benchmarks(self) -> dict[str, Benchmark]:
+        """Those that are shown."""
+        known = self.folder.benchmarks
+        return {name: known[name] for name in self.chosen or known}
+
+    def divided(self) -> tuple[str, Benchmark]:
+        """The first of them with several categories, else the first."""
+        several = (pair for pair in self.benchmarks.items() if len(pair[1].categories()) > 1)
+        return next(several, next(iter(self.benchmarks.items())))
+
+    def in_paper(self) -> list[str]:
+        """The benchmarks shown of which the paper has numbers."""
+        return [name for name in self.benchmarks if name in self.paper.columns]
+
+    def images(self, row: Row) -> int:
+        """Images scored for a row, over the benchmarks and all seeds."""
+        where = row.mode, row.guidance
+        return sum(self.scores.images(row.run, name, *where, b.metric) for name, b in self.benchmarks.items())
 
     def cells(self, row: Row, benchmark: str, metric: str, tag: str | None = None) -> stats.Cells | None:
         """Those of the row, of one category where ``tag`` is given; None where it was not scored."""
@@ -209,7 +241,7 @@ class Sources:
         """The row's mean and interval; over one category where ``tag`` is given."""
         cells = self.cells(row, benchmark, metric, tag)
         rng = seeding.numpy_generator(0, row.run, row.mode, row.guidance, benchmark, metric, tag or "")
-        return cells and stats.estimate(cells, rng, by_category=benchmark == "geneval")
+        return cells and stats.estimate(cells, rng, self.folder.benchmarks[benchmark].by_category)
 
     def gap(self, better: Row, row: Row, benchmark: str, metric: str, tag: str | None = None) -> stats.Estimate | None:
         """``better`` - ``row``, paired by prompt and seed, over one category where ``tag`` is given; None where either
@@ -226,7 +258,8 @@ class Sources:
             return None
         names = (better.run, better.mode, row.run, row.mode, row.guidance, benchmark, metric, *([tag] if tag else []))
         apart = stats.difference(a, b, one_for_all=not left)
-        return stats.estimate(apart, seeding.numpy_generator(0, "gap", *names), by_category=benchmark == "geneval")
+        by_category = self.folder.benchmarks[benchmark].by_category
+        return stats.estimate(apart, seeding.numpy_generator(0, "gap", *names), by_category)
 
     def name(self, row: Row) -> str:
         """The row in words."""

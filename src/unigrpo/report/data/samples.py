@@ -19,6 +19,7 @@ from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_jsonl
 from unigrpo.report.data.results import Folder
 from unigrpo.sampling import sample_folder
+from unigrpo.study.benchmark_entry import Benchmark
 from unigrpo.world.exam_points import ExamPoint, exam_points
 from unigrpo.world.gold import VERDICTS
 from unigrpo.world.scenes import truth
@@ -35,7 +36,7 @@ Entry = list[tuple[str, str]]
 class Sample:
     """One image (H, W, 3) uint8 and its trace, None if painted without one.
 
-    ``correct``: official verdict, or every exam point, None if not judged; ``reason``: why not, one line a failure;
+    ``correct``: whether the verdict is right in all, None without one; ``reason``: why not, one line a failure;
     ``scores``: metric -> value.
     """
 
@@ -43,6 +44,7 @@ class Sample:
     prompt: str
     tag: str
     benchmark: str
+    judge: str
     meta: dict
     image: np.ndarray
     trace: str | None
@@ -53,7 +55,7 @@ class Sample:
     @cached_property
     def plan(self) -> list[Entry] | None:
         """The trace's objects with the words marked that the verdict turned on; None without a well-formed trace."""
-        return marked(self.trace, self.benchmark, self.meta, self.reason)
+        return marked(self.trace, self.judge, self.meta, self.reason)
 
     @property
     def raw_trace(self) -> str:
@@ -61,33 +63,44 @@ class Sample:
         return (self.trace or "").replace("<think>", "").replace("</think>", "").strip()
 
 
-def read_samples(folder: Folder, run: str, mode: str, guidance: str) -> dict[str, Sample]:
-    """Prompt id -> first sample of the run's first seed, in manifest order; empty without images."""
+Key = tuple[str, str]
+"""Benchmark and prompt id."""
+
+
+def read_samples(folder: Folder, run: str, mode: str, guidance: str) -> dict[Key, Sample]:
+    """The first sample of each prompt of the run's first seed, benchmark by benchmark in manifest order; empty without
+    images."""
     for path in folder.seed_folders(run).values():
-        found = [path / "samples" / f"{benchmark}.{mode}.{guidance}" for benchmark in ("geneval", "ta")]
-        found = [f for f in found if (f / "manifest.jsonl").exists()]
+        found = {name: path / "samples" / f"{name}.{mode}.{guidance}" for name in folder.benchmarks}
+        found = {name: f for name, f in found.items() if (f / "manifest.jsonl").exists()}
         if found:
-            verdicts = _verdicts(path / "scores.jsonl", mode, guidance)
-            return {s.prompt_id: s for f in found for s in _first_samples(f, verdicts)}
+            verdicts = _verdicts(path / "scores.jsonl", mode, guidance, folder.benchmarks)
+            samples = (s for name, f in found.items() for s in _first_samples(f, name, folder.benchmarks, verdicts))
+            return {(s.benchmark, s.prompt_id): s for s in samples}
     return {}
 
 
-def _first_samples(path: Path, verdicts: Mapping[str, tuple]) -> Iterator[Sample]:
+def _first_samples(
+    path: Path, name: str, benchmarks: Mapping[str, Benchmark], verdicts: Mapping[Key, tuple]
+) -> Iterator[Sample]:
     content = sample_folder.read(path)
     for row, image in zip(content.rows, content.images, strict=True):
         if row["sample"] == 0:
-            fields = (row["prompt_id"], row["prompt"], row["tag"], content.protocol["benchmark"], row["meta"], image)
-            yield Sample(*fields, row.get("trace"), *verdicts.get(row["prompt_id"], ()))
+            fields = (row["prompt_id"], row["prompt"], row["tag"], name, benchmarks[name].judge, row["meta"], image)
+            yield Sample(*fields, row.get("trace"), *verdicts.get((name, row["prompt_id"]), ()))
 
 
-def _verdicts(path: Path, mode: str, guidance: str) -> dict[str, tuple[bool, str, dict[str, float]]]:
-    """Prompt id -> (correct, reason, scores) of the first samples."""
+def _verdicts(
+    path: Path, mode: str, guidance: str, benchmarks: Mapping[str, Benchmark]
+) -> dict[Key, tuple[bool | None, str, dict[str, float]]]:
+    """(correct, reason, scores) of the first samples."""
     verdicts = {}
     for where, row in read_jsonl(path) if path.exists() else ():
         try:
-            if (row["mode"], row["guidance"], row["sample"]) == (mode, guidance, 0):
-                headline = row["metrics"]["ta" if row["benchmark"] == "ta" else "official"]
-                verdicts[row["prompt_id"]] = (headline == 1, row["reason"], row["metrics"])
+            benchmark = benchmarks.get(row["benchmark"])
+            if benchmark and (row["mode"], row["guidance"], row["sample"]) == (mode, guidance, 0):
+                correct = row["metrics"][benchmark.metric] == 1 if benchmark.verdict else None
+                verdicts[row["benchmark"], row["prompt_id"]] = correct, row["reason"], row["metrics"]
         except KeyError as error:
             raise UserError(f"{where}: has no {error}") from None
     return verdicts
@@ -131,16 +144,17 @@ def _words(point: ExamPoint, plan: Plan, asked: set[str]) -> list[tuple[int, int
     return [(i, CLASS) for i in of_class or unasked]
 
 
-def marked(trace: str | None, benchmark: str, meta: Mapping, reason: str) -> list[Entry] | None:
-    """The objects of a trace, each word with its mark; None where the trace states no plan.
+def marked(trace: str | None, judge: str, meta: Mapping, reason: str) -> list[Entry] | None:
+    """The objects of a trace, each word with its mark; None where the trace states no plan. A reward marks nothing.
 
     ``reason`` is the verdict's on the image, empty where it was right or not judged.
     """
     plan = parse_trace(trace or "")
     if plan is None:
         return None
-    verdict, _ = VERDICTS[benchmark]
-    planned = denied(meta, verdict(meta, truth(paint_to_the_letter(plan)))["reason"])
+    if judge not in VERDICTS:
+        return [[(word, "") for word in entry] for entry in plan]
+    planned = denied(meta, VERDICTS[judge].of(meta, truth(paint_to_the_letter(plan)))["reason"])
     painted = denied(meta, reason) - planned
     asked = {clause["class"] for clause in meta["include"]}
     marks = [["", "", ""] for _ in plan]

@@ -1,5 +1,5 @@
-"""TA and GenEval of every run with 95 % intervals, filled for the official verdict and hollow for the strict one; the
-bars are the paper's values.
+"""The benchmarks' scores of every run with 95 % intervals, filled for the headline and hollow for the metric shown
+next; the bars are the paper's values.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from unigrpo.report.data.results import Sources
 from unigrpo.report.pages import dot_plot, drawing
 from unigrpo.study.facts import KindFacts
 
-FACTS = KindFacts("Text alignment and GenEval", __doc__)
-COLUMNS = ["run", "thinking", "metric", "value", "lo", "hi"]
-PANELS = (("TA", ("ta",), "ta", None), ("GenEval", ("official", "strict"), "geneval", None))
+FACTS = KindFacts("Scores", __doc__)
+COLUMNS = ["run", "thinking", "benchmark", "metric", "value", "lo", "hi"]
 
 
 def draw(spec: dict, sources: Sources) -> drawing.Drawn:
-    figure, axes, data = dot_plot.draw(spec, sources, PANELS, lines=1, height=(0.7, 0.27))
+    panels = [(b.label, name, [b.metric, *b.also.values()][:2], None) for name, b in sources.benchmarks.items()]
+    figure, axes, data = dot_plot.draw(spec, sources, panels, 1, (0.7, 0.27))
     for axis in axes.flat:
         axis.set_xlim(right=1)
     return figure, data

@@ -10,14 +10,13 @@ from unigrpo.report.pages import drawing
 from unigrpo.study.facts import KindFacts
 
 FACTS = KindFacts("Samples of several runs", __doc__, reads="samples/done.json")
-TAGS = ("counting", "position", "color_attr", "compound", "compound")
 COLUMNS = ["prompt_id", "prompt", "run", "trace", "correct", "reason"]
 
 
 def draw(spec: dict, sources: Sources) -> drawing.Drawn:
     runs = spec["runs"]
     found = {run: drawing.first_samples(run, spec, sources) for run in runs}
-    prompts = drawing.drawn_prompts(found[runs[0]], TAGS)
+    prompts = drawing.drawn_prompts(found[runs[0]], spec)
     height = 0.55 + len(runs) * (drawing.WIDTH / len(prompts) + 0.5)
     figure, axes = drawing.panels(len(runs), len(prompts), height)
     rows = []

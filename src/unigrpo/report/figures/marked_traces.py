@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import textwrap
 
-from unigrpo.report.data import results, samples
+from unigrpo.report.data import samples
 from unigrpo.report.data.results import Sources
 from unigrpo.report.pages import drawing
 from unigrpo.study.facts import KindFacts
@@ -25,7 +25,7 @@ LOOKS = {  # mark of report.data.samples -> what it means, its look; either diff
 def draw(spec: dict, sources: Sources) -> drawing.Drawn:
     (run,) = spec["runs"]
     found = drawing.first_samples(run, spec, sources)
-    shown = [found[prompt] for prompt in drawing.drawn_prompts(found, (*results.CATEGORIES, "compound", "compound"))]
+    shown = [found[prompt] for prompt in drawing.drawn_prompts(found, spec)]
     lines = -(-len(shown) // TRACE_COLUMNS)
     ratios = [1, 1.65] * TRACE_COLUMNS
     figure, axes = drawing.panels(lines, 2 * TRACE_COLUMNS, 0.65 + 1.25 * lines, width_ratios=ratios)

@@ -15,19 +15,24 @@ from unigrpo.core.files import write_text
 from unigrpo.core.seeding import numpy_generator
 from unigrpo.report.data import lines as cells
 from unigrpo.report.data import logs, phrases, samples, stats
-from unigrpo.report.data.results import CATEGORIES, Line, Row, Sources
+from unigrpo.report.data.results import Line, Row, Sources
 from unigrpo.report.pages import drawing, page
 
-LINES = (  # in words, benchmark, metric, category
-    ("TA", "ta", "ta", None),
-    ("GenEval", "geneval", "official", None),
-    ("GenEval, strict", "geneval", "strict", None),
-    ("gold", "geneval", "gold", None),
-    ("training reward", "geneval", "proxy", None),
-    *((f"GenEval, {tag.replace('_', ' ')}", "geneval", "official", tag) for tag in CATEGORIES),
-)
 PAIRS = 3  # of images, where A alone is right and where B alone is
 COST = {"images": "images", "model_evaluations": "model evaluations", "wall_seconds": "wall seconds"}
+
+
+def compared(sources: Sources) -> list[tuple[str, str, str, str | None]]:
+    """What is compared, where it was scored: in words, benchmark, metric, category."""
+    lines = [(words, name, metric, None) for words, (_, name, metric) in cells.shown(sources).items()]
+    for name, benchmark in sources.benchmarks.items():
+        if benchmark.verdict:
+            lines.append((f"{benchmark.label}, training reward", name, "proxy", None))
+        tags = benchmark.categories()
+        lines += [
+            (f"{benchmark.label}, {tag.replace('_', ' ')}", name, benchmark.metric, tag) for tag in tags[1:] and tags
+        ]
+    return lines
 
 
 def compare(a: Row, b: Row, sources: Sources) -> list[Line]:
@@ -37,7 +42,7 @@ def compare(a: Row, b: Row, sources: Sources) -> list[Line]:
         if not sources.scores.has(row.run, row.mode, row.guidance):
             raise UserError(f"scores: no run {row.run!r} with thinking {row.thinking!r} at guidance '{row.guidance}'")
     lines = []
-    for words, benchmark, metric, tag in LINES:
+    for words, benchmark, metric, tag in compared(sources):
         first, second = (sources.cells(row, benchmark, metric) for row in (a, b))
         if first is None or second is None or (tag and tag not in first.tags):
             continue
@@ -45,7 +50,8 @@ def compare(a: Row, b: Row, sources: Sources) -> list[Line]:
             first, second = first.only(tag), second.only(tag)
         name = (a.run, b.run, a.mode, a.guidance, benchmark, metric, tag or "")
         gap = sources.gap(a, b, benchmark, metric, tag)
-        better = stats.improvement(first, second, numpy_generator(0, "improvement", *name), benchmark == "geneval")
+        by_category = sources.benchmarks[benchmark].by_category
+        better = stats.improvement(first, second, numpy_generator(0, "improvement", *name), by_category)
         means = {key: sources.estimate(row, benchmark, metric, tag).mean for key, row in (("a", a), ("b", b))}
         lines.append(
             {"metric": words, **means, "difference": gap.mean, "lo": gap.lo, "hi": gap.hi, "resolvable": gap.resolvable}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -21,7 +22,7 @@ from unigrpo.core.files import replacing, write_text
 from unigrpo.core.seeding import numpy_generator
 from unigrpo.report.data.phrases import MISSING
 from unigrpo.report.data.results import Sources
-from unigrpo.report.data.samples import Sample, read_samples
+from unigrpo.report.data.samples import Key, Sample, read_samples
 from unigrpo.study.facts import FIGURES
 
 Drawn = tuple[Figure, pd.DataFrame | list[tuple]]  # a figure, and the rows of its CSV
@@ -103,7 +104,7 @@ def subject(prompt: str, width: int) -> str:
     return textwrap.fill(prompt.removeprefix("a photo of "), width)
 
 
-def drawn(tags: Sequence[str], wanted: Sequence[str], stream: str) -> list[int]:
+def drawn(tags: Sequence[str], wanted: Iterable[str], stream: str) -> list[int]:
     """Places in ``tags`` of one prompt for each of ``wanted``, none twice, by a draw that depends on the tags alone:
     nothing is picked by hand."""
     rng, places = numpy_generator(0, stream), []
@@ -114,16 +115,17 @@ def drawn(tags: Sequence[str], wanted: Sequence[str], stream: str) -> list[int]:
     return places
 
 
-def drawn_prompts(samples: Mapping[str, Sample], wanted: Sequence[str]) -> list[str]:
-    """Ids of prompts of the ``wanted`` tags, each once."""
-    ids = [s.prompt_id for s in samples.values()]
-    return [ids[i] for i in drawn([s.tag for s in samples.values()], wanted, "grid")]
+def drawn_prompts(samples: Mapping[Key, Sample], spec: Mapping) -> list[Key]:
+    """Prompts of the categories that the entry names, else one of each, none twice."""
+    tags = [s.tag for s in samples.values()]
+    return [list(samples)[i] for i in drawn(tags, spec.get("categories", dict.fromkeys(tags)), "grid")]
 
 
-def first_samples(run: str, spec: Mapping, sources: Sources) -> dict[str, Sample]:
+def first_samples(run: str, spec: Mapping, sources: Sources) -> dict[Key, Sample]:
     """The first samples of the run's first seed, with thinking. Raises UserError without any."""
     guidance = spec.get("guidance", "tuned")
     found = read_samples(sources.folder, run, "think", guidance)
+    found = {key: sample for key, sample in found.items() if sample.benchmark in sources.benchmarks}
     if not found:
         raise UserError(f"{sources.folder.root / 'runs' / run}: no images with thinking at guidance '{guidance}'")
     return found
@@ -162,7 +164,7 @@ def save(figure: Figure, data: pd.DataFrame, out: Path, name: str) -> None:
 def draw(spec: Mapping, sources: Sources) -> tuple[Figure, pd.DataFrame]:
     """The figure of one entry of the catalogue, and its data."""
     kind = FIGURES.load(spec["kind"])
-    figure, rows = kind.draw(spec, sources)
+    figure, rows = kind.draw(spec, replace(sources, chosen=spec.get("benchmarks")))
     return figure, pd.DataFrame(rows, columns=kind.COLUMNS)
 
 

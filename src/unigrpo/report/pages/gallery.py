@@ -19,17 +19,17 @@ from PIL import Image
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_text, write_text
 from unigrpo.report.data import phrases
-from unigrpo.report.data.results import CATEGORIES, Folder
-from unigrpo.report.data.samples import Sample, read_samples
+from unigrpo.report.data.results import Folder
+from unigrpo.report.data.samples import Key, Sample, read_samples
 
 TEMPLATE = Path(__file__).with_name("gallery.html")
 STAGES = ("base", "sft", "rl")
 LARGEST = 256  # pixels: what a page of hundreds of images needs of each
 VERDICTS = {True: ("right", "✓ right"), False: ("wrong", "✗ wrong"), None: ("unjudged", "not judged")}  # class, words
-SCORES = ("ta", "strict", "gold", "second", "proxy")  # shown where there; the headline is the official verdict itself
+HIDDEN = ("official", "atoms", "soft", "artefact")  # scores that are not shown; the first is the verdict itself
 
 
-def runs_with_samples(folder: Folder, guidance: str) -> dict[str, Mapping[str, Sample]]:
+def runs_with_samples(folder: Folder, guidance: str) -> dict[str, Mapping[Key, Sample]]:
     """Run -> its samples, with thinking where there are any; base first, then SFT, then the rest by name."""
     found = {}
     for run in sorted(path.name for path in (folder.root / "runs").glob("*")):
@@ -40,7 +40,7 @@ def runs_with_samples(folder: Folder, guidance: str) -> dict[str, Mapping[str, S
 
 def _cell(sample: Sample, run: str, out: Path) -> dict:
     """Write the image; what the page says of it."""
-    source = f"images/{run}/{re.sub(r'[^A-Za-z0-9_-]+', '-', sample.prompt_id)}.png"
+    source = f"images/{run}/{sample.benchmark}/{re.sub(r'[^A-Za-z0-9_-]+', '-', sample.prompt_id)}.png"
     (out / source).parent.mkdir(parents=True, exist_ok=True)
     picture = Image.fromarray(sample.image)
     picture.thumbnail((LARGEST, LARGEST))
@@ -53,7 +53,7 @@ def _cell(sample: Sample, run: str, out: Path) -> dict:
         "plan": sample.plan or [],
         "raw": sample.raw_trace,
         "reason": sample.reason.splitlines(),
-        "scores": {name: sample.scores[name] for name in SCORES if name in sample.scores},
+        "scores": {name: value for name, value in sample.scores.items() if name not in HIDDEN},
     }
 
 
@@ -62,17 +62,18 @@ def write(folder: Folder, out: Path, single: Path, guidance: str) -> None:
     runs = runs_with_samples(folder, guidance)
     if not runs:
         raise UserError(f"{folder.root / 'runs'}: no run has samples at guidance '{guidance}'")
-    categories = {tag: [] for tag in CATEGORIES}
-    for prompt, sample in {s.prompt_id: s for samples in runs.values() for s in samples.values()}.items():
+    categories = {}
+    for prompt, sample in {key: s for samples in runs.values() for key, s in samples.items()}.items():
         cells = {run: _cell(samples[prompt], run, out) if prompt in samples else None for run, samples in runs.items()}
-        categories.setdefault(sample.tag, []).append((sample.prompt, cells))
+        category = f"{folder.benchmarks[sample.benchmark].label}, {sample.tag.replace('_', ' ')}"
+        categories.setdefault(category, []).append((sample.prompt, cells))
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = {
         "title": f"Samples, scale {folder.root.name}",
         "scale": phrases.scale_of(list(runs), folder).replace("`", ""),
         "guidance": guidance,
         "labels": {run: folder.label(run) for run in runs},
-        "categories": {tag: shown for tag, shown in categories.items() if shown},
+        "categories": categories,
     }
     for path, source in ((out / "index.html", "src"), (single, "inside")):
         write_text(path, environment.from_string(read_text(TEMPLATE)).render(page, source=source))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -122,7 +123,7 @@ def rows_of(spec: Mapping, facts: KindFacts) -> list[Row]:
 
 def write(name: str, spec: Mapping, sources: Sources, out: Path) -> None:
     """Write <name>.csv, .md, .html and .tex of one entry of the catalogue; ``name`` is its LaTeX label too."""
-    kind, folder = TABLES.load(spec["kind"]), sources.folder
+    kind, folder, sources = TABLES.load(spec["kind"]), sources.folder, replace(sources, chosen=spec.get("benchmarks"))
     facts, latex_of = kind.FACTS, getattr(kind, "latex", kind.text)
     rows = rows_of(spec, facts)
     lines = [{"run": row.run, "label": folder.label(row.run)} | kind.line(row, rows, sources) for row in rows]
@@ -135,9 +136,16 @@ def write(name: str, spec: Mapping, sources: Sources, out: Path) -> None:
     if hasattr(kind, "notes"):
         below += kind.notes(rows, lines, sources)
     below += phrases.fates(runs, folder)
-    caption = [scale, *facts.printed, *[phrases.METRICS, phrases.INTERVALS] * facts.scores, *facts.notes]
-    frame = pd.DataFrame({"run": line["label"]} | kind.text(line) for line in lines)
-    printed = pd.DataFrame({"run": line["label"]} | latex_of(line) | {"seeds": line["seeds"]} for line in lines)
+    caption = [
+        scale,
+        *facts.printed,
+        *([phrases.metrics(sources), phrases.INTERVALS] if facts.scores else []),
+        *facts.notes,
+    ]
+    frame = pd.DataFrame({"run": line["label"]} | kind.text(line, sources) for line in lines)
+    printed = pd.DataFrame(
+        {"run": line["label"]} | latex_of(line, sources) | {"seeds": line["seeds"]} for line in lines
+    )
     sections = [("", frame), ("", below)]
     write_text(out / f"{name}.csv", pd.DataFrame(lines).to_csv(index=False, float_format="%.4f"))
     write_text(out / f"{name}.md", markdown(facts.number + title, sections))

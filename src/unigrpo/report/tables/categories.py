@@ -1,58 +1,70 @@
-"""The six GenEval categories of every run beside the paper's Table 2: official / strict (the paper's official
-value).
-"""
+"""The categories of a benchmark of every run beside the paper's Table 2."""
 
 from __future__ import annotations
 
-from unigrpo.report.data import lines, phrases, results
+from collections.abc import Callable
+from functools import partial
+
+from unigrpo.report.data import lines, phrases
 from unigrpo.report.data.results import Line, Row, Sources
 from unigrpo.study.facts import KindFacts
 
 FACTS = KindFacts(
-    title="GenEval by category",
+    title="Scores by category",
     number="Table 2: ",
     caption=__doc__,
     shows="rows",
-    printed=("Under each official value its interval and, in parentheses, the paper's.",),
+    printed=("Under each value its interval and, in parentheses, the paper's.",),
 )
-SHORT = {
-    "geneval": "overall",
-    "single_object": "single",
-    "two_object": "two",
-    "counting": "count",
-    "color_attr": "attr",
-}
-HEADS = {name: SHORT.get(name, name) for name in ("geneval", *results.CATEGORIES)}
+
+
+def _metrics(sources: Sources) -> tuple[str, list[str]]:
+    """The benchmark's name, its headline and the metric that it shows next, if any."""
+    name, benchmark = sources.divided()
+    return name, [benchmark.metric, *benchmark.also.values()][:2]
+
+
+def _heads(sources: Sources) -> dict[str, str | None]:
+    """Column -> category: of the whole benchmark and of each category."""
+    name, _ = _metrics(sources)
+    return {name: None} | {tag: tag for tag in sources.benchmarks[name].categories()}
 
 
 def line(row: Row, rows: list[Row], sources: Sources) -> Line:
-    line = lines.head(row, sources)
-    for name in HEADS:
-        tag = name if name in results.CATEGORIES else None
-        official = sources.estimate(row, "geneval", "official", tag)
-        line |= {f"{name}_n": official and official.prompts} | lines.columns(name, official)
-        line |= lines.columns(f"{name}_strict", sources.estimate(row, "geneval", "strict", tag))
-        line |= lines.published(row, sources, name)
+    line, (benchmark, metrics) = lines.head(row, sources), _metrics(sources)
+    for name, tag in _heads(sources).items():
+        first, *other = (sources.estimate(row, benchmark, metric, tag) for metric in metrics)
+        line |= {f"{name}_n": first and first.prompts} | lines.columns(name, first)
+        for metric, estimate in zip(metrics[1:], other, strict=True):
+            line |= lines.columns(f"{name}_{metric}", estimate)
+        line |= lines.published(row, sources, *([name] if benchmark in sources.in_paper() else []))
     return line | lines.published(row, sources, "collapsed")
 
 
-def _cells(line: Line, ours: dict[str, str]) -> Line:
-    """Each of HEADS with our value and the paper's."""
-    cells = {words: f"{ours[name]} ({lines.paper(line, name)})" for name, words in HEADS.items()}
+def _cells(line: Line, sources: Sources, ours: Callable[[str], str]) -> Line:
+    """Each column with our value and the paper's."""
+    heads = {name: tag.replace("_", " ") if tag else "overall" for name, tag in _heads(sources).items()}
+    cells = {words: f"{ours(name)} ({lines.paper(line, name)})" for name, words in heads.items()}
     return {"thinking": line["thinking"]} | cells | {"seeds": lines.seeds(line)}
 
 
-def text(line: Line) -> Line:
-    both = {name: f"{lines.number(line, name)} / {lines.number(line, f'{name}_strict')}" for name in HEADS}
-    return _cells(line, {name: phrases.MISSING if line[name] is None else both[name] for name in HEADS})
+def text(line: Line, sources: Sources) -> Line:
+    _, (_, *other) = _metrics(sources)
+
+    def ours(name: str) -> str:
+        each = [lines.number(line, column) for column in (name, *(f"{name}_{metric}" for metric in other))]
+        return phrases.MISSING if line[name] is None else " / ".join(each)
+
+    return _cells(line, sources, ours)
 
 
-def latex(line: Line) -> Line:
-    """The official values with their intervals, which leave no room for strict ones."""
-    return _cells(line, {name: lines.interval(line, name) for name in HEADS})
+def latex(line: Line, sources: Sources) -> Line:
+    """The headline with its interval, which leaves no room for more."""
+    return _cells(line, sources, partial(lines.interval, line))
 
 
 def notes(rows: list[Row], table: list[Line], sources: Sources) -> list[str]:
-    sizes = {HEADS[tag]: max((line[f"{tag}_n"] or 0) for line in table) for tag in results.CATEGORIES}
-    prompts = ", ".join(f"{words} {size}" for words, size in sizes.items())
-    return [f"Cells: official / strict (the paper's official value). Prompts per category: {prompts}."]
+    tags = [tag for tag in _heads(sources).values() if tag]
+    prompts = ", ".join(f"{tag.replace('_', ' ')} {max((line[f'{tag}_n'] or 0) for line in table)}" for tag in tags)
+    metrics = " / ".join(_metrics(sources)[1])
+    return [f"Cells: {metrics} (the paper's value). Prompts per category: {prompts}."]

@@ -53,7 +53,7 @@ def line(row: Row, rows: list[Row], sources: Sources) -> Line:
     }
 
 
-def text(line: Line) -> Line:
+def text(line: Line, sources: Sources) -> Line:
     return {
         "regulariser": line["regulariser"] or phrases.MISSING,
         "weight": "–" if line["weight"] is None else f"{line['weight']:g}",

@@ -58,11 +58,11 @@ def line(row: Row, rows: list[Row], sources: Sources) -> Line:
     return line
 
 
-def text(line: Line) -> Line:
+def text(line: Line, sources: Sources) -> Line:
     return {
         "evaluated": line["guidance"],
         "guidance in training": lines.number(line, "guidance_in_training", "g"),
-        **lines.verdicts(line),
+        **lines.verdicts(line, sources),
         "training reward: last 10": lines.number(line, "training_last"),
         "validation reward: last": lines.interval(line, "validation_proxy"),
         "validation gold: last": lines.interval(line, "validation_gold"),

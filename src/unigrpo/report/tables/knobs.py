@@ -11,19 +11,22 @@ KNOBS = ("guidance", "temperature")
 
 
 def line(row: Row, rows: list[Row], sources: Sources) -> Line:
-    """``gold_gap`` is the last run less the row, paired by prompt and seed."""
+    """The gap is the last run's less the row's last number, paired by prompt and seed."""
     protocols = sources.folder.protocols(row.run, row.mode, row.guidance)
     used = {f"{knob}_used": protocols[0].get(knob) if protocols else None for knob in KNOBS}
     best = next(r for r in rows if r.run == rows[-1].run and r.guidance == "tuned")
-    gap = sources.gap(best, row, "geneval", "gold") if row.run != best.run else None
-    return lines.head(row, sources) | used | lines.overall(row, sources) | lines.columns("gold_gap", gap)
+    *_, (column, *metric) = lines.shown(sources).values()
+    gap = sources.gap(best, row, *metric) if row.run != best.run else None
+    return lines.head(row, sources) | used | lines.overall(row, sources) | lines.columns(f"{column}_gap", gap)
 
 
-def text(line: Line) -> Line:
+def text(line: Line, sources: Sources) -> Line:
+    *_, (head, (column, *_)) = lines.shown(sources).items()
+    gap = f"{column}_gap"
     return {
         "decoding": line["guidance"],
         **{k: phrases.MISSING if line[f"{k}_used"] is None else line[f"{k}_used"] for k in KNOBS},
-        **lines.verdicts(line),
-        "gold: last run − this row": "" if line["gold_gap"] is None else lines.interval(line, "gold_gap"),
+        **lines.verdicts(line, sources),
+        f"{head}: last run − this row": "" if line[gap] is None else lines.interval(line, gap),
         "seeds": lines.seeds(line),
     }

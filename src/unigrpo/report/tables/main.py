@@ -1,6 +1,4 @@
-"""Text alignment (TA) and GenEval-style accuracy of every run, with and without thinking, beside the paper's Table 1.
-GenEval is the official verdict, strict wants exactly what was asked, gold adds the share of facts that hold.
-"""
+"""The benchmarks' scores of every run, with and without thinking, beside the paper's Table 1."""
 
 from __future__ import annotations
 
@@ -8,33 +6,35 @@ from unigrpo.report.data import lines, phrases
 from unigrpo.report.data.results import Line, Row, Sources
 from unigrpo.study.facts import KindFacts
 
-FACTS = KindFacts("Text alignment and GenEval", __doc__, number="Table 1: ", shows="rows")
-RESOLVED = {"TA": ("ta", "ta"), "GenEval": ("geneval", "official"), "gold": ("geneval", "gold")}
+FACTS = KindFacts("Scores", __doc__, number="Table 1: ", shows="rows")
 COSTS = {"images": "training images", "model_evaluations": "model evaluations", "wall_seconds": "wall seconds"}
 
 
 def line(row: Row, rows: list[Row], sources: Sources) -> Line:
-    paper = lines.published(row, sources, "ta", "geneval")
+    paper = lines.published(row, sources, *sources.in_paper())
     ours = lines.head(row, sources) | lines.overall(row, sources)
     return ours | paper | sources.cost(row.run) | lines.published(row, sources, "collapsed")
 
 
-def latex(line: Line) -> Line:
+def latex(line: Line, sources: Sources) -> Line:
     """All but what a page has no room for."""
-    paper = {"paper TA": lines.paper(line, "ta"), "paper GenEval": lines.paper(line, "geneval")}
-    return {"thinking": line["thinking"]} | lines.verdicts(line) | paper | {"seeds": lines.seeds(line)}
+    paper = {f"paper {sources.benchmarks[name].label}": lines.paper(line, name) for name in sources.in_paper()}
+    return {"thinking": line["thinking"]} | lines.verdicts(line, sources) | paper | {"seeds": lines.seeds(line)}
 
 
-def text(line: Line) -> Line:
+def text(line: Line, sources: Sources) -> Line:
     costs = {words: lines.number(line, name, ",.0f") for name, words in COSTS.items()}
-    return latex(line) | {"images": line["n"]} | costs | {"collapsed seeds": lines.number(line, "collapsed", "d")}
+    return (
+        latex(line, sources) | {"images": line["n"]} | costs | {"collapsed seeds": lines.number(line, "collapsed", "d")}
+    )
 
 
 def notes(rows: list[Row], table: list[Line], sources: Sources) -> list[str]:
     """Smallest differences to the last row, the paper's last where it has one, that these seeds and prompts resolve."""
-    best = next((row for row in reversed(rows) if sources.paper.value(row.run, row.thinking, "geneval")), rows[-1])
+    named = [row for row in rows if any(lines.published(row, sources, *sources.in_paper()).values())]
+    best = (named or rows)[-1]
     parts = []
-    for name, metric in RESOLVED.items():
+    for name, (_, *metric) in lines.shown(sources).items():
         gaps = [sources.gap(best, row, *metric) for row in rows if row != best]
         sizes = [gap.resolvable for gap in gaps if gap]
         parts.append(f"{name} {min(sizes):.3f} to {max(sizes):.3f}" if sizes else f"{name} {phrases.MISSING}")

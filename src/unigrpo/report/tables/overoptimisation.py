@@ -57,7 +57,7 @@ def line(row: Row, rows: list[Row], sources: Sources) -> Line:
     }
 
 
-def text(line: Line) -> Line:
+def text(line: Line, sources: Sources) -> Line:
     of = f" of {line['updates']:,d}" if line["updates"] else ""
     return {
         "seeds": lines.seeds(line),

@@ -60,7 +60,7 @@ def line(row: Row, rows: list[Row], sources: Sources) -> Line:
     }
 
 
-def text(line: Line) -> Line:
+def text(line: Line, sources: Sources) -> Line:
     return (
         {"seeds": line["seeds"], "rollouts": lines.number(line, "rollouts", ",")}
         | {words: lines.number(line, name, ",.0f") for name, words in COSTS.items()}
