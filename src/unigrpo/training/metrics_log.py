@@ -52,4 +52,6 @@ class MetricsLog:
 
 def _plain(value):
     value = value.item() if hasattr(value, "item") else value
-    return round(value, 6) if isinstance(value, float) else value
+    if not isinstance(value, float):
+        return value
+    return round(value, 6) if abs(value) >= 1e-3 else float(f"{value:.4g}")  # rounding floors are about 1e-9
