@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from unigrpo.judges.detector import load as load_detector
 from unigrpo.sampling import sample_folder
 from unigrpo.sampling.sample_folder import SampleFolder
 from unigrpo.study.benchmark_entry import Benchmark
-from unigrpo.study.resolve import benchmarks as entries
+from unigrpo.study.resolve import benchmarks
 from unigrpo.study.training_inputs import trained_as
 from unigrpo.world import geneval_verdict
 from unigrpo.world.gold import judge
@@ -43,15 +43,15 @@ def inspected(benchmark: Benchmark, prompts: Sequence[Prompt], images: np.ndarra
     for prompt, inspection in zip(prompts, inspect_images(images), strict=True):
         world = judge(prompt.meta, inspection.detections)
         more = {"strict": float(world.strict), "soft": world.soft, "gold": world.gold, "artefact": inspection.artefact}
-        rows.append(benchmark.verdict.of(prompt.meta, inspection.detections) | more)
+        rows.append(benchmark.verdict(prompt.meta, inspection.detections) | more)
     return rows
 
 
 def second(detector: Detector, benchmark: Benchmark, prompts: Sequence[Prompt], images: np.ndarray) -> list[dict]:
     """The benchmark's verdict on what an independent detector finds, so that no single instrument decides."""
     found = detector.detect(images)
-    verdicts = [benchmark.verdict.of(p.meta, d) for p, d in zip(prompts, found, strict=True)]
-    return [{"second": verdict[benchmark.metric]} for verdict in verdicts]
+    headline = benchmark.metrics[0]
+    return [{"second": benchmark.verdict(p.meta, d)[headline]} for p, d in zip(prompts, found, strict=True)]
 
 
 def rewarded(
@@ -84,7 +84,7 @@ def score_set(samples: SampleFolder, benchmark: Benchmark, judges: Sequence[Judg
             yield header | names | {"metrics": metrics, "reason": reason}
 
 
-def score_folder(root: Path, benchmarks: Mapping[str, Benchmark], judges: Sequence[Judge], out: Path) -> None:
+def score_folder(root: Path, judges: Sequence[Judge], out: Path) -> None:
     """Score every sample folder (one with a manifest.jsonl) under ``root`` into ``out``; none where ``done.json`` says
     that the run has none. ``judges`` are those of a verdict. Raises UserError for an unknown benchmark, and metadata
     that cannot be judged."""
@@ -95,16 +95,16 @@ def score_folder(root: Path, benchmarks: Mapping[str, Benchmark], judges: Sequen
     with replacing(out) as temporary, temporary.open("w") as file:
         for folder in folders:
             samples = sample_folder.read(folder)
-            if (name := samples.protocol["benchmark"]) not in benchmarks:
-                known = ", ".join(benchmarks)
+            if (name := samples.protocol["benchmark"]) not in benchmarks():
+                known = ", ".join(benchmarks())
                 raise UserError(f"{folder / 'protocol.json'}: 'benchmark' must be one of {known}, found {name!r}")
-            benchmark, its_judges = benchmarks[name], judges
+            benchmark, those = benchmarks()[name], judges
             if benchmark.verdict:
                 sample_folder.require_clauses(samples, geneval_verdict.check)
             else:
                 _, reward = rewards.held_out(f"{benchmark.judge}={json.dumps(benchmark.judge_options)}")
-                its_judges = [partial(rewarded, benchmark.metric, reward)]
-            file.writelines(json.dumps(row) + "\n" for row in score_set(samples, benchmark, its_judges))
+                those = [partial(rewarded, benchmark.judge, reward)]
+            file.writelines(json.dumps(row) + "\n" for row in score_set(samples, benchmark, those))
 
 
 def score_run(samples: Path, reward: Path, detector: Path, out: Path) -> None:
@@ -112,4 +112,4 @@ def score_run(samples: Path, reward: Path, detector: Path, out: Path) -> None:
     and of the second evaluator. Raises UserError."""
     learned = rewards.load(trained_as("reward"), path=reward, device="cpu")
     judges = [inspected, partial(second, load_detector(detector)), partial(rewarded, "proxy", learned)]
-    score_folder(samples, entries(), judges, out)
+    score_folder(samples, judges, out)

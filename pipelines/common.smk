@@ -40,8 +40,8 @@ MEMORY = STUDY.scale.get("memory", 4000)  # MB of the machine, for a process tha
 MEMORY_OF_ALL = STUDY.scale.get("memory_of_training", MEMORY * PROCESSES)  # for all of them
 MINUTES = 60 * STUDY.scale.get("hours", 24)
 GIVEN_AS_FILES = ("decoding", "scores")  # what steps read and write; of everything else they are given the folder
-SAMPLED = resolve.fingerprint({name: benchmark.sampled for name, benchmark in BENCHMARKS.items()})
-JUDGES = resolve.fingerprint({name: [each.judge, each.judge_options] for name, each in BENCHMARKS.items()})
+SAMPLED = resolve.fingerprint([[n, b.prompts, b.version, b.images, b.least_prompts] for n, b in BENCHMARKS.items()])
+JUDGES = resolve.fingerprint([[name, b.judge, b.judge_options] for name, b in BENCHMARKS.items()])
 ALONE = {"gpu": GPUS, "first_gpu": GPUS, "mem_mb": MEMORY, "runtime": MINUTES}  # of a step that is one process
 TOGETHER = ALONE | {"gpu": GPUS * PROCESSES, "mem_mb": MEMORY_OF_ALL}  # of a step that is all of them
 

@@ -62,7 +62,7 @@ JUDGES = [run.inspected, partial(run.second, FakeDetector()), partial(run.reward
 
 
 def scored(tmp_path, judges=JUDGES):
-    run.score_folder(tmp_path / "samples", benchmarks(), judges, tmp_path / "scores.jsonl")
+    run.score_folder(tmp_path / "samples", judges, tmp_path / "scores.jsonl")
     return [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
 
 

@@ -503,6 +503,6 @@ def test_a_run_whose_parent_collapsed_is_not_trained_and_has_no_scores(start, tm
 
     command.unigrpo(f"sample-sets {given} --model {run} --mode think --out {run}/samples")
     assert json.loads((run / "samples/done.json").read_text()) == {"sets": []}
-    evals_run.score_folder(run / "samples", {}, [], run / "scores.jsonl")
+    evals_run.score_folder(run / "samples", [], run / "scores.jsonl")
     results.collect([f"child={run}"], tmp_path / "scores.csv")
     assert (tmp_path / "scores.csv").read_text().splitlines() == [",".join(results.COLUMNS)]

@@ -29,7 +29,7 @@ from unigrpo.objectives.advantages import group_advantages
 from unigrpo.sampling import sets
 from unigrpo.sampling.engine import Decoding
 from unigrpo.sampling.painting import Guidance, paint
-from unigrpo.study import provenance, resolve
+from unigrpo.study import provenance
 from unigrpo.study.benchmark_entry import Benchmark
 from unigrpo.study.config import ModelConfig, SupervisedConfig
 from unigrpo.tools import describe
@@ -377,7 +377,6 @@ def test_supervised_and_reinforced_like_every_model(folder, tmp_path, monkeypatc
     assert json.loads((tmp_path / "rl" / "run.json").read_text())["updates"] == 4
 
     monkeypatch.setattr(Benchmark, "jobs", lambda *_: [(prompt, 0) for prompt in few[:2]])
-    benchmarks = resolve.benchmarks()
-    sets.sample_sets(end.eval(), cfg, tmp_path / "rl", decoding, ["think"], tmp_path / "samples", benchmarks)
+    sets.sample_sets(end.eval(), cfg, tmp_path / "rl", decoding, ["think"], tmp_path / "samples")
     protocols = [json.loads(path.read_text()) for path in (tmp_path / "samples").glob("*/protocol.json")]
     assert len(protocols) == 4 and {p["checkpoint"] for p in protocols} == {digest(tmp_path / "rl/ema.safetensors")}

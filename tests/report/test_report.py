@@ -163,14 +163,14 @@ def test_category_table_counts_prompts_and_keeps_both_verdicts(study, tmp_path):
     assert "single object 3, two object 3, counting 3" in text and "(0.91)" in text
 
 
-def test_ta_is_the_mean_over_images_whatever_their_tags(tmp_path):
+def test_a_benchmark_weighs_its_categories_equally(tmp_path):
     header = {"benchmark": "ta", "version": "1", "mode": "think", "guidance": "tuned", "sample": 0, "reason": ""}
     values = [("a", 1.0), ("b", 0.0), ("b", 0.0), ("b", 0.0)]
     rows = [header | {"tag": t, "prompt_id": f"p{i}", "metrics": {"ta": v}} for i, (t, v) in enumerate(values)]
     write_jsonl(tmp_path / "seed0" / "scores.jsonl", rows)
     results.collect([f"a={tmp_path}/seed0"], tmp_path / "scores.csv")
     sources = sources_of(tmp_path, tmp_path / "scores.csv")
-    assert sources.estimate(Row("a", "yes", "tuned"), "ta", "ta").mean == pytest.approx(1 / 4)
+    assert sources.estimate(Row("a", "yes", "tuned"), "ta", "ta").mean == pytest.approx(1 / 2)
 
 
 def test_the_papers_numbers_are_complete():

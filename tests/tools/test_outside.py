@@ -38,7 +38,7 @@ def test_every_prompt_is_handed_out_as_often_as_our_runs_paint_it(tmp_path):
 def test_a_handed_out_folder_without_pictures_is_refused(tmp_path):
     handed_out(tmp_path, "--images-per-prompt", "1")
     with pytest.raises(UserError, match="00000.png"):
-        evals_run.score_folder(tmp_path, resolve.benchmarks(), [], tmp_path / "scores.jsonl")
+        evals_run.score_folder(tmp_path, [], tmp_path / "scores.jsonl")
 
 
 def test_pictures_become_a_row(root, tmp_path):

@@ -197,7 +197,7 @@ def sample_sets(
             raise UserError(f"--mode {given}: no such mode{registry.nearest(given, modes)}")
     chosen = sampling.engine.read_decoding(decoding)
     with chosen_model(scale, run, seed, config, model) as (cfg, network):
-        sampling.sets.sample_sets(network, cfg, model, chosen, mode, out, study.resolve.benchmarks())
+        sampling.sets.sample_sets(network, cfg, model, chosen, mode, out)
 
 
 @app.command(rich_help_panel=STEPS)

@@ -8,7 +8,6 @@ Each set's protocol.json says everything that a number made from it depends on. 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
 from unigrpo.core import distributed
@@ -17,7 +16,7 @@ from unigrpo.core.settings import replace
 from unigrpo.models.base import UnifiedModel
 from unigrpo.sampling import sample_folder
 from unigrpo.sampling.engine import Decoding, sample_guided
-from unigrpo.study import provenance
+from unigrpo.study import provenance, resolve
 from unigrpo.study.benchmark_entry import Benchmark
 from unigrpo.study.config import RunConfig
 from unigrpo.world.prompts import prompt_hash
@@ -57,15 +56,7 @@ def protocol(cfg: RunConfig, benchmark: Benchmark, name: str, decoding: Decoding
     }
 
 
-def sample_sets(
-    model: UnifiedModel,
-    cfg: RunConfig,
-    run: Path,
-    chosen: Decoding,
-    modes: list[str],
-    out: Path,
-    benchmarks: Mapping[str, Benchmark],
-) -> None:
+def sample_sets(model: UnifiedModel, cfg: RunConfig, run: Path, chosen: Decoding, modes: list[str], out: Path) -> None:
     """Write every set of the run in the folder ``run``, whose model is ``model``, below ``out``, evaluated in
     ``modes``; done.json lists them."""
     weights = digest(provenance.weights_file(run))
@@ -74,7 +65,7 @@ def sample_sets(
     for old in out.glob("*/manifest.jsonl") if distributed.is_main() else ():
         shutil.rmtree(old.parent)
     for mode in [] if record.get("not_trained") else modes:
-        for benchmark, entry in benchmarks.items():
+        for benchmark, entry in resolve.benchmarks().items():
             jobs = entry.jobs(cfg.sampling.images_per_prompt)
             named = decodings(chosen, mode)
             shared, *_ = named.values()

@@ -4,22 +4,23 @@ torch."""
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import digest
 from unigrpo.core.records import Prompt
 from unigrpo.core.registry import nearest
-from unigrpo.core.settings import Count, Settings
+from unigrpo.core.settings import Count, Settings, check_options
 from unigrpo.study.facts import REWARDS, RewardFacts
 from unigrpo.study.provenance import ROOT
 from unigrpo.study.training_inputs import check_reward, read_pool, trained_as
 from unigrpo.world import prompts as world_prompts
-from unigrpo.world.gold import MEANINGS, VERDICTS, Verdict
+from unigrpo.world.gold import MEANINGS, VERDICTS
 
 
 class Benchmark(Settings):
-    """An entry under ``benchmarks``; every evaluated run is judged on each."""
+    """An entry under ``benchmarks``; every evaluated run is judged on each. Categories weigh equally in its numbers."""
 
     prompts: str  # a set of the world, or a file of prompts (JSON lines), relative to the checkout
     judge: str  # a verdict of the world (``unigrpo.world.gold.VERDICTS``), or a reward
@@ -31,37 +32,20 @@ class Benchmark(Settings):
     note: str | None = None  # a sentence below tables
 
     @property
-    def verdict(self) -> Verdict | None:
+    def verdict(self) -> Callable | None:
         """None where a reward judges."""
-        return VERDICTS.get(self.judge)
+        return VERDICTS[self.judge][0] if self.judge in VERDICTS else None
 
     @property
-    def metric(self) -> str:
-        """Its headline, as scores call it."""
-        return self.verdict.metric if self.verdict else self.judge
-
-    @property
-    def what(self) -> str:
-        """The headline in words."""
-        return (
-            self.verdict.what if self.verdict else f"the reward `{self.judge}`: {REWARDS.load(self.judge).FACTS.what}"
-        )
-
-    @property
-    def by_category(self) -> bool:
-        """Whether its number is the mean of its categories' means; else it is the mean over images."""
-        return self.verdict is not None and self.verdict.by_category
+    def metrics(self) -> list[str]:
+        """As scores call them: its headline, and those that tables show beside it."""
+        return [VERDICTS[self.judge][1] if self.verdict else self.judge, *self.also.values()]
 
     @property
     def version(self) -> str:
         """Of its prompts: numbers of different versions never share a table."""
         built_in = self.prompts in world_prompts.SETS
         return world_prompts.VERSION if built_in else digest(ROOT / self.prompts)[:12]
-
-    @property
-    def sampled(self) -> list:
-        """What its images depend on, beside the run and the scale."""
-        return [self.prompts, self.version, self.images, self.least_prompts]
 
     def pool(self) -> list[Prompt]:
         """Its prompts, in order."""
@@ -76,34 +60,29 @@ class Benchmark(Settings):
     def jobs(self, images: int) -> list[tuple[Prompt, int]]:
         """(prompt, sample number) of every image, prompt by prompt; ``images`` are those of a prompt at this scale."""
         pool = self.pool()
-        sizes = Counter(prompt.tag for prompt in pool)
-        more = {tag: -(-self.least_prompts // size) for tag, size in sizes.items()}
+        more = {tag: -(-self.least_prompts // size) for tag, size in Counter(prompt.tag for prompt in pool).items()}
         return [(prompt, k) for prompt in pool for k in range((self.images or images) * more[prompt.tag])]
 
     def check(self, where: str, closed_vocabulary: bool = False) -> None:
-        """Raise UserError, which begins with the key, unless the judge is there and can judge every prompt; where a
-        vocabulary is closed, all words must be the world's."""
-        if self.verdict is None:
-            known = [*VERDICTS, *REWARDS.names()]
-            if self.judge not in known:
-                raise UserError(f"{where}.judge: no judge is called {self.judge!r}{nearest(self.judge, known)}")
-            check_reward(self.judge, self.judge_options, f"{where}.judge", f"{where}.judge_options", part=True)
-            judges = {self.judge: REWARDS.load(self.judge).FACTS}
-            if sees := judges[self.judge].sees:
-                raise UserError(f"{where}.judge: expected a judge of images alone, {self.judge} sees {', '.join(sees)}")
-        else:
+        """Raise UserError, which begins with the key or the file, unless the judge is there and can judge every prompt;
+        where a vocabulary is closed, all words must be the world's."""
+        known = [*VERDICTS, *REWARDS.names()]
+        if self.judge not in known:
+            raise UserError(f"{where}.judge: no judge is called {self.judge!r}{nearest(self.judge, known)}")
+        if self.verdict:
+            check_options(lambda: None, self.judge_options, lambda option: f"{where}.judge_options.{option}")
             learned = REWARDS.load(trained_as("reward")).FACTS  # judges too
-            judges = {self.judge: RewardFacts("", reads="statements", most_words=learned.most_words)}
-        for key in self.judge_options if self.verdict else ():
-            raise UserError(f"{where}.judge_options.{key}: unknown option, {self.judge} has none")
+            facts = RewardFacts("", reads="statements", most_words=learned.most_words)
+        else:
+            check_reward(self.judge, self.judge_options, f"{where}.judge", f"{where}.judge_options", part=True)
+            facts = REWARDS.load(self.judge).FACTS
+        if facts.sees:
+            raise UserError(f"{where}.judge: expected a judge of images, {self.judge} sees {' and '.join(facts.sees)}")
         for head, metric in self.also.items():
-            if metric not in (known := list(MEANINGS) if self.verdict else []):
-                raise UserError(
-                    f"{where}.also.{head}: no metric of {self.judge} is called {metric!r}{nearest(metric, known)}"
-                )
-        if self.prompts in world_prompts.SETS:
-            return
-        if not (ROOT / self.prompts).is_file():
-            known = ", ".join(world_prompts.SETS)
-            raise UserError(f"{where}.prompts: expected a file of prompts or one of {known}, got {self.prompts!r}")
-        read_pool(ROOT / self.prompts, judges, closed_vocabulary)
+            if not self.verdict or metric not in MEANINGS:
+                raise UserError(f"{where}.also.{head}: {self.judge} gives no {metric!r}{nearest(metric, MEANINGS)}")
+        if self.prompts not in world_prompts.SETS:
+            if not (ROOT / self.prompts).is_file():
+                expected = f"a file or one of {', '.join(world_prompts.SETS)}"
+                raise UserError(f"{where}.prompts: expected {expected}, got {self.prompts!r}")
+            read_pool(ROOT / self.prompts, {self.judge: facts}, closed_vocabulary)

@@ -59,7 +59,7 @@ def scores(folder: Path, cfg: RunConfig) -> str:
     for thinking, mode in MODES.items():
         for guidance in ("unguided", "tuned", "greedy"):
             row = Row(cfg.run, thinking, guidance)
-            found = [sources.estimate(row, name, each.metric) for name, each in sources.benchmarks.items()]
+            found = [sources.estimate(row, name, each.metrics[0]) for name, each in sources.benchmarks.items()]
             if any(found):
                 protocols = sorted(folder.glob(f"samples/*.{mode}.{guidance}/protocol.json"))
                 scales = [f" ({read_json(path, 'guidance')['guidance']:g})" for path in protocols[:1]]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unigrpo.core.lazy import lazy
@@ -73,24 +73,12 @@ def _official(meta: dict, detections: Sequence[Detection]) -> dict:
     return {"official": float(verdict.correct), "reason": verdict.reason}
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """How a benchmark judges detections: ``of(meta, detections)`` gives ``metric``, its headline in [0, 1], and the
-    ``reason``, a line a failure."""
+VERDICTS = {"official": (_official, "official"), "exam_points": (exam_points.score, "ta")}
+"""Judge of a benchmark -> its verdict on detections, and the metric that is its headline."""
 
-    of: Callable[[dict, Sequence[Detection]], dict]
-    metric: str
-    what: str  # the headline in words
-    by_category: bool  # whether a benchmark's number is the mean of its categories' means
-
-
-VERDICTS = {
-    "official": Verdict(
-        _official, "official", "GenEval's official verdict (at least what was asked; extra objects are free)", True
-    ),
-    "exam_points": Verdict(exam_points.score, "ta", "the share of satisfied facts", False),
-}
 MEANINGS = {
+    "official": "is GenEval's official verdict (at least what was asked; extra objects are free)",
+    "ta": "is the share of satisfied facts",
     "strict": "wants exactly what was asked",
     "soft": "is the share of facts",
     "gold": "is the mean of strict and of the share of facts less a penalty for extras",
@@ -98,4 +86,4 @@ MEANINGS = {
     "second": "is the verdict on what the second evaluator finds",
     "proxy": "is the learned reward",
 }
-"""Metric that every image judged by a verdict has besides -> what it says."""
+"""Metric of an image that a verdict judges -> what it says."""

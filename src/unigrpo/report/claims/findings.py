@@ -128,7 +128,7 @@ def differences(pairs: Sequence[tuple[Pair, Pair]], sources: Sources, said: Call
     """The first row of each pair - the second, on every benchmark; ``said`` answers by the interval."""
     listed = []
     for (benchmark, entry), pair in itertools.product(sources.benchmarks.items(), pairs):
-        metric, rows = (benchmark, entry.metric), [Row(*each, GUIDANCE) for each in pair]
+        metric, rows = (benchmark, entry.metrics[0]), [Row(*each, GUIDANCE) for each in pair]
         names = [sources.name(row) for row in rows]
         unscored = [name for name, row in zip(names, rows, strict=True) if not sources.cells(row, *metric)]
         missing = unscored or [f"a seed that {' and '.join(names)} share"]

@@ -8,7 +8,7 @@ is missing the claim is *not available*, and the missing rows are named.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -75,7 +75,7 @@ def check(entries: Mapping[str, Mapping], sources: Sources) -> list[Outcome]:
     outcomes = []
     for name, entry in entries.items():
         compare, verdict_of = CHECKS[entry["check"]]
-        found = compare(entry[READS[entry["check"]]], replace(sources, chosen=entry.get("benchmarks")))
+        found = compare(entry[READS[entry["check"]]], sources.of(entry))
         counted = [finding for finding in found if finding.counted]
         if missing := list(dict.fromkeys(name for finding in counted for name in finding.missing)):
             verdict, decisive = f"{MISSING}: {'; '.join(missing)}", Finding(MISSING)
@@ -101,7 +101,7 @@ def csv(outcomes: Sequence[Outcome]) -> str:
 def rankings(sources: Sources) -> Iterator[str]:
     """How far our order of rows is the paper's, a sentence a metric."""
     for benchmark in sources.in_paper():
-        name, metric, pairs = sources.benchmarks[benchmark].label, sources.benchmarks[benchmark].metric, []
+        name, metric, pairs = sources.benchmarks[benchmark].label, sources.benchmarks[benchmark].metrics[0], []
         for run, thinking in sources.paper.rows:
             theirs = sources.paper.value(run, thinking, benchmark)
             ours = sources.estimate(Row(run, thinking, GUIDANCE), benchmark, metric)

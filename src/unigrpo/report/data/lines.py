@@ -14,7 +14,7 @@ def shown(sources: Sources) -> dict[str, tuple[str, str, str]]:
     """Head of a cell -> column of the CSV, benchmark, metric: each benchmark's headline and what else it shows."""
     found = {}
     for name, benchmark in sources.benchmarks.items():
-        found[benchmark.label] = name, name, benchmark.metric
+        found[benchmark.label] = name, name, benchmark.metrics[0]
         more = benchmark.also.items()
         found |= {head: (re.sub(r"\W+", "_", head.lower()), name, metric) for head, metric in more}
     return found
@@ -27,7 +27,7 @@ def columns(name: str, e: Estimate | None) -> Line:
 
 def head(row: Row, sources: Sources) -> Line:
     """Who is judged, and on how much."""
-    cells = {name: sources.cells(row, name, benchmark.metric) for name, benchmark in sources.benchmarks.items()}
+    cells = {name: sources.cells(row, name, benchmark.metrics[0]) for name, benchmark in sources.benchmarks.items()}
     return {
         "thinking": row.thinking,
         "guidance": row.guidance,

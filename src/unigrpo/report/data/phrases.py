@@ -60,10 +60,10 @@ def metrics(sources: Sources) -> str:
     """What the numbers of the benchmarks are."""
     said = []
     for benchmark in sources.benchmarks.values():
-        over = "of the category means" if benchmark.by_category else "over images"
-        said.append(f"{benchmark.label} is the mean {over} of {benchmark.what}.")
-        said += [f"{head[0].upper()}{head[1:]} {gold.MEANINGS[metric]}." for head, metric in benchmark.also.items()]
-    return " ".join(said)
+        for head, metric in zip([benchmark.label, *benchmark.also], benchmark.metrics, strict=True):
+            meaning = gold.MEANINGS[metric] if benchmark.verdict else f"is {REWARDS.load(metric).FACTS.what}"
+            said.append(f"{head[0].upper()}{head[1:]} {meaning}.")
+    return " ".join([*said, "All are means of the category means."])
 
 
 def scored(rows: Sequence[Row], sources: Sources) -> list[str]:

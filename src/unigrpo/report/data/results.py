@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import mean, median
@@ -140,15 +140,18 @@ class Paper:
 
 @dataclass(frozen=True)
 class Folder:
-    """The results of one scale, ``root/runs/<run>/seed<k>/``, and the study that they belong to, where there is one."""
+    """The results of one scale, ``root/runs/<run>/seed<k>/``, and the study that they belong to, where there is one.
+    ``chosen`` are the benchmarks to show, None for all."""
 
     root: Path
     study: resolve.Study | None = None
+    chosen: Sequence[str] | None = None
 
     @cached_property
     def benchmarks(self) -> dict[str, Benchmark]:
-        """Those of the study, else of this checkout's catalogue."""
-        return self.study.catalogue["benchmarks"] if self.study else resolve.benchmarks()
+        """Those to show, of the study or of this checkout's catalogue."""
+        known = self.study.catalogue["benchmarks"] if self.study else resolve.benchmarks()
+        return {name: known[name] for name in self.chosen or known}
 
     def seed_folders(self, run: str) -> dict[int, Path]:
         paths = (self.root / "runs" / run).glob("seed[0-9]*")
@@ -202,33 +205,32 @@ class Row:
 
 @dataclass(frozen=True)
 class Sources:
-    """Everything a table is made from; no scores where it shows training alone. ``chosen`` are the benchmarks that its
-    entry in the catalogue names, None for all."""
+    """Everything a table is made from; no scores where it shows training alone."""
 
     scores: Scores | None
     paper: Paper
     folder: Folder
-    chosen: Sequence[str] | None = None
+
+    def of(self, entry: Mapping) -> Sources:
+        """The same with the benchmarks that an entry of the catalogue names, if it names any."""
+        return replace(self, folder=replace(self.folder, chosen=entry.get("benchmarks")))
 
     @property
     def benchmarks(self) -> dict[str, Benchmark]:
-        """Those that are shown."""
-        known = self.folder.benchmarks
-        return {name: known[name] for name in self.chosen or known}
+        return self.folder.benchmarks
 
     def divided(self) -> tuple[str, Benchmark]:
-        """The first of them with several categories, else the first."""
-        several = (pair for pair in self.benchmarks.items() if len(pair[1].categories()) > 1)
-        return next(several, next(iter(self.benchmarks.items())))
+        """The benchmark with the most categories."""
+        return max(self.benchmarks.items(), key=lambda pair: len(pair[1].categories()))
 
     def in_paper(self) -> list[str]:
-        """The benchmarks shown of which the paper has numbers."""
+        """The benchmarks of which the paper has numbers."""
         return [name for name in self.benchmarks if name in self.paper.columns]
 
     def images(self, row: Row) -> int:
         """Images scored for a row, over the benchmarks and all seeds."""
         where = row.mode, row.guidance
-        return sum(self.scores.images(row.run, name, *where, b.metric) for name, b in self.benchmarks.items())
+        return sum(self.scores.images(row.run, name, *where, b.metrics[0]) for name, b in self.benchmarks.items())
 
     def cells(self, row: Row, benchmark: str, metric: str, tag: str | None = None) -> stats.Cells | None:
         """Those of the row, of one category where ``tag`` is given; None where it was not scored."""
@@ -241,7 +243,7 @@ class Sources:
         """The row's mean and interval; over one category where ``tag`` is given."""
         cells = self.cells(row, benchmark, metric, tag)
         rng = seeding.numpy_generator(0, row.run, row.mode, row.guidance, benchmark, metric, tag or "")
-        return cells and stats.estimate(cells, rng, self.folder.benchmarks[benchmark].by_category)
+        return cells and stats.estimate(cells, rng)
 
     def gap(self, better: Row, row: Row, benchmark: str, metric: str, tag: str | None = None) -> stats.Estimate | None:
         """``better`` - ``row``, paired by prompt and seed, over one category where ``tag`` is given; None where either
@@ -258,8 +260,7 @@ class Sources:
             return None
         names = (better.run, better.mode, row.run, row.mode, row.guidance, benchmark, metric, *([tag] if tag else []))
         apart = stats.difference(a, b, one_for_all=not left)
-        by_category = self.folder.benchmarks[benchmark].by_category
-        return stats.estimate(apart, seeding.numpy_generator(0, "gap", *names), by_category)
+        return stats.estimate(apart, seeding.numpy_generator(0, "gap", *names))
 
     def name(self, row: Row) -> str:
         """The row in words."""

@@ -99,7 +99,7 @@ def _verdicts(
         try:
             benchmark = benchmarks.get(row["benchmark"])
             if benchmark and (row["mode"], row["guidance"], row["sample"]) == (mode, guidance, 0):
-                correct = row["metrics"][benchmark.metric] == 1 if benchmark.verdict else None
+                correct = row["metrics"][benchmark.metrics[0]] == 1 if benchmark.verdict else None
                 verdicts[row["benchmark"], row["prompt_id"]] = correct, row["reason"], row["metrics"]
         except KeyError as error:
             raise UserError(f"{where}: has no {error}") from None
@@ -154,7 +154,7 @@ def marked(trace: str | None, judge: str, meta: Mapping, reason: str) -> list[En
         return None
     if judge not in VERDICTS:
         return [[(word, "") for word in entry] for entry in plan]
-    planned = denied(meta, VERDICTS[judge].of(meta, truth(paint_to_the_letter(plan)))["reason"])
+    planned = denied(meta, VERDICTS[judge][0](meta, truth(paint_to_the_letter(plan)))["reason"])
     painted = denied(meta, reason) - planned
     asked = {clause["class"] for clause in meta["include"]}
     marks = [["", "", ""] for _ in plan]

@@ -115,14 +115,14 @@ def difference(a: Cells, b: Cells, one_for_all: bool = True) -> Cells:
     return Cells(a.values[rows[0]] - b.values[rows[1]], seeds, a.prompts, a.tags)
 
 
-def improvement(a: Cells, b: Cells, rng: np.random.Generator, by_category: bool = True) -> Estimate:
+def improvement(a: Cells, b: Cells, rng: np.random.Generator) -> Estimate:
     """The chance that a seed of ``a`` beats a seed of ``b`` on a prompt, ties counting half: all pairs of seeds, mean
-    over prompts weighted as in prompt_weights; its interval covers prompts only (after Agarwal et al., 2021)."""
+    over prompts, categories weighing equally; its interval covers prompts only (after Agarwal et al., 2021)."""
     if a.prompts != b.prompts:
         raise UserError("scores: a probability of improvement needs the same prompts in both runs")
     first, second = a.values[:, None], b.values[None]
     chances = ((first > second) + 0.5 * (first == second)).mean(axis=(0, 1))
-    return estimate(Cells(chances[None], (0,), a.prompts, a.tags), rng, by_category)
+    return estimate(Cells(chances[None], (0,), a.prompts, a.tags), rng)
 
 
 def rank_correlation(

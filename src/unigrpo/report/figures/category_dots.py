@@ -13,7 +13,7 @@ LINE = 3  # panels beside each other
 
 def draw(spec: dict, sources: Sources) -> drawing.Drawn:
     name, benchmark = sources.divided()
-    panels = [(tag.replace("_", " "), name, [benchmark.metric], tag) for tag in benchmark.categories()]
+    panels = [(tag.replace("_", " "), name, benchmark.metrics[:1], tag) for tag in benchmark.categories()]
     lines = -(-len(panels) // LINE)
     figure, axes, data = dot_plot.draw(spec, sources, panels, lines, (1.0, lines * 0.16), sharex=True)
     axes[0, 0].set_xlim(0, 1.03)

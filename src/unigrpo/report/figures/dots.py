@@ -13,8 +13,9 @@ COLUMNS = ["run", "thinking", "benchmark", "metric", "value", "lo", "hi"]
 
 
 def draw(spec: dict, sources: Sources) -> drawing.Drawn:
-    panels = [(b.label, name, [b.metric, *b.also.values()][:2], None) for name, b in sources.benchmarks.items()]
+    panels = [(b.label, name, b.metrics[:2], None) for name, b in sources.benchmarks.items()]
     figure, axes, data = dot_plot.draw(spec, sources, panels, 1, (0.7, 0.27))
-    for axis in axes.flat:
-        axis.set_xlim(right=1)
+    for axis, benchmark in zip(axes.flat, sources.benchmarks.values(), strict=True):
+        if benchmark.verdict:
+            axis.set_xlim(right=1)
     return figure, data

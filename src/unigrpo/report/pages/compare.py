@@ -26,12 +26,11 @@ def compared(sources: Sources) -> list[tuple[str, str, str, str | None]]:
     """What is compared, where it was scored: in words, benchmark, metric, category."""
     lines = [(words, name, metric, None) for words, (_, name, metric) in cells.shown(sources).items()]
     for name, benchmark in sources.benchmarks.items():
+        tags = benchmark.categories()
         if benchmark.verdict:
             lines.append((f"{benchmark.label}, training reward", name, "proxy", None))
-        tags = benchmark.categories()
-        lines += [
-            (f"{benchmark.label}, {tag.replace('_', ' ')}", name, benchmark.metric, tag) for tag in tags[1:] and tags
-        ]
+        for tag in tags if len(tags) > 1 else ():
+            lines.append((f"{benchmark.label}, {tag.replace('_', ' ')}", name, benchmark.metrics[0], tag))
     return lines
 
 
@@ -50,8 +49,7 @@ def compare(a: Row, b: Row, sources: Sources) -> list[Line]:
             first, second = first.only(tag), second.only(tag)
         name = (a.run, b.run, a.mode, a.guidance, benchmark, metric, tag or "")
         gap = sources.gap(a, b, benchmark, metric, tag)
-        by_category = sources.benchmarks[benchmark].by_category
-        better = stats.improvement(first, second, numpy_generator(0, "improvement", *name), by_category)
+        better = stats.improvement(first, second, numpy_generator(0, "improvement", *name))
         means = {key: sources.estimate(row, benchmark, metric, tag).mean for key, row in (("a", a), ("b", b))}
         lines.append(
             {"metric": words, **means, "difference": gap.mean, "lo": gap.lo, "hi": gap.hi, "resolvable": gap.resolvable}

@@ -39,7 +39,8 @@ def draw(spec: Mapping, sources: Sources, panels: Sequence[tuple], lines: int, h
     circle = {"marker": "o", "color": OURS, "linewidth": 1.2, "markersize": 4.5}
     key = [drawing.key("ours, 95 % interval", **circle)]
     seconds = dict.fromkeys(metric for _, _, metrics, _ in panels for metric in metrics[1:])
-    key += [drawing.key(f"ours, {metric}", **circle, markerfacecolor="white") for metric in seconds]
+    if seconds:
+        key.append(drawing.key(f"ours, {' or '.join(seconds)}", **circle, markerfacecolor="white"))
     bar = {"marker": "|", "linestyle": "", "markersize": 9, "markeredgewidth": 2}
     drawing.legend(figure, [*key, drawing.key("paper", color=PAPER, **bar)])
     return figure, axes, data

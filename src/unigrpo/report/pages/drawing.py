@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -125,7 +124,6 @@ def first_samples(run: str, spec: Mapping, sources: Sources) -> dict[Key, Sample
     """The first samples of the run's first seed, with thinking. Raises UserError without any."""
     guidance = spec.get("guidance", "tuned")
     found = read_samples(sources.folder, run, "think", guidance)
-    found = {key: sample for key, sample in found.items() if sample.benchmark in sources.benchmarks}
     if not found:
         raise UserError(f"{sources.folder.root / 'runs' / run}: no images with thinking at guidance '{guidance}'")
     return found
@@ -164,7 +162,7 @@ def save(figure: Figure, data: pd.DataFrame, out: Path, name: str) -> None:
 def draw(spec: Mapping, sources: Sources) -> tuple[Figure, pd.DataFrame]:
     """The figure of one entry of the catalogue, and its data."""
     kind = FIGURES.load(spec["kind"])
-    figure, rows = kind.draw(spec, replace(sources, chosen=spec.get("benchmarks")))
+    figure, rows = kind.draw(spec, sources.of(spec))
     return figure, pd.DataFrame(rows, columns=kind.COLUMNS)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -123,7 +122,7 @@ def rows_of(spec: Mapping, facts: KindFacts) -> list[Row]:
 
 def write(name: str, spec: Mapping, sources: Sources, out: Path) -> None:
     """Write <name>.csv, .md, .html and .tex of one entry of the catalogue; ``name`` is its LaTeX label too."""
-    kind, folder, sources = TABLES.load(spec["kind"]), sources.folder, replace(sources, chosen=spec.get("benchmarks"))
+    kind, folder, sources = TABLES.load(spec["kind"]), sources.folder, sources.of(spec)
     facts, latex_of = kind.FACTS, getattr(kind, "latex", kind.text)
     rows = rows_of(spec, facts)
     lines = [{"run": row.run, "label": folder.label(row.run)} | kind.line(row, rows, sources) for row in rows]

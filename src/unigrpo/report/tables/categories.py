@@ -21,7 +21,7 @@ FACTS = KindFacts(
 def _metrics(sources: Sources) -> tuple[str, list[str]]:
     """The benchmark's name, its headline and the metric that it shows next, if any."""
     name, benchmark = sources.divided()
-    return name, [benchmark.metric, *benchmark.also.values()][:2]
+    return name, benchmark.metrics[:2]
 
 
 def _heads(sources: Sources) -> dict[str, str | None]:

@@ -1,0 +1,105 @@
+"""A benchmark of a user's own is an entry of the catalogue: sampled, judged, tabulated, compared and shown."""
+
+import json
+import re
+
+import pandas as pd
+import pytest
+import torch
+
+from rewards._support import learned_model
+from tests._support import project as copies
+from unigrpo.core.files import read_jsonl, write_json
+from unigrpo.models import checkpoint
+from unigrpo.study import resolve
+
+PROMPTS = [
+    {"prompt": "a photo of a ring and a star", "tag": "pairs"},
+    {"prompt": "a photo of a red ring", "tag": "one", "include": [{"class": "ring", "count": 1, "color": "red"}]},
+    {"prompt": "a photo of a star", "tag": "one", "include": [{"class": "star", "count": 1}]},
+]
+PROMPTS[0]["include"] = [{"class": "ring", "count": 1}, {"class": "star", "count": 1}]
+ENTRIES = """
+  mine: {label: My prompts, prompts: mine.jsonl, judge: official, images: 2, also: {my gold: gold}}
+  small: {prompts: mine.jsonl, judge: jpeg, judge_options: {quality: 50}, images: 1}
+"""
+TABLE = """
+  own: {kind: main, default: false, benchmarks: [mine, small], rows: [[base, yes], [sft, yes]]}
+"""
+SCALE = ("--config", "scale=smoke")
+STEPS = ("sample", "score", "collect_apart", "collect_two", "table", "compare")
+
+
+@pytest.fixture(scope="module")
+def project(root, tmp_path_factory):
+    """A copy of the project with two entries and a table, and what the workflow has before it samples: two models,
+    untrained, the choice of decoding, and the learned reward."""
+    folder = copies.copy(root, tmp_path_factory.mktemp("project"))
+    (folder / "mine.jsonl").write_text("".join(json.dumps(prompt) + "\n" for prompt in PROMPTS))
+    catalogue = folder / "pipelines/experiments.yaml"
+    text = catalogue.read_text().replace("\nbenchmarks:\n", f"\nbenchmarks:{ENTRIES}")
+    catalogue.write_text(text.replace("\ntables:\n", f"\ntables:{TABLE}"))
+    results, study = folder / "results/smoke", resolve.chosen_study("smoke")
+    for run, seed in (("base", 0), ("sft", 1)):
+        cfg = study.resolve(run)
+        checkpoint.save_model(checkpoint.new_model(cfg.changed({"seed": seed})), results / f"runs/{run}/seed0", {})
+        write_json(results / f"runs/{run}/seed0/run.json", {"run": run, "seed": 0, "ema": False})
+    write_json(results / "decoding.json", {"guidance": 2.0, "temperature": 1.0})
+    torch.manual_seed(0)
+    learned_model.save(learned_model.LearnedReward(cfg.reward, cfg.model.image_size), results / "reward")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(project):
+    targets = ("results/smoke/tables/own.csv", "results/smoke/compare/base.vs.sft.md")
+    copies.run(project, "snakemake", "--cores", "2", *targets, *SCALE, "--allowed-rules", *STEPS)
+    copies.run(project, "unigrpo", "gallery", "--scale", "smoke")
+    return project / "results/smoke"
+
+
+def scores(made, benchmark):
+    rows = [row for _, row in read_jsonl(made / "runs/sft/seed0/scores.jsonl")]
+    chosen = [row for row in rows if row["benchmark"] == benchmark and row["mode"] == "think"]
+    return [row for row in chosen if row["guidance"] == "tuned"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_every_run_is_sampled_and_judged_on_it(made):
+    for run in ("base", "sft"):
+        sets = json.loads((made / f"runs/{run}/seed0/samples/done.json").read_text())["sets"]
+        assert {f"{name}.think.tuned" for name in ("mine", "small", "ta", "geneval")} <= set(sets)
+    mine, small = scores(made, "mine"), scores(made, "small")
+    assert (len(mine), len(small)) == (6, 3)
+    assert all({"official", "strict", "gold", "second", "proxy"} <= row["metrics"].keys() for row in mine)
+    assert all(row["metrics"].keys() == {"jpeg"} and row["metrics"]["jpeg"] < 0 for row in small)
+
+
+@pytest.mark.slow
+def test_the_table_that_names_it_has_its_numbers(made):
+    line = pd.read_csv(made / "tables/own.csv").set_index("run").loc["sft"]
+    gold = pd.DataFrame([row | row["metrics"] for row in scores(made, "mine")]).groupby("tag")["gold"].mean().mean()
+    size = sum(row["metrics"]["jpeg"] for row in scores(made, "small")) / 3
+    assert line[["my_gold", "small"]].tolist() == pytest.approx([gold, size], abs=1e-4)
+    assert (line["n"], line["prompts_mine"]) == (9, 3) and not {"ta", "geneval", "paper_mine"} & set(line.index)
+    text = (made / "tables/own.md").read_text()
+    assert "| My prompts " in text and "small is the mean over images of the reward `jpeg`" in text
+
+
+@pytest.mark.slow
+def test_it_is_compared_and_shown(made):
+    compared = pd.read_csv(made / "compare/base.vs.sft.csv")["metric"].tolist()
+    assert {"My prompts", "my gold", "small", "My prompts, one", "TA", "GenEval, counting"} <= set(compared)
+    page = (made / "gallery/index.html").read_text()
+    headings = re.findall(r"<h2>(.*?)</h2>", page)
+    assert {"My prompts, pairs", "My prompts, one", "small, one", "GenEval, counting", "TA, compound"} <= set(headings)
+    first = json.loads((made / "runs/sft/seed0/samples/mine.think.tuned/manifest.jsonl").read_text().splitlines()[0])
+    assert first["prompt"] == PROMPTS[0]["prompt"] and f"<h3>{first['prompt']}</h3>" in page
+
+
+def test_no_table_claim_or_figure_knows_a_benchmark_by_name(root):
+    names = "|".join(resolve.benchmarks())
+    for place in ("src/unigrpo/report", "src/unigrpo/sampling", "src/unigrpo/study", "evals/run.py"):
+        for path in [root / place] if place.endswith(".py") else (root / place).rglob("*.py"):
+            assert not re.search(rf"""["']({names})\b""", path.read_text()), path
