@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +63,12 @@ def rewarded(
         return [{metric: value} for value in reward(pixels, list(prompts)).tolist()]
 
 
+@cache
+def by_reward(name: str, options: str) -> Judge:
+    """A reward, its options in JSON, as the only judge of a benchmark; loaded once. Raises UserError."""
+    return partial(rewarded, name, rewards.held_out(f"{name}={options}")[1])
+
+
 def score_set(samples: SampleFolder, benchmark: Benchmark, judges: Sequence[Judge]) -> Iterator[dict]:
     """One scores.jsonl row an image. Raises UserError for a metric that is not a finite number."""
     protocol, rows = samples.protocol, samples.rows
@@ -102,8 +108,7 @@ def score_folder(root: Path, judges: Sequence[Judge], out: Path) -> None:
             if benchmark.verdict:
                 sample_folder.require_clauses(samples, geneval_verdict.check)
             else:
-                _, reward = rewards.held_out(f"{benchmark.judge}={json.dumps(benchmark.judge_options)}")
-                those = [partial(rewarded, benchmark.judge, reward)]
+                those = [by_reward(benchmark.judge, json.dumps(benchmark.judge_options))]
             file.writelines(json.dumps(row) + "\n" for row in score_set(samples, benchmark, those))
 
 

@@ -24,6 +24,8 @@ runs:
   image: {init: sft, train: [image], thinking: false, evaluate: [no]}
   guided: {like: joint, guidance: 2}
   twice: {like: guided, label: Twice, init: guided, train: [text]}
+benchmarks:
+  held_out: {prompts: geneval_eval, judge: official, images: 2, also: {gold: gold}}
 tables:
   main: {kind: main, rows: [[sft, no], [joint, yes]]}
   decoding: {kind: knobs, runs: [sft, joint]}
@@ -303,7 +305,47 @@ BAD_CATALOGUE = [  # what stands there, what is written instead, what the messag
         "curves.default: expected true or false",
     ),
     ("runs: [twice]", "runs: [once]", "figures.curves.runs.0: no run is called 'once'"),
-    ("tables:", "tables: zzz:", "line 10"),
+    ("tables:", "tables: zzz:", "line 12"),
+    ("images: 2", "imags: 2", "benchmarks.held_out.imags: unknown key; did you mean images?"),
+    ("images: 2", "images: 0", "benchmarks.held_out.images: expected at least 1, got 0"),
+    (
+        "judge: official",
+        "judge: oficial",
+        "benchmarks.held_out.judge: no judge is called 'oficial'; did you mean official",
+    ),
+    ("judge: official", "judge: jpeg", "benchmarks.held_out.also.gold: jpeg gives no 'gold'"),
+    (
+        "also: {gold: gold}",
+        "also: {gold: glod}",
+        "benchmarks.held_out.also.gold: official gives no 'glod'; did you mean g",
+    ),
+    ("also: {gold: gold}", "judge_options: {a: 1}", "benchmarks.held_out.judge_options.a: unknown option"),
+    (
+        "judge: official, images: 2, also: {gold: gold}",
+        "judge: jpeg, judge_options: {quality: 99}",
+        "benchmarks.held_out.judge_options.quality: expected at most 95, got 99",
+    ),
+    (
+        "judge: official, images: 2, also: {gold: gold}",
+        "judge: learned",
+        "benchmarks.held_out.judge_options.path: missing",
+    ),
+    (
+        "prompts: geneval_eval",
+        "prompts: none.jsonl",
+        "benchmarks.held_out.prompts: expected a file or one of train, val",
+    ),
+    ("  held_out: ", "  held-out: ", "benchmarks.held-out: a name has small letters"),
+    (
+        "kind: main",
+        "kind: main, benchmarks: [heldout]",
+        "tables.main.benchmarks: no benchmark is called 'heldout'; did",
+    ),
+    (
+        "runs: [twice]",
+        "categories: [count], runs: [twice]",
+        "figures.curves.categories: no prompt is of category 'count'",
+    ),
     ("  guided: ", "  1: ", "runs.1: a name has small letters, digits and underscores only"),
     ("  guided: ", "  [a]: ", "a name has small letters"),
     ("figures:", "zzz:", "zzz: unknown key; known: benchmarks, claims, defaults, figures, runs, tables"),

@@ -56,9 +56,7 @@ class Spec(Settings):
     title: str | None = None
     guidance: Literal["tuned", "unguided"] | None = None
     benchmarks: Several[str] | None = None  # all without it
-    categories: Several[str] | None = (
-        None  # of prompts that a figure draws, each as often as it is named; all without it
-    )
+    categories: Several[str] | None = None  # of the prompts that a figure draws; one of each without it
     runs: Several[str] | None = None
     rows: Several[Row] | None = None
 

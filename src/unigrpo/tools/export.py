@@ -64,7 +64,8 @@ def scores(folder: Path, cfg: RunConfig) -> str:
                 protocols = sorted(folder.glob(f"samples/*.{mode}.{guidance}/protocol.json"))
                 scales = [f" ({read_json(path, 'guidance')['guidance']:g})" for path in protocols[:1]]
                 intervals = [f"{e.mean:.3f} [{e.lo:.3f}, {e.hi:.3f}]" if e else "" for e in found]
-                rows.append([thinking, "".join([guidance, *scales]), *intervals, str(sources.images(row))])
+                images = sources.scores.images(row, sources.benchmarks)
+                rows.append([thinking, "".join([guidance, *scales]), *intervals, str(images)])
     head = ["thinking", "guidance", *(each.label for each in sources.benchmarks.values()), "images"]
     note = (
         "One seed, held-out prompts; 95 % intervals over prompts. `tuned` is the guidance scale "

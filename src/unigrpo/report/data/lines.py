@@ -32,7 +32,7 @@ def head(row: Row, sources: Sources) -> Line:
         "thinking": row.thinking,
         "guidance": row.guidance,
         "seeds": min((len(c.seeds) for c in cells.values() if c), default=0),
-        "n": sources.images(row),
+        "n": sources.scores.images(row, sources.benchmarks),
         **{f"prompts_{benchmark}": len(c.prompts) if c else 0 for benchmark, c in cells.items()},
     }
 

@@ -105,9 +105,10 @@ class Scores:
         tags, prompts = zip(*table.columns, strict=True)
         return stats.Cells(table.to_numpy(), tuple(map(int, table.index)), prompts, tags)
 
-    def images(self, run: str, benchmark: str, mode: str, guidance: str, metric: str) -> int:
-        """Images scored, of all seeds."""
-        return len(self._parts.get((run, benchmark, mode, guidance, metric), ()))
+    def images(self, row: Row, benchmarks: Mapping[str, Benchmark]) -> int:
+        """Images scored for a row, over these benchmarks and all seeds."""
+        where = row.mode, row.guidance
+        return sum(len(self._parts.get((row.run, name, *where, b.metrics[0]), ())) for name, b in benchmarks.items())
 
     def agreement(self, runs: Sequence[str], benchmarks: Sequence[str]) -> float | None:
         """Share of these runs' images on which inspector and second evaluator give the same official verdict."""
@@ -226,11 +227,6 @@ class Sources:
     def in_paper(self) -> list[str]:
         """The benchmarks of which the paper has numbers."""
         return [name for name in self.benchmarks if name in self.paper.columns]
-
-    def images(self, row: Row) -> int:
-        """Images scored for a row, over the benchmarks and all seeds."""
-        where = row.mode, row.guidance
-        return sum(self.scores.images(row.run, name, *where, b.metrics[0]) for name, b in self.benchmarks.items())
 
     def cells(self, row: Row, benchmark: str, metric: str, tag: str | None = None) -> stats.Cells | None:
         """Those of the row, of one category where ``tag`` is given; None where it was not scored."""

@@ -135,15 +135,11 @@ def write(name: str, spec: Mapping, sources: Sources, out: Path) -> None:
     if hasattr(kind, "notes"):
         below += kind.notes(rows, lines, sources)
     below += phrases.fates(runs, folder)
-    caption = [
-        scale,
-        *facts.printed,
-        *([phrases.metrics(sources), phrases.INTERVALS] if facts.scores else []),
-        *facts.notes,
-    ]
-    frame = pd.DataFrame({"run": line["label"]} | kind.text(line, sources) for line in lines)
+    judged = [phrases.metrics(sources), phrases.INTERVALS] if facts.scores else []
+    caption = [scale, *facts.printed, *judged, *facts.notes]
+    frame = pd.DataFrame({"run": each["label"]} | kind.text(each, sources) for each in lines)
     printed = pd.DataFrame(
-        {"run": line["label"]} | latex_of(line, sources) | {"seeds": line["seeds"]} for line in lines
+        {"run": each["label"]} | latex_of(each, sources) | {"seeds": each["seeds"]} for each in lines
     )
     sections = [("", frame), ("", below)]
     write_text(out / f"{name}.csv", pd.DataFrame(lines).to_csv(index=False, float_format="%.4f"))
