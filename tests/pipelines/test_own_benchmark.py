@@ -84,7 +84,7 @@ def test_the_table_that_names_it_has_its_numbers(made):
     assert line[["my_gold", "small"]].tolist() == pytest.approx([gold, size], abs=1e-4)
     assert (line["n"], line["prompts_mine"]) == (9, 3) and not {"ta", "geneval", "paper_mine"} & set(line.index)
     text = (made / "tables/own.md").read_text()
-    assert "| My prompts " in text and "small is the mean over images of the reward `jpeg`" in text
+    assert "| My prompts " in text and "Small is JPEG compressibility" in text
 
 
 @pytest.mark.slow
