@@ -335,6 +335,12 @@ BAD_CATALOGUE = [  # what stands there, what is written instead, what the messag
         "prompts: none.jsonl",
         "benchmarks.held_out.prompts: expected a file or one of train, val",
     ),
+    (
+        "  held_out: ",
+        "  other: {prompts: ta_eval, judge: official, also: {gold: gold}}\n  held_out: ",
+        "benchmarks.held_out: expected another name than 'gold', which a table has already",
+    ),
+    ("  held_out: ", "  images: ", "benchmarks.images: expected another name than 'images', which a table has already"),
     ("  held_out: ", "  held-out: ", "benchmarks.held-out: a name has small letters"),
     (
         "kind: main",

@@ -3,6 +3,7 @@ torch."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -40,6 +41,11 @@ class Benchmark(Settings):
     def metrics(self) -> list[str]:
         """As scores call them: its headline, and those that tables show beside it."""
         return [VERDICTS[self.judge][1] if self.verdict else self.judge, *self.also.values()]
+
+    def columns(self, name: str) -> dict[str, tuple[str, str]]:
+        """Head of a table's cell -> column of its CSV, metric; ``name`` is the entry's, and the headline's column."""
+        names = [name, *(re.sub(r"\W+", "_", head.lower()) for head in self.also)]
+        return dict(zip([self.label, *self.also], zip(names, self.metrics, strict=True), strict=True))
 
     @property
     def version(self) -> str:

@@ -21,6 +21,7 @@ from unigrpo.study.facts import FIGURES, TABLES, KindFacts
 BASE = "base"  # the one run without a parent
 SFT = "sft"  # the run that decoding is chosen and the reward learned on
 COMMON = ("label", "stage", "init", "evaluate")  # keys of a run's line that are not settings of its stage
+COLUMNS = ("run", "label", "thinking", "seeds", "n", "guidance", "images", "collapsed")  # of tables, so no benchmark
 DOORS = {"tables": TABLES, "figures": FIGURES}
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 READS = {  # check of a claim (``unigrpo.report.claims.outcomes``) -> the key of its entry that it reads
@@ -131,7 +132,14 @@ def _check_sections(content: object) -> dict[str, Benchmark]:
             raise UserError(f"runs.{name}: missing, the workflow needs a run of this name")
     for name, benchmark in catalogue.benchmarks.items():
         benchmark.check(f"benchmarks.{name}")
-    return {name: replace(each, label=each.label or name) for name, each in catalogue.benchmarks.items()}
+    benchmarks = {name: replace(each, label=each.label or name) for name, each in catalogue.benchmarks.items()}
+    taken = set(COLUMNS)
+    for name, benchmark in benchmarks.items():
+        for head, (column, _) in benchmark.columns(name).items():
+            if {head, column} & taken:
+                raise UserError(f"benchmarks.{name}: expected another name than {head!r}, which a table has already")
+            taken |= {head, column}
+    return benchmarks
 
 
 def _spread(runs: dict) -> tuple[dict, dict[str, list[str]]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from unigrpo.report.data.phrases import MISSING
@@ -12,12 +11,8 @@ from unigrpo.report.data.stats import Estimate
 
 def shown(sources: Sources) -> dict[str, tuple[str, str, str]]:
     """Head of a cell -> column of the CSV, benchmark, metric: each benchmark's headline and what else it shows."""
-    found = {}
-    for name, benchmark in sources.benchmarks.items():
-        found[benchmark.label] = name, name, benchmark.metrics[0]
-        more = benchmark.also.items()
-        found |= {head: (re.sub(r"\W+", "_", head.lower()), name, metric) for head, metric in more}
-    return found
+    each = [(name, benchmark.columns(name)) for name, benchmark in sources.benchmarks.items()]
+    return {head: (column, name, metric) for name, columns in each for head, (column, metric) in columns.items()}
 
 
 def columns(name: str, e: Estimate | None) -> Line:
