@@ -74,33 +74,31 @@ def read_samples(folder: Folder, run: str, mode: str, guidance: str) -> dict[Key
         found = {name: path / "samples" / f"{name}.{mode}.{guidance}" for name in folder.benchmarks}
         found = {name: f for name, f in found.items() if (f / "manifest.jsonl").exists()}
         if found:
-            verdicts = _verdicts(path / "scores.jsonl", mode, guidance, folder.benchmarks)
-            samples = (s for name, f in found.items() for s in _first_samples(f, name, folder.benchmarks, verdicts))
+            verdicts = _verdicts(path / "scores.jsonl", mode, guidance)
+            samples = (
+                s for name, f in found.items() for s in _first_samples(f, name, folder.benchmarks[name], verdicts)
+            )
             return {(s.benchmark, s.prompt_id): s for s in samples}
     return {}
 
 
-def _first_samples(
-    path: Path, name: str, benchmarks: Mapping[str, Benchmark], verdicts: Mapping[Key, tuple]
-) -> Iterator[Sample]:
+def _first_samples(path: Path, name: str, benchmark: Benchmark, verdicts: Mapping[Key, tuple]) -> Iterator[Sample]:
     content = sample_folder.read(path)
     for row, image in zip(content.rows, content.images, strict=True):
         if row["sample"] == 0:
-            fields = (row["prompt_id"], row["prompt"], row["tag"], name, benchmarks[name].judge, row["meta"], image)
-            yield Sample(*fields, row.get("trace"), *verdicts.get((name, row["prompt_id"]), ()))
+            fields = (row["prompt_id"], row["prompt"], row["tag"], name, benchmark.judge, row["meta"], image)
+            reason, scores = verdicts.get((name, row["prompt_id"]), ("", {}))
+            correct = scores.get(benchmark.metrics[0]) == 1 if scores and benchmark.verdict else None
+            yield Sample(*fields, row.get("trace"), correct, reason, scores)
 
 
-def _verdicts(
-    path: Path, mode: str, guidance: str, benchmarks: Mapping[str, Benchmark]
-) -> dict[Key, tuple[bool | None, str, dict[str, float]]]:
-    """(correct, reason, scores) of the first samples."""
+def _verdicts(path: Path, mode: str, guidance: str) -> dict[Key, tuple[str, dict[str, float]]]:
+    """(reason, scores) of the first samples."""
     verdicts = {}
     for where, row in read_jsonl(path) if path.exists() else ():
         try:
-            benchmark = benchmarks.get(row["benchmark"])
-            if benchmark and (row["mode"], row["guidance"], row["sample"]) == (mode, guidance, 0):
-                correct = row["metrics"][benchmark.metrics[0]] == 1 if benchmark.verdict else None
-                verdicts[row["benchmark"], row["prompt_id"]] = correct, row["reason"], row["metrics"]
+            if (row["mode"], row["guidance"], row["sample"]) == (mode, guidance, 0):
+                verdicts[row["benchmark"], row["prompt_id"]] = row["reason"], row["metrics"]
         except KeyError as error:
             raise UserError(f"{where}: has no {error}") from None
     return verdicts
