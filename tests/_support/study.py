@@ -21,6 +21,7 @@ from unigrpo.world.render import render
 from unigrpo.world.scenes import random_scene
 from unigrpo.world.traces import Imperfection, annotate
 
+BENCHMARKS = ("ta", "geneval")  # of these studies, whatever else the catalogue has
 TAGS = (*CATEGORIES, "compound")
 LABELS = {
     "base": "Base",
@@ -230,7 +231,7 @@ def write_scenes(root: Path, runs: dict[str, Imperfection | None], per_tag: int 
 
 def sources_of(root, scores=None, paper=None):
     """What reports of this folder are made from; no scores without a file of them."""
-    return Sources(scores and Scores(scores), Paper(paper or PAPER_FILE), Folder(root))
+    return Sources(scores and Scores(scores), Paper(paper or PAPER_FILE), Folder(root, chosen=BENCHMARKS))
 
 
 def make_table(root, out, spec, name="t", scores=None, paper=None):

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from tests._support.command import unigrpo
-from tests._support.study import write_study
+from tests._support.study import BENCHMARKS, write_study
 from unigrpo.core.errors import UserError
 from unigrpo.report.data.results import Folder, Paper, Row, Scores, Sources
 from unigrpo.report.data.samples import read_samples
@@ -36,7 +36,7 @@ def made(study, tmp_path_factory):
 
 def test_the_csv_holds_what_the_tables_compute(study, made):
     table = pd.read_csv(made / "unigrpo.vs.text_grpo.csv").set_index("metric")
-    sources = Sources(Scores(study / "scores.csv"), Paper(study / "paper.csv"), Folder(study))
+    sources = Sources(Scores(study / "scores.csv"), Paper(study / "paper.csv"), Folder(study, chosen=BENCHMARKS))
     a, b = (Row(name, "yes", "tuned") for name in ("unigrpo", "text_grpo"))
     for words, benchmark, metric, tag in compare.compared(sources):
         line = table.loc[words]

@@ -26,7 +26,7 @@ def handed_out(folder, *options):
 
 def test_every_prompt_is_handed_out_as_often_as_our_runs_paint_it(tmp_path):
     sets = handed_out(tmp_path)
-    assert set(sets) == {"geneval.direct.tuned", "ta.direct.tuned"}
+    assert {"geneval.direct.tuned", "ta.direct.tuned"} <= set(sets)
     for benchmark, entry in resolve.benchmarks().items():
         name = f"{benchmark}.direct.tuned"
         counted = pd.DataFrame(sets[name]).groupby("prompt_id", sort=False).size().to_dict()

@@ -202,10 +202,10 @@ def test_the_card_has_the_scores_of_a_judged_run(folder, tmp_path):
     (folder / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     files.write_json(folder / "samples/geneval.think.tuned/protocol.json", {"guidance": 2.5})
     export.export(folder, tmp_path / "made")
-    (line,) = re.findall(r"^\| yes \| (.*) \|$", (tmp_path / "made/README.md").read_text(), re.MULTILINE)
-    guidance, ta, geneval, images = line.split(" | ")
-    assert (guidance, images) == ("tuned (2.5)", "9")
-    assert geneval.startswith("0.625 [") and ta.startswith("0.550 [")
+    head, line = re.findall(r"^\| (thinking|yes) \| (.*) \|$", (tmp_path / "made/README.md").read_text(), re.MULTILINE)
+    shown = dict(zip(head[1].split(" | "), line[1].split(" | "), strict=True))
+    assert (shown["guidance"], shown["images"]) == ("tuned (2.5)", "9")
+    assert shown["GenEval"].startswith("0.625 [") and shown["TA"].startswith("0.550 [")
 
 
 @pytest.mark.parametrize("train, stage, method", [(("image",), "rl", "FlowGRPO"), (("text",), "rl", "TextGRPO")])

@@ -214,7 +214,7 @@ class Sources:
 
     def of(self, entry: Mapping) -> Sources:
         """The same with the benchmarks that an entry of the catalogue names, if it names any."""
-        return replace(self, folder=replace(self.folder, chosen=entry.get("benchmarks")))
+        return replace(self, folder=replace(self.folder, chosen=entry.get("benchmarks", self.folder.chosen)))
 
     @property
     def benchmarks(self) -> dict[str, Benchmark]:
