@@ -60,13 +60,14 @@ class Attention(nn.Module):
             self.add_module("k_norm" + suffix, nn.RMSNorm(self.head_dim, config.rms_norm_eps))
 
     def project(self, x: Tensor, rope: tuple[Tensor, Tensor], suffix: str) -> tuple[Tensor, Tensor, Tensor]:
-        """x (T, D) -> q (T, heads, hd), k and v (T, kv_heads, hd); q and k normalised and rotated, together."""
+        """x (T, D) -> q (T, heads, hd), k and v (T, kv_heads, hd); q and k normalised and rotated, together, and in
+        the precision of v from here on."""
         part, by_head = self._modules, (-1, self.head_dim)
         q, k, v = (part[f"{name}_proj{suffix}"](x).unflatten(-1, by_head) for name in "qkv")
         norms = [part[f"{name}_norm{suffix}"] for name in "qk"]
         weight = torch.cat([n.weight.expand(x.shape[1], -1) for n, x in zip(norms, (q, k), strict=True)])
         both = F.rms_norm(torch.cat([q, k], 1), by_head[1:], eps=norms[0].eps) * weight
-        q, k = rotate(both, *rope).split([self.heads, self.kv_heads], 1)
+        q, k = rotate(both, *rope).to(v.dtype).split([self.heads, self.kv_heads], 1)
         return q, k, v
 
     @torch.no_grad()

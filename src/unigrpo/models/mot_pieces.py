@@ -64,6 +64,20 @@ class Context(PaintContext):
         mask = None if self.mask is None else fn(self.mask)
         return Context(tuple(map(fn, self.keys)), tuple(map(fn, self.values)), mask, fn(self.rope))
 
+    def select(self, index) -> Context:
+        return super().select(index).compact()
+
+    def compact(self) -> Context:
+        """The same without the columns that no row has, and without a mask where that leaves no padding. Asks the
+        device for their number."""
+        if self.mask is None:
+            return self
+        columns, mask, keys, values = self.mask.any(0).nonzero()[:, 0], self.mask, self.keys, self.values
+        if len(columns) < self.width:
+            mask = mask[:, columns]
+            keys, values = (tuple(x[:, :, columns] for x in kind) for kind in (keys, values))
+        return Context(keys, values, None if mask.all() else mask, self.rope)
+
 
 @dataclass(frozen=True)
 class See:
@@ -135,11 +149,9 @@ class Growing:
         return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
 
     def context(self) -> Context:
-        """What was written, without the columns that no row has."""
-        columns = self.mask[:, : self.length].any(0).nonzero()[:, 0]
-        keys, values = ([x[:, :, columns] for x in kind] for kind in (self.keys, self.values))
-        mask = None if len(self.rope) == 1 else self.mask[:, columns]
-        return Context(tuple(keys), tuple(values), mask, self.rope)
+        """What was written."""
+        keys, values = (tuple(x[:, :, : self.length] for x in kind) for kind in (self.keys, self.values))
+        return Context(keys, values, self.mask[:, : self.length], self.rope).compact()
 
 
 def joined(parts: list[Tensor]) -> Tensor:
