@@ -31,7 +31,7 @@ CASES = {  # changes of tiny.RL, and of the run
 }
 SHARDED = {
     "joint": ({"text_reduction": "dapo"}, {"sharding": True, "activation_checkpointing": True}),
-    "boundary": ({"context_gradient": "stage_boundary", "rollouts": 1}, {"sharding": True}),
+    "boundary": ({"context_gradient": "stage_boundary", "rollouts": 1, "micro_batch": 1}, {"sharding": True}),
     "refl": (IMAGE | {"method": "refl", "guidance": 2.0, "rollouts": 1}, {"sharding": True}),
     "nft": (IMAGE | {"method": "nft", "matching_samples": 2}, {"sharding": True}),
     "bf16": ({"rollouts": 1}, {"sharding": True, "precision": "bf16"}),

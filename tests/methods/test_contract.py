@@ -119,7 +119,7 @@ def make_slices(nets, rollout, advantages, rl):
     ]
     guided, plain = (r.velocity for r in found)
     empty = nets.model.replay(rollout.prompt_ids[:5], [rollout.trace.select(range(5)), states(rollout)], ("empty",),
-                              through=False, text=False)[1]["empty"]  # fmt: skip
+                              through=False)[1]["empty"]  # fmt: skip
     assert torch.allclose(guided, empty + 4.5 * (plain - empty), atol=1e-4)
 
 

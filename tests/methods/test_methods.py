@@ -147,7 +147,7 @@ class Toy(nn.Module):
         self.expert_parameters = lambda: {"image": [self.weight]}
         self.device = torch.device("cpu")
 
-    def replay(self, prompt_ids, pieces, branches, *, through, text):
+    def replay(self, prompt_ids, pieces, branches, *, through):
         (states,) = pieces
         times = states.t[:, :, None, None].expand(*states.x.shape[:3], 1)
         return [{"full": torch.tanh(torch.cat([states.x, times], -1) @ self.weight)}]

@@ -96,7 +96,7 @@ def test_an_empty_context_is_what_dropping_leaves(model):
         kept = model.velocity(context, x, t)
         states = States(x[:, None], t[:, None])
         ids, first = model.prompt_ids(PROMPTS[:2]), torch.tensor([True, False])
-        found = model.replay(ids, [states], ("full",), through=True, text=False, dropped=first)
+        found = model.replay(ids, [states], ("full",), through=True, dropped=first)
         dropped = found[0]["full"][:, 0]
         empty = model.velocity(model.empty_context(2), x, t)
     assert torch.allclose(dropped[0], empty[0], atol=1e-6) and torch.allclose(dropped[1], kept[1], atol=1e-6)

@@ -112,7 +112,7 @@ def test_contexts(model):
     grouped = paint(context.select(torch.tensor([0, 0, 1, 1])), [0, 0, 1, 1])
     assert torch.allclose(grouped, alone.repeat_interleave(2, 0), atol=1e-4)
     states, one = States(x[:2, None], t[:2, None]), torch.tensor([True, False])
-    dropped = model.replay(ids, [states], ("full",), through=True, text=False, dropped=one)[0]["full"][:, 0]
+    dropped = model.replay(ids, [states], ("full",), through=True, dropped=one)[0]["full"][:, 0]
     assert torch.allclose(dropped[0], paint(empty, [0, 1])[0], atol=1e-4)
     assert torch.allclose(dropped[1], alone[1], atol=1e-4)
 

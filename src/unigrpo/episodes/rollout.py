@@ -303,7 +303,7 @@ def evaluate(
     while pieces and pieces[-1] is None:
         pieces.pop()
     through, text = rl.gradient_through_context, "text" in rl.train
-    found = model.replay(rollout.prompt_ids, pieces, guidance.branches, through=through, text=text)
+    found = model.replay(rollout.prompt_ids, pieces, guidance.branches, through=through)
     replays: list[TextReplay | ImageReplay | None] = []
     for segment, piece, value in zip(rollout.segments, pieces, found, strict=False):
         if segment.part == "text":

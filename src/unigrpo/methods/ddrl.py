@@ -89,7 +89,7 @@ def data_loss(model: UnifiedModel, data: dict, through_context: bool) -> Tensor:
     states = base.States(matching.noised(data["clean"], noise, times), times)
     trace = model.trace_from_texts(data["traces"])
     ids = model.prompt_ids(data["texts"])
-    velocity = model.replay(ids, [trace, states], ("full",), through=through_context, text=False)[1]["full"]
+    velocity = model.replay(ids, [trace, states], ("full",), through=through_context)[1]["full"]
     return matching.flow_matching_loss(velocity, data["clean"], noise).mean()
 
 

@@ -126,13 +126,12 @@ class UnifiedModel(Protocol):
         branches: Sequence[str],
         *,
         through: bool,
-        text: bool,
         dropped: Tensor | None = None,
     ) -> list[Any]:
         """Evaluate B episodes in one pass: of a trace what :meth:`text_logp` needs, of states the velocities
         (B, S, N, token_dim) fp32 by branch: ``full``, ``empty``, ``prompt``. A piece sees the prompt and the texts
-        before it. ``through``: the velocities' gradient reaches the context; ``text``: the texts are trained.
-        Images of episodes that are ``dropped`` (B,) see nothing: condition dropout."""
+        before it. ``through``: the velocities' gradient reaches the texts and what reads them; without it, the
+        denoising expert alone. Images of episodes that are ``dropped`` (B,) see nothing: condition dropout."""
 
     def row_bytes(self, prompt_ids: list, max_tokens: int) -> tuple[int, int]:
         """Bytes that one row takes while it writes up to ``max_tokens`` tokens after the longest of these prompts, and

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unigrpo.models.base import Trace
-from unigrpo.models.mot_layers import Layer, PositionTable, Rotary, TimeEmbedder, position_ids
+from unigrpo.models.mot_layers import FIXED, Layer, PositionTable, Rotary, TimeEmbedder, part_of, position_ids
 from unigrpo.models.mot_pieces import (
     Context,
     Growing,
@@ -153,7 +153,7 @@ class MoT(nn.Module):
             for kept, each in zip((keys, values), made, strict=True):
                 for one, x in zip(kept, each, strict=True):
                     one.append(x)
-        hidden = {s: decoder._modules["norm" + s](x) for s, x in streams.items()}
+        hidden = {s: part_of(decoder, "norm", s)(x) for s, x in streams.items()}
         sizes = {s: [piece.rows * n for piece in pieces for name, n in piece.lengths if name == s] for s in hidden}
         parts = {s: iter(x.split(sizes[s])) for s, x in hidden.items()}
         return [
@@ -231,13 +231,21 @@ class MoT(nn.Module):
         return self.llm2vae(out.hidden[1])
 
     def block(
-        self, x: Tensor, t: Tensor, grid: tuple[int, int], rope: Tensor, sees: Sequence[See], before: Tensor | None
+        self,
+        x: Tensor,
+        t: Tensor,
+        grid: tuple[int, int],
+        rope: Tensor,
+        sees: Sequence[See],
+        before: Tensor | None,
+        fixed: bool = False,
     ) -> Input:
         """A noisy image block as a piece, as :meth:`velocity` takes it; ``before`` (R, C) the visible keys of what it
-        ``sees``, None = all."""
+        ``sees``, None = all; ``fixed``: the understanding expert gets no gradient."""
         und, gen = self.embed_block(x, t, grid)
+        und, expert = (und.detach(), FIXED) if fixed else (und, "")
         visible = None if before is None else F.pad(before, (0, und.shape[1] + gen.shape[1]), value=True)[:, None]
-        return Input([("", und), ("_moe_gen", gen)], rope[:, None], sees, visible)
+        return Input([(expert, und), ("_moe_gen", gen)], rope[:, None], sees, visible)
 
     def replay(
         self,
@@ -247,14 +255,13 @@ class MoT(nn.Module):
         grid: tuple[int, int],
         branches: Sequence[str],
         through: bool,
-        text: bool,
         dropped: Tensor | None = None,
     ) -> list[Tensor | dict[str, Tensor]]:
         """B episodes in one pass. prompts: ids and mask (P, T) of different prompts, ``which`` (B,) of them an episode
         has. pieces: texts, ids and mask (B, T), and images, latents (B, S, N, token_dim) and times (B, S). Returns
-        hidden (B, T, D) of each text, and velocities (B, S, N, token_dim) by branch of each image. Without ``text`` and
-        ``through`` no gradient is to reach the texts, which then have a pass before. Images of ``dropped`` (B,)
-        episodes see no text."""
+        hidden (B, T, D) of each text, and velocities (B, S, N, token_dim) by branch of each image, whose gradient
+        reaches the texts and the understanding expert where ``through``. Images of ``dropped`` (B,) episodes see no
+        text."""
         ids, mask = prompts
         lengths = ids.new_full((len(ids),), ids.shape[1]) if mask is None else mask.sum(1)
         inputs = [self.text(ids, mask, ids.new_zeros(len(ids)), (), None)]
@@ -269,11 +276,8 @@ class MoT(nn.Module):
                 rope, widths = rope + visible_of(mask, ids).sum(1), [*widths, ids.shape[1]]
             else:
                 blocks.append((piece, tuple(seen), tuple(masks), tuple(widths), rope))
-        texts: list[Output] = []
-        if not (text or through):
-            with torch.no_grad():
-                texts, inputs = self.run(inputs), []
-        n_texts = len(inputs)
+        n_texts, words = len(inputs), self.language_model.model.layers[0].self_attn.k_proj
+        fixed = not through and torch.is_grad_enabled() and any(p.requires_grad for p in words.parameters())
         for (x, t), sees, key_masks, key_widths, at in blocks:
             rows = torch.arange(len(which), device=which.device).repeat_interleave(t.shape[1])
             for name in branches:
@@ -284,11 +288,11 @@ class MoT(nn.Module):
                     before = all_visible(key_masks[:n], key_widths, which)
                 if dropped is not None:
                     before, place = before & ~dropped[:, None], place.masked_fill(dropped, 0)
-                looks = tuple(see.again(rows, texts, not through) for see in sees[:n])
+                looks = tuple(see.again(rows, not through) for see in sees[:n])
                 masked = None if before is None else before[rows]
-                inputs.append(self.block(x.flatten(0, 1), t.flatten(), grid, place[rows], looks, masked))
-        outputs = self.run(inputs) if inputs else []
-        hidden = iter([out.hidden[0] for out in (texts or outputs[:n_texts])][1:])
+                inputs.append(self.block(x.flatten(0, 1), t.flatten(), grid, place[rows], looks, masked, fixed))
+        outputs = self.run(inputs)
+        hidden = iter([out.hidden[0] for out in outputs[1:n_texts]])
         velocities = iter(outputs[n_texts:])
         return [
             next(hidden)
@@ -314,7 +318,8 @@ class MoT(nn.Module):
         alive = torch.ones_like(token, dtype=torch.bool)
         tokens, masks, scores = [], [], []
         for step in range(max_tokens):
-            logits = self.logits(self.write(growing, token[:, None], alive[:, None])[:, -1]).float()
+            hidden = self.write(growing, token[:, None], alive[:, None])[:, -1]
+            logits = self.language_model.lm_head.forward(hidden).float()  # without the hooks of a split network
             logp = (logits / (temperature or 1.0)).log_softmax(-1)
             if temperature > 0:
                 cumulative = logp.exp().cumsum(-1)

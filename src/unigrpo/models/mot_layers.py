@@ -7,12 +7,14 @@ in BAGEL's public code (arXiv 2505.14683), under its parameter names.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from unigrpo.core.tensor_files import constant
@@ -21,6 +23,17 @@ from unigrpo.models.mot_sizes import TIME_FEATURES
 
 if TYPE_CHECKING:
     from unigrpo.models.mot import MoTConfig
+
+
+FIXED = "~"  # suffix of the understanding expert where it gets no gradient
+
+
+def part_of(owner: nn.Module, name: str, suffix: str) -> Callable[[Tensor], Tensor]:
+    """A module of an expert."""
+    if suffix != FIXED:
+        return owner._modules[name + suffix]
+    module = owner._modules[name]
+    return partial(functional_call, module, {key: p.detach() for key, p in module.named_parameters()})
 
 
 class Rotary(nn.Module):
@@ -62,10 +75,11 @@ class Attention(nn.Module):
     def project(self, x: Tensor, rope: tuple[Tensor, Tensor], suffix: str) -> tuple[Tensor, Tensor, Tensor]:
         """x (T, D) -> q (T, heads, hd), k and v (T, kv_heads, hd); q and k normalised and rotated, together, and in
         the precision of v from here on."""
-        part, by_head = self._modules, (-1, self.head_dim)
-        q, k, v = (part[f"{name}_proj{suffix}"](x).unflatten(-1, by_head) for name in "qkv")
-        norms = [part[f"{name}_norm{suffix}"] for name in "qk"]
+        by_head = (-1, self.head_dim)
+        q, k, v = (part_of(self, f"{name}_proj", suffix)(x).unflatten(-1, by_head) for name in "qkv")
+        norms = [self._modules[f"{name}_norm{suffix.strip(FIXED)}"] for name in "qk"]
         weight = torch.cat([n.weight.expand(x.shape[1], -1) for n, x in zip(norms, (q, k), strict=True)])
+        weight = weight.detach() if suffix == FIXED else weight
         both = F.rms_norm(torch.cat([q, k], 1), by_head[1:], eps=norms[0].eps) * weight
         q, k = rotate(both, *rope).to(v.dtype).split([self.heads, self.kv_heads], 1)
         return q, k, v
@@ -130,8 +144,9 @@ class Layer(nn.Module):
         return self.compute(streams, ropes, pieces, joins)
 
     def compute(self, streams: dict[str, Tensor], ropes: dict, pieces: Sequence[Piece], joins: Sequence[Join]):
-        part, attention = self._modules, self.self_attn
-        made = {s: attention.project(part["input_layernorm" + s](x), ropes[s], s) for s, x in streams.items()}
+        attention = self.self_attn
+        normed = {s: part_of(self, "input_layernorm", s)(x) for s, x in streams.items()}
+        made = {s: attention.project(x, ropes[s], s) for s, x in normed.items()}
         taken, keys, values = dict.fromkeys(streams, 0), [], []
         seen: dict[str, list[Tensor]] = {s: [] for s in streams}
         for piece, join in zip(pieces, joins, strict=True):
@@ -148,8 +163,8 @@ class Layer(nn.Module):
                 seen[s].append(x.reshape(piece.rows * length, x.shape[-1]))
         after = {}
         for s, x in streams.items():
-            x = x + attention._modules["o_proj" + s](torch.cat(seen[s]) if len(seen[s]) > 1 else seen[s][0])
-            after[s] = x + part["mlp" + s](part["post_attention_layernorm" + s](x))
+            x = x + part_of(attention, "o_proj", s)(torch.cat(seen[s]) if len(seen[s]) > 1 else seen[s][0])
+            after[s] = x + part_of(self, "mlp", s)(part_of(self, "post_attention_layernorm", s)(x))
         return after, keys, values
 
 

@@ -227,14 +227,12 @@ class MoTModel(nn.Module):
         branches: Sequence[str],
         *,
         through: bool,
-        text: bool,
         dropped: Tensor | None = None,
     ) -> list[Tensor | dict[str, Tensor]]:
         first = next((piece for piece in pieces if isinstance(piece, Trace)), None)
         prompts, which = self.different(self.framed(prompt_ids, first))
         read = [self.trace_pieces(p) if isinstance(p, Trace) else (p.x, p.t) for p in pieces]
-        gradient = {"through": through, "text": text}
-        found = self.mot.replay(prompts, which, read, self.grid, branches, dropped=dropped, **gradient)
+        found = self.mot.replay(prompts, which, read, self.grid, branches, through, dropped)
         return [x if torch.is_tensor(x) else {name: v.float() for name, v in x.items()} for x in found]
 
     def row_bytes(self, prompt_ids: list[list[int]], max_tokens: int) -> tuple[int, int]:

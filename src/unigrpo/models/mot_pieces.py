@@ -88,10 +88,9 @@ class See:
     rows: Tensor | None = None
     fixed: bool = False
 
-    def again(self, rows: Tensor, texts: Sequence[Output], fixed: bool) -> See:
-        """The same for these ``rows``; where the earlier pieces had a pass before, they are the ``texts`` of that."""
-        source = texts[self.source].context if texts else self.source
-        return See(source, rows if self.rows is None else self.rows[rows], fixed)
+    def again(self, rows: Tensor, fixed: bool) -> See:
+        """The same for these ``rows``."""
+        return See(self.source, rows if self.rows is None else self.rows[rows], fixed)
 
     def of(self, x: Tensor) -> Tensor:
         x = x if self.rows is None else x[self.rows]
@@ -122,11 +121,6 @@ class Output:
     hidden: list[Tensor]
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
-
-    @property
-    def context(self) -> Context:
-        """It alone, as a source to look back on."""
-        return Context(self.keys, self.values, None, self.keys[0].new_zeros(len(self.keys[0]), dtype=torch.long))
 
 
 class Growing:

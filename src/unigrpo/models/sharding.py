@@ -1,4 +1,4 @@
-"""Networks split among processes: torch's FSDP2, one decoder layer a unit.
+"""Networks split among processes: torch's FSDP2, one decoder layer a unit, the head of the vocabulary another.
 
 Each process holds its share of every tensor, of its gradient and of its optimiser state; a layer is put together when
 it is computed. Writing a trace token by token would put the network together at every token, so the policy is
@@ -19,7 +19,7 @@ from torch import distributed as dist
 from unigrpo.core import distributed
 from unigrpo.models.base import UnifiedModel
 
-ENTRANCES = ("encode_text", "logits", "velocity", "replay", "empty_context")  # what is called of a network from outside
+ENTRANCES = ("encode_text", "velocity", "replay", "empty_context")  # what is called of a network from outside
 
 
 def load(read: Callable[[], UnifiedModel], device: torch.device, bf16: bool) -> tuple[UnifiedModel, UnifiedModel]:
@@ -36,7 +36,8 @@ def load(read: Callable[[], UnifiedModel], device: torch.device, bf16: bool) -> 
             model = read()
             empty = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in model.mot.parameters()}
             form = copy.deepcopy(model, empty)
-            for unit in (*model.mot.language_model.model.layers, model.mot):
+            words = model.mot.language_model
+            for unit in (*words.model.layers, words.lm_head, model.mot):
                 fully_shard(unit, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
             for name in ENTRANCES:
                 register_fsdp_forward_method(model.mot, name)

@@ -1,4 +1,4 @@
-"""From losses to an optimiser step: whose gradients a loss adds to, what processes agree on, and what is recorded."""
+"""From losses to an optimiser step: what processes agree on, and what is recorded."""
 
 from __future__ import annotations
 
@@ -12,18 +12,6 @@ from torch import Tensor, nn
 from unigrpo.core import distributed
 from unigrpo.core.errors import Collapse
 from unigrpo.episodes.slices import Networks, Slice
-
-
-def backward_into(nets: Networks, part: str, loss: Tensor, *, again: bool) -> None:
-    """Add the gradients of one expert alone; ``again``: another loss of the same pass goes backward after it."""
-    experts = nets.model.expert_parameters()
-    inputs = [p for p in experts.pop(part) if p.requires_grad]
-    if not nets.even:
-        return loss.backward(inputs=inputs, retain_graph=again)
-    others = [(p, None if p.grad is None else p.grad.clone()) for rest in experts.values() for p in rest]
-    loss.backward(retain_graph=again)  # the parts of a split network are no leaves of the graph
-    for parameter, before in others:
-        parameter.grad = before
 
 
 def reduced_once(nets: Networks, slices: list[Slice]) -> Iterator[Slice]:

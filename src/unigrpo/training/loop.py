@@ -16,7 +16,7 @@ from unigrpo.episodes.monitor import require_match
 from unigrpo.episodes.rollout import Draw
 from unigrpo.episodes.shares import local_rows
 from unigrpo.episodes.slices import Slice
-from unigrpo.training.gradients import backward_into, clipped, common_collapse, merged, reduced_once, require_finite
+from unigrpo.training.gradients import clipped, common_collapse, merged, reduced_once, require_finite
 from unigrpo.training.learner import Learner, Outcome
 from unigrpo.training.task import advantages_of, draw_prompts, score
 
@@ -70,16 +70,11 @@ def update(run: Learner, slices: list[Slice], rl) -> tuple[dict[str, float], dic
 
 
 def accumulate(run: Learner, s: Slice, rl) -> dict[str, Tensor]:
-    """Add the gradients of one slice. At a stage boundary the image loss reaches the denoising expert only."""
+    """Add the gradients of one slice."""
     with run.accelerator.autocast():
         losses = list(run.method.losses(run.nets, s, rl))
-    metrics, joint = {}, []
+    metrics = {}
     for part, loss, measured in losses:
         metrics |= {f"{part}_{name}": value for name, value in measured.items()} | {f"{part}_loss": loss.detach()}
-        if part == "image" and not rl.gradient_through_context:
-            backward_into(run.nets, part, loss * s.share, again=bool(joint))
-        else:
-            joint.append(loss * s.share)
-    if joint:
-        sum(joint).backward()
+    sum(loss * s.share for _, loss, _ in losses).backward()
     return metrics

@@ -57,7 +57,7 @@ def supervised_loss(
         x = (1 - t)[:, None, None] * data + t[:, None, None] * noise
         pieces = [trace, States(x[:, None], t[:, None])]
         ids = model.prompt_ids([e.prompt for e in bucket.examples])
-        hidden, velocity = model.replay(ids, pieces, ("full",), through=True, text=True, dropped=dropped)
+        hidden, velocity = model.replay(ids, pieces, ("full",), through=True, dropped=dropped)
         logp, _ = model.text_logp(hidden, trace, 1.0)
         ce, tokens = ce - logp.sum(), tokens + int(trace.mask.sum())
         error = velocity["full"][:, 0] - (noise - data)

@@ -261,7 +261,6 @@ class LlmDit(nn.Module):
         branches: Sequence[str],
         *,
         through: bool,
-        text: bool,
         dropped: Tensor | None = None,
     ) -> list[Reading | dict[str, Tensor]]:
         """See :class:`unigrpo.models.base.UnifiedModel`; the context never has a gradient."""
