@@ -68,6 +68,16 @@ def test_the_picture_is_drawn_of_prompts_on_which_they_differ(study, made, monke
     assert [s.correct for s in shown[:half]] == sorted((s.correct for s in shown[:half]), reverse=True)
 
 
+def test_a_supervised_run_has_no_curve(study, made):
+    """Its record counts steps, which are no updates of the other's."""
+    place = study / "runs" / "sft" / "seed0" / "metrics.jsonl"
+    place.write_text('{"kind": "train", "step": 9, "loss": 1.0}\n{"kind": "validation", "step": 9, "gold": 0.5}\n')
+    assert compare.logs.curve_data(["sft"], Folder(study)).empty
+    run(study, made, "sft", "text_grpo")
+    place.unlink()
+    assert (made / "sft.vs.text_grpo.png").exists()
+
+
 def test_a_probability_by_hand():
     """Prompt 1: 2 > 0, 2 > 1, 1 > 0 and one tie of four pairs, so 3.5 / 4; prompt 2: never."""
     a = Cells(np.array([[2.0, 0.0], [1.0, 0.0]]), (0, 1), ("p", "q"), ("t", "t"))

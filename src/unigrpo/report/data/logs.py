@@ -61,7 +61,7 @@ def validated(run: str, name: str, folder: Folder) -> dict[int, dict[int, float]
 
 def curve_data(runs: Sequence[str], folder: Folder) -> pd.DataFrame:
     """metrics.jsonl of all seeds of these runs -> run, seed, kind, update, images, metric, value; none of a seed that
-    was not trained."""
+    was not trained, nor of a supervised run, whose steps are no updates of these."""
     keys, rows = ["kind", "update", "images"], []
     for run in runs:
         seeds = folder.metrics(run)
@@ -69,7 +69,7 @@ def curve_data(runs: Sequence[str], folder: Folder) -> pd.DataFrame:
             raise UserError(f"{folder.root / 'runs' / run}: no seed folder with a metrics.jsonl; train the run first")
         found = [(seed, *line, metric) for seed, log in seeds.items() for line in log for metric in ("proxy", "gold")]
         for seed, where, row, metric in found:
-            if row.get(metric) is None:
+            if row.get(metric) is None or "step" in row:
                 continue
             if not row.keys() >= set(keys):
                 raise UserError(f"{where}: expected 'kind', 'update' and 'images' beside '{metric}'")

@@ -104,13 +104,14 @@ def picture(a: Row, b: Row, lines: Sequence[Line], sources: Sources) -> Figure:
     left.set_ylim(len(lines) - 0.5, -0.5)
     left.set_title(f"{sources.name(a)} − {sources.name(b)}")
     for number, row in enumerate((a, b)):
-        if sources.folder.metrics(row.run):
-            data = logs.curve_data([row.run], sources.folder)
+        recorded = sources.folder.metrics(row.run)
+        if recorded and not (data := logs.curve_data([row.run], sources.folder)).empty:
             _, mean = drawing.by_seed(data, row.run, "validation", "gold", "images")
             look = drawing.look(number, "linestyle")
             right.plot(mean.index, mean, marker="o", markersize=3, label=sources.folder.label(row.run), **look)
     right.set(title="validation, gold judge", xlabel="generated images")
-    right.legend(fontsize=6.5)
+    if right.lines:
+        right.legend(fontsize=6.5)
     _draw_pairs(bottom, a, b, sources)
     return figure
 
