@@ -349,6 +349,11 @@ BAD_CATALOGUE = [  # what stands there, what is written instead, what the messag
     ),
     (
         "runs: [twice]",
+        "benchmarks: [held_out], runs: [twice]",
+        "figures.curves.benchmarks: changes nothing, kind curves",
+    ),
+    (
+        "runs: [twice]",
         "categories: [count], runs: [twice]",
         "figures.curves.categories: no prompt is of category 'count'",
     ),

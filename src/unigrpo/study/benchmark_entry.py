@@ -77,11 +77,9 @@ class Benchmark(Settings):
             raise UserError(f"{where}.judge: no judge is called {self.judge!r}{nearest(self.judge, known)}")
         if self.verdict:
             check_options(lambda: None, self.judge_options, lambda option: f"{where}.judge_options.{option}")
-            learned = REWARDS.load(trained_as("reward")).FACTS  # judges too
-            facts = RewardFacts("", reads="statements", most_words=learned.most_words)
         else:
             check_reward(self.judge, self.judge_options, f"{where}.judge", f"{where}.judge_options", part=True)
-            facts = REWARDS.load(self.judge).FACTS
+        facts = RewardFacts("", reads="statements") if self.verdict else REWARDS.load(self.judge).FACTS
         if facts.sees:
             raise UserError(f"{where}.judge: expected a judge of images, {self.judge} sees {' and '.join(facts.sees)}")
         for head, metric in self.also.items():
@@ -91,4 +89,6 @@ class Benchmark(Settings):
             if not (ROOT / self.prompts).is_file():
                 expected = f"a file or one of {', '.join(world_prompts.SETS)}"
                 raise UserError(f"{where}.prompts: expected {expected}, got {self.prompts!r}")
-            read_pool(ROOT / self.prompts, {self.judge: facts}, closed_vocabulary)
+            also = [trained_as("reward")] if self.verdict else []
+            judges = {self.judge: facts} | {name: REWARDS.load(name).FACTS for name in also}
+            read_pool(ROOT / self.prompts, judges, closed_vocabulary)

@@ -239,6 +239,8 @@ def _check_entry(where: str, section: str, entry: dict, runs: dict, benchmarks: 
     needs."""
     facts = facts_of(section, entry, where) if section in DOORS else None
     for name in entry.get("benchmarks", ()):
+        if facts and not facts.scores:
+            raise UserError(f"{where}.benchmarks: changes nothing, kind {entry['kind']} shows training alone")
         if name not in benchmarks:
             raise UserError(f"{where}.benchmarks: no benchmark is called {name!r}{nearest(name, benchmarks)}")
     tags = {tag for name in entry.get("benchmarks", benchmarks) for tag in benchmarks[name].categories()}
