@@ -11,7 +11,8 @@ import torch
 from tests._support import release, released_pair, tiny  # isort: skip  # before the libraries: it lets torchvision import
 
 from tests._support.tracing import DEVICE, traced
-from unigrpo.models import checkpoint, mot
+from unigrpo.models import checkpoint, mot, writing
+from unigrpo.models.backbones.llm_dit.pair import LlmDit
 from unigrpo.models.base import Trace
 from unigrpo.models.mot_pieces import Context, Growing
 from unigrpo.objectives import flow
@@ -92,9 +93,10 @@ def written(net, tokens, rows=3):
 def unread(monkeypatch):
     """Nobody reads what was written, and no text ends; how often it was asked."""
     asked = []
-    monkeypatch.setattr(mot, "finished", lambda alive: asked.append(len(alive)))
+    monkeypatch.setattr(writing, "finished", lambda alive: asked.append(len(alive)))
     monkeypatch.setattr(Trace, "select", lambda self, index: self)
     monkeypatch.setattr(Growing, "context", lambda self: None)
+    monkeypatch.setattr(LlmDit, "encode", lambda self, questions, trace: (None, None))
     return asked
 
 
@@ -102,6 +104,17 @@ def test_writing_asks_the_device_every_16_tokens(unread):
     net = mot.MoT(replace(SMALL, layers=2)).to(DEVICE)
     ops, _ = written(net, 64)
     assert not ops.readings and not ops.transfers and len(unread) == 4
+
+
+@torch.no_grad()
+def test_writing_after_questions_asks_the_device_every_16_tokens(model, unread, monkeypatch):
+    """With prompts of different lengths, whose reading by transformers alone looks at the mask: once."""
+    found = []
+    for tokens in (16, 64):
+        with traced() as (ops, _):
+            model.think(model.prompt_ids(PROMPTS), tokens, torch.full((2, tokens), 0.5), 1.0)
+        found.append((len(ops.readings), len(ops.transfers)))
+    assert found[0] == found[1] and len(unread) == 1 + 4
 
 
 def test_kernels_of_a_token(unread):

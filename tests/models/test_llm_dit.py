@@ -19,7 +19,7 @@ import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from unigrpo.core import seeding
 from unigrpo.core.errors import UserError
@@ -127,7 +127,8 @@ def test_text_is_the_language_models_own(model):
 def test_greedy_text_is_generates(model):
     asked = model.prompt_ids(PROMPTS[:1])
     trace, _ = model.think(asked, 6, None, 0.0)
-    own = model.llm.generate(torch.tensor([asked[0].ids]), max_new_tokens=6)[0, len(asked[0].ids) :]
+    plain = GenerationConfig(do_sample=False, repetition_penalty=1.0, eos_token_id=model.ends, max_new_tokens=6)
+    own = model.llm.generate(torch.tensor([asked[0].ids]), generation_config=plain)[0, len(asked[0].ids) :]
     assert own.tolist() == trace.tokens[0].tolist()
 
 

@@ -37,8 +37,7 @@ from unigrpo.models.mot_pieces import (
     visible_of,
 )
 from unigrpo.models.mot_sizes import ADAPTER, expert_of
-
-PATIENCE = 16  # tokens written before it is asked again whether all texts have ended
+from unigrpo.models.writing import write_text
 
 
 @dataclass(frozen=True)
@@ -305,38 +304,20 @@ class MoT(nn.Module):
     def generate_text(
         self, context: Context, max_tokens: int, *, temperature: float, uniforms: Tensor | None = None
     ) -> tuple[Trace, Context]:
-        """Write one text piece after ``context``, token by token with cached keys and values.
-
-        temperature > 0 samples from softmax(logits / temperature) by inverting its distribution function at
-        ``uniforms`` (B, max_tokens) in [0, 1), so that a sample depends on its draws only; 0 takes the arg-max.
-        Returns the tokens without the leading bos, end token included where it came within ``max_tokens``, with their
-        log-probabilities under that softmax (of temperature 1 for the arg-max), and the context after the piece, which
-        has an end token also where the limit cut it.
-        """
+        """Write one text piece after ``context``, with cached keys and values, as :func:`write_text` does. Returns the
+        tokens without the leading bos, and the context after the piece, which has an end token also where the limit cut
+        it."""
         growing, eos = Growing(context, max_tokens + 2), self.config.eos_id
-        token = context.rope.new_full((len(context.rope),), self.config.bos_id)
-        alive = torch.ones_like(token, dtype=torch.bool)
-        tokens, masks, scores = [], [], []
-        for step in range(max_tokens):
+
+        def read(token: Tensor, alive: Tensor) -> Tensor:
             hidden = self.write(growing, token[:, None], alive[:, None])[:, -1]
-            logits = self.language_model.lm_head.forward(hidden).float()  # without the hooks of a split network
-            logp = (logits / (temperature or 1.0)).log_softmax(-1)
-            if temperature > 0:
-                cumulative = logp.exp().cumsum(-1)
-                draw = uniforms[:, step, None] * cumulative[:, -1:]
-                token = torch.searchsorted(cumulative, draw, right=True)[:, 0].clamp_max(logits.shape[-1] - 1)
-            else:
-                token = logits.argmax(-1)
-            tokens.append(token)
-            masks.append(alive)
-            scores.append(logp.gather(-1, token[:, None])[:, 0].masked_fill(~alive, 0.0))
-            alive = alive & (token != eos)
-            if step % PATIENCE == PATIENCE - 1 and finished(alive):
-                break
+            return self.language_model.lm_head.forward(hidden)  # without the hooks of a split network
+
+        first = context.rope.new_full((len(context.rope),), self.config.bos_id)
+        trace, token, alive = write_text(read, first, (eos,), max_tokens, uniforms, temperature)
         unread = torch.stack([token.masked_fill(~alive, eos), torch.full_like(token, eos)], 1)
         self.write(growing, unread, torch.stack([torch.ones_like(alive), alive], 1))  # one that was cut has two unread
-        written = Trace(*(torch.stack(columns, 1) for columns in (tokens, masks, scores)))
-        return written.select(slice(None)), growing.context()
+        return trace, growing.context()
 
     def write(self, growing: Growing, ids: Tensor, present: Tensor) -> Tensor:
         """Read ids (B, L) of which some are ``present`` (B, L) into a growing cache; hidden (B, L, D)."""
@@ -350,9 +331,3 @@ class MoT(nn.Module):
         (out,) = self.run([Input([("", embedded)], growing.rope[:, None] + steps, (), visible)], growing)
         growing.length, growing.rope = end, growing.rope + present.sum(1)
         return out.hidden[0]
-
-
-def finished(alive: Tensor) -> bool:
-    """Whether all texts have ended: the one question that writing asks of the device. A plan, which has no numbers,
-    answers it with no."""
-    return not alive.any()

@@ -23,13 +23,7 @@ ensure_torchvision()  # the libraries below import it
 import torch
 from diffusers import StableDiffusion3Pipeline
 from torch import Tensor, nn
-from transformers import (
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import write_json
@@ -38,6 +32,7 @@ from unigrpo.models.base import PaintContext, States, Trace, chosen_logp, padded
 from unigrpo.models.checkpoint import save_tokenizer
 from unigrpo.models.mot_layers import patchify, unpatchify
 from unigrpo.models.mot_sizes import ADAPTER
+from unigrpo.models.writing import write_text
 
 # the pipeline would warn of every text that is longer than what CLIP reads, which traces are meant to be
 logging.getLogger("diffusers.pipelines.stable_diffusion_3").setLevel(logging.ERROR)
@@ -83,23 +78,6 @@ class Reading:
     questions: Sequence[Question]
 
 
-class Inverted(LogitsProcessor):
-    """Leaves the one token that inverting the distribution function at ``uniforms`` (B, T) gives, so that a sample
-    depends on its draws only; ``width``: tokens of the questions."""
-
-    def __init__(self, uniforms: Tensor, temperature: float, width: int):
-        self.uniforms, self.temperature, self.width = uniforms, temperature, width
-        self.logp: list[Tensor] = []  # (B,) nats of the tokens that were chosen
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        logp = (scores.float() / self.temperature).log_softmax(-1)
-        cumulative = logp.exp().cumsum(-1)
-        draw = self.uniforms[:, input_ids.shape[1] - self.width, None] * cumulative[:, -1:]
-        token = torch.searchsorted(cumulative, draw, right=True).clamp_max(scores.shape[-1] - 1)
-        self.logp.append(logp.gather(-1, token)[:, 0])
-        return torch.full_like(scores, -torch.inf).scatter(-1, token, 0.0)
-
-
 class LlmDit(nn.Module):
     """``llm`` and the pipeline's transformer have adapters, which alone are trained, copied and found in the state
     dict; ``instruction`` precedes every prompt that the language model is given; ``origin`` is what a checkpoint says
@@ -126,10 +104,6 @@ class LlmDit(nn.Module):
         side = image_size // (self.patch * self.downsample)
         self.grid = (side, side)  # latent tokens
         self.ends = ends_of(llm, tokenizer)
-        pad = self.ends[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        # a release's settings of generation, penalties and cut tails among them, would sample from another policy
-        # than the one whose log-probabilities are trained
-        self.llm.generation_config = GenerationConfig(do_sample=False, eos_token_id=self.ends, pad_token_id=pad)
         self.register_state_dict_post_hook(_keep_adapters)
         self.register_load_state_dict_post_hook(_miss_adapters_only)
 
@@ -232,19 +206,24 @@ class LlmDit(nn.Module):
         self, questions: Sequence[Question], max_tokens: int, uniforms: Tensor | None, temperature: float
     ) -> tuple[Trace, Conditioning]:
         """Write a trace after each of B questions; uniforms (B, max_tokens), not read at temperature 0, which takes the
-        arg-max. Returns also the context for painting, as :meth:`encode` makes it from the same traces."""
+        arg-max. Penalties and cut tails among a release's settings are not used: they would sample from another policy
+        than the one whose log-probabilities are trained. Returns also the context for painting, as :meth:`encode` makes
+        it from the same traces."""
         ids, asked = self._left_padded(questions)
-        chosen = [Inverted(uniforms, temperature, ids.shape[1])] if temperature > 0 else []
-        written = self.llm.generate(
-            input_ids=ids,
-            attention_mask=asked.long(),
-            max_new_tokens=max_tokens,
-            logits_processor=LogitsProcessorList(chosen),
-        )[:, ids.shape[1] :]
-        ended = torch.isin(written, torch.tensor(self.ends, device=written.device)).long()
-        mask = ended.cumsum(1) - ended == 0
-        logp = torch.stack(chosen[0].logp, 1).masked_fill(~mask, 0.0) if chosen else None
-        trace = Trace(written, mask, logp)
+        cache, length = DynamicCache(), asked.sum(1, keepdim=True)
+        visible = torch.cat([asked, asked.new_ones(len(ids), max_tokens)], 1)[:, None, None]  # of the questions and all
+
+        def read(token: Tensor, alive: Tensor) -> Tensor:
+            """The questions, then the tokens; a mask of four axes is taken as it is, without a look at its numbers."""
+            done = cache.get_seq_length()
+            given = {"input_ids": token[:, None], "position_ids": length + done - ids.shape[1]}
+            given["attention_mask"] = visible[..., : done + 1]
+            if done == 0:
+                steps = (asked.cumsum(1) - 1).clamp(min=0)
+                given = {"input_ids": ids, "position_ids": steps, "attention_mask": asked.long()}
+            return self.llm(**given, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+
+        trace, _, _ = write_text(read, ids[:, -1], self.ends, max_tokens, uniforms, temperature)
         return trace, self.encode(questions, trace)[1]
 
     def _left_padded(self, questions: Sequence[Question]) -> tuple[Tensor, Tensor]:
