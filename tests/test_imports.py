@@ -22,8 +22,8 @@ ROOMS = (
     "unigrpo.sampling",
     "unigrpo.episodes",
     "unigrpo.methods",
-    "unigrpo.planning",
     "unigrpo.training",
+    "unigrpo.planning",
     "unigrpo.report",
     "unigrpo.tools",
     "evals",
@@ -32,7 +32,7 @@ ROOMS = (
     "unigrpo",  # __init__ and __main__
 )
 WITHOUT_TORCH = (
-    *("unigrpo.core", "unigrpo.study", "unigrpo.report", "unigrpo.planning", "unigrpo.commands", "unigrpo.methods"),
+    *("unigrpo.core", "unigrpo.study", "unigrpo.report", "unigrpo.commands", "unigrpo.methods"),
     *("unigrpo.objectives.regularisers", "unigrpo.tools.describe", "unigrpo.world.geneval_verdict"),
 )
 HEAVY = {"torch", "torchvision", "transformers", "diffusers", "accelerate", "open_clip", "timm", "safetensors"}

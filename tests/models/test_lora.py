@@ -14,9 +14,7 @@ from unigrpo.core.files import read_jsonl
 from unigrpo.core.settings import replace
 from unigrpo.episodes.rollout import Draw
 from unigrpo.models import checkpoint, lora
-from unigrpo.models import mot_sizes as sizes
-from unigrpo.planning import layout
-from unigrpo.planning import reinforcement_plan as plan
+from unigrpo.planning import phases, tracker
 from unigrpo.study.facts import METHODS
 from unigrpo.training import launch, learner, loop, task
 from unigrpo.training.drift import probe
@@ -64,7 +62,8 @@ def test_every_linear_map_of_a_trained_expert_has_an_adapter_and_nothing_else_is
     image = [n for n in plain if "_moe_gen" in n or n.startswith(("vae2llm", "llm2vae", "time_embedder"))]
     wanted = {n for n in plain if ("image" in parts if n in image else "text" in parts)}
     assert {n.removeprefix("mot.").split(".lora_")[0] for n in learning} == wanted
-    counted = sizes.adapters(layout.network(tiny.run_config()), 3, parts)
+    linear = dict(tiny.model().mot.named_modules())
+    counted = 3 * sum(sum(linear[name].weight.shape) for name in wanted)
     assert sum(p.numel() for group in trained.values() for p in group) == counted
 
 
@@ -116,7 +115,7 @@ def test_a_run_learns_and_resumes(tmp_path, start, case):
     state = out / "state" / "state.safetensors"
     names = tensor_files.read_tensors(state)
     assert not [n for n in names if n.startswith("reference")]
-    adapters = sizes.adapters(layout.network(cfg), 3, cfg.rl.train)
+    adapters = sum(p.numel() for name, p in prepared(RL).model.named_parameters() if "lora_" in name)
     assert sum(t.numel() for n, t in names.items() if n.startswith("model/")) == adapters
     several.run(cfg, out, start)
     assert (tmp_path / "calm/model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
@@ -134,11 +133,12 @@ def test_memory_is_that_of_adapters():
     for p in held:
         p.grad = torch.ones_like(p)
     optimizer.step()
-    planned = plan.memory(cfg, plan.as_it_is(cfg, 1))["update"]
-    assert planned["reference"] == 0 and planned["gradients"] == sum(p.nbytes for p in held)
-    assert planned["optimiser"] == sum(t.nbytes for s in optimizer.state.values() for t in s.values() if t.dim())
+    planned = phases.training(cfg, cfg, tracker.Rates(1e12, 1e11, 1e-6))["update"].cost.peak
+    assert planned["gradients"] == sum(p.nbytes for p in held)
+    assert planned["optimiser"] == sum(t.nbytes for s in optimizer.state.values() for t in s.values())
     weights = {p.data_ptr(): p.nbytes for net in (nets.model, nets.reference) for p in net.parameters()}
-    assert planned["weights"] == sum(weights.values()) + sum(t.nbytes for t in nets.model.codec.buffers())
+    buffers = sum(t.nbytes for net in (nets.model, nets.reference) for t in net.buffers())
+    assert planned["weights"] + planned["copies"] == sum(weights.values()) + buffers
 
 
 @pytest.fixture

@@ -52,15 +52,21 @@ def run(name: Name, scale: Scale = "cpu", cores: Cores = 2, seeds: Seeds = None)
 def plan(
     scale: Scale,
     run: Annotated[str, typer.Option(help="Run of the catalogue.")] = "unigrpo",
+    table: Annotated[str | None, typer.Option(help="Sum over the runs of this table, for --run.")] = None,
     gpus: Annotated[int | None, typer.Option(min=1, help="Devices, one process each; the scale's without it.")] = None,
     gpu_memory: Annotated[float, typer.Option(help="GB of one of them.")] = 80,
-    tflops: Annotated[float | None, typer.Option(help="10^12 operations a second; 40 in fp32, 300 in bf16.")] = None,
-    bandwidth: Annotated[float, typer.Option(help="TB a second at which one reads its memory.")] = 3,
+    tflops: Annotated[
+        float | None, typer.Option(help="10^12 operations a second of one; 40 in fp32, 300 in bf16, 0.05 a CPU core.")
+    ] = None,
+    bandwidth: Annotated[
+        float | None, typer.Option(help="TB a second at which one reads its memory; 3, of a CPU 0.01.")
+    ] = None,
 ) -> None:
     """Show what a run needs and whether it fits, before anything is loaded; exit code 1 where it does not fit."""
     from unigrpo.planning import plan
 
-    lines, fits = plan.plan(scale, run, gpus, gpu_memory, tflops, bandwidth)
+    of = plan.table(scale, table, gpus, gpu_memory, tflops, bandwidth) if table else None
+    lines, fits = of or plan.plan(scale, run, gpus, gpu_memory, tflops, bandwidth)
     print("\n".join(lines))
     if not fits:
         raise typer.Exit(1)
@@ -84,14 +90,12 @@ def train(
     reward: Annotated[Path | None, typer.Option(help="Folder of the learned reward, where one is trained on.")] = None,
     decoding: Annotated[Path | None, typer.Option(help="decoding.json, for the validation of reinforcement.")] = None,
     tracker: Annotated[str | None, typer.Option(help="Also log to this tracker, e.g. tensorboard.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print configuration and cost, do nothing else.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the configuration, do nothing else.")] = False,
 ) -> None:
     """Train one run: reinforcement of the text part, the image part or both, or a supervised stage.
 
     A killed training continues from its last checkpoint when the same command is given again.
     """
-    from unigrpo.planning import plan
-
     where, cfg = study.resolve.chosen_run(scale, run, seed, config)
     reinforced = cfg.stage == "rl"
     for option, value, needed, what in (
@@ -109,12 +113,15 @@ def train(
         raise UserError(f"{where}: {error}") from None
     chosen = settings.replace(sampling.engine.read_decoding(decoding), thinking=cfg.rl.thinking) if reinforced else None
     if dry_run:
-        return print(json.dumps(plan.preview(cfg, chosen.guidance if reinforced else 1.0), indent=2))
+        return print(json.dumps(settings.to_dict(cfg), indent=2))
     training.launch.check_launch(cfg)
     training.launch.check_devices(cfg)
     if cfg.source == "released":
         return training.supervised_run.adopt(cfg, out)
-    plan.check_fits(cfg, training.launch.device_memory(cfg))
+    if (room := training.launch.device_memory(cfg)) is not None:
+        from unigrpo.planning import plan  # which runs a step without numbers
+
+        plan.check_fits(cfg, room)
     if reinforced:
         return _reinforce(cfg, out, init, reward, decoding, chosen, tracker)
     training.supervised_run.train(cfg, out, init, tracker)

@@ -52,9 +52,7 @@ class Settings(Section):
 FACTS = MethodFacts(
     trains=(("image",), ("text", "image")),
     noise_inside=True,
-    evaluations=lambda rl: rl.window_size * rl.branches,
     needs=("sft_data",),
-    extra_evaluations=lambda rl: 1,
     holds=("data (DDRL)", "data_weight"),
 )
 

@@ -40,7 +40,6 @@ class Settings(Section):
 FACTS = MethodFacts(
     trains=(("image",), ("text", "image")),
     noise_inside=False,
-    evaluations=lambda rl: rl.matching_samples,
     guided=False,  # the flow-matching loss is not guided
 )
 

@@ -52,7 +52,6 @@ class Settings(Section):
 FACTS = MethodFacts(
     trains=(("image",), ("text", "image")),
     noise_inside=True,
-    evaluations=lambda rl: rl.window_size * rl.branches,
     moves_reference=True,
     holds=("gated velocity MSE (GARDO)", None),
 )

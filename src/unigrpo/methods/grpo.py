@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 FACTS = MethodFacts(
     trains=(("text",), ("image",), ("text", "image")),
     noise_inside=True,
-    evaluations=lambda rl: rl.window_size * rl.branches,
 )
 
 

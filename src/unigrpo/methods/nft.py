@@ -38,7 +38,6 @@ class Settings(Section):
 FACTS = MethodFacts(
     trains=(("image",),),
     noise_inside=False,
-    evaluations=lambda rl: rl.matching_samples,
     copies=("old",),
     acts="old",
     guided=False,  # the flow-matching loss is not guided

@@ -37,7 +37,6 @@ torch = lazy("torch")
 FACTS = MethodFacts(
     trains=(("image",),),
     noise_inside=False,
-    evaluations=lambda rl: rl.branches,
     needs=("reward_gradient",),
     ratio=False,
 )

@@ -42,7 +42,8 @@ def load(read: Callable[[], UnifiedModel], device: torch.device, bf16: bool) -> 
             for name in ENTRANCES:
                 register_fsdp_forward_method(model.mot, name)
         dist.barrier()
-    model.codec.to(device)
+    if device.type != "cpu":  # where it was read
+        model.codec.to(device)
     return model, form
 
 

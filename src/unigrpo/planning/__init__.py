@@ -1,5 +1,5 @@
-"""What a run needs, before anything is loaded: parameters, memory by kind and phase, evaluations, FLOPs and hours.
+"""What a run needs, before anything is loaded: memory by kind and phase, evaluations, operations and time.
 
-From closed formulas of the backbone's sizes and the counts of ``cost``, for the layout that the scale asks for. Where a
-run does not fit, settings are changed one after the other until it does. Imports no torch.
+The plan runs the real code on networks without numbers: ``tracker`` counts, ``shortcuts`` leaves out repetitions,
+``phases`` goes through the steps of a run, ``plan`` says whether it fits.
 """

@@ -1,17 +1,50 @@
-"""The plan of a run: which kind of run it is, what it needs, and whether it fits. Imports no torch."""
+"""The plan of a run: what it needs, whether it fits, and what would make it fit; and the sum over the runs of a table.
+
+Each phase is the real code on a network without numbers (``phases``), so a user's method and backbone are planned as
+they are. Hours are those of one device after another operation: the longer of computing and of moving its numbers.
+What devices say to each other, and judging on the host, is not counted.
+"""
 
 from __future__ import annotations
 
-from types import ModuleType
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from unigrpo.core.errors import UserError
-from unigrpo.core.settings import replace, to_dict
-from unigrpo.models import mot_sizes
-from unigrpo.planning import adapters_plan, cost, layout, reinforcement_plan, supervised_plan
-from unigrpo.planning.layout import TFLOPS, Device
+from unigrpo.core.settings import replace
+from unigrpo.planning import phases
+from unigrpo.planning.phases import Phase
+from unigrpo.planning.tracker import Rates
+from unigrpo.study.catalogue import ancestors, runs_read
 from unigrpo.study.config import RunConfig, check_processes
-from unigrpo.study.provenance import ROOT
-from unigrpo.study.resolve import load_study, resolve
+from unigrpo.study.resolve import CATALOGUE, SCALES, Study, load_study
+
+RESERVED = 0.08  # share of a device that the runtime and fragmentation take
+TFLOPS = {"no": 40, "bf16": 300}  # assumed of a device: about a third of what the makers state
+CORE, MEMORY = 0.05, 0.01  # assumed of a CPU core, in 10^12 operations a second, and of its memory, in TB a second
+START = 5e-6  # seconds that an operation takes to start
+KINDS = ("weights", "copies", "optimiser", "gradients", "episodes", "reward", "activations")
+
+
+@dataclass(frozen=True)
+class Device:
+    """One of the devices: GB of memory; 10^12 operations a second that it reaches, and TB a second at which it reads;
+    None: assumed."""
+
+    memory: float
+    tflops: float | None
+    bandwidth: float | None
+
+    @property
+    def room(self) -> float:
+        """Bytes that a run may use."""
+        return self.memory * 1e9 * (1 - RESERVED)
+
+    def rates(self, cfg: RunConfig) -> Rates:
+        cpu = cfg.device == "cpu"
+        tflops = self.tflops or (CORE * cfg.threads if cpu else TFLOPS[cfg.precision])
+        return Rates(tflops * 1e12, (self.bandwidth or (MEMORY if cpu else 3)) * 1e12, START)
 
 
 def plan(
@@ -20,82 +53,156 @@ def plan(
     gpus: int | None = None,
     gpu_memory: float = 80,
     tflops: float | None = None,
-    bandwidth: float = 3,
+    bandwidth: float | None = None,
 ) -> tuple[list[str], bool]:
     """The lines of a plan, and whether the run fits as it is. ``gpus``: devices, one process each (None: the scale's);
-    ``gpu_memory``: GB of one; ``tflops``: 10^12 operations a second that one reaches (None: 40 in fp32, 300 in bf16);
-    ``bandwidth``: TB a second at which one reads its memory. Raises UserError."""
+    ``gpu_memory``: GB of one; ``tflops``: 10^12 operations a second that one reaches; ``bandwidth``: TB a second at
+    which one reads its memory (None: assumed). Raises UserError."""
+    study, device = opened(scale, {"run": run}, gpus, gpu_memory, tflops, bandwidth)
+    cfg, base = study.resolve(run), study.resolve("base")
+    if cfg.source == "released":
+        raise UserError(f"--run {run}: expected a run that is trained, this one is released")
+    cfg = on_devices(cfg, gpus)
+    found = phases.training(cfg, base, device.rates(cfg))
+    after = phases.sampling(cfg, base, device.rates(cfg), study.modes(run))
+    fits = need(found) <= device.room
+    lines = [heading(cfg, device), parameters(cfg, base), *memory(found | after), *work(found, after, cfg)]
+    lines.append(f"fits          {'yes' if fits else 'no'}: {need(found) / 1e9:.1f} GB")
+    return lines if fits else [*lines, *remedies(cfg, base, device)], fits
+
+
+def opened(scale: str, chosen: dict, gpus, gpu_memory, tflops, bandwidth) -> tuple[Study, Device]:
+    """The study at a scale, and the devices asked for. Raises UserError."""
     given = {"gpus": gpus, "gpu-memory": gpu_memory, "tflops": tflops, "bandwidth": bandwidth}
     for name, value in given.items():
         if value is not None and not 0 < value < float("inf"):
             raise UserError(f"--{name}: expected a number above 0, got {value}")
-    study = load_study(ROOT / "pipelines/experiments.yaml", ROOT / "pipelines/scales", {"scale": scale, "run": run})
-    cfg, base = (resolve(study.catalogue, study.scale, study.scale_name, name, 0) for name in (run, "base"))
-    if cfg.source == "released":
-        raise UserError(f"--run {run}: expected a run that is trained, this one is released")
-    gpus = cfg.launched if gpus is None else gpus
-    device = Device(gpu_memory, tflops or TFLOPS[cfg.precision], bandwidth)
-    check_split(cfg, gpus)
-    if cfg.backbone_facts.adapters_only:
-        return adapters_plan.report(cfg, base, gpus, device)
-    return report(cfg, gpus, device)
+    return load_study(CATALOGUE, SCALES, {"scale": scale} | chosen), Device(gpu_memory, tflops, bandwidth)
 
 
-def kind_of(cfg: RunConfig) -> ModuleType:
-    """The formulas of the run's stage."""
-    return reinforcement_plan if cfg.stage == "rl" else supervised_plan
-
-
-def report(cfg: RunConfig, gpus: int, device: Device) -> tuple[list[str], bool]:
-    """The same for a Mixture-of-Transformers."""
-    kind = kind_of(cfg)
-    setup, numbers = kind.as_it_is(cfg, gpus), mot_sizes.parameters(layout.network(cfg))
-    lines = [layout.heading(cfg, gpus, device)]
-    lines.append("parameters    " + ", ".join(f"{name} {count:,}" for name, count in numbers.items()))
-    lines += layout.table(kind.memory(cfg, setup), kind.KINDS)
-    lines += kind.details(cfg, setup)
-    flops = kind.work(cfg, setup)
-    training = sum(flops[phase] for phase in ("rollout", "replay", "update") if phase in flops)
-    lines += layout.flops_and_hours(flops, kind.updates(cfg), training, gpus, device)
-    steps = kind.remedies(cfg, gpus, device.room)
-    helps = [(text, kind.need(cfg, changed)) for text, changed in steps]
-    ending, fits = layout.verdict(kind.need(cfg, setup), helps, device.room)
-    if helps and helps[-1][1] <= device.room:
-        ending.append(f"    then about {layout.hours(kind.work(cfg, steps[-1][1]), gpus, device):.3g} hours")
-    return lines + ending, fits
-
-
-def check_split(cfg: RunConfig, gpus: int) -> None:
-    """Raise UserError where the run cannot be split among so many processes."""
+def on_devices(cfg: RunConfig, gpus: int | None) -> RunConfig:
+    """The run on so many devices (None: as it is). Raises UserError where it cannot be split among them."""
+    if gpus is None or cfg.stage == "base":
+        return cfg
     try:
-        check_processes(replace(cfg, processes=gpus, sharding=cfg.sharding and gpus > 1))
+        cfg = replace(cfg, processes=gpus, sharding=cfg.sharding and gpus > 1)
+        check_processes(cfg)
     except UserError as error:
         raise UserError(f"--gpus {gpus}: {error}") from None
+    return cfg
 
 
-def memory(cfg: RunConfig) -> dict[str, dict[str, int]] | None:
-    """Bytes on each device by kind in each phase, as the configuration asks for; None where only adapters are trained,
-    whose sizes stand in their releases."""
-    if cfg.backbone_facts.adapters_only:
-        return None
-    kind = kind_of(cfg)
-    return kind.memory(cfg, kind.as_it_is(cfg, cfg.launched))
+def need(found: dict[str, Phase]) -> int:
+    """Bytes on a device where most are in use."""
+    return max(phase.cost.bytes for phase in found.values())
 
 
-def preview(cfg: RunConfig, guidance: float) -> dict:
-    """What a dry run prints: configuration, cost, and memory where it is known; validation uses ``guidance``."""
-    shown = {"config": to_dict(cfg), "cost": {}}
-    if cfg.source == "released":
-        return shown
-    shown["cost"] = cost.reinforcement(cfg, guidance) if cfg.stage == "rl" else cost.supervised(cfg)
-    needed = memory(cfg)
-    return shown if needed is None else shown | {"memory": needed}
+def heading(cfg: RunConfig, device: Device) -> str:
+    """The first line of a plan."""
+    if cfg.device == "cpu":
+        return f"run {cfg.run} at scale {cfg.scale}: {cfg.threads} CPU cores, {device.room / 1e9:.1f} GB usable"
+    usable = f"{cfg.launched} x {device.memory:g} GB, {device.room / 1e9:.1f} of them usable"
+    return f"run {cfg.run} at scale {cfg.scale}: {usable}"
+
+
+def parameters(cfg: RunConfig, base: RunConfig) -> str:
+    """How many numbers each part has."""
+    model = phases.unfilled(cfg, base)
+    parts = {part: sum(p.numel() for p in found) for part, found in model.expert_parameters().items()}
+    parts["fixed"] = sum(p.numel() for p in phases.tensors(model)) - sum(parts.values())
+    return "parameters    " + ", ".join(f"{name} {count:,}" for name, count in parts.items())
+
+
+def memory(found: dict[str, Phase]) -> list[str]:
+    """GB on a device by kind and phase."""
+    lines = ["memory (GB)               " + "".join(f"{kind:>12}" for kind in KINDS) + f"{'sum':>12}"]
+    for name, phase in found.items():
+        kinds = "".join(f"{phase.cost.peak.get(kind, 0) / 1e9:12.3f}" for kind in KINDS)
+        lines.append(f"  {name:<24}{kinds}{phase.cost.bytes / 1e9:12.3f}")
+    return lines
+
+
+def work(found: dict[str, Phase], after: dict[str, Phase], cfg: RunConfig) -> list[str]:
+    """What is computed on all devices, by phase, and how long it takes."""
+    lines = ["all of the run               times       FLOPs  image evaluations  text tokens   minutes"]
+    for name, phase in (found | after).items():
+        t = phase.total
+        counts = f"{t['image evaluations']:19,.0f}{t['tokens']:13,.0f}{t['seconds'] / 60:10.3g}"
+        lines.append(f"  {name:<24}{phase.times:8,}{t['flops']:12.2e}{counts}")
+    seconds = [sum(phase.total["seconds"] for phase in each.values()) for each in (found, after)]
+    where = f"{cfg.threads} cores" if cfg.device == "cpu" else f"{cfg.launched} devices"
+    lines.append(f"time          {span(seconds[0], cfg)} of training on {where}, {span(seconds[1], cfg)} after it")
+    return lines
+
+
+def span(seconds: float, cfg: RunConfig) -> str:
+    """A time in the unit of the machine: an estimate."""
+    return f"{seconds / 60:.3g} minutes" if cfg.device == "cpu" else f"{seconds / 3600:.3g} hours"
+
+
+def remedies(cfg: RunConfig, base: RunConfig, device: Device) -> Iterator[str]:
+    """Settings to change, one on top of the other, until the run fits or none is left."""
+    yield "what would make it fit, each beside those above it:"
+    for text, changed in changes(cfg):
+        cfg = changed(cfg)
+        needed = need(phases.training(cfg, base, device.rates(cfg)))
+        yield f"    {text:<58}{needed / 1e9:10.1f} GB"
+        if needed <= device.room:
+            return
+    yield "    and still more: larger devices, or more of them"
+
+
+def changes(cfg: RunConfig) -> Iterator[tuple[str, object]]:
+    """What may be changed, and how."""
+    if not cfg.activation_checkpointing and cfg.backbone_facts.recomputes:
+        yield "activation_checkpointing: true", lambda c: replace(c, activation_checkpointing=True)
+    if cfg.stage == "rl" and cfg.rl.micro_batch > 1:
+        for micro in sorted({max(1, cfg.rl.micro_batch // n) for n in (2, 8, cfg.rl.micro_batch)}, reverse=True):
+            yield f"rl.micro_batch: {micro}", lambda c, m=micro: replace(c, rl=replace(c.rl, micro_batch=m))
+    if cfg.processes > 1 and not cfg.sharding and cfg.backbone_facts.splits and not (cfg.rl and cfg.rl.lora_rank):
+        yield f"sharding: true, processes: {cfg.processes}", lambda c: replace(c, sharding=True)
+    smaller = max(1, cfg.sampling.memory // 8)
+    yield f"sampling.memory: {smaller}", lambda c: replace(c, sampling=replace(c.sampling, memory=smaller))
+
+
+def table(scale: str, name: str, gpus=None, gpu_memory: float = 80, tflops=None, bandwidth=None):
+    """The lines and whether all fit, as of :func:`plan`, of the runs of a table and of all that these descend from.
+    Raises UserError."""
+    study, device = opened(scale, {}, gpus, gpu_memory, tflops, bandwidth)
+    tables, runs = study.catalogue["tables"], study.catalogue["runs"]
+    if name not in tables:
+        raise UserError(f"--table {name}: expected one of {', '.join(tables)}")
+    used = {old for run in runs_read(tables[name]) for old in ancestors(runs, run, "init")}
+    lines = [f"{'run':<32}{'seeds':>6}{'devices':>9}{'GB of each':>12}{'time of a seed':>18}{'GB on disk':>12}"]
+    base, fits, total = study.resolve("base"), True, Counter()
+    for run in [run for run in runs if run in used]:
+        cfg, seeds = study.resolve(run), len(study.seeds(run))
+        if cfg.source != "train":
+            continue
+        cfg = on_devices(cfg, gpus)
+        found, after = (
+            f(cfg, base, device.rates(cfg), *more)
+            for f, more in ((phases.training, ()), (phases.sampling, (study.modes(run),)))
+        )
+        seconds, rest = (sum(phase.total["seconds"] for phase in each.values()) for each in (found, after))
+        stored = sum(
+            x.nbytes for x in phases.tensors(phases.unfilled(cfg, base)) if not cfg.backbone_facts.adapters_only
+        )
+        fits = fits and need(found) <= device.room
+        each = f"{need(found) / 1e9:12.1f}{span(seconds + rest, cfg):>18}{stored / 1e9:12.2f}"
+        lines.append(f"{run:<32}{seeds:6}{cfg.launched:9}{each}")
+        total.update(all=seeds * (seconds + rest), devices=seeds * (seconds * cfg.launched + rest), disk=seeds * stored)
+    summed = f"{span(total['all'], base)} one run after the other, {span(total['devices'], base)} of devices"
+    return [*lines, f"sum           {summed}, {total['disk'] / 1e9:,.2f} GB of weights"], fits
 
 
 def check_fits(cfg: RunConfig, memory_of_device: int) -> None:
-    """Raise UserError where the run needs more than ``memory_of_device`` bytes on each of its devices."""
-    phases = memory(cfg)
-    if phases is not None and (needed := layout.largest(phases)) > memory_of_device:
+    """Raise UserError where the run needs more than ``memory_of_device`` bytes on each of its devices. Runs of adapters
+    alone, whose releases only their base knows, are passed over."""
+    if cfg.backbone_facts.adapters_only:
+        return
+    found = phases.training(cfg, cfg, Device(0, None, None).rates(cfg))
+    if (needed := need(found)) > memory_of_device:
         raise UserError(
             f"scale {cfg.scale}: {cfg.run} needs about {needed / 1e9:.1f} GB on each of {cfg.launched} devices, there"
             f" are {memory_of_device / 1e9:.1f}; see unigrpo plan --scale {cfg.scale} --run {cfg.run}"

@@ -6,12 +6,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from unigrpo.core.registry import Door
-
-if TYPE_CHECKING:
-    from unigrpo.study.config import RLConfig
 
 METHODS = Door("unigrpo.methods", "method", ("FACTS", "roll_out", "make_slices", "losses"))
 REGULARISERS = Door("unigrpo.objectives.regularisers", "regulariser", ("FACTS", "Settings", "distance"))
@@ -30,8 +27,6 @@ class MethodFacts:
 
     trains: tuple[tuple[Part, ...], ...]  # the values of `train` that it can work with
     noise_inside: bool  # whether it draws noise inside the trajectory, hence has transition densities
-    evaluations: Callable[[RLConfig], int]  # image evaluations of an episode, each time that it is replayed
-    extra_evaluations: Callable[[RLConfig], int] = lambda rl: 0  # of an episode, with gradient alone
     needs: tuple[Literal["reward_gradient", "sft_data"], ...] = ()
     copies: tuple[str, ...] = ()  # names of further copies of the policy, which `follow` moves and a checkpoint holds
     acts: str | None = None  # the copy that makes the rollouts; None: the policy itself
@@ -90,7 +85,6 @@ class BackboneFacts:
     recomputes: bool = True  # whether its activations can be computed again in the backward pass
     gradient_through_trace: bool = True  # whether the image loss can reach the reasoning expert
     closed_vocabulary: bool = False  # whether prompts must use the world's words
-    prompt_tokens: int = 20  # assumed by plans: with the frame, and what precedes the prompt
 
 
 @dataclass(frozen=True)

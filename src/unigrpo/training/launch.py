@@ -54,12 +54,11 @@ def accelerate_for(cfg: RunConfig, **options) -> Accelerator:
     return Accelerator(cpu=cfg.device == "cpu", mixed_precision=cfg.precision, **options)
 
 
-def device_memory(cfg: RunConfig) -> int:
-    """Bytes of the device of one of the run's processes: of a CUDA device, or its part of the machine's memory."""
-    if cfg.device != "cpu" and torch.cuda.is_available():
-        return torch.cuda.get_device_properties(int(os.environ.get("LOCAL_RANK", 0))).total_memory
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return machine // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+def device_memory(cfg: RunConfig) -> int | None:
+    """Bytes of this process's CUDA device; None where it uses none."""
+    if cfg.device == "cpu" or not torch.cuda.is_available():
+        return None
+    return torch.cuda.get_device_properties(int(os.environ.get("LOCAL_RANK", 0))).total_memory
 
 
 def start_model(cfg: RunConfig, init: Path, device: torch.device) -> tuple[UnifiedModel, UnifiedModel | None]:

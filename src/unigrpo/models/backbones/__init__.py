@@ -13,6 +13,7 @@ its functions. It defines
                                               with keys of model.json in braces
 
 and, where its base is trained, ``new_model(cfg)``; where it is released, ``adopt(cfg, folder, info)``, which makes
-``folder`` a checkpoint of what ``cfg`` names. Plans ask for its sizes: ``network(cfg)`` of a Mixture-of-Transformers,
-``sizes(cfg, base)`` where adapters alone are trained. ``convert(folder, out)`` adds what other libraries read.
+``folder`` a checkpoint of what ``cfg`` names. Plans run on ``skeleton(cfg, base)``: the model of a run whose base is
+``base``, at its true sizes, built in ``tensor_files.shapes_only`` without files. ``convert(folder, out)`` adds what
+other libraries read.
 """

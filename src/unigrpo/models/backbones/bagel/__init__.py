@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from unigrpo.models.backbones.bagel.bagel_backbone import Bagel
     from unigrpo.study.config import ModelConfig, RunConfig
 
-FACTS = BackboneFacts(released=True, weights="ema.safetensors", tokenizer="tokenizer.json", prompt_tokens=200)
+FACTS = BackboneFacts(released=True, weights="ema.safetensors", tokenizer="tokenizer.json")
 FILES = (
     *("model.json", FACTS.weights, "ae.safetensors", "llm_config.json", "vit_config.json", "system_prompt.txt"),
     *("tokenizer.json", "tokenizer_config.json"),
@@ -23,13 +23,6 @@ WHAT = """\
 BAGEL, a Mixture-of-Transformers that writes a reasoning trace and then paints an image of {image_size} x {image_size}
 pixels by flow matching, trained with unigrpo, a reproduction of UniGRPO
 ([arXiv 2603.23500](https://arxiv.org/abs/2603.23500)). The files are those of a release of BAGEL, and one more."""
-
-# of BAGEL-7B-MoT
-VOCABULARY = 152_064
-EYES = 437_095_328  # vision transformer, connector and its position table
-AUTOENCODER = 83_819_683
-DECODER_CHANNELS = 256  # of the autoencoder at full resolution
-REWARD = 200_000_000  # a two-tower reward of the usual size
 
 summary = mot_sizes.summary
 
@@ -53,10 +46,11 @@ def adopt(cfg: RunConfig, folder: Path, info: dict) -> None:
     bagel_backbone.adopt(cfg.released, folder, cfg.model, info)
 
 
-def network(cfg: RunConfig) -> mot_sizes.Network:
-    """Sizes for plans."""
-    beside = {"codec": AUTOENCODER, "decoder": DECODER_CHANNELS, "reward": REWARD}
-    return mot_sizes.network(cfg.model, vocabulary=VOCABULARY, eyes=EYES, **beside)
+def skeleton(cfg: RunConfig, base: RunConfig) -> Bagel:
+    """The model of a run without numbers, for plans."""
+    from unigrpo.models.backbones.bagel import bagel_backbone
+
+    return bagel_backbone.skeleton(cfg.model)
 
 
 def part_of(name: str) -> str | None:

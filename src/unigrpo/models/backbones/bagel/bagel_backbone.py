@@ -24,9 +24,11 @@ from unigrpo.core.tensor_files import shapes_only, write_tensors
 from unigrpo.models.backbones.bagel import bagel_files
 from unigrpo.models.backbones.bagel.bagel_files import AUTOENCODER, NETWORK, TABLES
 from unigrpo.models.backbones.bagel.multimodal import MultimodalMoT
-from unigrpo.models.backbones.bagel.vae import Autoencoder
+from unigrpo.models.backbones.bagel.vae import Autoencoder, VaeConfig
+from unigrpo.models.backbones.bagel.vit import VitConfig
 from unigrpo.models.base import Trace
 from unigrpo.models.checkpoint import save_tokenizer
+from unigrpo.models.counting import Counting
 from unigrpo.models.mot import MoT, MoTConfig
 from unigrpo.models.mot_layers import Rotary, sincos_table
 from unigrpo.models.mot_model import MoTModel
@@ -36,6 +38,13 @@ from unigrpo.study.config import ModelConfig
 
 SYSTEM_PROMPT = "system_prompt.txt"
 IMAGE_SIZE = 1024  # pixels a side, where a folder does not say; less where the position table is smaller
+
+
+# of BAGEL-7B-MoT, for plans
+VOCABULARY = {"vocab_size": 152_064, "bos_id": 151_644, "eos_id": 151_645}
+VOCABULARY |= {"start_of_image_id": 151_652, "end_of_image_id": 151_653}
+EYES = VitConfig(1152, 4304, 26, 16, 14, 70)
+PICTURES = VaeConfig((128, 256, 512, 512), 2, 16)
 
 
 class Bagel(MoTModel):
@@ -117,6 +126,19 @@ def load(
         places[name].copy_(tensor)
     words = folder / SYSTEM_PROMPT if (folder / SYSTEM_PROMPT).exists() else Path(__file__).with_name(SYSTEM_PROMPT)
     return Bagel(mot, codec, release.tokenizer, size, read_text(words), release.cards)
+
+
+def skeleton(model: ModelConfig) -> Bagel:
+    """A model of these sizes without numbers, with the eyes, autoencoder and vocabulary of BAGEL-7B-MoT."""
+    sizes = model.model_dump(exclude={"image_size", "latent_downsample"})
+    with shapes_only():
+        mot = MultimodalMoT(MoTConfig(**VOCABULARY, **sizes), EYES)
+        codec = Autoencoder(PICTURES, model.latent_patch)
+    mot.rotary = Rotary(model.hidden_size // model.heads, mot.config.rope_theta)
+    codec.requires_grad_(False)
+    for name, parameter in mot.named_parameters():
+        parameter.requires_grad_(expert_of(name) is not None)
+    return Bagel(mot, codec, Counting(), model.image_size, read_text(Path(__file__).with_name(SYSTEM_PROMPT)), {})
 
 
 def adopt(source: str | Path, folder: Path, expected: ModelConfig, info: dict) -> None:

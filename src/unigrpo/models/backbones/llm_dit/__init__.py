@@ -6,14 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unigrpo.core.files import read_json
-from unigrpo.core.lazy import lazy
 from unigrpo.study.facts import BackboneFacts
 
 if TYPE_CHECKING:
     from unigrpo.models.backbones.llm_dit.pair import LlmDit
     from unigrpo.study.config import ModelConfig, RunConfig
-
-pair_sizes = lazy(f"{__name__}.pair_sizes")
 
 KIND = "llm_dit"  # in model.json
 FACTS = BackboneFacts(
@@ -23,7 +20,6 @@ FACTS = BackboneFacts(
     splits=False,
     recomputes=False,
     gradient_through_trace=False,
-    prompt_tokens=120,
 )
 FILES = ("model.json", FACTS.weights, FACTS.tokenizer)
 TELLS = ("language_model", "pipeline", "lora_rank")
@@ -65,9 +61,12 @@ def convert(folder: Path, out: Path) -> None:
     adapters.convert(folder, out)
 
 
-def sizes(cfg: RunConfig, base: RunConfig) -> pair_sizes.Pair:
-    """Sizes for plans, of the two releases that ``base`` names. Raises UserError where they are not known."""
-    return pair_sizes.Pair(pair_sizes.painter(base.released), pair_sizes.reasoner(base.language_model))
+def skeleton(cfg: RunConfig, base: RunConfig) -> LlmDit:
+    """The model of a run without numbers, for plans, of the two releases that ``base`` names. Raises UserError where
+    their sizes are not known."""
+    from unigrpo.models.backbones.llm_dit import pair_skeleton
+
+    return pair_skeleton.skeleton(cfg, base)
 
 
 def part_of(name: str) -> str | None:

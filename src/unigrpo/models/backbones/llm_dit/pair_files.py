@@ -180,16 +180,23 @@ def _build(
         ),
         pipeline,
     )
+    return assembled(llm, words, painter, card.lora_rank, card.image_size, card.instruction, card)
+
+
+def assembled(
+    llm: PreTrainedModel, words, painter: StableDiffusion3Pipeline, rank: int, image_size: int, instruction: str, origin
+) -> LlmDit:
+    """The two releases as one model, with adapters of ``rank`` as peft draws them; the rest as ``LlmDit`` takes it."""
     painter.vae.enable_slicing()  # one picture at a time: the decoder's activations are large
-    for module in (llm, *(m for m in parts.values() if m is not None)):
+    for module in (llm, *(m for name in PARTS if (m := getattr(painter, name)) is not None)):
         module.requires_grad_(False).eval()
-    for module, settings in zip((llm, painter.transformer), adapters.settings(card.lora_rank), strict=True):
+    for module, settings in zip((llm, painter.transformer), adapters.settings(rank), strict=True):
         module.add_adapter(settings)
         for name, p in module.named_parameters():
             if ADAPTER in name:  # in fp32 whatever the type of the base: updates are small
                 p.data = p.data.float()
                 p.requires_grad_(True)
-    return LlmDit(llm, words, painter.transformer, painter, card.image_size, card.instruction, card)
+    return LlmDit(llm, words, painter.transformer, painter, image_size, instruction, origin)
 
 
 @torch.no_grad()

@@ -1,0 +1,253 @@
+"""The steps of a run, as the real code does them, without numbers: what each costs, and how often it comes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from unittest.mock import patch
+
+import torch
+from torch import distributed as dist
+from torch import nn
+from torch.distributed._tools import fake_collectives  # noqa: F401 - which gives collectives a form without numbers
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils._pytree import tree_leaves
+
+from unigrpo.core.errors import UserError
+from unigrpo.core.records import Prompt
+from unigrpo.core.settings import replace
+from unigrpo.models import sharding
+from unigrpo.models.base import UnifiedModel
+from unigrpo.planning.shortcuts import shortcuts
+from unigrpo.planning.tracker import Cost, Rates, Tracker, without_numbers
+from unigrpo.sampling import decoding, engine, sets
+from unigrpo.sampling.engine import Decoding
+from unigrpo.sampling.validation_set import validation_jobs
+from unigrpo.study.config import SUPERVISED_VALIDATION_IMAGES, RunConfig
+from unigrpo.study.facts import BACKBONES, REWARDS
+from unigrpo.study.training_inputs import training_pool
+from unigrpo.training import learner, loop, reward_samples, supervised_run
+from unigrpo.training.drift import drift, probe
+from unigrpo.training.learner import Learner
+from unigrpo.training.validation import validate
+from unigrpo.world import prompts as world_prompts
+
+GUIDANCE = 2.0  # of validation and evaluation: any scale above 1 costs as much
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What is done ``times`` times in a run, on each of ``devices``; ``cost`` is of one time on one device."""
+
+    cost: Cost
+    times: float
+    devices: int
+
+    @property
+    def total(self) -> Counter:
+        """Of all times; ``hours`` is how long they take."""
+        counts = self.cost.times(self.times).counts
+        return Counter({name: n * (1 if name == "seconds" else self.devices) for name, n in counts.items()})
+
+
+class Plain:
+    """The part of an accelerator that training uses, on one process."""
+
+    def __init__(self, cfg: RunConfig):
+        half = cfg.precision == "bf16"
+        self.autocast = partial(torch.autocast, "cpu", torch.bfloat16) if half else nullcontext
+
+    def backward(self, loss, **options) -> None:
+        loss.backward(**options)
+
+
+@contextmanager
+def together(processes: int) -> Iterator[None]:
+    """This process as the first of several, which are not there."""
+    if processes > 1:
+        dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=processes)
+    try:
+        yield
+    finally:
+        if processes > 1:
+            dist.destroy_process_group()
+
+
+def training(cfg: RunConfig, base: RunConfig, rates: Rates) -> dict[str, Phase]:
+    """The phases of a training on ``cfg.launched`` devices. Raises UserError where the backbone has no skeleton."""
+    steps = reinforced if cfg.stage == "rl" else supervised
+    with together(cfg.launched), Tracker(rates) as tracker:
+        read = partial(unfilled, cfg, base)
+        split = partial(sharding.load, read, torch.device("cpu"), cfg.precision == "bf16")
+        start = (lambda: split()[0]) if cfg.sharding else read
+        return {name: Phase(*found, cfg.launched) for name, found in steps(cfg, start, tracker).items()}
+
+
+def unfilled(cfg: RunConfig, base: RunConfig) -> UnifiedModel:
+    """The model of a run without numbers."""
+    backbone = BACKBONES.load(cfg.backbone)
+    if not hasattr(backbone, "skeleton"):
+        raise UserError(f"backbone {cfg.backbone}: expected a function skeleton(cfg, base), which plans run")
+    return without_numbers(backbone.skeleton(cfg, base))
+
+
+def reinforced(cfg: RunConfig, start: Callable, tracker: Tracker) -> dict[str, tuple[Cost, float]]:
+    """Rollouts and their updates, validation and drift."""
+    rl, model = cfg.rl, start()
+    tracker.label("weights", tensors(model))
+    nets = learner.networks(cfg, model, reward(cfg), start if cfg.sharding else None)
+    for net in (nets.model, nets.reference, *nets.copies.values()):
+        without_numbers(net)
+    tracker.label("weights", tensors(nets.model))
+    tracker.label("copies", tensors(nets.reference, *nets.copies.values()))
+    optimizer, experts = learner.optimizer_for(nets.model, rl)
+    prepare(tracker, optimizer)
+    run, found = Learner(cfg, nets, optimizer, experts, Plain(cfg), equally_long(training_pool(cfg))), {}
+    with shortcuts(tracker, model):
+        with sharding.gathered(nets.reference), tracker.measure() as once:
+            yardstick = probe(nets.reference, world_prompts.prompt_set("val"), cfg)
+        found["drift's start"] = once, 1
+        checks = 1 + -(-rl.rollouts // rl.validate_every)
+        with sharding.gathered(run.judged), run.accelerator.autocast():
+            decoded = Decoding(rl.thinking, GUIDANCE, 1.0)
+            with tracker.measure() as cost:
+                validate(run.judged, cfg, decoded, per_prompt=rl.validation_images, proxy=nets.reward)
+            found["validation"] = cost, checks
+            with tracker.measure() as cost:
+                drift(run.judged, yardstick)
+            found["drift"] = cost, checks
+        for index, times in rollouts(run).items():
+            for name, cost in learned(tracker, run, index).items():
+                found[name if name not in found else f"{name} {index}"] = cost, times
+    return found
+
+
+def equally_long(prompts: list[Prompt]) -> list[Prompt]:
+    """The prompts, the last word of the shorter ones repeated until all have as many words as the longest."""
+    most = max(len(p.text.split()) for p in prompts)
+    return [replace(p, text=" ".join([*(words := p.text.split()), *words[-1:] * (most - len(words))])) for p in prompts]
+
+
+def rollouts(run: Learner) -> dict[int, int]:
+    """The first rollout of each kind of settings that the run goes through, and how many there are of it."""
+    kinds: dict[str, list[int]] = {}
+    for index in range(run.cfg.rl.rollouts):
+        kinds.setdefault(repr(run.settings(index)), []).append(index)
+    return {members[0]: len(members) for members in kinds.values()}
+
+
+def learned(tracker: Tracker, run: Learner, index: int) -> dict[str, Cost]:
+    """The costs of the phases of a rollout and its updates."""
+    found, score = {}, loop.score
+
+    def scored(rollout, *args):
+        tracker.label("episodes", [x for s in rollout.segments for x in tree_leaves(vars(s)) if torch.is_tensor(x)])
+        return score(rollout, *args)
+
+    with ExitStack() as phase, patch.object(loop, "score", scored):
+        cost = phase.enter_context(tracker.measure())
+
+        def mark(name: str) -> None:
+            nonlocal cost
+            phase.close()
+            found[name], cost = cost, phase.enter_context(tracker.measure())
+
+        loop.learn(run, index, mark)
+    return found
+
+
+def supervised(cfg: RunConfig, start: Callable, tracker: Tracker) -> dict[str, tuple[Cost, float]]:
+    """Updates, and validation of the average with traces and without."""
+    s, model = cfg.supervised, start()
+    average = start().network if cfg.sharding else without_numbers(supervised_run.copy.deepcopy(model.network))
+    tracker.label("weights", tensors(model))
+    tracker.label("copies", tensors(average))
+    if cfg.activation_checkpointing:
+        model.mot.checkpoint_activations()
+    student = supervised_run.Student(cfg, model, average, supervised_run.optimizer_for(model, s), Plain(cfg))
+    prepare(tracker, student.optimizer)
+    checks, found = -(-s.steps // s.validate_every), {}
+    with shortcuts(tracker, model):
+        with tracker.measure() as cost:
+            supervised_run.learn(student, 0)
+        found["update"] = cost, s.steps
+        for thinking in (True, False):
+            with sharding.gathered(average), tracker.measure() as cost:
+                images = SUPERVISED_VALIDATION_IMAGES
+                validate(student.averaged, cfg, Decoding(thinking, 1.0, 1.0), per_prompt=images)
+            found[f"validation, {'traces' if thinking else 'no traces'}"] = cost, checks
+    return found
+
+
+def sampling(cfg: RunConfig, base: RunConfig, rates: Rates, modes: list[str]) -> dict[str, Phase]:
+    """What is sampled from a finished run: its evaluation in these ``modes``, and of the SFT model the choice of
+    decoding and the data of the learned reward."""
+    s, grid, chosen = cfg.sampling, cfg.sampling.temperature_grid, Decoding(True, GUIDANCE, 1.0)
+    asked: dict[str, list[tuple[list, Decoding, list[float]]]] = {"evaluation": []}
+    for named in (sets.decodings(chosen, mode) for mode in modes):
+        first, scales = next(iter(named.values())), [each.guidance for each in named.values()]
+        for benchmark in world_prompts.BENCHMARKS:
+            jobs = world_prompts.evaluation_jobs(benchmark, s.images_per_prompt)
+            asked["evaluation"].append((jobs, first, scales))
+    if cfg.stage == "sft":
+        jobs, direct = validation_jobs(decoding.PER_PROMPT), replace(chosen, thinking=False)
+        tried = [*s.guidance_grid, *[GUIDANCE] * (len(grid) - 1)]
+        asked["choice of decoding"] = [(jobs, chosen, [g]) for g in tried] + [(jobs, direct, [1.0, GUIDANCE])]
+        held_out = validation_jobs(reward_samples.HELD_OUT_PER_PROMPT)
+        half = (jobs * -(-cfg.reward.samples // len(jobs)))[: cfg.reward.samples // 2] + held_out[::2]
+        asked["reward's data"] = [(half, each, [1.0]) for each in (chosen, direct)]
+    with Tracker(rates) as tracker:
+        model = unfilled(cfg, base)
+        tracker.label("weights", tensors(model))
+        with shortcuts(tracker, model), Plain(cfg).autocast():
+            return {name: Phase(sampled(tracker, model, cfg, sets), 1, 1) for name, sets in asked.items() if sets}
+
+
+def sampled(tracker: Tracker, model: UnifiedModel, cfg: RunConfig, asked: list) -> Cost:
+    """The cost of sampling several sets (jobs, decoding, scales of guidance), from one part of each."""
+    total, known = Cost(), {}
+    for jobs, decoded, scales in asked:
+        sizes = model.row_bytes(model.prompt_ids([p.text for p, _ in jobs]), cfg.sampling.max_trace_tokens)
+        part = min(len(jobs), max(1, *(cfg.sampling.memory * 2**20 // size for size in sizes)))
+        how = part, decoded.thinking, tuple(scale > 1 for scale in scales)
+        if how not in known:
+            with tracker.measure() as known[how]:
+                engine.sample_guided(model, jobs[:part], cfg.sampling, decoded, scales, 0)
+        total = total.then(known[how].times(len(jobs) / part))
+    return total
+
+
+def reward(cfg: RunConfig) -> Callable:
+    """The run's reward without numbers, where its file has a ``skeleton``; otherwise one that takes no memory."""
+    module = REWARDS.load(cfg.rl.reward)
+    if hasattr(module, "skeleton"):
+        return module.skeleton(cfg)
+    return Free()
+
+
+class Free:
+    """A reward without weights."""
+
+    differentiable, sees, parts = True, (), {}
+
+    def __call__(self, images: torch.Tensor, prompts: list, **_) -> torch.Tensor:
+        return images.flatten(1).mean(1)
+
+
+def tensors(*modules: nn.Module) -> list[torch.Tensor]:
+    return [x for module in modules for x in (*module.parameters(), *module.buffers())]
+
+
+def prepare(tracker: Tracker, optimizer: torch.optim.Optimizer) -> None:
+    """Give every parameter the optimiser's state, as it has after the first step."""
+    trained = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+    for p in trained:
+        p.grad = torch.zeros_like(p)
+        if not hasattr(p, "full_tensor"):
+            p.register_post_accumulate_grad_hook(lambda p: tracker.label("gradients", [p.grad]))
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    tracker.label("optimiser", [x for state in optimizer.state.values() for x in state.values() if torch.is_tensor(x)])
