@@ -16,6 +16,7 @@ from torch.distributed._tools import fake_collectives  # noqa: F401 - which give
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._pytree import tree_leaves
 
+from unigrpo.core import distributed
 from unigrpo.core.errors import UserError
 from unigrpo.core.records import Prompt
 from unigrpo.core.settings import replace
@@ -26,11 +27,13 @@ from unigrpo.planning.tracker import Cost, Rates, Tracker, without_numbers
 from unigrpo.sampling import decoding, engine, sets
 from unigrpo.sampling.engine import Decoding
 from unigrpo.sampling.validation_set import validation_jobs
+from unigrpo.study import resolve
 from unigrpo.study.config import SUPERVISED_VALIDATION_IMAGES, RunConfig
 from unigrpo.study.facts import BACKBONES, REWARDS
 from unigrpo.study.training_inputs import training_pool
-from unigrpo.training import learner, loop, reward_samples, supervised_run
+from unigrpo.training import launch, learner, loop, reward_samples, supervised_run
 from unigrpo.training.drift import drift, probe
+from unigrpo.training.examples import Steps
 from unigrpo.training.learner import Learner
 from unigrpo.training.validation import validate
 from unigrpo.world import prompts as world_prompts
@@ -59,9 +62,6 @@ class Plain:
     def __init__(self, cfg: RunConfig):
         half = cfg.precision == "bf16"
         self.autocast = partial(torch.autocast, "cpu", torch.bfloat16) if half else nullcontext
-
-    def backward(self, loss, **options) -> None:
-        loss.backward(**options)
 
 
 @contextmanager
@@ -167,8 +167,9 @@ def supervised(cfg: RunConfig, start: Callable, tracker: Tracker) -> dict[str, t
     tracker.label("copies", tensors(average))
     if cfg.activation_checkpointing:
         model.mot.checkpoint_activations()
-    student = supervised_run.Student(cfg, model, average, supervised_run.optimizer_for(model, s), Plain(cfg))
-    prepare(tracker, student.optimizer)
+    optimizer, examples = supervised_run.optimizer_for(model, s), Steps(cfg).__getitem__
+    student = supervised_run.Student(cfg, model, average, optimizer, Plain(cfg), examples)
+    prepare(tracker, optimizer)
     checks, found = -(-s.steps // s.validate_every), {}
     with shortcuts(tracker, model):
         with tracker.measure() as cost:
@@ -189,9 +190,8 @@ def sampling(cfg: RunConfig, base: RunConfig, rates: Rates, modes: list[str]) ->
     asked: dict[str, list[tuple[list, Decoding, list[float]]]] = {"evaluation": []}
     for named in (sets.decodings(chosen, mode) for mode in modes):
         first, scales = next(iter(named.values())), [each.guidance for each in named.values()]
-        for benchmark in world_prompts.BENCHMARKS:
-            jobs = world_prompts.evaluation_jobs(benchmark, s.images_per_prompt)
-            asked["evaluation"].append((jobs, first, scales))
+        for benchmark in resolve.benchmarks().values():
+            asked["evaluation"].append((benchmark.jobs(s.images_per_prompt), first, scales))
     if cfg.stage == "sft":
         jobs, direct = validation_jobs(decoding.PER_PROMPT), replace(chosen, thinking=False)
         tried = [*s.guidance_grid, *[GUIDANCE] * (len(grid) - 1)]
@@ -199,11 +199,14 @@ def sampling(cfg: RunConfig, base: RunConfig, rates: Rates, modes: list[str]) ->
         held_out = validation_jobs(reward_samples.HELD_OUT_PER_PROMPT)
         half = (jobs * -(-cfg.reward.samples // len(jobs)))[: cfg.reward.samples // 2] + held_out[::2]
         asked["reward's data"] = [(half, each, [1.0]) for each in (chosen, direct)]
-    with Tracker(rates) as tracker:
+    with together(cfg.launched), Tracker(rates) as tracker:
         model = unfilled(cfg, base)
+        if cfg.precision == "bf16":
+            launch.hold(model, torch.bfloat16)
         tracker.label("weights", tensors(model))
         with shortcuts(tracker, model), Plain(cfg).autocast():
-            return {name: Phase(sampled(tracker, model, cfg, sets), 1, 1) for name, sets in asked.items() if sets}
+            costs = {name: sampled(tracker, model, cfg, sets) for name, sets in asked.items() if sets}
+    return {name: Phase(cost, 1, cfg.launched) for name, cost in costs.items()}
 
 
 def sampled(tracker: Tracker, model: UnifiedModel, cfg: RunConfig, asked: list) -> Cost:
@@ -211,7 +214,8 @@ def sampled(tracker: Tracker, model: UnifiedModel, cfg: RunConfig, asked: list) 
     total, known = Cost(), {}
     for jobs, decoded, scales in asked:
         sizes = model.row_bytes(model.prompt_ids([p.text for p, _ in jobs]), cfg.sampling.max_trace_tokens)
-        part = min(len(jobs), max(1, *(cfg.sampling.memory * 2**20 // size for size in sizes)))
+        part = max(1, *(cfg.sampling.memory * 2**20 // size for size in sizes)) * distributed.count()
+        part = min(len(jobs), part)
         how = part, decoded.thinking, tuple(scale > 1 for scale in scales)
         if how not in known:
             with tracker.measure() as known[how]:

@@ -44,10 +44,11 @@ def shortcuts(tracker: Tracker, model: UnifiedModel) -> Iterator[None]:
         (loop, "update", alike(tracker, loop.update)),
         (loop, "reduced_once", few(tracker, loop.reduced_once)),
         (loop, "require_finite", lambda metrics, norms: None),
-        (loop, "require_match", lambda metrics: None),
+        (loop, "require_match", lambda *_: None),
         (validation, "judge_each", lambda jobs, samples: ([{} for _ in samples.images], {})),  # by the host
         (validation, "by_category", lambda jobs, rows: {}),
         (distributed, "collect", lambda items: items * distributed.count()),
+        (distributed, "collect_in_main", lambda items: items * distributed.count()),
         (dist, "barrier", lambda: None),
     ]
     with ExitStack() as stack:
