@@ -86,12 +86,15 @@ def training(cfg: RunConfig, base: RunConfig, rates: Rates) -> dict[str, Phase]:
         return {name: Phase(*found, cfg.launched) for name, found in steps(cfg, start, tracker).items()}
 
 
-def unfilled(cfg: RunConfig, base: RunConfig) -> UnifiedModel:
-    """The model of a run without numbers."""
+def unfilled(cfg: RunConfig, base: RunConfig, learns: bool = True) -> UnifiedModel:
+    """The model of a run without numbers, held as the steps that train or those that sample hold it."""
     backbone = BACKBONES.load(cfg.backbone)
     if not hasattr(backbone, "skeleton"):
         raise UserError(f"backbone {cfg.backbone}: expected a function skeleton(cfg, base), which plans run")
-    return without_numbers(backbone.skeleton(cfg, base))
+    model = backbone.skeleton(cfg, base)
+    if cfg.precision == "bf16" and not learns:
+        launch.hold(model, torch.bfloat16)
+    return without_numbers(model)
 
 
 def reinforced(cfg: RunConfig, start: Callable, tracker: Tracker) -> dict[str, tuple[Cost, float]]:
@@ -200,9 +203,7 @@ def sampling(cfg: RunConfig, base: RunConfig, rates: Rates, modes: list[str]) ->
         half = (jobs * -(-cfg.reward.samples // len(jobs)))[: cfg.reward.samples // 2] + held_out[::2]
         asked["reward's data"] = [(half, each, [1.0]) for each in (chosen, direct)]
     with together(cfg.launched), Tracker(rates) as tracker:
-        model = unfilled(cfg, base)
-        if cfg.precision == "bf16":
-            launch.hold(model, torch.bfloat16)
+        model = unfilled(cfg, base, learns=False)
         tracker.label("weights", tensors(model))
         with shortcuts(tracker, model), Plain(cfg).autocast():
             costs = {name: sampled(tracker, model, cfg, sets) for name, sets in asked.items() if sets}
