@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from rewards._support.declarations import learned_facts
 from unigrpo.core.settings import Device, ExistingPath
+from unigrpo.study.config import RunConfig
 
 FACTS = learned_facts(what="the world's learned reward: P(the image shows what the prompt asks)", trained="reward")
 
@@ -17,3 +18,10 @@ def build(path: ExistingPath, device: Device = "auto"):
     from rewards._support.learned_model import load
 
     return load(path, device)
+
+
+def skeleton(cfg: RunConfig):
+    """The network of a run's reward without numbers, and the reward that it makes, for plans. Raises UserError."""
+    from rewards._support.learned_model import skeleton
+
+    return skeleton(cfg.reward, cfg.model.image_size)

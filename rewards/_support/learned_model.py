@@ -19,7 +19,7 @@ from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json, write_json
 from unigrpo.core.records import Prompt
 from unigrpo.core.settings import from_dict, require, to_dict
-from unigrpo.core.tensor_files import load_weights, read_tensors, write_tensors
+from unigrpo.core.tensor_files import load_weights, read_tensors, shapes_only, write_tensors
 from unigrpo.core.weights import pick_device
 from unigrpo.models import torchvision_compat
 from unigrpo.study.config import RewardConfig
@@ -96,6 +96,13 @@ class LearnedReward(nn.Module):
         fused = self.fusion(text, patches, tgt_key_padding_mask=padding)
         pooled = fused.masked_fill(padding[..., None], 0).sum(1) / (~padding).sum(1, keepdim=True)
         return self.head(pooled)[:, 0], self.fact_head(fused)[..., 0], self.cell_head(patches)
+
+
+def skeleton(settings: RewardConfig, image_size: int):
+    """The reward without numbers, for plans."""
+    with shapes_only():
+        model = LearnedReward(settings, image_size).eval().requires_grad_(False)
+    return model, lambda images, prompts: model(images, model.word_ids(prompts)).sigmoid()
 
 
 def load(path: str | Path, device: str = "auto"):

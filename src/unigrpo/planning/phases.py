@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from unittest.mock import patch
@@ -20,6 +20,7 @@ from unigrpo.core import distributed
 from unigrpo.core.errors import UserError
 from unigrpo.core.records import Prompt
 from unigrpo.core.settings import replace
+from unigrpo.judges import reward as rewards
 from unigrpo.models import sharding
 from unigrpo.models.base import UnifiedModel
 from unigrpo.planning.shortcuts import shortcuts
@@ -101,7 +102,7 @@ def reinforced(cfg: RunConfig, start: Callable, tracker: Tracker) -> dict[str, t
     """Rollouts and their updates, validation and drift."""
     rl, model = cfg.rl, start()
     tracker.label("weights", tensors(model))
-    nets = learner.networks(cfg, model, reward(cfg), start if cfg.sharding else None)
+    nets = learner.networks(cfg, model, reward(cfg, tracker), start if cfg.sharding else None)
     for net in (nets.model, nets.reference, *nets.copies.values()):
         without_numbers(net)
     tracker.label("weights", tensors(nets.model))
@@ -225,11 +226,15 @@ def sampled(tracker: Tracker, model: UnifiedModel, cfg: RunConfig, asked: list) 
     return total
 
 
-def reward(cfg: RunConfig) -> Callable:
-    """The run's reward without numbers, where its file has a ``skeleton``; otherwise one that takes no memory."""
+def reward(cfg: RunConfig, tracker: Tracker) -> Callable:
+    """The run's reward without numbers, where its file has a ``skeleton`` that can judge the run's images; otherwise
+    one that takes no memory."""
     module = REWARDS.load(cfg.rl.reward)
     if hasattr(module, "skeleton"):
-        return module.skeleton(cfg)
+        with suppress(UserError):
+            network, score = module.skeleton(cfg)
+            tracker.label("reward", tensors(without_numbers(network)))
+            return rewards.Reward(cfg.rl.reward, score, module.FACTS.differentiable)
     return Free()
 
 

@@ -67,7 +67,7 @@ def plan(
     after = phases.sampling(cfg, base, device.rates(cfg), study.modes(run))
     fits = need(found) <= device.room
     lines = [heading(cfg, device), parameters(cfg, base), *memory(found | after), *work(found, after, cfg)]
-    lines.append(f"fits          {'yes' if fits else 'no'}: {need(found) / 1e9:.1f} GB")
+    lines.append(f"fits          {'yes' if fits else 'no'}: {need(found) / 1e9:.3g} GB")
     return lines if fits else [*lines, *remedies(cfg, base, device)], fits
 
 
