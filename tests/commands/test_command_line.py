@@ -97,8 +97,6 @@ def test_bad_input_is_one_line_and_exit_code_2(root, tmp_path):
 
 def test_defaults_are_the_settings_defaults():
     """Written out in the commands, so that help needs no import."""
-    written = {parameter.name: parameter.default for parameter in VERBS["sample"].params}
-    assert written["steps"] == SamplingConfig().steps
     written = {parameter.name: parameter.default for parameter in VERBS["hand-out"].params}
     assert written["images_per_prompt"] == SamplingConfig().images_per_prompt
 

@@ -209,7 +209,7 @@ def test_several_processes_are_started_together(shipped):
         assert re.search(rf"-m unigrpo --record \S+ train --scale paper --run {run} --seed 0 --init", jobs[name])
     many, alone = ("gpu=8", "threads: 64", "mem_mb=300000"), ("gpu=1", "threads: 8", "mem_mb=100000")
     together = ("train", "sft", "tune", "reward_data", "sample")
-    for job, words in dict.fromkeys(together, many) | dict.fromkeys(("pretrain", "learned_reward"), alone).items():
+    for job, words in (dict.fromkeys(together, many) | dict.fromkeys(("pretrain", "learned_reward"), alone)).items():
         launched = "accelerate.commands.launch --multi_gpu --num_processes 8 " in jobs[job]
         assert launched == (job in together), done.stderr
         assert all(word in jobs[job] for word in (*words, "first_gpu=1", "runtime=10080")), jobs[job]

@@ -195,9 +195,10 @@ class MoTModel(nn.Module):
         prompts, which = self.different(self.framed(prompt_ids, trace))
         return self.mot.encode_text(*prompts)[1].select(which)
 
-    def trace_pieces(self, trace: Trace) -> tuple[Tensor, Tensor]:
+    def trace_pieces(self, trace: Trace) -> tuple[Tensor, Tensor | None]:
         """ids and mask (B, L), L <= T + 2, of the pieces bos + tokens + eos. A trace cut at its length limit gets its
-        end token here, unscored; a row whose mask is all False has no piece."""
+        end token here, unscored; a row whose mask is all False has no piece. A single trace has no padding, hence no
+        mask."""
         eos, counts = self.mot.config.eos_id, trace.mask.sum(1)
         first = torch.full_like(counts, self.mot.config.bos_id)[:, None]
         ids = torch.cat([first, trace.tokens.masked_fill(~trace.mask, eos), torch.full_like(first, eos)], 1)
@@ -205,7 +206,7 @@ class MoTModel(nn.Module):
         lengths = torch.where(counts > 0, counts + 2 - ended.long(), 0)
         mask = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
         width = int(lengths.max())
-        return ids[:, :width], mask[:, :width]
+        return ids[:, :width], mask[:, :width] if len(ids) > 1 else None
 
     def text_logp(
         self, hidden: Tensor, trace: Trace, temperature: float, entropy_gradient: bool = False
