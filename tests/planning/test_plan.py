@@ -186,7 +186,10 @@ def test_released_models_have_their_published_sizes():
     _, paper = chosen_run("paper", "unigrpo", 0, None)
     model = bagel.skeleton(paper, paper)
     counts = {part: sum(p.numel() for p in found) for part, found in model.expert_parameters().items()}
-    assert counts == {"text": 7_615_616_512, "image": 7_089_139_712} or sum(counts.values()) > 14e9
+    d, token = 3584, 64
+    text = 7_615_616_512 + 28 * 2 * 128  # Qwen2.5-7B with norms of queries and keys
+    ends = 2 * d * token + d + token + (256 + 1) * d + (d + 1) * d  # latents in and out, the clock
+    assert counts == {"text": text, "image": text - 2 * 152_064 * d + ends}
     _, pair = chosen_run("sd35", "unigrpo", 0, None)
     from unigrpo.models.backbones import llm_dit
 
