@@ -161,6 +161,8 @@ def changes(cfg: RunConfig) -> Iterator[tuple[str, object]]:
             yield f"rl.micro_batch: {micro}", lambda c, m=micro: replace(c, rl=replace(c.rl, micro_batch=m))
     if cfg.processes > 1 and not cfg.sharding and cfg.backbone_facts.splits and not (cfg.rl and cfg.rl.lora_rank):
         yield f"sharding: true, processes: {cfg.processes}", lambda c: replace(c, sharding=True)
+    if (cfg.sharding or cfg.processes > 1) and cfg.stage == "rl" and not cfg.reduce_each_slice:
+        yield "reduce_each_slice: true", lambda c: replace(c, reduce_each_slice=c.sharding)
     smaller = max(1, cfg.sampling.memory // 8)
     yield f"sampling.memory: {smaller}", lambda c: replace(c, sampling=replace(c.sampling, memory=smaller))
 

@@ -178,10 +178,10 @@ def alike(tracker: Tracker, update: Callable) -> Callable:
 def few(tracker: Tracker, slices: Callable) -> Callable:
     """``reduced_once`` with the first two slices of a step and the last, the second in the place of those between."""
 
-    def call(nets, every):
+    def call(nets, every, *how):
         chosen = [every[0], every[1], every[-1]] if len(every) > 3 else every
         trained = [p for p in nets.model.parameters() if p.requires_grad]
-        for number, s in enumerate(slices(nets, chosen)):
+        for number, s in enumerate(slices(nets, chosen, *how)):
             with tracker.measure() as cost:
                 yield s
             tracker.label("gradients", [p.grad for p in trained if p.grad is not None])

@@ -107,7 +107,7 @@ def parts(model: UnifiedModel, jobs: Sequence[Job], manner: Manner, seed: int) -
         return
     tokens = manner.max_tokens if any(job.text is not None for job in jobs) else 0
     sizes = model.row_bytes(model.prompt_ids([job.prompt.text for job in jobs]), tokens)
-    writing, painting = (max(1, manner.memory // size) for size in sizes)
+    writing, painting = (max(1, manner.memory // 2 // size) for size in sizes)  # both are held while painting
     start = 0
     while start < len(jobs):
         end = min(start + max(writing, painting), len(jobs))

@@ -309,6 +309,7 @@ class RunConfig(Settings):
     processes: Count = 1  # of SFT and reinforcement: one a device, each with its share of the examples or prompts
     sharding: bool = False  # weights, gradients and optimiser state split among the processes (FSDP)
     activation_checkpointing: bool = False  # layers are computed again in the backward pass, not stored
+    reduce_each_slice: bool = False  # a split network sums gradients over processes after every slice: none holds all
     model: ModelConfig = ModelConfig()
     supervised: SupervisedConfig = SupervisedConfig()
     sampling: SamplingConfig = SamplingConfig()
@@ -340,6 +341,8 @@ class RunConfig(Settings):
         else:
             alone = self.sharding and self.processes == 1
             require(not alone, "sharding", "false for processes: 1, which has nobody to share with")
+            each = self.sharding or not self.reduce_each_slice
+            require(each, "reduce_each_slice", "false without sharding: every process holds all gradients")
         require(facts.splits or not self.sharding, "sharding", f"false for backbone: {name}")
         again = facts.recomputes or not self.activation_checkpointing
         require(again, "activation_checkpointing", f"false for backbone: {name}")

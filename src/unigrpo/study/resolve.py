@@ -33,7 +33,8 @@ PAINTING = ("grid", "shift", "guidance_interval", "reasoning_guidance", "renorm"
 CATALOGUE, SCALES = ROOT / "pipelines" / "experiments.yaml", ROOT / "pipelines" / "scales"
 OPTIONS = ("scale", "seeds", "run", "group")  # of load_study
 MODES = {"yes": "think", "no": "direct"}  # thinking at evaluation, as tables say it -> as files say it
-LAYOUT = ("processes", "sharding", "activation_checkpointing")  # among devices, of SFT and reinforcement
+# among devices, of SFT and reinforcement
+LAYOUT = ("processes", "sharding", "activation_checkpointing", "reduce_each_slice")
 MACHINE = ("backbone", "device", "precision", "threads", *LAYOUT)  # keys of a scale that a run has too
 PARTS = ("config", "training", "reward", "weak_reward", "tuning", "evaluation")  # of a configuration: see part()
 _EVALUATION = {"images_per_prompt"}
@@ -51,6 +52,7 @@ class Scale(Settings):
     processes: Count = 1
     sharding: bool = False
     activation_checkpointing: bool = False
+    reduce_each_slice: bool = False
     memory: Count = 4000  # MB of the machine, for a process that holds a model
     memory_of_training: Count | None = None  # the same for all processes of SFT or reinforcement
     hours: Count = 24  # that the longest step may take

@@ -14,13 +14,13 @@ from unigrpo.core.errors import Collapse
 from unigrpo.episodes.slices import Networks, Slice
 
 
-def reduced_once(nets: Networks, slices: list[Slice]) -> Iterator[Slice]:
+def reduced_once(nets: Networks, slices: list[Slice], each: bool = False) -> Iterator[Slice]:
     """The slices of an optimiser step, one after the other; a network that is split sums its gradients over processes
-    at the last of them alone."""
+    at the last of them alone, or at ``each``."""
     units = [module for module in nets.model.modules() if hasattr(module, "set_requires_gradient_sync")]
     for number, s in enumerate(slices, 1):
         for unit in units:
-            unit.set_requires_gradient_sync(number == len(slices), recurse=False)
+            unit.set_requires_gradient_sync(each or number == len(slices), recurse=False)
         yield s
 
 

@@ -59,7 +59,7 @@ def update(run: Learner, slices: list[Slice], rl) -> tuple[dict[str, float], dic
     """One optimiser step: metrics of its slices, and the norm of each expert's gradient before clipping. Raises
     Collapse, without a step, where a loss or a gradient is not finite."""
     with common_collapse():
-        parts = [(s.share, accumulate(run, s, rl)) for s in reduced_once(run.nets, slices)]
+        parts = [(s.share, accumulate(run, s, rl)) for s in reduced_once(run.nets, slices, run.cfg.reduce_each_slice)]
     metrics = merged(parts)
     require_match(metrics, run.cfg.precision)
     norms = {name: clipped(parameters, rl.clip_norm) for name, parameters in run.experts.items()}
