@@ -215,9 +215,10 @@ def sampled(tracker: Tracker, model: UnifiedModel, cfg: RunConfig, asked: list) 
     """The cost of sampling several sets (jobs, decoding, scales of guidance), from one part of each."""
     total, known = Cost(), {}
     for jobs, decoded, scales in asked:
-        sizes = model.row_bytes(model.prompt_ids([p.text for p, _ in jobs]), cfg.sampling.max_trace_tokens)
-        part = max(1, *(cfg.sampling.memory * 2**20 // size for size in sizes)) * distributed.count()
-        part = min(len(jobs), part)
+        at_once = engine.at_once(
+            model, [p for p, _ in jobs], cfg.sampling.max_trace_tokens, cfg.sampling.memory * 2**20
+        )
+        part = min(len(jobs), max(at_once) * distributed.count())
         how = part, decoded.thinking, tuple(scale > 1 for scale in scales)
         if how not in known:
             with tracker.measure() as known[how]:

@@ -100,14 +100,20 @@ def think(model: UnifiedModel, jobs: Sequence[Job], manner: Manner, seed: int) -
     return Start(tuple(jobs), prompt_ids, trace, contexts(model, prompt_ids, trace, full, manner.guidance), x)
 
 
+def at_once(model: UnifiedModel, prompts: Sequence[Prompt], max_tokens: int, memory: int) -> tuple[int, int]:
+    """How many rows write together, and how many are painted together, each in half of ``memory`` bytes: both are held
+    while images are painted."""
+    sizes = model.row_bytes(model.prompt_ids([prompt.text for prompt in prompts]), max_tokens)
+    return tuple(max(1, memory // 2 // size) for size in sizes)
+
+
 def parts(model: UnifiedModel, jobs: Sequence[Job], manner: Manner, seed: int) -> Iterator[Start]:
     """All jobs in order, begun, as many together as are to be painted together. Jobs that share a trace begin
     together."""
     if not jobs:
         return
     tokens = manner.max_tokens if any(job.text is not None for job in jobs) else 0
-    sizes = model.row_bytes(model.prompt_ids([job.prompt.text for job in jobs]), tokens)
-    writing, painting = (max(1, manner.memory // 2 // size) for size in sizes)  # both are held while painting
+    writing, painting = at_once(model, [job.prompt for job in jobs], tokens, manner.memory)
     start = 0
     while start < len(jobs):
         end = min(start + max(writing, painting), len(jobs))
