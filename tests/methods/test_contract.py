@@ -197,7 +197,7 @@ def test_pairs_of_trajectories(add, tmp_path):
 from unigrpo.episodes import noise_pairs, rollout as episodes, slices
 from unigrpo.methods import MethodFacts
 
-FACTS = MethodFacts(trains=(("image",),), noise_inside=True, evaluations=lambda rl: rl.window_size, ratio=False)
+FACTS = MethodFacts(trains=(("image",),), noise_inside=True, ratio=False)
 
 def make_slices(nets, rollout, advantages, rl):
     return slices.slices(nets, rollout, advantages, rl, lambda part: None, None, keep_all=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
@@ -67,11 +68,13 @@ class Plain:
 
 @contextmanager
 def together(processes: int) -> Iterator[None]:
-    """This process as the first of several, which are not there."""
+    """This process as the first of several, which are not there; torch's warnings of tensors without numbers are for
+    those who expect some."""
     if processes > 1:
         dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=processes)
     try:
-        yield
+        with warnings.catch_warnings(action="ignore", category=UserWarning):
+            yield
     finally:
         if processes > 1:
             dist.destroy_process_group()
