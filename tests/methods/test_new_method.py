@@ -55,6 +55,16 @@ def test_the_shown_variant_halves_the_image_loss(root, add, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_readmes_method_learns_from_good_episodes_alone(root, add, tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", (root / "README.md").read_text(), re.DOTALL)
+    add("mine", next(block for block in blocks if "def make_slices" in block))
+    rl = replace(tiny.RL, rollouts=1, epochs=1)
+    (ours,), _ = train(tmp_path, replace(rl, method="mine"))
+    (grpo,), _ = train(tmp_path, rl)
+    assert ours["text_loss"] < grpo["text_loss"] - 0.1  # minus the mean of advantages, which GRPO centres
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("source", [VARIANT, TUPLE], ids=["star", "assignment"])
 @pytest.mark.parametrize(
     "changes",
