@@ -21,7 +21,7 @@ from unigrpo.models.mot_model import MoTModel
 from unigrpo.study.config import SupervisedConfig
 from unigrpo.training import supervised_run
 from unigrpo.training.examples import Example, Steps, bucketed, draw_examples, training_times
-from unigrpo.training.supervised_run import learning_rate, supervised_loss
+from unigrpo.training.supervised_run import learning_rate, supervised_losses
 from unigrpo.world import prompts, render, scenes, traces
 from unigrpo.world.gold import judge
 
@@ -43,6 +43,13 @@ def examples():
 
 
 # ---- loss --------------------------------------------------------------------------------------------------
+
+
+def supervised_loss(*step):
+    """The loss of a step, which is that of its buckets, and the parts of it."""
+    found = list(supervised_losses(*step))
+    parts = {name: sum(each[name] for each in found) for name in found[0]}
+    return parts.pop("loss"), {name: value.item() for name, value in parts.items()}
 
 
 def by_hand(model, examples, s, generator):
@@ -261,7 +268,8 @@ def test_fixed_parts_stay_as_they_were(trained, model):
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, monkeypatch):
     checkpoint.save_model(tiny.model(), tmp_path / "init", {})
-    monkeypatch.setattr(supervised_run, "supervised_loss", lambda *_: (torch.tensor(torch.nan), {}))
+    nothing = torch.tensor(torch.nan, requires_grad=True)
+    monkeypatch.setattr(supervised_run, "supervised_losses", lambda *_: iter([{"loss": nothing * 1}]))
     with pytest.raises(UserError, match="tiny: loss is nan at step 0; lower supervised.lr"):
         supervised_run.train(tiny.run_config("sft"), tmp_path / "out", tmp_path / "init")
     assert not (tmp_path / "out/model.safetensors").exists()

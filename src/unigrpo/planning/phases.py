@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -257,6 +258,7 @@ def tensors(*modules: nn.Module) -> list[torch.Tensor]:
 
 def prepare(tracker: Tracker, optimizer: torch.optim.Optimizer) -> None:
     """Give every parameter the optimiser's state, as it has after the first step."""
+    gc.collect()  # the whole network, before it was split, may still be there
     trained = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
     for p in trained:
         p.grad = torch.zeros_like(p)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -40,31 +41,31 @@ from unigrpo.training.validation import validate
 LOGGED = 50  # steps between two rows of the record
 
 
-def supervised_loss(
+def supervised_losses(
     model: UnifiedModel, buckets: list[Bucket], settings: SupervisedConfig, generator: torch.Generator
-) -> tuple[Tensor, dict[str, float]]:
-    """Flow-matching loss (mean over elements) + ce_weight * cross-entropy (mean over trace tokens) of this process's
-    share of a step's examples; its mean over processes is the loss of all."""
-    flow, ce, tokens, total = 0.0, 0.0, 0, sum(bucket.size for bucket in buckets)
-    for bucket in buckets:
+) -> Iterator[dict[str, Tensor]]:
+    """``flow``, the flow-matching loss (mean over elements), ``ce``, the cross-entropy (mean over trace tokens), and
+    the ``loss``, flow + ce_weight * ce, of each bucket: its part of this process's share of a step. Their sums' means
+    over processes are those of all examples."""
+    total = sum(bucket.size for bucket in buckets)
+    traces = [model.trace_from_texts([e.trace for e in bucket.examples]) for bucket in buckets]
+    tokens = sum(trace.mask.sum() for trace in traces)
+    tokens = max(distributed.mean(tokens).item(), 1)
+    for bucket, trace in zip(buckets, traces, strict=True):
         noise = torch.randn(bucket.size, *model.latent_shape, generator=generator)[bucket.local]
         t = training_times(bucket.size, settings.timestep_shift, generator)[bucket.local]
         dropped = torch.rand(bucket.size, generator=generator)[bucket.local] < settings.condition_dropout
         data = model.encode_images(bucket.images.to(model.device).permute(0, 3, 1, 2).float() / 255)
         noise, t, dropped = noise.to(data), t.to(data), dropped.to(model.device)
 
-        trace = model.trace_from_texts([e.trace for e in bucket.examples])
         x = (1 - t)[:, None, None] * data + t[:, None, None] * noise
         pieces = [trace, States(x[:, None], t[:, None])]
         ids = model.prompt_ids([e.prompt for e in bucket.examples])
         hidden, velocity = model.replay(ids, pieces, ("full",), through=True, dropped=dropped)
         logp, _ = model.text_logp(hidden, trace, 1.0)
-        ce, tokens = ce - logp.sum(), tokens + int(trace.mask.sum())
         error = velocity["full"][:, 0] - (noise - data)
-        flow = flow + error.square().mean() * (bucket.size / total)
-    ce = ce / max(distributed.mean(torch.tensor(tokens)).item(), 1)
-    parts = {name: distributed.mean(value.detach()).item() for name, value in (("flow", flow), ("ce", ce))}
-    return flow + settings.ce_weight * ce, parts
+        flow, ce = error.square().mean() * (bucket.size / total), -logp.sum() / tokens
+        yield {"loss": flow + settings.ce_weight * ce, "flow": flow, "ce": ce}
 
 
 def learning_rate(step: int, s: SupervisedConfig) -> float:
@@ -105,19 +106,23 @@ def learn(student: Student, step: int) -> tuple[Tensor, dict[str, float]]:
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(step, s)
     generator = seeding.generator(cfg.seed, cfg.stage, "noise", step)
+    losses, found = supervised_losses(student.model, student.steps(step), s, generator), []
     with student.accelerator.autocast():
-        loss, parts = supervised_loss(student.model, student.steps(step), s, generator)
-    loss_of_all = distributed.mean(loss.detach())
-    if not torch.isfinite(loss_of_all):
-        raise UserError(f"{cfg.run}: loss is {loss_of_all.item()} at step {step}; lower supervised.lr")
-    loss.backward()
+        for measured in losses:
+            with torch.autocast(measured["loss"].device.type, enabled=False):
+                measured["loss"].backward()  # a bucket at a time: its activations are the most that is held
+            found.append({name: value.detach() for name, value in measured.items()})
+    sums = {name: distributed.mean(sum(each[name] for each in found)) for name in found[0]}
+    loss, parts = sums.pop("loss"), {name: value.item() for name, value in sums.items()}
+    if not torch.isfinite(loss):
+        raise UserError(f"{cfg.run}: loss is {loss.item()} at step {step}; lower supervised.lr")
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     distributed.average_gradients(parameters)
     torch.nn.utils.clip_grad_norm_(parameters, s.clip_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     average_into(student.average, student.model.network, step, s.ema_decay)
-    return loss_of_all, parts
+    return loss, parts
 
 
 def train(cfg: RunConfig, out: Path, init: Path | None, tracker: str | None = None) -> None:
