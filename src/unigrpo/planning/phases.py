@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,7 +14,9 @@ import torch
 from torch import distributed as dist
 from torch import nn
 from torch.distributed._tools import fake_collectives  # noqa: F401 - which gives collectives a form without numbers
+from torch.distributed.tensor._sharding_prop import ShardingPropagator
 from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
 from unigrpo.core import distributed
@@ -73,8 +74,15 @@ def together(processes: int) -> Iterator[None]:
     those who expect some."""
     if processes > 1:
         dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=processes)
+    shapes = ShardingPropagator._propagate_tensor_meta_non_cached
+
+    def uncounted(*args):  # it makes tensors of the whole network's shapes, to learn how a result is split
+        with _disable_current_modes():
+            return shapes(*args)
+
+    shaping = patch.object(ShardingPropagator, "_propagate_tensor_meta_non_cached", uncounted)
     try:
-        with warnings.catch_warnings(action="ignore", category=UserWarning):
+        with warnings.catch_warnings(action="ignore", category=UserWarning), shaping:
             yield
     finally:
         if processes > 1:
@@ -258,7 +266,6 @@ def tensors(*modules: nn.Module) -> list[torch.Tensor]:
 
 def prepare(tracker: Tracker, optimizer: torch.optim.Optimizer) -> None:
     """Give every parameter the optimiser's state, as it has after the first step."""
-    gc.collect()  # the whole network, before it was split, may still be there
     trained = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
     for p in trained:
         p.grad = torch.zeros_like(p)
