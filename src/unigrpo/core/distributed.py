@@ -56,6 +56,14 @@ def _over_hosts(world: dist.ProcessGroup) -> dist.ProcessGroup:
     return world if dist.get_backend(world) == "gloo" else dist.new_group(backend="gloo", timeout=PATIENCE)
 
 
+def leave() -> None:
+    """The end of working together. A group that outlives it would end the process with an error."""
+    if count() > 1:
+        dist.barrier()
+        _over_hosts.cache_clear()
+        dist.destroy_process_group()
+
+
 def mean(value: Tensor) -> Tensor:
     """The mean over processes of a 0-d value, in float64 where there are several."""
     return value if count() == 1 else torch.stack(collect([value.detach().double().cpu()])).mean()

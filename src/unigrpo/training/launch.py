@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from torch import nn
 
+from unigrpo.core import distributed
 from unigrpo.core.distributed import PATIENCE
 from unigrpo.core.errors import UserError
 from unigrpo.models import checkpoint, sharding
@@ -80,7 +81,7 @@ def sampler(cfg: RunConfig, folder: Path) -> Iterator[UnifiedModel]:
         hold(model, torch.bfloat16)
     with accelerator.autocast():
         yield model
-    accelerator.end_training()
+    distributed.leave()
 
 
 def hold(model: UnifiedModel, kind: torch.dtype) -> None:
