@@ -60,8 +60,13 @@ def leave() -> None:
     """The end of working together. A group that outlives it would end the process with an error."""
     if count() > 1:
         dist.barrier()
-        _over_hosts.cache_clear()
+        forget()
         dist.destroy_process_group()
+
+
+def forget() -> None:
+    """Hold no group any more, for one that somebody else ends."""
+    _over_hosts.cache_clear()
 
 
 def mean(value: Tensor) -> Tensor:

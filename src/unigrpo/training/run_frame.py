@@ -97,6 +97,7 @@ class Frame:
             finish(self.cfg, self.out, model, self.accelerator.device, **facts, **self.counts)
             if facts.get("collapse"):
                 print(f"{self.cfg.run}/{self.cfg.seed} collapsed: {facts['collapse']}")
+        distributed.forget()
         self.accelerator.end_training()
 
 
