@@ -60,13 +60,8 @@ def leave() -> None:
     """The end of working together. A group that outlives it would end the process with an error."""
     if count() > 1:
         dist.barrier()
-        forget()
+        _over_hosts.cache_clear()
         dist.destroy_process_group()
-
-
-def forget() -> None:
-    """Hold no group any more, for one that somebody else ends."""
-    _over_hosts.cache_clear()
 
 
 def mean(value: Tensor) -> Tensor:

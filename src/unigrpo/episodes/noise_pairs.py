@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from unigrpo.core import seeding
-from unigrpo.episodes.rollout import Draw, Rollout, Segment, episodes, evaluate
+from unigrpo.episodes.rollout import Draw, Rollout, Track, episodes, evaluate
 from unigrpo.models.base import States, UnifiedModel
 from unigrpo.objectives.matching import noised
 from unigrpo.sampling.engine import Name, Start, normal
@@ -23,7 +23,7 @@ from unigrpo.sampling.painting import paint
 
 
 @dataclass(frozen=True)
-class PairTrack(Segment):
+class PairTrack(Track):
     """B finished images with M pairs each: clean (B, *L) latents; pair_times (B, M), in (0, 1]; noise (B, M, *L)
     standard normal; images (B, 3, H, W) in [0, 1]."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -75,39 +75,28 @@ class Draw:
         return guidance_of(self.rl, self.rl.guidance)
 
 
-class Track(Protocol):
-    """What the record of how B images were painted has, whatever the method: a segment of part ``image``."""
+class Track:
+    """The record of how B images were painted, a segment of part ``image``: the base of every method's, a frozen
+    dataclass. ``SHARED`` names the fields that belong to the rollout; all others have a row an episode."""
 
-    SHARED: ClassVar[tuple[str, ...]]  # fields that belong to the rollout; all others have a row an episode
-    part: ClassVar[str]
+    SHARED: ClassVar[tuple[str, ...]] = ()
+    part: ClassVar[str] = "image"
 
     images: Tensor  # (B, 3, H, W) finished, in [0, 1]
 
     @property
     def drawn(self) -> dict[str, int]:
         """The draws that all episodes of the rollout share, for the record."""
-
-    def select(self, index) -> Track: ...
-
-
-class Segment:
-    """The base of tracks."""
-
-    SHARED = ()
-    part = "image"
-
-    @property
-    def drawn(self) -> dict[str, int]:
         return {}
 
-    def select(self, index):
+    def select(self, index) -> Track:
         """The track of these episodes."""
         rows = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name not in self.SHARED}
         return replace(self, **rows)
 
 
 @dataclass(frozen=True)
-class ImageTrack(Segment):
+class ImageTrack(Track):
     """The stochastic window of B image trajectories.
 
     times (N+1,) the grid, on the CPU; window: its S stochastic steps, increasing; latents, next_latents (B, S, *L): the

@@ -88,7 +88,7 @@ class Slice:
 
 def optimizer_steps(rl: RLConfig) -> list[list[int]]:
     """Which of this process's episodes each optimiser step of a rollout uses. ``halves``: disjoint parts of
-    complete groups; ``repeat``: all episodes every time."""
+    the rollout, each of complete groups over all processes; ``repeat``: all episodes every time."""
     n = rl.prompts_per_rollout * rl.group_size // distributed.count()
     if rl.epoch_convention == "repeat":
         return [list(range(n))] * rl.epochs

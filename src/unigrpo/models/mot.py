@@ -31,7 +31,6 @@ from unigrpo.models.mot_pieces import (
     Output,
     See,
     all_visible,
-    any_padding,
     joined,
     look_back,
     visible_of,
@@ -185,11 +184,7 @@ class MoT(nn.Module):
         if context is None:
             return hidden, Context(out.keys, out.values, mask, after)
         seen = None if mask is None and context.mask is None else torch.cat([before, visible_of(mask, ids)], 1)
-        keys, values = (
-            tuple(torch.cat(pair, 2) for pair in zip(old, new, strict=True))
-            for old, new in ((context.keys, out.keys), (context.values, out.values))
-        )
-        return hidden, Context(keys, values, seen, after)
+        return hidden, context.followed(out, seen, after)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., vocabulary)."""
@@ -217,11 +212,7 @@ class MoT(nn.Module):
         mask = None if context.mask is None else F.pad(context.mask, (0, own), value=True)
         visible = None if mask is None else mask[:, None]
         (out,) = self.run([Input(streams, context.rope[:, None], (See(context),), visible)])
-        keys, values = (
-            tuple(torch.cat(pair, 2) for pair in zip(old, new, strict=True))
-            for old, new in ((context.keys, out.keys), (context.values, out.values))
-        )
-        return out.hidden, Context(keys, values, mask, context.rope + 1)
+        return out.hidden, context.followed(out, mask, context.rope + 1)
 
     def velocity(self, context: Context, x: Tensor, t: Tensor, grid: tuple[int, int]) -> Tensor:
         """Velocity of noisy latent tokens: x (B, N, token_dim), t (B,) in (0, 1], grid (rows, cols) with N tokens.
@@ -283,7 +274,7 @@ class MoT(nn.Module):
                 n = {"full": len(sees), "prompt": 1, "empty": 0}[name]
                 place = {"full": at, "prompt": start, "empty": torch.zeros_like(start)}[name]
                 before = None
-                if dropped is not None or any_padding(key_masks[:n]):
+                if dropped is not None or any(mask is not None for mask in key_masks[:n]):
                     before = all_visible(key_masks[:n], key_widths, which)
                 if dropped is not None:
                     before, place = before & ~dropped[:, None], place.masked_fill(dropped, 0)

@@ -64,6 +64,14 @@ class Context(PaintContext):
         mask = None if self.mask is None else fn(self.mask)
         return Context(tuple(map(fn, self.keys)), tuple(map(fn, self.values)), mask, fn(self.rope))
 
+    def followed(self, by: Output, mask: Tensor | None, rope: Tensor) -> Context:
+        """The context with a piece after it; ``mask`` of both, ``rope`` after both."""
+        keys, values = (
+            tuple(torch.cat(pair, 2) for pair in zip(old, new, strict=True))
+            for old, new in ((self.keys, by.keys), (self.values, by.values))
+        )
+        return Context(keys, values, mask, rope)
+
     def select(self, index) -> Context:
         return super().select(index).compact()
 
@@ -168,11 +176,6 @@ def look_back(sees: Sequence[See], layer: int, k: Tensor, v: Tensor, keys: list[
 def visible_of(mask: Tensor | None, ids: Tensor) -> Tensor:
     """The mask (R, T) of a text, also where it has no padding."""
     return torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
-
-
-def any_padding(masks: Sequence[Tensor | None]) -> bool:
-    """Whether any of several sources has a mask."""
-    return any(mask is not None for mask in masks)
 
 
 def all_visible(masks: Sequence[Tensor | None], widths: Sequence[int], like: Tensor) -> Tensor:

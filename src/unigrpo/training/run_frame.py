@@ -97,8 +97,8 @@ class Frame:
             finish(self.cfg, self.out, model, self.accelerator.device, **facts, **self.counts)
             if facts.get("collapse"):
                 print(f"{self.cfg.run}/{self.cfg.seed} collapsed: {facts['collapse']}")
-        distributed.forget()
-        self.accelerator.end_training()
+        distributed.leave()
+        self.accelerator.end_training()  # of its trackers
 
 
 def finish(cfg: RunConfig, out: Path, model: UnifiedModel, device, *, wall_seconds: float, **facts) -> None:
