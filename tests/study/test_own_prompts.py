@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 
 import pytest
 import torch
 
 from tests._support import command, own_rewards, tiny
+from unigrpo.core import seeding
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_jsonl, write_json
+from unigrpo.core.records import Prompt
 from unigrpo.core.settings import replace, to_dict
 from unigrpo.judges import reward as rewards
 from unigrpo.study import resolve
@@ -61,6 +64,34 @@ def test_rollouts_draw_from_the_pool_and_from_the_world_without_one(file):
         assert sorted(p.tag for p in prompts) == ["rings", "rings", "stars", "stars"] and len({*prompts}) == 4
     assert {p.text for prompts in drawn for p in prompts} == {row["prompt"] for row in OWN}
     assert task.draw_prompts(3, 1, 4) == task.draw_prompts(3, 1, 4, prompt_set("train"))
+
+
+def plain_draw(seed, index, n, pool):
+    """The rule as one says it: the tags in turn from a drawn one, each time any prompt of the tag not drawn before."""
+    tags = list(dict.fromkeys(p.tag for p in pool))
+    rng = seeding.numpy_generator(seed, "prompts", index)
+    first, drawn = int(rng.integers(len(tags))), []
+    for i in range(n):
+        left = [p for p in pool if p.tag == tags[(first + i) % len(tags)] and p not in drawn]
+        drawn.append(left[rng.integers(len(left))])
+    return drawn
+
+
+def test_draws_are_those_of_the_plain_rule_and_read_a_pool_once(file):
+    uneven = [Prompt(f"{tag}/{i}", "a ring", tag, {}) for i in range(9) for tag in "abc"[: 3 - i // 4]]
+    for pool, n in ((prompt_set("train"), 12), (read_prompts(file), 4), (uneven, 12)):
+        for seed, index in itertools.product(range(3), range(20)):
+            assert task.draw_prompts(seed, index, n, pool) == plain_draw(seed, index, n, pool)
+
+    class Counted(list):
+        passes = 0
+
+        def __iter__(self):
+            self.passes += 1
+            return super().__iter__()
+
+    each_its_own = Counted(Prompt(f"{i}", "a ring", f"tag {i}", {}) for i in range(20000))
+    assert len({*task.draw_prompts(0, 0, 12, each_its_own)}) == 12 and each_its_own.passes == 1
 
 
 BAD = {

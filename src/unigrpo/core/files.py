@@ -72,21 +72,37 @@ def _object(text: str, path: str, first: int) -> dict:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place at the end, or vanishes after an error. Creates the
-    folder. Raises UserError where no file can be written: a taken name, a read-only folder, a full disk."""
+    """A temporary path beside ``path`` that takes its place at the end, or vanishes after an error. Both are on the
+    disk then, so that a power cut leaves the old file or the new one; its mode is the umask's. Creates the folder.
+    Raises UserError where no file can be written: a taken name, a read-only folder, a full disk."""
     path = Path(path)
     with accessing(path, "written"):
         path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_dir():
-        raise UserError(f"{path}: cannot be written, expected a file, found a folder")
-    temporary = path.with_name(f".{path.name}.tmp")
+        if path.exists() and not path.is_file():
+            found = "a folder" if path.is_dir() else "a device or another special file"
+            raise UserError(f"{path}: cannot be written, expected a file, found {found}")
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.unlink(missing_ok=True)  # of a killed process
     try:
         with accessing(path, "written"):
             temporary.touch()  # refused now rather than after the work
+            mode = temporary.stat().st_mode
             yield temporary
+            temporary.chmod(mode)  # some libraries write a private file of their own in its place
+            _flush(temporary)
             os.replace(temporary, path)
+            _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -102,7 +118,10 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         temporary.mkdir(parents=True)
     try:
         yield temporary
+        for made in (*temporary.rglob("*"), temporary):
+            _flush(made)
         os.replace(temporary, path)
+        _flush(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

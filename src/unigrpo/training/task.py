@@ -24,16 +24,18 @@ def draw_prompts(seed: int, index: int, n: int, pool: list[Prompt] | None = None
     """The prompts of rollout ``index``: distinct, categories equally often; the same for every run of a seed. From
     the world's training prompts without a ``pool``."""
     pool = world_prompts.prompt_set("train") if pool is None else pool
-    tags = list(dict.fromkeys(p.tag for p in pool))
+    by_tag: dict[str, list[Prompt]] = {}
+    for prompt in pool:
+        by_tag.setdefault(prompt.tag, []).append(prompt)
+    tags, least = list(by_tag), min(map(len, by_tag.values()))
     rng = seeding.numpy_generator(seed, "prompts", index)
     offset = int(rng.integers(len(tags)))
-    least = min(sum(p.tag == tag for p in pool) for tag in tags)
     if n > least * len(tags):
         raise UserError(f"rl.prompts_per_rollout: expected at most {least * len(tags)} distinct prompts, got {n}")
     drawn: list[Prompt] = []
     for i in range(n):
-        choices = [p for p in pool if p.tag == tags[(offset + i) % len(tags)] and p not in drawn]
-        drawn.append(choices[rng.integers(len(choices))])
+        choices = by_tag[tags[(offset + i) % len(tags)]]
+        drawn.append(choices.pop(rng.integers(len(choices))))
     return drawn
 
 
