@@ -6,12 +6,27 @@ from __future__ import annotations
 import difflib
 import importlib
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 from unigrpo.core.errors import UserError
+
+PACKAGES: set[str] = set()  # that hold plug-ins
+USED: set[str] = set()  # modules of plug-ins that this process works with, beside those whose facts it reads
+_reading: list[bool] = []  # what is open of `declarations`
+
+
+@contextmanager
+def declarations() -> Iterator[None]:
+    """Within it plug-ins are loaded for what they declare alone."""
+    _reading.append(True)
+    try:
+        yield
+    finally:
+        _reading.pop()
 
 
 def nearest(name: object, known: Iterable) -> str:
@@ -29,6 +44,9 @@ class Door:
     package: str  # holds its files
     what: str  # names the kind in messages
     contract: tuple[str, ...] = ("FACTS",)  # that a file must define
+
+    def __post_init__(self):
+        PACKAGES.add(self.package)
 
     def _found(self) -> dict[str, Path]:
         """Name -> file of all plug-ins of this kind. Imports none of them."""
@@ -72,4 +90,6 @@ class Door:
             raise UserError(f"{where}{path}{line}: cannot be imported ({type(error).__name__}: {error})") from None
         if missing := [word for word in self.contract if not hasattr(module, word)]:
             raise UserError(f"{where}{path}: expected a {self.what} to define {', '.join(missing)}")
+        if not _reading:
+            USED.add(module.__name__)
         return module

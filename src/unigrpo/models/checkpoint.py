@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from unigrpo.core.errors import UserError
+from unigrpo.core.registry import declarations
 from unigrpo.study.config import ModelConfig, RunConfig
 from unigrpo.study.facts import BACKBONES
 
@@ -23,9 +24,10 @@ if TYPE_CHECKING:
 def backbone_of(folder: Path) -> ModuleType:
     """The backbone whose checkpoint a folder is. Raises UserError where it is nobody's."""
     path = folder / "model.json"
-    for name in BACKBONES.names():
-        if (backbone := BACKBONES.load(name)).holds(folder):
-            return backbone
+    with declarations():
+        holding = [name for name in BACKBONES.names() if BACKBONES.load(name).holds(folder)]
+    if holding:
+        return BACKBONES.load(holding[0])
     if not path.exists():
         raise UserError(f"{path}: not found, expected the folder of a model")
     raise UserError(f"{path}: backbone: expected one of {', '.join(BACKBONES.names())}")

@@ -12,6 +12,7 @@ from pydantic import Field, SerializeAsAny, create_model, field_validator, model
 
 from unigrpo.core.errors import UserError, error_prefix
 from unigrpo.core.files import read_json
+from unigrpo.core.registry import declarations
 from unigrpo.core.settings import (
     MOST,
     AsTuple,
@@ -249,7 +250,8 @@ def _composed(method: str, sections: tuple[type[Settings], ...]) -> type[RLConfi
 def rl_class(method: str) -> type[RLConfig]:
     """The class of the settings of a reinforced run: the common ones, the method's and the regularisers'. Raises
     UserError where the method cannot be loaded, and for a key that is also a common one, or declared twice."""
-    plugins = [METHODS.load(method, "rl.method"), *(REGULARISERS.load(name) for name in REGULARISERS.names())]
+    with declarations():
+        plugins = [METHODS.load(method, "rl.method"), *(REGULARISERS.load(name) for name in REGULARISERS.names())]
     sections = tuple(plugin.Settings for plugin in plugins if hasattr(plugin, "Settings"))
     seen = dict.fromkeys(RLConfig.model_fields, "a common setting")
     for section in sections:

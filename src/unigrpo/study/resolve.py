@@ -19,7 +19,7 @@ from pydantic import Field
 
 from unigrpo.core import files
 from unigrpo.core.errors import UserError, error_prefix
-from unigrpo.core.registry import nearest
+from unigrpo.core.registry import declarations, nearest
 from unigrpo.core.settings import Count, Settings, from_dict, to_dict
 from unigrpo.core.yaml_files import read_yaml
 from unigrpo.study.benchmark_entry import Benchmark
@@ -175,6 +175,7 @@ class Study:
         return to_dict(self.resolve(run, seed))
 
 
+@declarations()
 def load_study(catalogue_file: Path, scale_folder: Path, options: dict) -> Study:
     """The study that ``options`` choose: ``scale`` (default cpu), ``seeds`` in place of the scale's, a ``run`` of the
     catalogue, and a ``group`` of its tables and figures. Every run is resolved once, so that bad settings are met
@@ -240,17 +241,20 @@ def _check_runs(study: Study) -> None:
                 )
 
 
+@declarations()
 def chosen_study(scale: str) -> Study:
     """This checkout's catalogue at ``scale``, its runs not checked. Raises UserError."""
     return _read_study(CATALOGUE, SCALES, scale, "--scale ")
 
 
 @cache
+@declarations()
 def benchmarks() -> dict[str, Benchmark]:
     """Those of this checkout's catalogue. Raises UserError."""
     return load_catalogue(CATALOGUE)["benchmarks"]
 
 
+@declarations()
 def chosen_run(scale: str | None, run: str | None, seed: int, file: Path | None) -> tuple[str, RunConfig]:
     """(the words that chose it, its configuration): ``run`` of the catalogue at ``scale`` and ``seed``, or the resolved
     configuration (JSON) in ``file``. Raises UserError unless exactly one of the two is given."""
