@@ -47,7 +47,7 @@ class RealOptions(Settings):
 
 
 def world(pixels: np.ndarray, prompts: Sequence[Prompt]) -> list[Found]:
-    return [inspector.to_geneval(seen.detections) for seen in inspector.inspect_images(pixels)]
+    return [verdicts.boxes_and_colors(seen.detections) for seen in inspector.inspect_images(pixels)]
 
 
 def real(options: Mapping) -> Detect:

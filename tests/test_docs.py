@@ -148,7 +148,7 @@ def test_numbers_of_prompts(root):
     for name, *stated in cells(root, "testbed.md", "set"):
         pool = prompts.prompt_set(name)
         jobs = next((b.jobs(4) for b in resolve.benchmarks().values() if b.prompts == name), None)
-        for tag, cell in zip([*prompts.GENEVAL_TAGS, prompts.COMPOUND, None], stated, strict=True):
+        for tag, cell in zip([*prompts.CATEGORIES, prompts.COMPOUND, None], stated, strict=True):
             number = sum(tag in (None, p.tag) for p in pool)
             held = f"{number} ({sum(tag in (None, p.tag) for p, _ in jobs)})" if jobs else f"{number}"
             assert cell == (held if number else ""), (name, tag)

@@ -13,7 +13,7 @@ from unigrpo.core.errors import UserError
 from unigrpo.core.records import Prompt
 from unigrpo.judges import reward as rewards
 from unigrpo.world import geneval_verdict
-from unigrpo.world.inspector import inspect_images, to_geneval
+from unigrpo.world.inspector import inspect_images
 from unigrpo.world.prompts import asked_text, prompt_set
 from unigrpo.world.render import render
 from unigrpo.world.scenes import COLORS, Obj, Scene
@@ -113,7 +113,7 @@ def test_geneval_is_its_verdict_on_what_the_inspector_finds():
     scene = Scene((Obj("circle", red, 1 / 6, 1 / 6, 0.12), Obj("circle", blue, 5 / 6, 5 / 6, 0.12)))
     pixels = render([scene])
     picture = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
-    found = to_geneval(inspect_images(pixels)[0].detections)
+    found = geneval_verdict.boxes_and_colors(inspect_images(pixels)[0].detections)
     for count, official, exact in [(1, 1.0, 0.0), (2, 1.0, 1.0), (4, 0.0, 0.5)]:
         meta = {"include": [{"class": "circle", "count": count}], "prompt": "x"}
         asking = Prompt("p", "x", "counting", meta)

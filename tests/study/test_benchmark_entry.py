@@ -29,7 +29,7 @@ def test_a_category_of_few_prompts_has_as_many_images_as_one_of_least_prompts():
     geneval, ta = (resolve.benchmarks()[name] for name in ("geneval", "ta"))
     for base in (1, 4):
         images = Counter(prompt.tag for prompt, _ in geneval.jobs(base))
-        assert images == {tag: 40 * base for tag in prompts.GENEVAL_TAGS}
+        assert images == {tag: 40 * base for tag in prompts.CATEGORIES}
     assert [number for _, number in ta.jobs(4)] == [0, 1, 2, 3] * 150
     assert len(replace(ta, least_prompts=301).jobs(1)) == 3 * 150
 

@@ -11,7 +11,7 @@ import pytest
 from tests._support.command import unigrpo
 from unigrpo.core.errors import UserError
 from unigrpo.world import geneval_verdict
-from unigrpo.world.geneval_verdict import exact_verdict, filter_detections, official_verdict, relative_position
+from unigrpo.world.geneval_verdict import exact_verdict, kept_indices, official_verdict, relative_position
 
 PROMPTS_SHA256 = "55b6e3650e980c13daf30569eb666e000faf19bfc2b7b4cbe999fcdb7aa9d680"
 METADATA_SHA256 = "5c48e0813e812e3c373fa5c8ed07a8f0a483be30272b4427b0559c8048e67c13"
@@ -51,27 +51,27 @@ def test_categories_have_the_published_sizes():
 
 def test_filter_is_strict_in_float32_and_stricter_for_counting():
     just = float(np.float32(0.3))  # 0.30000001192...: above 0.3 in float64, equal to it in float32
-    raw = {"cup": [[0, 0, 1, 1, just], [0, 0, 2, 2, 0.31], [0, 0, 3, 3, 0.9], [0, 0, 4, 4, 0.91]]}
-    assert [b[2] for b in filter_detections(raw, "colors")["cup"]] == [4, 3, 2]
-    assert [b[2] for b in filter_detections(raw, "counting")["cup"]] == [4]
-    assert filter_detections({"cup": raw["cup"][:1], "fork": []}, "colors") == {}
+    raw = [[0, 0, 1, 1, just], [0, 0, 2, 2, 0.31], [0, 0, 3, 3, 0.9], [0, 0, 4, 4, 0.91]]
+    assert kept_indices(raw, "colors") == [3, 2, 1]
+    assert kept_indices(raw, "counting") == [3]
+    assert kept_indices(raw[:1], "colors") == kept_indices([], "colors") == []
 
 
 def test_filter_keeps_the_sixteen_best():
-    raw = {"cup": [[0, 0, i, i, 0.4 + i / 100] for i in range(20)]}
-    assert [b[2] for b in filter_detections(raw, "colors")["cup"]] == list(range(19, 3, -1))
+    raw = [[0, 0, i, i, 0.4 + i / 100] for i in range(20)]
+    assert kept_indices(raw, "colors") == list(range(19, 3, -1))
 
 
 def test_filter_suppresses_overlap_only_when_asked():
     # inclusive pixels: 10x10 boxes shifted by 5 columns share 50 of 150 pixels, an overlap of exactly 1/3
-    raw = {"cup": [[0, 0, 9, 9, 0.9], [5, 0, 14, 9, 0.8], [100, 0, 109, 9, 0.7]]}
-    starts = {m: [b[0] for b in filter_detections(raw, "colors", m)["cup"]] for m in (1.0, 0.34, 1 / 3)}
-    assert starts == {1.0: [0, 5, 100], 0.34: [0, 5, 100], 1 / 3: [0, 100]}
+    raw = [[0, 0, 9, 9, 0.9], [5, 0, 14, 9, 0.8], [100, 0, 109, 9, 0.7]]
+    kept = {overlap: kept_indices(raw, "colors", overlap) for overlap in (1.0, 0.34, 1 / 3)}
+    assert kept == {1.0: [0, 1, 2], 0.34: [0, 1, 2], 1 / 3: [0, 2]}
 
 
 def test_a_suppressed_box_suppresses_nothing():
-    raw = {"cup": [[0, 0, 9, 9, 0.9], [4, 0, 13, 9, 0.8], [9, 0, 18, 9, 0.7]]}
-    assert [b[0] for b in filter_detections(raw, "colors", 0.2)["cup"]] == [0, 9]
+    raw = [[0, 0, 9, 9, 0.9], [4, 0, 13, 9, 0.8], [9, 0, 18, 9, 0.7]]
+    assert kept_indices(raw, "colors", 0.2) == [0, 2]
 
 
 # --------------------------------------------------------------------------------------- relations

@@ -16,8 +16,9 @@ from unigrpo.core.errors import UserError
 from unigrpo.core.records import Detection
 from unigrpo.judges import detector
 from unigrpo.world import prompts, scenes
+from unigrpo.world.geneval_verdict import boxes_and_colors
 from unigrpo.world.gold import judge
-from unigrpo.world.inspector import inspect_images, to_geneval
+from unigrpo.world.inspector import inspect_images
 from unigrpo.world.render import render
 
 SIZE = 48
@@ -175,13 +176,13 @@ def test_inspector_refuses_other_images():
         inspect_images(np.zeros((1, SIZE, SIZE, 3), dtype=np.float32))
 
 
-def test_to_geneval_sorts_by_score():
+def test_boxes_and_colors_are_sorted_by_score():
     found = [
         Detection("ring", "red", (0, 0, 9, 9), 0.9),
         Detection("star", "blue", (20, 0, 29, 9), 0.95),
         Detection("ring", "pink", (0, 20, 9, 29), 0.97),
     ]
-    boxes, colors = to_geneval(found)
+    boxes, colors = boxes_and_colors(found)
     assert boxes == {"ring": [[0, 20, 9, 29, 0.97], [0, 0, 9, 9, 0.9]], "star": [[20, 0, 29, 9, 0.95]]}
     assert colors == {"ring": ["pink", "red"], "star": ["blue"]}
 

@@ -13,7 +13,7 @@ from unigrpo.world import prompts, scenes, traces
 from unigrpo.world.prompts import Group, Statement
 from unigrpo.world.render import render
 
-TAGS = (*prompts.GENEVAL_TAGS, prompts.COMPOUND)
+TAGS = (*prompts.CATEGORIES, prompts.COMPOUND)
 
 
 def rng(seed=0):
@@ -175,7 +175,7 @@ def test_render_composes_scenes_independently():
 def test_sizes():
     sizes = {name: Counter(p.tag for p in prompts.prompt_set(name)) for name in prompts.SETS}
     single_to_attr = (8, 20, 8, 40, 40, 40)
-    assert sizes["geneval_eval"] == dict(zip(prompts.GENEVAL_TAGS, single_to_attr, strict=True))
+    assert sizes["geneval_eval"] == dict(zip(prompts.CATEGORIES, single_to_attr, strict=True))
     assert sizes["ta_eval"] == {"compound": 150}
     assert sizes["val"] == dict(zip(TAGS, (8, 8, 4, 8, 12, 12, 24), strict=True))
     assert sizes["train"] == dict(zip(TAGS, (8, 28, 12, 16, 120, 400, 400), strict=True))

@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from unigrpo.core.errors import UserError
+from unigrpo.world.geneval_verdict import NUMBERS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
 class Vlm(Protocol):

@@ -12,7 +12,7 @@ import numpy as np
 from unigrpo.core.records import Prompt
 from unigrpo.sampling.engine import Samples
 from unigrpo.world import gold, inspector, prompts, traces
-from unigrpo.world.geneval_verdict import official_verdict
+from unigrpo.world.geneval_verdict import boxes_and_colors, official_verdict
 
 SEED = 1  # of validation noise: fixed, so that runs and updates are compared on the same draws
 
@@ -30,7 +30,7 @@ def judge_each(jobs: list[tuple[Prompt, int]], samples: Samples) -> tuple[list[d
     parts: dict[str, list[float]] = defaultdict(list)
     for (prompt, _), found, text in zip(jobs, inspector.inspect_images(samples.images), samples.traces, strict=True):
         verdict = gold.judge(prompt.meta, found.detections)
-        official = official_verdict(prompt.meta, *inspector.to_geneval(found.detections)).correct
+        official = official_verdict(prompt.meta, *boxes_and_colors(found.detections)).correct
         row = {
             "gold": verdict.gold,
             "strict": float(verdict.strict),

@@ -12,18 +12,16 @@ compound prompts, and "left of" means what GenEval's position rule says.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from unigrpo.core.records import Detection, Prompt
-from unigrpo.world.geneval_verdict import relative_position, with_article
+from unigrpo.world.geneval_verdict import NUMBERS, relative_position, with_article
 from unigrpo.world.prompts import Group
 
 VERSION = "1"
-NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
-@dataclass(frozen=True)
-class ExamPoint:
+class ExamPoint(NamedTuple):
     """One stated fact. ``skill``: object, attribute, count or position; ``target``: what a relation is to."""
 
     question: str

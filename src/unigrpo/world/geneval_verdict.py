@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from unigrpo.core.errors import UserError
+from unigrpo.core.records import Detection
 
 _COCO = (
     "person|bicycle|car|motorcycle|airplane|bus|train|truck|boat|traffic light|fire hydrant|stop sign|"
@@ -33,7 +34,7 @@ CLASSES = tuple(_COCO.split("|"))
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 RELATIONS = ("left of", "right of", "above", "below")
 CATEGORIES = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
-COUNT_WORDS = ("zero", "one", "two", "three", "four")
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 PROMPT_SEED = 43
 SCORE_THRESHOLD, COUNTING_THRESHOLD, MAX_OBJECTS = 0.3, 0.9, 16
@@ -75,7 +76,7 @@ def metadata() -> list[dict]:
         add("two_object", [_clause(a), _clause(b)], f"{with_article(a)} and {with_article(b)}")
     for _ in range(100):
         cls, n = CLASSES[rng.choice(80)], int(rng.integers(2, 4, endpoint=True))
-        add("counting", [_clause(cls, n)], f"{COUNT_WORDS[n]} {plural(cls)}", exclude=[_clause(cls, n + 1)])
+        add("counting", [_clause(cls, n)], f"{NUMBERS[n]} {plural(cls)}", exclude=[_clause(cls, n + 1)])
     for _ in range(100):
         cls, color = CLASSES[rng.choice(79) + 1], COLORS[rng.choice(10)]  # never a person
         add("colors", [_clause(cls, color=color)], f"{with_article(color)} {cls}")
@@ -126,17 +127,17 @@ def kept_indices(
     return chosen
 
 
-def filter_detections(raw: Boxes, tag: str, max_overlap: float = 1.0) -> dict[str, list[list[float]]]:
-    """The official filter on every class; rows come back float32-rounded, empty classes are dropped."""
-    filtered = {
-        cls: [np.asarray(boxes[i], dtype=np.float32).tolist() for i in kept_indices(boxes, tag, max_overlap)]
-        for cls, boxes in raw.items()
-    }
-    return {cls: boxes for cls, boxes in filtered.items() if boxes}
+def boxes_and_colors(detections: Sequence[Detection]) -> tuple[dict[str, list[list[float]]], dict[str, list[str]]]:
+    """GenEval's form: class -> [[x0, y0, x1, y1, score], ...] by falling score, and class -> colours in that order."""
+    boxes: dict[str, list[list[float]]] = {}
+    colors: dict[str, list[str]] = {}
+    for d in sorted(detections, key=lambda d: -d.score):
+        boxes.setdefault(d.cls, []).append([*d.box, d.score])
+        colors.setdefault(d.cls, []).append(d.color)
+    return boxes, colors
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """``reason``: one line a failure, empty if correct, its relations sorted. ``score`` (exact rule only): 1 or less,
     unclamped."""
 

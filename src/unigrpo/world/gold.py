@@ -10,19 +10,16 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from unigrpo.core.lazy import lazy
 from unigrpo.core.records import Detection
 from unigrpo.world import exam_points, geneval_verdict
 from unigrpo.world.scenes import relation_holds
 
-inspector = lazy("unigrpo.world.inspector")
 EXTRA_PENALTY = 0.2
 
 
-@dataclass(frozen=True)
-class Judgement:
+class Judgement(NamedTuple):
     """Verdict on one image; ``soft`` and ``gold`` in [0, 1], ``facts`` in the order of the clauses: count, colour,
     relation."""
 
@@ -69,7 +66,7 @@ def judge(meta: dict, detections: Sequence[Detection]) -> Judgement:
 
 
 def _official(meta: dict, detections: Sequence[Detection]) -> dict:
-    verdict = geneval_verdict.official_verdict(meta, *inspector.to_geneval(list(detections)))
+    verdict = geneval_verdict.official_verdict(meta, *geneval_verdict.boxes_and_colors(detections))
     return {"official": float(verdict.correct), "reason": verdict.reason}
 
 

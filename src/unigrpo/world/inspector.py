@@ -10,8 +10,8 @@ artefact area.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -40,16 +40,14 @@ _IN_PLANE = np.zeros((3, 3, 3), dtype=bool)
 _IN_PLANE[1] = True  # eight neighbours in the same image
 
 
-@dataclass(frozen=True)
-class Inspection:
+class Inspection(NamedTuple):
     """What one image shows. ``artefact`` is the share of its area (0-1) that fits no object and no background."""
 
     detections: list[Detection]
     artefact: float
 
 
-@dataclass(frozen=True)
-class _Candidate:
+class _Candidate(NamedTuple):
     image: int
     color: int
     label: int
@@ -179,13 +177,3 @@ def inspect_images(images: np.ndarray) -> list[Inspection]:
         Inspection(sorted(detections, key=lambda d: -d.score), float(area))
         for detections, area in zip(per_image, artefact, strict=True)
     ]
-
-
-def to_geneval(detections: list[Detection]) -> tuple[dict[str, list[list[float]]], dict[str, list[str]]]:
-    """GenEval's form: class -> [[x0, y0, x1, y1, score], ...] by falling score, and class -> colours in that order."""
-    boxes: dict[str, list[list[float]]] = {}
-    colors: dict[str, list[str]] = {}
-    for d in sorted(detections, key=lambda d: -d.score):
-        boxes.setdefault(d.cls, []).append([*d.box, d.score])
-        colors.setdefault(d.cls, []).append(d.color)
-    return boxes, colors

@@ -22,11 +22,10 @@ from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_jsonl
 from unigrpo.core.records import Prompt
 from unigrpo.world import geneval_verdict
-from unigrpo.world.geneval_verdict import plural, with_article
+from unigrpo.world.geneval_verdict import CATEGORIES, plural, with_article
 from unigrpo.world.scenes import CLASSES, COLOR_NAMES, PLACES, RELATIONS, random_kind
 
 VERSION = "1"
-GENEVAL_TAGS = geneval_verdict.CATEGORIES
 COMPOUND = "compound"
 SETS = ("train", "val", "geneval_eval", "ta_eval")
 COUNTS = ("a", "two", "three", "four")
@@ -268,7 +267,7 @@ def prompt_set(name: str) -> list[Prompt]:
 def _prompts(name: str) -> tuple[Prompt, ...]:
     if name not in SETS:
         raise UserError(f"prompt set {name!r}: expected one of {', '.join(SETS)}")
-    tags = {"geneval_eval": GENEVAL_TAGS, "ta_eval": (COMPOUND,)}.get(name, (*GENEVAL_TAGS, COMPOUND))
+    tags = {"geneval_eval": CATEGORIES, "ta_eval": (COMPOUND,)}.get(name, (*CATEGORIES, COMPOUND))
     split = "eval" if name.endswith("_eval") else name
     return tuple(
         make_prompt(f"{name}/{tag}/{i:03d}", tag, statement)
