@@ -1,5 +1,6 @@
 """From the catalogue to a run's configuration: what composes, and how every kind of bad input is refused."""
 
+import dataclasses
 import json
 
 import pytest
@@ -11,6 +12,7 @@ from unigrpo.core.yaml_files import read_yaml
 from unigrpo.study import config, resolve
 from unigrpo.study.catalogue import by_default, load_catalogue, of_group, runs_in_use
 from unigrpo.study.config import RunConfig, rl_class, rl_config
+from unigrpo.study.facts import METHODS
 from unigrpo.study.resolve import load_study
 
 SCALES = ("smoke", "cpu", "gpu", "paper", "sd35")
@@ -154,7 +156,9 @@ def test_the_first_run_of_a_decoding_table_is_also_sampled_greedily(files):
 def changes(run, **sections):
     """Parts of the run's configuration that differ from the defaults' when settings of sections change."""
     base = {"run": run, "label": run, "stage": "rl" if run == "rl" else "sft", "scale": "cpu", "seed": 0}
-    base |= {"init": "base", "evaluate": ["yes"], "backbone": "world"} | ({"rl": DEFAULTS} if run == "rl" else {})
+    base |= {"init": "base", "evaluate": ["yes"], "backbone": "world", "device": "cpu"} | (
+        {"rl": DEFAULTS} if run == "rl" else {}
+    )
     sections = {k: DEFAULTS | v if k == "rl" else v for k, v in sections.items()}
     before, after = (to_dict(from_dict(RunConfig, base | extra)) for extra in ({}, sections))
     return [part for part in resolve.PARTS if resolve.part(before, part) != resolve.part(after, part)]
@@ -163,14 +167,47 @@ def changes(run, **sections):
 def test_a_step_depends_on_its_own_settings_only():
     assert changes("rl", label="other") == ["config"]
     assert changes("rl", evaluate=["no"]) == ["config"]
-    assert changes("rl", rl={"lr_text": 1e-5}) == ["config", "training"]
+    assert changes("rl", rl={"lr_text": 1e-5}) == ["config", "training", "steps"]
+    assert changes("rl", rl={"rollouts": 61}) == ["config", "training"]  # no step before them
     assert changes("rl", supervised={"lr": 1e-5}) == ["config"]
-    assert changes("sft", supervised={"lr": 1e-5}) == ["config", "training"]
+    assert changes("sft", supervised={"lr": 1e-5}) == ["config", "training", "steps"]
+    assert changes("sft", supervised={"steps": 4001}) == ["config", "training", "steps"]  # its learning rates
     assert changes("sft", reward={"steps": 7}) == ["config", "reward"]
     assert changes("sft", sampling={"images_per_prompt": 9}) == ["config", "evaluation"]
     assert changes("sft", sampling={"guidance_grid": [1.0]}) == ["config", "tuning"]
     assert changes("rl", sampling={"steps": 9}) == list(resolve.PARTS)
     assert changes("rl", model={"layers": 9}) == list(resolve.PARTS)
+    assert changes("rl", rl={"latent_kl_weight": 3.0}) == ["config", "training", "steps"]
+
+
+def test_layout_and_bookkeeping_decide_nothing():
+    rl = {"micro_batch": 7, "validate_every": 3, "validation_images": 2, "checkpoint_every": 7}
+    rl |= {"checkpoint_minutes": 1.0, "keep_state": False, "keep_weights": "all"}
+    for key, value in rl.items():
+        assert changes("rl", rl={key: value}) == ["config"], key
+    for key in ("validate_every", "checkpoint_every", "checkpoint_minutes"):
+        assert changes("sft", supervised={key: 7}) == ["config"], key
+    machine = {"threads": 2, "processes": 2, "device": "auto", "activation_checkpointing": True, "tracker": "wandb"}
+    machine |= {"sampling": {"memory": 7}}
+    for key, value in machine.items():
+        for run in ("sft", "rl"):
+            assert changes(run, **{key: value}) == ["config"], key
+    assert changes("rl", processes=2, sharding=True, reduce_each_slice=True) == ["config"]
+    assert changes("rl", precision="bf16") == list(resolve.PARTS)
+
+
+def test_a_new_regulariser_changes_nothing_that_does_not_name_it():
+    base = {"run": "r", "label": "r", "stage": "rl", "scale": "cpu", "seed": 0, "init": "sft", "evaluate": ["yes"]}
+    data = to_dict(from_dict(RunConfig, base | {"backbone": "world", "rl": DEFAULTS}))
+    before = resolve.part(data, "training")
+    assert "latent_kl_weight" not in before["rl"] and "velocity_mse_weight" in before["rl"]
+
+
+def test_a_schedule_makes_the_length_decide_every_step(monkeypatch):
+    assert changes("rl", rl={"rollouts": 61}) == ["config", "training"]
+    grpo = METHODS.load("grpo")
+    monkeypatch.setattr(grpo, "FACTS", dataclasses.replace(grpo.FACTS, schedule=True))
+    assert changes("rl", rl={"rollouts": 61}) == ["config", "training", "steps"]
 
 
 def test_fingerprints_follow_values_not_order():
@@ -455,7 +492,7 @@ def test_a_line_that_does_not_fit_the_scale_names_both_files(files):
         ("{", "line 1: not valid JSON"),
         ("[]", "expected a JSON object, found list"),
         ('{"runn": "a"}', "runn: unknown key; did you mean run?"),
-        ("{}", "run: missing"),
+        ("{}", "backbone: missing"),
         (None, "cannot be read"),
     ],
 )

@@ -37,6 +37,18 @@ Rate = Annotated[float, Field(gt=0, le=10)]  # a learning rate or a noise level
 Share = Annotated[float, Field(ge=0, le=1)]
 AsTuple = pydantic.BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 Several = Annotated[tuple[Kind, ...], AsTuple, Field(min_length=1)]  # one or more
+
+
+@dataclasses.dataclass(frozen=True)
+class Decides:
+    """Mark of a setting, in its annotation: the parts of a run (``study.resolve.part``) that it decides. One without a
+    mark decides all that read its section."""
+
+    parts: tuple[str, ...] = ()
+
+
+BOOKKEEPING = Decides()  # how and where something is computed, what is kept of it, what it is called
+LENGTHENS = Decides(("training",))  # but no step that is done already: a finished run goes on
 EXPECTED = {  # kind of pydantic's error -> what a value should have been, in plain words
     "int_type": "a whole number", "int_from_float": "a whole number", "float_type": "a number",
     "finite_number": "a finite number", "bool_type": "true or false", "string_type": "text",
@@ -126,6 +138,12 @@ def from_dict(kind: type[Kind], data: object, where: str = "") -> Kind:
 def to_dict(settings: object) -> dict:
     """A plain dict of a settings model or a dataclass, as JSON holds it."""
     return _adapter(type(settings)).dump_python(settings, mode="json", serialize_as_any=True)
+
+
+def deciding(kind: type[BaseModel], values: dict, part: str) -> dict:
+    """Those of the ``values`` of a section that decide ``part`` of a run, by the marks of its class."""
+    marks = {name: m.parts for name, f in kind.model_fields.items() for m in f.metadata if isinstance(m, Decides)}
+    return {name: value for name, value in values.items() if part in marks.get(name, (part,))}
 
 
 def flat(settings: dict, prefix: str = "") -> dict:

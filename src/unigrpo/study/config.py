@@ -14,10 +14,13 @@ from unigrpo.core.errors import UserError, error_prefix
 from unigrpo.core.files import read_json
 from unigrpo.core.registry import declarations
 from unigrpo.core.settings import (
+    BOOKKEEPING,
+    LENGTHENS,
     MOST,
     AsTuple,
     Count,
     CountOrNone,
+    Decides,
     NotNegative,
     Positive,
     Rate,
@@ -35,6 +38,10 @@ MOST_EPISODES = 10**10  # of a run
 Grid = Literal["points", "steps", "diffusers"]
 Guidance = Annotated[float, Field(ge=1)]  # scale of classifier-free guidance; 1 = none
 AtLeastTwo = Annotated[int, Field(ge=2, le=MOST)]
+Often = Annotated[int, Field(ge=1, le=MOST), BOOKKEEPING]  # every so many rollouts or steps
+Minutes = Annotated[float, Field(gt=0), BOOKKEEPING]
+Switch = Annotated[bool, BOOKKEEPING]
+Part = Decides(("training", "steps"))
 
 
 class ModelConfig(Settings):
@@ -83,8 +90,9 @@ class SupervisedConfig(Settings):
     habitual_errors: Share = 0.0  # share of traces that follow a wrong habit where one is triggered (text headroom)
     painter_habits: Share = 0.0  # share of images painted by the painter's habits (image headroom, guided too)
     paint_noise: Share = 0.0  # share of images that differ from their trace in one fact (image headroom, unguided)
-    validate_every: Count = 1000  # steps
-    checkpoint_every: Count = 500  # steps
+    validate_every: Often = 1000  # steps
+    checkpoint_every: Often = 500  # steps between two states to resume from
+    checkpoint_minutes: Minutes = 10  # the most between two of them
 
 
 class Denoising(Settings):
@@ -112,10 +120,13 @@ class SamplingConfig(Denoising):
     """How images are sampled at evaluation."""
 
     max_trace_tokens: Count = 24
-    images_per_prompt: Count = 4
-    memory: Count = 64  # MB that texts and images made together may take beside the weights, in training too
-    guidance_grid: Several[Guidance] = (1.0, 1.5, 2.0, 3.0, 4.5)  # tried on validation prompts
-    temperature_grid: Several[Positive] = (1.0, 0.7, 0.3)  # the same
+    images_per_prompt: Annotated[Count, Decides(("evaluation",))] = 4
+    memory: Annotated[Count, BOOKKEEPING] = (
+        64  # MB that texts and images made together may take beside the weights, in training too
+    )
+    # tried on validation prompts
+    guidance_grid: Annotated[Several[Guidance], Decides(("tuning",))] = (1.0, 1.5, 2.0, 3.0, 4.5)
+    temperature_grid: Annotated[Several[Positive], Decides(("tuning",))] = (1.0, 0.7, 0.3)
 
 
 class RLConfig(Denoising):
@@ -125,12 +136,12 @@ class RLConfig(Denoising):
     method: str  # update rule of the image part: a file of src/unigrpo/methods
     train: Annotated[tuple[Literal["text", "image"], ...], AsTuple] = ("text", "image")
     thinking: bool = True  # write traces during training
-    rollouts: Count = 60
+    rollouts: Annotated[Count, LENGTHENS] = 60
     prompts_per_rollout: Count = 12
     group_size: AtLeastTwo = 12  # episodes (one trace and one image each) per prompt
     epochs: Count = 2  # optimiser steps per rollout
     epoch_convention: Literal["halves", "repeat"] = "halves"  # disjoint parts of the rollout, or all of it each time
-    micro_batch: Count = 144  # episodes per backward pass
+    micro_batch: Annotated[Count, BOOKKEEPING] = 144  # episodes per backward pass
     steps: AtLeastTwo = 10  # denoising grid in training
     guidance: Guidance = 1.0  # in training; 1 is the paper's choice
     penalty_guided: bool = True  # the regulariser compares guided velocities; false: those of the full context
@@ -173,9 +184,12 @@ class RLConfig(Denoising):
     reward: str  # a file of rewards/
     reward_options: dict[str, Any] = {}  # what its `build` is called with
     prompt_file: str | None = None  # prompts to train on, one JSON object a line; none = the world's
-    validate_every: Count = 10  # rollouts
-    validation_images: Count = 1  # per validation prompt
-    checkpoint_every: Count = 10  # rollouts
+    validate_every: Often = 10  # rollouts
+    validation_images: Annotated[Count, BOOKKEEPING] = 1  # per validation prompt
+    keep_weights: Annotated[Literal["best", "all", "none"], BOOKKEEPING] = "best"  # of validations; best by gold
+    checkpoint_every: Often = 10  # rollouts between two states to resume from
+    checkpoint_minutes: Minutes = 10  # the most between two of them
+    keep_state: Switch = True  # of a finished run, which can then go on for more rollouts
 
     @model_validator(mode="after")
     def _check_common(self):
@@ -291,33 +305,40 @@ class RewardConfig(Settings):
         return self
 
 
-class RunConfig(Settings):
+class Machine(Settings):
+    """What a scale says of every run: on what it is computed, and how it is laid out there."""
+
+    backbone: str  # a file or folder of src/unigrpo/models/backbones
+    device: Annotated[Literal["auto", "cpu", "cuda"], BOOKKEEPING] = "auto"  # auto = CUDA where there is one
+    precision: Literal["no", "bf16"] = "no"
+    threads: Annotated[Count, BOOKKEEPING] = 1
+    # of SFT and reinforcement: one a device, each with its share of the examples or prompts
+    processes: Annotated[Count, BOOKKEEPING] = 1
+    sharding: Switch = False  # weights, gradients and optimiser state split among the processes (FSDP)
+    activation_checkpointing: Switch = False  # layers are computed again in the backward pass, not stored
+    reduce_each_slice: Switch = False  # a split network sums gradients over processes after every slice: none holds all
+    tracker: Annotated[str | None, BOOKKEEPING] = None  # that the training record is copied to, e.g. tensorboard
+
+
+class RunConfig(Machine):
     """One run at one seed, fully resolved."""
 
     run: str
-    label: str
+    label: Annotated[str, BOOKKEEPING]
     stage: Literal["base", "sft", "rl"]
     scale: str
     seed: Annotated[int, Field(ge=0)]
     init: str | None = None  # parent run
-    evaluate: Annotated[tuple[Literal["yes", "no"], ...], AsTuple]  # thinking modes at evaluation
-    backbone: str  # a file or folder of src/unigrpo/models/backbones
+    evaluate: Annotated[tuple[Literal["yes", "no"], ...], AsTuple, BOOKKEEPING]  # thinking modes at evaluation
     source: Literal["train", "shipped", "released"] = "train"  # of the base: trained, in this repository, or ...
     released: str | None = None  # ... a local folder or hub id of published weights
     language_model: str | None = None  # the same of a language model, for backbones that have one
-    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto = CUDA where there is one
-    precision: Literal["no", "bf16"] = "no"
-    threads: Count = 1
-    processes: Count = 1  # of SFT and reinforcement: one a device, each with its share of the examples or prompts
-    sharding: bool = False  # weights, gradients and optimiser state split among the processes (FSDP)
-    activation_checkpointing: bool = False  # layers are computed again in the backward pass, not stored
-    reduce_each_slice: bool = False  # a split network sums gradients over processes after every slice: none holds all
     model: ModelConfig = ModelConfig()
-    supervised: SupervisedConfig = SupervisedConfig()
+    supervised: Annotated[SupervisedConfig, Part] = SupervisedConfig()
     sampling: SamplingConfig = SamplingConfig()
-    rl: SerializeAsAny[RLConfig] | None = None  # of reinforced runs
-    reward: RewardConfig = RewardConfig()
-    weak_reward: RewardConfig = RewardConfig()  # of a reward that is trained less
+    rl: Annotated[SerializeAsAny[RLConfig] | None, Part] = None  # of reinforced runs
+    reward: Annotated[RewardConfig, Decides(("reward",))] = RewardConfig()
+    weak_reward: Annotated[RewardConfig, Decides(("weak_reward",))] = RewardConfig()  # of a reward that is trained less
 
     @field_validator("rl", mode="before")
     @classmethod

@@ -34,6 +34,7 @@ class MethodFacts:
     guided: bool = True  # whether it can train with classifier-free guidance
     holds: tuple[str, str | None] | None = None  # what holds it near its start: label, setting (or the regulariser's)
     moves_reference: bool = False  # whether the reference follows the policy
+    schedule: bool = False  # whether what it does at a rollout depends on `rollouts`, so that no run can go on longer
 
 
 @dataclass(frozen=True)

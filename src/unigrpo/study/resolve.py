@@ -13,18 +13,26 @@ import re
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from unigrpo.core import files
 from unigrpo.core.errors import UserError, error_prefix
 from unigrpo.core.registry import declarations, nearest
-from unigrpo.core.settings import Count, Settings, from_dict, to_dict
+from unigrpo.core.settings import Count, deciding, from_dict, to_dict
 from unigrpo.core.yaml_files import read_yaml
 from unigrpo.study.benchmark_entry import Benchmark
 from unigrpo.study.catalogue import BASE, COMMON, SFT, ancestors, facts_of, load_catalogue, runs_in_use
-from unigrpo.study.config import RunConfig, check_processes, load
+from unigrpo.study.config import (
+    Machine,
+    RunConfig,
+    SamplingConfig,
+    SupervisedConfig,
+    check_processes,
+    load,
+    rl_class,
+)
 from unigrpo.study.facts import BACKBONES, METHODS, REGULARISERS
 from unigrpo.study.provenance import ROOT
 from unigrpo.study.training_inputs import check_reward, training_pool
@@ -33,26 +41,13 @@ PAINTING = ("grid", "shift", "guidance_interval", "reasoning_guidance", "renorm"
 CATALOGUE, SCALES = ROOT / "pipelines" / "experiments.yaml", ROOT / "pipelines" / "scales"
 OPTIONS = ("scale", "seeds", "run", "group")  # of load_study
 MODES = {"yes": "think", "no": "direct"}  # thinking at evaluation, as tables say it -> as files say it
-# among devices, of SFT and reinforcement
-LAYOUT = ("processes", "sharding", "activation_checkpointing", "reduce_each_slice")
-MACHINE = ("backbone", "device", "precision", "threads", *LAYOUT)  # keys of a scale that a run has too
-PARTS = ("config", "training", "reward", "weak_reward", "tuning", "evaluation")  # of a configuration: see part()
-_EVALUATION = {"images_per_prompt"}
-_TUNING = {"guidance_grid", "temperature_grid"}
+PARTS = ("config", "training", "steps", "reward", "weak_reward", "tuning", "evaluation")  # see part()
 
 
-class Scale(Settings):
+class Scale(Machine):
     """A scale file: sizes, seeds, machine and optimiser settings that all runs share."""
 
     seeds: Annotated[int, Field(ge=1, le=1000)]
-    backbone: str
-    device: str = "auto"
-    precision: Literal["no", "bf16"] = "no"
-    threads: Count = 1
-    processes: Count = 1
-    sharding: bool = False
-    activation_checkpointing: bool = False
-    reduce_each_slice: bool = False
     memory: Count = 4000  # MB of the machine, for a process that holds a model
     memory_of_training: Count | None = None  # the same for all processes of SFT or reinforcement
     hours: Count = 24  # that the longest step may take
@@ -135,7 +130,7 @@ def _compose(
         stage = dict(scale[line["stage"]])
         common |= {key: stage.pop(key) for key in ("source", "released", "language_model") if key in stage}
         sections["supervised"] = stage | settings
-    machine = {key: scale[key] for key in MACHINE if key in scale}
+    machine = {key: scale[key] for key in Machine.model_fields if key in scale}
     return from_dict(RunConfig, {"run": run, "scale": scale_name, "seed": seed, **common, **machine, **sections})
 
 
@@ -268,23 +263,37 @@ def chosen_run(scale: str | None, run: str | None, seed: int, file: Path | None)
 
 
 def part(resolved: dict, name: str) -> dict:
-    """The settings of a resolved configuration that decide one step's outcome: it is done again when they change.
+    """The settings of a resolved configuration that decide one step's outcome: it is done again when they change. Marks
+    beside the settings say which do (``core.settings.Decides``).
 
     ``config``: all of them, for tables and figures; ``training``: those of the weights and the training record;
-    ``reward``: of the learned reward and its data, ``weak_reward``: of the weaker one; ``tuning``: of the choice of
-    decoding; ``evaluation``: of the images judged.
+    ``steps``: the same, but for the length of a run that can go on; ``reward``: of the learned reward and its data,
+    ``weak_reward``: of the weaker one; ``tuning``: of the choice of decoding; ``evaluation``: of the images judged. Of
+    a regulariser that a reinforced run does not name, settings at their defaults decide nothing.
     """
     if name == "config":
         return resolved
-    stage = "rl" if resolved["stage"] == "rl" else "supervised"
-    trained = {stage} if resolved["stage"] == BASE else {stage, *LAYOUT}
-    wanted = {"training": trained, "reward": {"reward"}, "weak_reward": {"weak_reward"}}.get(name, set())
-    if name == "training" and stage == "rl" and "sft_data" in METHODS.load(resolved["rl"]["method"]).FACTS.needs:
-        wanted = wanted | {"supervised"}
-    drop = {"label", "evaluate", "supervised", "rl", "reward", "weak_reward", *LAYOUT} - wanted
-    unread = {"evaluation": _TUNING, "tuning": _EVALUATION}.get(name, _TUNING | _EVALUATION)
-    sampling = {key: value for key, value in resolved["sampling"].items() if key not in unread}
-    return {key: value for key, value in resolved.items() if key not in drop} | {"sampling": sampling}
+    found, kinds = deciding(RunConfig, resolved, name), {"supervised": SupervisedConfig, "sampling": SamplingConfig}
+    if resolved["stage"] != "rl":
+        found.pop("rl", None)
+    else:
+        rl, facts = resolved["rl"], METHODS.load(resolved["rl"]["method"], "rl.method").FACTS
+        kinds["rl"] = rl_class(rl["method"])
+        found |= {"rl": {k: v for k, v in rl.items() if not _idle(rl, k)}} if "rl" in found else {}
+        if "sft_data" not in facts.needs:
+            found.pop("supervised", None)
+    found |= {key: deciding(kind, found[key], name) for key, kind in kinds.items() if key in found}
+    if name == "steps" and resolved["stage"] == "rl" and facts.schedule:
+        found["rl"]["rollouts"] = rl["rollouts"]
+    return found
+
+
+def _idle(rl: dict, key: str) -> bool:
+    """Whether a setting is one of a regulariser that a reinforced run does not name, and has its default."""
+    others = (
+        REGULARISERS.load(name).Settings.model_fields for name in REGULARISERS.names() if name != rl["regulariser"]
+    )
+    return any(key in fields and fields[key].default == rl[key] for fields in others)
 
 
 def fingerprint(settings: object) -> str:
