@@ -52,7 +52,7 @@ def write(path, rows):
 
 
 def test_a_file_takes_the_place_of_the_worlds_prompts(file):
-    assert training_pool(tiny.run_config()) == prompt_set("train")
+    assert training_pool(tiny.run_config()) == list(prompt_set("train"))
     pool = training_pool(own(file))
     assert pool == read_prompts(file) and [p.text for p in pool] == [row["prompt"] for row in OWN]
 

@@ -22,7 +22,7 @@ from unigrpo.tools.api import LONGEST, Painting, as_prompt
 from unigrpo.world import prompts
 from unigrpo.world.render import render
 from unigrpo.world.scenes import scene_for
-from unigrpo.world.traces import write_trace
+from unigrpo.world.traces import plan_of, write_plan
 
 TEXT = "a photo of a red circle and a star"
 
@@ -88,7 +88,7 @@ def test_a_perfect_picture_is_judged_right_and_a_blank_one_wrong():
     prompt = as_prompt("a photo of a red circle left of a blue star and two hearts")
     scene = scene_for(prompt.meta, np.random.default_rng(0))
     image = Image.fromarray(render([scene], 48)[0])
-    verdict = Painting(prompt, write_trace(scene), image).judge()
+    verdict = Painting(prompt, write_plan(plan_of(scene)), image).judge()
     assert [verdict[name] for name in ("gold", "strict", "soft", "official", "trace_correct")] == [1, 1, 1, 1, 1]
     blank = Painting(prompt, None, Image.new("RGB", (48, 48), "white"))
     assert blank.judge()["gold"] == 0 and "trace_correct" not in blank.judge()

@@ -347,11 +347,11 @@ def test_read_prompts_missing_or_empty(tmp_path):
 
 def test_trace_round_trip_and_form():
     scene = scenes.Scene((scenes.Obj("circle", "red", 0.17, 0.15, 0.11), scenes.Obj("square", "blue", 0.5, 0.5, 0.11)))
-    assert traces.write_trace(scene) == "<think> red circle upper-left , blue square center </think>"
+    assert traces.write_plan(traces.plan_of(scene)) == "<think> red circle upper-left , blue square center </think>"
     g = rng(2)
     for i in range(300):
         world = scenes.random_scene(g, 1 + i % 4)
-        plan = traces.parse_trace(traces.write_trace(world))
+        plan = traces.parse_trace(traces.write_plan(traces.plan_of(world)))
         assert plan == traces.plan_of(world)
         assert traces.plan_of(traces.paint_plan(plan, g)) == plan
 

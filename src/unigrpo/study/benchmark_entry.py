@@ -56,7 +56,7 @@ class Benchmark(Settings):
     def pool(self) -> list[Prompt]:
         """Its prompts, in order."""
         if self.prompts in world_prompts.SETS:
-            return world_prompts.prompt_set(self.prompts)
+            return list(world_prompts.prompt_set(self.prompts))
         return world_prompts.read_prompts(ROOT / self.prompts)
 
     def categories(self) -> list[str]:

@@ -46,7 +46,7 @@ def training_pool(cfg: RunConfig) -> list[Prompt]:
         if text := next((name for name, facts in judges.items() if facts.reads == "text"), None):
             asking = "prompts that ask for a text, which the world's do not"
             raise UserError(f"expected a file of {asking} (reward: {text})")
-        return prompt_set("train")
+        return list(prompt_set("train"))
     prompts = read_pool(Path(rl.prompt_file), judges, cfg.backbone_facts.closed_vocabulary)
     tags = [prompt.tag for prompt in prompts]
     most = -(-rl.prompts_per_rollout // len(set(tags)))

@@ -23,9 +23,8 @@ from unigrpo.world import prompts as world_prompts
 def draw_prompts(seed: int, index: int, n: int, pool: list[Prompt] | None = None) -> list[Prompt]:
     """The prompts of rollout ``index``: distinct, categories equally often; the same for every run of a seed. From
     the world's training prompts without a ``pool``."""
-    pool = world_prompts.prompt_set("train") if pool is None else pool
     by_tag: dict[str, list[Prompt]] = {}
-    for prompt in pool:
+    for prompt in world_prompts.prompt_set("train") if pool is None else pool:
         by_tag.setdefault(prompt.tag, []).append(prompt)
     tags, least = list(by_tag), min(map(len, by_tag.values()))
     rng = seeding.numpy_generator(seed, "prompts", index)

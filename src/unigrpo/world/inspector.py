@@ -71,8 +71,9 @@ def _coverage(images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return coverage, colors, length > DEVIANT
 
 
-def _resampler(low: float, high: float, first: int, count: int) -> np.ndarray:
-    """(CANONICAL, count) linear interpolation from pixels first.. to the canonical samples of [low, high]."""
+def _resampler(center: float, half: float, first: int, count: int) -> np.ndarray:
+    """(CANONICAL, count) linear interpolation from pixels first.. to the canonical samples of center +- half."""
+    low, high = center - half, center + half
     step = (high - low) / CANONICAL
     at = low + step * (np.arange(CANONICAL) + 0.5)
     width = max(step, 1.0)
@@ -118,11 +119,8 @@ def _candidates(coverage: np.ndarray, colors: np.ndarray) -> tuple[list[_Candida
         x0, x1 = _edges(crop.max(axis=0), left)
         y0, y1 = _edges(crop.max(axis=1), top)
         half, cx, cy = MARGIN / 2 * max(x1 - x0, y1 - y0), (x0 + x1) / 2, (y0 + y1) / 2
-        canonical = (
-            _resampler(cy - half, cy + half, top, crop.shape[0])
-            @ crop
-            @ _resampler(cx - half, cx + half, left, crop.shape[1]).T
-        ).ravel()
+        down, across = _resampler(cy, half, top, crop.shape[0]), _resampler(cx, half, left, crop.shape[1])
+        canonical = (down @ crop @ across.T).ravel()
         canonical = canonical - canonical.mean()
         canonical /= np.linalg.norm(canonical)
         density = float(np.sort(crop[inside])[-(areas[label] // 4) - 1])
@@ -172,8 +170,6 @@ def inspect_images(images: np.ndarray) -> list[Inspection]:
     for plane, image in zip(labels, plane_image, strict=True):
         objects[image] |= explained[plane]
     objects = ndimage.binary_dilation(objects, _IN_PLANE)  # an object's soft edge belongs to it
-    artefact = (deviant & ~objects).mean(axis=(1, 2))
-    return [
-        Inspection(sorted(detections, key=lambda d: -d.score), float(area))
-        for detections, area in zip(per_image, artefact, strict=True)
-    ]
+    artefact = (deviant & ~objects).mean(axis=(1, 2)).tolist()
+    best_first = [sorted(detections, key=lambda d: -d.score) for detections in per_image]
+    return [Inspection(*both) for both in zip(best_first, artefact, strict=True)]

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unigrpo.core.errors import UserError
+from unigrpo.core.errors import UserError, error_prefix
 from unigrpo.core.files import read_jsonl
 from unigrpo.core.records import Prompt
 from unigrpo.world import geneval_verdict
@@ -207,64 +207,49 @@ def _split_position(rng: np.random.Generator) -> Splits:
     return out
 
 
-def _split_drawn(rng: np.random.Generator, family: str, sizes: dict[str, int], held_out: frozenset) -> Splits:
-    """Distinct random statements; training ones contain no held-out part."""
+def _split_drawn(rng: np.random.Generator, family: str, sizes: dict[str, int], held_out: set[tuple]) -> Splits:
+    """Distinct random statements; training ones contain none of ``held_out``, to which those of eval and val go."""
     out: Splits = {}
     seen: set[tuple] = set()
-    blocked = set(held_out)
     for split, size in sizes.items():
         out[split] = []
         while len(out[split]) < size:
             statement = FAMILIES[family](rng)
-            if statement.combination() in seen or (split == "train" and not blocked.isdisjoint(statement.parts())):
+            if statement.combination() in seen or (split == "train" and not held_out.isdisjoint(statement.parts())):
                 continue
             seen.add(statement.combination())
             out[split].append(statement)
         if split != "train":
-            blocked.update(s.combination() for s in out[split])
+            held_out.update(s.combination() for s in out[split])
     return out
 
 
-def _combinations(splits: dict[str, Splits]) -> frozenset:
-    """Combinations of val and eval statements (all but the single objects)."""
-    tags = [tag for tag in splits if tag != "single_object"]
-    return frozenset(s.combination() for tag in tags for split in ("eval", "val") for s in splits[tag][split])
-
-
 @cache
-def _splits() -> dict[str, Splits]:
-    """tag -> its statements; the same on every machine."""
+def _splits() -> tuple[dict[str, Splits], set[tuple]]:
+    """(tag -> its statements, combinations of eval and val but the single objects); the same on every machine."""
     rng = np.random.Generator(np.random.PCG64(_SEED))
     splits = {
-        "single_object": dict.fromkeys(("eval", "val", "train"), [_plain(cls) for cls in CLASSES]),
         "two_object": _split_two_object(rng),
         "counting": _split_counting(rng),
         "colors": _split_colors(rng),
         "position": _split_position(rng),
-        "color_attr": _split_drawn(rng, "color_attr", {"eval": 40, "val": 12, "train": _TRAIN_CAP}, frozenset()),
     }
-    sizes = {"eval": 150, "val": 24, "train": _TRAIN_CAP}
-    return splits | {COMPOUND: _split_drawn(rng, COMPOUND, sizes, _combinations(splits))}
-
-
-@cache
-def held_out() -> frozenset:
-    """Combinations of val and eval prompts (all but the single objects)."""
-    return _combinations(_splits())
+    held_out = {s.combination() for by_set in splits.values() for split in ("eval", "val") for s in by_set[split]}
+    for tag, test, validation in (("color_attr", 40, 12), (COMPOUND, 150, 24)):
+        sizes = {"eval": test, "val": validation, "train": _TRAIN_CAP}
+        splits[tag] = _split_drawn(rng, tag, sizes, held_out)
+    single = dict.fromkeys(("eval", "val", "train"), [_plain(cls) for cls in CLASSES])
+    return {"single_object": single} | splits, held_out
 
 
 def is_held_out(statement: Statement) -> bool:
     """Is the statement, or two of its groups as they stand, a val or eval combination?"""
-    return not held_out().isdisjoint(statement.parts())
-
-
-def prompt_set(name: str) -> list[Prompt]:
-    """The prompts of one of SETS, category by category, always in the same order. Raises UserError for another name."""
-    return list(_prompts(name))
+    return not _splits()[1].isdisjoint(statement.parts())
 
 
 @cache  # the workflow asks for the training prompts once a run
-def _prompts(name: str) -> tuple[Prompt, ...]:
+def prompt_set(name: str) -> tuple[Prompt, ...]:
+    """The prompts of one of SETS, category by category, always in the same order. Raises UserError for another name."""
     if name not in SETS:
         raise UserError(f"prompt set {name!r}: expected one of {', '.join(SETS)}")
     tags = {"geneval_eval": CATEGORIES, "ta_eval": (COMPOUND,)}.get(name, (*CATEGORIES, COMPOUND))
@@ -272,7 +257,7 @@ def _prompts(name: str) -> tuple[Prompt, ...]:
     return tuple(
         make_prompt(f"{name}/{tag}/{i:03d}", tag, statement)
         for tag in tags
-        for i, statement in enumerate(_splits()[tag][split])
+        for i, statement in enumerate(_splits()[0][tag][split])
     )
 
 
@@ -299,10 +284,8 @@ def read_prompts(path: str | Path) -> list[Prompt]:
             if key in row and (not isinstance(row[key], str) or not row[key]):
                 raise UserError(f"{where}: '{key}' must be a non-empty string")
         meta = {"tag": "custom", "include": []} | {k: v for k, v in row.items() if k != "id"}
-        try:
+        with error_prefix(where):
             geneval_verdict.check(meta)
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from None
         prompts.append(Prompt(row.get("id", f"custom/{number:03d}"), row["prompt"].strip(), meta["tag"], meta))
     return prompts
 
@@ -316,7 +299,6 @@ def asked_text(prompt: Prompt) -> str:
         found = next((match for marks in QUOTED if (match := re.search(marks, prompt.text))), None)
         text = "" if found is None else next(group for group in found.groups() if group)
     if not isinstance(text, str) or not text.strip():
-        raise UserError(
-            f"prompt {prompt.id}: expected a text to render, in quotation marks or as meta's 'text', in {prompt.text!r}"
-        )
+        expected = "expected a text to render, in quotation marks or as meta's 'text'"
+        raise UserError(f"prompt {prompt.id}: {expected}, in {prompt.text!r}")
     return text

@@ -128,10 +128,8 @@ def place_objects(kinds: Sequence[tuple[str, str]], places: Sequence[int], rng: 
             x, y = cell_center(place)
             x, y = x + JITTER * (2 * right - 1), y + JITTER * (2 * down - 1)
             objects.append(Obj(cls, color, x, y, RADIUS[0] + (RADIUS[1] - RADIUS[0]) * size))
-        if all(
-            max(abs(a.x - b.x), abs(a.y - b.y)) >= a.radius + b.radius + GAP
-            for a, b in itertools.combinations(objects, 2)
-        ):
+        pairs = itertools.combinations(objects, 2)
+        if all(max(abs(a.x - b.x), abs(a.y - b.y)) >= a.radius + b.radius + GAP for a, b in pairs):
             return Scene(tuple(objects))
 
 

@@ -33,17 +33,12 @@ UNTOLD_PROMPT = "a photo"
 
 
 def plan_of(scene: Scene) -> Plan:
-    """The right plan of a scene, in its order."""
+    """The right plan of a scene, in its order, which is the prompt's."""
     return [(o.color, o.cls, PLACES[o.place]) for o in scene.objects]
 
 
 def write_plan(plan: Plan) -> str:
     return f"<think> {' , '.join(' '.join(entry) for entry in plan)} </think>"
-
-
-def write_trace(scene: Scene) -> str:
-    """The scene's trace, objects in its order, which is the prompt's."""
-    return write_plan(plan_of(scene))
 
 
 def parse_trace(text: str) -> Plan | None:
@@ -129,12 +124,9 @@ def image_matches_trace(plan: Plan, detections: Sequence[Detection], image_size:
     for found in sorted(detections, key=lambda d: -d.score):
         x, y = (found.box[0] + found.box[2]) / 2, (found.box[1] + found.box[3]) / 2
         best.setdefault(PLACES[scenes.cell_at(x / image_size, y / image_size)], found)
-    result = []
-    for color, cls, place in plan:
-        seen = best.get(place)
-        hits = (False, False) if seen is None else (seen.color == color, seen.cls == cls)
-        result.append((seen is not None, *hits))
-    return result
+    nothing = Detection("", "", (), 0.0)
+    seen = [(best.get(place, nothing), color, cls) for color, cls, place in plan]
+    return [(d is not nothing, d.color == color, d.cls == cls) for d, color, cls in seen]
 
 
 @dataclass(frozen=True)
@@ -225,7 +217,7 @@ def dense_example(rng: np.random.Generator, n_objects: int | None = None) -> tup
         counts = Counter((o.color, o.cls) for o in scene.objects)
         statement = Statement(tuple(Group(n, color, cls) for (color, cls), n in counts.items()))
         if not is_held_out(statement):
-            return statement.text(), write_trace(scene), scene
+            return statement.text(), write_plan(plan_of(scene)), scene
 
 
 def base_example(rng: np.random.Generator, thinking: bool, imperfection: Imperfection) -> tuple[str, str | None, Scene]:
