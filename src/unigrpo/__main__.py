@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from unigrpo import commands, study
-from unigrpo.commands import app
+from unigrpo.commands import app, writes
 from unigrpo.core.errors import UserError, in_one_line
 
 for file in pkgutil.iter_modules(commands.__path__):
@@ -22,7 +22,7 @@ app.registered_commands.sort(key=lambda command: command.rich_help_panel != comm
 @app.callback()
 def unigrpo(
     context: typer.Context,
-    record: Annotated[Path | None, typer.Option(help="JSON lines to write: processor time, wall time, memory.")] = None,
+    record: Annotated[Path | None, writes("JSON lines to write: processor time, wall time, memory.")] = None,
     version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
 ) -> None:
     """UniGRPO: reinforcement of models that reason in text before they paint, and the study of it."""
@@ -34,6 +34,8 @@ def unigrpo(
     if context.invoked_subcommand is None:
         print(context.get_help())
     elif record is not None:
+        if record.exists() and record.suffix != ".jsonl":
+            raise UserError(f"--record {record}: is there already, expected a new file or one that ends in .jsonl")
         context.with_resource(study.provenance.recorded(record, context.invoked_subcommand))
 
 

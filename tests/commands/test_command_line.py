@@ -14,6 +14,7 @@ import typer
 
 from tests._support.command import unigrpo
 from unigrpo.__main__ import app
+from unigrpo.core import files
 from unigrpo.core.errors import UserError
 from unigrpo.study.config import SamplingConfig
 
@@ -112,3 +113,96 @@ def test_what_a_call_has_used_is_recorded(root, tmp_path):
         used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         assert line["step"] == "diff" and 0 < line["cpu_seconds"] <= used + 0.01
         assert line["cpu_seconds"] > used / 2 and line["max_rss_mb"] > 10 and line["seconds"] >= 0
+
+
+# What names an output, and the least words of each verb that writes: {input} is a folder or file that is read.
+READING = {
+    "sample": "{input} x",
+    "export": "{input}",
+    "variance": "{input} --scale smoke --run unigrpo --reward {input}",
+    "judge geneval": "--images {input}",
+    "score": "--samples {input} --reward {input} --detector {input}",
+    "cross": "run={input} --reward weak",
+    "convert-images": "--images {input}",
+    "collect": "run={input}",
+    "table": "table1 --results {input}",
+    "figure": "figure1 --results {input}",
+    "claims": "--results {input}",
+    "compare": "a b --results {input}",
+    "gallery": "--results {input}",
+    "gallery ": "--results {input}",
+    "train": "--init {input} --run sft --scale smoke",
+    "reward-data": "--init {input} --scale smoke",
+    "train-reward": "--data {input} --scale smoke",
+    "tune": "--model {input} --scale smoke --run sft",
+    "sample-sets": "--model {input} --decoding {input} --mode think --scale smoke --run sft",
+    "ship-base": "--run {input}",
+    "hand-out": "",
+    "train-detector": "",
+}
+WRITTEN = {"export": "", "convert-images": "--out", "gallery ": "--single"}  # --out elsewhere
+SHARED = {"table", "figure", "claims", "compare", "judge geneval", "cross"}  # whose files stand beside others
+
+
+def refused(verb, out, given="here", match=""):
+    with pytest.raises(UserError, match=match):
+        unigrpo(f"{verb.strip()} {READING[verb].format(input=given)} {WRITTEN.get(verb, '--out')} '{out}'")
+
+
+def outputs(command):
+    return {p.opts[0] for p in command.params if p.metavar in ("FILE", "FOLDER")}
+
+
+def test_every_option_that_names_an_output_is_checked():
+    commands = VERBS | {"judge geneval": VERBS["judge"].get_command(None, "geneval")}
+    for verb, command in commands.items():
+        named = {p.opts[0] for p in command.params if re.search(r"\bto (write|make)\b", p.help, re.IGNORECASE)}
+        assert outputs(command) >= named, verb
+        assert {WRITTEN.get(v, "--out") or "out" for v in READING if v.strip() == verb} == outputs(command), verb
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder of results, by turns the input of every verb, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    files.write_text(tmp_path / "here/model.safetensors", "weights")
+    files.write_text(tmp_path / "here/inner/notes.txt", "notes")
+    os.mkfifo(tmp_path / "pipe")
+    yield tmp_path
+    assert (tmp_path / "here/model.safetensors").read_text() == "weights"
+    assert {p.name for p in tmp_path.rglob("*")} <= {"here", "inner", "model.safetensors", "notes.txt", "pipe", "link"}
+
+
+@pytest.mark.parametrize("verb", READING)
+def test_no_verb_writes_to_an_empty_name_a_special_file_or_its_input(verb, here):
+    refused(verb, "", match="expected a path")
+    for special in ("pipe", "/dev/null"):
+        refused(verb, special, match=f"{special}: (expected|is there already)")
+    if verb in SHARED:
+        return
+    link = here / "link"
+    link.symlink_to(here / "here")
+    if READING[verb]:
+        for same in ("here", "here/../here", link):
+            refused(verb, same, match="which would be overwritten|expected a file or")
+    if "--single" in WRITTEN.get(verb, "") or outputs(VERBS[verb]) == {"--out"} and "FILE" in metavars(verb):
+        refused(verb, "here/model.safetensors", match="is a file of")
+    else:
+        refused(verb, ".", match="holds")  # a folder of others, in which the input lies
+        refused(verb, "here/inner", match="holds other files")
+
+
+def metavars(verb):
+    return {p.metavar for p in VERBS[verb].params}
+
+
+def test_no_run_is_trained_over_another(here):
+    files.write_json(here / "here/run.json", {"run": "unigrpo", "seed": 1, "scale": "smoke"})
+    refused("train", "here", given="link", match="holds run unigrpo, seed 1, scale smoke, expected a folder of")
+    (here / "here/run.json").unlink()
+
+
+@pytest.mark.parametrize("path", ["/dev/null", "here/model.safetensors"])
+def test_the_record_of_use_takes_no_other_files_place(path, here):
+    with pytest.raises(UserError, match=f"--record {path}: is there already"):
+        unigrpo(f"--record {path} kinds")

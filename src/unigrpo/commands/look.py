@@ -12,7 +12,7 @@ from typing import Annotated, Literal, get_type_hints
 import typer
 
 from unigrpo import study, tools
-from unigrpo.commands import Scale, app, chosen_model
+from unigrpo.commands import Scale, Verbs, app, chosen_model, writes
 from unigrpo.core import files, settings
 from unigrpo.core.errors import UserError
 
@@ -26,7 +26,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document inst
 def sample(
     checkpoint: Checkpoint,
     prompt: Annotated[str | None, typer.Argument(help="What to paint.")] = None,
-    out: Annotated[Path, typer.Option(help="Picture to write; its ending chooses the format.")] = Path("sample.png"),
+    out: Annotated[Path, writes("Picture to write; its ending chooses the format.", "sample.png")] = Path("sample.png"),
     prompts: Annotated[Path | None, typer.Option(help="JSON lines with `prompt`: one image of each.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of noise and text.")] = 0,
     guidance: Annotated[float, typer.Option(help="Scale of classifier-free guidance, 1 is none.")] = 1.0,
@@ -78,7 +78,7 @@ def inspect(checkpoint: Checkpoint, json: Json = False) -> None:
 @app.command(rich_help_panel=MODELS)
 def export(
     run: Annotated[Path, typer.Argument(help="Folder of the finished run.")],
-    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    out: Annotated[Path, writes("Folder to make.", folder=True, kind=typer.Argument)],
 ) -> None:
     """Put a run's checkpoint into a folder of its own, with a model card."""
     tools.export.export(run, out)
@@ -101,7 +101,7 @@ def variance(
     scale: Scale,
     run: Annotated[str, typer.Option(help="Run of the catalogue, with thinking: how the policy rolls out.")],
     reward: Annotated[Path, typer.Option(help="Folder of the learned reward.")],
-    out: Annotated[Path, typer.Option(help="JSON file to write.")],
+    out: Annotated[Path, writes("JSON file to write.", "variance.json")],
     traces: Annotated[int, typer.Option(min=2, help="Traces per prompt.")] = 8,
     images: Annotated[int, typer.Option(min=2, help="Images per trace.")] = 8,
     judge: Annotated[list[str] | None, typer.Option(help="Also split this file of rewards/; may be repeated.")] = None,
@@ -155,7 +155,9 @@ def _command(benchmark: str):
 
     def judge_images(
         images: Images,
-        out: Annotated[Path | None, typer.Option(help="Folder to write (default: beside the images).")] = None,
+        out: Annotated[
+            Path | None, writes("Folder to write (default: beside the images).", folder=True, shared=True)
+        ] = None,
         batch: Annotated[int, typer.Option(min=1, help="Images judged at once.")] = 8,
         **options,
     ) -> None:
@@ -174,7 +176,7 @@ def _command(benchmark: str):
         hint = Annotated[(plain[name], *metadata)] if metadata else plain[name]
         taken[name] = parameter.replace(kind=parameter.KEYWORD_ONLY, annotation=hint)
     judge_images.__signature__ = Signature(list(taken.values()))
-    single = typer.Typer(add_completion=False)
+    single = Verbs(add_completion=False)
     single.command(benchmark, help=module.FACTS.title)(judge_images)
     return typer.main.get_command(single)
 
@@ -199,7 +201,7 @@ def score(
     samples: Annotated[Path, typer.Option(help="Folder of sample sets.")],
     reward: Annotated[Path, typer.Option(help="Folder of the learned reward.")],
     detector: Annotated[Path, typer.Option(help="Folder of the second evaluator.")],
-    out: Annotated[Path, typer.Option(help="scores.jsonl to write.")],
+    out: Annotated[Path, writes("scores.jsonl to write.", "scores.jsonl")],
 ) -> None:
     """Judge the images of every sample set of a run by the synthetic world's instruments."""
     from evals.run import score_run
@@ -211,7 +213,7 @@ def score(
 def cross(
     sources: Annotated[list[str], typer.Argument(metavar="RUN=PATH...", help="Runs and folders of their images.")],
     reward: Annotated[list[str], typer.Option(help="Reward, with options as NAME={...} in JSON; once for each.")],
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    out: Annotated[Path, writes("Folder to write.", folder=True, shared=True)],
     batch: Annotated[int, typer.Option(min=1, help="Images scored at once.")] = 32,
 ) -> None:
     """Score the images of several runs by several rewards, so that hacking one shows on the others."""
@@ -221,7 +223,7 @@ def cross(
 
 
 @app.command(rich_help_panel=JUDGE)
-def convert_images(images: Images, out: Annotated[Path, typer.Option(help="New folder to write.")]) -> None:
+def convert_images(images: Images, out: Annotated[Path, writes("New folder to write.", folder=True)]) -> None:
     """Write images in GenEval's official layout, for its own tool."""
     from evals.instruments.picture_files import convert
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from unigrpo import study
-from unigrpo.commands import Scale, app
+from unigrpo.commands import Scale, app, writes
 from unigrpo.core import registry
 from unigrpo.core.errors import UserError
 from unigrpo.report import claims as claims_room
@@ -19,7 +19,9 @@ PANEL = "Report"
 Results = Annotated[Path | None, typer.Option(help="Folder of the scale (default results/<scale>).")]
 Scores = Annotated[Path | None, typer.Option(help="scores.csv (default that of the scale's folder).")]
 Paper = Annotated[Path | None, typer.Option(help="The paper's numbers (default results/reference/paper.csv).")]
-Out = Annotated[Path | None, typer.Option(help="Folder to write into (default one in the scale's folder).")]
+Out = Annotated[
+    Path | None, writes("Folder to write into (default one in the scale's folder).", folder=True, shared=True)
+]
 Name = Annotated[str, typer.Argument(help="Entry of the catalogue; with --kind, name of the files.")]
 Kind = Annotated[str | None, typer.Option(help="Kind to show --row in, in place of the catalogue's entry; see kinds.")]
 Rows = Annotated[
@@ -31,7 +33,7 @@ Guidance = Annotated[Literal["tuned", "unguided"], typer.Option(help="Guidance o
 @app.command(rich_help_panel=PANEL)
 def collect(
     sources: Annotated[list[str], typer.Argument(metavar="RUN=PATH", help="Run name and one of its seed folders.")],
-    out: Annotated[Path, typer.Option(help="scores.csv to write.")],
+    out: Annotated[Path, writes("scores.csv to write.", "scores.csv")],
 ) -> None:
     """Put all scores of a study into one tidy table."""
     data.results.collect(sources, out)
@@ -127,8 +129,8 @@ def gallery(
     scale: Scale = "cpu",
     guidance: Guidance = "tuned",
     results: Results = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to write, replaced if it exists.")] = None,
-    single: Annotated[Path | None, typer.Option(help="File to write: the page with its images inside.")] = None,
+    out: Annotated[Path | None, writes("Folder to write, replaced if it exists.", "index.html", folder=True)] = None,
+    single: Annotated[Path | None, writes("File to write: the page with its images inside.", "gallery.html")] = None,
 ) -> None:
     """Show samples of all runs side by side, in a static page."""
     folder = _sources(scale, results, None, None, judged=False).folder

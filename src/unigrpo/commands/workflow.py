@@ -9,11 +9,12 @@ from typing import Annotated, Literal
 import typer
 
 from unigrpo import sampling, study, tools, training
-from unigrpo.commands import START, Scale, app, chosen_model
+from unigrpo.commands import START, Scale, app, chosen_model, writes
 from unigrpo.core import distributed, files, registry, settings
 from unigrpo.core.errors import UserError
 
 STEPS = "Steps of a study"
+OF_A_RUN = ("run.json", "metrics.jsonl", "model.*", "state", "*lock*")  # names in the folder of a run
 Name = Annotated[str, typer.Argument(help="Run of the catalogue.")]
 Cores = Annotated[int, typer.Option(min=1, help="CPU cores to use.")]
 Seeds = Annotated[int | None, typer.Option(min=1, help="Number of seeds; the scale's without it.")]
@@ -81,7 +82,7 @@ def base(scale: Scale = "cpu", cores: Cores = 2) -> None:
 
 @app.command(rich_help_panel=STEPS)
 def train(
-    out: Annotated[Path, typer.Option(help="Folder of the run, to write.")],
+    out: Annotated[Path, writes("Folder of the run, to write.", *OF_A_RUN, folder=True)],
     scale: ChosenScale = None,
     run: Annotated[str | None, typer.Option(help="Run of the catalogue; it says the stage.")] = None,
     seed: Seed = 0,
@@ -114,6 +115,10 @@ def train(
     chosen = settings.replace(sampling.engine.read_decoding(decoding), thinking=cfg.rl.thinking) if reinforced else None
     if dry_run:
         return print(json.dumps(settings.to_dict(cfg), indent=2))
+    held = study.provenance.read_record(out)
+    if held and any(held.get(key) != getattr(cfg, key) for key in ("run", "seed", "scale")):
+        other = ", ".join(f"{key} {held.get(key)}" for key in ("run", "seed", "scale"))
+        raise UserError(f"--out {out}: holds {other}, expected a folder of {where}'s own")
     training.launch.check_launch(cfg)
     training.launch.check_devices(cfg)
     if cfg.source == "released":
@@ -145,7 +150,9 @@ def _reinforce(cfg, out: Path, init: Path, reward_folder: Path | None, file: Pat
 @app.command(rich_help_panel=STEPS)
 def reward_data(
     init: Annotated[Path, typer.Option(help="Folder of the SFT run.")],
-    out: Annotated[Path, typer.Option(help="Sample folder, to write.")],
+    out: Annotated[
+        Path, writes("Sample folder, to write.", "manifest.jsonl", "protocol.json", "images.npy", folder=True)
+    ],
     scale: ChosenScale = None,
     run: SftRun = None,
     config: Config = None,
@@ -158,7 +165,7 @@ def reward_data(
 @app.command(rich_help_panel=STEPS)
 def train_reward(
     data: Annotated[Path, typer.Option(help="Sample folder of the SFT run.")],
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    out: Annotated[Path, writes("Folder to write.", "report.json", "data", folder=True)],
     scale: ChosenScale = None,
     run: SftRun = None,
     config: Config = None,
@@ -174,7 +181,7 @@ def train_reward(
 @app.command(rich_help_panel=STEPS)
 def tune(
     model: Model,
-    out: Annotated[Path, typer.Option(help="decoding.json, to write.")],
+    out: Annotated[Path, writes("decoding.json, to write.", "decoding.json")],
     scale: ChosenScale = None,
     run: ChosenRun = None,
     config: Config = None,
@@ -191,7 +198,7 @@ def sample_sets(
     model: Model,
     decoding: Annotated[Path, typer.Option(help="decoding.json.")],
     mode: Annotated[list[str], typer.Option(help="How the run is evaluated: think, direct, greedy; may be repeated.")],
-    out: Annotated[Path, typer.Option(help="Folder of the sets, to write.")],
+    out: Annotated[Path, writes("Folder of the sets, to write.", "done.json", "*.*.*", folder=True)],
     scale: ChosenScale = None,
     run: ChosenRun = None,
     seed: Seed = 0,
@@ -210,7 +217,7 @@ def sample_sets(
 @app.command(rich_help_panel=STEPS)
 def ship_base(
     run: Annotated[Path, typer.Option(help="Folder of the finished run.")],
-    out: Annotated[Path, typer.Option(help="Folder, to write.")],
+    out: Annotated[Path, writes("Folder, to write.", "model.json", folder=True)],
 ) -> None:
     """Make a trained run shippable: weights in half precision, with the record of the training."""
     tools.export.ship(run, out)
@@ -218,7 +225,7 @@ def ship_base(
 
 @app.command(rich_help_panel=STEPS)
 def hand_out(
-    out: Annotated[Path, typer.Option(help="Folder of sample sets: results/<scale>/runs/<name>/seed<k>/samples.")],
+    out: Annotated[Path, writes("Folder of sample sets: results/<scale>/runs/<name>/seed<k>/samples.", folder=True)],
     images_per_prompt: Annotated[int, typer.Option(min=1, help="As the scale's sampling.")] = 4,
 ) -> None:
     """Write the prompts of the benchmarks as folders that another program fills with pictures."""
@@ -227,7 +234,7 @@ def hand_out(
 
 @app.command(rich_help_panel=STEPS)
 def train_detector(
-    out: Annotated[Path, typer.Option(help="Folder for detector.safetensors and detector.json.")],
+    out: Annotated[Path, writes("Folder for detector.safetensors and detector.json.", "detector.json", folder=True)],
 ) -> None:
     """Train the second evaluator."""
     import torch
