@@ -7,6 +7,7 @@ prompt's number of atoms. The prompt file, ``geneval2_data.jsonl``, is its autho
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -19,7 +20,6 @@ from evals.instruments.exams import (
     answered,
     check_answers,
     exam_of,
-    geometric_mean,
     judge_version,
     prompts_version,
     read_exams,
@@ -80,6 +80,11 @@ class SoftTifa:
         ]
         lines += [f"{skill:<16} = AM {s['am']:.2%} ({s['points']} atoms)" for skill, s in numbers["by_skill"].items()]
         return numbers, lines
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    """Of at least one value in [0, 1]; 0 where any is 0."""
+    return math.exp(sum(map(math.log, values)) / len(values)) if all(values) else 0.0
 
 
 def _row(exam: Exam, marks: Sequence[float]) -> dict:

@@ -7,7 +7,6 @@ A prompt file has GenEval 2's rows, ``{prompt, vqa_list: [[question, answer], ..
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -105,11 +104,6 @@ def sit(vlm: Vlm, images: Sequence[Image], exams: Sequence[Exam]) -> list[list[f
     values = iter(vlm.ask(shown, asked, [answer for exam in exams for answer in exam.answers]))
     marks = [list(islice(values, len(exam.questions))) for exam in exams]
     return [next((mark for mark in row if isinstance(mark, UserError)), row) for row in marks]
-
-
-def geometric_mean(values: Sequence[float]) -> float:
-    """Of at least one value in [0, 1]; 0 where any is 0."""
-    return math.exp(sum(map(math.log, values)) / len(values)) if all(values) else 0.0
 
 
 def answerer(

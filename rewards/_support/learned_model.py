@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rewards._support.declarations import MOST_WORDS
-from unigrpo.core.errors import UserError
+from unigrpo.core.errors import UserError, error_prefix
 from unigrpo.core.files import read_json, write_json
 from unigrpo.core.records import Prompt
 from unigrpo.core.settings import from_dict, require, to_dict
@@ -78,8 +78,7 @@ class LearnedReward(nn.Module):
             words = prompt.text.split()
             if not 0 < len(words) <= CONTEXT:
                 raise UserError(f"learned reward: prompt {prompt.text!r}: expected 1 to {CONTEXT} words")
-            unknown = [w for w in words if w not in self.words]
-            if unknown:
+            if unknown := [w for w in words if w not in self.words]:
                 raise UserError(f"learned reward: prompt {prompt.text!r}: unknown word {unknown[0]!r}")
             ids[i, : len(words)] = torch.tensor([self.words[w] for w in words])
         return ids
@@ -111,10 +110,8 @@ def load(path: str | Path, device: str = "auto"):
     device = pick_device(device)
     names = Card.__dataclass_fields__
     data = read_json(path / "model.json", *names)
-    try:
+    with error_prefix(path / "model.json"):
         card = from_dict(Card, {name: data[name] for name in names})
-    except UserError as error:
-        raise UserError(f"{path / 'model.json'}: {error}") from None
     model = LearnedReward(card.settings, card.image_size)
     weights = path / "model.safetensors"
     load_weights(model, read_tensors(weights), weights)

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from rewards._support.learned_model import CONTEXT, LearnedReward, save
 from unigrpo.core import seeding
-from unigrpo.core.errors import UserError
+from unigrpo.core.errors import UserError, error_prefix
 from unigrpo.core.files import write_json
 from unigrpo.core.records import Prompt
 from unigrpo.sampling import sample_folder
@@ -160,10 +160,8 @@ def train(cfg: RunConfig, section: str, data: Path, out: Path) -> None:
     with torch.random.fork_rng(devices=[]):  # open_clip initialises from the global generator
         torch.manual_seed(seeding.stream(cfg.seed, "reward", "initialise"))
         model = LearnedReward(settings, cfg.model.image_size)
-    try:
+    with error_prefix(data / "manifest.jsonl"):
         model.word_ids(training.prompts + held_out.prompts)
-    except UserError as error:
-        raise UserError(f"{data / 'manifest.jsonl'}: {error}") from None
     model = model.to(device)
     losses = optimise(model, training, balanced(), cfg, settings, device)
 

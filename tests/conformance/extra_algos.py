@@ -87,7 +87,8 @@ def _ema(entry: dict, _: dict) -> list[Check]:
     values = torch.tensor(entry["params"])
     average, ours = values[0], []
     for step, value in enumerate(values[1:]):
-        average = ema_update(average, value, step, decay=entry["decay"], every=entry["update_step_interval"])
+        if (step + 1) % entry["update_step_interval"] == 0:  # their interval; ours is every step
+            average = ema_update(average, value, step, entry["decay"])
         ours.append(average)
     return [compare("average", torch.stack(ours), torch.tensor(entry["ema"]), 1e-6)]
 

@@ -208,16 +208,3 @@ def test_a_dead_server_is_given_up():
     found = ask("http://127.0.0.1:9/v1", n=40, concurrency=2, tries=1)
     assert len(found) == 40 and all(isinstance(error, UserError) for error in found)
     assert "no reply" in str(found[0]) and "not asked after 8 failures in a row" in str(found[-1])
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"url": "localhost:8000"}, "endpoint.url: expected http"),
-        ({"timeout": 0.0}, "endpoint.timeout: expected more than 0"),
-        ({"model": ""}, "endpoint.model"),
-    ],
-)
-def test_impossible_settings_are_refused(options, message):
-    with pytest.raises(UserError, match=message):
-        Endpoint(**({"url": "http://a/v1", "model": "m"} | options))

@@ -23,7 +23,7 @@ from unigrpo.core.files import read_json, write_json
 from unigrpo.core.records import Detection
 from unigrpo.core.tensor_files import load_weights, read_tensors, write_tensors
 from unigrpo.world.render import render
-from unigrpo.world.scenes import CLASSES, COLORS, RADIUS, Obj, Scene, random_scene
+from unigrpo.world.scenes import CLASSES, COLOR_NAMES, RADIUS, Obj, Scene, random_scene
 
 LR = 3e-3
 SIZE = 48
@@ -33,8 +33,7 @@ BATCH = 256  # images that are looked at together
 MIN_SCORE = 0.5
 MIN_SHARE = 0.1  # least objectness of a cell that is looked at
 SAME_OBJECT = 0.6  # strides between two predicted centres below which they are one object
-_HEADS = (1, len(CLASSES), len(COLORS), 2, 1)  # objectness, class, colour, centre within the cell, radius
-_NAMES = tuple(COLORS)
+_HEADS = (1, len(CLASSES), len(COLOR_NAMES), 2, 1)  # objectness, class, colour, centre within the cell, radius
 
 
 class Detector(nn.Module):
@@ -94,7 +93,7 @@ def _decode(output: Tensor, scale: float) -> list[list[Detection]]:
         for total, k, c, (x, y), r in objects:
             if total > MIN_SCORE:
                 box = ((x - r) * unit, (y - r) * unit, (x + r) * unit, (y + r) * unit)
-                found[-1].append(Detection(CLASSES[k], _NAMES[c], box, min(total, 1.0)))
+                found[-1].append(Detection(CLASSES[k], COLOR_NAMES[c], box, min(total, 1.0)))
         found[-1].sort(key=lambda d: -d.score)
     return found
 
@@ -107,7 +106,7 @@ def scattered_scene(rng: np.random.Generator, n_objects: int) -> Scene:
         x, y = 0.1 + 0.8 * x, 0.1 + 0.8 * y
         radius = 0.85 * RADIUS[0] + (1.1 * RADIUS[1] - 0.85 * RADIUS[0]) * draw
         if all(max(abs(x - o.x), abs(y - o.y)) > radius + o.radius - 0.01 for o in objects):
-            cls, color = CLASSES[rng.integers(len(CLASSES))], _NAMES[rng.integers(len(_NAMES))]
+            cls, color = CLASSES[rng.integers(len(CLASSES))], COLOR_NAMES[rng.integers(len(COLOR_NAMES))]
             objects.append(Obj(cls, color, x, y, radius))
     return Scene(tuple(objects))
 
@@ -121,7 +120,7 @@ def targets(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     ]
     cell = torch.tensor([row[:3] for row in rows]).reshape(-1, 3)
     cls = torch.tensor([CLASSES.index(o.cls) for *_, o in rows], dtype=torch.long)
-    color = torch.tensor([_NAMES.index(o.color) for *_, o in rows], dtype=torch.long)
+    color = torch.tensor([COLOR_NAMES.index(o.color) for *_, o in rows], dtype=torch.long)
     geometry = [(o.x * CELLS - column, o.y * CELLS - row, o.radius * CELLS) for _, row, column, o in rows]
     return cell, cls, color, torch.tensor(geometry).reshape(-1, 3)
 
@@ -207,7 +206,7 @@ def accuracy(model: Detector, n: int, seed: int) -> dict[str, float]:
 def load(path: Path) -> Detector:
     """Load a detector folder. Raises UserError where it is absent, damaged or of other names."""
     info = read_json(path / "detector.json")
-    if (info.get("classes"), info.get("colors")) != (list(CLASSES), list(COLORS)):
+    if (info.get("classes"), info.get("colors")) != (list(CLASSES), list(COLOR_NAMES)):
         raise UserError(f"{path / 'detector.json'}: expected the classes and colours of this world")
     model = Detector()
     load_weights(model, read_tensors(path / "detector.safetensors"), path / "detector.safetensors")
@@ -223,7 +222,7 @@ def make(out: Path, steps: int, batch: int, seed: int) -> dict:
     write_tensors(out / "detector.safetensors", halves)
     info = {
         "classes": list(CLASSES),
-        "colors": list(COLORS),
+        "colors": list(COLOR_NAMES),
         "trained_on": "renders only",
         "steps": steps,
         "batch": batch,

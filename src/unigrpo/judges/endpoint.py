@@ -13,11 +13,11 @@ import json
 import math
 import os
 import random
-import threading
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -26,7 +26,6 @@ from functools import partial
 from PIL.Image import Image
 
 from unigrpo.core.errors import UserError
-from unigrpo.core.settings import require
 from unigrpo.judges import written
 
 GIVE_UP = 8  # questions in a row, of one call
@@ -49,20 +48,6 @@ class NoServer(Unusable):
 
 class Unserved(UserError):
     """A question whose last try met no usable server."""
-
-
-class Patience:
-    """Of one call. ``spent`` says why nothing more is asked; it is empty while there is hope."""
-
-    def __init__(self):
-        self.spent, self._row, self._lock = "", 0, threading.Lock()
-
-    def note(self, result: float | UserError) -> None:
-        """What a question came to: anything but ``Unserved`` shows that a server is there."""
-        with self._lock:
-            self._row = self._row + 1 if isinstance(result, Unserved) else 0
-            if self._row == GIVE_UP:
-                self.spent = self.spent or f"not asked after {GIVE_UP} failures in a row, the last: {result}"
 
 
 Reader = Callable[[dict], float]
@@ -92,13 +77,7 @@ class Endpoint:
     digest: str = field(default="", init=False)
 
     def __post_init__(self):
-        require(self.url.startswith(("http://", "https://")), "endpoint.url", f"http(s)://..., got {self.url!r}")
-        require(bool(self.model), "endpoint.model", "the name of a model")
-        for name in ("timeout", "tries", "concurrency"):
-            require(getattr(self, name) > 0, f"endpoint.{name}", f"more than 0, got {getattr(self, name)}")
-        for name in ("pause", "longest_pause"):
-            require(getattr(self, name) >= 0, f"endpoint.{name}", f"0 or more, got {getattr(self, name)}")
-        self._key()
+        self._key()  # refused before any question
 
     @property
     def name(self) -> str:
@@ -123,13 +102,16 @@ class Endpoint:
     ) -> list[float | UserError]:
         """What each reader makes of the reply to its question; a UserError in the place of one that could not be had.
         ``settings`` go into the requests."""
-        patience = Patience()
+        latest: deque = deque(maxlen=GIVE_UP)  # results, one a question
+        why: list[str] = []  # nothing more is asked; empty while there is hope
 
         def answer(image: Image, question: str, read: Reader) -> float | UserError:
-            if patience.spent:
-                return UserError(f"{self.url}: {patience.spent}")
+            if why:
+                return UserError(f"{self.url}: {why[0]}")
             result = self._patiently(self._body(image, question, settings), read)
-            patience.note(result)
+            latest.append(result)
+            if len(row := tuple(latest)) == GIVE_UP and all(isinstance(each, Unserved) for each in row):
+                why.append(f"not asked after {GIVE_UP} failures in a row, the last: {row[-1]}")
             return result
 
         items = zip(images, questions, readers, strict=True)

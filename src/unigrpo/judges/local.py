@@ -14,19 +14,17 @@ from torch import Tensor
 
 from unigrpo.core import weights
 from unigrpo.core.errors import UserError
-from unigrpo.core.settings import require
 from unigrpo.judges import written
 from unigrpo.models import torchvision_compat
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PROBE = 112  # pixels a side of the image by which differentiability is measured
 
 
 class LocalVlm:
     """Any model of ``AutoModelForImageTextToText`` with a chat template, from a folder or the hub.
 
-    ``device``: auto is CUDA where there is one. ``dtype``: auto is bfloat16 on CUDA, else float32. ``batch_size``
-    questions are asked at once. Raises UserError where it cannot be loaded.
+    ``device``: auto is CUDA where there is one. ``dtype``: float32, bfloat16, float16; auto is bfloat16 on CUDA, else
+    float32. ``batch_size`` questions are asked at once. Raises UserError where it cannot be loaded.
     """
 
     def __init__(self, name: str | Path, device: str = "auto", dtype: str = "auto", batch_size: int = 8):
@@ -36,18 +34,15 @@ class LocalVlm:
         path = weights.folder(name)
         self.device = weights.pick_device(device)
         dtype = ("bfloat16" if self.device.type == "cuda" else "float32") if dtype == "auto" else dtype
-        require(dtype in DTYPES, "vision-language model: dtype", f"auto, {', '.join(DTYPES)}, got {dtype!r}")
-        require(batch_size >= 1, "vision-language model: batch_size", f"at least 1, got {batch_size}")
+        self.dtype, self.batch_size = getattr(torch, dtype), batch_size
         kind = "a vision-language model"
         with weights.loading(path, kind):
             self.processor = AutoProcessor.from_pretrained(path)
         if getattr(self.processor, "chat_template", None) is None:
-            raise UserError(
-                f"{path}: has no chat template, expected a model that is asked in turns (an instruct model)"
-            )
-        self.model = weights.load_model(AutoModelForImageTextToText, path, kind, dtype=DTYPES[dtype]).to(self.device)
+            expected = "a model that is asked in turns (an instruct model)"
+            raise UserError(f"{path}: has no chat template, expected {expected}")
+        self.model = weights.load_model(AutoModelForImageTextToText, path, kind, dtype=self.dtype).to(self.device)
         self.processor.tokenizer.padding_side = "right"  # positions are then those of a question asked alone
-        self.dtype, self.batch_size = DTYPES[dtype], batch_size
         self.name, self.digest = str(name), weights.digest(path)
         self._keeps = "logits_to_keep" in inspect.signature(self.model.forward).parameters
 

@@ -1,4 +1,4 @@
-"""Moving averages of weights, with the warm-up and the interval of Flow-GRPO."""
+"""Moving averages of weights, with the warm-up of Flow-GRPO."""
 
 from __future__ import annotations
 
@@ -6,14 +6,9 @@ import torch
 from torch import Tensor, nn
 
 
-def ema_update(average: Tensor, value: Tensor, step: int, *, decay: float, every: int) -> Tensor:
-    """The average after optimiser step number ``step`` (from 0), which left ``value``; both of one shape.
-
-    It moves only at each ``every``-th step, to d * average + (1 - d) * value with d = min((1 + step) / (10 + step),
-    decay): short-sighted at first, since the start weighs little then.
-    """
-    if (step + 1) % every:
-        return average
+def ema_update(average: Tensor, value: Tensor, step: int, decay: float) -> Tensor:
+    """The average after optimiser step number ``step`` (from 0), which left ``value``; both of one shape: d * average +
+    (1 - d) * value with d = min((1 + step) / (10 + step), decay), short-sighted at first."""
     return value.lerp(average, min((1 + step) / (10 + step), decay))
 
 
@@ -22,4 +17,4 @@ def average_into(average: nn.Module, model: nn.Module, step: int, decay: float) 
     """Move every parameter of ``average`` after step number ``step`` (from 0) of ``model``; shared ones stay."""
     for mean, value in zip(average.parameters(), model.parameters(), strict=True):
         if mean is not value:
-            mean.copy_(ema_update(mean, value, step, decay=decay, every=1))
+            mean.copy_(ema_update(mean, value, step, decay))
