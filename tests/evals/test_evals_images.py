@@ -146,9 +146,10 @@ def test_rows_are_scores_that_tables_read(tmp_path):
     seed.mkdir()
     rows, _ = judged(read(write_ours(tmp_path / "set")), Levels(), tmp_path / "out")
     (seed / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    tidy = list(results.tidy_rows("run", 0, seed / "scores.jsonl"))
+    results.collect([f"run={seed}"], tmp_path / "scores.csv")
+    tidy = (tmp_path / "scores.csv").read_text().splitlines()[1:]
     assert len(tidy) == 3
-    assert tidy[0][:9] == ("run", 0, "geneval", "levels-1", "think", "tuned", "pcolors", "colors", 0)
+    assert tidy[0].startswith("run,0,geneval,levels-1,think,tuned,pcolors,colors,0,")
 
 
 # --------------------------------------------------------------------------------- GenEval-style

@@ -8,6 +8,9 @@ from unigrpo.report.data.phrases import MISSING
 from unigrpo.report.data.results import Line, Row, Sources
 from unigrpo.report.data.stats import Estimate
 
+# what training cost: head of a cell -> column of the CSV
+COSTS = {"images": "images", "model evaluations": "model_evaluations", "wall seconds": "wall_seconds"}
+
 
 def shown(sources: Sources) -> dict[str, tuple[str, str, str]]:
     """Head of a cell -> column of the CSV, benchmark, metric: each benchmark's headline and what else it shows."""

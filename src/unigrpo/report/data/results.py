@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -55,24 +55,18 @@ def collect(arguments: Sequence[str], out: Path) -> None:
 
 
 def write_scores(sources: Mapping[tuple[str, int], Path], out: Path) -> None:
-    """Write ``out`` from the scores.jsonl of each run and seed."""
+    """Write ``out`` from the scores.jsonl of each run and seed; that of a run that was not trained is empty."""
     with replacing(out) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for (run, seed), path in sources.items():
-            writer.writerows(tidy_rows(run, seed, path))
-
-
-def tidy_rows(run: str, seed: int, path: Path) -> Iterator[tuple]:
-    """The rows of one scores.jsonl; none of an empty one, which is that of a run that was not trained."""
-    for where, row in json_lines(read_text(path), path):
-        try:
-            keys = [row[key] for key in KEYS]
-            metrics = {name: float(value) for name, value in row["metrics"].items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{where}: expected {', '.join(KEYS)} and numbers in metrics ({error!r})") from None
-        for name, value in metrics.items():
-            yield (run, seed, *keys, name, f"{value:.6g}")
+            for where, row in json_lines(read_text(path), path):
+                try:
+                    keys = [row[key] for key in KEYS]
+                    metrics = [(name, f"{float(value):.6g}") for name, value in row["metrics"].items()]
+                except (ValueError, KeyError, TypeError, AttributeError) as error:
+                    raise UserError(f"{where}: expected {', '.join(KEYS)} and numbers in metrics ({error!r})") from None
+                writer.writerows((run, seed, *keys, *metric) for metric in metrics)
 
 
 class Scores:
@@ -93,12 +87,12 @@ class Scores:
         self._frame = frame = frame.astype({c: "category" for c in COLUMNS if c not in kinds})
         self._parts = dict(iter(frame.groupby(["run", "benchmark", "mode", "guidance", "metric"], observed=True)))
 
-    def has(self, run: str, mode: str, guidance: str) -> bool:
-        return any(key[0] == run and key[2:4] == (mode, guidance) for key in self._parts)
+    def has(self, row: Row) -> bool:
+        return any(run == row.run and how == [row.mode, row.guidance] for run, _, *how, _ in self._parts)
 
-    def cells(self, run: str, benchmark: str, mode: str, guidance: str, metric: str) -> stats.Cells | None:
+    def cells(self, row: Row, benchmark: str, metric: str) -> stats.Cells | None:
         """Means over images, seeds x prompts, prompts in a fixed order; None where nothing was scored."""
-        part = self._parts.get((run, benchmark, mode, guidance, metric))
+        part = self._parts.get((row.run, benchmark, row.mode, row.guidance, metric))
         if part is None:
             return None
         table = part.pivot_table("value", "seed", ["tag", "prompt_id"], aggfunc="mean", observed=True)
@@ -230,7 +224,7 @@ class Sources:
 
     def cells(self, row: Row, benchmark: str, metric: str, tag: str | None = None) -> stats.Cells | None:
         """Those of the row, of one category where ``tag`` is given; None where it was not scored."""
-        cells = self.scores.cells(row.run, benchmark, row.mode, row.guidance, metric)
+        cells = self.scores.cells(row, benchmark, metric)
         if cells is None or not tag:
             return cells
         return cells.only(tag) if tag in cells.tags else None

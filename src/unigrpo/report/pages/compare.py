@@ -19,7 +19,6 @@ from unigrpo.report.data.results import Line, Row, Sources
 from unigrpo.report.pages import drawing, page
 
 PAIRS = 3  # of images, where A alone is right and where B alone is
-COST = {"images": "images", "model_evaluations": "model evaluations", "wall_seconds": "wall seconds"}
 
 
 def compared(sources: Sources) -> list[tuple[str, str, str, str | None]]:
@@ -38,15 +37,13 @@ def compare(a: Row, b: Row, sources: Sources) -> list[Line]:
     """A line a metric: both means, a - b with its interval, the smallest difference that could have been resolved, and
     the probability that a beats b on a prompt. Raises UserError where one of them is not scored."""
     for row in (a, b):
-        if not sources.scores.has(row.run, row.mode, row.guidance):
+        if not sources.scores.has(row):
             raise UserError(f"scores: no run {row.run!r} with thinking {row.thinking!r} at guidance '{row.guidance}'")
     lines = []
     for words, benchmark, metric, tag in compared(sources):
-        first, second = (sources.cells(row, benchmark, metric) for row in (a, b))
-        if first is None or second is None or (tag and tag not in first.tags):
+        first, second = (sources.cells(row, benchmark, metric, tag) for row in (a, b))
+        if first is None or second is None:
             continue
-        if tag:
-            first, second = first.only(tag), second.only(tag)
         name = (a.run, b.run, a.mode, a.guidance, benchmark, metric, tag or "")
         gap = sources.gap(a, b, benchmark, metric, tag)
         better = stats.improvement(first, second, numpy_generator(0, "improvement", *name))
@@ -77,7 +74,7 @@ def markdown(a: Row, b: Row, lines: Sequence[Line], sources: Sources) -> str:
     costs = {name: sources.cost(row.run) for name, row in ((first, a), (second, b))}
     spent = [
         {"training cost": words} | {name: cells.number(cost, key, ",.0f") for name, cost in costs.items()}
-        for key, words in COST.items()
+        for words, key in cells.COSTS.items()
     ]
     notes = [
         f"Differences are {first} − {second}, at {a.guidance} guidance, paired by prompt and seed, with 95 % "
@@ -142,5 +139,5 @@ def write(a: Row, b: Row, sources: Sources, out: Path) -> None:
         raise UserError(f"expected two runs, got {a.run} twice")
     lines, name = compare(a, b, sources), f"{a.run}.vs.{b.run}"
     write_text(out / f"{name}.md", markdown(a, b, lines, sources))
-    with drawing.plt.rc_context(drawing.STYLE):
+    with drawing.plt.style.context(drawing.STYLE):
         drawing.save(picture(a, b, lines, sources), pd.DataFrame(lines), out, name)

@@ -17,7 +17,7 @@ def rows_of(spec: Mapping, sources: Sources) -> list[Row]:
     """The rows that are scored, and those of the paper that should be. Raises UserError where none is scored."""
     guidance = spec.get("guidance", "tuned")
     rows = [Row(run, thinking, guidance) for run in spec["runs"] for thinking in ("no", "yes")]
-    scored = [row for row in rows if sources.scores.has(row.run, row.mode, guidance)]
+    scored = [row for row in rows if sources.scores.has(row)]
     if not scored:
         raise UserError(f"scores: none of the runs {', '.join(spec['runs'])} is scored at guidance '{guidance}'")
     return [row for row in rows if row in scored or (row.run, row.thinking) in sources.paper.rows]

@@ -33,20 +33,7 @@ LOOKS = {
     "linestyle": ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1))),
     "marker": ("o", "s", "^", "D", "v", "P", "<", "h", ">", "p", "d", "*"),
 }
-STYLE = {
-    "font.size": 8,
-    "axes.titlesize": 8.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e6e6e6",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "figure.constrained_layout.use": True,
-    "pdf.fonttype": 42,
-    "savefig.dpi": 200,
-}
+STYLE = Path(__file__).with_suffix(".mplstyle")
 MOST_LINES = 4  # of a trace or a verdict
 VERDICTS = {  # verdict -> its words, colour and line: greyscale keeps them apart too
     True: ("✓ right", "#1b7837", "-"),
@@ -168,5 +155,5 @@ def draw(spec: Mapping, sources: Sources) -> tuple[Figure, pd.DataFrame]:
 
 def write(name: str, spec: Mapping, sources: Sources, out: Path) -> None:
     """Write the figure's files."""
-    with plt.rc_context(STYLE):
+    with plt.style.context(STYLE):
         save(*draw(spec, sources), out, name)

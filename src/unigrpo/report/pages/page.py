@@ -20,27 +20,12 @@ from unigrpo.study.facts import TABLES, KindFacts
 KNOBS = ("unguided", "tuned", "greedy")
 PROSE = 40  # characters: a longer cell of the HTML may break
 HTML = Path(__file__).with_name("page.html")
+LATEX = HTML.with_suffix(".tex")
 SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "|": "$|$",
     "−": "$-$", "–": "--", "≥": r"$\geq$", "≤": r"$\leq$", "×": r"$\times$",
 }  # fmt: skip
-LATEX = r"""%% needs \usepackage{booktabs}
-\begin{table*}[t]
-  \centering\scriptsize
-  \setlength{\tabcolsep}{2pt}
-  \caption{%(caption)s}
-  \label{tab:%(label)s}
-  \medskip
-  \begin{tabular}{%(columns)s}
-    \toprule
-    %(head)s \\
-    \midrule
-    %(rows)s \\
-    \bottomrule
-  \end{tabular}
-\end{table*}
-"""
 
 
 def markdown(title: str, sections: Sequence[tuple[str, pd.DataFrame | Sequence[str]]]) -> str:
@@ -81,7 +66,7 @@ def latex(frame: pd.DataFrame, caption: Sequence[str], label: str) -> str:
     ``caption`` is a list of plain sentences, ``label`` comes after ``tab:``.
     """
     rows = [" & ".join(latex_cell(str(value)) for value in row) for row in frame.itertuples(index=False)]
-    return LATEX % {
+    return read_text(LATEX) % {
         "caption": " ".join(map(latex_text, caption)),
         "label": label,
         "columns": "ll" + "c" * (frame.shape[1] - 2),

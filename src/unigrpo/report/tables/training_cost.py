@@ -33,7 +33,6 @@ REWARDS = {
     "training_first": "training reward: first 10",
     "training_last": "training reward: last 10",
 }
-COSTS = {"images": "images", "model_evaluations": "model evaluations", "wall_seconds": "wall seconds"}
 
 
 def line(row: Row, rows: list[Row], sources: Sources) -> Line:
@@ -63,7 +62,7 @@ def line(row: Row, rows: list[Row], sources: Sources) -> Line:
 def text(line: Line, sources: Sources) -> Line:
     return (
         {"seeds": line["seeds"], "rollouts": lines.number(line, "rollouts", ",")}
-        | {words: lines.number(line, name, ",.0f") for name, words in COSTS.items()}
-        | {words: lines.number(line, name) for name, words in REWARDS.items()}
+        | {head: lines.number(line, name, ",.0f") for head, name in lines.COSTS.items()}
+        | {head: lines.number(line, name) for name, head in REWARDS.items()}
         | {"collapsed seeds": lines.number(line, "collapsed", "d")}
     )
