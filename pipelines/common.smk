@@ -1,9 +1,12 @@
 """Loading, checking and path lists: every helper of the workflow."""
 
+import json
+
 from unigrpo.core import registry
 from unigrpo.core.errors import UserError
+from unigrpo.core.settings import flat
 from unigrpo.report.data import phrases
-from unigrpo.study import catalogue, resolve
+from unigrpo.study import catalogue, resolve, standing
 from unigrpo.study.facts import BACKBONES, REWARDS
 
 ROOT = Path(os.path.relpath(HERE))  # relative, so that a moved checkout has nothing to do anew
@@ -39,11 +42,23 @@ PROCESSES = STUDY.scale.get("processes", 1)  # of steps that train or sample the
 MEMORY = STUDY.scale.get("memory", 4000)  # MB of the machine, for a process that holds a model
 MEMORY_OF_ALL = STUDY.scale.get("memory_of_training", MEMORY * PROCESSES)  # for all of them
 MINUTES = 60 * STUDY.scale.get("hours", 24)
+KEEP_CODE = config.get("code") == "keep"
+NOTICED = {}  # step -> why it is out of date
 GIVEN_AS_FILES = ("decoding", "scores")  # what steps read and write; of everything else they are given the folder
 SAMPLED = resolve.fingerprint([[n, b.prompts, b.version, b.images, b.least_prompts] for n, b in BENCHMARKS.items()])
 JUDGES = resolve.fingerprint([[name, b.judge, b.judge_options] for name, b in BENCHMARKS.items()])
 ALONE = {"gpu": GPUS, "first_gpu": GPUS, "mem_mb": MEMORY, "runtime": MINUTES}  # of a step that is one process
 TOGETHER = ALONE | {"gpu": GPUS * PROCESSES, "mem_mb": MEMORY_OF_ALL}  # of a step that is all of them
+
+
+if altered := standing.damaged(Path("results") / SCALE):
+    if config.get("weights") != "accept":
+        output, record = next(iter(altered.items()))
+        sys.exit(
+            f"error: {output}: differs from what its step has written ({record}); restore it, delete it to make it anew, "
+            "or accept it with weights=accept"
+        )
+    standing.accept(altered)
 
 
 wildcard_constraints:
@@ -94,20 +109,59 @@ def files(runs, name):
     return [f"{folder(run, seed)}/{name}" for run in runs for seed in STUDY.seeds(run)]
 
 
-def settings(part, run=None):
-    """Fingerprint of the part of the run's configuration that a step depends on, so that the step is done anew where it
-    has changed; of ``run`` at seed 0, or of the wildcards'."""
+def settings(part, run=None, **more):
+    """The part of the run's configuration that a step depends on, of ``run`` at seed 0, or of the wildcards'; ``more``
+    beside it."""
 
     def of(wildcards):
         chosen = (run, 0) if run else (wildcards.run, int(wildcards.seed))
-        return resolve.fingerprint(resolve.part(STUDY.config(*chosen), part))
+        return flat(resolve.part(STUDY.config(*chosen), part)) | more
 
     return of
 
 
+def learned(wildcards):
+    """The part that the learned reward called by the wildcard depends on."""
+    return settings(wildcards.reward, catalogue.SFT)(wildcards)
+
+
+def judges(wildcards):
+    """What scores depend on, beside samples."""
+    return {"judges": JUDGES}
+
+
 def logs(step):
-    """What a step prints, and what it has used."""
-    return {"text": f"results/{{scale}}/logs/{step}.log", "usage": f"results/{{scale}}/benchmarks/{step}.jsonl"}
+    """What a step prints, and the record of it: what it has used and what it was made from."""
+    return {"text": f"results/{{scale}}/logs/{step}.log", "record": f"results/{{scale}}/steps/{step}.jsonl"}
+
+
+def anew(step, output, current):
+    """A place among the inputs that stays empty, where a step that is out of date is noticed: Snakemake is to do it
+    anew. The step's first ``output`` is there, and its record is of other things than its ``current`` settings, its
+    inputs and its code."""
+
+    def notice(wildcards):
+        words = {"scale": SCALE} | dict(wildcards.items())
+        name, made_before = step.format(**words), output.format(**words)
+        if name not in NOTICED:
+            record = Path(f"results/{SCALE}/steps/{name}.jsonl")
+            NOTICED[name] = standing.reasons(record, made_before, current(wildcards), KEEP_CODE)
+            if NOTICED[name]:
+                workflow.dag.forcefiles.add(made_before)  # Snakemake's own triggers know dates, or what it did itself
+                print(f"{name} is out of date: {'; '.join(NOTICED[name])}", file=sys.stderr)
+        return []
+
+    return notice
+
+
+def made(current):
+    """What the record of a step needs to know, beside its code."""
+
+    def of(wildcards, input, output):
+        files = {"inputs": [*map(str, input)], "outputs": [*map(str, output)]}
+        return json.dumps({"settings": current(wildcards)} | files)
+
+    return of
 
 
 def modes(wildcards):
@@ -127,7 +181,7 @@ def options(named):
 
 def step_options(wildcards, input, output):
     """A step's named inputs and its first output, as options: of most the folder."""
-    places = {name: path if name in GIVEN_AS_FILES else Path(path).parent for name, path in input.items()}
+    places = {name: path if name in GIVEN_AS_FILES else Path(path).parent for name, path in input.items() if path}
     name, path = next(iter(output.items()))
     return options(places | {"out": path if name in GIVEN_AS_FILES else Path(path).parent})
 
@@ -175,9 +229,10 @@ def facts(wildcards):
     return catalogue.facts_of(f"{wildcards.kind}s", entry(wildcards))
 
 
-def described(runs):
-    """Fingerprint of what these runs and the benchmarks are called and what they are."""
-    return resolve.fingerprint([*(STUDY.config(run, 0) for run in runs), *map(repr, BENCHMARKS.items())])
+def described(runs, *more):
+    """Fingerprint of what these runs and the benchmarks are called and what they are, and of ``more``."""
+    shown = [*(STUDY.config(run, 0) for run in runs), *map(repr, BENCHMARKS.items()), *more]
+    return {"content": resolve.fingerprint(shown)}
 
 
 def named(wildcards):
@@ -185,6 +240,21 @@ def named(wildcards):
     if "name" in wildcards.keys():
         return catalogue.runs_read(entry(wildcards))
     return [wildcards.a, wildcards.b] if "a" in wildcards.keys() else JUDGED
+
+
+def collected(wildcards):
+    """What a collection of scores depends on beside them."""
+    return {"runs": named(wildcards)}
+
+
+def shown(wildcards):
+    """What a result depends on beside its inputs: its entry, and what its runs are."""
+    return described(named(wildcards), entry(wildcards) if "name" in wildcards.keys() else None)
+
+
+def shown_in_claims(wildcards):
+    """The same of the claims."""
+    return described(claimed(), STUDY.catalogue["claims"])
 
 
 def collection(wildcards, output):

@@ -4,32 +4,41 @@
 rule collect:
     input:
         lambda wildcards: files(named(wildcards), "scores.jsonl"),
+        anew=anew("collect", "results/{scale}/scores.csv", collected),
     output:
         scores="results/{scale}/scores.csv",
     log:
-        "results/{scale}/logs/collect.log",
+        **logs("collect"),
     localrule: True
     conda:
         "../environment.yml"
     params:
         call=collection,
         given=lambda wildcards, input: options(input),
+        made=made(collected),
     shell:
-        "python -m unigrpo {params.call} {params.given:q} 2>&1 | tee {log:q}"
+        "python -m unigrpo --record {log.record:q} --made {params.made:q} {params.call} {params.given:q} 2>&1"
+        " | tee -i {log.text:q}"
 
 
 use rule collect as collect_apart with:
+    input:
+        lambda wildcards: files(named(wildcards), "scores.jsonl"),
+        anew=anew("collect.{kind}.{name}", "results/{scale}/scores/{kind}.{name}.csv", collected),
     output:
         scores="results/{scale}/scores/{kind}.{name}.csv",
     log:
-        "results/{scale}/logs/collect.{kind}.{name}.log",
+        **logs("collect.{kind}.{name}"),
 
 
 use rule collect as collect_two with:
+    input:
+        lambda wildcards: files(named(wildcards), "scores.jsonl"),
+        anew=anew("collect.{a}.vs.{b}", "results/{scale}/scores/{a}.vs.{b}.csv", collected),
     output:
         scores="results/{scale}/scores/{a}.vs.{b}.csv",
     log:
-        "results/{scale}/logs/collect.{a}.vs.{b}.log",
+        **logs("collect.{a}.vs.{b}"),
 
 
 use rule collect as table with:
@@ -37,18 +46,19 @@ use rule collect as table with:
         records,
         scores=scores,
         paper=PAPER,
+        anew=anew("{kind}.{name}", "results/{scale}/{kind}s/{name}.csv", shown),
     output:
         csv="results/{scale}/{kind}s/{name}.csv",
         md="results/{scale}/{kind}s/{name}.md",
         tex="results/{scale}/{kind}s/{name}.tex",
         html=in_report("results/{scale}/{kind}s/{name}.html", "Tables", "result", table="{name}"),
     log:
-        "results/{scale}/logs/{kind}.{name}.log",
+        **logs("{kind}.{name}"),
     wildcard_constraints:
         kind="table",
     params:
         call="{kind} {name} --scale {scale}",
-        content=lambda wildcards: resolve.fingerprint([entry(wildcards), described(named(wildcards))]),
+        made=made(shown),
         caption=lambda wildcards: facts(wildcards).caption,
         scale=SCALE_NOTE,
 
@@ -67,43 +77,46 @@ use rule collect as claims with:
         lambda wildcards: files(claimed(), "run.json"),
         scores="results/{scale}/scores.csv",
         paper=PAPER,
+        anew=anew("claims", "results/{scale}/claims.csv", shown_in_claims),
     output:
         csv="results/{scale}/claims.csv",
         md="results/{scale}/claims.md",
         html=in_report("results/{scale}/claims.html", "Tables", "claims", table="claims"),
     log:
-        "results/{scale}/logs/claims.log",
+        **logs("claims"),
     params:
         call="claims --scale {scale}",
-        content=lambda wildcards: resolve.fingerprint([STUDY.catalogue["claims"], described(claimed())]),
+        made=made(shown_in_claims),
         scale=SCALE_NOTE,
 
 
 use rule collect as compare with:
     input:
         scores="results/{scale}/scores/{a}.vs.{b}.csv",
+        anew=anew("compare.{a}.vs.{b}", "results/{scale}/compare/{a}.vs.{b}.csv", shown),
     output:
         csv="results/{scale}/compare/{a}.vs.{b}.csv",
         md="results/{scale}/compare/{a}.vs.{b}.md",
         pdf="results/{scale}/compare/{a}.vs.{b}.pdf",
         png="results/{scale}/compare/{a}.vs.{b}.png",
     log:
-        "results/{scale}/logs/compare.{a}.vs.{b}.log",
+        **logs("compare.{a}.vs.{b}"),
     params:
         call=lambda wildcards: f"compare {wildcards.a} {wildcards.b} --scale {SCALE} {shared_mode(wildcards)}",
-        content=lambda wildcards: described(named(wildcards)),
+        made=made(shown),
 
 
 use rule collect as gallery with:
     input:
         files(JUDGED, "samples/done.json"),
         "results/{scale}/scores.csv",
+        anew=anew("gallery", "results/{scale}/gallery.html", shown),
     output:
         pages=directory("results/{scale}/gallery"),
         single=in_report("results/{scale}/gallery.html", "Gallery", "gallery", gallery="all runs"),
     log:
-        "results/{scale}/logs/gallery.log",
+        **logs("gallery"),
     params:
         call="gallery --scale {scale}",
-        content=described(JUDGED),
+        made=made(shown),
         scale=SCALE_NOTE,

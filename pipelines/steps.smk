@@ -1,7 +1,7 @@
 """The steps of a study: the supervised runs, the choice of decoding, the learned reward, reinforcement, samples, scores.
 
-A step is given the scale, the run and the seed, and reads its settings from the catalogue itself; the fingerprint among
-its parameters is of the settings that it depends on. Its named inputs are options of its command. A step that trains or
+A step is given the scale, the run and the seed, and reads its settings from the catalogue itself. Its record holds what
+it was made from; by that it is made anew (`anew`). Its named inputs are options of its command. A step that trains or
 samples the model has all processes of the scale, but for the base's training. A run's folder also holds `state/` and
 `metrics.jsonl`; they are not declared as outputs, which Snakemake removes when a job fails or starts anew, so that an
 interrupted training resumes from them.
@@ -10,10 +10,16 @@ Priorities: what reinforcement waits for comes first, then training, then sampli
 are short ones and no core waits for a training that began late.
 """
 
+TUNED = settings("tuning", catalogue.SFT)
+TRAINING = settings("training")
+LEARNED = settings("reward", catalogue.SFT)
+SETS = settings("evaluation", sets=SAMPLED)
+
 
 rule tune:
     input:
         model=MODEL_OF_SFT,
+        anew=anew("tune", "results/{scale}/decoding.json", TUNED),
     output:
         decoding="results/{scale}/decoding.json",
     log:
@@ -28,9 +34,10 @@ rule tune:
         launch=launcher(PROCESSES),
         call="tune --scale {scale} --run sft",
         given=step_options,
-        settings=settings("tuning", catalogue.SFT),
+        made=made(TUNED),
     shell:
-        "{params.launch} unigrpo --record {log.usage:q} {params.call} {params.given:q} 2>&1 | tee {log.text:q}"
+        "{params.launch} unigrpo --record {log.record:q} --made {params.made:q} {params.call} {params.given:q} 2>&1"
+        " | tee -i {log.text:q}"
 
 
 use rule tune as train with:
@@ -39,6 +46,7 @@ use rule tune as train with:
         init=parent_model,
         reward=reward_model,
         decoding="results/{scale}/decoding.json",
+        anew=anew("train.{run}.{seed}", checkpoint_in(RUN)["model"], TRAINING),
     output:
         **checkpoint_in(RUN),
     log:
@@ -47,12 +55,13 @@ use rule tune as train with:
         run=any_of("rl"),
     params:
         call="train --scale {scale} --run {run} --seed {seed}",
-        settings=settings("training"),
+        made=made(TRAINING),
 
 
 use rule train as sft with:
     input:
         init=parent_model,
+        anew=anew("sft.{run}.{seed}", checkpoint_in(RUN)["model"], TRAINING),
     log:
         **logs("sft.{run}.{seed}"),
     wildcard_constraints:
@@ -61,7 +70,7 @@ use rule train as sft with:
 
 use rule train as pretrain with:
     input:
-        [],
+        anew=anew("pretrain.{run}.{seed}", checkpoint_in(PRETRAINED)["model"], TRAINING),
     output:
         **checkpoint_in(PRETRAINED),
     log:
@@ -78,6 +87,7 @@ use rule train as pretrain with:
 use rule tune as reward_data with:
     input:
         init=MODEL_OF_SFT,
+        anew=anew("reward_data", "results/{scale}/reward/data/images.npy", LEARNED),
     output:
         images="results/{scale}/reward/data/images.npy",
         manifest="results/{scale}/reward/data/manifest.jsonl",
@@ -86,13 +96,14 @@ use rule tune as reward_data with:
     priority: 3
     params:
         call="reward-data --scale {scale} --run sft",
-        settings=settings("reward", catalogue.SFT),
+        made=made(LEARNED),
 
 
 use rule tune as learned_reward with:
     input:
         "results/{scale}/reward/data/manifest.jsonl",
         data="results/{scale}/reward/data/images.npy",
+        anew=anew("{reward}", "results/{scale}/{reward}/model.safetensors", learned),
     output:
         model="results/{scale}/{reward}/model.safetensors",
         card="results/{scale}/{reward}/model.json",
@@ -109,13 +120,14 @@ use rule tune as learned_reward with:
     params:
         launch=launcher(1),
         call="train-reward --scale {scale} --run sft --settings {reward}",
-        settings=lambda wildcards: settings(wildcards.reward, catalogue.SFT)(wildcards),
+        made=made(learned),
 
 
 use rule tune as sample with:
     input:
         model=checkpoint_in(RUN)["model"],
         decoding="results/{scale}/decoding.json",
+        anew=anew("sample.{run}.{seed}", f"{RUN}/samples/done.json", SETS),
     output:
         done=f"{RUN}/samples/done.json",
     log:
@@ -123,7 +135,7 @@ use rule tune as sample with:
     priority: 1
     params:
         call=lambda wildcards: f"sample-sets --scale {SCALE} --run {wildcards.run} --seed {wildcards.seed} {modes(wildcards)}",
-        settings=lambda wildcards: [settings("evaluation")(wildcards), SAMPLED],
+        made=made(SETS),
 
 
 use rule tune as score with:
@@ -132,6 +144,7 @@ use rule tune as score with:
         samples=f"{RUN}/samples/done.json",
         reward="results/{scale}/reward/model.safetensors",
         detector=DETECTOR / "detector.json",
+        anew=anew("score.{run}.{seed}", f"{RUN}/scores.jsonl", judges),
     output:
         scores=f"{RUN}/scores.jsonl",
     log:
@@ -143,7 +156,7 @@ use rule tune as score with:
     params:
         launch=launcher(1),
         call="score",
-        settings=JUDGES,
+        made=made(judges),
 
 
 rule ship_base:
@@ -163,20 +176,14 @@ rule ship_base:
 
 if IS_SHIPPED:
 
-    rule base:
+    use rule train as base with:
         input:
             SHIPPED_FILES,
+            anew=anew("base.{run}.{seed}", checkpoint_in(RUN)["model"], TRAINING),
         output:
             **checkpoint_in(RUN),
         log:
-            "results/{scale}/logs/{run}.{seed}.log",
+            **logs("base.{run}.{seed}"),
         wildcard_constraints:
             run=catalogue.BASE,
         localrule: True
-        conda:
-            "../environment.yml"
-        params:
-            shipped=SHIPPED,
-            out=subpath(output.model, parent=True),
-        shell:
-            "cp -R {params.shipped:q}/. {params.out:q} 2>&1 | tee {log:q}"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import json
 import pkgutil
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +25,7 @@ app.registered_commands.sort(key=lambda command: command.rich_help_panel != comm
 def unigrpo(
     context: typer.Context,
     record: Annotated[Path | None, writes("JSON lines to write: processor time, wall time, memory.")] = None,
+    made: Annotated[str | None, typer.Option(help="JSON of settings, inputs and outputs, for the record.")] = None,
     version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
 ) -> None:
     """UniGRPO: reinforcement of models that reason in text before they paint, and the study of it."""
@@ -36,7 +39,8 @@ def unigrpo(
     elif record is not None:
         if record.exists() and record.suffix != ".jsonl":
             raise UserError(f"--record {record}: is there already, expected a new file or one that ends in .jsonl")
-        context.with_resource(study.provenance.recorded(record, context.invoked_subcommand))
+        about = None if made is None else partial(study.standing.made, **json.loads(made))
+        context.with_resource(study.provenance.recorded(record, context.invoked_subcommand, about))
 
 
 def call(words: list[str]) -> int:

@@ -22,17 +22,15 @@ REPRODUCE = [sys.executable, "-m", "unigrpo", "run", "base", "--scale", "smoke"]
 # Stands in for every verb but those that start the workflow: writes what the verb declares. While the file `hold`
 # exists, training writes its resumable state and then waits.
 FAKE = """
-import sys, time
+import json, sys, time
 from pathlib import Path
 
 words = sys.argv[1:]
 if words[0] in ("reproduce", "run", "base"):
     from unigrpo.front import main
     main()
-if words[0] == "--record":
-    record, words = Path(words[1]), words[2:]
-    record.parent.mkdir(parents=True, exist_ok=True)
-    record.write_text("{}")
+record, about, words = Path(words[1]), json.loads(words[3]), words[4:]
+record.parent.mkdir(parents=True, exist_ok=True)
 MAKES = {
     "train": "model.safetensors model.json tokenizer/t metrics.jsonl run.json",
     "reward-data": "images.npy manifest.jsonl",
@@ -59,7 +57,11 @@ made = [out / file for file in MAKES.get(verb, "").format(name=name).split()] or
 singles = [Path(word("--single", f"{out}.html"))] if verb == "gallery" else []
 for path in made + singles:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.open("a").write("finished\\n")
+    text = json.dumps({"ended": time.time()}) if path.name == "run.json" else "finished\\n"
+    with path.open("a") as file:
+        file.write(text)
+from unigrpo.study import standing
+record.write_text(json.dumps({"made": standing.made(**about)}))
 """
 
 CATALOGUE = """
@@ -206,7 +208,9 @@ def test_several_processes_are_started_together(shipped):
     done = snakemake(shipped, "one_run", "-n", "-p", *of)
     jobs = {text.split(":")[0]: text for text in re.split(r"\nrule ", done.stdout + done.stderr)}
     for name, run in (("train", "unigrpo"), ("sft", "sft")):
-        assert re.search(rf"-m unigrpo --record \S+ train --scale paper --run {run} --seed 0 --init", jobs[name])
+        assert re.search(
+            rf"-m unigrpo --record \S+ --made .+? train --scale paper --run {run} --seed 0 --init", jobs[name]
+        )
     many, alone = ("gpu=8", "threads: 64", "mem_mb=300000"), ("gpu=1", "threads: 8", "mem_mb=100000")
     together = ("train", "sft", "tune", "reward_data", "sample")
     for job, words in (dict.fromkeys(together, many) | dict.fromkeys(("pretrain", "learned_reward"), alone)).items():
@@ -284,7 +288,7 @@ def test_a_finished_study_has_nothing_to_do(finished):
         f"main.{suffix}" for suffix in ("csv", "md", "html", "tex")
     }
     assert {p.name for p in (results / "figures").iterdir()} == {"curves.csv", "curves.png", "curves.pdf"}
-    used = {path.stem for path in (results / "benchmarks").iterdir()}
+    used = {path.stem for path in (results / "steps").iterdir()}
     assert {"pretrain.base.0", "sft.sft.0", "train.unigrpo.0", "sample.unigrpo.0", "tune"} <= used
 
 

@@ -15,8 +15,8 @@ def test_processes_of_a_step_count_together(tmp_path, capsys):
         {"step": "train", "seconds": 11.0, "cpu_seconds": 9.25, "max_rss_mb": 250.0},
     ]
     for name, rows in {"train.unigrpo.0": used, "tune": used[:1]}.items():
-        (tmp_path / "benchmarks").mkdir(exist_ok=True)
-        (tmp_path / f"benchmarks/{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (tmp_path / "steps").mkdir(exist_ok=True)
+        (tmp_path / f"steps/{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     unigrpo(f"steps {tmp_path}")
     assert capsys.readouterr().out == f"wrote {tmp_path / 'steps.csv'}\n"
     assert (tmp_path / "steps.csv").read_text().splitlines() == [
@@ -27,5 +27,5 @@ def test_processes_of_a_step_count_together(tmp_path, capsys):
 
 
 def test_nothing_recorded_is_refused(tmp_path):
-    with pytest.raises(UserError, match="benchmarks: expected a file of each step that has run"):
+    with pytest.raises(UserError, match="steps: expected a file of each step that has run"):
         unigrpo(f"steps {tmp_path}")

@@ -121,7 +121,7 @@ def train(
         raise UserError(f"--out {out}: holds {other}, expected a folder of {where}'s own")
     training.launch.check_launch(cfg)
     training.launch.check_devices(cfg)
-    if cfg.source == "released":
+    if cfg.source != "train":
         return training.supervised_run.adopt(cfg, out)
     if (room := training.launch.device_memory(cfg)) is not None:
         from unigrpo.planning import plan  # which runs a step without numbers
@@ -247,6 +247,6 @@ def train_detector(
 
 @app.command(rich_help_panel=STEPS)
 def steps(folder: Annotated[Path, typer.Argument(help="Results of a scale, results/<scale>.")]) -> None:
-    """Collect what every step has used (benchmarks/) into steps.csv."""
+    """Collect what every step has used (steps/) into steps.csv."""
     tools.reproduce.collect_steps(folder)
     print(f"wrote {folder / 'steps.csv'}")

@@ -15,7 +15,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -122,15 +122,18 @@ def needed_configuration(folder: Path) -> tuple[str, dict]:
 
 
 @contextmanager
-def recorded(path: Path, step: str) -> Iterator[None]:
+def recorded(path: Path, step: str, made: Callable[[], dict] | None = None) -> Iterator[None]:
     """On leaving, a line ``{"step", "seconds", "cpu_seconds", "max_rss_mb"}`` in ``path``: of this process since its
-    start and of those that it waited for. Each of several processes started together adds a line."""
-    if os.environ.get("RANK", "0") == "0":
+    start and of those that it waited for. Each of several processes started together adds a line; after a success that
+    of the first holds what the step was ``made`` from."""
+    first = os.environ.get("RANK", "0") == "0"
+    if first:
         path.unlink(missing_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    started = time.monotonic()
+    started, ended = time.monotonic(), {}
     try:
         yield
+        ended = {"made": made()} if first and made is not None else {}
     finally:
         used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
         line = {
@@ -140,4 +143,4 @@ def recorded(path: Path, step: str) -> Iterator[None]:
             "max_rss_mb": round(max(u.ru_maxrss for u in used) / MB, 1),
         }
         with path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps(line | ended) + "\n")

@@ -38,15 +38,15 @@ def _call(command: list[str], lock: int) -> None:
 
 
 def collect_steps(folder: Path) -> None:
-    """Write ``steps.csv`` into the results of a scale from ``benchmarks/<step>.jsonl``, a row a step: of several
+    """Write ``steps.csv`` into the results of a scale from ``steps/<step>.jsonl``, a row a step: of several
     processes the time of the longest, the sum of their processor times, and the largest memory. Raises UserError where
     there is none."""
     import pandas as pd
 
     joined = {"seconds": "max", "cpu_seconds": "sum", "max_rss_mb": "max"}
-    paths = sorted((folder / "benchmarks").glob("*.jsonl"))
+    paths = sorted((folder / "steps").glob("*.jsonl"))
     if not paths:
-        raise UserError(f"{folder / 'benchmarks'}: expected a file of each step that has run")
+        raise UserError(f"{folder / 'steps'}: expected a file of each step that has run")
     used = {path.stem: pd.DataFrame(row for _, row in files.read_jsonl(path)).agg(joined) for path in paths}
     table = pd.DataFrame(used.values(), index=pd.Index(used, name="step"))
     files.write_text(folder / "steps.csv", table.round(2).to_csv())

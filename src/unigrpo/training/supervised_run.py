@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import math
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -166,8 +167,11 @@ def check_average(frame: Frame, student: Student, step: int) -> None:
 
 
 def adopt(cfg: RunConfig, out: Path) -> None:
-    """The base of a scale that starts from published weights, which are checked: links to their files, or fresh
-    adapters beside their names; and a record."""
+    """The base of a scale that starts from weights that are there: the shipped ones, copied with their record; or
+    published ones, which are checked: links to their files, or fresh adapters beside their names; and a record."""
+    if cfg.source == "shipped":
+        shutil.copytree(provenance.ROOT / "assets" / "base", out, dirs_exist_ok=True)
+        return
     started, info = time.monotonic(), {"run": cfg.run, "seed": cfg.seed, "stage": cfg.stage}
     BACKBONES.load(cfg.backbone).adopt(cfg, out, info)
     facts = {"images": 0, "model_evaluations": 0, "updates": 0, "ema": True, "collapsed": False}
