@@ -7,23 +7,26 @@ CORES ?= 2
 PYTHON ?= python3
 TESTS = .venv/bin/python -m pytest -q -n auto --dist loadfile
 STAMP := .venv/installed
-UNIGRPO = .venv/bin/python -m unigrpo
+# A Ctrl-C reaches make, this shell and the command; a SIGTERM to make reaches the shell alone, which hands it on. The
+# command then ends in one line, to which make would add its own if the shell failed.
+CALL = @trap 'stopped=1; kill $$!' HUP INT TERM; .venv/bin/python -m unigrpo $(1) & \
+	while wait $$!; code=$$?; kill -0 $$! 2> /dev/null; do :; done; exit $$((stopped ? 0 : code))
 OPTIONS = --scale $(SCALE) --cores $(CORES)
 SEVERAL = $(if $(SEEDS),--seeds $(SEEDS))
 
 .PHONY: reproduce overoptimise run base test test-slow env clean
 
 reproduce: env
-	$(UNIGRPO) reproduce $(OPTIONS) $(SEVERAL)
+	$(call CALL,reproduce $(OPTIONS) $(SEVERAL))
 
 overoptimise: env
-	$(UNIGRPO) reproduce $(OPTIONS) $(SEVERAL) --group overoptimisation
+	$(call CALL,reproduce $(OPTIONS) $(SEVERAL) --group overoptimisation)
 
 run: env
-	$(if $(RUN),,$(error RUN is missing: make run RUN=unigrpo))$(UNIGRPO) run $(RUN) $(OPTIONS) $(SEVERAL)
+	$(if $(RUN),,$(error RUN is missing: make run RUN=unigrpo))$(call CALL,run $(RUN) $(OPTIONS) $(SEVERAL))
 
 base: env
-	$(UNIGRPO) base $(OPTIONS)
+	$(call CALL,base $(OPTIONS))
 
 test: env
 	$(TESTS) -m "not long"

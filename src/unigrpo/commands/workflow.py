@@ -37,7 +37,7 @@ def reproduce(
     ] = None,
 ) -> None:
     """Train, evaluate and report everything of a scale. An interrupted call is continued by the same call."""
-    tools.reproduce.reproduce("one_group" if group else "all", cores, scale=scale, seeds=seeds, group=group)
+    tools.reproduce.reproduce("one_group" if group else "all", cores, scale, seeds=seeds, group=group)
     places = {"claims": "claims.md", "tables": "tables/", "figures": "figures/", "gallery": "gallery/index.html"}
     print("", *(f"{what:8} results/{scale}/{place}" for what, place in places.items()), sep="\n")
 
@@ -45,7 +45,7 @@ def reproduce(
 @app.command(rich_help_panel=START)
 def run(name: Name, scale: Scale = "cpu", cores: Cores = 2, seeds: Seeds = None) -> None:
     """Train and evaluate one run, after what it descends from."""
-    tools.reproduce.reproduce("one_run", cores, scale=scale, seeds=seeds, run=name)
+    tools.reproduce.reproduce("one_run", cores, scale, seeds=seeds, run=name)
     print(f"\nrun      results/{scale}/runs/{name}/seed*/")
 
 
@@ -76,7 +76,7 @@ def plan(
 @app.command(rich_help_panel=START)
 def base(scale: Scale = "cpu", cores: Cores = 2) -> None:
     """Train the base of a scale and put it into assets/base."""
-    tools.reproduce.reproduce("ship_base", cores, scale=scale)
+    tools.reproduce.reproduce("ship_base", cores, scale)
     print("\nbase     assets/base")
 
 

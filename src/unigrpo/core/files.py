@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -152,3 +152,32 @@ def exclusive(path: str | Path) -> Iterator[int]:
             print(f"waiting: another process holds {path}", file=sys.stderr, flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield file.fileno()
+
+
+@contextmanager
+def at_work(path: Path) -> Iterator[None]:
+    """Lock ``<path>.<process id>.lock`` during the block, so that ``workers`` finds this process."""
+    lock = path.with_name(f"{path.name}.{os.getpid()}.lock")
+    with replacing(lock) as temporary:
+        file = temporary.open("a")
+        fcntl.flock(file, fcntl.LOCK_EX)  # before it has its name, so that nobody finds it free
+    with file:
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def workers(folder: Path) -> list[tuple[str, int]]:
+    """(name, process id) of the living processes that are ``at_work`` on a path in ``folder``. Removes the lock files
+    of killed ones."""
+    found = []
+    for path in sorted(folder.glob("*.lock")):
+        with suppress(FileNotFoundError), path.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+            except BlockingIOError:
+                name, process = path.stem.rsplit(".", 1)
+                found.append((name, int(process)))
+    return found

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from unigrpo.core.errors import UserError
-from unigrpo.core.files import read_json
+from unigrpo.core.files import at_work, read_json
 from unigrpo.core.settings import to_dict
 from unigrpo.study.config import RunConfig
 
@@ -125,14 +125,15 @@ def needed_configuration(folder: Path) -> tuple[str, dict]:
 def recorded(path: Path, step: str, made: Callable[[], dict] | None = None) -> Iterator[None]:
     """On leaving, a line ``{"step", "seconds", "cpu_seconds", "max_rss_mb"}`` in ``path``: of this process since its
     start and of those that it waited for. Each of several processes started together adds a line; after a success that
-    of the first holds what the step was ``made`` from."""
+    of the first holds what the step was ``made`` from. Until then the process is ``at_work`` on the step."""
     first = os.environ.get("RANK", "0") == "0"
     if first:
         path.unlink(missing_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     started, ended = time.monotonic(), {}
     try:
-        yield
+        with at_work(path.with_suffix("")):
+            yield
         ended = {"made": made()} if first and made is not None else {}
     finally:
         used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]

@@ -1,40 +1,109 @@
-"""The workflow, started safely, and what its steps have used.
+"""The workflow, started and stopped safely, and what its steps have used.
 
 One run at a time holds ``results/.lock``. Only its holder may release the lock that a killed Snakemake leaves behind,
-so that an interrupted reproduction is continued by typing the same command again.
+so that an interrupted reproduction is continued by typing the same command again. Snakemake has a session apart: a
+Ctrl-C reaches this process alone, which ends the steps first and Snakemake after them.
 """
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 from unigrpo.core import files
 from unigrpo.core.errors import UserError
 from unigrpo.study.provenance import ROOT
 
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # the last is SLURM's warning
+TICK = 0.1  # seconds between two looks
+CONTINUES = "the same command continues"  # as a training that stops says too
 
-def reproduce(target: str, cores: int, **options: object) -> None:
-    """Make ``target`` of the Snakefile in this checkout with ``cores`` CPU cores. ``options`` are those of
-    ``--config``, absent where None. Raises SystemExit with Snakemake's exit code where it fails."""
-    snakemake = [sys.executable, "-m", "snakemake", "--cores", str(cores)]
-    settings = ["--config", *(f"{key}={value}" for key, value in options.items() if value is not None)]
+
+def reproduce(target: str, cores: int, scale: str, **options: object) -> None:
+    """Make ``target`` of the Snakefile in this checkout at ``scale`` with ``cores`` CPU cores, after the steps of a
+    killed call have ended. ``options`` are further ones of ``--config``, absent where None. Raises SystemExit with
+    Snakemake's exit code where it fails, with 128 + the signal's number where one has stopped it."""
+    given = {"scale": scale} | options
+    settings = [f"{key}={value}" for key, value in given.items() if value is not None]
+    results, own = ROOT / "results" / scale, ROOT / ".snakemake"
     with files.exclusive(ROOT / "results" / ".lock") as lock:
-        if any((ROOT / ".snakemake" / "locks").glob("*")):
-            _call([*snakemake, "--unlock", *settings], lock)
-        _call([*snakemake, target, *settings], lock)
-
-
-def _call(command: list[str], lock: int) -> None:
-    """Run ``command`` in the checkout, holding the lock as long as it lives; exit with its error code."""
-    child = subprocess.Popen(command, cwd=ROOT, pass_fds=[lock])
-    # An interrupt from the terminal reaches the child too: let that end in order.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
-    if child.wait() != 0:
+        caught = _signals()
+        _wait_for_steps(results, caught)
+        for left in (own / "locks", own / "incomplete"):  # by a killed one; a step's record says whether it has ended
+            shutil.rmtree(left, ignore_errors=True)
+            left.mkdir(parents=True)
+        command = [sys.executable, "-m", "snakemake", "--cores", str(cores), target, "--config", *settings]
+        child = subprocess.Popen(command, cwd=ROOT, pass_fds=[lock], start_new_session=True)
+        while child.poll() is None and not caught:
+            time.sleep(TICK)
+        if child.poll() is None:
+            _stop(psutil.Process(child.pid), results, caught)
+            child.wait()
+            raise SystemExit(128 + caught[0])
+    if child.returncode != 0:
         raise SystemExit(child.returncode if child.returncode > 0 else 128 - child.returncode)
+
+
+def _signals() -> list[int]:
+    """The numbers of the signals that ask this process to end, as they arrive from now on."""
+    caught: list[int] = []
+    for number in STOPS:
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as nohup wants it
+            signal.signal(number, lambda number, _: caught.append(number))
+    return caught
+
+
+def _wait_for_steps(results: Path, caught: list[int]) -> None:
+    """Wait for steps whose Snakemake was killed alone. A signal ends the waiting and leaves them."""
+    announced = set()
+    while steps := dict(files.workers(results / "steps")):
+        for step in steps.keys() - announced:
+            _say(f"waiting for {step} (process {steps[step]}) of an earlier call")
+            announced.add(step)
+        if caught:
+            for step, process in steps.items():
+                _say(f"{step} goes on; `kill {process}` stops it")
+            raise SystemExit(128 + caught[0])
+        time.sleep(TICK)
+
+
+def _stop(snakemake: psutil.Process, results: Path, caught: list[int]) -> None:
+    """End Snakemake and all below it in one line. Each step is asked to end and may write what it continues from; after
+    a second signal it may not."""
+    snakemake.suspend()  # starts and prints nothing more
+    asked: dict[int, str] = {}
+    time.sleep(5 * TICK)
+    del caught[1:]  # of one stop: make hands on what the terminal has sent too
+    while len(caught) == 1:
+        below = {process.pid: process for process in snakemake.children(recursive=True)}
+        steps = {process: step for step, process in files.workers(results / "steps") if process in below}
+        if not steps:
+            break
+        for process in steps.keys() - asked.keys():
+            with suppress(psutil.NoSuchProcess):
+                below[process].parent().suspend()  # a shell or launcher, which would report how its process ended
+                below[process].terminate()
+        asked |= steps
+        time.sleep(TICK)
+    tees = []  # they have the last words of the steps
+    for process in [snakemake, *snakemake.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):
+            tees.append(process) if process.name() == "tee" else process.kill()
+    psutil.wait_procs(tees, timeout=1)
+    logs = [results / "logs" / f"{step}.log" for step in asked.values()]
+    if not any(path.exists() and CONTINUES in files.read_text(path)[-200:] for path in logs):
+        _say(f"stopped; {CONTINUES}")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def collect_steps(folder: Path) -> None:
