@@ -93,11 +93,6 @@ class Finding:
         return self.seeds * (self.prompts or 1)
 
     @property
-    def strength(self) -> tuple[int, float]:
-        """Sorts the weakest first: by its answer, then by its effect."""
-        return (NO, UNDECIDED, YES).index(self.answer), self.effect
-
-    @property
     def shown(self) -> str:
         if self.effect is None:
             return MISSING

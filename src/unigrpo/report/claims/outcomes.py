@@ -17,7 +17,7 @@ import pandas as pd
 from unigrpo.core.files import write_text
 from unigrpo.core.seeding import numpy_generator
 from unigrpo.report.claims import findings
-from unigrpo.report.claims.findings import GUIDANCE, MARGIN, Finding, any_one, every_one
+from unigrpo.report.claims.findings import GUIDANCE, MARGIN, NO, UNDECIDED, YES, Finding, any_one, every_one
 from unigrpo.report.data.logs import ENDS
 from unigrpo.report.data.phrases import MISSING, fates, scale_of
 from unigrpo.report.data.results import Row, Sources
@@ -81,7 +81,7 @@ def check(entries: Mapping[str, Mapping], sources: Sources) -> list[Outcome]:
             verdict, decisive = f"{MISSING}: {'; '.join(missing)}", Finding(MISSING)
         else:
             verdict, turns = verdict_of([finding.answer for finding in counted]), max if verdict_of is any_one else min
-            decisive = turns(counted, key=lambda finding: finding.strength)
+            decisive = turns(counted, key=lambda finding: ((NO, UNDECIDED, YES).index(finding.answer), finding.effect))
         kind = "designed in" if entry.get("designed") else "could have failed"
         outcomes.append(Outcome(name, entry, kind, verdict, found, decisive))
     return outcomes

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import mean
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -93,8 +94,7 @@ def fate(run: str, folder: Folder) -> str:
     return f" ({', '.join(parts)})" if parts else ""
 
 
-@dataclass(frozen=True)
-class Anchor:
+class Anchor(NamedTuple):
     """What holds a run near its start, in words, and the weight that is varied in it; None without a regulariser."""
 
     kind: str

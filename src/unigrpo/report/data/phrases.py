@@ -30,8 +30,7 @@ COSTS = (
 VALIDATED = (
     "Gold, the judge that training never sees, the reward that a run is trained on (proxy) and artefacts, the share of "
     "an image that fits neither object nor background, are measured on validation prompts at the tuned guidance, "
-    "categories weighing equally; last is the last validation that all seeds reached. "
-    f"{BRACKETS}"
+    f"categories weighing equally; last is the last validation that all seeds reached. {BRACKETS}"
 )
 SETTINGS = ("steps", "grid", "shift", "guidance", "temperature", "resolution", "ema")
 WEIGHTS = (

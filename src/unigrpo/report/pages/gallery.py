@@ -10,6 +10,7 @@ import base64
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -57,36 +58,28 @@ def _cell(sample: Sample, run: str, out: Path) -> dict:
     }
 
 
-def write(folder: Folder, out: Path, single: Path, guidance: str) -> None:
-    """Write index.html and its images into the empty folder ``out``, and the page ``single`` with its images inside."""
+def make(folder: Folder, out: Path, single: Path, guidance: str = "tuned") -> None:
+    """Write the folder ``out`` with index.html and its images, in place of one that is there, and the page ``single``
+    with its images inside. Raises UserError where no run has samples."""
     runs = runs_with_samples(folder, guidance)
     if not runs:
         raise UserError(f"{folder.root / 'runs'}: no run has samples at guidance '{guidance}'")
-    categories = {}
-    for prompt, sample in {key: s for samples in runs.values() for key, s in samples.items()}.items():
-        cells = {run: _cell(samples[prompt], run, out) if prompt in samples else None for run, samples in runs.items()}
-        category = f"{folder.benchmarks[sample.benchmark].label}, {sample.tag.replace('_', ' ')}"
-        categories.setdefault(category, []).append((sample.prompt, cells))
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    page = {
-        "title": f"Samples, scale {folder.root.name}",
-        "scale": phrases.scale_of(list(runs), folder).replace("`", ""),
-        "guidance": guidance,
-        "labels": {run: folder.label(run) for run in runs},
-        "categories": categories,
-    }
-    for path, source in ((out / "index.html", "src"), (single, "inside")):
-        write_text(path, environment.from_string(read_text(TEMPLATE)).render(page, source=source))
-
-
-def make(folder: Folder, out: Path, single: Path, guidance: str = "tuned") -> None:
-    """Write the folder ``out``, in place of one that is there, and the page ``single`` with its images inside. Raises
-    UserError where no run has samples."""
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    temporary.mkdir(parents=True)
-    try:
-        write(folder, temporary, single, guidance)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", dir=out.parent) as temporary:
+        new, categories = Path(temporary, out.name), {}
+        for prompt, sample in {key: s for samples in runs.values() for key, s in samples.items()}.items():
+            cells = {run: _cell(found[prompt], run, new) if prompt in found else None for run, found in runs.items()}
+            category = f"{folder.benchmarks[sample.benchmark].label}, {sample.tag.replace('_', ' ')}"
+            categories.setdefault(category, []).append((sample.prompt, cells))
+        environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+        page = {
+            "title": f"Samples, scale {folder.root.name}",
+            "scale": phrases.scale_of(list(runs), folder).replace("`", ""),
+            "guidance": guidance,
+            "labels": {run: folder.label(run) for run in runs},
+            "categories": categories,
+        }
+        for path, source in ((new / "index.html", "src"), (single, "inside")):
+            write_text(path, environment.from_string(read_text(TEMPLATE)).render(page, source=source))
         shutil.rmtree(out, ignore_errors=True)
-        os.replace(temporary, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        os.replace(new, out)

@@ -41,23 +41,19 @@ def markdown(title: str, sections: Sequence[tuple[str, pd.DataFrame | Sequence[s
 
 
 def parts(title: str, sections: Sequence[tuple[str, pd.DataFrame | Sequence[str]]]) -> str:
-    """The same as HTML."""
-    body = "".join(f"<h2>{html.escape(head)}</h2>" * bool(head) + _part(content) for head, content in sections)
-    return read_text(HTML).replace("{{ title }}", html.escape(title)).replace("{{ body }}", body)
-
-
-def _part(content: pd.DataFrame | Sequence[str]) -> str:
-    """A frame as a table, sentences as a list. Numbers stay on one line, cells of PROSE and more characters do not."""
-    if isinstance(content, pd.DataFrame):
-        table = content.to_html(index=False, border=0)
-        table = re.sub(rf"<td>([^<]{{{PROSE},}})</td>", r'<td class="prose">\1</td>', table)
-        return f'<div tabindex="0" role="region" aria-label="table">{table}</div>'
-    return f"<ul>{''.join(f'<li>{_inline(note)}</li>' for note in content)}</ul>"
-
-
-def _inline(text: str) -> str:
-    """A note's Markdown as HTML: code and bold."""
-    return re.sub(r"`(.*?)`", r"<code>\1</code>", re.sub(r"\*\*(.*?)\*\*", r"<b>\1</b>", html.escape(text)))
+    """The same as HTML. Numbers stay on one line, cells of PROSE and more characters do not."""
+    blocks = []
+    for head, content in sections:
+        blocks += [f"<h2>{html.escape(head)}</h2>"] * bool(head)
+        if isinstance(content, pd.DataFrame):
+            table = content.to_html(index=False, border=0)
+            table = re.sub(rf"<td>([^<]{{{PROSE},}})</td>", r'<td class="prose">\1</td>', table)
+            blocks.append(f'<div tabindex="0" role="region" aria-label="table">{table}</div>')
+        else:
+            bold = [re.sub(r"\*\*(.*?)\*\*", r"<b>\1</b>", html.escape(sentence)) for sentence in content]
+            items = [re.sub(r"`(.*?)`", r"<code>\1</code>", sentence) for sentence in bold]
+            blocks.append(f"<ul>{''.join(f'<li>{item}</li>' for item in items)}</ul>")
+    return read_text(HTML).replace("{{ title }}", html.escape(title)).replace("{{ body }}", "".join(blocks))
 
 
 def latex(frame: pd.DataFrame, caption: Sequence[str], label: str) -> str:
