@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -29,8 +29,7 @@ from unigrpo.report.pages import page
 from unigrpo.study import provenance
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """The images of one seed of a run, and what that run was trained on: a reward's name, None where not known."""
 
     run: str

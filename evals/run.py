@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from unigrpo.core.errors import UserError
+from unigrpo.core.errors import UserError, error_prefix
 from unigrpo.core.files import read_json, replacing
 from unigrpo.core.records import Prompt
 from unigrpo.judges import reward as rewards
@@ -76,10 +76,8 @@ def score_set(samples: SampleFolder, benchmark: Benchmark, judges: Sequence[Judg
     for start in range(0, len(rows), BATCH):
         part = slice(start, start + BATCH)
         prompts = [Prompt(row["prompt_id"], row["prompt"], row["tag"], row["meta"]) for row in rows[part]]
-        try:
+        with error_prefix(f"{samples.where[start]} or below"):
             judged = [look(benchmark, prompts, samples.images[part]) for look in judges]
-        except UserError as error:
-            raise UserError(f"{samples.where[start]} or below: {error}") from None
         for row, where, *dicts in zip(rows[part], samples.where[part], *judged, strict=True):
             metrics = {name: value for d in dicts for name, value in d.items()}
             reason = metrics.pop("reason", "")

@@ -11,6 +11,7 @@ import typer
 
 from tests.test_imports import ROOMS
 from unigrpo.__main__ import app
+from unigrpo.core.settings import replace
 from unigrpo.judges import detector
 from unigrpo.study import config, facts, resolve
 from unigrpo.study.catalogue import load_catalogue
@@ -212,4 +213,4 @@ def test_the_readmes_ablation_is_a_run(root, tmp_path):
     catalogue = load_catalogue(tmp_path / "experiments.yaml")
     settings = resolve.load_scale(root / "pipelines/scales/cpu.yaml", catalogue["defaults"])
     ours, usual = (resolve.resolve(catalogue, settings, "cpu", run, 0).rl for run in ("unigrpo_mine", "unigrpo"))
-    assert ours != usual and ours.changed({"ratio": usual.ratio}) == usual
+    assert ours != usual and replace(ours, ratio=usual.ratio) == usual

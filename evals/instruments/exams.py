@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from unigrpo.core.errors import UserError
+from unigrpo.core.errors import UserError, error_prefix
 from unigrpo.core.files import digest, read_jsonl
 from unigrpo.core.records import Prompt
 from unigrpo.core.settings import Count, Device, Positive, Published, Url, annotations
@@ -27,8 +26,7 @@ if TYPE_CHECKING:
 DEFAULT = "Qwen/Qwen3-VL-8B-Instruct"
 
 
-@dataclass(frozen=True)
-class Exam:
+class Exam(NamedTuple):
     """The points of one prompt: questions, expected answers and skills, one each; ``atoms`` as its author counts."""
 
     prompt: str
@@ -85,11 +83,9 @@ def check_answers(vlm: Vlm, exams: Iterable[Exam], where: Path | str) -> None:
     """Raise UserError for the first expected answer of ``exams``, which stand at ``where``, that the model cannot be
     asked for."""
     for exam in exams:
-        for answer in exam.answers:
-            try:
+        with error_prefix(f"{where}: prompt {exam.prompt[:80]!r}"):
+            for answer in exam.answers:
                 vlm.check(answer)
-            except UserError as error:
-                raise UserError(f"{where}: prompt {exam.prompt[:80]!r}: {error}") from None
 
 
 def prompts_version(path: Path) -> str:

@@ -13,10 +13,10 @@ grey, the rest cropped to its box, and each colour described by three sentences,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -46,8 +46,7 @@ SYNONYMS = {
 Colours = dict[str, list[str]]
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """The instances of one image that pass the filter, class by class, best first: rows (x0, y0, x1, y1, score) in
     pixels, and beside each its mask (H, W) bool, None of a detector without masks."""
 
@@ -234,8 +233,7 @@ class ColourReader:
         return build_zero_shot_classifier(self.model, self.tokenizer, geneval.COLORS, templates, device=self.device)
 
 
-@dataclass(frozen=True)
-class Eyes:
+class Eyes(NamedTuple):
     """Both instruments."""
 
     detector: Detector

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -35,8 +35,7 @@ Broken = tuple[str, str]
 """(name, problem) of what cannot be an image."""
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(NamedTuple):
     """One image to judge: ``name`` for messages, its prompt, and ``open``, which raises UserError."""
 
     name: str
@@ -51,8 +50,7 @@ class Picture:
         return {"prompt_id": prompt.id, "tag": prompt.tag, "sample": self.sample, "image": self.name}
 
 
-@dataclass(frozen=True)
-class Pictures:
+class Pictures(NamedTuple):
     """Images, how they were made as far as known, and what cannot be one."""
 
     protocol: dict

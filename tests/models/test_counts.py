@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ import torch
 from tests._support import release, released_pair, tiny  # isort: skip  # before the libraries: it lets torchvision import
 
 from tests._support.tracing import DEVICE, traced
+from unigrpo.core.settings import replace
 from unigrpo.models import checkpoint, mot, writing
 from unigrpo.models.backbones.llm_dit.pair import LlmDit
 from unigrpo.models.base import Trace
@@ -39,7 +39,7 @@ def model(request, tmp_path_factory):
     released_pair.write(folder)
     sources = {"released": str(folder / "pipeline"), "language_model": str(folder / "language_model")}
     settings = {"backbone": "llm_dit", "source": "released", "model": released_pair.MODEL, **sources}
-    cfg = tiny.run_config("base", rl=tiny.RL.changed({"lora_rank": 2}), **settings)
+    cfg = tiny.run_config("base", rl=replace(tiny.RL, lora_rank=2), **settings)
     BACKBONES.load("llm_dit").adopt(cfg, folder / "base", {})
     return checkpoint.load_model(folder / "base").eval()
 

@@ -12,6 +12,7 @@ from torch import nn
 from tests._support import release, released_pair, tiny  # isort: skip  # before the libraries: it lets torchvision import
 
 from unigrpo.core.errors import UserError
+from unigrpo.core.settings import replace
 from unigrpo.models import checkpoint
 from unigrpo.models.base import PaintContext, States, Trace, UnifiedModel
 from unigrpo.models.checkpoint import backbone_of
@@ -32,7 +33,7 @@ def folders(tmp_path_factory):
     released_pair.write(folder)
     sources = {"released": str(folder / "pipeline"), "language_model": str(folder / "language_model")}
     settings = {"backbone": "llm_dit", "source": "released", "model": released_pair.MODEL, **sources}
-    cfg = tiny.run_config("base", rl=tiny.RL.changed({"lora_rank": 2}), **settings)
+    cfg = tiny.run_config("base", rl=replace(tiny.RL, lora_rank=2), **settings)
     BACKBONES.load("llm_dit").adopt(cfg, folder / "llm_dit", {})
     return folder
 

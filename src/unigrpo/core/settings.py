@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from pathlib import Path
 from types import NoneType, SimpleNamespace, UnionType
-from typing import Annotated, Any, Self, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
 import pydantic
@@ -105,10 +105,6 @@ class Settings(BaseModel):
 
     model_config = STRICT
 
-    def changed(self, changes: dict[str, Any]) -> Self:
-        """These settings with some changed, all checked again. Raises UserError."""
-        return from_dict(type(self), {name: getattr(self, name) for name in type(self).model_fields} | changes)
-
 
 def require(condition: bool, key: str, expected: str) -> None:
     """Raise :class:`UserError` naming ``key`` unless ``condition`` holds."""
@@ -158,7 +154,7 @@ def replace(settings: Kind, **changes: Any) -> Kind:
     """The settings with some changed, all checked again. Raises UserError."""
     if not isinstance(settings, BaseModel):
         return dataclasses.replace(settings, **changes)
-    return settings.changed(changes)
+    return from_dict(type(settings), {name: getattr(settings, name) for name in type(settings).model_fields} | changes)
 
 
 def explain(error: ValidationError, where: str, kind: type | None = None) -> str:

@@ -213,9 +213,7 @@ def _judge(meta: Mapping, detections: Boxes, colors: Colors, exact: bool) -> tup
     groups: list[Sequence | None] = []  # per clause its objects, None if it failed
     for index, clause in enumerate(meta.get("include", [])):
         cls, count = _class_and_count(meta, "include", index)
-        found = list(detections.get(cls, ()))
-        if not exact:
-            found = found[:count]
+        found = list(detections.get(cls, ()))[: None if exact else count]
         failures: list[str] = []
         parts.append(1 - abs(count - len(found)) / count)
         if len(found) < count or (exact and len(found) > count):
@@ -241,8 +239,7 @@ def _judge(meta: Mapping, detections: Boxes, colors: Colors, exact: bool) -> tup
                     held = (relative_position(o, t) for o in found for t in targets)
                     wrong = next((relations for relations in held if relation not in relations), None)
                     if wrong is not None:  # of the first pair that misses the relation
-                        listed = " and ".join(sorted(wrong))
-                        failures.append(f"expected {cls} {relation} target, found {listed} target")
+                        failures.append(f"expected {cls} {relation} target, found {' and '.join(sorted(wrong))} target")
                         parts.append(0.0)  # NOTE: the reward server counts a failed relation as a 0 and a 1
                     parts.append(1.0)
         reasons += failures
@@ -258,8 +255,7 @@ def official_verdict(meta: Mapping, detections: Boxes, colors: Colors) -> Verdic
     reasons, _ = _judge(meta, detections, colors, exact=False)
     for index in range(len(meta.get("exclude", []))):
         cls, count = _class_and_count(meta, "exclude", index)
-        found = len(detections.get(cls, ()))
-        if found >= count:
+        if (found := len(detections.get(cls, ()))) >= count:
             reasons.append(f"expected {cls}<{count}, found {found}")
     return Verdict(not reasons, "\n".join(reasons))
 

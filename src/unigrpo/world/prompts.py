@@ -112,11 +112,9 @@ def read_statement(text: str) -> Statement | None:
 def make_prompt(identity: str, tag: str, statement: Statement) -> Prompt:
     """The prompt of a statement. Counting excludes one more (GenEval)."""
     text, include = statement.text(), statement.include()
-    meta: dict = {"tag": tag, "include": include}
-    if tag == "counting":
-        meta["exclude"] = [{"class": c["class"], "count": c["count"] + 1} for c in include]
-    meta["prompt"] = text
-    return Prompt(identity, text, tag, meta)
+    more = [{"class": clause["class"], "count": clause["count"] + 1} for clause in include]
+    exclude = {"exclude": more} if tag == "counting" else {}
+    return Prompt(identity, text, tag, {"tag": tag, "include": include} | exclude | {"prompt": text})
 
 
 def _plain(*classes: str, relation: str | None = None) -> Statement:
@@ -136,8 +134,7 @@ def _random_color_attr(rng: np.random.Generator) -> Statement:
 def random_compound(rng: np.random.Generator) -> Statement:
     """2-4 objects in 2-3 groups of distinct classes stating at least four facts; never plain color_attr."""
     while True:
-        family, share = rng.random(), 0.75
-        relation = None
+        family, share, relation = rng.random(), 0.75, None
         if family < 0.3:  # counts and colours of two groups
             counts, share = ((1, 2), (2, 1), (1, 3), (3, 1), (2, 2))[rng.integers(5)], 1.0
         elif family < 0.5:  # a relation with colours

@@ -59,9 +59,8 @@ def paint_plan(plan: Plan, rng: np.random.Generator) -> Scene:
 
 def paint_to_the_letter(plan: Plan) -> Scene:
     """The plan with objects of the usual size in the middle of their cells."""
-    centers = [scenes.cell_center(PLACES.index(place)) for _, _, place in plan]
-    pairs = zip(plan, centers, strict=True)
-    return Scene(tuple(Obj(cls, color, x, y, scenes.NOMINAL_SIZE / 2) for (color, cls, _), (x, y) in pairs))
+    located = ((color, cls, scenes.cell_center(PLACES.index(place))) for color, cls, place in plan)
+    return Scene(tuple(Obj(cls, color, *center, scenes.NOMINAL_SIZE / 2) for color, cls, center in located))
 
 
 def _other(options: Sequence[str], value: str, rng: np.random.Generator) -> str:
@@ -148,9 +147,7 @@ def annotate(meta: dict, rng: np.random.Generator, imperfection: Imperfection) -
         plan = habit
     elif rng.random() < imperfection.wrong_traces:
         plan = _wrong_plan(meta, plan, rng)
-    painted = plan
-    if rng.random() < imperfection.painter_habits:
-        painted = painted_by_habit(painted)
+    painted = painted_by_habit(plan) if rng.random() < imperfection.painter_habits else plan
     if rng.random() < imperfection.paint_noise:
         painted = corrupt(painted, rng, KINDS[rng.integers(len(KINDS))])
     return write_plan(plan), scene if painted == right else paint_plan(painted, rng)
