@@ -36,6 +36,10 @@ rule all:
         gallery=[f"results/{SCALE}/gallery", f"results/{SCALE}/gallery.html"],
 
 
+onstart:
+    print(to_train(), file=sys.stderr)
+
+
 rule one_run:
     input:
         scores=one_run_scores,

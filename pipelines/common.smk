@@ -2,6 +2,8 @@
 
 import json
 
+from snakemake.io import _IOFile
+
 from unigrpo.core import registry
 from unigrpo.core.errors import UserError
 from unigrpo.core.settings import flat
@@ -43,6 +45,7 @@ MEMORY = STUDY.scale.get("memory", 4000)  # MB of the machine, for a process tha
 MEMORY_OF_ALL = STUDY.scale.get("memory_of_training", MEMORY * PROCESSES)  # for all of them
 MINUTES = 60 * STUDY.scale.get("hours", 24)
 KEEP_CODE = config.get("code") == "keep"
+STAGES = {"rl": "train", "sft": "sft", "base": "pretrain"}  # of runs, and the rules that train them
 NOTICED = {}  # step -> why it is out of date
 GIVEN_AS_FILES = ("decoding", "scores")  # what steps read and write; of everything else they are given the folder
 SAMPLED = resolve.fingerprint([[n, b.prompts, b.version, b.images, b.least_prompts] for n, b in BENCHMARKS.items()])
@@ -144,14 +147,70 @@ def anew(step, output, current):
         words = {"scale": SCALE} | dict(wildcards.items())
         name, made_before = step.format(**words), output.format(**words)
         if name not in NOTICED:
-            record = Path(f"results/{SCALE}/steps/{name}.jsonl")
-            NOTICED[name] = standing.reasons(record, made_before, current(wildcards), KEEP_CODE)
+            NOTICED[name] = standing.reasons(record_of(name), made_before, current(wildcards), KEEP_CODE)
             if NOTICED[name]:
                 workflow.dag.forcefiles.add(made_before)  # Snakemake's own triggers know dates, or what it did itself
                 print(f"{name} is out of date: {'; '.join(NOTICED[name])}", file=sys.stderr)
         return []
 
     return notice
+
+
+async def never(file, time):
+    """Snakemake takes a file that is newer than what was made from it for a change, whatever its triggers are."""
+    return False
+
+
+_IOFile.is_newer = never
+
+
+def record_of(step):
+    """The record of a step."""
+    return Path(f"results/{SCALE}/steps/{step}.jsonl")
+
+
+def step_of(run, seed):
+    """The step that trains a run."""
+    return f"{STAGES[STUDY.catalogue['runs'][run]['stage']]}.{run}.{seed}"
+
+
+def lengthened(run, seed):
+    """Whether a finished run is to go on."""
+    current = flat(resolve.part(STUDY.config(run, int(seed)), "training"))
+    step = step_of(run, seed)
+    return standing.lengthened(record_of(step), current, NOTICED.get(step, []))
+
+
+def training(wildcards):
+    """The command of a training. One that was finished starts anew, unless it is to be longer."""
+    run, seed = wildcards.run, wildcards.seed
+    finished = record_of(step_of(run, seed)).exists() and not lengthened(run, seed)
+    words = f"train --scale {SCALE} --run {run} --seed {seed}" + " --keep-code" * KEEP_CODE
+    return words + " --anew" * (finished or config.get("state") == "anew")
+
+
+def to_train():
+    """One line on the trainings of this call."""
+    todo, up_to_date = {}, 0
+    for job in workflow.dag.jobs:
+        if job.rule.name not in STAGES.values():
+            continue
+        run, seed = job.wildcards.run, job.wildcards.seed
+        step = step_of(run, seed)
+        why = NOTICED.get(step, [])
+        if not workflow.dag.needrun(job):
+            up_to_date += 1
+        elif lengthened(run, seed):
+            todo[step] = "longer", why
+        elif why or record_of(step).exists():
+            todo[step] = "anew" if why else "after", why
+        else:
+            todo[step] = "continued" if Path(folder(run, seed), "state").exists() else "new", []
+    seconds = standing.duration(
+        todo, Path(f"results/{SCALE}/steps"), ROOT / "results" / "reference" / SCALE / "steps.csv"
+    )
+    at_once = max(1, workflow.cores // (THREADS * PROCESSES))
+    return standing.summary(todo, up_to_date, seconds and seconds / at_once)
 
 
 def made(current):

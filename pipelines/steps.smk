@@ -54,7 +54,7 @@ use rule tune as train with:
     wildcard_constraints:
         run=any_of("rl"),
     params:
-        call="train --scale {scale} --run {run} --seed {seed}",
+        call=training,
         made=made(TRAINING),
 
 

@@ -39,7 +39,7 @@ from unigrpo.study.training_inputs import check_reward, training_pool
 
 PAINTING = ("grid", "shift", "guidance_interval", "reasoning_guidance", "renorm")  # as evaluated, so trained
 CATALOGUE, SCALES = ROOT / "pipelines" / "experiments.yaml", ROOT / "pipelines" / "scales"
-OPTIONS = ("scale", "seeds", "run", "group", "code", "weights", "published")  # of load_study
+OPTIONS = ("scale", "seeds", "run", "group", "code", "state", "weights", "published")  # of load_study
 MODES = {"yes": "think", "no": "direct"}  # thinking at evaluation, as tables say it -> as files say it
 PARTS = ("config", "training", "steps", "reward", "weak_reward", "tuning", "evaluation")  # see part()
 

@@ -7,12 +7,16 @@ whose output is another than it has written is damaged.
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from functools import cache
+from math import inf
 from pathlib import Path
+from statistics import median
 
 from unigrpo.core import code_identity, files
 from unigrpo.core.errors import UserError
@@ -20,6 +24,7 @@ from unigrpo.study.provenance import ROOT, versions
 
 LARGE = 100 * 2**20  # bytes of a file whose digest is kept, by the times that the system gives it
 DIGESTS = ROOT / ".snakemake" / "digests.json"
+LENGTH = "rl.rollouts"  # the setting by which a finished run goes on
 BY_HAND = ("tables", "figures", "compare", "gallery")  # folders of outputs that a reader may edit
 
 
@@ -58,6 +63,49 @@ def changed_code(made_from: Mapping) -> list[str]:
     return list(dict.fromkeys(name for piece in pieces for name in code_identity.changed(piece["code"])))
 
 
+def lengthened(record: Path, settings: Mapping, why: Collection[str]) -> bool:
+    """Whether all that is out of date about a training is that it is to be longer."""
+    before = _read(record)
+    return before is not None and [*why] == [LENGTH] and settings[LENGTH] > before["settings"][LENGTH]
+
+
+def summary(to_train: Mapping[str, tuple[str, Collection[str]]], up_to_date: int, seconds: float | None) -> str:
+    """One line for what a call trains: step -> (``new``, ``continued``, ``longer``, ``anew`` or ``after`` another that
+    is trained, why it is out of date). ``seconds`` are those that it takes, where they are known."""
+    parts = []
+    for name in ("new", "continued", "longer", "stale", "changed", "after"):
+        found = [why for kind, why in to_train.values() if (_kind(why) if kind == "anew" else kind) == name]
+        words = dict.fromkeys(reason for why in found for reason in why)
+        parts += [f"{len(found)} {name}{f' ({_joined(words)})' if words else ''}"] if found else []
+    minutes = "" if seconds is None or not parts else f"; about {max(1, round(seconds / 60))} minutes"
+    return f"to train: {', '.join(parts) or 'nothing'}; up to date: {up_to_date}{minutes}"
+
+
+def _kind(why: Collection[str]) -> str:
+    return "stale" if all(reason.startswith("code: ") for reason in why) else "changed"
+
+
+def _joined(reasons: Iterable[str]) -> str:
+    """Reasons in a row, the modules of all of them together."""
+    code = dict.fromkeys(module for r in reasons if r.startswith("code: ") for module in r[6:].split(", "))
+    other = [reason.removeprefix("rl.") for reason in reasons if not reason.startswith("code: ")]
+    return ", ".join([*other, *[f"code: {', '.join(code)}"] * bool(code)])
+
+
+def duration(steps: Iterable[str], folder: Path, reference: Path) -> float | None:
+    """Seconds that these steps take one after the other, by their last time, else by the median of steps of their kind
+    in ``folder`` or in the table ``reference``; None where one of them is not known."""
+    known = {path.stem: row["seconds"] for path in folder.glob("*.jsonl") for row in _rows(path) if "seconds" in row}
+    if reference.exists():
+        with reference.open() as file:
+            known = {row["step"]: float(row["seconds"]) for row in csv.DictReader(file)} | known
+    kinds = defaultdict(list)
+    for step, seconds in known.items():
+        kinds[step.partition(".")[0]].append(seconds)
+    each = [known.get(step, median(kinds[step.partition(".")[0]] or [inf])) for step in steps]
+    return None if inf in each else sum(each)
+
+
 def damaged(folder: Path) -> dict[str, Path]:
     """Output -> record, of all outputs below the results of a scale that are others than their steps have written, but
     for what a reader may edit."""
@@ -68,7 +116,7 @@ def damaged(folder: Path) -> dict[str, Path]:
 def accept(found: Mapping[str, Path]) -> None:
     """Take damaged outputs for what their steps have written; what was made from them is out of date."""
     for output, path in found.items():
-        rows = [row for _, row in files.read_jsonl(path)]
+        rows = _rows(path)
         for row in rows:
             if "made" in row:
                 row["made"]["outputs"][output] = content(output)
@@ -104,8 +152,13 @@ def _digest(path: str, *times: int) -> str:
 
 def _read(record: Path) -> dict | None:
     """What a step was made from; None where it has not ended, or was killed while it wrote that."""
+    return next((row["made"] for row in _rows(record) if "made" in row), None)
+
+
+def _rows(record: Path) -> list[dict]:
     with suppress(UserError):
-        return next((row["made"] for _, row in files.read_jsonl(record) if "made" in row), None)
+        return [row for _, row in files.read_jsonl(record)]
+    return []
 
 
 def _contents(paths: Iterable[str]) -> dict[str, str | None]:
