@@ -100,11 +100,9 @@ class Mask2Former:
 def instances(
     classes: Tensor, masks: Tensor, seen: tuple[int, int], size: tuple[int, int], least: float
 ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-    """Rows (n, 5), labels (n,) and masks n x (H, W) of one image that score above ``least``.
-
-    ``classes`` (Q, C + 1) and ``masks`` (Q, h, w) are logits; ``seen`` is the size of the network's input, ``size``
-    (H, W) that of the image. A class's share bounds the score, so pairs at or below ``least`` are not looked at.
-    """
+    """Rows (n, 5), labels (n,) and masks n x (H, W) of one image that score above ``least``. ``classes`` (Q, C + 1) and
+    ``masks`` (Q, h, w) are logits; ``seen`` is the size of the network's input, ``size`` (H, W) that of the image. A
+    class's share bounds the score, so pairs at or below ``least`` are not looked at."""
     shares = classes.float().softmax(-1)[:, :-1]  # (Q, C); the last class is no object
     top, place = shares.flatten().topk(min(MAX_INSTANCES, shares.numel()))
     top, place = top[top > least], place[top > least]

@@ -21,11 +21,9 @@ PROBE = 112  # pixels a side of the image by which differentiability is measured
 
 
 class LocalVlm:
-    """Any model of ``AutoModelForImageTextToText`` with a chat template, from a folder or the hub.
-
-    ``device``: auto is CUDA where there is one. ``dtype``: float32, bfloat16, float16; auto is bfloat16 on CUDA, else
-    float32. ``batch_size`` questions are asked at once. Raises UserError where it cannot be loaded.
-    """
+    """Any model of ``AutoModelForImageTextToText`` with a chat template, from a folder or the hub. ``device``: auto is
+    CUDA where there is one. ``dtype``: float32, bfloat16, float16; auto is bfloat16 on CUDA, else float32.
+    ``batch_size`` questions are asked at once. Raises UserError where it cannot be loaded."""
 
     def __init__(self, name: str | Path, device: str = "auto", dtype: str = "auto", batch_size: int = 8):
         torchvision_compat.ensure_torchvision()

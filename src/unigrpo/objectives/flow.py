@@ -92,11 +92,9 @@ def draw_window(
 def moving_window(
     index: int, size: int, window_range: Sequence[int], *, stay: Callable[[int], int], shift: int
 ) -> range:
-    """The window of rollout number ``index`` where it moves along the grid with training (MixGRPO).
-
-    It starts at lo, stays stay(start) >= 1 rollouts, moves on by ``shift``, and starts over where it would begin at hi
-    or later. A window that reaches past hi is cut there, so the last ones may be shorter than ``size``.
-    """
+    """The window of rollout number ``index`` where it moves along the grid with training (MixGRPO). It starts at lo,
+    stays stay(start) >= 1 rollouts, moves on by ``shift``, and starts over where it would begin at hi or later. A
+    window that reaches past hi is cut there, so the last ones may be shorter than ``size``."""
     lo, hi = window_range
     starts = [start for start in range(lo, hi, shift) for _ in range(stay(start))]
     start = starts[index % len(starts)]
@@ -180,11 +178,9 @@ def sde_step(
 
 
 def latent_kl_weight(t: float | Tensor, t_next: float | Tensor, *, noise_level: float, t_max: float) -> Tensor:
-    """v_coef^2 / (2 std^2): the exact latent KL per element is this times the squared velocity difference.
-
-    It spans three orders of magnitude over a trajectory (almost 0 near t = 1), which is the loophole that the
-    paper's unweighted velocity MSE closes. Returns the shape of t.
-    """
+    """v_coef^2 / (2 std^2): the exact latent KL per element is this times the squared velocity difference. It spans
+    three orders of magnitude over a trajectory (almost 0 near t = 1), which is the loophole that the paper's unweighted
+    velocity MSE closes. Returns the shape of t."""
     t = torch.as_tensor(t, dtype=torch.float32)
     step = transition(t, torch.as_tensor(t_next, dtype=t.dtype), torch.full_like(t, noise_level), t_max)
     return step.v_coef.square() / (2 * step.std.square())

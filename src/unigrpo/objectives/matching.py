@@ -60,10 +60,8 @@ def matching_log_ratio(log_prob: Tensor, log_prob_old: Tensor, over: Literal["me
 
 
 def matching_loss(log_ratio: Tensor, advantages: Tensor, *, clip_range: float) -> tuple[Tensor, dict[str, Tensor]]:
-    """PPO's -min(r A, clip(r, 1 - clip_range, 1 + clip_range) A). log_ratio (B, K), advantages (B,) -> (B, K).
-
-    Metrics: :func:`image_losses.ratio_metrics`, with the mean of r - 1 - log r as approx_kl.
-    """
+    """PPO's -min(r A, clip(r, 1 - clip_range, 1 + clip_range) A). log_ratio (B, K), advantages (B,) -> (B, K). Metrics:
+    :func:`image_losses.ratio_metrics`, with the mean of r - 1 - log r as approx_kl."""
     ratio, advantages = log_ratio.exp(), advantages[:, None]
     bounded = torch.where(advantages > 0, ratio.clamp(max=1 + clip_range), ratio.clamp(min=1 - clip_range))
     detached, below, above = log_ratio.detach(), ratio < 1 - clip_range, ratio > 1 + clip_range

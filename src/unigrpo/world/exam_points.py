@@ -73,11 +73,8 @@ def row(prompt: Prompt) -> dict:
 
 
 def answer(point: ExamPoint, detections: Sequence[Detection]) -> str:
-    """What one image's detections answer, in words: "yes", "no", "two".
-
-    A relation holds when it holds, by GenEval's rule, between every pair of the best-scored objects of both
-    groups, as many as are asked for.
-    """
+    """What one image's detections answer, in words: "yes", "no", "two". A relation holds when it holds, by GenEval's
+    rule, between every pair of the best-scored objects of both groups, as many as are asked for."""
 
     def among(group: Group) -> list[Detection]:
         """Those of a group's class and, where stated, its colour, best first."""

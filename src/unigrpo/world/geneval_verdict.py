@@ -108,12 +108,10 @@ def kept_indices(
     max_overlap: float = 1.0,
     thresholds: tuple[float, float] = (SCORE_THRESHOLD, COUNTING_THRESHOLD),
 ) -> list[int]:
-    """Which detections of one class the official filter keeps, best score first (of equals, the later one).
-
-    Scores strictly above the first of ``thresholds`` (the second for counting prompts), the best 16, then, for
-    ``max_overlap`` below 1, greedy suppression of boxes whose overlap with a better one reaches it. Other thresholds
-    than the default are those of another detector.
-    """
+    """Which detections of one class the official filter keeps, best score first (of equals, the later one). Scores
+    strictly above the first of ``thresholds`` (the second for counting prompts), the best 16, then, for ``max_overlap``
+    below 1, greedy suppression of boxes whose overlap with a better one reaches it. Other thresholds than the default
+    are those of another detector."""
     rows = np.asarray(boxes, dtype=np.float32).reshape(-1, 5)
     threshold = np.float32(thresholds[tag == "counting"])
     order = np.argsort(rows[:, 4], kind="stable")[::-1]
@@ -147,11 +145,9 @@ class Verdict(NamedTuple):
 
 
 def relative_position(a: Sequence[float], b: Sequence[float]) -> set[str]:
-    """Relations that hold from box ``a`` to box ``b`` (at most two; none for near or equal centres).
-
-    The centre distance is reduced per axis by 0.1 of the two sizes, then compared with half of the
-    *unreduced* distance, so that close boxes may stand in no relation at all.
-    """
+    """Relations that hold from box ``a`` to box ``b`` (at most two; none for near or equal centres). The centre
+    distance is reduced per axis by 0.1 of the two sizes, then compared with half of the *unreduced* distance, so that
+    close boxes may stand in no relation at all."""
     corners = np.array([a[:4], b[:4]], dtype=np.float32).reshape(2, 2, 2)  # box, corner, axis
     centers = corners.mean(axis=1)
     sizes = np.abs(corners[:, 1] - corners[:, 0])
@@ -248,10 +244,8 @@ def _judge(meta: Mapping, detections: Boxes, colors: Colors, exact: bool) -> tup
 
 
 def official_verdict(meta: Mapping, detections: Boxes, colors: Colors) -> Verdict:
-    """GenEval's verdict on filtered ``detections`` with ``colors`` parallel to them, class by class.
-
-    Raises UserError on reaching a position clause that points to a clause not evaluated before it.
-    """
+    """GenEval's verdict on filtered ``detections`` with ``colors`` parallel to them, class by class. Raises UserError
+    on reaching a position clause that points to a clause not evaluated before it."""
     reasons, _ = _judge(meta, detections, colors, exact=False)
     for index in range(len(meta.get("exclude", []))):
         cls, count = _class_and_count(meta, "exclude", index)

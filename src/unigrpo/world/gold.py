@@ -36,12 +36,9 @@ def _matches(clause: dict, detections: Sequence[Detection]) -> list[Detection]:
 
 
 def judge(meta: dict, detections: Sequence[Detection]) -> Judgement:
-    """Judge detections by GenEval metadata.
-
-    Facts, per clause: the number of objects of the class is exactly what all clauses on it ask for; at least
-    ``count`` of them have the stated colour; every one stands in the stated relation to every reference
-    object. Raises ValueError if the metadata has no clause.
-    """
+    """Judge detections by GenEval metadata. Facts, per clause: the number of objects of the class is exactly what all
+    clauses on it ask for; at least ``count`` of them have the stated colour; every one stands in the stated relation to
+    every reference object. Raises ValueError if the metadata has no clause."""
     include = meta["include"]
     if not include:
         raise ValueError(f"{meta.get('prompt', '')!r}: the metadata states nothing that could be judged")

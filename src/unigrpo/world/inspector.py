@@ -1,10 +1,9 @@
 """Inspector: pixels to detections, by geometry and from the image alone (no part is learned).
 
-A pixel over the background B covered by a share a of colour C is B - a (B - C): the *direction* of B - pixel
-names the colour, its length the coverage, so that anti-aliased edges keep their object's colour. Connected
-pixels of one colour are a candidate; its coverage map, brought to a canonical size, is correlated with those
-of rendered shapes. The score is the correlation. What fits neither an object nor the background is the
-artefact area.
+A pixel over the background B covered by a share a of colour C is B - a (B - C): the *direction* of B - pixel names the
+colour, its length the coverage, so that anti-aliased edges keep their object's colour. Connected pixels of one colour
+are a candidate; its coverage map, brought to a canonical size, is correlated with those of rendered shapes. The score
+is the correlation. What fits neither an object nor the background is the artefact area.
 """
 
 from __future__ import annotations
@@ -144,10 +143,8 @@ def _templates() -> tuple[np.ndarray, np.ndarray]:
 
 
 def inspect_images(images: np.ndarray) -> list[Inspection]:
-    """Inspect uint8 images (n, H, W, 3). Boxes are in pixels, detections sorted by falling score.
-
-    Raises ValueError for another shape or type.
-    """
+    """Inspect uint8 images (n, H, W, 3). Boxes are in pixels, detections sorted by falling score. Raises ValueError for
+    another shape or type."""
     if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
         raise ValueError(f"expected uint8 images (n, H, W, 3), got {images.dtype} {images.shape}")
     coverage, colors, deviant = _coverage(images)

@@ -1,8 +1,7 @@
 """Renderer: scenes to anti-aliased uint8 images, many at a time (numpy only).
 
-Every shape is a signed distance d in pixels (negative inside); a pixel's coverage is clip(1/2 - d, 0, 1).
-Distances are evaluated on a window around each object, class by class, and composed over the background
-object by object.
+Every shape is a signed distance d in pixels (negative inside); a pixel's coverage is clip(1/2 - d, 0, 1). Distances are
+evaluated on a window around each object, class by class, and composed over the background object by object.
 """
 
 from __future__ import annotations

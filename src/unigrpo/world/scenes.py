@@ -67,11 +67,9 @@ class Scene:
 
 
 def relation_holds(relation: str, described: Sequence[float], reference: Sequence[float]) -> bool:
-    """GenEval's position rule: is the box `described` (x0, y0, x1, y1) `relation` of the box `reference`?
-
-    Each axis of the centre offset shrinks by a tenth of the sum of both sizes towards 0; divided by the *unreduced*
-    centre distance, more than a half decides.
-    """
+    """GenEval's position rule: is the box `described` (x0, y0, x1, y1) `relation` of the box `reference`? Each axis of
+    the centre offset shrinks by a tenth of the sum of both sizes towards 0; divided by the *unreduced* centre distance,
+    more than a half decides."""
     shrunk, squares = [], 0.0
     for axis in (0, 1):
         (a0, a1), (b0, b1) = described[axis::2], reference[axis::2]
@@ -146,11 +144,9 @@ def random_scene(rng: np.random.Generator, n_objects: int) -> Scene:
 
 
 def scene_for(meta: dict, rng: np.random.Generator) -> Scene:
-    """A scene that satisfies GenEval metadata exactly, with nothing else in it; relations hold with a margin.
-
-    Colours that the metadata leaves open are random. Raises ValueError if no layout satisfies the relations
-    or the objects outnumber the cells.
-    """
+    """A scene that satisfies GenEval metadata exactly, with nothing else in it; relations hold with a margin. Colours
+    that the metadata leaves open are random. Raises ValueError if no layout satisfies the relations or the objects
+    outnumber the cells."""
     include = meta["include"]
     kinds: list[tuple[str, str]] = []
     slots: dict[int, range] = {}  # clause -> its objects

@@ -69,12 +69,9 @@ def _other(options: Sequence[str], value: str, rng: np.random.Generator) -> str:
 
 
 def corrupt(objects: Plan, rng: np.random.Generator, kind: str) -> Plan:
-    """The plan with one fact changed: ``count`` (an object more or less), ``color``, ``class`` or ``place``.
-
-    ``place`` moves an object to a free cell or lets two objects change places. The result always differs from
-    the plan as a scene, has 1-4 objects and distinct places; whether it is wrong for a prompt depends on what
-    that states.
-    """
+    """The plan with one fact changed: ``count`` (an object more or less), ``color``, ``class`` or ``place``. ``place``
+    moves an object to a free cell or lets two objects change places. The result always differs from the plan as a
+    scene, has 1-4 objects and distinct places; whether it is wrong for a prompt depends on what that states."""
     plan = list(objects)
     i = int(rng.integers(len(plan)))
     color, cls, place = plan[i]
@@ -115,10 +112,8 @@ def trace_matches(meta: dict, plan: Plan | None) -> bool:
 
 
 def image_matches_trace(plan: Plan, detections: Sequence[Detection], image_size: int) -> list[tuple[bool, bool, bool]]:
-    """Per object of the plan: is there a detection centred in its cell, has it the colour, has it the class?
-
-    Where several detections share a cell the one with the best score counts.
-    """
+    """Per object of the plan: is there a detection centred in its cell, has it the colour, has it the class? Where
+    several detections share a cell the one with the best score counts."""
     best: dict[str, Detection] = {}
     for found in sorted(detections, key=lambda d: -d.score):
         x, y = (found.box[0] + found.box[2]) / 2, (found.box[1] + found.box[3]) / 2
@@ -218,11 +213,9 @@ def dense_example(rng: np.random.Generator, n_objects: int | None = None) -> tup
 
 
 def base_example(rng: np.random.Generator, thinking: bool, imperfection: Imperfection) -> tuple[str, str | None, Scene]:
-    """(prompt, trace or None, scene) for pretraining; no held-out combination.
-
-    With a trace, a share ``UNTOLD`` are scenes of three or four objects of which the prompt says nothing. Those and
-    the captions of random scenes are right; the examples of the prompt families are as imperfect as stated.
-    """
+    """(prompt, trace or None, scene) for pretraining; no held-out combination. With a trace, a share ``UNTOLD`` are
+    scenes of three or four objects of which the prompt says nothing. Those and the captions of random scenes are right;
+    the examples of the prompt families are as imperfect as stated."""
     if thinking and rng.random() < UNTOLD:
         _, trace, scene = dense_example(rng, int(rng.integers(3, MAX_OBJECTS + 1)))
         return UNTOLD_PROMPT, trace, scene
