@@ -7,11 +7,15 @@ CORES ?= 2
 PYTHON ?= python3
 TESTS = .venv/bin/python -m pytest -q -n auto --dist loadfile
 STAMP := .venv/installed
+# The source of the checkout that .venv was made for, where that is another one. This checkout's code runs all the same.
+OWNER := $(shell cat .venv/lib/*/site-packages/__editable__.unigrpo-*.pth 2> /dev/null)
+OTHER := $(shell test -e "$(OWNER)" && ! test "$(OWNER)" -ef src && echo "$(OWNER)")
+export PYTHONPATH := $(CURDIR):$(CURDIR)/src
 # A Ctrl-C reaches make, this shell and the command; a SIGTERM to make reaches the shell alone, which hands it on. The
 # command then ends in one line, to which make would add its own if the shell failed.
 CALL = @trap 'stopped=1; kill $$!' HUP INT TERM; .venv/bin/python -m unigrpo $(1) & \
 	while wait $$!; code=$$?; kill -0 $$! 2> /dev/null; do :; done; exit $$((stopped ? 0 : code))
-OPTIONS = --scale $(SCALE) --cores $(CORES)
+OPTIONS = --scale '$(SCALE)' --cores $(CORES)
 SEVERAL = $(if $(SEEDS),--seeds $(SEEDS))
 
 .PHONY: reproduce overoptimise run base test test-slow env clean
@@ -23,7 +27,7 @@ overoptimise: env
 	$(call CALL,reproduce $(OPTIONS) $(SEVERAL) --group overoptimisation)
 
 run: env
-	$(if $(RUN),,$(error RUN is missing: make run RUN=unigrpo))$(call CALL,run $(RUN) $(OPTIONS) $(SEVERAL))
+	$(if $(RUN),,$(error RUN is missing: make run RUN=unigrpo))$(call CALL,run '$(RUN)' $(OPTIONS) $(SEVERAL))
 
 base: env
 	$(call CALL,base $(OPTIONS))
@@ -34,7 +38,12 @@ test: env
 test-slow: env
 	$(TESTS) -m long
 
+ifeq ($(OTHER),)
 env: $(STAMP)
+else
+env:
+	@echo ".venv stays as it is: it was made for $(OTHER)" >&2
+endif
 
 $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'

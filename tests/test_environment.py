@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -89,7 +90,67 @@ def test_make_says_what_it_needs(root):
     plan = subprocess.run(
         ["make", "-n", "reproduce", "SCALE=smoke", "SEEDS=2"], cwd=root, capture_output=True, text=True
     )
-    assert "-m unigrpo reproduce --scale smoke --cores 2 --seeds 2" in plan.stdout
+    assert "-m unigrpo reproduce --scale 'smoke' --cores 2 --seeds 2" in plan.stdout
+
+
+FAKE = f"""#!/bin/sh
+echo "$@" >> calls
+[ "$2" != unigrpo ] || exec {sys.executable} "$@"
+"""
+
+
+def make(root, folder, owner, *words):
+    """`make` in a checkout whose .venv was made for `owner` and runs nothing but the project: (what it ran, result)."""
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy(root / name, folder)
+    for name in ("src", "rewards", "evals", "pipelines"):
+        (folder / name).symlink_to(root / name)
+    (folder / ".venv/bin").mkdir(parents=True)
+    (folder / ".venv/bin/python").write_text(FAKE)
+    (folder / ".venv/bin/python").chmod(0o755)
+    (folder / ".venv/lib/python3/site-packages").mkdir(parents=True)
+    (folder / ".venv/lib/python3/site-packages/__editable__.unigrpo-0.1.0.pth").write_text(f"{owner}\n")
+    done = subprocess.run(["make", *words], cwd=folder, capture_output=True, text=True)
+    return (folder / "calls").read_text() if (folder / "calls").exists() else "", done
+
+
+def test_make_installs_into_no_environment_of_another_checkout(root, tmp_path):
+    """But into that of a checkout that was moved, whose old place is gone."""
+    folders = [tmp_path / name for name in ("other's", "own", "moved")]
+    other = tmp_path / "other/src"
+    other.mkdir(parents=True)
+    for folder, owner in zip(folders, (other, folders[1] / "src", tmp_path / "gone/src"), strict=True):
+        folder.mkdir()
+        ran, done = make(root, folder, owner, "env")
+        assert done.returncode == 0 and ("pip install" in ran) == (owner != other)
+        assert (done.stderr == f".venv stays as it is: it was made for {other}\n") == (owner == other)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (
+            ("reproduce", "CORES=0"),
+            "error: Invalid value for '--cores': Input should be greater than or equal to 1; see",
+        ),
+        (
+            ("reproduce", "CORES=-1"),
+            "error: Invalid value for '--cores': Input should be greater than or equal to 1; see",
+        ),
+        (("reproduce", "CORES=x"), "error: Invalid value for '--cores': Input should be a valid integer"),
+        (
+            ("reproduce", "SEEDS=0"),
+            "error: Invalid value for '--seeds': Input should be greater than or equal to 1; see",
+        ),
+        (("run", "RUN=base", "SCALE=a b"), "error: --config scale=a b: no such file in"),
+        (("run", "RUN=unigrp"), "error: --config run=unigrp: no such run; did you mean unigrpo?"),
+    ],
+)
+def test_make_refuses_bad_arguments_in_one_line(root, tmp_path, words, message):
+    _, done = make(root, tmp_path, tmp_path / "src", *words)
+    ours, *makes = done.stderr.splitlines()
+    assert ours.startswith(message) and "Error 2" in makes.pop() and makes == [] and done.returncode == 2
+    assert not (tmp_path / "results").exists()
 
 
 CHECKS = {

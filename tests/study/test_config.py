@@ -477,6 +477,23 @@ def test_bad_options_are_refused(files, options, message):
     assert message in str(refusal.value)
 
 
+@pytest.mark.parametrize("name", ["reference", "a.b+", "a b", "a;b", "$(touch a)", "-a", "A", "1", "a\n"])
+def test_a_scale_whose_name_no_pattern_or_shell_takes_is_refused(files, name):
+    path = files[1] / f"{name}.yaml"
+    path.write_text(SCALE)
+    with pytest.raises(UserError) as refusal:
+        study(files, scale=name)
+    assert str(refusal.value).startswith(f"{path}: expected a name of small letters, digits and underscores")
+
+
+@pytest.mark.parametrize("name", ["a.b+", "a b", "a;b", "$(touch a)", "-a", "é", "a\n"])
+@pytest.mark.parametrize("section, old", [("runs", "guided"), ("benchmarks", "held_out")])
+def test_a_run_or_benchmark_whose_name_no_pattern_or_shell_takes_is_refused(files, section, old, name):
+    files[0].write_text(edited(CATALOGUE, f"  {old}: ", f"  {json.dumps(name)}: "))
+    with pytest.raises(UserError, match="a name has small letters, digits and underscores only"):
+        study(files)
+
+
 def test_a_line_that_does_not_fit_the_scale_names_both_files(files):
     files[0].write_text(edited(CATALOGUE, "guidance: 2", "window_range: [0, 6], window_size: 5"))
     study(files)

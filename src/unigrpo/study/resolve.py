@@ -23,7 +23,7 @@ from unigrpo.core.registry import declarations, nearest
 from unigrpo.core.settings import Count, deciding, from_dict, to_dict
 from unigrpo.core.yaml_files import read_yaml
 from unigrpo.study.benchmark_entry import Benchmark
-from unigrpo.study.catalogue import BASE, COMMON, SFT, ancestors, facts_of, load_catalogue, runs_in_use
+from unigrpo.study.catalogue import BASE, COMMON, NAME, SFT, ancestors, facts_of, load_catalogue, runs_in_use
 from unigrpo.study.config import (
     Machine,
     RunConfig,
@@ -207,8 +207,11 @@ def _read_study(catalogue_file: Path, scale_folder: Path, scale: str, option: st
     scales = [path.stem for path in scale_folder.glob("*.yaml")]
     if scale not in scales:
         raise UserError(f"{option}{scale}: no such file in {scale_folder}{nearest(scale, scales)}")
+    file = scale_folder / f"{scale}.yaml"
+    if not NAME.fullmatch(scale) or scale == "reference":  # a pattern and a word of a shell, and a folder of results
+        raise UserError(f"{file}: expected a name of small letters, digits and underscores, and not 'reference'")
     catalogue = load_catalogue(catalogue_file)
-    return Study(catalogue, scale, load_scale(scale_folder / f"{scale}.yaml", catalogue["defaults"]))
+    return Study(catalogue, scale, load_scale(file, catalogue["defaults"]))
 
 
 def _check_runs(study: Study) -> None:

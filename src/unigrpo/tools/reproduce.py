@@ -20,6 +20,7 @@ import psutil
 from unigrpo.core import files
 from unigrpo.core.errors import UserError
 from unigrpo.study.provenance import ROOT
+from unigrpo.study.resolve import CATALOGUE, SCALES, load_study
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # the last is SLURM's warning
 TICK = 0.1  # seconds between two looks
@@ -28,10 +29,11 @@ CONTINUES = "the same command continues"  # as a training that stops says too
 
 def reproduce(target: str, cores: int, scale: str, **options: object) -> None:
     """Make ``target`` of the Snakefile in this checkout at ``scale`` with ``cores`` CPU cores, after the steps of a
-    killed call have ended. ``options`` are further ones of ``--config``, absent where None. Raises SystemExit with
-    Snakemake's exit code where it fails, with 128 + the signal's number where one has stopped it."""
-    given = {"scale": scale} | options
-    settings = [f"{key}={value}" for key, value in given.items() if value is not None]
+    killed call have ended. ``options`` are further ones of ``--config``, absent where None. Raises UserError without
+    such a study, SystemExit with Snakemake's code where it fails, 128 + the number of the signal that stops it."""
+    given = {key: value for key, value in ({"scale": scale} | options).items() if value is not None}
+    load_study(CATALOGUE, SCALES, given)  # bad input is refused in one line
+    settings = [f"{key}={value}" for key, value in given.items()]
     results, own = ROOT / "results" / scale, ROOT / ".snakemake"
     with files.exclusive(ROOT / "results" / ".lock") as lock:
         caught = _signals()
