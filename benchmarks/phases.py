@@ -157,7 +157,7 @@ def shares(phases: dict[str, dict], validate_every: int) -> dict[str, float]:
 
 def save_fresh(settings: dict, folder: Path) -> None:
     """A freshly initialised model of the size that a run's ``settings`` give."""
-    checkpoint.save_model(checkpoint.new_model(from_dict(RunConfig, settings)), folder, {})
+    checkpoint.new_model(from_dict(RunConfig, settings)).save(folder, {})
 
 
 def load_fresh(cfg: RunConfig, device: torch.device) -> MoTModel:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from tests._support import tiny
 from unigrpo.core.files import read_jsonl
-from unigrpo.models import checkpoint
 from unigrpo.sampling.engine import Decoding
 from unigrpo.study.config import RLConfig
 from unigrpo.training import reinforcement_run
@@ -23,7 +22,7 @@ def brightness(images: Tensor, prompts: list) -> Tensor:
 def train(folder: Path, rl: RLConfig, reward=brightness) -> tuple[list[dict], dict[str, Tensor]]:
     """The record's rows and the weights of a run with these settings."""
     if not (folder / "init").exists():
-        checkpoint.save_model(tiny.model(), folder / "init", {})
+        tiny.model().save(folder / "init", {})
     out, cfg = folder / rl.method, tiny.run_config("rl", rl=rl)
     decoding = Decoding(False, 1.0, 1.0)
     reinforcement_run.train(cfg, out, folder / "init", reward, decoding, "x")

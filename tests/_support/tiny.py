@@ -64,9 +64,8 @@ def run_config(stage: str = "rl", **changes) -> RunConfig:
 def write_start(folder: Path) -> None:
     """What a run starts from: ``init/``, ``reward/`` (random weights), decoding.json, and a configuration a stage."""
     from rewards._support import learned_model
-    from unigrpo.models import checkpoint
 
-    checkpoint.save_model(model(), folder / "init", {})
+    model().save(folder / "init", {})
     with torch.random.fork_rng():
         torch.manual_seed(0)
         learned_model.save(learned_model.LearnedReward(REWARD, MODEL.image_size), folder / "reward")

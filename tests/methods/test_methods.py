@@ -487,7 +487,7 @@ def test_gold_below_half_of_the_first_is_a_collapse(start, learned, tmp_path, mo
 
 def test_a_run_whose_parent_collapsed_is_not_trained_and_has_no_scores(start, tmp_path, monkeypatch, capsys):
     parent, run = tmp_path / "parent", tmp_path / "runs" / "child" / "seed0"
-    checkpoint.save_model(tiny.model(), parent, {})
+    tiny.model().save(parent, {})
     (parent / "run.json").write_text(json.dumps({"run": "refl", "collapsed": True, "collapse": "why"}))
 
     given = f"--config {start}/rl.json --decoding {start}/decoding.json"

@@ -121,7 +121,7 @@ def test_load_think_paint_update_save_load(folder, tmp_path):
     assert any("_moe_gen" in name for name in moved) and any("layers.0.mlp.up_proj" in name for name in moved)
     assert not [name for name in moved if name.startswith(("codec", "mot.vit", "mot.connector", "mot.latent_pos"))]
 
-    checkpoint.save_model(model, tmp_path / "saved", {"run": "tiny"})
+    model.save(tmp_path / "saved", {"run": "tiny"})
     again = checkpoint.load_model(tmp_path / "saved", expected=release.MODEL)
     assert all(torch.equal(a, b) for a, b in zip(outputs(model), outputs(again), strict=True))
     with (
@@ -341,7 +341,7 @@ def test_the_base_of_a_scale_is_the_release(folder, tmp_path):
     told = describe.checkpoint(out)
     assert told["parameters"]["image"] == sum(p.numel() for p in model.mot.expert_parameters()["image"])
     before = (folder / "tokenizer.json").read_bytes()
-    checkpoint.save_model(model, out, {})  # takes the place of the links, not of what they point to
+    model.save(out, {})  # takes the place of the links, not of what they point to
     assert not (out / "tokenizer.json").is_symlink() and (folder / "tokenizer.json").read_bytes() == before
     with pytest.raises(UserError, match="expected another folder"):
         bagel_backbone.adopt(folder, folder, release.MODEL, {})

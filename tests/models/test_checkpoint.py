@@ -23,7 +23,7 @@ PROMPTS = ["a photo of a red circle", "a photo of two hearts left of a blue star
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved") / "model"
-    checkpoint.save_model(tiny.model(), folder, {"run": "tiny"})
+    tiny.model().save(folder, {"run": "tiny"})
     return folder
 
 
@@ -47,7 +47,7 @@ def test_a_saved_model_comes_back(saved):
 
 
 def test_half_precision_is_for_the_disk_only(tmp_path):
-    checkpoint.save_model(tiny.model(), tmp_path, {}, half=True)
+    tiny.model().save(tmp_path, {}, half=True)
     assert all(v.dtype == torch.float16 for v in load_file(tmp_path / "model.safetensors").values())
     model = checkpoint.load_model(tmp_path)
     for name, tensor in tiny.model().state_dict().items():
@@ -55,7 +55,7 @@ def test_half_precision_is_for_the_disk_only(tmp_path):
 
 
 def test_equal_models_are_equal_files(saved, tmp_path):
-    checkpoint.save_model(checkpoint.load_model(saved), tmp_path, {"run": "tiny"})
+    checkpoint.load_model(saved).save(tmp_path, {"run": "tiny"})
     for path in (p for p in saved.rglob("*") if p.is_file()):
         assert path.read_bytes() == (tmp_path / path.relative_to(saved)).read_bytes(), path
 

@@ -70,7 +70,7 @@ def base(folder) -> Path:
     with torch.no_grad():
         for p in (q for part in model.expert_parameters().values() for q in part):
             p += 0.3 * torch.randn(p.shape, generator=seeding.generator(1, "adapters", p.numel()))
-    checkpoint.save_model(model, folder / "moved", {"run": "base"})
+    model.save(folder / "moved", {"run": "base"})
     return folder / "moved"
 
 
@@ -279,7 +279,7 @@ def test_one_update_moves_the_adapters_it_trains_and_nothing_else(folder, base, 
     assert {name.split(".")[0] + "." for name in moved} == {rooms[p] for p in rl.train}
     assert all(torch.equal(p, before[n]) for n, p in nets.reference.named_parameters())  # it stays behind
 
-    checkpoint.save_model(model, tmp_path, {"run": "tiny"})
+    model.save(tmp_path, {"run": "tiny"})
     again = checkpoint.load_model(tmp_path, expected=released_pair.MODEL)
     assert all(torch.equal(a, b) for a, b in zip(outputs(model), outputs(again), strict=True))
     with safe_open(tmp_path / "model.safetensors", "pt") as file:

@@ -28,7 +28,7 @@ def folders(tmp_path_factory):
     """A checkpoint of every backbone."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("checkpoints")
-    checkpoint.save_model(tiny.model(), folder / "world", {})
+    tiny.model().save(folder / "world", {})
     release.write(folder / "bagel")
     released_pair.write(folder)
     sources = {"released": str(folder / "pipeline"), "language_model": str(folder / "language_model")}

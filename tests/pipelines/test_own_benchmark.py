@@ -43,7 +43,7 @@ def project(root, tmp_path_factory):
     results, study = folder / "results/smoke", resolve.chosen_study("smoke")
     for run, seed in (("base", 0), ("sft", 1)):
         cfg = study.resolve(run)
-        checkpoint.save_model(checkpoint.new_model(replace(cfg, seed=seed)), results / f"runs/{run}/seed0", {})
+        checkpoint.new_model(replace(cfg, seed=seed)).save(results / f"runs/{run}/seed0", {})
         write_json(results / f"runs/{run}/seed0/run.json", {"run": run, "seed": 0, "ema": False})
     write_json(results / "decoding.json", {"guidance": 2.0, "temperature": 1.0})
     torch.manual_seed(0)

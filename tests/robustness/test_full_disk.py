@@ -19,7 +19,6 @@ from PIL import Image
 from tests._support import tiny
 from unigrpo.core import files, tensor_files
 from unigrpo.core.errors import UserError
-from unigrpo.models import checkpoint
 from unigrpo.sampling import sample_folder
 from unigrpo.sampling.engine import Samples
 from unigrpo.training.metrics_log import MetricsLog
@@ -53,7 +52,7 @@ def write_picture(path: Path) -> None:
 WRITERS = {
     "text": (lambda folder: files.write_text(folder / "a.json", "x" * 9000), "a.json"),
     "weights": (lambda folder: tensor_files.write_tensors(folder / "m.safetensors", {"w": torch.ones(9999)}), "m.saf"),
-    "model": (lambda folder: checkpoint.save_model(tiny.model(), folder, {}), "tokenizer"),
+    "model": (lambda folder: tiny.model().save(folder, {}), "tokenizer"),
     "images": (write_samples, "images.npy"),
     "picture": (lambda folder: write_picture(folder / "a.png"), "a.png"),
 }

@@ -18,7 +18,6 @@ from tests._support import command, tiny
 from unigrpo.core import distributed
 from unigrpo.core.files import write_json
 from unigrpo.core.settings import replace, to_dict
-from unigrpo.models import checkpoint
 from unigrpo.sampling import sample_folder
 from unigrpo.sampling.engine import Decoding, sample
 from unigrpo.sampling.validation_set import validation_jobs
@@ -118,7 +117,7 @@ def test_weights_held_in_half_precision_sample_what_autocast_samples(tmp_path):
 
 
 def test_a_step_samples_in_the_precision_of_its_run(tmp_path):
-    checkpoint.save_model(tiny.model(), tmp_path, {})
+    tiny.model().save(tmp_path, {})
     AcceleratorState._reset_state(reset_partial_state=True)  # it keeps the precision of its first use
     with launch.sampler(tiny.run_config("sft", precision="bf16"), tmp_path) as model:
         assert torch.is_autocast_enabled("cpu") and model.mot.llm2vae.weight.dtype == torch.bfloat16

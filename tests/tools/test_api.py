@@ -15,7 +15,6 @@ from unigrpo.core.errors import UserError
 from unigrpo.core.files import write_json
 from unigrpo.core.records import Prompt
 from unigrpo.core.settings import replace, to_dict
-from unigrpo.models import checkpoint
 from unigrpo.sampling.engine import Decoding, sample
 from unigrpo.study.config import SamplingConfig
 from unigrpo.tools.api import LONGEST, Painting, as_prompt
@@ -30,7 +29,7 @@ TEXT = "a photo of a red circle and a star"
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
-    checkpoint.save_model(tiny.model(), folder, {})
+    tiny.model().save(folder, {})
     return unigrpo.load(folder, max_tokens=24)
 
 
@@ -67,7 +66,7 @@ def test_options_out_of_range_are_refused(model, option, message):
 
 def test_a_run_is_sampled_as_it_is_evaluated(tmp_path):
     """Grid, longest trace and precision are those of its configuration, where no option says otherwise."""
-    checkpoint.save_model(tiny.model(), tmp_path, {})
+    tiny.model().save(tmp_path, {})
     cfg = tiny.run_config("rl", precision="bf16", device="auto")
     settings = replace(cfg.sampling, shift=2.0, max_trace_tokens=5)
     assert unigrpo.load(tmp_path).settings.max_trace_tokens == LONGEST

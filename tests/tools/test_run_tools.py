@@ -22,7 +22,6 @@ from tests._support.command import unigrpo
 from unigrpo.core import files, settings, tensor_files
 from unigrpo.core.errors import UserError
 from unigrpo.core.settings import replace
-from unigrpo.models import checkpoint
 from unigrpo.study import config, provenance
 from unigrpo.tools import describe, export
 
@@ -31,7 +30,7 @@ CONFIG = tiny.run_config()
 
 def write_run(folder: Path, cfg=CONFIG, **facts) -> Path:
     """A finished run of the tiny model."""
-    checkpoint.save_model(tiny.model(), folder, {"run": cfg.run, "seed": cfg.seed, "stage": cfg.stage})
+    tiny.model().save(folder, {"run": cfg.run, "seed": cfg.seed, "stage": cfg.stage})
     files.write_json(folder / "run.json", provenance.record(cfg, device="cpu", wall_seconds=1.0) | facts)
     return folder
 

@@ -15,7 +15,6 @@ from tests._support import tiny
 from tests._support.command import unigrpo
 from unigrpo.core.errors import UserError
 from unigrpo.core.records import Prompt
-from unigrpo.models import checkpoint
 from unigrpo.sampling.engine import Decoding, sample
 from unigrpo.study.config import SamplingConfig
 from unigrpo.tools.api import GAP
@@ -26,7 +25,7 @@ TEXT = "a photo of a red circle left of a blue square"
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
-    checkpoint.save_model(tiny.model(), folder, {})
+    tiny.model().save(folder, {})
     return folder
 
 

@@ -267,7 +267,7 @@ def test_fixed_parts_stay_as_they_were(trained, model):
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, monkeypatch):
-    checkpoint.save_model(tiny.model(), tmp_path / "init", {})
+    tiny.model().save(tmp_path / "init", {})
     nothing = torch.tensor(torch.nan, requires_grad=True)
     monkeypatch.setattr(supervised_run, "supervised_losses", lambda *_: iter([{"loss": nothing * 1}]))
     with pytest.raises(UserError, match="tiny: loss is nan at step 0; lower supervised.lr"):

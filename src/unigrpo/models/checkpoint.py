@@ -33,11 +33,6 @@ def backbone_of(folder: Path) -> ModuleType:
     raise UserError(f"{path}: backbone: expected one of {', '.join(BACKBONES.names())}")
 
 
-def save_model(model: UnifiedModel, folder: Path, info: dict, half: bool = False) -> None:
-    """Write a finished model. ``half`` stores 16 bits a number; ``info`` (provenance) goes into model.json."""
-    model.save(folder, info, half)
-
-
 def new_model(cfg: RunConfig) -> UnifiedModel:
     """A model from scratch, of a backbone that is trained."""
     return BACKBONES.load(cfg.backbone, "backbone").new_model(cfg)

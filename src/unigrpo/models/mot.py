@@ -204,16 +204,6 @@ class MoT(nn.Module):
         gen = self.vae2llm(x.to(self.vae2llm.weight.dtype)) + self.time_embedder(t)[:, None] + place
         return ends.expand(len(x), -1, -1), gen
 
-    def read_block(self, context: Context, streams: list[tuple[str, Tensor]]) -> tuple[list[Tensor], Context]:
-        """Hidden states of an image block by stream, and the context with the block in it: its keys and values in the
-        order of ``streams``, the next free position one further. The block [start, latents, end] shares one position
-        and attends to the context and to all of itself."""
-        own = sum(x.shape[1] for _, x in streams)
-        mask = None if context.mask is None else F.pad(context.mask, (0, own), value=True)
-        visible = None if mask is None else mask[:, None]
-        (out,) = self.run([Input(streams, context.rope[:, None], (See(context),), visible)])
-        return out.hidden, context.followed(out, mask, context.rope + 1)
-
     def velocity(self, context: Context, x: Tensor, t: Tensor, grid: tuple[int, int]) -> Tensor:
         """Velocity of noisy latent tokens: x (B, N, token_dim), t (B,) in (0, 1], grid (rows, cols) with N tokens.
         Start and end of the block go through the understanding expert; the block leaves no trace in the context."""

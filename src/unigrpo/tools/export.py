@@ -126,7 +126,7 @@ def ship(run: Path, out: Path) -> None:
     of_model = ("format", "architecture", "codec", "image_size")
     info = {key: value for key, value in card.items() if key not in of_model}
     records = {name: read_text(run / name) for name in ("metrics.jsonl", "run.json")}
-    checkpoint.save_model(checkpoint.load_model(run), out, info, half=True)
+    checkpoint.load_model(run).save(out, info, half=True)
     for name, text in records.items():
         write_text(out / name, text)
 

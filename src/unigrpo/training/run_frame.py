@@ -18,7 +18,6 @@ from tqdm import tqdm
 from unigrpo.core import distributed
 from unigrpo.core.errors import Collapse
 from unigrpo.core.files import write_json
-from unigrpo.models import checkpoint
 from unigrpo.models.base import UnifiedModel
 from unigrpo.study import provenance
 from unigrpo.study.config import RunConfig
@@ -103,6 +102,6 @@ class Frame:
 
 def finish(cfg: RunConfig, out: Path, model: UnifiedModel, device, *, wall_seconds: float, **facts) -> None:
     """Write a run's model and record; nothing is left to resume from."""
-    checkpoint.save_model(model, out, {"run": cfg.run, "seed": cfg.seed, "stage": cfg.stage})
+    model.save(out, {"run": cfg.run, "seed": cfg.seed, "stage": cfg.stage})
     write_json(out / "run.json", provenance.record(cfg, device=str(device), wall_seconds=wall_seconds, **facts))
     shutil.rmtree(out / "state", ignore_errors=True)

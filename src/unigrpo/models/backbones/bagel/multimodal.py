@@ -8,13 +8,14 @@ expert at time 0). Editing reads it both ways, latents first. Source: BAGEL (arX
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unigrpo.core.errors import UserError
 from unigrpo.models.backbones.bagel.vit import Connector, VisionTransformer, VitConfig
 from unigrpo.models.mot import MoT, MoTConfig
 from unigrpo.models.mot_layers import PositionTable, patchify, position_ids
-from unigrpo.models.mot_pieces import Context
+from unigrpo.models.mot_pieces import Context, Input, See
 
 
 class MultimodalMoT(MoT):
@@ -45,6 +46,16 @@ class MultimodalMoT(MoT):
         ends = torch.tensor([self.config.start_of_image_id, self.config.end_of_image_id], device=pixels.device)
         start, end = self.language_model.model.embed_tokens(ends).expand(len(pixels), -1, -1).split(1, 1)
         return torch.cat([start, self.see(pixels), end], 1)
+
+    def read_block(self, context: Context, streams: list[tuple[str, Tensor]]) -> tuple[list[Tensor], Context]:
+        """Hidden states of an image block by stream, and the context with the block in it: its keys and values in the
+        order of ``streams``, the next free position one further. The block [start, latents, end] shares one position
+        and attends to the context and to all of itself."""
+        own = sum(x.shape[1] for _, x in streams)
+        mask = None if context.mask is None else F.pad(context.mask, (0, own), value=True)
+        visible = None if mask is None else mask[:, None]
+        (out,) = self.run([Input(streams, context.rope[:, None], (See(context),), visible)])
+        return out.hidden, context.followed(out, mask, context.rope + 1)
 
     def read_picture(self, context: Context, pixels: Tensor) -> Context:
         """The context after a look at the pictures, pixels as for :meth:`see`."""
