@@ -4,7 +4,7 @@ import json
 
 from snakemake.io import _IOFile
 
-from unigrpo.core import registry
+from unigrpo.core import code_identity, registry
 from unigrpo.core.errors import UserError
 from unigrpo.core.settings import flat
 from unigrpo.report.data import phrases
@@ -185,8 +185,8 @@ def training(wildcards):
     """The command of a training. One that was finished starts anew, unless it is to be longer."""
     run, seed = wildcards.run, wildcards.seed
     finished = record_of(step_of(run, seed)).exists() and not lengthened(run, seed)
-    words = f"train --scale {SCALE} --run {run} --seed {seed}" + " --keep-code" * KEEP_CODE
-    return words + " --anew" * (finished or config.get("state") == "anew")
+    words = ["--keep-code"] * KEEP_CODE + ["--anew"] * (finished or config.get("state") == "anew")
+    return " ".join([f"train --scale {SCALE} --run {run} --seed {seed}", *words])
 
 
 def to_train():
@@ -308,12 +308,21 @@ def collected(wildcards):
 
 def shown(wildcards):
     """What a result depends on beside its inputs: its entry, and what its runs are."""
-    return described(named(wildcards), entry(wildcards) if "name" in wildcards.keys() else None)
+    chosen = entry(wildcards) if "name" in wildcards.keys() else None
+    return described(named(wildcards), chosen, older(named(wildcards)))
 
 
 def shown_in_claims(wildcards):
     """The same of the claims."""
-    return described(claimed(), STUDY.catalogue["claims"])
+    return described(claimed(), STUDY.catalogue["claims"], older(claimed()))
+
+
+def older(runs):
+    """The code by which these runs were made and which has changed since, where that is kept: results say so."""
+    made_by = [
+        standing.codes_of(Path("results") / SCALE, run, seed) for run in runs * KEEP_CODE for seed in STUDY.seeds(run)
+    ]
+    return [code_identity.changed(code) for codes in made_by for code in codes]
 
 
 def collection(wildcards, output):

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,12 +15,14 @@ import pytest
 from tests._support import study as study_support
 from tests._support.command import unigrpo
 from tests._support.study import score_rows, sources_of, write_jsonl, write_study
+from unigrpo.core import code_identity
 from unigrpo.core.errors import UserError
+from unigrpo.objectives import advantages, matching
 from unigrpo.report.data import results
 from unigrpo.report.data.results import PAPER as PAPER_FILE
 from unigrpo.report.data.results import Row, Scores
 from unigrpo.report.figures import progress
-from unigrpo.report.pages import drawing
+from unigrpo.report.pages import compare, drawing
 from unigrpo.study.facts import FIGURES, TABLES
 from unigrpo.world.geneval_verdict import CATEGORIES
 
@@ -285,13 +288,33 @@ def test_tables_need_scores_only(study, tmp_path):
     assert "Protocol: not available" in text and np.isnan(frame["model_evaluations"]).all()
 
 
-def test_code_mixtures_are_pointed_out(study, tmp_path):
-    path = study / "runs" / "sft" / "seed0" / "run.json"
-    before = path.read_text()
-    path.write_text(before.replace('"h"', '"other"'))
-    _, text = make_table(study, tmp_path, {"kind": "main", "rows": ROWS})
-    path.write_text(before)
-    assert "Mixed code" in text and "2 versions" in text
+@pytest.mark.parametrize("kind", ["table", "compare"])
+def test_code_mixtures_are_pointed_out(study, tmp_path, kind):
+    """By module and run: those that two runs share, and those that have changed since; other files say nothing."""
+    steps, now = study / "steps", code_identity.hash_of(Path(advantages.__file__))
+    shared, own = "unigrpo.objectives.advantages", "unigrpo.objectives.matching"
+    steps.mkdir()
+
+    def made(run, **code):
+        row = {"settings": {}, "inputs": {}, "outputs": {}, "code": code}
+        (steps / f"train.{run}.0.jsonl").write_text(json.dumps({"made": row}) + "\n")
+
+    def text():
+        if kind == "table":
+            return make_table(study, tmp_path, {"kind": "main", "rows": ROWS})[1]
+        a, b = (results.Row(run, "yes", "tuned") for run in ("sft", "unigrpo"))
+        sources = sources_of(study, study / "scores.csv", study / "paper.csv")
+        return compare.markdown(a, b, compare.compare(a, b, sources), sources)
+
+    try:
+        made("sft", **{shared: now})
+        made("unigrpo", **{shared: now, own: code_identity.hash_of(Path(matching.__file__))})
+        assert "code**" not in text()
+        made("sft", **{shared: "another"})
+        assert "**Mixed code**: `advantages` was another one for SFT, seed 0 than for the other runs." in text()
+        assert "**Older code**: `advantages` has changed since SFT, seed 0 was made." in text()
+    finally:
+        shutil.rmtree(steps)
 
 
 @pytest.mark.parametrize(

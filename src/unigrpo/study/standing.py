@@ -56,11 +56,19 @@ def _reasons(before: Mapping, settings: Mapping, keep_code: bool) -> list[str]:
 
 def changed_code(made_from: Mapping) -> list[str]:
     """The modules that have changed since a step was made; of a training, since any piece of it was."""
-    pieces = [made_from]
-    for path in made_from["outputs"]:
-        if Path(path).name == "run.json" and Path(path).exists():
-            pieces += files.read_json(path).get("pieces", [])
-    return list(dict.fromkeys(name for piece in pieces for name in code_identity.changed(piece["code"])))
+    return list(dict.fromkeys(name for code in _codes(made_from) for name in code_identity.changed(code)))
+
+
+def _codes(made_from: Mapping) -> list[dict[str, str]]:
+    records = [path for path in map(Path, made_from["outputs"]) if path.name == "run.json" and path.exists()]
+    return [made_from["code"], *(p["code"] for record in records for p in files.read_json(record).get("pieces", []))]
+
+
+def codes_of(folder: Path, run: str, seed: int) -> list[dict[str, str]]:
+    """What a run at a seed was made by, in the results of a scale: the code (module -> hash) of each piece of its
+    training, of its images and of their scores."""
+    steps = (_read(path) for path in sorted((folder / "steps").glob(f"*.{run}.{seed}.jsonl")))
+    return [code for made_from in steps if made_from for code in _codes(made_from)]
 
 
 def lengthened(record: Path, settings: Mapping, why: Collection[str]) -> bool:

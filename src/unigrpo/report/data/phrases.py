@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 
+from unigrpo.core import code_identity
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json
 from unigrpo.core.lazy import lazy
 from unigrpo.report.data.results import Folder, Row, Sources
+from unigrpo.study import standing
 from unigrpo.study.facts import BACKBONES, REWARDS
 
 gold = lazy("unigrpo.world.gold")
@@ -125,9 +128,9 @@ def chosen_weights(runs: Sequence[str], folder: Folder) -> list[str]:
 
 
 def fates(runs: Sequence[str], folder: Folder) -> list[str]:
-    """Why runs collapsed, or were not trained; the rule is the same for all of them. And a warning where runs were made
-    by different code; a shipped base, which is older by nature, apart."""
-    listed, code = [], set()
+    """Why runs collapsed, or were not trained; the rule is the same for all of them. And by which code they were made,
+    where that needs saying."""
+    listed = []
     for run in runs:
         for record in folder.records(run):
             name = f"{folder.label(run)}, seed {record.get('seed')}"
@@ -135,7 +138,31 @@ def fates(runs: Sequence[str], folder: Folder) -> list[str]:
                 listed.append(f"**Collapsed**: {name}: {record.get('collapse')}. Its last finite weights are judged.")
             if record.get("not_trained"):
                 listed.append(f"**Not trained**: {name}: {record['not_trained']}.")
-            if folder.config(run).get("source") != "shipped":
-                code.add(record.get("source_hash"))
-    warning = f"**Mixed code**: these runs were made by {len(code)} versions of the source."
-    return listed + [warning] * (len(code) > 1)
+    return listed + code_notes(runs, folder)
+
+
+def code_notes(runs: Sequence[str], folder: Folder) -> list[str]:
+    """Warnings: runs that share a module which was not the same when they were made, and runs that were made before a
+    module became what it is now."""
+    versions, older = defaultdict(lambda: defaultdict(set)), defaultdict(set)  # module -> hash -> runs; module -> runs
+    for run in runs:
+        for seed in folder.seed_folders(run):
+            for code in standing.codes_of(folder.root, run, seed):
+                for module, digest in code.items():
+                    versions[module][digest].add(f"{folder.label(run)}, seed {seed}")
+                for module in code_identity.changed(code):
+                    older[module].add(f"{folder.label(run)}, seed {seed}")
+    mixed = {module.rpartition(".")[2]: found for module, found in versions.items() if len(found) > 1}
+    notes = []
+    for module, found in mixed.items():
+        fewest = min(found.values(), key=len)
+        notes.append(f"**Mixed code**: `{module}` was another one for {_listed(fewest)} than for the other runs.")
+    return notes + [
+        f"**Older code**: `{module}` has changed since {_listed(of)} was made." for module, of in older.items()
+    ]
+
+
+def _listed(names: Collection[str], most: int = 4) -> str:
+    """Names in a row; of many the first ones."""
+    names, left = sorted(names), len(names) - most
+    return "; ".join(names[:most]) + f" and {left} more" * (left > 0)

@@ -83,6 +83,7 @@ def markdown(a: Row, b: Row, lines: Sequence[Line], sources: Sources) -> str:
         "half; its interval covers prompts only.",
         "n is seeds × prompts. The training reward is the one that the learned reward gives the same images.",
         phrases.scale_of([a.run, b.run], sources.folder),
+        *phrases.code_notes([a.run, b.run], sources.folder),
     ]
     sections = [("", pd.DataFrame(table)), ("", pd.DataFrame(spent)), ("", notes)]
     return page.markdown(f"{first} against {second}", sections)
