@@ -265,6 +265,7 @@ def chosen_run(scale: str | None, run: str | None, seed: int, file: Path | None)
         return f"--scale {scale} --run {run}", study.resolve(run, seed)
 
 
+@declarations()
 def part(resolved: dict, name: str) -> dict:
     """The settings of a resolved configuration that decide one step's outcome: it is done again when they change. Marks
     beside the settings say which do (``core.settings.Decides``).

@@ -10,6 +10,7 @@ from pathlib import Path
 from unigrpo.core.errors import UserError, error_prefix
 from unigrpo.core.files import read_jsonl
 from unigrpo.core.records import Prompt
+from unigrpo.core.registry import declarations
 from unigrpo.core.settings import check_options
 from unigrpo.study.config import RunConfig
 from unigrpo.study.facts import REWARDS, RewardFacts
@@ -28,6 +29,7 @@ def check_reward(name: str, options: Mapping, key: str, options_key: str, part: 
             check_reward(reward, inner_options, f"{where}.reward", f"{where}.options", part=True)
 
 
+@declarations()
 def trained_as(folder: str) -> str:
     """The reward whose weights the workflow trains into ``folder`` of a scale's results. A file that cannot be loaded
     is passed over, as no run may name it. Raises UserError where there is none."""
