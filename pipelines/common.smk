@@ -206,11 +206,9 @@ def to_train():
             todo[step] = "anew" if why else "after", why
         else:
             todo[step] = "continued" if Path(folder(run, seed), "state").exists() else "new", []
-    seconds = standing.duration(
-        todo, Path(f"results/{SCALE}/steps"), ROOT / "results" / "reference" / SCALE / "steps.csv"
-    )
     at_once = max(1, workflow.cores // (THREADS * PROCESSES))
-    return standing.summary(todo, up_to_date, seconds and seconds / at_once)
+    standing.TO_TRAIN.write_text(json.dumps({"steps": [*todo], "at_once": at_once}))
+    return standing.summary(todo, up_to_date, standing.duration(todo, SCALE, at_once))
 
 
 def made(current):

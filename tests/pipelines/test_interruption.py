@@ -144,3 +144,22 @@ def test_a_step_that_outlives_its_snakemake_is_waited_for(checkout):
         (checkout / "hold").unlink()
         third.communicate(timeout=120)
     assert third.returncode == 0 and rows(checkout) == ["started", "finished"]  # once
+
+
+@pytest.mark.slow
+def test_each_training_says_which_of_all_it_is_and_what_is_left(checkout):
+    """By hand: in our results the first took 600 s, the second 1,200 s."""
+    holds = [(checkout / "hold").rename(checkout / "hold.base"), checkout / "hold.sft"]
+    holds[1].touch()
+    (checkout / "results/reference/smoke").mkdir()
+    (checkout / "results/reference/smoke/steps.csv").write_text("step,seconds\npretrain.base.0,600\nsft.sft.0,1200\n")
+    words, lines = [*REPRODUCE[:4], "sft", *REPRODUCE[5:], "--cores", "1"], []
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as call:
+        for line in call.stderr:
+            if " is training " in line:
+                lines.append(line)
+                holds[len(lines) - 1].unlink()
+    assert call.returncode == 0 and lines == [
+        "pretrain.base.0 is training 1 of 2, about 30 minutes of training left\n",
+        "sft.sft.0 is training 2 of 2, about 20 minutes of training left\n",
+    ]

@@ -19,7 +19,7 @@ SNAKEMAKE = [sys.executable, "-m", "snakemake"]
 REPRODUCE = [sys.executable, "-m", "unigrpo", "run", "base", "--scale", "smoke"]
 
 # Stands in for every verb but those that start the workflow: writes what the verb declares. While the file `hold`
-# exists, training writes its resumable state and then waits; SIGTERM ends it, but not while the file `deaf` exists.
+# or `hold.RUN` exists, training writes its resumable state and then waits; SIGTERM ends it, unless `deaf` exists.
 FAKE = """
 import contextlib, json, signal, sys, time
 from pathlib import Path
@@ -54,7 +54,7 @@ if verb == "train":
     signal.signal(signal.SIGTERM, stop)
     with (out / "metrics.jsonl").open("a") as file:
         file.write("started\\n")
-    while Path("hold").exists():
+    while Path("hold").exists() or Path(f"hold.{word('--run')}").exists():
         time.sleep(0.05)
     if Path("fail").exists():
         sys.exit("error: told to fail")

@@ -24,6 +24,7 @@ from unigrpo.study.provenance import ROOT, versions
 
 LARGE = 100 * 2**20  # bytes of a file whose digest is kept, by the times that the system gives it
 DIGESTS = ROOT / ".snakemake" / "digests.json"
+TO_TRAIN = ROOT / ".snakemake" / "to_train.json"  # the steps that train in the call that runs now
 LENGTH = "rl.rollouts"  # the setting by which a finished run goes on
 BY_HAND = ("tables", "figures", "compare", "gallery")  # folders of outputs that a reader may edit
 
@@ -100,10 +101,12 @@ def _joined(reasons: Iterable[str]) -> str:
     return ", ".join([*other, *[f"code: {', '.join(code)}"] * bool(code)])
 
 
-def duration(steps: Iterable[str], folder: Path, reference: Path) -> float | None:
-    """Seconds that these steps take one after the other, by their last time, else by the median of steps of their kind
-    in ``folder`` or in the table ``reference``; None where one of them is not known."""
-    known = {path.stem: row["seconds"] for path in folder.glob("*.jsonl") for row in _rows(path) if "seconds" in row}
+def duration(steps: Iterable[str], scale: str, at_once: int) -> float | None:
+    """Seconds that these steps take, ``at_once`` of them beside each other, by their last time, else by the median of
+    steps of their kind at ``scale``, here or in our results; None where one of them is not known."""
+    results = ROOT / "results"
+    paths, reference = (results / scale / "steps").glob("*.jsonl"), results / "reference" / scale / "steps.csv"
+    known = {path.stem: row["seconds"] for path in paths for row in _rows(path) if "seconds" in row}
     if reference.exists():
         with reference.open() as file:
             known = {row["step"]: float(row["seconds"]) for row in csv.DictReader(file)} | known
@@ -111,7 +114,7 @@ def duration(steps: Iterable[str], folder: Path, reference: Path) -> float | Non
     for step, seconds in known.items():
         kinds[step.partition(".")[0]].append(seconds)
     each = [known.get(step, median(kinds[step.partition(".")[0]] or [inf])) for step in steps]
-    return None if inf in each else sum(each)
+    return None if inf in each else sum(each) / at_once
 
 
 def damaged(folder: Path) -> dict[str, Path]:

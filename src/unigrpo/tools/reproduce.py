@@ -21,6 +21,7 @@ from unigrpo.core import files
 from unigrpo.core.errors import UserError
 from unigrpo.study.provenance import ROOT
 from unigrpo.study.resolve import CATALOGUE, SCALES, load_study
+from unigrpo.study.standing import TO_TRAIN, duration
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # the last is SLURM's warning
 TICK = 0.1  # seconds between two looks
@@ -41,9 +42,12 @@ def reproduce(target: str, cores: int, scale: str, **options: object) -> None:
         for left in (own / "locks", own / "incomplete"):  # by a killed one; a step's record says whether it has ended
             shutil.rmtree(left, ignore_errors=True)
             left.mkdir(parents=True)
+        TO_TRAIN.unlink(missing_ok=True)
         command = [sys.executable, "-m", "snakemake", "--cores", str(cores), target, "--config", *settings]
         child = subprocess.Popen(command, cwd=ROOT, pass_fds=[lock], start_new_session=True)
+        begun: list[str] = []
         while child.poll() is None and not caught:
+            begun += _announce(begun, scale)
             time.sleep(TICK)
         if child.poll() is None:
             _stop(psutil.Process(child.pid), results, caught)
@@ -74,6 +78,20 @@ def _wait_for_steps(results: Path, caught: list[int]) -> None:
                 _say(f"{step} goes on; `kill {process}` stops it")
             raise SystemExit(128 + caught[0])
         time.sleep(TICK)
+
+
+def _announce(begun: list[str], scale: str) -> list[str]:
+    """The trainings of this call that have begun since, after a line on each: which of all it is, and how long it and
+    those after it take, where that is known."""
+    at_work = {step for step, _ in files.workers(ROOT / "results" / scale / "steps")}
+    trainings = files.read_json(TO_TRAIN) if at_work and TO_TRAIN.exists() else {"steps": []}
+    new = [step for step in trainings["steps"] if step in at_work and step not in begun]
+    for number, step in enumerate(new, len(begun) + 1):
+        left = [other for other in trainings["steps"] if other in at_work or other not in begun]
+        seconds = duration(left, scale, trainings["at_once"])
+        minutes = "" if seconds is None else f", about {max(1, round(seconds / 60))} minutes of training left"
+        _say(f"{step} is training {number} of {len(trainings['steps'])}{minutes}")
+    return new
 
 
 def _stop(snakemake: psutil.Process, results: Path, caught: list[int]) -> None:
