@@ -85,10 +85,10 @@ def _schedule(entry: dict, _: dict) -> list[Check]:
 
 def _ema(entry: dict, _: dict) -> list[Check]:
     values = torch.tensor(entry["params"])
-    average, ours = values[0], []
+    average, ours, interval, decay = values[0], [], entry["update_step_interval"], entry["decay"]
     for step, value in enumerate(values[1:]):
-        if (step + 1) % entry["update_step_interval"] == 0:  # their interval; ours is every step
-            average = ema_update(average, value, step, entry["decay"])
+        if (step + 1) % interval == 0:  # theirs; ours is every step
+            average = ema_update(average, value, step, decay)
         ours.append(average)
     return [compare("average", torch.stack(ours), torch.tensor(entry["ema"]), 1e-6)]
 

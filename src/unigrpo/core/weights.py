@@ -145,8 +145,7 @@ def digest(path: Path) -> str:
     content = hashlib.sha256()
     for file in files(path):
         with accessing(file, "read"), file.open("rb") as stream:
-            while chunk := stream.read(1 << 22):
-                content.update(chunk)
+            hashlib.file_digest(stream, lambda: content)
     return content.hexdigest()[:12]
 
 

@@ -22,7 +22,6 @@ from unigrpo.core.errors import UserError
 TRAIN_TIMESTEPS = 1000  # diffusers' flow-matching schedulers discretise time this finely
 
 Kind = Literal["sde", "cps", "dance"]
-Density = Literal["gaussian", "no_constants", "squared_error"]
 
 
 @dataclass(frozen=True)
@@ -144,17 +143,14 @@ def sde_step(
     kind: Kind = "sde",
     noise: Tensor | None = None,
     prev: Tensor | None = None,
-    density: Density = "gaussian",
 ) -> Step:
     """Sample (``noise`` given) or replay (``prev`` given: the recorded next latent) one stochastic step.
 
     x, v, noise, prev (B, *L); t, t_next, noise_level floats or (B,), so that one batch may mix times and mix
     stochastic with deterministic rows. t_max: the grid's second value, used by kind sde only. Gradient reaches
     log_prob through the mean only. noise_level 0 has no density: log_prob is None for a float 0, and rows whose std
-    is 0 hold 0; for kinds sde and dance it is the Euler step, for cps the same up to rounding.
-    ``density``: the log-prob is that of the Gaussian; ``no_constants`` leaves -log std - log sqrt(2 pi) out (ratios do
-    not change); ``squared_error`` is -<(prev - mean)^2>, as the public CPS codes have it, which scales log ratios by
-    2 std^2 and is defined at std 0 too.
+    is 0 hold 0; for kinds sde and dance it is the Euler step, for cps the same up to rounding. The public CPS codes
+    take -<(prev - mean)^2> for the log-prob, which scales log ratios by 2 std^2.
     """
     x, v = widen(x), widen(v)
     step = transition(_rows(t, x), _rows(t_next, x), _rows(noise_level, x), t_max, kind)
@@ -166,14 +162,9 @@ def sde_step(
     prev = widen(prev)
     if isinstance(noise_level, (int, float)) and noise_level == 0:
         return Step(**vars(step), mean=mean, prev=prev, log_prob=None)
-    log_prob = -(prev.detach() - mean).square().flatten(1).mean(1)
-    if density != "squared_error":
-        stochastic = step.std > 0
-        std = torch.where(stochastic, step.std, 1)
-        log_prob = log_prob / (2 * std.square())
-        if density == "gaussian":
-            log_prob = log_prob - std.log() - 0.5 * math.log(2 * math.pi)
-        log_prob = torch.where(stochastic, log_prob, 0)
+    std = torch.where(step.std > 0, step.std, 1)
+    log_prob = -(prev.detach() - mean).square().flatten(1).mean(1) / (2 * std.square())
+    log_prob = torch.where(step.std > 0, log_prob - std.log() - 0.5 * math.log(2 * math.pi), 0)
     return Step(**vars(step), mean=mean, prev=prev, log_prob=log_prob)
 
 
