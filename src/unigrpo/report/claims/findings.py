@@ -169,21 +169,18 @@ def half_the_evaluations(runs: Sequence[str], sources: Sources) -> list[Finding]
 # ------------------------------------------------------------------------------------------ training itself
 
 
-def _rewards(run: str, folder: Folder) -> dict[int, dict[int, float]]:
-    """Seed -> rollout -> mean reward on its training prompts, of the seeds that were trained."""
-    rewards = {
-        seed: dict(zip(*(logs.column(rows, "train", name) for name in ("rollout", "proxy")), strict=True))
-        for seed, rows in folder.metrics(run).items()
-    }
-    return {seed: log for seed, log in rewards.items() if log}
-
-
 def higher_training_reward(runs: Sequence[str], sources: Sources) -> list[Finding]:
     """Training reward of the first run - the second's over the last ENDS rollouts, paired by seed and rollout, whose
     prompts are the same."""
     labels = [sources.folder.label(run) for run in runs]
     what = f"training reward, last {ENDS} rollouts: {' − '.join(labels)}"
-    rewards = [_rewards(run, sources.folder) for run in runs]
+    rewards = []  # of each run: seed that was trained -> rollout -> mean reward on its training prompts
+    for run in runs:
+        found = {
+            seed: dict(zip(*(logs.column(rows, "train", name) for name in ("rollout", "proxy")), strict=True))
+            for seed, rows in sources.folder.metrics(run).items()
+        }
+        rewards.append({seed: log for seed, log in found.items() if log})
     if missing := _lacking(runs, rewards, sources):
         return [Finding(what, missing=missing)]
     a, b = rewards

@@ -7,7 +7,7 @@ is missing the claim is *not available*, and the missing rows are named.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -87,17 +87,6 @@ def check(entries: Mapping[str, Mapping], sources: Sources) -> list[Outcome]:
     return outcomes
 
 
-def csv(outcomes: Sequence[Outcome]) -> str:
-    """A line a claim; empty cells where not available."""
-    lines = [
-        {"id": o.id, "claim": o.entry["claim"]}
-        | {"effect": o.decisive.effect, "lo": o.decisive.lo, "hi": o.decisive.hi, "n": o.decisive.n or None}
-        | {"verdict": o.verdict, "kind": o.kind, "why": o.entry["why"]}
-        for o in outcomes
-    ]
-    return pd.DataFrame(lines).astype({"n": "Int64"}).to_csv(index=False, float_format="%.4f")
-
-
 def rankings(sources: Sources) -> Iterator[str]:
     """How far our order of rows is the paper's, a sentence a metric."""
     for benchmark in sources.in_paper():
@@ -112,10 +101,15 @@ def rankings(sources: Sources) -> Iterator[str]:
         yield f"{name}: Spearman's rank correlation of our rows with the paper's: {shown}, n = {len(pairs)} rows."
 
 
-def sections(
-    outcomes: Sequence[Outcome], runs: Sequence[str], sources: Sources
-) -> list[tuple[str, pd.DataFrame | list[str]]]:
-    """Heading and content of the page, in reading order; ``runs`` are all that the claims read."""
+def write(entries: Mapping[str, Mapping], sources: Sources, out: Path) -> None:
+    """Write claims.csv, a line a claim with empty cells where not available, and claims.md and .html."""
+    outcomes = check(entries, sources)
+    lines = [
+        {"id": o.id, "claim": o.entry["claim"]}
+        | {"effect": o.decisive.effect, "lo": o.decisive.lo, "hi": o.decisive.hi, "n": o.decisive.n or None}
+        | {"verdict": o.verdict, "kind": o.kind, "why": o.entry["why"]}
+        for o in outcomes
+    ]
     summary = [
         {"id": o.id, "claim": o.entry["claim"], "verdict": o.verdict, "kind": o.kind}
         | {"turns on": o.decisive.what, "effect": o.decisive.shown, "n": o.decisive.basis}
@@ -126,7 +120,10 @@ def sections(
         for o in outcomes
         for f in o.findings
     ]
-    return [
+    paper = [run for run, _ in sources.paper.rows]
+    runs = list(dict.fromkeys([*paper, *(run for entry in entries.values() for run in runs_read(entry))]))
+    title = f"The paper's claims, {GUIDANCE} guidance"
+    sections = [
         ("", [scale_of(runs, sources.folder)]),
         ("", pd.DataFrame(summary)),
         ("Why it was designed in, or could have failed", [f"**{o.id}**: {o.entry['why']}" for o in outcomes]),
@@ -134,14 +131,7 @@ def sections(
         ("The rule", [*RULE, *fates(runs, sources.folder)]),
         ("All comparisons", pd.DataFrame(comparisons)),
     ]
-
-
-def write(entries: Mapping[str, Mapping], sources: Sources, out: Path) -> None:
-    """Write claims.csv, .md and .html."""
-    outcomes = check(entries, sources)
-    paper = [run for run, _ in sources.paper.rows]
-    runs = list(dict.fromkeys([*paper, *(run for entry in entries.values() for run in runs_read(entry))]))
-    title, parts = f"The paper's claims, {GUIDANCE} guidance", sections(outcomes, runs, sources)
-    write_text(out / "claims.csv", csv(outcomes))
-    write_text(out / "claims.md", page.markdown(title, parts))
-    write_text(out / "claims.html", page.parts(title, parts))
+    numbers = pd.DataFrame(lines).astype({"n": "Int64"})
+    write_text(out / "claims.csv", numbers.to_csv(index=False, float_format="%.4f"))
+    write_text(out / "claims.md", page.markdown(title, sections))
+    write_text(out / "claims.html", page.parts(title, sections))

@@ -75,10 +75,8 @@ def read_samples(folder: Folder, run: str, mode: str, guidance: str) -> dict[Key
         found = {name: f for name, f in found.items() if (f / "manifest.jsonl").exists()}
         if found:
             verdicts = _verdicts(path / "scores.jsonl", mode, guidance)
-            samples = (
-                s for name, f in found.items() for s in _first_samples(f, name, folder.benchmarks[name], verdicts)
-            )
-            return {(s.benchmark, s.prompt_id): s for s in samples}
+            each = (_first_samples(f, name, folder.benchmarks[name], verdicts) for name, f in found.items())
+            return {(s.benchmark, s.prompt_id): s for samples in each for s in samples}
     return {}
 
 

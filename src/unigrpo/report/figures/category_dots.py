@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unigrpo.report.data.results import Sources
+from unigrpo.report.data import results
 from unigrpo.report.pages import dot_plot, drawing
 from unigrpo.study.facts import KindFacts
 
@@ -11,7 +11,7 @@ COLUMNS = ["run", "thinking", "benchmark", "metric", "value", "lo", "hi"]
 LINE = 3  # panels beside each other
 
 
-def draw(spec: dict, sources: Sources) -> drawing.Drawn:
+def draw(spec: dict, sources: results.Sources) -> drawing.Drawn:
     name, benchmark = sources.divided()
     panels = [(tag.replace("_", " "), name, benchmark.metrics[:1], tag) for tag in benchmark.categories()]
     lines = -(-len(panels) // LINE)

@@ -4,8 +4,7 @@ paper's Figure 3). Reward hacking is the first two rising while the third falls.
 
 from __future__ import annotations
 
-from unigrpo.report.data import logs
-from unigrpo.report.data.results import Sources
+from unigrpo.report.data import logs, results
 from unigrpo.report.pages import drawing
 from unigrpo.study.facts import KindFacts
 
@@ -18,7 +17,7 @@ PANELS = (  # title, kind of row in metrics.jsonl, metric
 )
 
 
-def draw(spec: dict, sources: Sources) -> drawing.Drawn:
+def draw(spec: dict, sources: results.Sources) -> drawing.Drawn:
     """One panel a reward, against gradient updates; a cross ends the line of a seed that collapsed."""
     data, folder = logs.curve_data(spec["runs"], sources.folder), sources.folder
     looks = {run: drawing.look(number, "linestyle") for number, run in enumerate(spec["runs"])}

@@ -4,7 +4,7 @@ next; the bars are the paper's values.
 
 from __future__ import annotations
 
-from unigrpo.report.data.results import Sources
+from unigrpo.report.data import results
 from unigrpo.report.pages import dot_plot, drawing
 from unigrpo.study.facts import KindFacts
 
@@ -12,7 +12,7 @@ FACTS = KindFacts("Scores", __doc__)
 COLUMNS = ["run", "thinking", "benchmark", "metric", "value", "lo", "hi"]
 
 
-def draw(spec: dict, sources: Sources) -> drawing.Drawn:
+def draw(spec: dict, sources: results.Sources) -> drawing.Drawn:
     panels = [(b.label, name, b.metrics[:2], None) for name, b in sources.benchmarks.items()]
     figure, axes, data = dot_plot.draw(spec, sources, panels, 1, (0.7, 0.27))
     for axis, benchmark in zip(axes.flat, sources.benchmarks.values(), strict=True):

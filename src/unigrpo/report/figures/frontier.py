@@ -10,7 +10,6 @@ from statistics import mean
 from unigrpo.core import errors, seeding
 from unigrpo.core.lazy import lazy
 from unigrpo.report.data import lines, logs, results, stats
-from unigrpo.report.data.results import Line, Sources
 from unigrpo.report.pages import drawing
 from unigrpo.study.facts import TRAINING, KindFacts
 
@@ -20,7 +19,7 @@ PANELS = {"gold": "validation, gold judge", "artefact": "artefacts, share of the
 COLUMNS = ["run", "regulariser", "weight", "seeds", "drift", *(f"{m}{s}" for m in PANELS for s in ("", "_lo", "_hi"))]
 
 
-def point(found: logs.Course, folder: results.Folder) -> Line:
+def point(found: logs.Course, folder: results.Folder) -> results.Line:
     """A run's line of the CSV; its drift is the mean over seeds of the velocity MSE from the start at the last
     validation. Raises UserError where no seed has it."""
     drift = [list(by.values())[-1] for by in logs.validated(found.run, "drift", folder).values() if by]
@@ -36,7 +35,7 @@ def point(found: logs.Course, folder: results.Folder) -> Line:
     return line
 
 
-def draw(spec: dict, sources: Sources) -> drawing.Drawn:
+def draw(spec: dict, sources: results.Sources) -> drawing.Drawn:
     courses = logs.courses(spec["runs"], sources.folder)
     data = pandas.DataFrame([point(found, sources.folder) for found in courses.values() if found])
     missing = [sources.folder.label(run) for run, found in courses.items() if found is None]

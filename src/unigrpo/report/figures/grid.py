@@ -4,8 +4,7 @@ A fixed rule draws the prompts (the paper's Figure 2).
 
 from __future__ import annotations
 
-from unigrpo.report.data import samples
-from unigrpo.report.data.results import Sources
+from unigrpo.report.data import results, samples
 from unigrpo.report.pages import drawing
 from unigrpo.study.facts import KindFacts
 
@@ -13,7 +12,7 @@ FACTS = KindFacts("Samples of several runs", __doc__, reads="samples/done.json")
 COLUMNS = ["prompt_id", "prompt", "run", "trace", "correct", "reason"]
 
 
-def draw(spec: dict, sources: Sources) -> drawing.Drawn:
+def draw(spec: dict, sources: results.Sources) -> drawing.Drawn:
     runs = spec["runs"]
     found = {run: drawing.first_samples(run, spec, sources) for run in runs}
     prompts = drawing.drawn_prompts(found[runs[0]], spec)

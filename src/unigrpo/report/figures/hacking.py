@@ -8,7 +8,6 @@ from __future__ import annotations
 from unigrpo.core import errors
 from unigrpo.core.lazy import lazy
 from unigrpo.report.data import logs, results
-from unigrpo.report.data.results import Sources
 from unigrpo.report.pages import drawing
 from unigrpo.study.facts import TRAINING, KindFacts
 
@@ -27,7 +26,7 @@ def drifts(found: logs.Course, folder: results.Folder) -> np.ndarray:
     return moved
 
 
-def draw(spec: dict, sources: Sources) -> drawing.Drawn:
+def draw(spec: dict, sources: results.Sources) -> drawing.Drawn:
     folder, rows = sources.folder, []
     courses = logs.courses(spec["runs"], folder)
     figure, axes = drawing.panels(len(courses), 2, 0.8 + 1.15 * len(courses), sharey=True, sharex="col")

@@ -6,8 +6,7 @@ from __future__ import annotations
 
 import textwrap
 
-from unigrpo.report.data import samples
-from unigrpo.report.data.results import Sources
+from unigrpo.report.data import results, samples
 from unigrpo.report.pages import drawing
 from unigrpo.study.facts import KindFacts
 
@@ -22,7 +21,7 @@ LOOKS = {  # mark of report.data.samples -> what it means, its look; either diff
 }
 
 
-def draw(spec: dict, sources: Sources) -> drawing.Drawn:
+def draw(spec: dict, sources: results.Sources) -> drawing.Drawn:
     (run,) = spec["runs"]
     found = drawing.first_samples(run, spec, sources)
     shown = [found[prompt] for prompt in drawing.drawn_prompts(found, spec)]

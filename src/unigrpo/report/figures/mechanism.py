@@ -9,7 +9,7 @@ import math
 
 from unigrpo.core import errors
 from unigrpo.core.lazy import lazy
-from unigrpo.report.data.results import Sources
+from unigrpo.report.data import results
 from unigrpo.report.pages import drawing
 from unigrpo.study.facts import TRAINING, KindFacts
 
@@ -42,7 +42,7 @@ def kl_weights(rl: dict) -> np.ndarray:
     return slope**2 / (2 * std**2)
 
 
-def drift_by_time(run: str, sources: Sources) -> dict[int, np.ndarray]:
+def drift_by_time(run: str, sources: results.Sources) -> dict[int, np.ndarray]:
     """Seed -> (N,) velocity MSE from the start at each step of the grid, at the last validation."""
     found = {}
     for seed, rows in sources.folder.metrics(run).items():
@@ -52,7 +52,7 @@ def drift_by_time(run: str, sources: Sources) -> dict[int, np.ndarray]:
     return found
 
 
-def draw(spec: dict, sources: Sources) -> drawing.Drawn:
+def draw(spec: dict, sources: results.Sources) -> drawing.Drawn:
     folder, drifts = sources.folder, {run: drift_by_time(run, sources) for run in spec["runs"]}
     if not any(drifts.values()):
         runs = ", ".join(spec["runs"])

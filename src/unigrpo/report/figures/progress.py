@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from unigrpo.core.lazy import lazy
-from unigrpo.report.data import logs
-from unigrpo.report.data.results import Sources
+from unigrpo.report.data import logs, results
 from unigrpo.report.pages import drawing
 from unigrpo.study.facts import TRAINING, KindFacts
 
@@ -33,7 +32,7 @@ def spread(heights: Sequence[float], gap: float) -> np.ndarray:
     return placed[np.argsort(order, kind="stable")]
 
 
-def draw(spec: dict, sources: Sources) -> drawing.Drawn:
+def draw(spec: dict, sources: results.Sources) -> drawing.Drawn:
     folder = sources.folder
     data = logs.curve_data(spec["runs"], folder)
     data = data[(data["kind"] == "validation") & (data["metric"] == "gold")]

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from unigrpo.core import errors, records
 from unigrpo.core.lazy import lazy
-from unigrpo.report.data import logs
-from unigrpo.report.data.results import Sources
+from unigrpo.report.data import logs, results
 from unigrpo.report.pages import drawing
 from unigrpo.study.facts import TRAINING, KindFacts
 
@@ -33,7 +32,7 @@ def tiles(path: Path, places: list[int]) -> list[np.ndarray]:
     return [page[y : y + side, x : x + side] for y, x in corners]
 
 
-def draw(spec: dict, sources: Sources) -> drawing.Drawn:
+def draw(spec: dict, sources: results.Sources) -> drawing.Drawn:
     folder, rows = sources.folder, []
     courses = logs.courses(spec["runs"], folder)
     shown = next(found for found in courses.values() if found is not None)

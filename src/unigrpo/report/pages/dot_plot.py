@@ -13,20 +13,16 @@ OURS, PAPER = drawing.DARK, drawing.RED
 MARKS = ((OURS, 0.0), ("white", 0.25))  # face and shift of the dot of the headline, and of a second metric
 
 
-def rows_of(spec: Mapping, sources: Sources) -> list[Row]:
-    """The rows that are scored, and those of the paper that should be. Raises UserError where none is scored."""
-    guidance = spec.get("guidance", "tuned")
+def draw(spec: Mapping, sources: Sources, panels: Sequence[tuple], lines: int, height: Sequence[float], **shared):
+    """The figure, its axes (``lines``, columns) and the rows of its CSV; ``panels`` are (title, benchmark, one or two
+    metrics, category or None), ``height`` is that of an empty figure and that of a row, in inches. Rows are those that
+    are scored, and those of the paper that should be. Raises UserError where none is scored."""
+    guidance, data = spec.get("guidance", "tuned"), []
     rows = [Row(run, thinking, guidance) for run in spec["runs"] for thinking in ("no", "yes")]
     scored = [row for row in rows if sources.scores.has(row)]
     if not scored:
         raise UserError(f"scores: none of the runs {', '.join(spec['runs'])} is scored at guidance '{guidance}'")
-    return [row for row in rows if row in scored or (row.run, row.thinking) in sources.paper.rows]
-
-
-def draw(spec: Mapping, sources: Sources, panels: Sequence[tuple], lines: int, height: Sequence[float], **shared):
-    """The figure, its axes (``lines``, columns) and the rows of its CSV; ``panels`` are (title, benchmark, one or two
-    metrics, category or None), ``height`` is that of an empty figure and that of a row, in inches."""
-    rows, data = rows_of(spec, sources), []
+    rows = [row for row in rows if row in scored or (row.run, row.thinking) in sources.paper.rows]
     total = height[0] + height[1] * len(rows)
     figure, axes = drawing.panels(lines, -(-len(panels) // lines), total, sharey=True, **shared)
     for axis in axes.flat[len(panels) :]:

@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import jinja2
@@ -21,22 +20,13 @@ from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_text, write_text
 from unigrpo.report.data import phrases
 from unigrpo.report.data.results import Folder
-from unigrpo.report.data.samples import Key, Sample, read_samples
+from unigrpo.report.data.samples import Sample, read_samples
 
 TEMPLATE = Path(__file__).with_name("gallery.html")
 STAGES = ("base", "sft", "rl")
 LARGEST = 256  # pixels: what a page of hundreds of images needs of each
 VERDICTS = {True: ("right", "✓ right"), False: ("wrong", "✗ wrong"), None: ("unjudged", "not judged")}  # class, words
 HIDDEN = ("official", "atoms", "soft", "artefact")  # scores that are not shown; the first is the verdict itself
-
-
-def runs_with_samples(folder: Folder, guidance: str) -> dict[str, Mapping[Key, Sample]]:
-    """Run -> its samples, with thinking where there are any; base first, then SFT, then the rest by name."""
-    found = {}
-    for run in sorted(path.name for path in (folder.root / "runs").glob("*")):
-        found[run] = read_samples(folder, run, "think", guidance) or read_samples(folder, run, "direct", guidance)
-    stages = {run: STAGES.index(folder.config(run).get("stage", STAGES[-1])) for run in found}
-    return {run: found[run] for run in sorted(found, key=stages.get) if found[run]}
 
 
 def _cell(sample: Sample, run: str, out: Path) -> dict:
@@ -60,15 +50,20 @@ def _cell(sample: Sample, run: str, out: Path) -> dict:
 
 def make(folder: Folder, out: Path, single: Path, guidance: str = "tuned") -> None:
     """Write the folder ``out`` with index.html and its images, in place of one that is there, and the page ``single``
-    with its images inside. Raises UserError where no run has samples."""
-    runs = runs_with_samples(folder, guidance)
+    with its images inside. Base is first, then SFT, then the other runs by name, each with thinking where there is any.
+    Raises UserError where no run has samples."""
+    found = {}
+    for run in sorted(path.name for path in (folder.root / "runs").glob("*")):
+        found[run] = read_samples(folder, run, "think", guidance) or read_samples(folder, run, "direct", guidance)
+    stages = {run: STAGES.index(folder.config(run).get("stage", STAGES[-1])) for run in found}
+    runs = {run: found[run] for run in sorted(found, key=stages.get) if found[run]}
     if not runs:
         raise UserError(f"{folder.root / 'runs'}: no run has samples at guidance '{guidance}'")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".", dir=out.parent) as temporary:
         new, categories = Path(temporary, out.name), {}
         for prompt, sample in {key: s for samples in runs.values() for key, s in samples.items()}.items():
-            cells = {run: _cell(found[prompt], run, new) if prompt in found else None for run, found in runs.items()}
+            cells = {run: _cell(each[prompt], run, new) if prompt in each else None for run, each in runs.items()}
             category = f"{folder.benchmarks[sample.benchmark].label}, {sample.tag.replace('_', ' ')}"
             categories.setdefault(category, []).append((sample.prompt, cells))
         environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)

@@ -29,25 +29,23 @@ def line(row: Row, rows: list[Row], sources: Sources) -> Line:
     c, config = logs.course(run, folder), folder.config(run)
     anchor = logs.anchor(config) if config else None
     gap = logs.apart(c, logs.course(first, folder), "gold") if run != first else None
-    diversity_first, diversity_last = logs.ends(run, "diversity", folder)
     last = c and c.updates[-1]
     drifts = [by[last] for by in logs.validated(run, "drift", folder).values() if last in by]
-
-    def ending(metric: str) -> Line:
-        return lines.columns(metric, logs.measured(c and c.cells(metric, -1), run, metric))
-
+    endings = {
+        metric: lines.columns(metric, logs.measured(c and c.cells(metric, -1), run, metric))
+        for metric in ("gold", "proxy", "artefact")
+    }
     return {
         "regulariser": anchor and anchor.kind,
         "weight": anchor and anchor.weight,
         "seeds": len(c.seeds) if c else 0,
         "prompts": len(c.prompts) if c else 0,
-        **ending("gold"),
+        **endings["gold"],
         **lines.columns("gold_gap", logs.measured(gap, run, first, "gold")),
-        **ending("proxy"),
-        **ending("artefact"),
+        **endings["proxy"],
+        **endings["artefact"],
         "training_last": logs.ends(run, "proxy", folder)[1],
-        "diversity_first": diversity_first,
-        "diversity_last": diversity_last,
+        **dict(zip(("diversity_first", "diversity_last"), logs.ends(run, "diversity", folder), strict=True)),
         "drift": mean(drifts) if drifts else None,
         "collapsed": sources.cost(run)["collapsed"],
     }

@@ -51,8 +51,7 @@ def line(row: Row, rows: list[Row], sources: Sources) -> Line:
     line["guidance_in_training"] = folder.config(run).get("rl", {}).get("guidance")
     line["training_last"] = logs.ends(run, "proxy", folder)[1]
     for metric in ("proxy", "gold"):
-        measured = logs.measured(c and c.cells(metric, -1), run, metric)
-        line |= lines.columns(f"validation_{metric}", measured)
+        line |= lines.columns(f"validation_{metric}", logs.measured(c and c.cells(metric, -1), run, metric))
     line["evaluations_per_update"] = median(evaluations) if trained else None
     line["seconds_per_update"] = median(seconds) if trained else None
     return line

@@ -24,9 +24,8 @@ def latex(line: Line, sources: Sources) -> Line:
 
 def text(line: Line, sources: Sources) -> Line:
     costs = {words: lines.number(line, name, ",.0f") for name, words in COSTS.items()}
-    return (
-        latex(line, sources) | {"images": line["n"]} | costs | {"collapsed seeds": lines.number(line, "collapsed", "d")}
-    )
+    costs["collapsed seeds"] = lines.number(line, "collapsed", "d")
+    return latex(line, sources) | {"images": line["n"]} | costs
 
 
 def notes(rows: list[Row], table: list[Line], sources: Sources) -> list[str]:
