@@ -41,7 +41,8 @@ from tests._support import tiny
 from unigrpo import __main__ as unigrpo
 from unigrpo.core import seeding
 from unigrpo.core.errors import UserError, in_one_line
-from unigrpo.core.files import write_json, write_text
+from unigrpo.core.files import digest, write_json, write_text
+from unigrpo.core.settings import to_dict
 from unigrpo.core.yaml_files import read_yaml
 from unigrpo.models import checkpoint
 from unigrpo.report.pages.page import rows_of
@@ -167,10 +168,12 @@ def write_start(folder: Path) -> None:
 def _write_begun(folder: Path, out: Path) -> None:
     """A run of rl.json that was killed after its first rollout."""
     cfg = config.load(folder / "rl.json")
-    model, reference = (checkpoint.load_model(folder / "init") for _ in range(2))
-    tensors = state.gather({"model": model, "reference": reference}, optimizer_for(model, cfg.rl)[0])
-    inputs = folder / "init/model.safetensors", folder / "reward/model.safetensors", folder / "decoding.json"
-    state.save_state(out / "state", 1, tensors, COUNTS, resolve.training_fingerprint(cfg, *inputs))
+    model = checkpoint.load_model(folder / "init")
+    tensors = state.gather({"model": model}, optimizer_for(model, cfg.rl)[0])
+    names = {"parent": "init/model.safetensors", "reward": "reward/model.safetensors", "decoding": "decoding.json"}
+    now = state.Identity.of(to_dict(cfg), {what: digest(folder / name) for what, name in names.items()})
+    notes = state.Notes(1, cfg.rl.rollouts, now.settings, now.inputs, [], True, COUNTS)
+    state.save_state(out / "state", tensors, notes)
     log = [{"kind": "validation", "rollout": -1, "gold": 0.1}, {"kind": "train", "rollout": 0, "proxy": 0.5}]
     write_text(out / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in log))
 

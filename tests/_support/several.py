@@ -79,7 +79,7 @@ def run(cfg: RunConfig, out: Path, start: Path) -> None:
             supervised_run.train(cfg, out, start / "init")
         else:
             decoding = Decoding(cfg.rl.thinking, 2.0, 0.7)
-            reinforcement_run.train(cfg, out, start / "init", brightness, decoding, "settings")
+            reinforcement_run.train(cfg, out, start / "init", brightness, decoding)
     # a group that outlives the training ends its process with an error, now and then
     assert not torch.distributed.is_initialized() and distributed._over_hosts.cache_info().currsize == 0
     AcceleratorState._reset_state(reset_partial_state=True)

@@ -370,7 +370,7 @@ def test_supervised_and_reinforced_like_every_model(folder, tmp_path, monkeypatc
         def brightness(images, _):
             return images.mean((1, 2, 3))
 
-        reinforcement_run.train(cfg, tmp_path / "rl", tmp_path / "sft", brightness, decoding, "")
+        reinforcement_run.train(cfg, tmp_path / "rl", tmp_path / "sft", brightness, decoding)
     start, end = (checkpoint.load_model(tmp_path / name, expected=release.MODEL) for name in ("sft", "rl"))
     assert not torch.equal(start.mot.vae2llm.weight, end.mot.vae2llm.weight)
     assert torch.equal(start.mot.connector.fc1.weight, end.mot.connector.fc1.weight)

@@ -330,7 +330,7 @@ def test_supervised_and_reinforced_like_every_model(folder, base, tmp_path, monk
     cfg, decoding = config(folder, rl=rl), Decoding(True, 2.0, 0.7)
 
     def run(out, reward):
-        reinforcement_run.train(cfg, out, tmp_path / "sft", reward, decoding, "")
+        reinforcement_run.train(cfg, out, tmp_path / "sft", reward, decoding)
 
     run(tmp_path / "straight", brightness)
     kept = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -251,17 +252,16 @@ def test_a_reward_that_needs_options_says_so():
         rewards.load("learned")
 
 
-def test_what_decides_a_run_is_in_its_fingerprint(tmp_path, file, monkeypatch):
-    """A run is resumed only where reward and prompts are still the same."""
+def test_what_decides_a_run_are_its_inputs(tmp_path, file, monkeypatch):
+    """A run is resumed only where reward and prompts are still the same; of a reward without weights the code is
+    recorded."""
     options, source = task.reward_source("verifier", None)
     assert options == {} and source.name == "verifier.py"
     options, source = task.reward_source("learned", tmp_path)
     assert options["path"] == tmp_path and source == tmp_path / "model.safetensors"
-    given = []
-    monkeypatch.setattr(resolve, "training_fingerprint", lambda cfg, *inputs: given.extend(inputs) or "x")
-    monkeypatch.setattr(reinforcement_run, "train", lambda *arguments: None)
+    given = {}
+    monkeypatch.setattr(reinforcement_run, "train", lambda *arguments, **words: given.update(arguments[5]))
     tiny.write_start(tmp_path)
     with pytest.raises(UserError, match="metrics.jsonl"):  # nothing was trained
         train_with(monkeypatch, tmp_path, reward="verifier", prompt_file="own.jsonl")
-    assert [str(path) for path in given][2:] == ["decoding.json", "own.jsonl"]
-    assert given[1].name == "verifier.py"
+    assert given == {"decoding": Path("decoding.json"), "prompt_file": Path("own.jsonl")}

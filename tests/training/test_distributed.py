@@ -29,7 +29,7 @@ from unigrpo.training.examples import bucketed, draw_examples
 
 pytestmark = pytest.mark.slow
 
-TIMES = ("seconds_rollout", "seconds_update")
+TIMES = ("seconds_rollout", "seconds_update", "images_per_second")
 
 
 @pytest.fixture(scope="module")

@@ -16,12 +16,10 @@ from unigrpo.core import settings, tensor_files
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_jsonl
 from unigrpo.core.settings import replace
-from unigrpo.study import config
-from unigrpo.study.resolve import training_fingerprint
 from unigrpo.training import state
 from unigrpo.training.metrics_log import MetricsLog
 
-TIMES = ("seconds_rollout", "seconds_update")
+TIMES = ("seconds_rollout", "seconds_update", "images_per_second")
 
 # Runs the command line, but ends the process at the n-th call of a function: before it, or in the middle of a file.
 DRIVER = """
@@ -78,13 +76,9 @@ def kill(root, start, stage, out, place, n):
     assert process.returncode == -signal.SIGKILL, process.stderr[-2000:]
 
 
-def saved_step(out, start, stage):
+def saved_step(out):
     """The step of the state that a run of ``out`` would resume from."""
-    cfg = config.load(start / f"{stage}.json")
-    inputs = [start / "init" / "model.safetensors"]
-    if stage == "rl":
-        inputs += [start / "reward" / "model.safetensors", start / "decoding.json"]
-    return state.load_state(out / "state", training_fingerprint(cfg, *inputs))[0]
+    return state.load_state(out / "state")[0].step
 
 
 def rows(out):
@@ -115,17 +109,17 @@ def test_reinforcement_survives_three_kills(root, start, tmp_path):
     kill(
         root, start, "rl", out, "unigrpo.objectives.flow.draw_window", 2
     )  # the 2nd rollout: traces written, nothing painted
-    assert saved_step(out, start, "rl") == 1 and [r["rollout"] for r in rows(out)] == [-1, 0]
-    (out / "state" / ".state.safetensors.tmp").write_bytes(b"half of a sta")
+    assert saved_step(out) == 1 and [r["rollout"] for r in rows(out)] == [-1, 0]
+    (out / "state" / ".next.safetensors.tmp").write_bytes(b"half of a sta")
     with (out / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "train", "rollout": 1, "upd')
 
     kill(root, start, "rl", out, "torch.optim.AdamW.step", 4)  # the 3rd rollout: its first half is learned
-    assert saved_step(out, start, "rl") == 2 and [r["rollout"] for r in rows(out)] == [-1, 0, 1]
+    assert saved_step(out) == 2 and [r["rollout"] for r in rows(out)] == [-1, 0, 1]
 
     kill(root, start, "rl", out, "unigrpo.core.tensor_files.save_file", 1)  # the state after the 3rd rollout
-    assert saved_step(out, start, "rl") == 2 and [r["rollout"] for r in rows(out)] == [-1, 0, 1, 2]
-    assert (out / "state" / ".state.safetensors.tmp").exists()
+    assert saved_step(out) == 2 and [r["rollout"] for r in rows(out)] == [-1, 0, 1, 2]
+    assert (out / "state" / ".next.safetensors.tmp").exists()
 
     finish(root, start, "rl", out)
     assert_same(out, calm)
@@ -137,7 +131,7 @@ def test_supervised_training_survives_a_kill(root, start, tmp_path):
     calm, out = tmp_path / "calm", tmp_path / "killed"
     finish(root, start, "sft", calm)
     kill(root, start, "sft", out, "torch.optim.AdamW.step", 4)
-    assert saved_step(out, start, "sft") == 2
+    assert saved_step(out) == 2
     finish(root, start, "sft", out)
     assert_same(out, calm)
 
@@ -145,27 +139,46 @@ def test_supervised_training_survives_a_kill(root, start, tmp_path):
 # ---- the parts ---------------------------------------------------------------------------------------------
 
 
-def test_a_state_counts_only_for_what_it_was_saved_under(tmp_path):
+def notes(step=1):
+    counts = {"updates": 2 * step, "wall_seconds": 0.5}
+    pieces = [{"from": 0, "to": step, "code": {"unigrpo.methods.grpo": "abc"}}]
+    return state.Notes(step, 9, {"rl.lr_text": 1e-3}, {"parent": "12"}, pieces, True, counts)
+
+
+def test_a_state_returns_with_its_notes_and_leaves_the_one_before(tmp_path):
     tensors = {"model/w": torch.arange(3.0)}
-    assert state.load_state(tmp_path / "state", "a") is None
-    state.save_state(tmp_path / "state", 7, tensors, {"updates": 14}, "a")
-    step, read, data = state.load_state(tmp_path / "state", "a")
-    assert (step, data) == (7, {"updates": 14}) and torch.equal(read["model/w"], tensors["model/w"])
-    assert state.load_state(tmp_path / "state", "b") is None
-    state.save_state(tmp_path / "state", 1, tensors, {}, "b")
-    assert state.load_state(tmp_path / "state", "b")[0] == 1
-    assert [p.name for p in (tmp_path / "state").iterdir()] == ["state.safetensors"]
+    assert state.load_state(tmp_path / "state") is None
+    for step in (1, 2, 3):
+        state.save_state(tmp_path / "state", tensors, notes(step))
+    found, read = state.load_state(tmp_path / "state")
+    assert found == notes(3) and torch.equal(read["model/w"], tensors["model/w"])
+    assert sorted(p.name for p in (tmp_path / "state").iterdir()) == ["previous.safetensors", "state.safetensors"]
 
 
-def test_the_fingerprint_covers_settings_that_matter_and_input_files(tmp_path):
-    cfg, weights = tiny.run_config(), tmp_path / "model.safetensors"
-    weights.write_bytes(b"1")
-    before = training_fingerprint(cfg, weights)
-    assert training_fingerprint(replace(cfg, label="Another name"), weights) == before
-    assert training_fingerprint(replace(cfg, rl=replace(cfg.rl, lr_text=2e-3)), weights) != before
-    assert training_fingerprint(replace(cfg, seed=4), weights) != before
-    weights.write_bytes(b"2")
-    assert training_fingerprint(cfg, weights) != before
+@pytest.mark.parametrize("damage", [lambda p: p.write_bytes(p.read_bytes()[:-40]), lambda p: p.write_bytes(b"")])
+def test_a_damaged_state_gives_way_to_the_one_before(tmp_path, capsys, damage):
+    for step in (1, 2):
+        state.save_state(tmp_path, {"w": torch.zeros(100)}, notes(step))
+    damage(tmp_path / "state.safetensors")
+    assert state.load_state(tmp_path)[0].step == 1
+    assert f"{tmp_path}/state.safetensors: damaged" in capsys.readouterr().err
+    damage(tmp_path / "previous.safetensors")
+    with pytest.raises(UserError, match=f"previous.safetensors: damaged .*; delete {tmp_path} to start anew$"):
+        state.load_state(tmp_path)
+
+
+def test_a_kill_between_the_names_of_two_states_leaves_one(tmp_path, monkeypatch):
+    state.save_state(tmp_path, {}, notes(1))
+
+    def deadly(source, target):
+        if target.name == "state.safetensors":
+            raise KeyboardInterrupt
+        os.rename(source, target)
+
+    monkeypatch.setattr(os, "replace", deadly)
+    with pytest.raises(KeyboardInterrupt):
+        state.save_state(tmp_path, {}, notes(2))
+    assert state.load_state(tmp_path)[0].step == 1
 
 
 def test_optimiser_and_modules_return_bit_for_bit(tmp_path):
@@ -185,9 +198,9 @@ def test_optimiser_and_modules_return_bit_for_bit(tmp_path):
 
     module, optimizer = make()
     step(module, optimizer, 0.3)
-    state.save_state(tmp_path, 1, state.gather({"model": module}, optimizer), {}, "s")
+    state.save_state(tmp_path, state.gather({"model": module}, optimizer), notes())
     other, again = make()
-    state.restore(state.load_state(tmp_path, "s")[1], {"model": other}, again, tmp_path)
+    state.restore(state.load_state(tmp_path)[1], {"model": other}, again, tmp_path)
     for m, o in ((module, optimizer), (other, again)):
         step(m, o, -0.7)
     assert all(torch.equal(a, b) for a, b in zip(module.parameters(), other.parameters(), strict=True))
@@ -218,14 +231,6 @@ def test_a_damaged_line_elsewhere_is_not_dropped(tmp_path, line):
     with pytest.raises(UserError, match=r"metrics.jsonl, line 2: "):
         MetricsLog(path, "rollout", 2)
     assert path.read_text() == text
-
-
-def test_a_damaged_state_is_named(tmp_path):
-    state.save_state(tmp_path, 1, {"w": torch.zeros(100)}, {}, "s")
-    path = tmp_path / "state.safetensors"
-    path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(UserError, match=r"state.safetensors: damaged or truncated"):
-        state.load_state(tmp_path, "s")
 
 
 @pytest.mark.parametrize("gold", [{}, {"gold": "0.3"}, {"gold": None}])
@@ -259,12 +264,12 @@ def test_a_state_of_other_tensors_is_refused(tmp_path, damage, message):
     tensors = {name: value.clone() for name, value in state.gather({"model": module}, optimizer).items()}
     state.restore(tensors, {"model": module}, optimizer, tmp_path)
     damage(tensors)
-    with pytest.raises(UserError, match=f"^{tmp_path}/state.safetensors: {message}"):
+    with pytest.raises(UserError, match=f"^{tmp_path}: {message}"):
         state.restore(tensors, {"model": module}, optimizer, tmp_path)
 
 
-@pytest.mark.parametrize("notes", [None, {"settings": "s"}, {"settings": "s", "step": "two", "data": "{}"}])
+@pytest.mark.parametrize("notes", [None, {"notes": "{}"}, {"notes": "[1"}, {"notes": '{"step": "two"}'}])
 def test_a_state_without_its_notes_is_refused(tmp_path, notes):
     tensor_files.write_tensors(tmp_path / "state.safetensors", {"w": torch.zeros(1)}, notes)
-    with pytest.raises(UserError, match="state.safetensors: damaged, expected a training state with its step"):
-        state.load_state(tmp_path, "s")
+    with pytest.raises(UserError, match="state.safetensors: damaged, expected a training state with its notes"):
+        state.load_state(tmp_path)

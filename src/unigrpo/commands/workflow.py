@@ -90,12 +90,14 @@ def train(
     init: Annotated[Path | None, typer.Option(help="Folder of the parent run; the base has none.")] = None,
     reward: Annotated[Path | None, typer.Option(help="Folder of the learned reward, where one is trained on.")] = None,
     decoding: Annotated[Path | None, typer.Option(help="decoding.json, for the validation of reinforcement.")] = None,
-    tracker: Annotated[str | None, typer.Option(help="Also log to this tracker, e.g. tensorboard.")] = None,
+    anew: Annotated[bool, typer.Option("--anew", help="Give up what is in the folder and does not fit.")] = False,
+    keep_code: Annotated[bool, typer.Option("--keep-code", help="Continue although code has changed.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the configuration, do nothing else.")] = False,
 ) -> None:
     """Train one run: reinforcement of the text part, the image part or both, or a supervised stage.
 
-    A killed training continues from its last checkpoint when the same command is given again.
+    A training that was stopped or killed continues when the same command is given again, and a finished reinforced run
+    goes on when more rollouts are asked for.
     """
     where, cfg = study.resolve.chosen_run(scale, run, seed, config)
     reinforced = cfg.stage == "rl"
@@ -128,11 +130,11 @@ def train(
 
         plan.check_fits(cfg, room)
     if reinforced:
-        return _reinforce(cfg, out, init, reward, decoding, chosen, tracker)
-    training.supervised_run.train(cfg, out, init, tracker)
+        return _reinforce(cfg, out, init, reward, decoding, chosen, anew=anew, keep_code=keep_code)
+    training.supervised_run.train(cfg, out, init, anew=anew, keep_code=keep_code)
 
 
-def _reinforce(cfg, out: Path, init: Path, reward_folder: Path | None, file: Path, decoding, tracker) -> None:
+def _reinforce(cfg, out: Path, init: Path, reward_folder: Path | None, file: Path, decoding, **words) -> None:
     """Reinforcement; or nothing but a record, where the parent has collapsed."""
     from unigrpo.judges import reward as rewards
 
@@ -141,10 +143,10 @@ def _reinforce(cfg, out: Path, init: Path, reward_folder: Path | None, file: Pat
         return training.reinforcement_run.pass_on(cfg, out, init, reason) if distributed.is_main() else None
     options, source = training.task.reward_source(cfg.rl.reward, reward_folder, cfg.rl.reward_options)
     reward = rewards.load(cfg.rl.reward, **options)
-    inputs = [study.provenance.weights_file(init), source, file]
-    inputs += [] if cfg.rl.prompt_file is None else [Path(cfg.rl.prompt_file)]
-    fingerprint = study.resolve.training_fingerprint(cfg, *inputs, *rewards.inputs(cfg.rl.reward_options))
-    training.reinforcement_run.train(cfg, out, init, reward, decoding, fingerprint, tracker)
+    inputs = {"decoding": file} | {str(path): path for path in rewards.inputs(cfg.rl.reward_options)}
+    inputs |= {"reward": source} if source.suffix != ".py" else {}  # whose code each piece of the run records
+    inputs |= {} if cfg.rl.prompt_file is None else {"prompt_file": Path(cfg.rl.prompt_file)}
+    training.reinforcement_run.train(cfg, out, init, reward, decoding, inputs, **words)
 
 
 @app.command(rich_help_panel=STEPS)

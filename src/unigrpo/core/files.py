@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
@@ -58,6 +58,19 @@ def json_lines(text: str, path: str | Path) -> Iterator[tuple[str, dict]]:
     """("file, line n", object) of every line of ``text``, which was read from ``path``; none of an empty text."""
     for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], 1):
         yield f"{path}, line {number}", _object(line, f"{path}", first=number)
+
+
+def in_order(lines: Iterable[tuple[str, dict]]) -> Iterator[tuple[str, dict]]:
+    """The lines of a training record. Raises UserError naming a row of kind train that is not later than the one before
+    it, by ``rollout`` or ``step``: two trainings have written there."""
+    last = -1
+    for where, row in lines:
+        step = row.get("rollout", row.get("step")) if row.get("kind") == "train" else None
+        if isinstance(step, int):
+            if step <= last:
+                raise UserError(f"{where}: expected a later step than {last}, found {step}; train the run anew")
+            last = step
+        yield where, row
 
 
 def _object(text: str, path: str, first: int) -> dict:

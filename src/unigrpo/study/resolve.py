@@ -17,7 +17,6 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from unigrpo.core import files
 from unigrpo.core.errors import UserError, error_prefix
 from unigrpo.core.registry import declarations, nearest
 from unigrpo.core.settings import Count, deciding, from_dict, to_dict
@@ -303,8 +302,3 @@ def _idle(rl: dict, key: str) -> bool:
 def fingerprint(settings: object) -> str:
     """A short name for settings: equal where they are equal, so that a changed one is a changed job."""
     return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=6).hexdigest()
-
-
-def training_fingerprint(resolved: RunConfig, *inputs: Path) -> str:
-    """Fingerprint of all that decides the trained weights: settings, and the contents of the files started from."""
-    return fingerprint([part(to_dict(resolved), "training"), *map(files.digest, inputs)])

@@ -115,11 +115,12 @@ def added_rank(cfg: RunConfig) -> int:
 
 
 def state_of(nets: Networks, cfg: RunConfig) -> dict[str, nn.Module]:
-    """What a checkpoint of the run holds: its networks, or their adapters alone, as the rest is the parent's."""
+    """What a checkpoint of the run holds: its networks that move, or their adapters alone; the rest is the parent's."""
     changing = {"model": nets.model, **nets.copies}
     if added_rank(cfg):
         return {name: lora.trained(net) for name, net in changing.items()}
-    return changing | {"reference": nets.reference}
+    follows = hasattr(METHODS.load(cfg.rl.method), "follow")  # which alone may move the reference
+    return changing | ({"reference": nets.reference} if follows else {})
 
 
 def optimizer_for(model: UnifiedModel, rl: RLConfig) -> tuple[torch.optim.Optimizer, dict[str, list[nn.Parameter]]]:

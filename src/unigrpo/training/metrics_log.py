@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from unigrpo.core.errors import UserError
-from unigrpo.core.files import accessing, json_lines, read_jsonl, read_text, write_text
+from unigrpo.core.files import accessing, in_order, json_lines, read_jsonl, read_text, write_text
 
 
 class MetricsLog:
@@ -23,7 +23,7 @@ class MetricsLog:
         earlier = []
         if step:
             complete, end, _ = read_text(path).rpartition("\n")
-            for where, row in json_lines(complete + end, path):
+            for where, row in in_order(json_lines(complete + end, path)):
                 if not isinstance(row.get(key), int):
                     raise UserError(f"{where}: '{key}' must be a whole number, found {row.get(key)!r}")
                 if row[key] < step:
@@ -42,7 +42,7 @@ class MetricsLog:
     def column(self, name: str, **where) -> list[float]:
         """Values of ``name`` in the rows that match, in order. Raises UserError naming a line without such a number."""
         values = []
-        for place, row in read_jsonl(self.path):
+        for place, row in in_order(read_jsonl(self.path)):
             if all(row.get(k) == v for k, v in where.items()):
                 if not isinstance(row.get(name), int | float):
                     raise UserError(f"{place}: '{name}' must be a number, found {row.get(name)!r}")

@@ -10,6 +10,7 @@ workflow goes on.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from statistics import mean
@@ -23,10 +24,11 @@ from unigrpo.episodes.shares import local_rows
 from unigrpo.models import checkpoint, lora, sharding
 from unigrpo.sampling.engine import Decoding
 from unigrpo.study.config import RunConfig
+from unigrpo.study.provenance import weights_file
 from unigrpo.study.training_inputs import training_pool
 from unigrpo.training.drift import Probe, drift, probe
 from unigrpo.training.launch import start_model
-from unigrpo.training.learner import Learner, added_rank, networks, optimizer_for, state_of
+from unigrpo.training.learner import Learner, added_rank, networks, optimizer_for, state_of, warm_up
 from unigrpo.training.loop import learn
 from unigrpo.training.metrics_log import MetricsLog
 from unigrpo.training.run_frame import Frame, finish
@@ -37,12 +39,21 @@ COLLAPSE = 0.5  # share of the first validation gold below which the last one is
 
 
 def train(
-    cfg: RunConfig, out: Path, init: Path, reward, decoding: Decoding, settings: str, tracker: str | None = None
+    cfg: RunConfig, out: Path, init: Path, reward, decoding: Decoding, inputs: Mapping[str, Path] | None = None, **words
 ) -> None:
-    """Run all rollouts; writes model, metrics.jsonl and run.json into ``out``. Resumes from ``out/state`` where that
-    was saved under the same ``settings``. ``tracker`` names one that follows metrics.jsonl."""
+    """Run all rollouts; writes model, metrics.jsonl and run.json into ``out``. ``inputs`` are the files that decide the
+    run beside the parent's weights, by what they are; they and the ``words`` of a Frame say what of ``out`` is
+    continued."""
+    files = {"parent": weights_file(init), **(inputs or {})}
+    with Frame(cfg, out, "rollout", cfg.rl.rollouts, files, **words) as frame:
+        if not frame.finished:
+            reinforce(frame, init, reward, decoding)
+
+
+def reinforce(frame: Frame, init: Path, reward, decoding: Decoding) -> None:
+    """The run of a frame."""
+    cfg = frame.cfg
     rl, pool = cfg.rl, training_pool(cfg)
-    frame = Frame(cfg, out, "rollout", tracker)
     start = partial(start_model, cfg, init, frame.accelerator.device)
     model, form = start()
     nets = networks(cfg, model, reward, (lambda: start()[0]) if cfg.sharding else None)
@@ -53,9 +64,10 @@ def train(
     run = Learner(cfg, nets, optimizer, experts, frame.accelerator, pool, frame.counts)
 
     check = partial(check_policy, frame, run, decoding, yardstick)
-    if frame.resume(saved, optimizer, settings) == 0:
+    if frame.resume(saved, optimizer) == 0:
         check(-1)
-    collapse = frame.run(rl, rl.rollouts, partial(learn_and_record, frame, run), check)
+    warm_up(optimizer, rl, frame.counts["updates"])
+    collapse = frame.run(rl, partial(learn_and_record, frame, run), check, keep=rl.keep_state)
 
     model = run.judged
     if form is not None:
@@ -63,13 +75,19 @@ def train(
     if added_rank(cfg):
         lora.merge(model)
     collapse = collapse or fallen(frame)
-    frame.close(model, ema=False, collapsed=collapse is not None, collapse=collapse)
+    keep = rl.keep_state and collapse is None
+    frame.close(model, keep, ema=False, collapsed=collapse is not None, collapse=collapse)
 
 
 def learn_and_record(frame: Frame, run: Learner, index: int) -> dict[str, float]:
     """Rollout ``index``, its updates and its row in the record. Returns the mean reward, to be shown."""
     ends, start, rl = {}, time.monotonic(), run.cfg.rl
-    done = learn(run, index, lambda phase: ends.update({phase: time.monotonic()}))
+
+    def mark(phase: str) -> None:
+        ends[phase] = time.monotonic()
+        frame.mark(phase)
+
+    done = learn(run, index, mark)
     rollout, trace = done.rollout, done.rollout.trace
     run.counts["images"] += len(done.rewards["reward"])
     run.counts["model_evaluations"] += sum(distributed.collect([rollout.model_evaluations]))
@@ -88,7 +106,8 @@ def learn_and_record(frame: Frame, run: Learner, index: int) -> dict[str, float]
         **rollout.image.drawn,
         trace_tokens=0 if trace is None else distributed.mean(tokens),
         seconds_rollout=ends["reward"] - start,
-        seconds_update=time.monotonic() - ends["reward"],
+        seconds_update=(end := time.monotonic()) - ends["reward"],
+        images_per_second=len(done.rewards["reward"]) / (end - start),
         **done.metrics,
     )
     return {"proxy": done.rewards["reward"].mean().item()}

@@ -1,107 +1,205 @@
 """What surrounds the steps of every training: its processes, record, checkpoints, progress and end.
 
-``frame.run`` is the loop of all stages. A killed run continues from its last checkpoint with the same numbers, because
+``frame.run`` is the loop of all stages. A stopped run continues from its last state with the same numbers, because
 every random draw is named by (seed, step).
 """
 
 from __future__ import annotations
 
 import shutil
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
-from unigrpo.core import distributed
-from unigrpo.core.errors import Collapse
-from unigrpo.core.files import write_json
+from unigrpo.core import code_identity, distributed
+from unigrpo.core.errors import Collapse, UserError
+from unigrpo.core.files import digest, write_json
+from unigrpo.core.settings import to_dict
+from unigrpo.core.sitting import Stopped, alone, stoppable
 from unigrpo.models.base import UnifiedModel
 from unigrpo.study import provenance
 from unigrpo.study.config import RunConfig
 from unigrpo.training import tracking
 from unigrpo.training.launch import accelerate_for, join_others
 from unigrpo.training.metrics_log import MetricsLog
-from unigrpo.training.state import gather, load_state, restore, save_state
+from unigrpo.training.state import PREVIOUS, Identity, Notes, Standing, gather, piece, restore, save_state, standing
 
 
 class Frame:
-    """The frame of a run that writes into ``out``. ``key`` is what a step is called in the record; ``tracker``, where
-    one is named, follows the record; ``counts`` are of all sittings of the run."""
+    """The frame of a run of ``total`` steps that writes into ``out``, which nobody else may do within it. ``key`` is
+    what a step is called in the record; ``inputs`` are the files that the run starts from, by what they are; ``counts``
+    are of all sittings of the run. What is in ``out`` and does not fit is refused; ``anew`` gives it up, ``keep_code``
+    lets other code go on. ``finished``: there is nothing to do."""
 
-    def __init__(self, cfg: RunConfig, out: Path, key: str, tracker: str | None = None):
+    def __init__(
+        self,
+        cfg: RunConfig,
+        out: Path,
+        key: str,
+        total: int,
+        inputs: Mapping[str, Path],
+        *,
+        anew: bool = False,
+        keep_code: bool = False,
+    ):
         join_others(cfg)
-        self.cfg, self.out, self.key = cfg, out, key
+        self.cfg, self.out, self.key, self.total = cfg, out, key, total
+        self.name = f"{cfg.run}/{cfg.seed}"
         self.counts = {"updates": 0, "images": 0, "model_evaluations": 0, "wall_seconds": 0.0}
-        self.accelerator = accelerate_for(cfg, **tracking.options(tracker, out))
         self.main, self.started = distributed.is_main(), time.monotonic()
+        self.identity = Identity.of(to_dict(cfg), {what: digest(path) for what, path in inputs.items()})
+        self.anew, self.keep_code = anew, keep_code
 
-    def resume(self, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, settings: str) -> int:
-        """Restore what was saved under the same ``settings``, if anything, and open the record. Returns the first
-        step to do."""
-        self.modules, self.optimizer, self.settings, self.first = modules, optimizer, settings, 0
-        saved = load_state(self.out / "state", settings)
-        if saved is not None:
-            self.first, tensors, counts = saved
-            self.counts |= counts
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            if self.main:
+                stack.enter_context(alone(self.out))
+            self.signals = stack.enter_context(stoppable())
+            found = self._standing()
+            self.finished, self.saved = found.finished, found.state
+            if self.finished and self.main:
+                print(f"{self.name} is finished already")
+            self.accelerator = accelerate_for(self.cfg, **tracking.options(self.cfg.tracker, self.out))
+            self.leaving = stack.pop_all()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.leaving.close()
+
+    def _standing(self) -> Standing:
+        try:
+            return standing(self.out, self.identity, self.total, self.keep_code)
+        except UserError:
+            if not self.anew:
+                raise
+        distributed.collect([])  # nobody reads any more
+        if self.main:
+            shutil.rmtree(self.out / "state", ignore_errors=True)
+            (self.out / "run.json").unlink(missing_ok=True)
+        return Standing()
+
+    def resume(self, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> int:
+        """Restore what was saved, if anything, and open the record. Returns the first step to do."""
+        self.modules, self.optimizer, self.first, self.pieces, self.validated = modules, optimizer, 0, [], True
+        if self.saved is not None:
+            notes, tensors = self.saved
+            self.first, self.pieces, self.validated = notes.step, notes.pieces, notes.validated
+            self.counts |= notes.counts
             restore(tensors, modules, optimizer, self.out / "state")
-        self.earlier = self.counts["wall_seconds"]
+        self.modules_seen = len(sys.modules)
+        self.piece = piece(self.cfg, str(self.accelerator.device), self.first)
+        self.saved_at, self.saved_when = self.first, time.monotonic()
+        self.earlier, self.saved = self.counts["wall_seconds"], None
         follow = tracking.follower(self.accelerator, self.cfg, self.key, self.first)
         self.log = MetricsLog(self.out / "metrics.jsonl" if self.main else None, self.key, self.first, follow)
         return self.first
 
-    def run(self, settings, total: int, learn: Callable[[int], dict], validate: Callable[[int], None]) -> str | None:
-        """Steps ``first`` to ``total`` - 1, validated and checkpointed as often as ``settings`` say. ``learn`` returns
-        numbers to show. Returns why the run collapsed, or None."""
-        name = f"{self.cfg.run}/{self.cfg.seed}"
-        shown = {"initial": self.first, "total": total, "mininterval": 5, "dynamic_ncols": True}
-        bar = tqdm(range(self.first, total), desc=name, disable=not self.main, **shown)
-        for index in bar:
+    def run(self, settings, learn: Callable[[int], dict], validate: Callable[[int], None], keep: bool) -> str | None:
+        """The steps that are left, validated and checkpointed as often as ``settings`` say; with ``keep`` the last one
+        leaves a state too. ``learn`` returns numbers to show. Returns why the run collapsed, or None. Where a signal
+        asks for it the process ends, after a state was written."""
+        if not self.validated:
+            validate(self.first - 1)
+            self.saved_at = None
+        shown = {"initial": self.first, "total": self.total, "mininterval": 5, "dynamic_ncols": True}
+        for index in (bar := tqdm(range(self.first, self.total), desc=self.name, disable=not self.main, **shown)):
             done = index + 1
             try:
+                self.mark("step")
                 bar.set_postfix(learn(index), refresh=False)
+            except Stopped:
+                self.stop(index)
             except Collapse as reason:
                 row = {self.key: index, "update": self.counts["updates"], "reason": str(reason)}
                 self.log.write(kind="collapse", **row)
                 return f"{self.key} {index}: {reason}"
-            if done % settings.validate_every == 0 or done == total:
+            if done % settings.validate_every == 0 or done == self.total:
+                if self.asked():
+                    self.stop(done, validated=False)
                 validate(index)
-            if done % settings.checkpoint_every == 0 and done < total:
+            late = distributed.collect([time.monotonic() - self.saved_when > 60 * settings.checkpoint_minutes])[0]
+            if done < self.total and (done % settings.checkpoint_every == 0 or late):
                 self.save(done)
+        if keep and self.saved_at != self.total:
+            self.save(self.total)
         return None
+
+    def asked(self) -> int:
+        """The signal by which one of the processes was asked to stop, 0 without one."""
+        return max(distributed.collect(self.signals or [0]))
+
+    def mark(self, phase: str) -> None:
+        """The end of a phase of a step. Raises Stopped where it is time to end and the step has changed nothing yet."""
+        if phase != "update" and self.asked():
+            raise Stopped
+
+    def stop(self, done: int, validated: bool = True) -> None:
+        """End the process after ``done`` steps, with a state to resume from."""
+        if done not in (0, self.saved_at):
+            self.save(done, validated)
+        number = self.asked()
+        if self.main:
+            tqdm.write(f"{self.name} stopped at {self.key} {done} of {self.total}; the same command continues")
+        self.leave()
+        raise SystemExit(128 + number)
 
     def report(self, done: int, scores: dict[str, float], how: str = "") -> None:
         """Print the scores of a validation above the progress bar."""
         if self.main:
             numbers = " ".join(f"{name} {score:.3f}" for name, score in scores.items())
-            tqdm.write(f"{self.cfg.run}/{self.cfg.seed} {self.key} {done}{how}: {numbers}")
+            tqdm.write(f"{self.name} {self.key} {done}{how}: {numbers}")
 
-    def save(self, done: int) -> None:
+    def save(self, done: int, validated: bool = True) -> None:
         """Write what the run resumes from after ``done`` steps."""
         self.counts["wall_seconds"] = self.seconds()
         tensors = gather(self.modules, self.optimizer)
         if self.main:
-            save_state(self.out / "state", done, tensors, self.counts, self.settings)
+            made = asdict(self.identity) | {"pieces": self.origin(done), "counts": self.counts}
+            save_state(self.out / "state", tensors, Notes(done, self.total, validated=validated, **made))
+        self.saved_at, self.saved_when = done, time.monotonic()
+
+    def origin(self, done: int) -> list[dict]:
+        """The pieces of the run up to ``done``, by the processes that made them."""
+        if len(sys.modules) != self.modules_seen:  # some are loaded late
+            self.piece["code"] |= code_identity.loaded()
+            self.modules_seen = len(sys.modules)
+        return [*self.pieces, *([self.piece | {"to": done}] if done > self.first else [])]
 
     def seconds(self) -> float:
         """Wall-clock time of the run so far, over all of its sittings."""
         return self.earlier + time.monotonic() - self.started
 
-    def close(self, model: UnifiedModel, **facts) -> None:
-        """The end of a run: the main process writes its model and its record, with ``facts``."""
+    def leave(self) -> None:
+        """The end of working together, and of trackers."""
+        distributed.leave()
+        self.accelerator.end_training()
+
+    def close(self, model: UnifiedModel, keep: bool = False, **facts) -> None:
+        """The end of a run: the main process writes its model and its record, with ``facts``; with ``keep`` what the
+        run can go on from stays."""
         self.counts["wall_seconds"] = self.seconds()
         if self.main:
-            finish(self.cfg, self.out, model, self.accelerator.device, **facts, **self.counts)
+            made = {"inputs": self.identity.inputs, "pieces": self.origin(self.total)}
+            finish(self.cfg, self.out, model, self.accelerator.device, **facts, **self.counts, **made)
+            if keep:
+                (self.out / "state" / PREVIOUS).unlink(missing_ok=True)
+            else:
+                shutil.rmtree(self.out / "state", ignore_errors=True)
             if facts.get("collapse"):
-                print(f"{self.cfg.run}/{self.cfg.seed} collapsed: {facts['collapse']}")
-        distributed.leave()
-        self.accelerator.end_training()  # of its trackers
+                print(f"{self.name} collapsed: {facts['collapse']}")
+        self.leave()
 
 
 def finish(cfg: RunConfig, out: Path, model: UnifiedModel, device, *, wall_seconds: float, **facts) -> None:
-    """Write a run's model and record; nothing is left to resume from."""
+    """Write a run's model and record."""
     model.save(out, {"run": cfg.run, "seed": cfg.seed, "stage": cfg.stage})
+    facts |= {"weights": digest(provenance.weights_file(out))}
     write_json(out / "run.json", provenance.record(cfg, device=str(device), wall_seconds=wall_seconds, **facts))
-    shutil.rmtree(out / "state", ignore_errors=True)

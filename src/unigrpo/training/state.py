@@ -1,44 +1,89 @@
-"""What a killed run resumes from: ``state/state.safetensors``, its modules and its optimiser in one file."""
+"""What a run resumes from: ``state/state.safetensors``, its modules and its optimiser in one file with notes of what
+made them; ``previous.safetensors`` is the one before, for the day that the newest cannot be read. A run is its
+settings, its inputs and its code: what does not fit is never overwritten without a word."""
 
 from __future__ import annotations
 
 import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from unigrpo.core import code_identity, distributed, files
 from unigrpo.core.distributed import like
 from unigrpo.core.errors import UserError
+from unigrpo.core.settings import flat, from_dict
 from unigrpo.core.tensor_files import load_weights, read_tensors, write_tensors
 from unigrpo.models.sharding import full
+from unigrpo.study import provenance, resolve
+from unigrpo.study.config import RunConfig
 
-STATE = "state.safetensors"
+STATE, PREVIOUS, NEXT = "state.safetensors", "previous.safetensors", "next.safetensors"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of a parameter
+REASONS = {  # why a setting that lengthens a run cannot
+    "supervised.steps": "the learning rate falls over all steps",
+    "rl.rollouts": "the method has a schedule",
+}
+LAYOUT = ("threads", "processes", "sharding", "activation_checkpointing", "reduce_each_slice")
 
 
-def save_state(folder: Path, step: int, tensors: dict[str, Tensor], data: dict, settings: str) -> None:
-    """Write what a run resumes from after ``step`` steps: one file, so that a kill at any moment leaves the old state
-    or the new one. ``settings`` is the fingerprint of all that decides the run; ``data`` is JSON."""
-    notes = {"step": str(step), "settings": settings, "data": json.dumps(data)}
-    write_tensors(folder / STATE, tensors, notes)
+@dataclass(frozen=True)
+class Notes:
+    """Of a state after ``step`` of ``total`` steps: the flat settings and the digests of the inputs that made it, the
+    ``pieces`` of the run so far, one a process, whether the validation that was due after the step was made, and
+    ``counts`` of what was done."""
+
+    step: int
+    total: int
+    settings: dict
+    inputs: dict[str, str]
+    pieces: list[dict]
+    validated: bool
+    counts: dict
 
 
-def load_state(folder: Path, settings: str) -> tuple[int, dict[str, Tensor], dict] | None:
-    """The saved state (step, tensors, data), or None without one or where it was saved under other ``settings``.
-    Raises UserError for a damaged one."""
-    path = folder / STATE
-    if not path.exists():
-        return None
+def save_state(folder: Path, tensors: dict[str, Tensor], notes: Notes) -> None:
+    """Write what a run resumes from. A kill at any moment leaves a complete state, and so does one damaged file."""
+    write_tensors(folder / NEXT, tensors, {"notes": json.dumps(asdict(notes))})
+    with files.accessing(folder / STATE, "written"):
+        if (folder / STATE).exists():
+            os.replace(folder / STATE, folder / PREVIOUS)
+        os.replace(folder / NEXT, folder / STATE)
+
+
+def load_state(folder: Path) -> tuple[Notes, dict[str, Tensor]] | None:
+    """The newest state that can be read, None where there is none; says so where a newer one is damaged. Raises
+    UserError where all are."""
+    damaged = []
+    for path in (folder / STATE, folder / PREVIOUS):
+        if path.exists():
+            try:
+                found = _read(path)
+            except UserError as error:
+                damaged.append(str(error))
+                continue
+            if damaged and distributed.is_main():
+                print(f"{damaged[0]}; the run goes on from {path.name}", file=sys.stderr)
+            return found
+    if damaged:
+        raise UserError(f"{'; '.join(damaged)}; delete {folder} to start anew")
+    return None
+
+
+def _read(path: Path) -> tuple[Notes, dict[str, Tensor]]:
     tensors = read_tensors(path)
     with safe_open(path, "pt") as file:
-        notes = file.metadata() or {}
+        notes = (file.metadata() or {}).get("notes")
     try:
-        written_under, step, data = notes["settings"], int(notes["step"]), json.loads(notes["data"])
-    except (KeyError, ValueError):
-        raise UserError(f"{path}: damaged, expected a training state with its step, settings and data") from None
-    return (step, tensors, data) if written_under == settings else None
+        return from_dict(Notes, json.loads(notes or "")), tensors
+    except (UserError, ValueError):
+        raise UserError(f"{path}: damaged, expected a training state with its notes") from None
 
 
 def gather(modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -52,11 +97,10 @@ def gather(modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> d
 
 
 def restore(
-    tensors: dict[str, Tensor], modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, folder: Path
+    tensors: dict[str, Tensor], modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, path: Path
 ) -> None:
     """Inverse of :func:`gather`; learning rates stay those of ``optimizer``. Raises UserError for a tensor that is
-    missing, damaged or of another training than that of ``modules``; ``folder`` is where they were loaded from."""
-    path = folder / STATE
+    missing, damaged or of another training than that of ``modules``; ``path`` names where they were loaded from."""
     parts: dict[str, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         owner, _, key = name.partition("/")
@@ -78,3 +122,85 @@ def restore(
     if moments:
         raise UserError(f"{path}: unexpected tensor optimizer/{min(moments)}: a state of another training?")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+@dataclass(frozen=True)
+class Identity:
+    """``settings`` are the flat ones that decide its steps; ``inputs`` are digests of the files it starts from."""
+
+    settings: dict
+    inputs: dict[str, str]
+
+    @classmethod
+    def of(cls, config: dict, inputs: Mapping[str, str]) -> Identity:
+        return cls(flat(resolve.part(config, "steps")), dict(inputs))
+
+    def differs(self, other: Identity, pieces: list[dict]) -> tuple[list[str], list[str]]:
+        """What is not as in ``other``, which is of now, in words: settings and inputs; and the modules whose code has
+        changed since the ``pieces``."""
+        then, now = self.settings, other.settings
+        words = [
+            f"{key} {json.dumps(then.get(key))}, now {json.dumps(now.get(key))}"
+            + (f", and {REASONS[key]}" if key in REASONS else "")
+            for key in (then | now)
+            if then.get(key) != now.get(key)
+        ]
+        both = self.inputs.keys() & other.inputs.keys()
+        changed = [key for key in both if self.inputs[key] != other.inputs[key]]
+        words += [f"another {key}" for key in sorted(changed + list(self.inputs.keys() ^ other.inputs.keys()))]
+        return words, list(dict.fromkeys(name for p in pieces for name in code_identity.changed(p.get("code", {}))))
+
+
+def piece(cfg: RunConfig, device: str, first: int) -> dict:
+    """The record of this process, which works on a run from the step ``first`` on."""
+    layout = {key: getattr(cfg, key) for key in LAYOUT} | {"memory": cfg.sampling.memory}
+    layout |= {"micro_batch": cfg.rl.micro_batch} if cfg.rl else {}
+    facts = {"versions": provenance.versions(), "commit": provenance.commit(), "device": device, "layout": layout}
+    return {"from": first, "code": code_identity.loaded()} | facts
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a folder holds of the run that is asked for: that it is ``finished``, or a state to go on from."""
+
+    finished: bool = False
+    state: tuple[Notes, dict[str, Tensor]] | None = None
+
+
+def standing(out: Path, now: Identity, total: int, keep_code: bool = False) -> Standing:
+    """What ``out`` holds of the run ``now`` of ``total`` steps. Raises UserError, one line, where it holds another run,
+    or code has changed since and ``keep_code`` does not allow that."""
+    record = provenance.read_record(out)
+    if record and not record.get("not_trained"):
+        config, pieces = record["config"], record.get("pieces", [])
+        then = Identity.of(config, record.get("inputs", now.inputs))
+        done = config["rl"]["rollouts"] if config["stage"] == "rl" else config["supervised"]["steps"]
+        _require_fit(f"{out / 'run.json'}: finished", then, now, pieces, keep_code)
+        if record.get("collapsed") and total != done:
+            raise UserError(f"{out / 'run.json'}: collapsed ({record.get('collapse')}): start anew with --anew")
+        weights = provenance.weights_file(out)
+        if done == total and weights.exists() and files.digest(weights) == record.get("weights"):
+            return Standing(finished=True)
+    found = load_state(out / "state")
+    if found is None:
+        if record and not record.get("not_trained") and total != done:
+            raise UserError(
+                f"{out / 'run.json'}: finished with {done}, without a state to go on: start anew with --anew"
+            )
+        return Standing()
+    notes = found[0]
+    where = f"{out / 'state'}: written at {notes.step} of {notes.total}"
+    _require_fit(where, Identity(notes.settings, notes.inputs), now, notes.pieces, keep_code)
+    if notes.step > total:
+        raise UserError(f"{where}, {total} are asked for: start anew with --anew")
+    return Standing(state=found)
+
+
+def _require_fit(where: str, then: Identity, now: Identity, pieces: list[dict], keep_code: bool) -> None:
+    words, code = then.differs(now, pieces)
+    if words:
+        others = [*words, *([f"code: {', '.join(code)}"] if code else [])]
+        raise UserError(f"{where} with other settings ({'; '.join(others)}): start anew with --anew")
+    if code and not keep_code:
+        ways = "start anew with --anew, or continue knowingly with --keep-code"
+        raise UserError(f"{where} with other code ({', '.join(code)}): {ways}")

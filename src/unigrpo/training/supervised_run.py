@@ -33,7 +33,6 @@ from unigrpo.sampling.engine import Decoding
 from unigrpo.study import provenance
 from unigrpo.study.config import SUPERVISED_VALIDATION_IMAGES, RunConfig, SupervisedConfig
 from unigrpo.study.facts import BACKBONES
-from unigrpo.study.resolve import training_fingerprint
 from unigrpo.training.examples import Bucket, Steps, training_times
 from unigrpo.training.launch import start_model
 from unigrpo.training.run_frame import Frame
@@ -126,20 +125,26 @@ def learn(student: Student, step: int) -> tuple[Tensor, dict[str, float]]:
     return loss, parts
 
 
-def train(cfg: RunConfig, out: Path, init: Path | None, tracker: str | None = None) -> None:
-    """Train to ``supervised.steps``; resumes from ``out/state``. Writes model, metrics and run.json. ``tracker`` names
-    one that follows the metrics."""
-    s, frame = cfg.supervised, Frame(cfg, out, "step", tracker)
-    device = frame.accelerator.device
+def train(cfg: RunConfig, out: Path, init: Path | None, **words) -> None:
+    """Train to ``supervised.steps``. Writes model, metrics and run.json. The ``words`` of a Frame say what of ``out``
+    is continued."""
+    inputs = {} if init is None else {"parent": provenance.weights_file(init)}
+    with Frame(cfg, out, "step", cfg.supervised.steps, inputs, **words) as frame:
+        if not frame.finished:
+            teach(frame, init)
+
+
+def teach(frame: Frame, init: Path | None) -> None:
+    """The run of a frame."""
+    cfg, s, device = frame.cfg, frame.cfg.supervised, frame.accelerator.device
     model, form = (checkpoint.new_model(cfg).to(device), None) if init is None else start_model(cfg, init, device)
     # a split network cannot be copied
     average = start_model(cfg, init, device)[0].network if form else copy.deepcopy(model.network)
     if cfg.activation_checkpointing:
         model.mot.checkpoint_activations()
     student = Student(cfg, model, average, optimizer_for(model, s), frame.accelerator, Steps(cfg))
-    settings = training_fingerprint(cfg, *([] if init is None else [provenance.weights_file(init)]))
-    frame.resume({"model": model, "ema": average}, student.optimizer, settings)
-    frame.run(s, s.steps, partial(learn_and_record, frame, student), partial(check_average, frame, student))
+    frame.resume({"model": model, "ema": average}, student.optimizer)
+    frame.run(s, partial(learn_and_record, frame, student), partial(check_average, frame, student), keep=False)
     finished = student.averaged if form is None else sharding.unsplit(student.averaged, form)
     frame.close(finished, ema=True, collapsed=False)
 

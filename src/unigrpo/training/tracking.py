@@ -29,9 +29,9 @@ def options(name: str | None, out: Path) -> dict:
     if name is None:
         return {}
     if name not in NAMES:
-        raise UserError(f"--tracker {name}: expected one of {', '.join(NAMES)}")
+        raise UserError(f"tracker: expected one of {', '.join(NAMES)}, got {name}")
     if LoggerType(name) not in get_available_trackers():
-        raise UserError(f"--tracker {name}: expected an installed package, try: pip install {name.replace('_', '-')}")
+        raise UserError(f"tracker: {name}: expected an installed package, try: pip install {name.replace('_', '-')}")
     place = ProjectConfiguration(project_dir=str(out), logging_dir=str(out / FOLDER))
     return {"log_with": name, "project_config": place}
 

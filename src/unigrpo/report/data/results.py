@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from unigrpo.core import seeding
 from unigrpo.core.errors import UserError
-from unigrpo.core.files import json_lines, read_json, read_text, replacing
+from unigrpo.core.files import in_order, json_lines, read_json, read_text, replacing
 from unigrpo.core.lazy import lazy
 from unigrpo.report.data import stats
 from unigrpo.study import provenance, resolve
@@ -171,9 +171,11 @@ class Folder:
 
     def metrics(self, run: str) -> dict[int, list[tuple[str, dict]]]:
         """metrics.jsonl of every seed that has one: ("file, line n", row) each; no rows of a run that was not trained.
-        Raises UserError naming the line that is damaged."""
+        Raises UserError naming the line that is damaged or comes twice."""
         paths = {seed: folder / "metrics.jsonl" for seed, folder in self.seed_folders(run).items()}
-        return {seed: list(json_lines(read_text(path), path)) for seed, path in paths.items() if path.exists()}
+        return {
+            seed: list(in_order(json_lines(read_text(path), path))) for seed, path in paths.items() if path.exists()
+        }
 
     def protocols(self, run: str, mode: str, guidance: str) -> list[dict]:
         """protocol.json of every seed and benchmark of a table's row."""
