@@ -57,10 +57,10 @@ def test_what_python_sees_is(tmp_path, old, new):
 
 
 FILES = {
-    "rewards/__init__.py": "",
-    "rewards/mine.py": "from unigrpo.core import lazy\nimport helper\nFACTS = 1\ndef build(): return helper.value",
-    "rewards/copies.py": "from rewards.mine import FACTS, build",
-    "rewards/other.py": "import unused\nFACTS = 1\nbuild = unused.value",
+    "gifts/__init__.py": "",
+    "gifts/mine.py": "from unigrpo.core import lazy\nimport helper\nFACTS = 1\ndef build(): return helper.value",
+    "gifts/copies.py": "from gifts.mine import FACTS, build",
+    "gifts/other.py": "import unused\nFACTS = 1\nbuild = unused.value",
     "helper.py": "from deeper import value",
     "deeper.py": "value = 1",
     "unused.py": "value = 2",
@@ -70,9 +70,9 @@ FILES = {
 @pytest.mark.parametrize(
     "used, reached",
     [
-        ("mine", {"rewards.mine", "helper", "deeper"}),
-        ("copies", {"rewards.copies", "rewards.mine", "helper", "deeper"}),
-        ("other", {"rewards.other", "unused"}),
+        ("mine", {"gifts.mine", "helper", "deeper"}),
+        ("copies", {"gifts.copies", "gifts.mine", "helper", "deeper"}),
+        ("other", {"gifts.other", "unused"}),
     ],
 )
 def test_a_plugin_counts_where_it_is_used_with_all_that_it_imports(tmp_path, root, used, reached):
@@ -82,11 +82,11 @@ def test_a_plugin_counts_where_it_is_used_with_all_that_it_imports(tmp_path, roo
         (tmp_path / name).write_text(text)
     script = f"""
     from unigrpo.core import code_identity, registry
-    door = registry.Door("rewards", "reward")
+    door = registry.Door("gifts", "gift")
     with registry.declarations():
         [door.load(name) for name in door.names()]
     door.load({used!r})
-    print(*(name for name in code_identity.loaded() if name != "rewards"))
+    print(*(name for name in code_identity.loaded(["gifts"]) if name != "gifts"))
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script)],

@@ -15,6 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from unigrpo.core import code_identity
+from unigrpo.study import standing
 from unigrpo.study.catalogue import load_catalogue
 
 pytestmark = pytest.mark.slow
@@ -151,6 +153,130 @@ def test_scores_are_tidy_and_every_set_states_its_protocol(results):
 def test_a_second_call_has_nothing_to_do(checkout, results):
     again = workflow(checkout, "--dry-run")
     assert again.returncode == 0 and "Nothing to be done" in again.stdout + again.stderr
+
+
+SIGN, SYNTAX = ("return ", "return -"), ("def ", "de ")
+METHOD = {
+    name: lambda config, name=name: config["stage"] == "rl" and config["rl"]["method"] == name
+    for name in ("grpo", "nft", "refl")
+}
+ALL, RL, SUPERVISED = (
+    (lambda config: True),
+    (lambda config: config["stage"] == "rl"),
+    (lambda config: config["stage"] != "rl"),
+)
+REACHES = {  # edited file -> (edit, the runs that it reaches)
+    "src/unigrpo/objectives/advantages.py": (SIGN, RL),
+    "src/unigrpo/objectives/text_losses.py": (SIGN, RL),
+    "src/unigrpo/objectives/image_losses.py": (SIGN, RL),
+    "src/unigrpo/objectives/averaging.py": (SYNTAX, ALL),
+    "src/unigrpo/objectives/flow.py": (SIGN, ALL),
+    "src/unigrpo/objectives/matching.py": (SIGN, lambda c: RL(c) and c["rl"]["method"] in ("fpo", "nft", "ddrl")),
+    "src/unigrpo/objectives/regularisers/latent_kl.py": (
+        SIGN,
+        lambda c: RL(c) and c["rl"]["regulariser"] == "latent_kl",
+    ),
+    "src/unigrpo/objectives/regularisers/velocity_mse.py": (
+        SIGN,
+        lambda c: RL(c) and c["rl"]["regulariser"] == "velocity_mse",
+    ),
+    "src/unigrpo/methods/grpo.py": (SIGN, METHOD["grpo"]),
+    "src/unigrpo/methods/nft.py": (SIGN, METHOD["nft"]),
+    "src/unigrpo/methods/refl.py": (SYNTAX, METHOD["refl"]),
+    "rewards/learned.py": (SIGN, lambda c: RL(c) and c["rl"]["reward"] == "learned"),
+    "rewards/_support/learned_model.py": (SIGN, lambda c: RL(c) and c["rl"]["reward"] in ("learned", "weak")),
+    "src/unigrpo/world/render.py": (SIGN, ALL),
+    "src/unigrpo/world/traces.py": (SIGN, ALL),
+    "src/unigrpo/models/mot_layers.py": (SIGN, ALL),
+    "src/unigrpo/sampling/painting.py": (SIGN, ALL),
+    "src/unigrpo/core/seeding.py": ((">> 1", ">> 2"), ALL),
+    "src/unigrpo/core/distributed.py": (SIGN, ALL),
+    "src/unigrpo/training/supervised_run.py": (SIGN, SUPERVISED),
+    "src/unigrpo/training/loop.py": (("reward(", "-reward("), RL),
+    "src/unigrpo/study/config.py": (SIGN, ALL),
+}
+REACHES_NONE = {
+    "src/unigrpo/methods/grpo.py": ("from __future__", "# a comment\nfrom __future__"),
+    "src/unigrpo/training/loop.py": ('"""The algorithm', '"""All of the algorithm'),
+    "src/unigrpo/objectives/advantages.py": ("\n\n\n", "\n\n\n\n\n"),
+    "src/unigrpo/objectives/flow.py": ("    return ", "    # a comment\n    return "),
+    "src/unigrpo/methods/mine.py": None,
+    "rewards/mine.py": None,
+    "src/unigrpo/report/tables/mine.py": None,
+    "rewards/jpeg.py": SIGN,
+    "evals/run.py": SIGN,
+    "src/unigrpo/judges/detector.py": SIGN,
+    "src/unigrpo/report/tables/main.py": SIGN,
+    "src/unigrpo/report/figures/curves.py": ("def ", "de "),
+    "src/unigrpo/report/data/stats.py": SIGN,
+    "src/unigrpo/planning/phases.py": SIGN,
+    "src/unigrpo/tools/export.py": SIGN,
+    "src/unigrpo/commands/look.py": SIGN,
+    "src/unigrpo/core/files.py": SIGN,
+    "src/unigrpo/core/settings.py": SIGN,
+    "src/unigrpo/study/resolve.py": SIGN,
+    "src/unigrpo/sampling/decoding.py": SIGN,
+    "pipelines/steps.smk": ("rule tune", "rule tune"),
+}
+
+
+def out_of_date(checkout: Path, monkeypatch) -> set[str]:
+    """Steps whose code is another one now."""
+    monkeypatch.chdir(checkout)
+    monkeypatch.setattr(code_identity, "PLACES", (checkout / "src", checkout))
+    for function in (code_identity.hash_of, code_identity._tree):
+        function.cache_clear()
+    records = {
+        path.stem: [json.loads(row) for row in path.read_text().splitlines()]
+        for path in (checkout / "results/smoke/steps").iterdir()
+    }
+    return {
+        step
+        for step, rows in records.items()
+        if any(standing.changed_code(row["made"]) for row in rows if "made" in row)
+    }
+
+
+@pytest.fixture
+def edited(checkout, results, request):
+    path, edit = checkout / request.param[0], request.param[1]
+    before = path.read_text() if path.exists() else None
+    if edit is None:
+        path.write_text("FACTS = 1\n")
+    else:
+        assert edit[0] in before
+        path.write_text(before.replace(*edit, 1))
+    yield path
+    path.write_text(before) if before is not None else path.unlink()
+
+
+TRAINING = ("pretrain.", "sft.", "train.")
+
+
+@pytest.mark.parametrize(
+    "edited, reached",
+    [((path, edit), reached) for path, (edit, reached) in REACHES.items()],
+    indirect=["edited"],
+    ids=REACHES,
+)
+def test_an_edit_that_changes_numbers_makes_the_runs_that_it_reaches_stale(
+    checkout, results, edited, reached, monkeypatch
+):
+    """And no other: each run's file says by which settings it was made."""
+    records = {path: json.loads(path.read_text()) for path in results.glob("runs/*/seed*/run.json")}
+    stage = {"rl": "train", "sft": "sft", "base": "pretrain"}
+    expected = {
+        f"{stage[r['config']['stage']]}.{r['run']}.{r['seed']}" for r in records.values() if reached(r["config"])
+    }
+    assert {step for step in out_of_date(checkout, monkeypatch) if step.startswith(TRAINING)} == expected != set()
+
+
+@pytest.mark.parametrize("edited", REACHES_NONE.items(), indirect=True, ids=REACHES_NONE)
+def test_an_edit_that_changes_no_number_of_a_run_makes_none_stale(checkout, results, edited, monkeypatch):
+    stale = out_of_date(checkout, monkeypatch)
+    assert not {step for step in stale if step.startswith(TRAINING)}
+    if edited.name in ("run.py", "detector.py"):
+        assert stale and all(step.startswith("score.") for step in stale)  # an edited judge judges again
 
 
 def test_an_ablation_is_one_line_and_its_name_in_a_table(checkout, results):
