@@ -2,6 +2,7 @@
 # make overoptimise                         reward hacking: regularisers on a proxy that gives way, their tables and figures
 # make test        the tests of minutes                     make test-slow   those that take an hour
 # make run RUN=unigrpo   one run with its evaluation         make base   train the base that the repository ships
+# WITH="code=keep state=anew weights=accept published=use"   words that take or leave what is out of date: docs/running.md
 SCALE ?= cpu
 CORES ?= 2
 PYTHON ?= python3
@@ -16,7 +17,7 @@ export PYTHONPATH := $(CURDIR):$(CURDIR)/src
 CALL = @trap 'stopped=1; kill $$!' HUP INT TERM; .venv/bin/python -m unigrpo $(1) & \
 	while wait $$!; code=$$?; kill -0 $$! 2> /dev/null; do :; done; exit $$((stopped ? 0 : code))
 OPTIONS = --scale '$(SCALE)' --cores $(CORES)
-SEVERAL = $(if $(SEEDS),--seeds $(SEEDS))
+SEVERAL = $(if $(SEEDS),--seeds $(SEEDS)) $(WITH:%=--with '%')
 
 .PHONY: reproduce overoptimise run base test test-slow env clean
 

@@ -18,6 +18,10 @@ OF_A_RUN = ("run.json", "metrics.jsonl", "model.*", "state", "*lock*")  # names 
 Name = Annotated[str, typer.Argument(help="Run of the catalogue.")]
 Cores = Annotated[int, typer.Option(min=1, help="CPU cores to use.")]
 Seeds = Annotated[int | None, typer.Option(min=1, help="Number of seeds; the scale's without it.")]
+Words = Annotated[
+    list[str] | None,
+    typer.Option("--with", metavar="WORD", help="code=keep, state=anew, weights=accept or published=use."),
+]
 Seed = Annotated[int, typer.Option(help="Seed of the run.")]
 ChosenScale = Annotated[str | None, typer.Option(help="Scale, a file of pipelines/scales.")]
 ChosenRun = Annotated[str | None, typer.Option(help="Run of the catalogue.")]
@@ -35,17 +39,18 @@ def reproduce(
     group: Annotated[
         str | None, typer.Option(help="Make the tables and figures of this group, and the claims, alone.")
     ] = None,
+    words: Words = None,
 ) -> None:
     """Train, evaluate and report everything of a scale. An interrupted call is continued by the same call."""
-    tools.reproduce.reproduce("one_group" if group else "all", cores, scale, seeds=seeds, group=group)
+    tools.reproduce.reproduce("one_group" if group else "all", cores, scale, words, seeds=seeds, group=group)
     places = {"claims": "claims.md", "tables": "tables/", "figures": "figures/", "gallery": "gallery/index.html"}
     print("", *(f"{what:8} results/{scale}/{place}" for what, place in places.items()), sep="\n")
 
 
 @app.command(rich_help_panel=START)
-def run(name: Name, scale: Scale = "cpu", cores: Cores = 2, seeds: Seeds = None) -> None:
+def run(name: Name, scale: Scale = "cpu", cores: Cores = 2, seeds: Seeds = None, words: Words = None) -> None:
     """Train and evaluate one run, after what it descends from."""
-    tools.reproduce.reproduce("one_run", cores, scale, seeds=seeds, run=name)
+    tools.reproduce.reproduce("one_run", cores, scale, words, seeds=seeds, run=name)
     print(f"\nrun      results/{scale}/runs/{name}/seed*/")
 
 

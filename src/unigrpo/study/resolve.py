@@ -19,7 +19,7 @@ from pydantic import Field
 
 from unigrpo.core.errors import UserError, error_prefix
 from unigrpo.core.registry import declarations, nearest
-from unigrpo.core.settings import Count, deciding, from_dict, to_dict
+from unigrpo.core.settings import Count, deciding, from_dict, require, to_dict
 from unigrpo.core.yaml_files import read_yaml
 from unigrpo.study.benchmark_entry import Benchmark
 from unigrpo.study.catalogue import BASE, COMMON, NAME, SFT, ancestors, facts_of, load_catalogue, runs_in_use
@@ -38,7 +38,8 @@ from unigrpo.study.training_inputs import check_reward, training_pool
 
 PAINTING = ("grid", "shift", "guidance_interval", "reasoning_guidance", "renorm")  # as evaluated, so trained
 CATALOGUE, SCALES = ROOT / "pipelines" / "experiments.yaml", ROOT / "pipelines" / "scales"
-OPTIONS = ("scale", "seeds", "run", "group", "code", "state", "weights", "published")  # of load_study
+WORDS = {"code": "keep", "state": "anew", "weights": "accept", "published": "use"}  # options of one value
+OPTIONS = ("scale", "seeds", "run", "group", *WORDS)  # of load_study
 MODES = {"yes": "think", "no": "direct"}  # thinking at evaluation, as tables say it -> as files say it
 PARTS = ("config", "training", "steps", "reward", "weak_reward", "tuning", "evaluation")  # see part()
 
@@ -176,6 +177,8 @@ def load_study(catalogue_file: Path, scale_folder: Path, options: dict) -> Study
     before anything runs. Raises UserError."""
     for key in options.keys() - set(OPTIONS):
         raise UserError(f"--config {key}: unknown option{nearest(key, OPTIONS)}")
+    for key in options.keys() & WORDS:
+        require(options[key] == WORDS[key], f"--config {key}={options[key]}", f"{key}={WORDS[key]}")
     study = _read_study(catalogue_file, scale_folder, str(options.get("scale", "cpu")), "--config scale=")
     runs, specs = study.catalogue["runs"], [*study.catalogue["tables"].values(), *study.catalogue["figures"].values()]
     groups = list(dict.fromkeys(spec["group"] for spec in specs if "group" in spec))

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,11 +29,12 @@ TICK = 0.1  # seconds between two looks
 CONTINUES = "the same command continues"  # as a training that stops says too
 
 
-def reproduce(target: str, cores: int, scale: str, **options: object) -> None:
+def reproduce(target: str, cores: int, scale: str, words: Sequence[str] | None = None, **options: object) -> None:
     """Make ``target`` of the Snakefile in this checkout at ``scale`` with ``cores`` CPU cores, after the steps of a
     killed call have ended. ``options`` are further ones of ``--config``, absent where None. Raises UserError without
     such a study, SystemExit with Snakemake's code where it fails, 128 + the number of the signal that stops it."""
     given = {key: value for key, value in ({"scale": scale} | options).items() if value is not None}
+    given |= {key: value for key, _, value in (word.partition("=") for word in words or ())}
     load_study(CATALOGUE, SCALES, given)  # bad input is refused in one line
     settings = [f"{key}={value}" for key, value in given.items()]
     results, own = ROOT / "results" / scale, ROOT / ".snakemake"
