@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from unigrpo.core.errors import UserError
 from unigrpo.objectives.flow import (
     clean_estimate,
     draw_window,
@@ -57,36 +56,21 @@ def test_every_grid_starts_at_exactly_one_ends_at_zero_and_falls(convention, shi
     assert grid[0] == 1 and grid[-1] == 0 and (grid.diff() < 0).all()
 
 
-@pytest.mark.parametrize("bad", [(1, 3.0, "points"), (0, 3.0, "steps"), (5, 0.0, "steps"), (5, 3.0, "nodes")])
-def test_bad_grids_are_refused(bad):
-    with pytest.raises(UserError, match="time grid"):
-        time_grid(*bad)
-
-
 # --------------------------------------------------------------------------------------------------- windows
 
 
 def test_windows_are_contiguous_and_reach_every_start(rng):
-    windows = [draw_window(rng, 3, (0, 5), 25) for _ in range(300)]
+    windows = [draw_window(rng, 3, (0, 5)) for _ in range(300)]
     counts = {start: sum(w == range(start, start + 3) for w in windows) for start in (0, 1, 2)}
     assert sum(counts.values()) == 300 and min(counts.values()) > 60
 
 
 def test_a_window_as_wide_as_its_range_has_one_place(rng):
-    assert draw_window(rng, 4, (2, 6), 6) == range(2, 6)
-
-
-@pytest.mark.parametrize(
-    ("size", "window_range", "n_steps"),
-    [(0, (0, 5), 25), (6, (0, 5), 25), (3, (0, 5), 4), (3, (-1, 5), 25), (1, (3, 3), 25)],
-)
-def test_impossible_windows_are_refused(rng, size, window_range, n_steps):
-    with pytest.raises(UserError, match="SDE window"):
-        draw_window(rng, size, window_range, n_steps)
+    assert draw_window(rng, 4, (2, 6)) == range(2, 6)
 
 
 def test_scattered_windows_reach_every_subset_of_the_range(rng):
-    counts = Counter(tuple(draw_window(rng, 3, (1, 6), 25, scattered=True)) for _ in range(600))
+    counts = Counter(tuple(draw_window(rng, 3, (1, 6), scattered=True)) for _ in range(600))
     assert set(counts) == set(combinations(range(1, 6), 3)) and min(counts.values()) > 30
 
 

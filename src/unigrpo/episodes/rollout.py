@@ -174,7 +174,7 @@ def stochastic_steps(rl: RLConfig, seed: int, index: int) -> Sequence[int]:
         )
     draw = seeding.generator(seed, "window", index)
     scattered = rl.window == "scattered"
-    return flow.draw_window(draw, rl.window_size, rl.window_range, rl.n_steps, scattered=scattered)
+    return flow.draw_window(draw, rl.window_size, rl.window_range, scattered=scattered)
 
 
 @torch.no_grad()

@@ -33,10 +33,8 @@ def group_advantages(
     of equal rewards gets exactly 0.
 
     Metrics: groups, zero_spread_groups (counts), reward_mean, reward_std (population, over the batch).
-    Raises UserError for a non-finite reward (naming the sample), for a group of one, and for an unknown scale.
+    Raises UserError for a non-finite reward (naming the sample) and for a group of one.
     """
-    if scale not in ("group", "batch", "none"):
-        raise UserError(f"advantages: scale {scale!r} is none of group, batch, none")
     if rewards.shape != (len(groups),):
         raise UserError(f"advantages: {len(groups)} group keys for rewards of shape {tuple(rewards.shape)}")
     values = rewards.detach().double()

@@ -17,8 +17,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from unigrpo.core.errors import UserError
-
 TRAIN_TIMESTEPS = 1000  # diffusers' flow-matching schedulers discretise time this finely
 
 Kind = Literal["sde", "cps", "dance"]
@@ -48,40 +46,26 @@ def time_grid(n: int, shift: float, convention: Literal["points", "steps", "diff
 
     ``points``: n points, so n - 1 steps (BAGEL). ``steps``: n + 1 points, so n steps (UniRL). ``diffusers``:
     n + 1 points as its flow-matching Euler scheduler sets them: equally spaced between the *already shifted*
-    extremes of its 1000 training times, shifted a second time, then 0.
-    Raises UserError if there would be no step at all or shift is not positive.
+    extremes of its 1000 training times, shifted a second time, then 0. At least one step; shift > 0.
     """
-    steps = n - 1 if convention == "points" else n
-    if steps < 1:
-        raise UserError(f"time grid: n = {n} counted in {convention} leaves no step; give a larger n")
-    if not shift > 0:
-        raise UserError(f"time grid: shift = {shift} must be positive")
-    if convention in ("points", "steps"):
-        return _shifted(torch.linspace(1, 0, steps + 1, dtype=torch.float64), shift).float()
     if convention == "diffusers":
         last = _shifted(torch.tensor(1 / TRAIN_TIMESTEPS, dtype=torch.float64), shift).item()
-        times = _shifted(torch.linspace(1, last, steps, dtype=torch.float64), shift)
+        times = _shifted(torch.linspace(1, last, n, dtype=torch.float64), shift)
         return torch.cat([times, times.new_zeros(1)]).float()
-    raise UserError(f"time grid: convention {convention!r} is none of points, steps, diffusers")
+    points = n if convention == "points" else n + 1
+    return _shifted(torch.linspace(1, 0, points, dtype=torch.float64), shift).float()
 
 
 def draw_window(
-    generator: torch.Generator, size: int, window_range: Sequence[int], n_steps: int, *, scattered: bool = False
+    generator: torch.Generator, size: int, window_range: Sequence[int], *, scattered: bool = False
 ) -> Sequence[int]:
-    """``size`` increasing step numbers inside window_range = (lo, hi), hi excluded: the stochastic steps of a rollout
-    (paper, section 3.2).
+    """``size`` <= hi - lo increasing step numbers inside window_range = (lo, hi), hi excluded: the stochastic steps of
+    a rollout (paper, section 3.2).
 
     One contiguous run (Flow-GRPO-Fast), whose start is uniform over the integers lo .. hi - size, both included: size
     3 in (0, 5) starts at 0, 1, 2. ``scattered``: any steps of the range, all subsets equally likely (UniRL).
-    Raises UserError if the window is empty or does not fit its range, or the range leaves the n_steps steps.
     """
     lo, hi = window_range
-    if size < 1:
-        raise UserError(f"SDE window: size {size} must be at least 1")
-    if not 0 <= lo < hi <= n_steps:
-        raise UserError(f"SDE window: range [{lo}, {hi}] must be non-empty and inside the {n_steps} steps of the grid")
-    if size > hi - lo:
-        raise UserError(f"SDE window: size {size} does not fit into the range [{lo}, {hi}]")
     if scattered:
         return sorted((lo + torch.randperm(hi - lo, generator=generator)[:size]).tolist())
     start = int(torch.randint(lo, hi - size + 1, (), generator=generator))
