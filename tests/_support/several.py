@@ -14,7 +14,6 @@ from accelerate.state import AcceleratorState
 from tests._support import tiny
 from unigrpo.core import distributed
 from unigrpo.core.files import write_json
-from unigrpo.core.settings import replace
 from unigrpo.sampling.engine import Decoding
 from unigrpo.study.config import RunConfig, SupervisedConfig
 from unigrpo.training import examples, loop, reinforcement_run, supervised_run
@@ -54,7 +53,7 @@ def configured(name: str, cases: dict, **changes) -> RunConfig:
         "validate_every": 2,
         "micro_batch": 3,
     } | rl  # slices are of the same episodes, however they are split
-    return tiny.run_config("rl", rl=replace(tiny.RL, **settings), **(run | changes))
+    return tiny.run_config("rl", rl=tiny.reinforcement(**settings), **(run | changes))
 
 
 def brightness(images: torch.Tensor, prompts: list) -> torch.Tensor:

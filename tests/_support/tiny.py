@@ -13,6 +13,7 @@ from unigrpo.models.base import UnifiedModel
 from unigrpo.study.config import (
     ModelConfig,
     RewardConfig,
+    RLConfig,
     RunConfig,
     SamplingConfig,
     SupervisedConfig,
@@ -38,6 +39,11 @@ RL = rl_config(
     lr_text=1e-3,
     lr_image=1e-3,
 )
+
+
+def reinforcement(**changes) -> RLConfig:
+    """The settings of RL with some changed, of whichever method they name."""
+    return rl_config(**RL.model_dump(exclude_unset=True) | changes)
 
 
 def run_config(stage: str = "rl", **changes) -> RunConfig:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import textwrap
@@ -16,11 +18,13 @@ from safetensors.torch import load_file, safe_open
 from tests._support import tiny
 from unigrpo.core import code_identity, sitting
 from unigrpo.core.errors import Collapse, UserError
-from unigrpo.core.files import read_jsonl
+from unigrpo.core.files import digest, read_jsonl
 from unigrpo.core.settings import replace
+from unigrpo.models import checkpoint
 from unigrpo.report.data.results import Folder
 from unigrpo.sampling.engine import Decoding
 from unigrpo.study.config import SupervisedConfig
+from unigrpo.tools import export
 from unigrpo.training import loop, reinforcement_run, supervised_run
 from unigrpo.world import prompts as world_prompts
 
@@ -54,7 +58,7 @@ def brightness(images, prompts):
 def train(start, out, *, rl=None, run=None, words=None, reward=brightness, inputs=None):
     """A run of SHORT settings with ``rl`` changed."""
     AcceleratorState._reset_state(reset_partial_state=True)
-    cfg = tiny.run_config("rl", rl=tiny.RL.changed(SHORT | (rl or {})), **(run or {}))
+    cfg = tiny.run_config("rl", rl=tiny.reinforcement(**SHORT | (rl or {})), **(run or {}))
     decoding = Decoding(True, 2.0, 0.7)
     reinforcement_run.train(cfg, out, start / "init", reward, decoding, inputs or {}, **(words or {}))
 
@@ -226,13 +230,12 @@ def test_changed_code_is_refused_or_kept_knowingly(start, tmp_path, monkeypatch)
 LONGER = {
     "average": {"ema_decay": 0.5, "warmup": 5},
     "adapters": {"lora_rank": 2, "ema_decay": 0.5},
-    "reference": {"method": "gardo", "gardo_share": 0.3, "epoch_convention": "repeat", "gardo_threshold": 0.0},
+    "reference": {"method": "gardo", "gardo_share": 0.3, "epoch_convention": "repeat", "reference_every": 1},
 }
 
 
 @pytest.mark.parametrize("rl", LONGER.values(), ids=LONGER)
 def test_a_finished_run_that_goes_on_is_one_that_was_long_from_the_start(start, tmp_path, rl):
-    rl = {k: v for k, v in rl.items() if k in type(tiny.RL.changed({"method": rl.get("method", "grpo")})).model_fields}
     long, short = tmp_path / "long", tmp_path / "short"
     train(start, long, rl=rl | {"rollouts": 4})
     train(start, short, rl=rl | {"rollouts": 2})
@@ -410,6 +413,66 @@ def test_a_state_is_written_by_the_clock_too(start, tmp_path):
     with pytest.raises(Killed):
         train(start, tmp_path / "out", rl=rl, reward=at_rollout(2, die))
     assert notes(tmp_path / "out")["step"] == 2
+
+
+# ---- weights of validations ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def judged(monkeypatch):
+    """Gold of the validations, one after the other, whatever was painted."""
+    real, golds = reinforcement_run.validate, [0.2, 0.5, 0.5, 0.3, 0.6]
+
+    def validate(*given, **words):
+        return dataclasses.replace(found := real(*given, **words), means=found.means | {"gold": golds.pop(0)})
+
+    monkeypatch.setattr(reinforcement_run, "validate", validate)
+
+
+@pytest.mark.parametrize("keep, kept", [("best", [2]), ("all", [0, 2, 4, 6]), ("none", [])])
+def test_validations_keep_their_weights(start, tmp_path, judged, keep, kept):
+    """The first of the best; with a validation after each of three rollouts of two updates."""
+    out = tmp_path / "runs" / "tiny" / "seed3"
+    train(start, out, rl={"rollouts": 3, "validate_every": 1, "keep_weights": keep})
+    assert sorted(int(path.stem) for path in (out / "validation").glob("*.safetensors")) == kept
+    assert record(out)["best_update"] == 2
+    if keep == "all":
+        last = (out / "validation" / "000006.safetensors").read_bytes()
+        assert last == weights(out) and (out / "validation" / "000002.safetensors").read_bytes() != last
+        assert (out / "validation" / "000000.safetensors").read_bytes() == weights(start / "init")
+    if keep == "best":
+        for at in ("best", "2"):
+            export.export(out, tmp_path / at, at)
+            assert weights(tmp_path / at) == (out / "validation" / "000002.safetensors").read_bytes()
+            told = json.loads((tmp_path / at / "run.json").read_text())
+            assert (told["update"], told["weights"]) == (2, digest(tmp_path / at / "model.safetensors"))
+            assert told["weights"] in (tmp_path / at / "README.md").read_text()
+            checkpoint.load_model(tmp_path / at)
+    else:
+        wanted = re.escape(f"(rl.keep_weights): {', '.join(map(str, kept)) or 'none'}")
+        for at in ("5", "first"):
+            with pytest.raises(UserError, match=f"^--at {at}: expected an update whose weights were kept {wanted}$"):
+                export.export(out, tmp_path / "made", at)
+
+
+def test_kept_adapters_are_exported_in_the_weights_of_the_parent(start, tmp_path):
+    out, rl = tmp_path / "runs" / "tiny" / "seed3", {"rollouts": 2, "lora_rank": 2, "keep_weights": "all"}
+    train(start, out, rl=rl)
+    assert (out / "validation" / "000004.safetensors").stat().st_size < (out / "model.safetensors").stat().st_size / 4
+    with pytest.raises(UserError, match="runs/sft: expected the parent that the adapters in "):
+        export.export(out, tmp_path / "made", "4")
+    shutil.copytree(start / "init", tmp_path / "runs" / "sft" / "seed0")
+    export.export(out, tmp_path / "made", "4")
+    assert weights(tmp_path / "made") == weights(out)
+
+
+def test_the_best_is_known_after_a_stop(start, tmp_path, judged):
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit):
+        train(start, out, rl={"validate_every": 1}, reward=at_rollout(1, send))
+    train(start, out, rl={"validate_every": 1})
+    assert [path.stem for path in (out / "validation").glob("*.safetensors")] == ["000008"]
+    assert record(out)["best_update"] == 8
 
 
 # ---- one owner, one record -------------------------------------------------------------------------------------

@@ -79,9 +79,12 @@ def inspect(checkpoint: Checkpoint, json: Json = False) -> None:
 def export(
     run: Annotated[Path, typer.Argument(help="Folder of the finished run.")],
     out: Annotated[Path, writes("Folder to make.", folder=True, kind=typer.Argument)],
+    at: Annotated[
+        str | None, typer.Option(help="A validation whose weights were kept, by its update, or `best` by its gold.")
+    ] = None,
 ) -> None:
     """Put a run's checkpoint into a folder of its own, with a model card."""
-    tools.export.export(run, out)
+    tools.export.export(run, out, at)
     print(f"wrote {out}")
 
 

@@ -154,5 +154,8 @@ class UnifiedModel(Protocol):
     def decode(self, tokens: Tensor) -> Tensor:
         """Latents -> images; differentiable."""
 
+    def weights(self) -> dict[str, Tensor]:
+        """The tensors of the file of weights that it saves."""
+
     def save(self, folder: Path, info: dict, half: bool = False) -> None:
         """Write the model's folder; ``half`` stores 16 bits a number, ``info`` (provenance) goes into model.json."""

@@ -260,11 +260,14 @@ class MoTModel(nn.Module):
         with torch.autocast(tokens.device.type, enabled=False):
             return self.codec.decode(unpatchify(tokens, self.mot.config.latent_patch, *self.grid))
 
+    def weights(self) -> dict[str, Tensor]:
+        return self.state_dict()
+
     def save(self, folder: Path, info: dict, half: bool = False) -> None:
         """Write the model's folder; ``half`` stores fp16."""
         save_tokenizer(self.tokenizer, folder / "tokenizer")
-        tensors = self.state_dict()
-        write_tensors(folder / "model.safetensors", {k: v.half() if half else v for k, v in tensors.items()})
+        tensors = {name: tensor.half() if half else tensor for name, tensor in self.weights().items()}
+        write_tensors(folder / "model.safetensors", tensors)
         codec = CodecCard(self.codec.channels, self.codec.patch, self.codec.downsample)
         write_json(folder / "model.json", asdict(Card(FORMAT, self.mot.config, codec, self.image_size)) | info)
 

@@ -7,10 +7,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from unigrpo.core import tensor_files
 from unigrpo.core.errors import UserError
-from unigrpo.core.files import new_folder, read_json, read_text, write_json, write_text
+from unigrpo.core.files import digest, new_folder, read_json, read_text, write_json, write_text
 from unigrpo.core.settings import from_dict, to_dict
-from unigrpo.models import checkpoint
+from unigrpo.models import checkpoint, lora
 from unigrpo.report.data.results import PAPER, Folder, Paper, Row, Scores, Sources, write_scores
 from unigrpo.study import provenance, resolve
 from unigrpo.study.config import RunConfig
@@ -94,10 +95,10 @@ def card(folder: Path, cfg: RunConfig) -> str:
     )
 
 
-def export(folder: Path, out: Path) -> None:
+def export(folder: Path, out: Path, at: str | None = None) -> None:
     """Write ``out`` from a finished run: weights, tokenizer, configuration, provenance, licence, the model card, and
-    adapters of released models as peft and diffusers read them. Raises UserError where the run lacks something or
-    ``out`` is there already."""
+    adapters of released models as peft and diffusers read them. ``at`` chooses a validation whose weights were kept:
+    its update, or ``best``. Raises UserError where the run lacks something or ``out`` is there already."""
     where, data = provenance.needed_configuration(folder)
     try:
         cfg = from_dict(RunConfig, data)
@@ -107,16 +108,44 @@ def export(folder: Path, out: Path) -> None:
     for name in (*backbone.FILES, "run.json"):
         if not (folder / name).exists():
             raise UserError(f"{folder / name}: not found, expected a finished run")
-    text = card(folder, cfg)
     with new_folder(out) as temporary:
         for name in (*backbone.FILES, "run.json"):
             copy = shutil.copytree if (folder / name).is_dir() else shutil.copyfile
             copy(folder / name, temporary / name)
+        if at is not None:
+            _put_weights(folder, temporary, cfg, at)
         if hasattr(backbone, "convert"):
-            backbone.convert(folder, temporary)
+            backbone.convert(temporary, temporary)
         shutil.copyfile(provenance.ROOT / "LICENSE", temporary / "LICENSE")
         write_json(temporary / "config.json", to_dict(cfg))
-        write_text(temporary / "README.md", text)
+        write_text(temporary / "README.md", card(folder if at is None else temporary, cfg))
+
+
+def _put_weights(folder: Path, out: Path, cfg: RunConfig, at: str) -> None:
+    """Put the weights of a validation of the run in ``folder``, and a record of them, into its copy ``out``. Kept
+    adapters go into the weights of the parent beside the run. Raises UserError where something is not there."""
+    record, kept = read_json(out / "run.json"), folder / "validation"
+    update = record.get("best_update") if at == "best" else int(at) if at.isdecimal() else None
+    path = kept / f"{-1 if update is None else update:06d}.safetensors"
+    if not path.exists():
+        there = ", ".join(f"{int(each.stem)}" for each in sorted(kept.glob("*.safetensors"))) or "none"
+        raise UserError(f"--at {at}: expected an update whose weights were kept (rl.keep_weights): {there}")
+    if cfg.rl.lora_rank and not cfg.backbone_facts.adapters_only:
+        wanted = record["inputs"]["parent"]
+        seeds = (folder.parents[1] / cfg.init).glob("seed*")
+        parents = [each for each in seeds if digest(provenance.weights_file(each)) == wanted]
+        if not parents:
+            raise UserError(
+                f"{folder.parents[1] / cfg.init}: expected the parent that the adapters in {path} belong to"
+            )
+        model = checkpoint.load_model(parents[0], "cpu", cfg.model)
+        lora.inject(model, cfg.rl.lora_rank, cfg.rl.train, cfg.seed)
+        tensor_files.load_weights(lora.trained(model), tensor_files.read_tensors(path), path)
+        lora.merge(model)
+        tensor_files.write_tensors(provenance.weights_file(out), model.weights())
+    else:
+        shutil.copyfile(path, provenance.weights_file(out))
+    write_json(out / "run.json", record | {"update": update, "weights": digest(provenance.weights_file(out))})
 
 
 def ship(run: Path, out: Path) -> None:

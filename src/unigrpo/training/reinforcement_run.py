@@ -19,6 +19,7 @@ import torch
 
 from unigrpo.core import distributed
 from unigrpo.core.files import read_json
+from unigrpo.core.tensor_files import write_tensors
 from unigrpo.episodes.rollout import diversity
 from unigrpo.episodes.shares import local_rows
 from unigrpo.models import checkpoint, lora, sharding
@@ -76,7 +77,8 @@ def reinforce(frame: Frame, init: Path, reward, decoding: Decoding) -> None:
         lora.merge(model)
     collapse = collapse or fallen(frame)
     keep = rl.keep_state and collapse is None
-    frame.close(model, keep, ema=False, collapsed=collapse is not None, collapse=collapse)
+    ends = {"collapsed": collapse is not None, "collapse": collapse, "best_update": best(frame) if frame.main else None}
+    frame.close(model, keep, ema=False, **ends)
 
 
 def learn_and_record(frame: Frame, run: Learner, index: int) -> dict[str, float]:
@@ -120,13 +122,36 @@ def check_policy(frame: Frame, run: Learner, decoding: Decoding, yardstick: Prob
         images = run.cfg.rl.validation_images
         validation = validate(model, run.cfg, decoding, per_prompt=images, proxy=run.nets.reward)
         moved = drift(model, yardstick)
-    if validation is None:
+    if validation is not None:
+        record(validation, frame.out / "validation", counts["updates"])
+        distances = {"drift": sum(moved) / len(moved)} | {f"drift_{k}": value for k, value in enumerate(moved)}
+        so_far = {"update": counts["updates"], "images": counts["images"]}
+        frame.log.write(kind="validation", rollout=index, **so_far, **validation.means, **distances)
+        frame.report(index + 1, validation.means)
+    keep_weights(frame, run)
+
+
+def keep_weights(frame: Frame, run: Learner) -> None:
+    """Keep the weights of the policy that was validated last as ``validation/<update>.safetensors``, the adapters alone
+    where the run has given it some: of every validation, or of the best so far in place of the one before it."""
+    which, update = run.cfg.rl.keep_weights, run.counts["updates"]
+    chosen = which == "all" or (which == "best" and frame.main and best(frame) == update)
+    if not distributed.collect([chosen])[0]:
         return
-    record(validation, frame.out / "validation", counts["updates"])
-    distances = {"drift": sum(moved) / len(moved)} | {f"drift_{k}": value for k, value in enumerate(moved)}
-    so_far = {"update": counts["updates"], "images": counts["images"]}
-    frame.log.write(kind="validation", rollout=index, **so_far, **validation.means, **distances)
-    frame.report(index + 1, validation.means)
+    adapters = added_rank(run.cfg) > 0
+    tensors = lora.trained(run.judged).state_dict() if adapters else run.judged.weights()
+    tensors = {name: sharding.full(tensor) for name, tensor in tensors.items()}
+    if frame.main:
+        path = frame.out / "validation" / f"{update:06d}.safetensors"
+        write_tensors(path, tensors)
+        for earlier in set(path.parent.glob("*.safetensors")) - {path} if which == "best" else ():
+            earlier.unlink()
+
+
+def best(frame: Frame) -> int:
+    """The update whose validation has the highest gold, the first of several."""
+    rows = [frame.log.column(name, kind="validation") for name in ("gold", "update")]
+    return max(zip(*rows, strict=True), key=lambda row: row[0])[1]
 
 
 def fallen(frame: Frame) -> str | None:

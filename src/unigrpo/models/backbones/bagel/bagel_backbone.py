@@ -81,11 +81,14 @@ class Bagel(MoTModel):
         """As for every model, after the system prompt."""
         return super().row_bytes([self.system_ids + ids for ids in prompt_ids], max_tokens)
 
+    def weights(self) -> dict[str, Tensor]:
+        return self.mot.state_dict()
+
     def save(self, folder: Path, info: dict, half: bool = False) -> None:
         """Write a release. ``half`` stores bf16, as the published file; otherwise nothing is rounded. ``info``
         (provenance) goes into ``model.json``, which is ours."""
         kind = torch.bfloat16 if half else None
-        network = {name: tensor.to(kind or tensor.dtype) for name, tensor in self.mot.state_dict().items()}
+        network = {name: tensor.to(kind or tensor.dtype) for name, tensor in self.weights().items()}
         write_tensors(folder / NETWORK, network, {"format": "pt"})
         write_tensors(folder / AUTOENCODER, self.codec.official(), {"format": "pt"})
         for name, card in self.cards.items():

@@ -321,11 +321,14 @@ class LlmDit(nn.Module):
 
     # -- files ---------------------------------------------------------------------------------------------------
 
+    def weights(self) -> dict[str, Tensor]:
+        return self.state_dict()
+
     def save(self, folder: Path, info: dict, half: bool = False) -> None:
         """Write a run's folder: adapters in fp32 whatever ``half`` says, the language model's tokenizer, and what
         ``origin`` says of the two releases, beside ``info`` (provenance)."""
         save_tokenizer(self.tokenizer, folder / "tokenizer")
-        write_tensors(folder / "model.safetensors", self.state_dict())
+        write_tensors(folder / "model.safetensors", self.weights())
         write_json(folder / "model.json", asdict(self.origin) | info)
 
 
