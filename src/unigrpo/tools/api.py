@@ -1,12 +1,4 @@
-"""The suite from Python.
-
-import unigrpo
-
-model = unigrpo.load("assets/base")
-painting = model.generate("a photo of a red circle and a star")
-painting.image, painting.trace  # a picture of PIL, and the reasoning that it was painted from
-unigrpo.judge(painting)  # {"gold": ..., "strict": ..., "official": ...}
-"""
+"""The suite from Python: ``unigrpo.load("assets/base").generate("a photo of a red circle").judge()``."""
 
 from __future__ import annotations
 

@@ -1,9 +1,7 @@
-"""Where the reward's spread within a group comes from.
-
-GRPO learns from differences within a group, and both parts of a joint policy share one advantage. For every validation
-prompt this draws T traces and paints M images for each, as a rollout would; a one-way random-effects analysis of
-variance then splits the variance of the reward of one episode into the part of its trace and the part of the
-image noise. What the trace explains, only the reasoning expert can act on; what it does not, only the denoising expert.
+"""Where the reward's spread within a group comes from: traces, which the reasoning expert alone can act on, or image
+noise, on which the denoising expert alone can. Both parts of a joint policy share one advantage. T traces of every
+validation prompt are written and M images of each painted, as in a rollout; a one-way random-effects analysis of
+variance splits the variance of an episode's reward.
 """
 
 from __future__ import annotations
@@ -32,9 +30,8 @@ def components(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Unbiased (expected mean squares), so the first may be below zero for a single prompt. T and M at least 2.
     """
-    per_trace = values.shape[2]
     within = values.var(axis=2, ddof=1).mean(axis=1)
-    return values.mean(axis=2).var(axis=1, ddof=1) - within / per_trace, within
+    return values.mean(axis=2).var(axis=1, ddof=1) - within / values.shape[2], within
 
 
 def trace_share(values: np.ndarray, rng: np.random.Generator) -> dict[str, float]:
@@ -46,10 +43,9 @@ def trace_share(values: np.ndarray, rng: np.random.Generator) -> dict[str, float
         return float(between[rows].mean() / (between[rows].mean() + within[rows].mean()))
 
     p = len(values)
-    drawn = [share(rng.integers(p, size=p)) for _ in range(RESAMPLES)]
-    lo, hi = np.quantile(drawn, [0.025, 0.975])
+    lo, hi = np.quantile([share(rng.integers(p, size=p)) for _ in range(RESAMPLES)], [0.025, 0.975]).tolist()
     variances = {"variance_trace": float(between.mean()), "variance_image": float(within.mean())}
-    return {"share": share(np.arange(p)), "lo": float(lo), "hi": float(hi), **variances}
+    return {"share": share(np.arange(p)), "lo": lo, "hi": hi, **variances}
 
 
 def paint_each(

@@ -1,9 +1,8 @@
 """The comparisons of claims, and the rule by which each is answered.
 
 A comparison takes what the catalogue's entry of its claim names: rows, pairs of rows, or runs, by their place in it. It
-is about judged images, at tuned guidance, about what training cost, or about training itself: then it reads records and
-validations, and a run's last validation is compared with the first, with the best (chosen on the other seeds, see
-report.data.logs) or with another run's last.
+is about judged images at tuned guidance, the cost of training, or training itself: then a run's last validation is
+compared with the first, with the best (chosen on the other seeds, see report.data.logs) or with another run's last.
 """
 
 from __future__ import annotations
@@ -70,11 +69,9 @@ def any_one(answers: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Finding:
-    """How one comparison came out: its effect, the interval of a difference, and on how much it rests.
-
-    ``missing`` names what it lacks; ``prompts`` (or what ``unit`` says instead) is 0 where it is a count over seeds.
-    One that is not ``counted`` is shown and decides nothing.
-    """
+    """How one comparison came out: its effect, the interval of a difference, and on how much it rests. ``missing``
+    names what it lacks; ``prompts`` (or what ``unit`` says instead) is 0 where it is a count over seeds. One that is
+    not ``counted`` is shown and decides nothing."""
 
     what: str
     answer: str = MISSING

@@ -239,10 +239,8 @@ class Sources:
 
     def gap(self, better: Row, row: Row, benchmark: str, metric: str, tag: str | None = None) -> stats.Estimate | None:
         """``better`` - ``row``, paired by prompt and seed, over one category where ``tag`` is given; None where either
-        was not scored or no seed is shared.
-
-        The only seed of a supervised run stands for all. One that is left of a reinforced run does not.
-        """
+        was not scored or no seed is shared. The only seed of a supervised run stands for all; one that is left of a
+        reinforced run does not."""
         a, b = (self.cells(r, benchmark, metric, tag) for r in (better, row))
         if a is None or b is None:
             return None

@@ -1,9 +1,8 @@
 """Images with their traces and verdicts, and the words of a trace that the verdict turned on.
 
-A fact of the prompt is an exam point of unigrpo.world.exam_points. The benchmark's verdict is asked twice: on the image
-(its reason is in scores.jsonl) and on the plan of the trace, as if it had been painted to the letter. A denied fact
-marks the words of the trace that speak of it: PLAN where the trace already contradicts the prompt, PAINT where the
-trace is right and the image is not. A malformed trace, or one in free text, has no marks.
+The benchmark's verdict is asked twice: on the image (its reason is in scores.jsonl) and on the plan of the trace, as if
+it had been painted to the letter. A denied fact of the prompt (an exam point) marks the words of the trace that speak
+of it: PLAN where the trace already contradicts the prompt, PAINT where the trace is right and the image is not.
 """
 
 from __future__ import annotations
@@ -34,11 +33,8 @@ Entry = list[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Sample:
-    """One image (H, W, 3) uint8 and its trace, None if painted without one.
-
-    ``correct``: whether the verdict is right in all, None without one; ``reason``: why not, one line a failure;
-    ``scores``: metric -> value.
-    """
+    """One image (H, W, 3) uint8 and its trace, None if painted without one. ``correct``: whether the verdict is right
+    in all, None without one; ``reason``: why not, one line a failure; ``scores``: metric -> value."""
 
     prompt_id: str
     prompt: str
@@ -141,10 +137,8 @@ def _words(point: ExamPoint, plan: Plan, asked: set[str]) -> list[tuple[int, int
 
 
 def marked(trace: str | None, judge: str, meta: Mapping, reason: str) -> list[Entry] | None:
-    """The objects of a trace, each word with its mark; None where the trace states no plan. A reward marks nothing.
-
-    ``reason`` is the verdict's on the image, empty where it was right or not judged.
-    """
+    """The objects of a trace, each word with its mark; None where it is malformed or free text. A reward marks nothing.
+    ``reason`` is the verdict's on the image, empty where it was right or not judged."""
     plan = parse_trace(trace or "")
     if plan is None:
         return None

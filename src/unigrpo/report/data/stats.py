@@ -96,12 +96,9 @@ def estimate(cells: Cells, rng: np.random.Generator, by_category: bool = True, r
 
 
 def difference(a: Cells, b: Cells, one_for_all: bool = True) -> Cells:
-    """Cells of a - b, paired by prompt and by seed; only seeds that both have take part.
-
-    ``one_for_all``: a run with a single seed (a checkpoint that all others start from) is paired with every seed of
-    the other; no interval then has its spread between seeds. Raises UserError when prompts differ or no seed
-    is shared.
-    """
+    """Cells of a - b, paired by prompt and by seed; only seeds that both have take part. ``one_for_all``: a run with a
+    single seed (a checkpoint that all others start from) is paired with every seed of the other; no interval then has
+    its spread between seeds. Raises UserError when prompts differ or no seed is shared."""
     if a.prompts != b.prompts:
         odd = sorted(set(a.prompts) ^ set(b.prompts))
         raise UserError(f"scores: a paired difference needs the same prompts in both runs; unmatched: {odd[:3]}")
@@ -128,11 +125,8 @@ def improvement(a: Cells, b: Cells, rng: np.random.Generator) -> Estimate:
 def rank_correlation(
     a: Sequence[float], b: Sequence[float], rng: np.random.Generator, resamples: int = RESAMPLES
 ) -> tuple[float, float, float] | None:
-    """Spearman's rank correlation of two columns of n numbers, and its bootstrap percentile interval over rows.
-
-    None under LEAST_RANKED rows, or where a column is constant and has no order. So has a resample that draws one
-    value only; it is left out.
-    """
+    """Spearman's rank correlation of two columns of n numbers, and its bootstrap percentile interval over rows. None
+    under LEAST_RANKED rows, or where a column is constant and has no order; a resample without order is left out."""
     a, b, n = np.asarray(a, dtype=float), np.asarray(b, dtype=float), len(a)
     if n < LEAST_RANKED or np.ptp(a) == 0 or np.ptp(b) == 0:
         return None

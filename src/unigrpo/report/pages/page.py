@@ -58,9 +58,7 @@ def parts(title: str, sections: Sequence[tuple[str, pd.DataFrame | Sequence[str]
 
 def latex(frame: pd.DataFrame, caption: Sequence[str], label: str) -> str:
     """``frame`` of strings and numbers as a LaTeX table: the first two columns flush left, the rest centred.
-
-    ``caption`` is a list of plain sentences, ``label`` comes after ``tab:``.
-    """
+    ``caption`` is a list of plain sentences, ``label`` comes after ``tab:``."""
     rows = [" & ".join(latex_cell(str(value)) for value in row) for row in frame.itertuples(index=False)]
     return read_text(LATEX) % {
         "caption": " ".join(map(latex_text, caption)),
