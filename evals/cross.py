@@ -107,13 +107,9 @@ def lines(images: pd.DataFrame, sources: Sequence[Source], failed: Sequence[dict
             if run != first:
                 apart = difference(mine, found[name][first])
                 gap = estimate(apart, numpy_generator(0, "cross gap", run, name), by_category=False)
-            rows.append(
-                {"run": run, "trained_on": trained[run], "reward": name}
-                | columns("mean", mean)
-                | columns("gap", gap)
-                | {"seeds": mean.seeds, "prompts": mean.prompts}
-                | counts
-            )
+            head = {"run": run, "trained_on": trained[run], "reward": name}
+            sizes = {"seeds": mean.seeds, "prompts": mean.prompts} | counts
+            rows.append(head | columns("mean", mean) | columns("gap", gap) | sizes)
     return rows
 
 

@@ -92,7 +92,7 @@ class Mask2Former:
         seen, size = inputs["pixel_values"].shape[-2:], (images[0].height, images[0].width)
         pairs = zip(output.class_queries_logits, output.masks_queries_logits, strict=True)
         return [
-            keep(*instances(classes, masks, seen, size, geneval.SCORE_THRESHOLD), tag)
+            keep(*instances(classes, masks, seen, size, geneval.THRESHOLDS[0]), tag)
             for (classes, masks), tag in zip(pairs, tags, strict=True)
         ]
 
@@ -126,7 +126,7 @@ def keep(
     labels: np.ndarray,
     masks: Sequence[np.ndarray | None],
     tag: str,
-    thresholds: tuple[float, float] = (geneval.SCORE_THRESHOLD, geneval.COUNTING_THRESHOLD),
+    thresholds: tuple[float, float] = geneval.THRESHOLDS,
     max_overlap: float = 1.0,
 ) -> Found:
     """The official filter on the detections of one image; ``labels`` are indices of GenEval's classes."""

@@ -12,8 +12,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -77,8 +77,7 @@ def cell_labels(scene: Scene) -> Tensor:
     return labels
 
 
-@dataclass(frozen=True)
-class Labelled:
+class Labelled(NamedTuple):
     """n images (n, H, W, 3) uint8, their prompts and verdicts; cells (n, 2, 9) for renders."""
 
     prompts: list[Prompt]

@@ -8,9 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -88,8 +87,7 @@ def in_batches(score: Score, size: int) -> Score:
     return score_all
 
 
-@dataclass(frozen=True)
-class Clip:
+class Clip(NamedTuple):
     """CLIP of transformers: both towers, and the tokenizer where texts are read. Embeddings have unit length and are
     differentiable in the pixels."""
 

@@ -8,6 +8,7 @@ and strewn with patches that are no objects.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -85,15 +86,13 @@ def _decode(output: Tensor, scale: float) -> list[list[Detection]]:
         else:
             merged[image].append([share, *rest])
     unit = STRIDE * scale
-    found: list[list[Detection]] = []
-    for objects in merged:
-        found.append([])
-        for total, k, c, (x, y), r in objects:
-            if total > MIN_SCORE:
-                box = ((x - r) * unit, (y - r) * unit, (x + r) * unit, (y + r) * unit)
-                found[-1].append(Detection(CLASSES[k], COLOR_NAMES[c], box, min(total, 1.0)))
-        found[-1].sort(key=lambda d: -d.score)
-    return found
+
+    def detection(total: float, k: int, c: int, at: list[float], r: float) -> Detection:
+        box = tuple(v * unit for v in (at[0] - r, at[1] - r, at[0] + r, at[1] + r))
+        return Detection(CLASSES[k], COLOR_NAMES[c], box, min(total, 1.0))
+
+    found = ([detection(*o) for o in objects if o[0] > MIN_SCORE] for objects in merged)
+    return [sorted(detections, key=lambda d: -d.score) for detections in found]
 
 
 def scattered_scene(rng: np.random.Generator, n_objects: int) -> Scene:
@@ -111,11 +110,8 @@ def scattered_scene(rng: np.random.Generator, n_objects: int) -> Scene:
 
 def targets(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Cell (m, 3: image, row, column), class (m,), colour (m,), and centre and radius (m, 3) in strides."""
-    rows = [
-        (i, min(int(o.y * CELLS), CELLS - 1), min(int(o.x * CELLS), CELLS - 1), o)
-        for i, scene in enumerate(scenes)
-        for o in scene.objects
-    ]
+    objects = [(i, o) for i, scene in enumerate(scenes) for o in scene.objects]
+    rows = [(i, min(int(o.y * CELLS), CELLS - 1), min(int(o.x * CELLS), CELLS - 1), o) for i, o in objects]
     cell = torch.tensor([row[:3] for row in rows]).reshape(-1, 3)
     cls = torch.tensor([CLASSES.index(o.cls) for *_, o in rows], dtype=torch.long)
     color = torch.tensor([COLOR_NAMES.index(o.color) for *_, o in rows], dtype=torch.long)
@@ -170,10 +166,8 @@ def train(steps: int, batch: int, seed: int) -> Detector:
     optimizer = torch.optim.AdamW(model.parameters(), LR, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=steps, pct_start=0.1)
     for step in range(steps):
-        drawn = [
-            scattered_scene(rng, int(rng.integers(1, 7))) if i % 2 else random_scene(rng, int(rng.integers(1, 5)))
-            for i in range(batch)
-        ]
+        layouts = itertools.cycle([(random_scene, 5), (scattered_scene, 7)])
+        drawn = [draw(rng, int(rng.integers(1, end))) for draw, end in itertools.islice(layouts, batch)]
         scenes = [drawn[i] for i in rng.permutation(batch)]
         value = loss(model(augment(render(scenes, SIZE), rng)), scenes)
         optimizer.zero_grad()

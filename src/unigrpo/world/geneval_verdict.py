@@ -37,7 +37,7 @@ CATEGORIES = ("single_object", "two_object", "counting", "colors", "position", "
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 PROMPT_SEED = 43
-SCORE_THRESHOLD, COUNTING_THRESHOLD, MAX_OBJECTS = 0.3, 0.9, 16
+THRESHOLDS, MAX_OBJECTS = (0.3, 0.9), 16  # scores of all prompts but counting, and of counting
 POSITION_THRESHOLD, DIRECTION_RATIO, COINCIDENT = 0.1, 0.5, 1e-3
 
 Boxes = Mapping[str, Sequence[Sequence[float]]]
@@ -103,10 +103,7 @@ def _iou(a: np.ndarray, b: np.ndarray) -> np.float32:
 
 
 def kept_indices(
-    boxes: Sequence[Sequence[float]],
-    tag: str,
-    max_overlap: float = 1.0,
-    thresholds: tuple[float, float] = (SCORE_THRESHOLD, COUNTING_THRESHOLD),
+    boxes: Sequence[Sequence[float]], tag: str, max_overlap: float = 1.0, thresholds: tuple[float, float] = THRESHOLDS
 ) -> list[int]:
     """Which detections of one class the official filter keeps, best score first (of equals, the later one). Scores
     strictly above the first of ``thresholds`` (the second for counting prompts), the best 16, then, for ``max_overlap``

@@ -74,10 +74,9 @@ class Statement:
 
     def parts(self) -> list[tuple]:
         """Keys of the statement and of every two of its groups (with the relation, if it is theirs)."""
-        return [self.combination()] + [
-            Statement(pair, None if number else self.relation).combination()
-            for number, pair in enumerate(itertools.combinations(self.groups, 2))
-        ]
+        pairs = enumerate(itertools.combinations(self.groups, 2))
+        smaller = (Statement(pair, None if number else self.relation) for number, pair in pairs)
+        return [statement.combination() for statement in (self, *smaller)]
 
     def text(self) -> str:
         phrases = [group.phrase for group in self.groups]
@@ -251,11 +250,8 @@ def prompt_set(name: str) -> tuple[Prompt, ...]:
         raise UserError(f"prompt set {name!r}: expected one of {', '.join(SETS)}")
     tags = {"geneval_eval": CATEGORIES, "ta_eval": (COMPOUND,)}.get(name, (*CATEGORIES, COMPOUND))
     split = "eval" if name.endswith("_eval") else name
-    return tuple(
-        make_prompt(f"{name}/{tag}/{i:03d}", tag, statement)
-        for tag in tags
-        for i, statement in enumerate(_splits()[0][tag][split])
-    )
+    rows = [(tag, i, statement) for tag in tags for i, statement in enumerate(_splits()[0][tag][split])]
+    return tuple(make_prompt(f"{name}/{tag}/{i:03d}", tag, statement) for tag, i, statement in rows)
 
 
 def prompt_hash(prompts: Sequence[Prompt]) -> str:
