@@ -121,7 +121,7 @@ def _stop(snakemake: psutil.Process, results: Path, caught: list[int]) -> None:
     psutil.wait_procs(tees, timeout=1)
     logs = [results / "logs" / f"{step}.log" for step in asked.values()]
     if not any(path.exists() and CONTINUES in files.read_text(path)[-200:] for path in logs):
-        _say(f"stopped; {CONTINUES}")
+        _say(f"\nstopped; {CONTINUES}")  # below a progress bar
 
 
 def _say(line: str) -> None:
