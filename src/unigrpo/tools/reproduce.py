@@ -120,7 +120,7 @@ def _stop(snakemake: psutil.Process, results: Path, caught: list[int]) -> None:
             tees.append(process) if process.name() == "tee" else process.kill()
     psutil.wait_procs(tees, timeout=1)
     logs = [results / "logs" / f"{step}.log" for step in asked.values()]
-    if not any(path.exists() and CONTINUES in files.read_text(path)[-200:] for path in logs):
+    if not any(path.exists() and CONTINUES in files.read_text(path)[-1000:] for path in logs):
         _say(f"\nstopped; {CONTINUES}")  # below a progress bar
 
 

@@ -116,6 +116,7 @@ class Frame:
                 self.mark("step")
                 bar.set_postfix(learn(index), refresh=False)
             except Stopped:
+                bar.close()  # the last word is the line on the stop
                 self.stop(index)
             except Collapse as reason:
                 row = {self.key: index, "update": self.counts["updates"], "reason": str(reason)}
@@ -123,6 +124,7 @@ class Frame:
                 return f"{self.key} {index}: {reason}"
             if done % settings.validate_every == 0 or done == self.total:
                 if self.asked():
+                    bar.close()
                     self.stop(done, validated=False)
                 validate(index)
             late = distributed.collect([time.monotonic() - self.saved_when > 60 * settings.checkpoint_minutes])[0]
