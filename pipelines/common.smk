@@ -9,7 +9,8 @@ from unigrpo.core.errors import UserError
 from unigrpo.core.settings import flat
 from unigrpo.report.data import phrases
 from unigrpo.study import catalogue, resolve, standing
-from unigrpo.study.facts import BACKBONES, REWARDS
+from unigrpo.study.facts import BACKBONES
+from unigrpo.study.training_inputs import judging, named_files
 
 ROOT = Path(os.path.relpath(HERE))  # relative, so that a moved checkout has nothing to do anew
 CATALOGUE_FILE = ROOT / "pipelines" / "experiments.yaml"
@@ -48,8 +49,14 @@ KEEP_CODE = config.get("code") == "keep"
 STAGES = {"rl": "train", "sft": "sft", "base": "pretrain"}  # of runs, and the rules that train them
 NOTICED = {}  # step -> why it is out of date
 GIVEN_AS_FILES = ("decoding", "scores")  # what steps read and write; of everything else they are given the folder
-SAMPLED = resolve.fingerprint([[n, b.prompts, b.version, b.images, b.least_prompts] for n, b in BENCHMARKS.items()])
-JUDGES = resolve.fingerprint([[name, b.judge, b.judge_options] for name, b in BENCHMARKS.items()])
+SAMPLED = {
+    name: [b.prompts, standing.content(ROOT / b.prompts), b.version, b.images, b.least_prompts]
+    for name, b in BENCHMARKS.items()
+}
+JUDGES = {
+    name: [b.judge, b.judge_options, *map(standing.content, named_files(b.judge_options))]
+    for name, b in BENCHMARKS.items()
+}
 ALONE = {"gpu": GPUS, "first_gpu": GPUS, "mem_mb": MEMORY, "runtime": MINUTES}  # of a step that is one process
 TOGETHER = ALONE | {"gpu": GPUS * PROCESSES, "mem_mb": MEMORY_OF_ALL}  # of a step that is all of them
 
@@ -130,7 +137,7 @@ def learned(wildcards):
 
 def judges(wildcards):
     """What scores depend on, beside samples."""
-    return {"judges": JUDGES}
+    return JUDGES
 
 
 def logs(step):
@@ -244,15 +251,16 @@ def step_options(wildcards, input, output):
 
 
 def reward_model(wildcards):
-    """The learned reward that the run is trained on."""
-    name = STUDY.config(wildcards.run, int(wildcards.seed))["rl"]["reward"]
-    return f"results/{SCALE}/{REWARDS.load(name).FACTS.trained or 'reward'}/model.safetensors"
+    """The learned reward that the run is trained on, alone or among others."""
+    rl = STUDY.config(wildcards.run, int(wildcards.seed))["rl"]
+    trained = [facts.trained for facts in judging(rl["reward"], rl["reward_options"]).values() if facts.trained]
+    return f"results/{SCALE}/{trained[0]}/model.safetensors" if trained else []
 
 
-def prompt_file(wildcards):
-    """The file of prompts that the run is trained on, if it names one."""
-    path = STUDY.config(wildcards.run, int(wildcards.seed))["rl"]["prompt_file"]
-    return [path] if path else []
+def given_files(wildcards):
+    """The files that the run's line names: prompts, weights of its reward."""
+    rl = STUDY.config(wildcards.run, int(wildcards.seed))["rl"]
+    return [*filter(None, [rl["prompt_file"]]), *map(str, named_files(rl["reward_options"]))]
 
 
 def one_run_scores(wildcards):

@@ -13,7 +13,7 @@ are short ones and no core waits for a training that began late.
 TUNED = settings("tuning", catalogue.SFT)
 TRAINING = settings("training")
 LEARNED = settings("reward", catalogue.SFT)
-SETS = settings("evaluation", sets=SAMPLED)
+SETS = settings("evaluation", **SAMPLED)
 
 
 rule tune:
@@ -42,7 +42,7 @@ rule tune:
 
 use rule tune as train with:
     input:
-        prompt_file,
+        given_files,
         init=parent_model,
         reward=reward_model,
         decoding="results/{scale}/decoding.json",

@@ -17,6 +17,7 @@ from unigrpo.core.errors import UserError
 from unigrpo.core.files import digest
 from unigrpo.core.lazy import lazy
 from unigrpo.study.facts import BenchmarkFacts
+from unigrpo.study.training_inputs import named_files
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -73,4 +74,4 @@ def build(
 ) -> MeanReward:
     """Raises UserError."""
     _, options = rewards.named(reward)
-    return MeanReward(*rewards.held_out(reward), rewards.inputs(options))
+    return MeanReward(*rewards.held_out(reward), named_files(options))

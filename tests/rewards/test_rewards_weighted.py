@@ -20,7 +20,7 @@ from unigrpo.study import resolve
 from unigrpo.study.catalogue import load_catalogue
 from unigrpo.study.config import rl_config
 from unigrpo.study.facts import REWARDS
-from unigrpo.study.training_inputs import check_reward
+from unigrpo.study.training_inputs import check_reward, named_files
 from unigrpo.training import learner, task
 
 OWN = {
@@ -280,9 +280,9 @@ def test_local_files_of_the_options_decide_a_run(tmp_path):
         },
         "url": "http://nowhere",
     }
-    found = rewards.inputs(json.loads(json.dumps(options)))
+    found = named_files(json.loads(json.dumps(options)))
     assert [path.name for path in found] == ["head.pth", "a.safetensors", "b.json"]
-    assert rewards.inputs({"question": "Is it so? " * 100, "odd": "a\0b", "n": 3}) == []
+    assert named_files({"question": "Is it so? " * 100, "odd": "a\0b", "n": 3}) == []
     assert task.reward_source("jpeg", None, {"quality": 50}) == ({"quality": 50}, REWARDS.source("jpeg"))
     own, source = task.reward_source("learned", tmp_path, {"path": str(tmp_path / "clip"), "device": "cpu"})
     assert own == {"path": tmp_path / "clip", "device": "cpu"} and source.parent == tmp_path / "clip"

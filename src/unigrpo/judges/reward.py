@@ -6,11 +6,9 @@ itself is its ``FACTS``. Scores must be finite: a reward raises with the sample'
 
 from __future__ import annotations
 
-import errno
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -112,20 +110,3 @@ def held_out(text: str) -> tuple[str, Reward]:
     if reward.sees:
         raise UserError(f"--reward {text}: expected a reward of images alone, it sees {', '.join(reward.sees)}")
     return text if options else name, reward
-
-
-def inputs(options: Mapping) -> list[Path]:
-    """The files that a reward's ``options`` name, at any depth, and those directly in folders that they name: its
-    weights, where these are local. A run is resumed only while they stay what they are."""
-    found = []
-    for value in options.values():
-        if isinstance(value, Mapping):
-            found += inputs(value)
-        elif isinstance(value, str):
-            path = Path(value)
-            try:
-                found += [inner for inner in (sorted(path.iterdir()) if path.is_dir() else [path]) if inner.is_file()]
-            except OSError as error:
-                if error.errno != errno.ENAMETOOLONG:  # a text, such as a question
-                    raise UserError(f"{path}: cannot be read ({error})") from None
-    return found

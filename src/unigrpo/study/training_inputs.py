@@ -3,6 +3,7 @@ those of a benchmark, are checked when the catalogue is read. Imports no torch."
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -43,7 +44,7 @@ def trained_as(folder: str) -> str:
 def training_pool(cfg: RunConfig) -> list[Prompt]:
     """The prompts of ``rl.prompt_file``, or the world's without one. Raises UserError as ``read_pool``, and naming a
     tag with too few prompts to draw a rollout of distinct ones."""
-    rl, judges = cfg.rl, _facts(cfg.rl.reward, cfg.rl.reward_options)
+    rl, judges = cfg.rl, judging(cfg.rl.reward, cfg.rl.reward_options)
     if rl.prompt_file is None:
         if text := next((name for name, facts in judges.items() if facts.reads == "text"), None):
             asking = "prompts that ask for a text, which the world's do not"
@@ -87,10 +88,27 @@ def read_pool(path: Path, judges: Mapping[str, RewardFacts], closed_vocabulary: 
     return prompts
 
 
-def _facts(name: str, options: dict) -> dict[str, RewardFacts]:
+def judging(name: str, options: dict) -> dict[str, RewardFacts]:
     """The facts of a reward and of all that it is made of, by name."""
     found = {name: REWARDS.load(name, "rl.reward").FACTS}
     if found[name].parts is not None:
         for part in found[name].parts(options).values():
-            found |= _facts(*part)
+            found |= judging(*part)
+    return found
+
+
+def named_files(options: Mapping) -> list[Path]:
+    """The files that a reward's ``options`` name, at any depth, and those directly in folders that they name: its
+    weights, where these are local. A run is resumed only while they stay what they are."""
+    found = []
+    for value in options.values():
+        if isinstance(value, Mapping):
+            found += named_files(value)
+        elif isinstance(value, str):
+            path = Path(value)
+            try:
+                found += [inner for inner in (sorted(path.iterdir()) if path.is_dir() else [path]) if inner.is_file()]
+            except OSError as error:
+                if error.errno != errno.ENAMETOOLONG:  # a text, such as a question
+                    raise UserError(f"{path}: cannot be read ({error})") from None
     return found
