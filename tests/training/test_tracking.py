@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests._support import command, tiny
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json, read_jsonl, write_json
+from unigrpo.core.settings import replace
 from unigrpo.training import launch, metrics_log, tracking
 
 
@@ -64,6 +65,23 @@ def test_what_was_logged_after_the_state_that_a_run_resumes_from_is_hidden(tmp_p
     assert sit(0, {0: 1.0, 1: 2.0, 2: 3.0}) == {1: 1, 2: 2, 3: 3}
     assert sit(2, {2: 30.0, 3: 40.0}) == {1: 1, 2: 2, 3: 30, 4: 40}
     assert [row["proxy"] for _, row in read_jsonl(path)] == [1, 2, 30, 40]
+
+
+def test_all_sittings_are_one_run_of_weights_and_biases():
+    """Also when it goes on for more rollouts; another learning rate is another run."""
+
+    class Accelerator:
+        def init_trackers(self, project, config, init_kwargs):
+            self.given = init_kwargs["wandb"]
+
+    def given(first, **changes):
+        accelerator = Accelerator()
+        tracking.follower(accelerator, tiny.run_config(rl=replace(tiny.RL, **changes)), "rollout", first)
+        return accelerator.given
+
+    start = given(0)
+    assert start["resume"] == "allow" and start["id"].startswith("smoke-tiny-3-")
+    assert given(2) == given(3, rollouts=9, micro_batch=7) == start != given(0, lr_text=2e-3)
 
 
 def test_without_a_tracker_nothing_is_asked_of_accelerate(tmp_path):

@@ -91,7 +91,7 @@ class SupervisedConfig(Settings):
     painter_habits: Share = 0.0  # share of images painted by the painter's habits (image headroom, guided too)
     paint_noise: Share = 0.0  # share of images that differ from their trace in one fact (image headroom, unguided)
     validate_every: Often = 1000  # steps
-    checkpoint_every: Often = 500  # steps between two states to resume from
+    checkpoint_every: Often = 200  # steps between two states to resume from
     checkpoint_minutes: Minutes = 10  # the most between two of them
 
 

@@ -17,6 +17,7 @@ from accelerate.utils import LoggerType, ProjectConfiguration
 from unigrpo.core.errors import UserError
 from unigrpo.core.settings import flat, to_dict
 from unigrpo.study.config import RunConfig
+from unigrpo.study.resolve import fingerprint, part
 
 NAMES = [kind.value for kind in LoggerType if kind is not LoggerType.ALL]
 PROJECT = "unigrpo"
@@ -40,9 +41,13 @@ def follower(accelerator: Accelerator, cfg: RunConfig, key: str, first: int) -> 
     """Start the accelerator's trackers, if any; returns what copies a row of metrics.jsonl to them.
 
     ``key`` counts steps in a row; a run resumes after ``first`` of them, and TensorBoard hides what was logged later.
+    All sittings of a run, and what it goes on for, are one run of Weights & Biases.
     """
-    resumed = {"tensorboard": {"purge_step": first + 1 if first else 0}}
-    accelerator.init_trackers(PROJECT, config=_plain(to_dict(cfg)), init_kwargs=resumed)
+    config = to_dict(cfg)
+    name = f"{cfg.scale}-{cfg.run}-{cfg.seed}"
+    same = {"id": f"{name}-{fingerprint(part(config, 'steps'))}", "name": name, "resume": "allow"}
+    resumed = {"tensorboard": {"purge_step": first + 1 if first else 0}, "wandb": same}
+    accelerator.init_trackers(PROJECT, config=_plain(config), init_kwargs=resumed)
 
     def follow(row: dict) -> None:
         thinking = {True: "think/", False: "direct/"}.get(row.get("thinking"), "")
