@@ -1,7 +1,5 @@
 """The suite from Python: ``unigrpo.load("assets/base").generate("a photo of a red circle").judge()``."""
 
-from __future__ import annotations
-
 import io
 import math
 from collections.abc import Sequence

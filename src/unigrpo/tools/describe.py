@@ -1,7 +1,5 @@
 """What is there: a checkpoint by its files, two runs side by side, the machine. Nothing is loaded."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

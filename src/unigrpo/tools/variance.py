@@ -4,8 +4,6 @@ validation prompt are written and M images of each painted, as in a rollout; a o
 variance splits the variance of an episode's reward.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np

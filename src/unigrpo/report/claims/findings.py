@@ -5,8 +5,6 @@ is about judged images at tuned guidance, the cost of training, or training itse
 compared with the first, with the best (chosen on the other seeds, see report.data.logs) or with another run's last.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

@@ -5,8 +5,6 @@ tuned guidance or of training records; RULE says what they come to, and stood be
 is missing the claim is *not available*, and the missing rows are named.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial

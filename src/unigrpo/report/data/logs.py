@@ -8,8 +8,6 @@ What is measured on validations, K seeds x U validations x P prompts, is Cells (
   highest, so that the choice of the best flatters nothing; with one seed there is none
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

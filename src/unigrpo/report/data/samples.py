@@ -5,8 +5,6 @@ it had been painted to the letter. A denied fact of the prompt (an exam point) m
 of it: PLAN where the trace already contradicts the prompt, PAINT where the trace is right and the image is not.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property

@@ -2,8 +2,6 @@
 validation curves, and pairs of images on whose prompt the two verdicts differ.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

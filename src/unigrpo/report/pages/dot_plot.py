@@ -1,7 +1,5 @@
 """Scores as dots: a line a run and mode, our value with its interval beside the paper's."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from unigrpo.core.errors import UserError

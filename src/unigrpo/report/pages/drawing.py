@@ -1,7 +1,5 @@
 """What all figures share: sizes, colours, lines, images with their traces and verdicts; and one figure as files."""
 
-from __future__ import annotations
-
 import io
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence

@@ -4,8 +4,6 @@ One page, index.html (its template is gallery.html), and small PNG files; it ope
 network. The same page with its images inside is one file to pass on, and what the workflow's report holds.
 """
 
-from __future__ import annotations
-
 import base64
 import os
 import re

@@ -3,8 +3,6 @@ catalogue in its four forms. The CSV holds every number; Markdown and HTML a rea
 belong beside it; LaTeX what a paper prints. What is missing stands as an empty cell (CSV) or "not available".
 """
 
-from __future__ import annotations
-
 import html
 import re
 from collections.abc import Mapping, Sequence
