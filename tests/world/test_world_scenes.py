@@ -10,6 +10,7 @@ import pytest
 from unigrpo.core.errors import UserError
 from unigrpo.core.records import Detection
 from unigrpo.world import prompts, scenes, traces
+from unigrpo.world.geneval_verdict import relative_position
 from unigrpo.world.prompts import Group, Statement
 from unigrpo.world.render import render
 
@@ -67,7 +68,7 @@ def test_colours_differ_in_direction_from_the_background():
 )
 def test_relation_rule_by_hand(offset, holds):
     box = np.array([0.4, 0.4, 0.6, 0.6])
-    assert {r for r in scenes.RELATIONS if scenes.relation_holds(r, box + 2 * offset, box)} == holds
+    assert relative_position(box + 2 * offset, box, np.float64) == holds
 
 
 def relation_margin(relation, a, b):

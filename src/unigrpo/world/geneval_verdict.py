@@ -141,11 +141,11 @@ class Verdict(NamedTuple):
     score: float | None = None
 
 
-def relative_position(a: Sequence[float], b: Sequence[float]) -> set[str]:
-    """Relations that hold from box ``a`` to box ``b`` (at most two; none for near or equal centres). The centre
-    distance is reduced per axis by 0.1 of the two sizes, then compared with half of the *unreduced* distance, so that
-    close boxes may stand in no relation at all."""
-    corners = np.array([a[:4], b[:4]], dtype=np.float32).reshape(2, 2, 2)  # box, corner, axis
+def relative_position(a: Sequence[float], b: Sequence[float], kind: type[np.floating] = np.float32) -> set[str]:
+    """Relations that hold from box ``a`` to box ``b`` (at most two; none for near or equal centres), in arithmetic of
+    that ``kind``. The centre distance is reduced per axis by 0.1 of the two sizes, then compared with half of the
+    *unreduced* distance, so that close boxes may stand in no relation at all."""
+    corners = np.array([a[:4], b[:4]], dtype=kind).reshape(2, 2, 2)  # box, corner, axis
     centers = corners.mean(axis=1)
     sizes = np.abs(corners[:, 1] - corners[:, 0])
     offset = centers[0] - centers[1]

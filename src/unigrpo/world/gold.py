@@ -12,9 +12,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from unigrpo.core.records import Detection
 from unigrpo.world import exam_points, geneval_verdict
-from unigrpo.world.scenes import relation_holds
 
 EXTRA_PENALTY = 0.2
 
@@ -54,7 +55,7 @@ def judge(meta: dict, detections: Sequence[Detection]) -> Judgement:
         if "position" in clause:
             relation, index = clause["position"]
             pairs = itertools.product(_matches(clause, detections), _matches(include[index], detections))
-            related = [relation_holds(relation, a.box, b.box) for a, b in pairs]
+            related = [relation in geneval_verdict.relative_position(a.box, b.box, np.float64) for a, b in pairs]
             facts.append(bool(related) and all(related))
     extra = sum((found - asked).values())
     strict = all(facts) and extra == 0

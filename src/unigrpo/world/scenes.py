@@ -2,13 +2,12 @@
 
 Positions and sizes are continuous: centres jitter by up to 15 % of a cell, diameters are 62-78 % of a cell,
 so neither an object nor a latent patch sits exactly on the grid. Coordinates are fractions of the image side,
-y pointing down. The relation rule is GenEval's (Ghosh et al. 2023, `evaluate_images.py`), restated.
+y pointing down.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -64,22 +63,6 @@ class Scene:
     """Objects in the order in which the prompt mentions them."""
 
     objects: tuple[Obj, ...]
-
-
-def relation_holds(relation: str, described: Sequence[float], reference: Sequence[float]) -> bool:
-    """GenEval's position rule: is the box `described` (x0, y0, x1, y1) `relation` of the box `reference`? Each axis of
-    the centre offset shrinks by a tenth of the sum of both sizes towards 0; divided by the *unreduced* centre distance,
-    more than a half decides."""
-    shrunk, squares = [], 0.0
-    for axis in (0, 1):
-        (a0, a1), (b0, b1) = described[axis::2], reference[axis::2]
-        offset = (a0 + a1) / 2 - (b0 + b1) / 2
-        shrunk.append(math.copysign(max(abs(offset) - 0.1 * ((a1 - a0) + (b1 - b0)), 0), offset))
-        squares += offset * offset
-    if squares == 0:
-        return False
-    x, y = (value / squares**0.5 for value in shrunk)
-    return {"left of": x < -0.5, "right of": x > 0.5, "above": y < -0.5, "below": y > 0.5}[relation]
 
 
 def truth(scene: Scene) -> list[Detection]:
