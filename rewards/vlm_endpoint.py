@@ -3,12 +3,12 @@
 ``answer: yes`` asks whether the image matches, and takes the probability of yes from the first token's
 log-probabilities. ``answer: word`` asks the same and gives 1 for yes, 0 for another word: it serves endpoints that give
 no log-probabilities. ``answer: rating`` asks for a number from 0 to 10 and divides it by 10. A sample is asked
-``attempts`` times at most (``unigrpo.judges.endpoint``). Then the run ends with the sample's name and the answer. It
-goes on from its last checkpoint when it is started again.
+``attempts`` times at most (``unigrpo.judges.endpoint``), and then has no score.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from functools import partial
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 endpoints = lazy("unigrpo.judges.endpoint")
+rewards = lazy("unigrpo.judges.reward")
 
 FACTS = RewardFacts(
     what="P(yes), or a rating, by a model behind an OpenAI-compatible endpoint",
@@ -95,9 +96,10 @@ def build(
         pictures = [fromarray(pixels) for pixels in to_uint8(images)]
         questions = [text.replace("{prompt}", prompt.text) for prompt in prompts]
         scores = endpoint.converse(pictures, questions, [reader] * len(questions), settings)
-        for number, (value, prompt) in enumerate(zip(scores, prompts, strict=True)):
-            if isinstance(value, UserError):
-                raise UserError(f"reward vlm_endpoint: sample {number} ({prompt.id}, {prompt.text!r}): {value}")
-        return torch.tensor(scores)
+        problems = {i: str(value) for i, value in enumerate(scores) if isinstance(value, UserError)}
+        values = torch.tensor([math.nan if i in problems else value for i, value in enumerate(scores)])
+        if problems:
+            raise rewards.Unscored("vlm_endpoint", problems, {"reward": values})
+        return values
 
     return score

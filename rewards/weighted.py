@@ -75,10 +75,13 @@ class Weighted:
         self.parts: dict[str, Tensor] = {}
 
     def __call__(self, images: Tensor, prompts: Sequence[Prompt], **seen) -> Tensor:
-        scores = {
-            name: reward(images, prompts, **{key: seen[key] for key in reward.sees}).to(images.device)
-            for name, reward in self.rewards.items()
-        }
+        scores = {}
+        for name, reward in self.rewards.items():
+            try:
+                scores[name] = reward(images, prompts, **{key: seen[key] for key in reward.sees}).to(images.device)
+            except rewards.Unscored as error:  # whose scores are the part's
+                problems = {i: f"{reward.name}: {why}" for i, why in error.problems.items()}
+                raise rewards.Unscored(str(error), problems) from None
         self.parts = {name: score.detach() for name, score in scores.items()}
         return sum(self.settings[name].weight * self.scaled(name, score) for name, score in scores.items())
 

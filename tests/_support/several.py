@@ -14,9 +14,11 @@ from accelerate.state import AcceleratorState
 from tests._support import tiny
 from unigrpo.core import distributed
 from unigrpo.core.files import write_json
+from unigrpo.judges import reward as rewards
+from unigrpo.judges.reward import Reward
 from unigrpo.sampling.engine import Decoding
 from unigrpo.study.config import RunConfig, SupervisedConfig
-from unigrpo.training import examples, loop, reinforcement_run, supervised_run
+from unigrpo.training import examples, loop, reinforcement_run, supervised_run, task
 from unigrpo.world import prompts as world_prompts
 
 STORES = "RENDEZVOUS_PORTS"  # of the stores at which the processes of one run after another meet
@@ -26,6 +28,18 @@ CASES = {  # changes of tiny.RL, and of the run
     "joint": ({"text_reduction": "dapo"}, {}),
     "groups": ({"prompts_per_rollout": 2, "group_size": 6, "rollouts": 1}, {}),  # which are split
     "ddrl": ({"method": "ddrl", "regulariser": "none", "rollouts": 1}, {}),
+    # the first process makes half of the second group, and fails for it and for the first: it has nothing to learn from
+    "dropped": (
+        {
+            "prompts_per_rollout": 3,
+            "group_size": 4,
+            "epoch_convention": "repeat",
+            "text_reduction": "dapo",
+            "reward_failure": "drop",
+            "rollouts": 1,
+        },
+        {},
+    ),
     "gardo": ({"method": "gardo", "gardo_share": 0.3, "epoch_convention": "repeat", "rollouts": 1}, {}),
 }
 SHARDED = {
@@ -64,6 +78,13 @@ def brightness(images: torch.Tensor, prompts: list) -> torch.Tensor:
 brightness.differentiable = True
 
 
+def picky(images: torch.Tensor, prompts: list) -> torch.Tensor:
+    """The same, but the main process gets no score for the first two of three prompts of the first rollout."""
+    if distributed.is_main() and {p.id for p in task.draw_prompts(3, 0, 3)[:2]} & {p.id for p in prompts}:
+        raise TimeoutError("no reply")
+    return brightness(images, prompts)
+
+
 def few_prompts(name: str, real=world_prompts.prompt_set) -> list:
     """Validation on four prompts."""
     return real(name)[:4] if name == "val" else real(name)
@@ -78,7 +99,10 @@ def run(cfg: RunConfig, out: Path, start: Path) -> None:
             supervised_run.train(cfg, out, start / "init")
         else:
             decoding = Decoding(cfg.rl.thinking, 2.0, 0.7)
-            reinforcement_run.train(cfg, out, start / "init", brightness, decoding)
+            drops = cfg.rl.reward_failure == "drop" and cfg.rl.group_size == 4
+            reward = Reward("picky", picky, False) if drops else brightness
+            with mock.patch.object(rewards, "PAUSES", ()):
+                reinforcement_run.train(cfg, out, start / "init", reward, decoding)
     # a group that outlives the training ends its process with an error, now and then
     assert not torch.distributed.is_initialized() and distributed._over_hosts.cache_info().currsize == 0
     AcceleratorState._reset_state(reset_partial_state=True)

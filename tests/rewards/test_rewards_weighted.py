@@ -88,7 +88,7 @@ def test_a_sum_has_a_gradient_where_all_of_its_parts_have(own):
 
 def test_a_part_that_is_not_finite_is_named(own):
     reward = weighted(parts={"red": {"weight": 1.0}, "lost": {"weight": 0.0}})
-    with pytest.raises(UserError, match=r"^reward lost: sample 0 \(p/0, 'a red cat'\): expected a finite score"):
+    with pytest.raises(UserError, match=r"^reward weighted: sample 0 \(p/0, 'a red cat'\): lost: expected a finite"):
         reward(images(), PROMPTS)
 
 

@@ -66,6 +66,13 @@ def rows(folder):
     return [{k: v for k, v in row.items() if k not in TIMES} for _, row in read_jsonl(folder / "metrics.jsonl")]
 
 
+def test_processes_agree_on_the_groups_that_are_dropped(folder):
+    for path in (folder / "one", folder / "split"):
+        assert json.loads((path / "dropped" / "run.json").read_text())["dropped_groups"] == 2
+        (row,) = (row for row in rows(path / "dropped") if row["kind"] == "train")
+        assert row["groups"] == 1 and row["dropped_groups"] == 2
+
+
 @pytest.mark.parametrize(
     ("kind", "name"),
     [("split", name) for name in [*several.CASES, "sft"]]
@@ -81,7 +88,10 @@ def test_two_processes_make_the_update_of_one(folder, kind, name):
     for mine, other in zip(rows(folder / "one" / name), rows(folder / kind / name), strict=True):
         assert mine.keys() == other.keys()
         for key, value in mine.items():
-            if key == "diversity" and name == "groups":  # each process measures it within its part of a group
+            if key == "diversity" and name in (
+                "groups",
+                "dropped",
+            ):  # each process measures it within its part of a group
                 assert other[key] == pytest.approx(value, rel=0.05)
             elif isinstance(value, float):
                 assert other[key] == pytest.approx(value, rel=2e-3, abs=2e-5), key

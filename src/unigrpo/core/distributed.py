@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import lru_cache
 
@@ -35,6 +36,18 @@ def collect(items: list) -> list:
     found: list = [None] * count()
     dist.all_gather_object(found, items, _over_hosts(dist.group.WORLD))
     return [item for part in found for item in part]
+
+
+@contextmanager
+def common(kind: type[Exception]) -> Iterator[None]:
+    """An error of this ``kind`` within it, in one process, is one of all, with the first of their messages."""
+    reasons = []
+    try:
+        yield
+    except kind as reason:
+        reasons = [str(reason)]
+    for reason in collect(reasons):
+        raise kind(reason)
 
 
 def collect_in_main(items: list) -> list:

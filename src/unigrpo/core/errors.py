@@ -11,6 +11,10 @@ class UserError(Exception):
     """Bad input. The message, all that a command prints, names the file, the key or line, and what was expected."""
 
 
+class RewardFailed(UserError):
+    """A reward gave no score, in several tries; nothing was learned from what it was asked about."""
+
+
 class Collapse(Exception):
     """Training cannot go on: something that it computed is not finite. The message says what."""
 

@@ -111,18 +111,20 @@ def slices(
     """Slices per optimiser step, ``old`` and, where a regulariser needs it, ``reference`` evaluated once for each.
     A policy that made its rollout itself (``on_policy``) is still the old one in the first step, whose slices need no
     ``old``. Without ``keep_all`` and a regulariser, episodes without advantage are left out; they still count in the
-    denominator."""
+    denominator. Those whose advantage is NaN, of groups without rewards, are left out and count nowhere."""
     cache: dict[tuple[int, ...], Slice] = {}
-    steps = []
+    steps, lost = [], {i for values in advantages.values() for i in values.isnan().nonzero().flatten().tolist()}
     for number, rows in enumerate(optimizer_steps(rl)):
+        rows = [i for i in rows if i not in lost]
+        size = len(rows) if rl.reward_failure == "fail" else distributed.mean(torch.tensor(float(len(rows)))).item()
+        denominator = token_denominator(rollout, rows, size, rl)
         needed = keep_all or nets.even or rl.needs_reference
         useful = [i for i in rows if needed or any(values[i] != 0 for values in advantages.values())]
         parts = []
         for start in range(0, len(useful), rl.micro_batch):
             part = tuple(useful[start : start + rl.micro_batch])
             if part not in cache:
-                episodes, share = rollout.select(list(part)), len(part) / len(rows)
-                denominator = token_denominator(rollout, rows, rl)
+                episodes, share = rollout.select(list(part)), len(part) / size
                 cache[part] = Slice(
                     episodes,
                     {name: values[list(part)].to(nets.model.device) for name, values in advantages.items()},
@@ -136,13 +138,13 @@ def slices(
     return steps
 
 
-def token_denominator(rollout: Rollout, rows: list[int], rl: RLConfig) -> Tensor | None:
-    """What an optimiser step on these episodes divides its token sum by; None where the reduction needs nothing. Of
-    several processes each divides by the mean of their tokens."""
+def token_denominator(rollout: Rollout, rows: list[int], size: float, rl: RLConfig) -> Tensor | None:
+    """What an optimiser step on these episodes, ``size`` a process in the mean, divides its token sum by; None where
+    the reduction needs nothing. Of several processes each divides by the mean of their tokens."""
     if "text" not in rl.train or rl.text_reduction in ("grpo", "bnpo"):
         return None
     if rl.text_reduction == "dr_grpo":
-        return torch.tensor(len(rows) * rollout.max_tokens)
+        return torch.tensor(size * rollout.max_tokens)
     mask = rollout.trace.mask[rows]
     return distributed.mean(mask.sum()).to(mask.device).clamp(min=1)
 

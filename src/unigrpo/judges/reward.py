@@ -1,13 +1,16 @@
 """Rewards: a reward is a callable ``(images (B, 3, H, W) float in [0, 1], prompts) -> (B,) float32``.
 
 ``load("name", ...)`` finds the file ``rewards/name.py`` and calls its ``build(**options)``. What a file declares of
-itself is its ``FACTS``. Scores must be finite: a reward raises with the sample's number and prompt otherwise.
+itself is its ``FACTS``. Scores must be finite. A reward that gives no such score, or raises, is called again after a
+while; then the samples that it fails for are told apart, with their numbers and prompts.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,12 +18,23 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from unigrpo.core.errors import UserError
+from unigrpo.core.errors import Collapse, RewardFailed, UserError
 from unigrpo.core.records import Prompt
 from unigrpo.core.settings import check_options, require
 from unigrpo.study.facts import REWARDS
 
 Score = Callable[..., Tensor]  # images (B, 3, H, W), prompts, and what it sees beside them -> (B,)
+PAUSES = (0.5, 2.0)  # seconds, before each further try
+BUGS = (TypeError, NameError, AttributeError, ImportError, AssertionError, NotImplementedError)  # come again
+
+
+class Unscored(RewardFailed):
+    """Samples without a score. ``problems``: why, by their numbers; ``scores`` (B,) by name, NaN where there is none.
+    Raised by a reward, it says that no other try would help."""
+
+    def __init__(self, message: str, problems: Mapping[int, str], scores: Mapping[str, Tensor] | None = None):
+        super().__init__(message)
+        self.problems, self.scores = problems, scores or {}
 
 
 @dataclass(frozen=True)
@@ -34,22 +48,58 @@ class Reward:
     sees: Sequence[str] = ()
 
     def __call__(self, images: Tensor, prompts: Sequence[Prompt], **seen) -> Tensor:
-        """Raises UserError for images or scores of another shape or type, and for a score that is not finite."""
+        """Raises UserError for images or scores of another shape or type; Unscored for samples that it fails for."""
         who, n, shape = f"reward {self.name}", len(prompts), tuple(images.shape)
         fitting = images.is_floating_point() and len(shape) == 4 and shape[:2] == (n, 3)
         expected = f"images ({n}, 3, H, W) of floats in [0, 1], one for each prompt"
         require(fitting, who, f"{expected}, got {images.dtype} {shape}")
-        with torch.autocast(images.device.type, enabled=False):  # in fp32 whatever the policy computes in
-            scores = self.score(images, prompts, **seen)
+        every, pauses = list(range(n)), iter(PAUSES)
+        values, problems, again = self._tried(images, prompts, seen, every)
+        while problems and again and (pause := next(pauses, None)) is not None:
+            time.sleep(pause)
+            values, problems, again = self._tried(images, prompts, seen, every)
+        if not problems:
+            return values["reward"]
+        if values is None and again and n > 1:  # which of them is it?
+            problems = {i: why for i in every for why in self._tried(images, prompts, seen, [i])[1].values()}
+        rest, failing = every, {prompts[i].id for i in problems}
+        if self.relative or values is None:
+            rest = [i for i in every if i not in problems and not (self.relative and prompts[i].id in failing)]
+            values, fresh, _ = self._tried(images, prompts, seen, rest) if rest else (None, {}, False)
+            problems = problems | fresh
+            if not problems:  # it has recovered
+                return values["reward"]
+        scores = {name: found.new_full((n,), torch.nan) for name, found in (values or {"reward": images}).items()}
+        for name, found in (values or {}).items():
+            scores[name][rest] = found.detach()
+            scores[name][list(problems)] = torch.nan
+        place, why = next(iter(problems.items()))
+        sample = f"{who}: sample {place} ({prompts[place].id}, {prompts[place].text!r})"
+        raise Unscored(f"{sample}: {why}", problems, scores)
+
+    def _tried(self, images: Tensor, prompts: Sequence[Prompt], seen: Mapping, rows: list[int]):
+        """A call for ``rows``: (scores by name or None, why by failing row, whether another try may help)."""
+        if len(rows) < len(prompts):
+            images, prompts = images[rows], [prompts[i] for i in rows]
+            seen = {name: [v[i] for i in rows] if isinstance(v, list) else v for name, v in seen.items()}
+        who, n = f"reward {self.name}", len(rows)
+        try:
+            with torch.autocast(images.device.type, enabled=False):  # in fp32 whatever the policy computes in
+                scores = self.score(images, prompts, **seen)
+        except Unscored as error:
+            return error.scores or None, {rows[i]: why for i, why in error.problems.items()}, False
+        except (UserError, Collapse, *BUGS):
+            raise
+        except Exception as error:  # a server, a device or a library: whatever it raises
+            why = " ".join(f"{type(error).__name__}: {error}".split())
+            return None, dict.fromkeys(rows, why), True
         kind = scores.dtype if isinstance(scores, Tensor) else type(scores).__name__
         floats = isinstance(scores, Tensor) and scores.is_floating_point()
         require(floats, who, f"a tensor of scores, got {kind}")
         require(scores.shape == (n,), who, f"one score for each of {n} samples, got shape {tuple(scores.shape)}")
-        if bad := (~torch.isfinite(scores)).nonzero().flatten().tolist():
-            place, prompt = bad[0], prompts[bad[0]]
-            sample = f"{who}: sample {place} ({prompt.id}, {prompt.text!r})"
-            raise UserError(f"{sample}: expected a finite score, got {scores[place].item()}")
-        return scores
+        bad = (~torch.isfinite(scores)).nonzero().flatten().tolist()
+        problems = {rows[i]: f"expected a finite score, got {scores[i].item()}" for i in bad}
+        return {"reward": scores} | self.parts, problems, True
 
     def judge(self, images: Sequence[Image], prompts: Sequence[Prompt]) -> list[float | UserError]:
         """The scores of RGB ``images``, which are of one size; a UserError in the place of one that is refused. One
@@ -58,6 +108,9 @@ class Reward:
         try:
             with torch.no_grad():
                 return self(pixels.permute(0, 3, 1, 2).float() / 255, list(prompts)).tolist()
+        except Unscored as error:
+            why = {i: UserError(f"reward {self.name}: {prompts[i].id}: {why}") for i, why in error.problems.items()}
+            return [why.get(i, value) for i, value in enumerate(error.scores["reward"].tolist())]
         except UserError as error:
             if len(images) == 1:
                 return [error]
@@ -77,6 +130,18 @@ class Reward:
 def beside_images(reward: Score, **known) -> dict:
     """What a reward is called with beside images and prompts: those of the ``known`` that it asks to see."""
     return {name: known[name] for name in getattr(reward, "sees", ())}
+
+
+def scores_of(reward: Score, images: Tensor, prompts: Sequence[Prompt], failure: str, **seen) -> dict[str, Tensor]:
+    """Scores (B,) by name: ``reward``, and the parts of a weighted sum. Where it fails for some, raises Unscored, or
+    says so and gives NaN for them with the ``failure`` of a run that drops them."""
+    try:
+        return {"reward": reward(images, prompts, **seen)} | getattr(reward, "parts", {})
+    except Unscored as error:
+        if failure == "fail":
+            raise
+        print(f"left out: {error}", file=sys.stderr)
+        return dict(error.scores)
 
 
 def load(name: str, **options) -> Reward:

@@ -46,6 +46,7 @@ class Settings(Section):
     @model_validator(mode="after")
     def _gates_the_penalty(self):
         require(self.regulariser != "none", "rl.regulariser", "one for this method, which gates it")
+        require(self.reward_failure == "fail", "rl.reward_failure", "fail for this method, which ranks all samples")
         return self
 
 

@@ -183,6 +183,8 @@ class RLConfig(Denoising):
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the policy's average, validated and saved; 0 = none
     reward: str  # a file of rewards/
     reward_options: dict[str, Any] = {}  # what its `build` is called with
+    # where it gives no score for an image, in several tries: the run ends, or goes on without the prompt's group
+    reward_failure: Annotated[Literal["fail", "drop"], BOOKKEEPING] = "fail"
     prompt_file: str | None = None  # prompts to train on, one JSON object a line; none = the world's
     validate_every: Often = 10  # rollouts
     validation_images: Annotated[Count, BOOKKEEPING] = 1  # per validation prompt
@@ -375,6 +377,8 @@ class RunConfig(Machine):
         reached = facts.gradient_through_trace or rl.context_gradient != "full"
         boundary = f"stage_boundary or auto for backbone: {name}: no gradient flows through the trace that it reads"
         require(reached, "rl.context_gradient", boundary)
+        alone = rl.reward_failure == "fail" or not self.sharding
+        require(alone, "rl.reward_failure", "fail with sharding, where all processes take equally many slices")
         require(not (self.sharding and rl.lora_rank), "rl.lora_rank", f"0 with sharding, got {rl.lora_rank}")
         if rl.lora_rank and not facts.adapters_only:  # whose copies share no more than frozen weights
             moves = rl.facts.moves_reference

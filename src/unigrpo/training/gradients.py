@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -24,16 +24,7 @@ def reduced_once(nets: Networks, slices: list[Slice], each: bool = False) -> Ite
         yield s
 
 
-@contextmanager
-def common_collapse() -> Iterator[None]:
-    """A collapse within it, in one process, is a collapse of all."""
-    reasons = []
-    try:
-        yield
-    except Collapse as reason:
-        reasons = [str(reason)]
-    for reason in distributed.collect(reasons):
-        raise Collapse(reason)
+common_collapse = partial(distributed.common, Collapse)  # of one process, of all
 
 
 def merged(parts: list[tuple[float, dict[str, Tensor]]]) -> dict[str, float]:

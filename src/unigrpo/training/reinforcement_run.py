@@ -93,6 +93,9 @@ def learn_and_record(frame: Frame, run: Learner, index: int) -> dict[str, float]
     rollout, trace = done.rollout, done.rollout.trace
     run.counts["images"] += len(done.rewards["reward"])
     run.counts["model_evaluations"] += sum(distributed.collect([rollout.model_evaluations]))
+    if (dropped := done.spread.get("dropped_groups")) is not None:
+        run.counts["dropped_groups"] = run.counts.get("dropped_groups", 0) + dropped
+    means = {name: values[values.isfinite()].mean() for name, values in done.rewards.items()}
     groups = [i // rl.group_size for i in local_rows(len(done.rewards["reward"]), rl)]
     tokens = torch.zeros(()) if trace is None else trace.mask.sum() / len(rollout.prompts)
     frame.log.write(
@@ -101,8 +104,8 @@ def learn_and_record(frame: Frame, run: Learner, index: int) -> dict[str, float]
         update=run.counts["updates"],
         images=run.counts["images"],
         model_evaluations=run.counts["model_evaluations"],
-        proxy=done.rewards["reward"].mean(),
-        **{f"reward_{name}": values.mean() for name, values in done.rewards.items() if name != "reward"},
+        proxy=means["reward"],
+        **{f"reward_{name}": mean for name, mean in means.items() if name != "reward"},
         **{k: v for k, v in done.spread.items() if k != "reward_mean"},
         diversity=mean(distributed.collect(diversity(rollout.image.images, groups)) or [0.0]),
         **rollout.image.drawn,
@@ -112,7 +115,7 @@ def learn_and_record(frame: Frame, run: Learner, index: int) -> dict[str, float]
         images_per_second=len(done.rewards["reward"]) / (end - start),
         **done.metrics,
     )
-    return {"proxy": done.rewards["reward"].mean().item()}
+    return {"proxy": means["reward"].item()}
 
 
 def check_policy(frame: Frame, run: Learner, decoding: Decoding, yardstick: Probe, index: int) -> None:

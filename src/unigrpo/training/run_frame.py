@@ -9,8 +9,8 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Self
@@ -20,7 +20,7 @@ from torch import nn
 from tqdm import tqdm
 
 from unigrpo.core import code_identity, distributed
-from unigrpo.core.errors import Collapse, UserError
+from unigrpo.core.errors import Collapse, RewardFailed, UserError
 from unigrpo.core.files import digest, write_json
 from unigrpo.core.settings import to_dict
 from unigrpo.core.sitting import Stopped, alone, stoppable
@@ -114,7 +114,8 @@ class Frame:
             done = index + 1
             try:
                 self.mark("step")
-                bar.set_postfix(learn(index), refresh=False)
+                with self.kept(index):
+                    bar.set_postfix(learn(index), refresh=False)
             except Stopped:
                 bar.close()  # the last word is the line on the stop
                 self.stop(index)
@@ -126,7 +127,8 @@ class Frame:
                 if self.asked():
                     bar.close()
                     self.stop(done, validated=False)
-                validate(index)
+                with self.kept(done, validated=False):
+                    validate(index)
             late = distributed.collect([time.monotonic() - self.saved_when > 60 * settings.checkpoint_minutes])[0]
             if done < self.total and (done % settings.checkpoint_every == 0 or late):
                 self.save(done)
@@ -152,6 +154,17 @@ class Frame:
             tqdm.write(f"{self.name} stopped at {self.key} {done} of {self.total}; the same command continues")
         self.leave()
         raise SystemExit(128 + number)
+
+    @contextmanager
+    def kept(self, done: int, validated: bool = True) -> Iterator[None]:
+        """Where a reward fails within it, before anything is learned, the state after ``done`` steps is saved."""
+        updates = self.counts["updates"]
+        try:
+            yield
+        except RewardFailed:
+            if done not in (0, self.saved_at) and updates == self.counts["updates"]:
+                self.save(done, validated)
+            raise
 
     def report(self, done: int, scores: dict[str, float], how: str = "") -> None:
         """Print the scores of a validation above the progress bar."""

@@ -18,9 +18,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from unigrpo.core import distributed
+from unigrpo.core.errors import RewardFailed
 from unigrpo.core.files import replacing, write_text
 from unigrpo.core.records import SHEET_COLUMNS, Prompt
-from unigrpo.judges.reward import beside_images
+from unigrpo.judges.reward import beside_images, scores_of
 from unigrpo.models.base import UnifiedModel
 from unigrpo.sampling.engine import Decoding, Samples, sample
 from unigrpo.sampling.validation_set import SEED, by_category, judge_each, validation_jobs
@@ -42,19 +44,26 @@ def validate(
     model: UnifiedModel, cfg: RunConfig, decoding: Decoding, *, per_prompt: int = 1, proxy=None
 ) -> Validation | None:
     """Sample the validation prompts, in all processes, and judge them, in the main one; the others get None. ``proxy``
-    is the reward trained on, whose mean is over images."""
+    is the reward trained on, whose mean is over images: where the run drops some, over those that have a score. Raises
+    RewardFailed, in all processes, where it fails otherwise, or for all."""
     jobs = validation_jobs(per_prompt)
     samples = sample(model, jobs, cfg.sampling, decoding, SEED)
-    if samples is None:
-        return None
-    rows, painted = judge_each(jobs, samples)
-    means = by_category(jobs, rows) | painted
-    if proxy is not None:
-        seen = beside_images(proxy, policy=model, traces=samples.traces)
-        with torch.no_grad():
-            scores = proxy(to_float(samples.images), [p for p, _ in jobs], **seen)
-        means["proxy"] = float(scores.mean())
-        rows = [row | {"proxy": score} for row, score in zip(rows, scores.tolist(), strict=True)]
+    with distributed.common(RewardFailed):
+        if samples is None:
+            return None
+        rows, means = judge_each(jobs, samples)
+        means = by_category(jobs, rows) | means
+        if proxy is not None:
+            seen = beside_images(proxy, policy=model, traces=samples.traces)
+            images, prompts = to_float(samples.images), [p for p, _ in jobs]
+            with torch.no_grad():
+                scores = scores_of(proxy, images, prompts, cfg.rl.reward_failure, **seen)["reward"]
+            if not len(found := scores[scores.isfinite()]):
+                raise RewardFailed(f"reward {cfg.rl.reward}: failed for every validation prompt")
+            means["proxy"] = float(found.mean())
+            rows = [
+                row | {"proxy": s} if math.isfinite(s) else row for row, s in zip(rows, scores.tolist(), strict=True)
+            ]
     return Validation(jobs, samples, rows, means)
 
 

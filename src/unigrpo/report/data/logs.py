@@ -8,6 +8,7 @@ What is measured on validations, K seeds x U validations x P prompts, is Cells (
   highest, so that the choice of the best flatters nothing; with one seed there is none
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -149,11 +150,11 @@ class Course:
 
 
 def _read(path: Path) -> dict[tuple[str, str], np.ndarray]:
-    """(prompt, tag) -> METRICS of its images (M, I)."""
+    """(prompt, tag) -> METRICS of its images (M, I), NaN where the reward failed and the run went on."""
     images = defaultdict(list)
     for where, row in json_lines(read_text(path), path):
         try:
-            images[row["prompt_id"], row["tag"]].append([float(row[metric]) for metric in METRICS])
+            images[row["prompt_id"], row["tag"]].append([float(({"proxy": math.nan} | row)[m]) for m in METRICS])
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{where}: expected prompt_id, tag, {', '.join(METRICS)} ({error!r})") from None
     if not images:
@@ -178,12 +179,16 @@ def course(run: str, folder: Folder) -> Course | None:
     for key, images in read.items():
         if list(images) != prompts:
             raise UserError(f"{paths[key]}: expected the prompts of {run}'s other validations, in their order")
+    whole = [p for p in prompts if all(np.isfinite(images[p]).all() for images in read.values())]
+    if not whole:
+        raise UserError(f"{folder.root / 'runs' / run}: no validation prompt has a proxy at every validation")
+    read = {key: {p: images[p] for p in whole} for key, images in read.items()}
     means = {key: [each.mean(-1) for each in images.values()] for key, images in read.items()}
     stacked = np.array([[means[seed, update] for update in updates] for seed in seeds])  # (K, U, P, M)
     starts = [np.concatenate(list(read[seed, updates[0]].values()), axis=-1) for seed in seeds]
     values = dict(zip(METRICS, stacked.transpose(3, 0, 1, 2).copy(), strict=True))
     spread = dict(zip(METRICS, np.mean([images.std(-1) for images in starts], axis=0).tolist(), strict=True))
-    return Course(run, seeds, updates, *zip(*prompts, strict=True), values, spread)
+    return Course(run, seeds, updates, *zip(*whole, strict=True), values, spread)
 
 
 def courses(runs: Sequence[str], folder: Folder) -> dict[str, Course | None]:

@@ -134,6 +134,10 @@ def fates(runs: Sequence[str], folder: Folder) -> list[str]:
             name = f"{folder.label(run)}, seed {record.get('seed')}"
             if record.get("collapsed"):
                 listed.append(f"**Collapsed**: {name}: {record.get('collapse')}. Its last finite weights are judged.")
+            if dropped := record.get("dropped_groups"):
+                rl = record["config"]["rl"]
+                of = f"{dropped} of {rl['rollouts'] * rl['prompts_per_rollout']} groups left out"
+                listed.append(f"**Incomplete**: {name}: {of}: the reward failed.")
             if record.get("not_trained"):
                 listed.append(f"**Not trained**: {name}: {record['not_trained']}.")
     return listed + code_notes(runs, folder)
