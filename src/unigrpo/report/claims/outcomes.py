@@ -1,8 +1,8 @@
 """The paper's claims: their checks, and what they come to in a study's results, as a CSV and a page.
 
 A check has the name that the catalogue's entries give. A claim is made of comparisons, each a difference of two rows at
-tuned guidance or of training records; RULE says what they come to, and stood before any outcome was known. Where a row
-is missing the claim is *not available*, and the missing rows are named.
+tuned guidance or of training records; rule.md says what they come to, and stood before any outcome was known. Where a
+row is missing the claim is *not available*, and the missing rows are named.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from unigrpo.core.files import write_text
+from unigrpo.core.files import read_text, write_text
 from unigrpo.core.seeding import numpy_generator
 from unigrpo.report.claims import findings
-from unigrpo.report.claims.findings import GUIDANCE, MARGIN, NO, UNDECIDED, YES, Finding, any_one, every_one
-from unigrpo.report.data.logs import ENDS
+from unigrpo.report.claims.findings import GUIDANCE, NO, UNDECIDED, YES, Finding, any_one, every_one
 from unigrpo.report.data.phrases import MISSING, fates, scale_of
 from unigrpo.report.data.results import Row, Sources
 from unigrpo.report.data.stats import rank_correlation
@@ -35,25 +34,7 @@ CHECKS = {  # check -> its comparisons, and the verdict of their answers
     "lets_artefacts_in": (findings.lets_artefacts_in, any_one),
     "steady_and_best": (findings.steady_and_best, every_one),
 }
-RULE = (
-    f"A comparison is **yes** where its 95 % interval lies above 0 and its estimate is at least {MARGIN}; **no** where "
-    f"its interval lies below {MARGIN}, so that no difference that matters is left; else **undecided**. Differences "
-    f"are paired by prompt and seed, at {GUIDANCE} guidance.",
-    f"Where no gain is claimed (C5, and last − peak in C9) it is **yes** where the interval lies above −{MARGIN}, so "
-    f"that nothing that matters is lost, **no** where it lies below −{MARGIN}, else **undecided**.",
-    "A claim **holds** where every comparison is yes, **does not hold** where any is no, else it is **undecided at "
-    "this n**. C10, which denies a gain, holds where any comparison is no and does not hold where all are yes. C4 "
-    "holds where all seeds collapsed and does not hold where none did. C12 holds where the ratio is exactly one half.",
-    f"C6 pairs mean training rewards by seed and rollout, whose prompts are the same, over the last {ENDS} rollouts "
-    "that all seeds reached. C7 to C9 pair validations by prompt and seed. The peak of a seed is where the mean of the "
-    "*other* seeds is highest, so that its choice does not make a fall. What is *not counted* decides nothing.",
-    "C8 asks of every weight of the latent KL whether the proxy at the last validation is lower than without a "
-    "regulariser, by a yes; of those that lower it, whether artefacts rise, by a yes with a margin of "
-    f"{findings.ARTEFACT_MARGIN} of the image's area. It holds where any does and does not hold where all are no.",
-    "The effect of a claim is that of its weakest comparison, C8's that of its strongest; n is seeds times prompts "
-    "there. Each interval is for one comparison: the more of them a claim has, the likelier one of them errs. With one "
-    "seed, as base and SFT have, it covers prompts only.",
-)
+RULE = Path(__file__).with_name("rule.md")  # paragraphs with names of findings in braces
 
 
 @dataclass(frozen=True)
@@ -120,13 +101,13 @@ def write(entries: Mapping[str, Mapping], sources: Sources, out: Path) -> None:
     ]
     paper = [run for run, _ in sources.paper.rows]
     runs = list(dict.fromkeys([*paper, *(run for entry in entries.values() for run in runs_read(entry))]))
-    title = f"The paper's claims, {GUIDANCE} guidance"
+    title, rule = f"The paper's claims, {GUIDANCE} guidance", read_text(RULE).format_map(vars(findings)).split("\n\n")
     sections = [
         ("", [scale_of(runs, sources.folder)]),
         ("", pd.DataFrame(summary)),
         ("Why it was designed in, or could have failed", [f"**{o.id}**: {o.entry['why']}" for o in outcomes]),
         ("The order of rows", [*rankings(sources), "Brackets are 95 % intervals: bootstrap over rows."]),
-        ("The rule", [*RULE, *fates(runs, sources.folder)]),
+        ("The rule", [*(" ".join(part.split()) for part in rule), *fates(runs, sources.folder)]),
         ("All comparisons", pd.DataFrame(comparisons)),
     ]
     numbers = pd.DataFrame(lines).astype({"n": "Int64"})
