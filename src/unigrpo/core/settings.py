@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import os
 import re
 from collections.abc import Callable, Collection, Mapping
 from functools import cache
@@ -79,25 +80,15 @@ def _is_url(text: str) -> bool:
     return complete and not re.search(r"\s", text)
 
 
-def _exists(path: str | Path) -> bool:
-    try:
-        return bool(str(path)) and Path(path).exists()
-    except (OSError, ValueError):
-        return False
-
-
-def _is_published(source: str | Path) -> bool:
-    return _exists(source) or ID.fullmatch(str(source)) is not None
-
-
 _DEVICE = expect("auto, cpu, cuda or cuda:<number>", re.compile(r"auto|cpu|cuda(:\d{1,3})?").fullmatch)
 _URL = expect("a URL, http:// or https:// with a host", _is_url)
-_PATH = expect("the path of a file or folder that is there", _exists, (str, Path))
+_PATH = expect("the path of a file or folder that is there", os.path.exists, (str, Path))
 _SOURCE = "a file or folder that is there, or a repository of the hub (owner/name)"
+_PUBLISHED = expect(_SOURCE, lambda source: os.path.exists(source) or ID.fullmatch(str(source)), (str, Path))
 Device = Annotated[str, pydantic.AfterValidator(_DEVICE)]
 Url = Annotated[str, pydantic.AfterValidator(_URL)]
 ExistingPath = Annotated[str, pydantic.PlainValidator(_PATH)]
-Published = Annotated[str, pydantic.PlainValidator(expect(_SOURCE, _is_published, (str, Path)))]
+Published = Annotated[str, pydantic.PlainValidator(_PUBLISHED)]
 
 
 class Settings(BaseModel):
