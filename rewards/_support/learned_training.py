@@ -165,8 +165,7 @@ def train(cfg: RunConfig, section: str, data: Path, out: Path) -> None:
     losses = optimise(model, training, balanced(), cfg, settings, device)
 
     model.eval()
-    report = {"train_loss": float(np.mean(losses[-100:])), "steps": settings.steps}
-    report |= evaluate(model, held_out, device)
+    report = {"train_loss": float(np.mean(losses[-100:])), "steps": settings.steps} | evaluate(model, held_out, device)
     write_json(out / "report.json", report)
     facts = provenance.record(cfg, device=str(device), wall_seconds=time.monotonic() - started, updates=settings.steps)
     write_json(out / "run.json", facts)

@@ -210,16 +210,9 @@ def make(out: Path, steps: int, batch: int, seed: int) -> dict:
     seconds = time.perf_counter() - started
     halves = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
     write_tensors(out / "detector.safetensors", halves)
-    info = {
-        "classes": list(CLASSES),
-        "colors": list(COLOR_NAMES),
-        "trained_on": "renders only",
-        "steps": steps,
-        "batch": batch,
-        "seed": seed,
-        "wall_seconds": round(seconds, 1),
-        "parameters": sum(p.numel() for p in model.parameters()),
-    }
+    info = {"classes": list(CLASSES), "colors": list(COLOR_NAMES), "trained_on": "renders only"}
+    info |= {"steps": steps, "batch": batch, "seed": seed, "wall_seconds": round(seconds, 1)}
+    info["parameters"] = sum(p.numel() for p in model.parameters())
     write_json(out / "detector.json", info)
     info["accuracy"] = {"images": 2000} | accuracy(load(out), 2000, seed=seed + 1)  # of the stored weights
     write_json(out / "detector.json", info)

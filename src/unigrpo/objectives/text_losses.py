@@ -1,8 +1,7 @@
 """GRPO on text as pure functions of tensors: UniGRPO's term (section 3.1) and its relatives, as settings of one loss.
 
 The defaults of :class:`TextObjective` are UniGRPO's: the clipped surrogate per token, averaged per row, then over
-rows. What can be set follows TRL's names: where the ratio lives (token, or sequence as in GSPO), what replaces the
-clipped ratio (CISPO, SAPO), how tokens are averaged, the KL to a reference, and two uses of the entropy.
+rows. What can be set follows TRL's names; ``level: sequence`` is GSPO.
 
 Shapes: B rows, T tokens. logp, logp_old, logp_ref, entropy (B, T) nats; mask (B, T) bool, True where the token counts;
 values under False are ignored, whatever they are. Metrics are detached 0-d tensors.
