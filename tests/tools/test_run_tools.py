@@ -184,7 +184,10 @@ def test_the_card_says_what_it_is(finished, tmp_path):
     assert text.startswith("---\nlicense: apache-2.0\n") and "\n# Tiny\n" in text
     rows = re.findall(r"^\| (\S+|[a-z ]+) \| (.*?) \|(.*)$", text, re.MULTILINE)
     cells = {name.strip("`"): value for name, value, _ in rows}
-    assert cells["method"].startswith("UniGRPO") and cells["run"] == "tiny, seed 3, scale smoke"
+    assert (
+        cells["method"] == "`grpo`: reinforcement of the reasoning and the denoising part"
+        and cells["run"] == "tiny, seed 3, scale smoke"
+    )
     assert cells["base"] == "the run `sft` of the same scale" and cells["rl.lr_image"] == "0.001"
     assert cells["weights"].strip("sha256 `") == files.digest(tmp_path / "made/model.safetensors")
     assert "rl.lr_text" in cells and "rl.epochs" not in cells and "supervised.steps" not in cells
@@ -207,13 +210,28 @@ def test_the_card_has_the_scores_of_a_judged_run(folder, tmp_path):
     assert shown["GenEval"].startswith("0.625 [") and shown["TA"].startswith("0.550 [")
 
 
-@pytest.mark.parametrize("train, stage, method", [(("image",), "rl", "FlowGRPO"), (("text",), "rl", "TextGRPO")])
-def test_the_card_names_the_method(folder, train, stage, method):
-    cfg = replace(CONFIG, stage=stage, rl=replace(CONFIG.rl, train=train))
-    assert f"| method | {method}: " in export.card(folder, cfg)
+@pytest.mark.parametrize(
+    "train, method, part",
+    [(["image"], "fpo", "denoising"), (["text"], "grpo", "reasoning"), (["image"], "nft", "denoising")],
+)
+def test_the_card_names_the_method_that_the_run_declares(folder, train, method, part):
+    cfg = replace(CONFIG, rl=tiny.reinforcement(train=train, method=method, same_noise=False))
+    assert f"| method | `{method}`: reinforcement of the {part} part |" in export.card(folder, cfg)
     base = tiny.run_config("base")
     assert "| method | supervised pretraining" in export.card(folder, base)
     assert "| base | none, trained from scratch |" in export.card(folder, base)
+
+
+def test_the_configuration_is_that_of_the_training(folder, tmp_path):
+    """Whatever else lies in the folder of the run, as the configuration of an earlier call."""
+    record = files.read_json(folder / "run.json")
+    record["config"]["rl"]["rollouts"] = 40
+    files.write_json(folder / "run.json", record)
+    for name in ("config.json", "training.json"):
+        files.write_json(folder / name, record["config"] | {"rl": record["config"]["rl"] | {"rollouts": 2}})
+    export.export(folder, tmp_path / "made")
+    assert config.load(tmp_path / "made/config.json").rl.rollouts == 40
+    assert "| `rl.rollouts` | 40 |" in (tmp_path / "made/README.md").read_text()
 
 
 def test_export_is_whole_or_absent(folder, tmp_path, monkeypatch):

@@ -227,7 +227,7 @@ def test_a_rollout_without_any_reward_ends_the_run(start, tmp_path, monkeypatch)
 )
 def test_a_dropped_group_leaves_the_update_of_the_others(changes):
     """Losses, metrics and gradients are those of a rollout that never had the group."""
-    rl = tiny.RL.changed({"epochs": 1, "reward_failure": "drop"} | changes)
+    rl = tiny.reinforcement(epochs=1, reward_failure="drop", **changes)
     nets = learner.networks(tiny.run_config("rl", rl=rl), copy.deepcopy(tiny.model()), several.brightness)
     learner.optimizer_for(nets.model, rl)
     method = METHODS.load(rl.method)
@@ -257,4 +257,4 @@ def test_settings_that_cannot_drop_say_so():
     with pytest.raises(UserError, match="^rl.reward_failure: expected fail with sharding"):
         tiny.run_config("rl", rl=replace(tiny.RL, reward_failure="drop"), sharding=True, processes=2)
     with pytest.raises(UserError, match="rl.reward_failure: expected fail for this method"):
-        replace(tiny.RL, reward_failure="drop").changed({"method": "gardo"})
+        tiny.reinforcement(reward_failure="drop", method="gardo")

@@ -92,7 +92,7 @@ class SupervisedConfig(Settings):
     paint_noise: Share = 0.0  # share of images that differ from their trace in one fact (image headroom, unguided)
     validate_every: Often = 1000  # steps
     checkpoint_every: Often = 200  # steps between two states to resume from
-    checkpoint_minutes: Minutes = 10  # the most between two of them
+    checkpoint_minutes: Minutes = 10.0  # the most between two of them
 
 
 class Denoising(Settings):
@@ -190,7 +190,7 @@ class RLConfig(Denoising):
     validation_images: Annotated[Count, BOOKKEEPING] = 1  # per validation prompt
     keep_weights: Annotated[Literal["best", "all", "none"], BOOKKEEPING] = "best"  # of validations; best by gold
     checkpoint_every: Often = 10  # rollouts between two states to resume from
-    checkpoint_minutes: Minutes = 10  # the most between two of them
+    checkpoint_minutes: Minutes = 10.0  # the most between two of them
     keep_state: Switch = True  # of a finished run, which can then go on for more rollouts
 
     @model_validator(mode="after")

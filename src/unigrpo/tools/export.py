@@ -19,13 +19,8 @@ from unigrpo.study.facts import BACKBONES
 from unigrpo.study.resolve import MODES
 from unigrpo.tools import describe
 
-STAGES = {
-    "base": "supervised pretraining from scratch",
-    "sft": "supervised fine-tuning",
-    ("text",): "TextGRPO: reinforcement of the reasoning part",
-    ("image",): "FlowGRPO: reinforcement of the denoising part",
-    ("image", "text"): "UniGRPO: joint reinforcement of the reasoning and the denoising part",
-}
+STAGES = {"base": "supervised pretraining from scratch", "sft": "supervised fine-tuning"}
+PARTS = {"text": "reasoning", "image": "denoising"}  # of a reinforced run, as the card calls them
 SECTIONS = {"rl": "rl", "sft": "supervised", "base": "supervised"}  # stage -> settings that its training read
 
 CARD = Path(__file__).with_name("model_card.md")  # a text with names in braces
@@ -75,6 +70,12 @@ def scores(folder: Path, cfg: RunConfig) -> str:
     return f"{table(head, rows)}\n\n{note}"
 
 
+def reinforced(cfg: RunConfig) -> str:
+    """The method and the parts of a reinforced run, as it declares them."""
+    parts = " and the ".join(PARTS[part] for part in cfg.rl.train)
+    return f"`{cfg.rl.method}`: reinforcement of the {parts} part"
+
+
 def card(folder: Path, cfg: RunConfig) -> str:
     """The model card of a run's checkpoint."""
     facts, backbone = describe.checkpoint(folder), checkpoint.backbone_of(folder)
@@ -84,7 +85,7 @@ def card(folder: Path, cfg: RunConfig) -> str:
         kind=kind,
         licence=licence,
         what=backbone.WHAT.format(**facts),
-        method=STAGES[tuple(sorted(cfg.rl.train)) if cfg.stage == "rl" else cfg.stage],
+        method=STAGES.get(cfg.stage) or reinforced(cfg),
         base=f"the run `{cfg.init}` of the same scale" if cfg.init else "none, trained from scratch",
         run=f"{cfg.run}, seed {cfg.seed}, scale {cfg.scale}",
         **facts["parameters"],
