@@ -59,7 +59,7 @@ def real_run(cfg) -> learner.Learner:
     model = checkpoint.new_model(replace(cfg, stage="base", init=None, rl=None))
     nets = learner.networks(cfg, model, phases.Free())
     optimizer, experts = learner.optimizer_for(nets.model, cfg.rl)
-    run = learner.Learner(cfg, nets, optimizer, experts, phases.Plain(cfg))
+    run = learner.Learner(cfg, nets, optimizer, experts, phases.plain(cfg))
     with tracker.Tracker(RATES) as counter:
         phases.prepare(counter, optimizer)
     return run
@@ -136,7 +136,7 @@ def test_supervision_is_planned(monkeypatch):
     assert found["update"].times == 6
     base = copy.deepcopy(tiny.model())
     optimizer, average = supervised_run.optimizer_for(base, cfg.supervised), copy.deepcopy(base.network)
-    student = supervised_run.Student(cfg, base, average, optimizer, phases.Plain(cfg), Steps(cfg))
+    student = supervised_run.Student(cfg, base, average, optimizer, phases.plain(cfg), Steps(cfg))
     with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         supervised_run.learn(student, 0)
     assert found["update"].cost.counts["flops"] == pytest.approx(counter.get_total_flops(), rel=0.05)
@@ -205,34 +205,34 @@ def test_released_models_have_their_published_sizes():
 
 @pytest.mark.slow
 def test_a_plan_says_whether_it_fits_and_what_would_help():
-    lines, fits = plan.plan("smoke")
+    lines, fits = plan.plan("smoke", "unigrpo", None, plan.Device())
     assert fits and any(line.startswith("fits          yes") for line in lines) and "minutes" in lines[-2]
-    lines, fits = plan.plan("smoke", gpu_memory=0.006)
+    lines, fits = plan.plan("smoke", "unigrpo", None, plan.Device(0.006))
     assert not fits and "    rl.micro_batch: 8 " in "\n".join(lines)
 
 
 @pytest.mark.slow
 def test_a_table_is_the_sum_of_its_runs():
-    lines, fits = plan.table("smoke", "cfg")
+    lines, fits = plan.table("smoke", "cfg", None, plan.Device())
     assert fits and [line.split()[0] for line in lines] == ["run", "base", "sft", "unigrpo", "unigrpo_cfg", "sum"]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "memory", "words"),
     [
-        ({"run": "base", "scale": "paper"}, "this one is released"),
-        ({"scale": "smoke", "gpus": 3}, "--gpus 3: processes"),
-        ({"scale": "smoke", "gpu_memory": -1}, "--gpu-memory: expected a number above 0"),
+        (("paper", "base", None), 80, "this one is released"),
+        (("smoke", "unigrpo", 3), 80, "--gpus 3: processes"),
+        (("smoke", "unigrpo", None), -1, "--gpu-memory: expected a number above 0"),
     ],
 )
-def test_bad_questions_end_with_one_message(arguments, words):
+def test_bad_questions_end_with_one_message(arguments, memory, words):
     with pytest.raises(UserError, match=words):
-        plan.plan(**arguments)
+        plan.plan(*arguments, plan.Device(memory))
 
 
 def test_unknown_tables_end_with_one_message():
     with pytest.raises(UserError, match="--table tabel1: expected one of table1"):
-        plan.table("smoke", "tabel1")
+        plan.table("smoke", "tabel1", None, plan.Device())
 
 
 def test_a_device_that_is_too_small_is_refused():

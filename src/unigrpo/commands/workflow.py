@@ -71,8 +71,8 @@ def plan(
     """Show what a run needs and whether it fits, before anything is loaded; exit code 1 where it does not fit."""
     from unigrpo.planning import plan
 
-    of = plan.table(scale, table, gpus, gpu_memory, tflops, bandwidth) if table else None
-    lines, fits = of or plan.plan(scale, run, gpus, gpu_memory, tflops, bandwidth)
+    device = plan.Device(gpu_memory, tflops, bandwidth)
+    lines, fits = plan.table(scale, table, gpus, device) if table else plan.plan(scale, run, gpus, device)
     print("\n".join(lines))
     if not fits:
         raise typer.Exit(1)

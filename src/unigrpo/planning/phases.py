@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import torch
@@ -23,7 +24,7 @@ from unigrpo.core import distributed
 from unigrpo.core.errors import UserError
 from unigrpo.core.records import Prompt
 from unigrpo.core.settings import replace
-from unigrpo.judges import reward as rewards
+from unigrpo.judges.reward import Reward
 from unigrpo.models import sharding
 from unigrpo.models.base import UnifiedModel
 from unigrpo.planning.shortcuts import shortcuts
@@ -55,35 +56,34 @@ class Phase:
 
     @property
     def total(self) -> Counter:
-        """Of all times; ``hours`` is how long they take."""
+        """Of all times; ``seconds`` is how long they take."""
         counts = self.cost.times(self.times).counts
         return Counter({name: n * (1 if name == "seconds" else self.devices) for name, n in counts.items()})
 
 
-class Plain:
+def plain(cfg: RunConfig) -> SimpleNamespace:
     """The part of an accelerator that training uses, on one process."""
-
-    def __init__(self, cfg: RunConfig):
-        half = cfg.precision == "bf16"
-        self.autocast = partial(torch.autocast, "cpu", torch.bfloat16) if half else nullcontext
+    half = cfg.precision == "bf16"
+    return SimpleNamespace(autocast=partial(torch.autocast, "cpu", torch.bfloat16) if half else nullcontext)
 
 
 @contextmanager
-def together(processes: int) -> Iterator[None]:
-    """This process as the first of several, which are not there; torch's warnings of tensors without numbers are for
-    those who expect some."""
+def together(processes: int, rates: Rates) -> Iterator[Tracker]:
+    """What this process does as the first of several, which are not there; torch's warnings of tensors without numbers
+    are for those who expect some."""
     if processes > 1:
         dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=processes)
-    shapes = ShardingPropagator._propagate_tensor_meta_non_cached
+    shapes, tracker = ShardingPropagator._propagate_tensor_meta_non_cached, Tracker(rates)
 
     def uncounted(*args):  # it makes tensors of the whole network's shapes, to learn how a result is split
         with _disable_current_modes():
             return shapes(*args)
 
     shaping = patch.object(ShardingPropagator, "_propagate_tensor_meta_non_cached", uncounted)
+    resizing = patch.object(torch.UntypedStorage, "resize_", lambda *how: tracker.resize(*how))
     try:
-        with warnings.catch_warnings(action="ignore", category=UserWarning), shaping:
-            yield
+        with warnings.catch_warnings(action="ignore", category=UserWarning), shaping, resizing, tracker:
+            yield tracker
     finally:
         if processes > 1:
             dist.destroy_process_group()
@@ -92,7 +92,7 @@ def together(processes: int) -> Iterator[None]:
 def training(cfg: RunConfig, base: RunConfig, rates: Rates) -> dict[str, Phase]:
     """The phases of a training on ``cfg.launched`` devices. Raises UserError where the backbone has no skeleton."""
     steps = reinforced if cfg.stage == "rl" else supervised
-    with together(cfg.launched), Tracker(rates) as tracker:
+    with together(cfg.launched, rates) as tracker:
         read = partial(unfilled, cfg, base)
         split = partial(sharding.load, read, torch.device("cpu"), cfg.precision == "bf16")
         start = (lambda: split()[0]) if cfg.sharding else read
@@ -113,7 +113,6 @@ def unfilled(cfg: RunConfig, base: RunConfig, learns: bool = True) -> UnifiedMod
 def reinforced(cfg: RunConfig, start: Callable, tracker: Tracker) -> dict[str, tuple[Cost, float]]:
     """Rollouts and their updates, validation and drift."""
     rl, model = cfg.rl, start()
-    tracker.label("weights", tensors(model))
     nets = learner.networks(cfg, model, reward(cfg, tracker), start if cfg.sharding else None)
     for net in (nets.model, nets.reference, *nets.copies.values()):
         without_numbers(net)
@@ -121,7 +120,7 @@ def reinforced(cfg: RunConfig, start: Callable, tracker: Tracker) -> dict[str, t
     tracker.label("copies", tensors(nets.reference, *nets.copies.values()))
     optimizer, experts = learner.optimizer_for(nets.model, rl)
     prepare(tracker, optimizer)
-    run, found = Learner(cfg, nets, optimizer, experts, Plain(cfg), equally_long(training_pool(cfg))), {}
+    run, found = Learner(cfg, nets, optimizer, experts, plain(cfg), equally_long(training_pool(cfg))), {}
     with shortcuts(tracker, model):
         with sharding.gathered(nets.reference), tracker.measure() as once:
             yardstick = probe(nets.reference, world_prompts.prompt_set("val"), cfg)
@@ -184,7 +183,7 @@ def supervised(cfg: RunConfig, start: Callable, tracker: Tracker) -> dict[str, t
     if cfg.activation_checkpointing:
         model.mot.checkpoint_activations()
     optimizer, examples = supervised_run.optimizer_for(model, s), Steps(cfg).__getitem__
-    student = supervised_run.Student(cfg, model, average, optimizer, Plain(cfg), examples)
+    student = supervised_run.Student(cfg, model, average, optimizer, plain(cfg), examples)
     prepare(tracker, optimizer)
     checks, found = -(-s.steps // s.validate_every), {}
     with shortcuts(tracker, model):
@@ -215,26 +214,24 @@ def sampling(cfg: RunConfig, base: RunConfig, rates: Rates, modes: list[str]) ->
         held_out = validation_jobs(reward_samples.HELD_OUT_PER_PROMPT)
         half = (jobs * -(-cfg.reward.samples // len(jobs)))[: cfg.reward.samples // 2] + held_out[::2]
         asked["reward's data"] = [(half, each, [1.0]) for each in (chosen, direct)]
-    with together(cfg.launched), Tracker(rates) as tracker:
+    with together(cfg.launched, rates) as tracker:
         model = unfilled(cfg, base, learns=False)
         tracker.label("weights", tensors(model))
-        with shortcuts(tracker, model), Plain(cfg).autocast():
-            costs = {name: sampled(tracker, model, cfg, sets) for name, sets in asked.items() if sets}
+        with shortcuts(tracker, model), plain(cfg).autocast():
+            costs = {name: sampled(tracker, model, cfg, several) for name, several in asked.items() if several}
     return {name: Phase(cost, 1, cfg.launched) for name, cost in costs.items()}
 
 
 def sampled(tracker: Tracker, model: UnifiedModel, cfg: RunConfig, asked: list) -> Cost:
     """The cost of sampling several sets (jobs, decoding, scales of guidance), from one part of each."""
-    total, known = Cost(), {}
+    total, known, s = Cost(), {}, cfg.sampling
     for jobs, decoded, scales in asked:
-        at_once = engine.at_once(
-            model, [p for p, _ in jobs], cfg.sampling.max_trace_tokens, cfg.sampling.memory * 2**20
-        )
+        at_once = engine.at_once(model, [p for p, _ in jobs], s.max_trace_tokens, s.memory * 2**20)
         part = min(len(jobs), max(at_once) * distributed.count())
         how = part, decoded.thinking, tuple(scale > 1 for scale in scales)
         if how not in known:
             with tracker.measure() as known[how]:
-                engine.sample_guided(model, jobs[:part], cfg.sampling, decoded, scales, 0)
+                engine.sample_guided(model, jobs[:part], s, decoded, scales, 0)
         total = total.then(known[how].times(len(jobs) / part))
     return total
 
@@ -247,14 +244,14 @@ def reward(cfg: RunConfig, tracker: Tracker) -> Callable:
         with suppress(UserError):
             network, score = module.skeleton(cfg)
             tracker.label("reward", tensors(without_numbers(network)))
-            return rewards.Reward(cfg.rl.reward, score, module.FACTS.differentiable)
+            return Reward(cfg.rl.reward, score, module.FACTS.differentiable)
     return Free()
 
 
 class Free:
     """A reward without weights."""
 
-    differentiable, sees, parts = True, (), {}
+    differentiable = True
 
     def __call__(self, images: torch.Tensor, prompts: list, **_) -> torch.Tensor:
         return images.flatten(1).mean(1)

@@ -30,16 +30,21 @@ KINDS = ("weights", "copies", "optimiser", "gradients", "episodes", "reward", "a
 @dataclass(frozen=True)
 class Device:
     """One of the devices: GB of memory; 10^12 operations a second that it reaches, and TB a second at which it reads;
-    None: assumed."""
+    None: assumed. Raises UserError."""
 
-    memory: float
-    tflops: float | None
-    bandwidth: float | None
+    gpu_memory: float = 80
+    tflops: float | None = None
+    bandwidth: float | None = None
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            if value is not None and not 0 < value < float("inf"):
+                raise UserError(f"--{name.replace('_', '-')}: expected a number above 0, got {value}")
 
     @property
     def room(self) -> float:
         """Bytes that a run may use."""
-        return self.memory * 1e9 * (1 - RESERVED)
+        return self.gpu_memory * 1e9 * (1 - RESERVED)
 
     def rates(self, cfg: RunConfig) -> Rates:
         cpu = cfg.device == "cpu"
@@ -47,37 +52,25 @@ class Device:
         return Rates(tflops * 1e12, (self.bandwidth or (MEMORY if cpu else 3)) * 1e12, START)
 
 
-def plan(
-    scale: str,
-    run: str = "unigrpo",
-    gpus: int | None = None,
-    gpu_memory: float = 80,
-    tflops: float | None = None,
-    bandwidth: float | None = None,
-) -> tuple[list[str], bool]:
-    """The lines of a plan, and whether the run fits as it is. ``gpus``: devices, one process each (None: the scale's);
-    ``gpu_memory``: GB of one; ``tflops``: 10^12 operations a second that one reaches; ``bandwidth``: TB a second at
-    which one reads its memory (None: assumed). Raises UserError."""
-    study, device = opened(scale, {"run": run}, gpus, gpu_memory, tflops, bandwidth)
-    cfg, base = study.resolve(run), study.resolve("base")
-    if cfg.source == "released":
+def plan(scale: str, run: str, gpus: int | None, device: Device) -> tuple[list[str], bool]:
+    """The lines of a plan, and whether the run fits as it is. ``gpus``: devices, one process each (None: the scale's).
+    Raises UserError."""
+    study = load_study(CATALOGUE, SCALES, {"scale": scale, "run": run})
+    base = study.resolve("base")
+    if study.resolve(run).source == "released":
         raise UserError(f"--run {run}: expected a run that is trained, this one is released")
-    cfg = on_devices(cfg, gpus)
-    found = phases.training(cfg, base, device.rates(cfg))
-    after = phases.sampling(cfg, base, device.rates(cfg), study.modes(run))
+    cfg, found, after = planned(study, run, gpus, device)
     fits = need(found) <= device.room
     lines = [heading(cfg, device), parameters(cfg, base), *memory(found | after), *work(found, after, cfg)]
     lines.append(f"fits          {'yes' if fits else 'no'}: {need(found) / 1e9:.3g} GB")
     return lines if fits else [*lines, *remedies(cfg, base, device)], fits
 
 
-def opened(scale: str, chosen: dict, gpus, gpu_memory, tflops, bandwidth) -> tuple[Study, Device]:
-    """The study at a scale, and the devices asked for. Raises UserError."""
-    given = {"gpus": gpus, "gpu-memory": gpu_memory, "tflops": tflops, "bandwidth": bandwidth}
-    for name, value in given.items():
-        if value is not None and not 0 < value < float("inf"):
-            raise UserError(f"--{name}: expected a number above 0, got {value}")
-    return load_study(CATALOGUE, SCALES, {"scale": scale} | chosen), Device(gpu_memory, tflops, bandwidth)
+def planned(study: Study, run: str, gpus: int | None, device: Device) -> tuple[RunConfig, dict, dict]:
+    """A run on its devices, the phases of its training and of what samples it. Raises UserError."""
+    cfg, base = on_devices(study.resolve(run), gpus), study.resolve("base")
+    rates = device.rates(cfg)
+    return cfg, phases.training(cfg, base, rates), phases.sampling(cfg, base, rates, study.modes(run))
 
 
 def on_devices(cfg: RunConfig, gpus: int | None) -> RunConfig:
@@ -99,9 +92,9 @@ def need(found: dict[str, Phase]) -> int:
 
 def heading(cfg: RunConfig, device: Device) -> str:
     """The first line of a plan."""
+    usable = f"{cfg.launched} x {device.gpu_memory:g} GB, {device.room / 1e9:.1f} of them usable"
     if cfg.device == "cpu":
-        return f"run {cfg.run} at scale {cfg.scale}: {cfg.threads} CPU cores, {device.room / 1e9:.1f} GB usable"
-    usable = f"{cfg.launched} x {device.memory:g} GB, {device.room / 1e9:.1f} of them usable"
+        usable = f"{cfg.threads} CPU cores, {device.room / 1e9:.1f} GB usable"
     return f"run {cfg.run} at scale {cfg.scale}: {usable}"
 
 
@@ -129,10 +122,14 @@ def work(found: dict[str, Phase], after: dict[str, Phase], cfg: RunConfig) -> li
         t = phase.total
         counts = f"{t['image evaluations']:19,.0f}{t['tokens']:13,.0f}{t['seconds'] / 60:10.3g}"
         lines.append(f"  {name:<24}{phase.times:8,}{t['flops']:12.2e}{counts}")
-    seconds = [sum(phase.total["seconds"] for phase in each.values()) for each in (found, after)]
     where = f"{cfg.threads} cores" if cfg.device == "cpu" else f"{cfg.launched} devices"
-    lines.append(f"time          {span(seconds[0], cfg)} of training on {where}, {span(seconds[1], cfg)} after it")
+    lines.append(f"time          {span(time(found), cfg)} of training on {where}, {span(time(after), cfg)} after it")
     return lines
+
+
+def time(found: dict[str, Phase]) -> float:
+    """Seconds that phases take."""
+    return sum(phase.total["seconds"] for phase in found.values())
 
 
 def span(seconds: float, cfg: RunConfig) -> str:
@@ -167,29 +164,21 @@ def changes(cfg: RunConfig) -> Iterator[tuple[str, object]]:
     yield f"sampling.memory: {smaller}", lambda c: replace(c, sampling=replace(c.sampling, memory=smaller))
 
 
-def table(scale: str, name: str, gpus=None, gpu_memory: float = 80, tflops=None, bandwidth=None):
+def table(scale: str, name: str, gpus: int | None, device: Device) -> tuple[list[str], bool]:
     """The lines and whether all fit, as of :func:`plan`, of the runs of a table and of all that these descend from.
     Raises UserError."""
-    study, device = opened(scale, {}, gpus, gpu_memory, tflops, bandwidth)
+    study = load_study(CATALOGUE, SCALES, {"scale": scale})
     tables, runs = study.catalogue["tables"], study.catalogue["runs"]
     if name not in tables:
         raise UserError(f"--table {name}: expected one of {', '.join(tables)}")
     used = {old for run in runs_read(tables[name]) for old in ancestors(runs, run, "init")}
     lines = [f"{'run':<32}{'seeds':>6}{'devices':>9}{'GB of each':>12}{'time of a seed':>18}{'GB on disk':>12}"]
     base, fits, total = study.resolve("base"), True, Counter()
-    for run in [run for run in runs if run in used]:
-        cfg, seeds = study.resolve(run), len(study.seeds(run))
-        if cfg.source != "train":
-            continue
-        cfg = on_devices(cfg, gpus)
-        found, after = (
-            f(cfg, base, device.rates(cfg), *more)
-            for f, more in ((phases.training, ()), (phases.sampling, (study.modes(run),)))
-        )
-        seconds, rest = (sum(phase.total["seconds"] for phase in each.values()) for each in (found, after))
-        stored = sum(
-            x.nbytes for x in phases.tensors(phases.unfilled(cfg, base)) if not cfg.backbone_facts.adapters_only
-        )
+    for run in (run for run in runs if run in used and study.resolve(run).source == "train"):
+        cfg, found, after = planned(study, run, gpus, device)
+        seeds, seconds, rest = len(study.seeds(run)), time(found), time(after)
+        weights = [] if cfg.backbone_facts.adapters_only else phases.tensors(phases.unfilled(cfg, base))
+        stored = sum(x.nbytes for x in weights)
         fits = fits and need(found) <= device.room
         each = f"{need(found) / 1e9:12.1f}{span(seconds + rest, cfg):>18}{stored / 1e9:12.2f}"
         lines.append(f"{run:<32}{seeds:6}{cfg.launched:9}{each}")
@@ -203,8 +192,7 @@ def check_fits(cfg: RunConfig, memory_of_device: int) -> None:
     alone, whose releases only their base knows, are passed over."""
     if cfg.backbone_facts.adapters_only:
         return
-    found = phases.training(cfg, cfg, Device(0, None, None).rates(cfg))
-    if (needed := need(found)) > memory_of_device:
+    if (needed := need(phases.training(cfg, cfg, Device().rates(cfg)))) > memory_of_device:
         raise UserError(
             f"scale {cfg.scale}: {cfg.run} needs about {needed / 1e9:.1f} GB on each of {cfg.launched} devices, there"
             f" are {memory_of_device / 1e9:.1f}; see unigrpo plan --scale {cfg.scale} --run {cfg.run}"

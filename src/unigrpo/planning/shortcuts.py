@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import is_dataclass
+from functools import wraps
 from math import prod
 from unittest.mock import patch
 
@@ -27,6 +28,14 @@ from unigrpo.training import loop, validation
 
 FEW = (1, 3, 5)  # tokens that another network than ours writes
 REPEATED = ("velocity", "replay", "text_logp", "decode", "encode_images")  # calls of a model
+COUNTS = {  # what a call of a model is asked for
+    "velocity": lambda _, context, x, t: {"image evaluations": len(x)},
+    "think": lambda _, ids, most, *draws: {"tokens": len(ids) * most},
+    "replay": lambda _, ids, pieces, branches, **how: {
+        "image evaluations": sum(p.t.numel() for p in pieces if isinstance(p, States)) * len(branches),
+        "tokens": sum(int(p.mask.sum()) for p in pieces if isinstance(p, Trace)),
+    },
+}
 
 
 @contextmanager
@@ -35,13 +44,12 @@ def shortcuts(tracker: Tracker, model: UnifiedModel) -> Iterator[None]:
     counted: image evaluations and tokens of texts."""
     kind, known = type(model), {}
     think = kind.think if isinstance(model, MoTModel) else short(tracker, kind.think)
-    changes = [(kind, name, once(tracker, counted(tracker, name, getattr(kind, name)), known)) for name in REPEATED]
     one_by_one = {type(m) for m in model.modules() if hasattr(m, "_decode")}  # pictures, by diffusers' autoencoders
-    changes += [(each, "_decode", once(tracker, each._decode, known)) for each in one_by_one]
+    repeated = [*((kind, name) for name in REPEATED), *((each, "_decode") for each in one_by_one)]
+    changes = [(owner, name, once(tracker, getattr(owner, name), known, called)) for owner, name in repeated]
     changes += [
-        (kind, "think", counted(tracker, "think", think)),
+        (kind, "think", once(tracker, think, known, lambda *_: None)),
         (MoT, "write", ends(tracker, MoT.write)),
-        (loop, "update", alike(tracker, loop.update)),
         (loop, "reduced_once", few(tracker, loop.reduced_once)),
         (loop, "require_finite", lambda metrics, norms: None),
         (loop, "require_match", lambda *_: None),
@@ -57,31 +65,12 @@ def shortcuts(tracker: Tracker, model: UnifiedModel) -> Iterator[None]:
         yield
 
 
-def counted(tracker: Tracker, name: str, method: Callable) -> Callable:
-    """The method, which adds to the image evaluations and tokens by what it is asked."""
-
-    def call(model, *args, **kwargs):
-        if name == "velocity":
-            tracker.count(**{"image evaluations": len(args[1])})
-        elif name == "think":
-            tracker.count(tokens=len(args[0]) * args[1])
-        elif name == "replay":
-            for piece in args[1]:
-                if isinstance(piece, States):
-                    tracker.count(**{"image evaluations": piece.t.numel() * len(args[2])})
-                elif isinstance(piece, Trace):
-                    tracker.count(tokens=int(piece.mask.sum()))
-        return method(model, *args, **kwargs)
-
-    return call
-
-
 def form(x):
     """What the cost of a call depends on in an input."""
     if isinstance(x, Tensor):
         return tuple(x.shape), x.dtype
     if is_dataclass(x):
-        return type(x), *(form(value) for value in vars(x).values())
+        return type(x), form(vars(x))
     if isinstance(x, dict):
         return tuple((name, form(value)) for name, value in x.items())
     if isinstance(x, list | tuple):
@@ -91,47 +80,49 @@ def form(x):
     return x
 
 
-def once(tracker: Tracker, method: Callable, known: dict) -> Callable:
-    """The method, computed once for each form of its inputs where it takes no gradient."""
+def called(model: UnifiedModel, *args, **kwargs) -> tuple | None:
+    """The form of a call without gradient."""
+    return None if torch.is_grad_enabled() else (id(model), form(args), form(kwargs))
 
-    def call(model, *args, **kwargs):
-        if torch.is_grad_enabled():
-            return method(model, *args, **kwargs)
-        key = method, id(model), form(args), form(kwargs)
-        before = Counter(tracker.now)
-        if key not in known:
+
+def once(tracker: Tracker, function: Callable, known: dict, form_of: Callable) -> Callable:
+    """The function, computed once for each form of its inputs, where they have one."""
+
+    def call(*args, **kwargs):
+        key, before = form_of(*args, **kwargs), Counter(tracker.now)
+        if (at := (function, key)) not in known:
             with tracker.measure() as cost:
-                out = method(model, *args, **kwargs)
-            more = {kind: size - before[kind] for kind, size in cost.peak.items()}
-            empty = tree_map(lambda x: outline(x) if isinstance(x, Tensor) else x, out)
-            known[key] = more, cost.counts, empty
+                tracker.count(**COUNTS.get(function.__name__, lambda *_, **__: {})(*args, **kwargs))
+                out = function(*args, **kwargs)
+            if key is not None:
+                more = {kind: size - before[kind] for kind, size in cost.peak.items()}
+                known[at] = more, cost.counts, tree_map(lambda x: outline(x) if isinstance(x, Tensor) else x, out)
             return out
-        more, counts, empty = known[key]
-        out = tree_map(lambda x: tracker.new(x) if isinstance(x, Tensor) else x, empty)
+        more, counts, empty = known[at]
         tracker.spend(Cost({kind: before[kind] + more.get(kind, 0) for kind in {*before, *more}}, counts))
-        return out
+        return tree_map(lambda x: tracker.new(x) if isinstance(x, Tensor) else x, empty)
 
     return call
 
 
 def ends(tracker: Tracker, write: Callable) -> Callable:
     """``MoT.write`` of the first token and of the last; those between take what these take in the mean."""
-    first: dict[int, tuple[Cost, Tensor]] = {}
+    first: dict[int, list] = {}  # what the first token cost, its hidden state, how many were left out since
 
     def call(net, growing, ids, present):
         left = growing.keys[0].shape[2] - growing.length - ids.shape[1]
-        if id(growing) in first and left > 2:
+        if (begun := first.get(id(growing))) and left > 2:
             growing.mask[:, growing.length : growing.length + 1] = present
             growing.length, growing.rope = growing.length + 1, growing.rope + present.sum(1)
-            first[id(growing)][2].update(skipped=1)
-            return torch.empty_like(first[id(growing)][1])
+            begun[2] += 1
+            return torch.empty_like(begun[1])
         with tracker.measure() as cost:
             hidden = write(net, growing, ids, present)
-        if id(growing) in first:
-            begun, _, between = first.pop(id(growing))
-            tracker.spend(Cost(counts=begun.then(cost).times(between["skipped"] / 2).counts))
+        if begun:
+            tracker.spend(Cost(counts=begun[0].then(cost).times(begun[2] / 2).counts))
+            del first[id(growing)]
         elif left > 2:
-            first[id(growing)] = cost, hidden, Counter()
+            first[id(growing)] = [cost, hidden, 0]
         return hidden
 
     return call
@@ -140,6 +131,7 @@ def ends(tracker: Tracker, write: Callable) -> Callable:
 def short(tracker: Tracker, think: Callable) -> Callable:
     """``think`` of another network: what a few tokens cost, continued, as costs are quadratic in their number."""
 
+    @wraps(think)
     def call(model, prompts, max_tokens, uniforms, temperature):
         if max_tokens <= max(FEW):
             return think(model, prompts, max_tokens, uniforms, temperature)
@@ -147,8 +139,7 @@ def short(tracker: Tracker, think: Callable) -> Callable:
         for n in FEW:
             with tracker.measure(apart=True) as cost:
                 think(model, prompts, n, uniforms, temperature)
-            others = [m for m in FEW if m != n]
-            weight = prod((max_tokens - m) / (n - m) for m in others)
+            weight = prod((max_tokens - m) / (n - m) for m in FEW if m != n)
             total.update({name: weight * value for name, value in cost.counts.items()})
             peak = cost.peak
         tracker.spend(Cost(peak, total))
@@ -156,21 +147,6 @@ def short(tracker: Tracker, think: Callable) -> Callable:
         trace = Trace(torch.zeros_like(ones, dtype=torch.long), ones.bool(), tracker.new(ones))
         with tracker.measure(apart=True):
             return trace, model.encode(prompts, trace)[1]
-
-    return call
-
-
-def alike(tracker: Tracker, update: Callable) -> Callable:
-    """The update of the first optimiser step, in the place of all that have as many slices."""
-    known: dict[tuple, tuple] = {}
-
-    def call(run, slices, rl):
-        if (key := (len(slices), repr(rl))) not in known:
-            with tracker.measure() as cost:
-                known[key] = cost, update(run, slices, rl)
-        else:
-            tracker.spend(known[key][0])
-        return known[key][1]
 
     return call
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from math import prod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,28 +21,24 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.flop_counter import flop_registry, sdpa_flop
+from torch.utils.flop_counter import flop_registry
 
 aten = torch.ops.aten
 FAKE = FakeTensorMode(allow_non_fake_inputs=True)
 REAL = 2**16  # numbers of a tensor made from nothing, from which on it is fake
 REST = "activations"  # what has no other kind: activations, caches, temporaries
+RESIZE = torch.UntypedStorage.resize_
 ANSWERS = {aten._local_scalar_dense.default: 0.0, aten.equal.default: True}
 
 
-def _attention(q, k, v, *_, out_val=None, **__) -> int:
-    return sdpa_flop(q.shape, k.shape, v.shape)
-
-
-FLOPS = {
-    **flop_registry,
-    aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-    aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda g, *a, **k: 5 * _attention(*a) // 2,
+ATTENTION = "_scaled_dot_product_flash_attention"
+FLOPS = flop_registry | {  # and of the operations that it becomes on a CPU
+    getattr(aten, f"{ATTENTION}_for_cpu{way}"): flop_registry[getattr(aten, ATTENTION + way)]
+    for way in ("", "_backward")
 }
 
 
-@dataclass(frozen=True)
-class Rates:
+class Rates(NamedTuple):
     """What one device reaches: operations a second, bytes a second of its memory, and the seconds that an operation
     takes to start."""
 
@@ -87,12 +84,10 @@ def without_numbers(module: nn.Module) -> nn.Module:
     for part in module.modules():
         for tensors in (part._parameters, part._buffers):
             for name, x in tensors.items():
-                if type(x) in (Tensor, nn.Parameter) and id(x) not in made:
-                    whole = not x.is_floating_point()
-                    made[id(x)] = torch.zeros_like(x, device="cpu") if whole else fake(x)
-                    if isinstance(x, nn.Parameter):
-                        made[id(x)] = nn.Parameter(made[id(x)], x.requires_grad)
-                if id(x) in made:
+                if type(x) in (Tensor, nn.Parameter):
+                    if id(x) not in made:
+                        y = fake(x) if x.is_floating_point() else torch.zeros_like(x, device="cpu")
+                        made[id(x)] = nn.Parameter(y, x.requires_grad) if isinstance(x, nn.Parameter) else y
                     tensors[name] = made[id(x)]
     return module
 
@@ -158,20 +153,10 @@ class Tracker(TorchDispatchMode):
             _, size, kind = self.held.pop(place)
             self.now[kind] -= size
 
-    def __enter__(self):
-        resize = self.resize = torch.UntypedStorage.resize_
-
-        def resized(storage, size):
-            resize(storage, size)
-            if id(storage) in self.held:
-                self.hold(storage, self.held[id(storage)][2])
-
-        torch.UntypedStorage.resize_ = resized
-        return super().__enter__()
-
-    def __exit__(self, *error):
-        torch.UntypedStorage.resize_ = self.resize
-        return super().__exit__(*error)
+    def resize(self, storage: torch.UntypedStorage, size: int) -> None:
+        RESIZE(storage, size)
+        if id(storage) in self.held:
+            self.hold(storage, self.held[id(storage)][2])
 
     # -- operations ----------------------------------------------------------------------------------------------
 
@@ -181,17 +166,17 @@ class Tracker(TorchDispatchMode):
         if func is torch.ops.prim.device.default:
             return args[0].fake_device
         kwargs, inputs = kwargs or {}, [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-        if any(isinstance(x, FakeTensor) for x in inputs):
+        size = args[0] if args and not inputs and isinstance(args[0], list | tuple) else ()  # made from nothing
+        large = prod(size) >= REAL and kwargs.get("device") != torch.device("meta")
+        if faked := large or any(isinstance(x, FakeTensor) for x in inputs):
             if func in ANSWERS:
                 return ANSWERS[func]
             if func is aten.index.Tensor:
                 args = args[0], [place for index in args[1] for place in places(index)]
-            with FAKE:
-                out = func(*args, **kwargs)
-            out = tree_map(real_if_whole, out)
-        else:
-            out = func(*args, **kwargs) if inputs or small(args, kwargs) else made(func, args, kwargs)
-        outputs = [x for x in tree_leaves(out) if isinstance(x, Tensor) and place_of(x) != "meta"]
+        with FAKE if faked else nullcontext():
+            out = func(*args, **kwargs)
+        out = tree_map(real_if_whole, out)
+        outputs = [x for x in tree_leaves(out) if isinstance(x, Tensor) and x.device.type != "meta"]
         for x in outputs:
             storage = x.untyped_storage()
             if id(storage) not in self.held:
@@ -201,28 +186,8 @@ class Tracker(TorchDispatchMode):
             flops = operation(*args, **kwargs, out_val=out) if operation else 0
             moved = sum(x.nbytes for x in inputs + outputs)
             seconds = max(flops / self.rates.flops, moved / self.rates.bandwidth, self.rates.start)
-            self.costs[-1].counts.update(flops=flops, seconds=seconds)
+            self.count(flops=flops, seconds=seconds)
         return out
-
-
-def place_of(tensor: Tensor) -> str:
-    return (tensor.fake_device if isinstance(tensor, FakeTensor) else tensor.device).type
-
-
-def small(args: tuple, kwargs: dict) -> bool:
-    """Whether what is made from nothing, of a size that stands first, has so few numbers that it may be real."""
-    return (
-        kwargs.get("device") == torch.device("meta")
-        or not args
-        or not isinstance(args[0], list | tuple)
-        or prod(args[0]) < REAL
-    )
-
-
-def made(func: Callable, args: tuple, kwargs: dict) -> Tensor:
-    """A tensor made from nothing: fake, unless it holds whole numbers."""
-    with FAKE:
-        return real_if_whole(func(*args, **kwargs))
 
 
 def places(index: Tensor | None) -> tuple:
