@@ -42,9 +42,8 @@ def image(track: ImageTrack, replay: ImageReplay, rl: RLConfig) -> dict[str, Ten
     if rl.ratio == "ratio_norm":
         floor = ratio_norm_log_ratio(replay.mean, track.means, track.noise)
     else:
-        sampled = -(track.next_latents - track.means).square().flatten(2).mean(2) / (2 * replay.std.square())
-        replayed = -(track.next_latents - replay.mean).square().flatten(2).mean(2) / (2 * replay.std.square())
-        floor = plain_log_ratio(replayed, sampled)
+        errors = ((track.next_latents - mean).square().flatten(2).mean(2) for mean in (replay.mean, track.means))
+        floor = plain_log_ratio(*(-error / (2 * replay.std.square()) for error in errors))
     return {"mismatch": apart.mean(), "mismatch_max": apart.max(), "log_ratio_floor": floor.square().mean().sqrt()}
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from unigrpo.core import distributed
 from unigrpo.core.records import Prompt
 from unigrpo.episodes import monitor
-from unigrpo.episodes.rollout import ImageReplay, Replay, Rollout, unguided
+from unigrpo.episodes.rollout import Replay, Rollout, unguided
 from unigrpo.models.base import UnifiedModel
 from unigrpo.objectives.image_losses import flow_grpo_loss, plain_log_ratio, ratio_norm_log_ratio, velocity_mse
 from unigrpo.objectives.text_losses import TextObjective, masked_mean, text_grpo_loss
@@ -197,12 +197,6 @@ def averaged(metrics: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: v.max() if name.endswith("_max") else v.mean() for name, v in values.items()}
 
 
-def regulariser(rl: RLConfig) -> tuple[float, Callable[[ImageReplay, ImageReplay, RLConfig], Tensor]]:
-    """The weight of the run's regulariser, and its distance (B, S) between replays under policy and reference."""
-    plugin = REGULARISERS.load(rl.regulariser, "rl.regulariser")
-    return getattr(rl, plugin.FACTS.weight), plugin.distance
-
-
 def penalty(new: Replay, s: Slice, rl: RLConfig, metrics: dict[str, Tensor]) -> Tensor | float:
     """The weighted regulariser of rules without noise inside the trajectory, a mean over the slice, with the velocity
     MSE noted in ``metrics``; 0 without one."""
@@ -229,11 +223,10 @@ def window_loss(new: Replay, s: Slice, rl: RLConfig) -> tuple[Tensor, dict[str, 
 def window_penalty(new: Replay, s: Slice, rl: RLConfig, metrics: dict[str, Tensor]) -> Tensor:
     """The weighted distance to the reference (b, S) of each sample and step, those of several images one after the
     other; the velocity MSE is noted in ``metrics`` whichever it is."""
-    weight, distance = regulariser(rl)
-    pairs = []
+    chosen, pairs = REGULARISERS.load(rl.regulariser, "rl.regulariser"), []
     for track, after, _, reference in s.compared(new, "image"):
         pair = after, reference
         pairs.append(pair if rl.penalty_guided else tuple(unguided(track, one, rl) for one in pair))
     mse = [velocity_mse(after.velocity.detach(), reference.velocity) for after, reference in pairs]
     metrics["velocity_mse"] = torch.cat(mse, 1).mean()
-    return weight * torch.cat([distance(*pair, rl) for pair in pairs], 1)
+    return getattr(rl, chosen.FACTS.weight) * torch.cat([chosen.distance(*pair, rl) for pair in pairs], 1)

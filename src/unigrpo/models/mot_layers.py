@@ -134,16 +134,16 @@ class Layer(nn.Module):
             for name in ("input_layernorm", "post_attention_layernorm"):
                 self.add_module(name + suffix, nn.RMSNorm(config.hidden_size, config.rms_norm_eps))
 
-    def forward(self, streams: dict[str, Tensor], ropes: dict, pieces: Sequence[Piece], joins: Sequence[Join]):
+    def forward(self, *inputs):
+        """What :meth:`compute` returns."""
+        if self.again and torch.is_grad_enabled():
+            return checkpoint(self.compute, *inputs, use_reentrant=False, preserve_rng_state=False)
+        return self.compute(*inputs)
+
+    def compute(self, streams: dict[str, Tensor], ropes: dict, pieces: Sequence[Piece], joins: Sequence[Join]):
         """streams: suffix -> (T, D), the tokens of all pieces one after the other; ropes alike. ``joins`` put the keys
         and values that a piece looks back on before its own. Returns the new streams, and the keys and values
         (R, kv_heads, L, hd) of each piece."""
-        if self.again and torch.is_grad_enabled():
-            inputs = streams, ropes, pieces, joins
-            return checkpoint(self.compute, *inputs, use_reentrant=False, preserve_rng_state=False)
-        return self.compute(streams, ropes, pieces, joins)
-
-    def compute(self, streams: dict[str, Tensor], ropes: dict, pieces: Sequence[Piece], joins: Sequence[Join]):
         attention = self.self_attn
         normed = {s: part_of(self, "input_layernorm", s)(x) for s, x in streams.items()}
         made = {s: attention.project(x, ropes[s], s) for s, x in normed.items()}

@@ -6,9 +6,9 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
+from typing import NamedTuple
 from unittest.mock import patch
 
 import torch
@@ -46,8 +46,7 @@ from unigrpo.world import prompts as world_prompts
 GUIDANCE = 2.0  # of validation and evaluation: any scale above 1 costs as much
 
 
-@dataclass(frozen=True)
-class Phase:
+class Phase(NamedTuple):
     """What is done ``times`` times in a run, on each of ``devices``; ``cost`` is of one time on one device."""
 
     cost: Cost

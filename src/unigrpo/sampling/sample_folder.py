@@ -116,16 +116,8 @@ def write(folder: Path, jobs: Sequence[tuple[Prompt, int]], samples, protocol: d
         temporary.write_bytes(content.getbuffer())
     write_json(folder / "protocol.json", protocol)
     rows = [
-        {
-            "index": i,
-            "prompt_id": prompt.id,
-            "prompt": prompt.text,
-            "tag": prompt.tag,
-            "meta": prompt.meta,
-            "sample": number,
-            "seed": protocol["seed"],
-            "trace": trace,
-        }
+        {"index": i, "prompt_id": prompt.id, "prompt": prompt.text, "tag": prompt.tag, "meta": prompt.meta}
+        | {"sample": number, "seed": protocol["seed"], "trace": trace}
         for i, ((prompt, number), trace) in enumerate(zip(jobs, samples.traces, strict=True))
     ]
     write_text(folder / "manifest.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
