@@ -142,9 +142,12 @@ def flat(settings: dict, prefix: str = "") -> dict:
 
 
 def replace(settings: Kind, **changes: Any) -> Kind:
-    """The settings with some changed, all checked again. Raises UserError."""
+    """The settings with some changed, all checked again, by their method ``changed`` where they have one. Raises
+    UserError."""
     if not isinstance(settings, BaseModel):
         return dataclasses.replace(settings, **changes)
+    if hasattr(settings, "changed"):
+        return settings.changed(changes)
     return from_dict(type(settings), {name: getattr(settings, name) for name in type(settings).model_fields} | changes)
 
 

@@ -231,6 +231,12 @@ class RLConfig(Denoising):
         noise = REGULARISERS.load(self.regulariser, "rl.regulariser").FACTS.needs_noise
         require(facts.noise_inside or not noise, "rl.regulariser", f"one without densities for {name}: it has no SDE")
 
+    def changed(self, changes: dict[str, Any]) -> RLConfig:
+        """These settings with some changed; with another method, its settings in place of this one's."""
+        known = rl_class(changes.get("method", self.method)).model_fields
+        values = {name: getattr(self, name) for name in type(self).model_fields if name in known}
+        return rl_config(**values | changes)
+
     @property
     def facts(self) -> MethodFacts:
         return METHODS.load(self.method, "rl.method").FACTS
