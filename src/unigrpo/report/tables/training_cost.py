@@ -3,7 +3,7 @@ trained on, at the first, the best and the last validation, and on the training 
 rollouts.
 """
 
-from collections.abc import Iterable
+from operator import itemgetter
 from statistics import mean, median
 
 from unigrpo.report.data import lines, logs, phrases
@@ -31,30 +31,23 @@ REWARDS = {
     "training_first": "training reward: first 10",
     "training_last": "training reward: last 10",
 }
+PICKS = {"first": itemgetter(0), "best": max, "last": itemgetter(-1)}
 
 
 def line(row: Row, rows: list[Row], sources: Sources) -> Line:
     trained = [log for log in sources.folder.metrics(row.run).values() if log]
-    rollouts = [len(logs.column(log, "train", "proxy")) for log in trained]
-    gold, proxy = ([logs.column(log, "validation", name) for log in trained] for name in ("gold", "proxy"))
-    training_first, training_last = logs.ends(row.run, "proxy", sources.folder)
-
-    def over_seeds(values: Iterable[float]) -> float | None:
-        found = list(values)
-        return mean(found) if found else None
-
-    return {
-        "seeds": len(trained),
-        "rollouts": round(median(rollouts)) if trained else None,
-        **sources.cost(row.run),
-        "gold_first": over_seeds(values[0] for values in gold if values),
-        "gold_best": over_seeds(max(values) for values in gold if values),
-        "gold_last": over_seeds(values[-1] for values in gold if values),
-        "validation_first": over_seeds(values[0] for values in proxy if values),
-        "validation_last": over_seeds(values[-1] for values in proxy if values),
-        "training_first": training_first,
-        "training_last": training_last,
+    rewards = {
+        "gold": [logs.column(log, "validation", "gold") for log in trained],
+        "validation": [logs.column(log, "validation", "proxy") for log in trained],
+        "training": [logs.ends(row.run, "proxy", sources.folder)],
     }
+    rollouts = round(median(len(logs.column(log, "train", "proxy")) for log in trained)) if trained else None
+    line = {"seeds": len(trained), "rollouts": rollouts} | sources.cost(row.run)
+    for name in REWARDS:
+        what, when = name.split("_")
+        found = [PICKS[when](values) for values in rewards[what] if values and None not in values]
+        line[name] = mean(found) if found else None
+    return line
 
 
 def text(line: Line, sources: Sources) -> Line:
