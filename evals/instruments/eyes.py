@@ -90,11 +90,9 @@ class Mask2Former:
         inputs = self.processor(images=list(images), size=self.size, return_tensors="pt").to(self.model.device)
         output = self.model(pixel_values=inputs["pixel_values"], pixel_mask=inputs["pixel_mask"])
         seen, size = inputs["pixel_values"].shape[-2:], (images[0].height, images[0].width)
-        pairs = zip(output.class_queries_logits, output.masks_queries_logits, strict=True)
-        return [
-            keep(*instances(classes, masks, seen, size, geneval.THRESHOLDS[0]), tag)
-            for (classes, masks), tag in zip(pairs, tags, strict=True)
-        ]
+        rows = zip(output.class_queries_logits, output.masks_queries_logits, tags, strict=True)
+        least = geneval.THRESHOLDS[0]
+        return [keep(*instances(classes, masks, seen, size, least), tag) for classes, masks, tag in rows]
 
 
 def instances(

@@ -106,8 +106,7 @@ def skeleton(settings: RewardConfig, image_size: int):
 
 def load(path: str | Path, device: str = "auto"):
     """The trained reward in folder ``path``. Raises UserError where it is absent, damaged or of another shape."""
-    path = Path(path)
-    device = pick_device(device)
+    path, device = Path(path), pick_device(device)
     names = Card.__dataclass_fields__
     data = read_json(path / "model.json", *names)
     with error_prefix(path / "model.json"):

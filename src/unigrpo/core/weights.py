@@ -84,10 +84,8 @@ def fetch(name: str | Path, wanted: str, get: Callable[[], str | Path]) -> Path:
 
 def unfetched(name: str | Path, wanted: str, why: str) -> UserError:
     """The line for ``wanted`` of the repository ``name``, which cannot be had because of ``why``."""
-    return UserError(
-        f"{name}: no such folder here, and {wanted} cannot be fetched from the hub ({why});"
-        f" `hf download {name} --local-dir DIR` where there is a network, then give DIR"
-    )
+    advice = f"`hf download {name} --local-dir DIR` where there is a network, then give DIR"
+    return UserError(f"{name}: no such folder here, and {wanted} cannot be fetched from the hub ({why}); {advice}")
 
 
 @contextmanager

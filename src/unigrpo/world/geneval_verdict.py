@@ -133,8 +133,7 @@ def boxes_and_colors(detections: Sequence[Detection]) -> tuple[dict[str, list[li
 
 
 class Verdict(NamedTuple):
-    """``reason``: one line a failure, empty if correct, its relations sorted. ``score`` (exact rule only): 1 or less,
-    unclamped."""
+    """``reason``: a line a failure, empty if correct, its relations sorted. ``score`` (exact rule only): at most 1."""
 
     correct: bool
     reason: str

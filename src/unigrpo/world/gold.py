@@ -21,8 +21,7 @@ EXTRA_PENALTY = 0.2
 
 
 class Judgement(NamedTuple):
-    """Verdict on one image; ``soft`` and ``gold`` in [0, 1], ``facts`` in the order of the clauses: count, colour,
-    relation."""
+    """Of one image; ``soft`` and ``gold`` in [0, 1]; ``facts`` clause by clause: count, colour, relation."""
 
     strict: bool
     soft: float

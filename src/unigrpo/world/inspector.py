@@ -128,8 +128,7 @@ def _candidates(coverage: np.ndarray, colors: np.ndarray) -> tuple[list[_Candida
 
 @cache
 def _templates() -> tuple[np.ndarray, np.ndarray]:
-    """Canonical maps (k, CANONICAL ** 2) of rendered shapes at several radii, sub-pixel places and blurs; their classes
-    (k,)."""
+    """Canonical maps (k, CANONICAL ** 2) of shapes at several radii, sub-pixel places and blurs; their classes (k,)."""
     size = 48
     centers = [0.5 + i / 3 / size for i in range(3)]
     radii = np.linspace(0.9 * RADIUS[0], RADIUS[1], 3)

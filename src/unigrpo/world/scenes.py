@@ -1,8 +1,7 @@
 """Scenes: 1-4 coloured shapes on a light background, each in another cell of a 3x3 grid (numpy only).
 
-Positions and sizes are continuous: centres jitter by up to 15 % of a cell, diameters are 62-78 % of a cell,
-so neither an object nor a latent patch sits exactly on the grid. Coordinates are fractions of the image side,
-y pointing down.
+Positions and sizes are continuous: centres jitter by up to 15 % of a cell, diameters are 62-78 % of a cell, so neither
+an object nor a latent patch sits exactly on the grid. Coordinates are fractions of the image side, y pointing down.
 """
 
 from __future__ import annotations
