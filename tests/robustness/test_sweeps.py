@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
+import signal
 import time
+from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -146,70 +148,143 @@ def test_a_case_leaves_the_folder_as_it_was(tmp_path, monkeypatch):
 # ---- kills -------------------------------------------------------------------------------------------------
 
 
-def test_moments_are_drawn_once_and_for_all():
-    drawn = list(kill_sweep.moments(0, 50, 8.0))
-    assert drawn == list(kill_sweep.moments(0, 50, 8.0)) and drawn != list(kill_sweep.moments(1, 50, 8.0))
-    assert drawn[:5] == list(kill_sweep.moments(0, 5, 8.0))
-    assert 0 <= min(drawn) < 2 and 6 < max(drawn) < 8
+def test_the_plan_hits_each_kind_of_file_by_each_signal_and_each_victim():
+    planned = kill_sweep.plan()
+    assert len(planned) >= 60
+    for hit in ("state", "weights", "record", "scores", "table", "restart"):
+        of_kind = [kill for kill in planned if kill.hit == hit]
+        assert {kill.target for kill in of_kind} == {"step", "snakemake", "wrapper", "all"} and len(of_kind) >= 12
+        assert {(kill.target, kill.signal) for kill in of_kind} >= {
+            (target, number)
+            for target in ("step", "snakemake", "all")
+            for number in (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
+        }
+        assert len({(kill.phase, kill.pattern) for kill in of_kind}) >= 3
 
 
-def write_results(folder, scores="a,b\n", table="| a |\n", weights=b"w"):
+WRITES = """
+import subprocess
+from pathlib import Path
+from unigrpo.core.files import read_text, write_text
+
+subprocess.Popen(["sleep", "60"])
+write_text("results/.lock", "new")
+with Path("line.jsonl").open("a") as file:
+    file.write("0123456789")
+read_text("results/.lock")
+"""
+FOUND = {  # by hand: phase, file -> what a kill leaves of the file, and beside it
+    ("before", "results/.lock"): ("old", set()),
+    ("written", "results/.lock"): ("old", {"..lock.tmp"}),
+    ("after", "results/.lock"): ("new", set()),
+    ("before", "line.jsonl"): ("first", set()),
+    ("torn", "line.jsonl"): ("first01234", set()),
+    ("after", "line.jsonl"): ("first0123456789", set()),
+    ("read", "results/.lock"): ("new", set()),
+}
+
+
+@pytest.fixture
+def calls(root, tmp_path, monkeypatch):
+    """Calls of a program that starts a child and writes two files, over what is there."""
+    found = kill_sweep.Calls(tmp_path)
+    (found.checkout / "results").mkdir(parents=True)
+    (found.checkout / "results/.lock").write_text("old")
+    (found.checkout / "line.jsonl").write_text("first")
+    (found.checkout / "src").symlink_to(root / "src")
+    shutil.copy(kill_sweep.HOOK, found.checkout / "sitecustomize.py")
+    monkeypatch.setattr(kill_sweep, "COMMAND", ("-c", WRITES))
+    yield found
+    for process in kill_sweep.at_work(found.checkout):
+        process.kill()
+
+
+@pytest.mark.parametrize("phase, file", FOUND)
+def test_a_kill_hits_the_moment_that_is_armed(calls, phase, file):
+    struck = calls.call(kill_sweep.Kill("record", phase, rf"{file}$", "step", signal.SIGKILL))
+    assert (struck["file"], struck["phase"], struck["exit_code"]) == (file, phase, -signal.SIGKILL)
+    place = calls.checkout / file
+    assert (place.read_text(), {path.name for path in place.parent.glob(".*.tmp")}) == FOUND[phase, file]
+    assert len(kill_sweep.at_work(calls.checkout)) == 1  # the child
+
+
+def test_a_kill_of_all_ends_the_children_too(calls):
+    struck = calls.call(kill_sweep.Kill("record", "torn", "line", "all", signal.SIGKILL))
+    assert struck["exit_code"] == -signal.SIGKILL and kill_sweep.at_work(calls.checkout) == []
+
+
+def test_a_signal_that_is_not_answered_in_one_line_is_a_fault(calls):
+    struck = calls.call(kill_sweep.Kill("record", "torn", "line", "wrapper", signal.SIGINT))
+    assert struck["last_line"] == "KeyboardInterrupt" and struck["faults"] == [
+        "says 'Traceback'",
+        "1 processes live on",
+        "ends in 'KeyboardInterrupt'",
+        f"exit code {-signal.SIGINT}",
+    ]
+
+
+def test_a_call_that_comes_to_its_end_is_done_and_one_that_fails_is_an_error(calls, monkeypatch):
+    assert calls.call() is None
+    assert calls.call(kill_sweep.Kill("scores", "before", "scores", "step", signal.SIGKILL)) is None
+    monkeypatch.setattr(kill_sweep, "COMMAND", ("-c", "raise SystemExit('no base')"))
+    with pytest.raises(UserError, match=r"ended with exit code 1:\nno base"):
+        calls.call()
+
+
+def test_kills_follow_each_other_until_a_moment_has_passed_and_the_next_call_is_noted(calls):
+    first, second, passed = (
+        kill_sweep.Kill("record", "torn", pattern, "step", signal.SIGKILL) for pattern in ("line", "jsonl", "other")
+    )
+    queue = deque([first, second, passed])
+    kills = list(kill_sweep.until_done(calls, queue))
+    assert [kill["file"] for kill in kills] == ["line.jsonl"] * 2 and list(queue) == [passed]
+    assert [kill["next_call"] for kill in kills] == [[], []]
+    assert (calls.checkout / "line.jsonl").read_text() == "first" + "01234" * 2 + "0123456789"
+
+
+def write_results(folder, scores="a,b\n", weights=b"w", loss=0.5):
+    """Results of a call that took a time of its own."""
+    seconds = time.monotonic()
     for name, content in {
-        "scores.csv": scores.encode(),
-        "tables/table1.md": table.encode(),
-        "runs/sft/seed0/model.safetensors": weights,
-        "runs/sft/seed0/run.json": os.urandom(8),
+        "scores.csv": scores,
+        "tables/table1.md": f"| a | wall seconds |\n|---|---|\n| 1 | {seconds} |\n",
+        "runs/sft/seed0/model.safetensors": weights.decode(),
+        "runs/sft/seed0/run.json": json.dumps({"updates": 3, "wall_seconds": seconds, "pieces": [seconds]}),
+        "runs/sft/seed0/metrics.jsonl": json.dumps({"loss": loss, "seconds_update": seconds}) + "\n",
+        "steps/sft.0.jsonl": f"{seconds}",
+        "logs/sft.0.log": f"{seconds}",
     }.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
+        (folder / name).write_text(content)
     return kill_sweep.fingerprints(folder)
 
 
-def test_results_are_compared_byte_for_byte(tmp_path):
+def test_results_are_compared_byte_for_byte_without_times(tmp_path):
     calm = write_results(tmp_path / "calm")
-    assert list(calm) == ["scores.csv", "tables/table1.md", "runs/sft/seed0/model.safetensors"]
+    assert len(calm) == 5
     assert kill_sweep.differences(calm, write_results(tmp_path / "same")) == []
-    other = write_results(tmp_path / "other", scores="a,b", weights=b"v")
-    assert kill_sweep.differences(calm, other) == ["runs/sft/seed0/model.safetensors", "scores.csv"]
-    (tmp_path / "other/tables/table1.md").rename(tmp_path / "other/tables/table2.md")
-    found = kill_sweep.differences(calm, kill_sweep.fingerprints(tmp_path / "other"))
-    assert {"tables/table1.md", "tables/table2.md"} <= set(found)
+    other = write_results(tmp_path / "other", scores="a,b", weights=b"v", loss=0.6)
+    changed = ["runs/sft/seed0/metrics.jsonl", "runs/sft/seed0/model.safetensors", "scores.csv"]
+    assert kill_sweep.differences(calm, other) == changed
+    (tmp_path / "same/tables/table1.md").rename(tmp_path / "same/tables/table2.md")
+    (tmp_path / "same/runs/.run.json.tmp").touch()  # a kill must leave no such file
+    found = kill_sweep.differences(calm, kill_sweep.fingerprints(tmp_path / "same"))
+    assert found == ["runs/.run.json.tmp", "tables/table1.md", "tables/table2.md"]
 
 
-def test_the_rule_named_last_is_told():
-    log = "Building DAG of jobs...\nlocalrule config:\n    input: x\n\nrule sft:\n    output: y\nsaid rule table: no\n"
-    assert kill_sweep.last_rule(log) == "sft"
-    assert kill_sweep.last_rule("Building DAG of jobs...\n") == "starting"
-
-
-PROGRAM = """
-import subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-print(child.pid, flush=True)
-time.sleep(60)
-"""
-
-
-def test_a_kill_ends_the_children_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(kill_sweep, "COMMAND", ("-c", PROGRAM))
-    assert kill_sweep.attempt(tmp_path, tmp_path / "log", 1.0) is False
-    child = Path("/proc") / (tmp_path / "log").read_text().strip()
-    assert not child.exists() or "(zombie)" in (child / "status").read_text()
-
-
-def test_an_end_of_its_own_is_a_finish_or_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(kill_sweep, "COMMAND", ("-c", "pass"))
-    assert kill_sweep.attempt(tmp_path, tmp_path / "log", 30.0) is True
-    monkeypatch.setattr(kill_sweep, "COMMAND", ("-c", "raise SystemExit('no base')"))
-    with pytest.raises(UserError, match=r"ended with exit code 1:\nno base"):
-        kill_sweep.attempt(tmp_path, tmp_path / "log", 30.0)
-
-
-def test_the_summary_counts_differences():
-    kills = [{"seconds": 1.0, "rule": "sft"}, {"seconds": 2.0, "rule": "train"}, {"seconds": 3.0, "rule": "sft"}]
-    ended = [{"kills": 2, "differences": []}, {"kills": 1, "differences": ["scores.csv"]}]
-    said = kill_sweep.summary({"kills": kills, "reproductions": ended, "compared": 14})
-    assert said == "3 kills in 2 rules, 2 reproductions of 14 compared files each: 1 with differences"
+def test_the_report_names_everything_that_was_wrong():
+    kills = [
+        {"target": "wrapper", "signal": "SIGINT", "faults": ["exit code 1"], "hit": "state", "seconds_to_end": 2.0},
+        {"target": "all", "signal": "SIGKILL", "faults": [], "hit": "state", "seconds_to_end": 0.0},
+    ]
+    result = {"kills": kills, "reproductions": [{"kills": 2, "differences": ["scores.csv"]}], "never": ["a kill"]}
+    said = ["kill 1 (wrapper SIGINT): exit code 1", "after 2 kills: scores.csv", "no process came to a kill"]
+    assert kill_sweep.wrong(result) == said
+    assert kill_sweep.counts(kills) == {
+        "hits": {"state": 2},
+        "victims": {"wrapper SIGINT": 1, "all SIGKILL": 1},
+        "seconds_to_stop": {"median": 2.0, "longest": 2.0},
+    }
 
 
 def test_tables_are_compared_without_their_wall_seconds():
