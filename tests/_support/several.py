@@ -4,6 +4,7 @@ are in the environment, as a launcher sets them. ``python several.py FOLDER``.""
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from unittest import mock
@@ -14,6 +15,7 @@ from accelerate.state import AcceleratorState
 from tests._support import tiny
 from unigrpo.core import distributed
 from unigrpo.core.files import write_json
+from unigrpo.core.settings import replace
 from unigrpo.judges import reward as rewards
 from unigrpo.judges.reward import Reward
 from unigrpo.sampling.engine import Decoding
@@ -131,6 +133,25 @@ def killed(cfg: RunConfig, out: Path, start: Path) -> None:
         AcceleratorState._reset_state(reset_partial_state=True)
 
 
+def stopped(cfg: RunConfig, out: Path, start: Path) -> None:
+    """The same, ended in the second rollout by a signal that the second process alone gets."""
+    original = loop.draw_prompts
+
+    def signalled(source, index, *rest):
+        if index == 1 and distributed.rank() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(source, index, *rest)
+
+    with mock.patch.object(loop, "draw_prompts", signalled):
+        try:
+            run(cfg, out, start)
+        except SystemExit as end:
+            assert end.code == 128 + signal.SIGTERM
+        else:
+            raise AssertionError("expected an end by the signal")
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
 def held(cfg: RunConfig, out: Path, start: Path) -> dict[str, int]:
     """Run it; bytes of weights and of optimiser state that this process held of it."""
     original, found = reinforcement_run.optimizer_for, []
@@ -159,6 +180,9 @@ def main() -> None:
         cfg = configured("joint", cases, processes=2)
         killed(cfg, folder / kind / "killed", folder)
         run(cfg, folder / kind / "killed", folder)
+        cfg = replace(cfg, rl=replace(cfg.rl, checkpoint_every=9))
+        stopped(cfg, folder / kind / "stopped", folder)
+        run(cfg, folder / kind / "stopped", folder)
         cfg = fine_tuning(processes=2, **SUPERVISED[kind])
         run(cfg, folder / kind / "sft", folder)
         killed(cfg, folder / kind / "sft_killed", folder)

@@ -298,6 +298,17 @@ def test_a_collapsed_run_is_not_lengthened(start, tmp_path, monkeypatch):
         train(start, tmp_path / "out", rl={"rollouts": 5})
 
 
+def test_a_state_outlives_the_fall_of_its_parent(start, copy):
+    cfg = tiny.run_config("rl")
+    before = content(copy)
+    with pytest.raises(UserError, match="/state: written before its parent sft collapsed: start anew with --anew$"):
+        reinforcement_run.pass_on(cfg, copy, start / "init", "its parent sft collapsed")
+    assert content(copy) == before
+    reinforcement_run.pass_on(cfg, copy, start / "init", "its parent sft collapsed", anew=True)
+    assert record(copy)["not_trained"] and not (copy / "state").exists()
+    assert (copy / "metrics.jsonl").read_text() == ""
+
+
 def test_a_method_with_a_schedule_is_not_lengthened(start, tmp_path, monkeypatch):
     from unigrpo import methods
 

@@ -129,7 +129,7 @@ def test_every_process_holds_its_share_of_a_split_network(folder):
 
 
 @pytest.mark.parametrize("kind", ["split", "sharded"])
-@pytest.mark.parametrize(("calm", "killed"), [("joint", "killed"), ("sft", "sft_killed")])
+@pytest.mark.parametrize(("calm", "killed"), [("joint", "killed"), ("joint", "stopped"), ("sft", "sft_killed")])
 def test_a_killed_run_of_two_processes_ends_like_one_left_alone(folder, kind, calm, killed):
     calm, killed = folder / kind / calm, folder / kind / killed
     assert (calm / "model.safetensors").read_bytes() == (killed / "model.safetensors").read_bytes()
@@ -142,7 +142,7 @@ def test_one_process_writes(folder):
     assert [row["rollout"] for row in rows(out) if row["kind"] == "train"] == [0, 1]
     record = json.loads((out / "run.json").read_text())
     assert record["images"] == 24 and record["updates"] == 4 and record["config"]["processes"] == 2
-    assert not list(out.rglob("*.tmp")) and not (out / "state").exists()
+    assert not list(out.rglob("*.tmp")) and [p.name for p in (out / "state").iterdir()] == ["state.safetensors"]
     reference = json.loads((folder / "one" / "joint" / "run.json").read_text())
     assert record["model_evaluations"] == reference["model_evaluations"]
 

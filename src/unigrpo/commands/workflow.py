@@ -145,7 +145,8 @@ def _reinforce(cfg, out: Path, init: Path, reward_folder: Path | None, file: Pat
 
     training.launch.join_others(cfg)  # before a reward is loaded onto this process's device
     if (reason := training.reinforcement_run.fate_of(init)) is not None:
-        return training.reinforcement_run.pass_on(cfg, out, init, reason) if distributed.is_main() else None
+        run = training.reinforcement_run
+        return run.pass_on(cfg, out, init, reason, words["anew"]) if distributed.is_main() else None
     options, source = training.task.reward_source(cfg.rl.reward, reward_folder, cfg.rl.reward_options)
     reward = rewards.load(cfg.rl.reward, **options)
     inputs = {"decoding": file} | {str(path): path for path in study.training_inputs.named_files(cfg.rl.reward_options)}

@@ -9,6 +9,7 @@ workflow goes on.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -18,7 +19,9 @@ from statistics import mean
 import torch
 
 from unigrpo.core import distributed
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json
+from unigrpo.core.sitting import alone
 from unigrpo.core.tensor_files import write_tensors
 from unigrpo.episodes.rollout import diversity
 from unigrpo.episodes.shares import local_rows
@@ -175,9 +178,14 @@ def fate_of(parent: Path) -> str | None:
     return f"its parent {record.get('run')} was not trained" if record.get("not_trained") else None
 
 
-def pass_on(cfg: RunConfig, out: Path, init: Path, reason: str) -> None:
-    """Finish a run that is not trained: the parent's weights, an empty training record, and why."""
-    MetricsLog(out / "metrics.jsonl", "rollout", 0)
-    parent = checkpoint.load_model(init, "cpu", cfg.model)
-    finish(cfg, out, parent, "cpu", wall_seconds=0.0, ema=False, collapsed=False, not_trained=reason)
+def pass_on(cfg: RunConfig, out: Path, init: Path, reason: str, anew: bool = False) -> None:
+    """Finish a run that is not trained: the parent's weights, an empty training record, and why. Raises UserError where
+    ``out`` holds the state of one that was trained and ``anew`` does not give it up."""
+    with alone(out):
+        if (out / "state").exists() and not anew:
+            raise UserError(f"{out / 'state'}: written before {reason}: start anew with --anew")
+        shutil.rmtree(out / "state", ignore_errors=True)
+        MetricsLog(out / "metrics.jsonl", "rollout", 0)
+        parent = checkpoint.load_model(init, "cpu", cfg.model)
+        finish(cfg, out, parent, "cpu", wall_seconds=0.0, ema=False, collapsed=False, not_trained=reason)
     print(f"{cfg.run}/{cfg.seed} is not trained: {reason}")
