@@ -14,7 +14,7 @@ import typer
 from unigrpo import study, tools
 from unigrpo.commands import Scale, Verbs, app, chosen_model, writes
 from unigrpo.core import files, settings
-from unigrpo.core.errors import UserError
+from unigrpo.core.errors import UserError, error_prefix
 
 MODELS, RUNS, JUDGE = "Models", "Runs", "Judge"
 Checkpoint = Annotated[Path, typer.Argument(help="Model folder: a run, an exported one, or assets/base.")]
@@ -51,10 +51,8 @@ def sample(
     else:
         jobs = [(row, 0) for row in read_prompts(prompts)]
         columns = math.ceil(math.sqrt(len(jobs)))
-        try:
+        with error_prefix(prompts):
             model.network.prompt_ids([row.text for row, _ in jobs])
-        except UserError as error:
-            raise UserError(f"{prompts}: {error}") from None
     paintings = model.generate_all(
         jobs, thinking=thinking, guidance=guidance, temperature=temperature, steps=steps, seed=seed
     )

@@ -11,7 +11,7 @@ import typer
 from unigrpo import sampling, study, tools, training
 from unigrpo.commands import START, Scale, app, chosen_model, writes
 from unigrpo.core import distributed, files, registry, settings
-from unigrpo.core.errors import UserError
+from unigrpo.core.errors import UserError, error_prefix
 
 STEPS = "Steps of a study"
 OF_A_RUN = ("run.json", "metrics.jsonl", "model.*", "state", "*lock*")  # names in the folder of a run
@@ -112,13 +112,11 @@ def train(
     ):
         if needed != (value is not None):
             raise UserError(f"{option}: expected {what if needed else 'nothing'} for the stage of {where}")
-    try:
+    with error_prefix(where):
         study.config.check_processes(cfg)
         if reinforced:
             pool = study.training_inputs.training_pool(cfg)
             training.task.draw_prompts(cfg.seed, 0, cfg.rl.prompts_per_rollout, pool)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
     chosen = settings.replace(sampling.engine.read_decoding(decoding), thinking=cfg.rl.thinking) if reinforced else None
     if dry_run:
         return print(json.dumps(settings.to_dict(cfg), indent=2))

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from unigrpo.core.errors import UserError
+from unigrpo.core.errors import UserError, error_prefix
 from unigrpo.core.files import read_json, write_json
 from unigrpo.core.settings import from_dict, require, to_dict
 from unigrpo.core.tensor_files import check_weights, load_weights, read_tensors, shapes_only, write_tensors
@@ -289,15 +289,13 @@ def load(folder: Path, device: torch.device | str, expected: ModelConfig | None)
     path, weights = folder / "model.json", folder / "model.safetensors"
     names = Card.__dataclass_fields__
     data = read_json(path, *names)
-    try:
+    with error_prefix(path):
         card = from_dict(Card, {name: data[name] for name in names})
         if expected is not None:
             sizes = {"latent_downsample": card.codec.downsample, "image_size": card.image_size}
             found = asdict(card.architecture) | sizes
             for name, value in to_dict(expected).items():
                 require(found[name] == value, name, f"{value}, the configuration's model.{name}, got {found[name]}")
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
     tokenizer = _load_tokenizer(folder / "tokenizer", card.architecture.vocab_size)
 
     def build() -> MoTModel:

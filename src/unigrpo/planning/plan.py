@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from unigrpo.core.errors import UserError
+from unigrpo.core.errors import UserError, error_prefix
 from unigrpo.core.settings import replace
 from unigrpo.planning import phases
 from unigrpo.planning.phases import Phase
@@ -77,11 +77,9 @@ def on_devices(cfg: RunConfig, gpus: int | None) -> RunConfig:
     """The run on so many devices (None: as it is). Raises UserError where it cannot be split among them."""
     if gpus is None or cfg.stage == "base":
         return cfg
-    try:
+    with error_prefix(f"--gpus {gpus}"):
         cfg = replace(cfg, processes=gpus, sharding=cfg.sharding and gpus > 1)
         check_processes(cfg)
-    except UserError as error:
-        raise UserError(f"--gpus {gpus}: {error}") from None
     return cfg
 
 

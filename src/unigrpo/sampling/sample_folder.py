@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from unigrpo.core.errors import UserError
+from unigrpo.core.errors import UserError, error_prefix
 from unigrpo.core.files import read_json, read_jsonl, replacing, write_json, write_text
 from unigrpo.core.records import Prompt
 
@@ -62,10 +62,8 @@ def require_clauses(samples: SampleFolder, check: Callable[[dict], None]) -> Non
     for row, where in zip(samples.rows, samples.where, strict=True):
         if not row["meta"].get("include"):
             raise UserError(f"{where}: 'meta' needs 'include', the clauses to judge, found {row['meta']!r}")
-        try:
+        with error_prefix(where):
             check(row["meta"])
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from None
 
 
 def _read_images(folder: Path, where: Sequence[str], rows: Sequence[dict]) -> np.ndarray:

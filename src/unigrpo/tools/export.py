@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from unigrpo.core import tensor_files
-from unigrpo.core.errors import UserError
+from unigrpo.core.errors import UserError, error_prefix
 from unigrpo.core.files import digest, new_folder, read_json, read_text, write_json, write_text
 from unigrpo.core.settings import from_dict, to_dict
 from unigrpo.models import checkpoint, lora
@@ -101,10 +101,8 @@ def export(folder: Path, out: Path, at: str | None = None) -> None:
     adapters of released models as peft and diffusers read them. ``at`` chooses a validation whose weights were kept:
     its update, or ``best``. Raises UserError where the run lacks something or ``out`` is there already."""
     where, data = provenance.needed_configuration(folder)
-    try:
+    with error_prefix(where):
         cfg = from_dict(RunConfig, data)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
     backbone = BACKBONES.load(cfg.backbone)
     for name in (*backbone.FILES, "run.json"):
         if not (folder / name).exists():
