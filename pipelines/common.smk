@@ -6,9 +6,8 @@ from snakemake.io import _IOFile
 
 from unigrpo.core import code_identity, registry
 from unigrpo.core.errors import UserError
-from unigrpo.core.settings import flat
 from unigrpo.report.data import phrases
-from unigrpo.study import catalogue, resolve, standing
+from unigrpo.study import catalogue, published, resolve, standing
 from unigrpo.study.facts import BACKBONES
 from unigrpo.study.training_inputs import judging, named_files
 
@@ -49,14 +48,6 @@ KEEP_CODE = config.get("code") == "keep"
 STAGES = {"rl": "train", "sft": "sft", "base": "pretrain"}  # of runs, and the rules that train them
 NOTICED = {}  # step -> why it is out of date
 GIVEN_AS_FILES = ("decoding", "scores")  # what steps read and write; of everything else they are given the folder
-SAMPLED = {
-    name: [b.prompts, standing.content(ROOT / b.prompts), b.version, b.images, b.least_prompts]
-    for name, b in BENCHMARKS.items()
-}
-JUDGES = {
-    name: [b.judge, b.judge_options, *map(standing.content, named_files(b.judge_options))]
-    for name, b in BENCHMARKS.items()
-}
 ALONE = {"gpu": GPUS, "first_gpu": GPUS, "mem_mb": MEMORY, "runtime": MINUTES}  # of a step that is one process
 TOGETHER = ALONE | {"gpu": GPUS * PROCESSES, "mem_mb": MEMORY_OF_ALL}  # of a step that is all of them
 
@@ -69,6 +60,11 @@ if altered := standing.damaged(Path("results") / SCALE):
             "or accept it with weights=accept"
         )
     standing.accept(altered)
+
+try:  # (run, seed) -> its published line, which counts as done
+    LAID = published.lay_out(STUDY, KEEP_CODE) if config.get("published") == "use" else {}
+except UserError as error:
+    sys.exit(f"error: {error}")
 
 
 wildcard_constraints:
@@ -115,29 +111,35 @@ MODEL_OF_SFT = f"{folder(catalogue.SFT, 0)}/{BACKBONE.weights}"  # decoding is c
 
 
 def files(runs, name):
-    """The file called ``name`` of every seed of these runs."""
-    return [f"{folder(run, seed)}/{name}" for run in runs for seed in STUDY.seeds(run)]
+    """The file called ``name`` of every seed of these runs; in place of what a published line does not make, the line."""
+    chosen = [(run, seed) for run in runs for seed in STUDY.seeds(run)]
+    lines = {} if name == "scores.jsonl" else LAID
+    return [str(lines[each]) if each in lines else f"{folder(*each)}/{name}" for each in chosen]
 
 
-def settings(part, run=None, **more):
-    """The part of the run's configuration that a step depends on, of ``run`` at seed 0, or of the wildcards'; ``more``
-    beside it."""
+def unless_published(path):
+    """An input of scores, which a published line has already."""
 
     def of(wildcards):
-        chosen = (run, 0) if run else (wildcards.run, int(wildcards.seed))
-        return flat(resolve.part(STUDY.config(*chosen), part)) | more
+        run, seed = wildcards.run, int(wildcards.seed)
+        there = (run, seed) in LAID and os.path.exists(f"{folder(run, seed)}/scores.jsonl")
+        return [] if there else path.format(**words(wildcards))
 
     return of
 
 
-def learned(wildcards):
-    """The part that the learned reward called by the wildcard depends on."""
-    return settings(wildcards.reward, catalogue.SFT)(wildcards)
+def words(wildcards):
+    """The wildcards by name; the scale where a rule has none."""
+    return {"scale": SCALE} | dict(wildcards.items())
 
 
-def judges(wildcards):
-    """What scores depend on, beside samples."""
-    return JUDGES
+def decides(step):
+    """The settings that decide a step."""
+
+    def of(wildcards):
+        return standing.settings_of(step.format(**words(wildcards)), STUDY)
+
+    return of
 
 
 def logs(step):
@@ -151,9 +153,9 @@ def anew(step, output, current):
     inputs and its code."""
 
     def notice(wildcards):
-        words = {"scale": SCALE} | dict(wildcards.items())
-        name, made_before = step.format(**words), output.format(**words)
-        if name not in NOTICED:
+        name, made_before = (text.format(**words(wildcards)) for text in (step, output))
+        counts = "run" in wildcards.keys() and (wildcards.run, int(wildcards.seed)) in LAID
+        if name not in NOTICED and not counts:
             NOTICED[name] = standing.reasons(record_of(name), made_before, current(wildcards), KEEP_CODE)
             if NOTICED[name]:
                 workflow.dag.forcefiles.add(made_before)  # Snakemake's own triggers know dates, or what it did itself
@@ -183,9 +185,8 @@ def step_of(run, seed):
 
 def lengthened(run, seed):
     """Whether a finished run is to go on."""
-    current = flat(resolve.part(STUDY.config(run, int(seed)), "training"))
     step = step_of(run, seed)
-    return standing.lengthened(record_of(step), current, NOTICED.get(step, []))
+    return standing.lengthened(record_of(step), standing.settings_of(step, STUDY), NOTICED.get(step, []))
 
 
 def training(wildcards):
@@ -215,7 +216,8 @@ def to_train():
             todo[step] = "continued" if Path(folder(run, seed), "state").exists() else "new", []
     at_once = max(1, workflow.cores // (THREADS * PROCESSES))
     standing.TO_TRAIN.write_text(json.dumps({"steps": [*todo], "at_once": at_once}))
-    return standing.summary(todo, up_to_date, standing.duration(todo, SCALE, at_once))
+    line = standing.summary(todo, up_to_date, standing.duration(todo, SCALE, at_once))
+    return line + f"; published lines: {len(LAID)}" * bool(LAID)
 
 
 def made(current):

@@ -10,10 +10,12 @@ Priorities: what reinforcement waits for comes first, then training, then sampli
 are short ones and no core waits for a training that began late.
 """
 
-TUNED = settings("tuning", catalogue.SFT)
-TRAINING = settings("training")
-LEARNED = settings("reward", catalogue.SFT)
-SETS = settings("evaluation", **SAMPLED)
+TUNED = decides("tune")
+TRAINING = decides("train.{run}.{seed}")
+DRAWN = decides("reward_data")
+LEARNED = decides("{reward}")
+SETS = decides("sample.{run}.{seed}")
+JUDGES = decides("score.{run}.{seed}")
 
 
 rule tune:
@@ -87,7 +89,7 @@ use rule train as pretrain with:
 use rule tune as reward_data with:
     input:
         init=MODEL_OF_SFT,
-        anew=anew("reward_data", "results/{scale}/reward/data/images.npy", LEARNED),
+        anew=anew("reward_data", "results/{scale}/reward/data/images.npy", DRAWN),
     output:
         images="results/{scale}/reward/data/images.npy",
         manifest="results/{scale}/reward/data/manifest.jsonl",
@@ -96,14 +98,14 @@ use rule tune as reward_data with:
     priority: 3
     params:
         call="reward-data --scale {scale} --run sft",
-        made=made(LEARNED),
+        made=made(DRAWN),
 
 
 use rule tune as learned_reward with:
     input:
         "results/{scale}/reward/data/manifest.jsonl",
         data="results/{scale}/reward/data/images.npy",
-        anew=anew("{reward}", "results/{scale}/{reward}/model.safetensors", learned),
+        anew=anew("{reward}", "results/{scale}/{reward}/model.safetensors", LEARNED),
     output:
         model="results/{scale}/{reward}/model.safetensors",
         card="results/{scale}/{reward}/model.json",
@@ -120,7 +122,7 @@ use rule tune as learned_reward with:
     params:
         launch=launcher(1),
         call="train-reward --scale {scale} --run sft --settings {reward}",
-        made=made(learned),
+        made=made(LEARNED),
 
 
 use rule tune as sample with:
@@ -141,10 +143,10 @@ use rule tune as sample with:
 use rule tune as score with:
     input:
         DETECTOR / "detector.safetensors",
-        samples=f"{RUN}/samples/done.json",
-        reward="results/{scale}/reward/model.safetensors",
+        samples=unless_published(f"{RUN}/samples/done.json"),
+        reward=unless_published("results/{scale}/reward/model.safetensors"),
         detector=DETECTOR / "detector.json",
-        anew=anew("score.{run}.{seed}", f"{RUN}/scores.jsonl", judges),
+        anew=anew("score.{run}.{seed}", f"{RUN}/scores.jsonl", JUDGES),
     output:
         scores=f"{RUN}/scores.jsonl",
     log:
@@ -156,7 +158,7 @@ use rule tune as score with:
     params:
         launch=launcher(1),
         call="score",
-        made=made(judges),
+        made=made(JUDGES),
 
 
 rule ship_base:

@@ -55,6 +55,17 @@ def run(name: Name, scale: Scale = "cpu", cores: Cores = 2, seeds: Seeds = None,
 
 
 @app.command(rich_help_panel=START)
+def publish(
+    runs: Annotated[list[str] | None, typer.Argument(metavar="RUN", help="Runs; all without any.")] = None,
+    scale: Scale = "cpu",
+    replace: Annotated[bool, typer.Option("--replace", help="Write over lines of other content.")] = False,
+) -> None:
+    """Write finished runs into results/reference/<scale>/published, without weights, to commit: see --published."""
+    for said in study.published.publish(study.resolve.chosen_study(scale), runs or [], replace):
+        print(said)
+
+
+@app.command(rich_help_panel=START)
 def plan(
     scale: Scale,
     run: Annotated[str, typer.Option(help="Run of the catalogue.")] = "unigrpo",

@@ -20,13 +20,32 @@ from statistics import median
 
 from unigrpo.core import code_identity, files
 from unigrpo.core.errors import UserError
+from unigrpo.core.settings import flat
+from unigrpo.study import resolve
+from unigrpo.study.catalogue import SFT
 from unigrpo.study.provenance import ROOT, versions
+from unigrpo.study.training_inputs import named_files
 
 LARGE = 100 * 2**20  # bytes of a file whose digest is kept, by the times that the system gives it
 DIGESTS = ROOT / ".snakemake" / "digests.json"
 TO_TRAIN = ROOT / ".snakemake" / "to_train.json"  # the steps that train in the call that runs now
 LENGTH = "rl.rollouts"  # the setting by which a finished run goes on
+PARTS = {"tune": "tuning", "reward_data": "reward", "reward": "reward", "weak_reward": "weak_reward"}
+PARTS |= {"sample": "evaluation"}  # step -> the part of the settings that decides it; any other is a training
 BY_HAND = ("tables", "figures", "compare", "gallery")  # folders of outputs that a reader may edit
+
+
+def settings_of(step: str, study: resolve.Study) -> dict:
+    """What decides a step beside its inputs and its code. ``step`` is tune, reward_data, the name of a learned reward,
+    or ``<kind>.<run>.<seed>``, whose kind is sample, score or one of training. Raises UserError for an unknown run."""
+    kind, *which = step.split(".")
+    run, seed = which or (SFT, 0)
+    named = study.catalogue["benchmarks"].items()
+    if kind == "score":
+        return {n: [b.judge, b.judge_options, *map(content, named_files(b.judge_options))] for n, b in named}
+    found = flat(resolve.part(study.config(run, int(seed)), PARTS.get(kind, "training")))
+    sets = {n: [b.prompts, content(ROOT / b.prompts), b.version, b.images, b.least_prompts] for n, b in named}
+    return found | (sets if kind == "sample" else {})
 
 
 def made(settings: Mapping, inputs: Iterable[str], outputs: Iterable[str]) -> dict:
@@ -37,16 +56,21 @@ def made(settings: Mapping, inputs: Iterable[str], outputs: Iterable[str]) -> di
 
 def reasons(record: Path, output: str, settings: Mapping, keep_code: bool = False) -> list[str]:
     """Why a step whose first ``output`` is there is out of date: settings, inputs and modules of code that are others
-    now; none where it is up to date, or not there. ``keep_code`` takes other code for the same."""
+    now; none where it is up to date, or not there. ``keep_code`` takes other code for the same. What a published line
+    has laid out (``study.published``) is out of date wherever it is asked about."""
+    before = read(record)
+    if before and before.get("published"):
+        return ["its published line does not count in this call"]
     if not Path(output).exists():
         return []
     try:
-        return _reasons(before, settings, keep_code) if (before := _read(record)) else ["no record of its making"]
+        return differences(before, settings, keep_code) if before else ["no record of its making"]
     except UserError as damage:
         return [str(damage)]
 
 
-def _reasons(before: Mapping, settings: Mapping, keep_code: bool) -> list[str]:
+def differences(before: Mapping, settings: Mapping, keep_code: bool = False) -> list[str]:
+    """Settings, inputs that are there, and modules of code that are others now than when a step was ``made``."""
     old = before["settings"]
     other = [name for name in dict.fromkeys([*old, *settings]) if old.get(name) != settings.get(name)]
     other += [f"input {path}" for path, digest in before["inputs"].items() if content(path) not in (digest, None)]
@@ -62,19 +86,20 @@ def changed_code(made_from: Mapping) -> list[str]:
 
 def _codes(made_from: Mapping) -> list[dict[str, str]]:
     records = [path for path in map(Path, made_from["outputs"]) if path.name == "run.json" and path.exists()]
-    return [made_from["code"], *(p["code"] for record in records for p in files.read_json(record).get("pieces", []))]
+    pieces = [piece for record in records for piece in files.read_json(record).get("pieces", [])]
+    return [piece["code"] for piece in (made_from, *made_from.get("pieces", ()), *pieces)]
 
 
 def codes_of(folder: Path, run: str, seed: int) -> list[dict[str, str]]:
     """What a run at a seed was made by, in the results of a scale: the code (module -> hash) of each piece of its
     training, of its images and of their scores."""
-    steps = (_read(path) for path in sorted((folder / "steps").glob(f"*.{run}.{seed}.jsonl")))
+    steps = (read(path) for path in sorted((folder / "steps").glob(f"*.{run}.{seed}.jsonl")))
     return [code for made_from in steps if made_from for code in _codes(made_from)]
 
 
 def lengthened(record: Path, settings: Mapping, why: Collection[str]) -> bool:
     """Whether all that is out of date about a training is that it is to be longer."""
-    before = _read(record)
+    before = read(record)
     return before is not None and [*why] == [LENGTH] and settings[LENGTH] > before["settings"][LENGTH]
 
 
@@ -120,7 +145,7 @@ def duration(steps: Iterable[str], scale: str, at_once: int) -> float | None:
 def damaged(folder: Path) -> dict[str, Path]:
     """Output -> record, of all outputs below the results of a scale that are others than their steps have written, but
     for what a reader may edit."""
-    records = {path: found for path in sorted((folder / "steps").glob("*.jsonl")) if (found := _read(path))}
+    records = {path: found for path in sorted((folder / "steps").glob("*.jsonl")) if (found := read(path))}
     return {out: path for path, found in records.items() for out in _altered(found) if not _by_hand(out)}
 
 
@@ -161,7 +186,7 @@ def _digest(path: str, *times: int) -> str:
     return files.read_json(DIGESTS)[key]
 
 
-def _read(record: Path) -> dict | None:
+def read(record: Path) -> dict | None:
     """What a step was made from; None where it has not ended, or was killed while it wrote that."""
     return next((row["made"] for row in _rows(record) if "made" in row), None)
 

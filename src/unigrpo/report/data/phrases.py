@@ -33,6 +33,7 @@ VALIDATED = (
     "an image that fits neither object nor background, are measured on validation prompts at the tuned guidance, "
     f"categories weighing equally; last is the last validation that all seeds reached. {BRACKETS}"
 )
+PICTURELESS = "published without pictures"
 SETTINGS = ("steps", "grid", "shift", "guidance", "temperature", "resolution", "ema")
 WEIGHTS = (
     "Of the weights of a regulariser, the one with the highest gold at the last validation of seed 0 was chosen and "
@@ -126,9 +127,9 @@ def chosen_weights(runs: Sequence[str], folder: Folder) -> list[str]:
 
 
 def fates(runs: Sequence[str], folder: Folder) -> list[str]:
-    """Why runs collapsed, or were not trained; the rule is the same for all of them. And by which code they were made,
-    where that needs saying."""
-    listed = []
+    """Why runs collapsed, or were not trained; the rule is the same for all of them. How many were published elsewhere,
+    and by which code they were made, where that needs saying."""
+    listed, published = [], [each for run in runs for each in folder.published(run)]
     for run in runs:
         for record in folder.records(run):
             name = f"{folder.label(run)}, seed {record.get('seed')}"
@@ -140,6 +141,8 @@ def fates(runs: Sequence[str], folder: Folder) -> list[str]:
                 listed.append(f"**Incomplete**: {name}: {of}: the reward failed.")
             if record.get("not_trained"):
                 listed.append(f"**Not trained**: {name}: {record['not_trained']}.")
+    if any(published):
+        listed.append(f"**Published**: {sum(published)} of {len(published)} runs, seeds counted, are published lines.")
     return listed + code_notes(runs, folder)
 
 

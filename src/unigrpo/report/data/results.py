@@ -169,6 +169,17 @@ class Folder:
         """run.json of every seed that has one."""
         return list(filter(None, map(provenance.read_record, self.seed_folders(run).values())))
 
+    def published(self, run: str) -> list[bool]:
+        """Of each of these records, whether it is that of a published line."""
+        return [bool(record.get("published")) for record in self.records(run)]
+
+    def without_pictures(self, run: str) -> bool:
+        """Whether the run was sampled elsewhere: its published line has no pictures."""
+        sets = [
+            path.parent for folder in self.seed_folders(run).values() for path in folder.glob("samples/*/protocol.json")
+        ]
+        return bool(sets) and not any((path / "manifest.jsonl").exists() for path in sets)
+
     def metrics(self, run: str) -> dict[int, list[tuple[str, dict]]]:
         """metrics.jsonl of every seed that has one: ("file, line n", row) each; no rows of a run that was not trained.
         Raises UserError naming the line that is damaged or comes twice."""

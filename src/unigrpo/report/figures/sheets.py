@@ -9,7 +9,7 @@ from pathlib import Path
 
 from unigrpo.core import errors, records
 from unigrpo.core.lazy import lazy
-from unigrpo.report.data import logs, results
+from unigrpo.report.data import logs, phrases, results
 from unigrpo.report.pages import drawing
 from unigrpo.study.facts import TRAINING, KindFacts
 
@@ -43,8 +43,9 @@ def draw(spec: dict, sources: results.Sources) -> drawing.Drawn:
         drawing.bare(axis)
         axis.set_box_aspect(1)
     for pair, (run, found) in zip(axes.reshape(-1, 2, len(places)), courses.items(), strict=True):
-        if found is None:
-            _name(pair[0, 0], folder.label(run), "not available")
+        published = any(folder.published(run)[:1])
+        if found is None or published:
+            _name(pair[0, 0], folder.label(run), phrases.PICTURELESS if published else phrases.MISSING)
             continue
         for line, at, when in zip(pair, (found.peak(), -1), ("gold peaks", "end"), strict=True):
             update = found.updates[at]

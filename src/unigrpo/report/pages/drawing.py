@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import replacing, write_text
 from unigrpo.core.seeding import numpy_generator
-from unigrpo.report.data.phrases import MISSING
+from unigrpo.report.data.phrases import MISSING, PICTURELESS
 from unigrpo.report.data.results import Sources
 from unigrpo.report.data.samples import Key, Sample, read_samples
 from unigrpo.study.facts import FIGURES
@@ -32,6 +32,7 @@ LOOKS = {
     "marker": ("o", "s", "^", "D", "v", "P", "<", "h", ">", "p", "d", "*"),
 }
 STYLE = Path(__file__).with_suffix(".mplstyle")
+PICTURES = "samples/done.json"  # that a kind reads which shows them
 MOST_LINES = 4  # of a trace or a verdict
 VERDICTS = {  # verdict -> its words, colour and line: greyscale keeps them apart too
     True: ("✓ right", "#1b7837", "-"),
@@ -145,9 +146,13 @@ def save(figure: Figure, data: pd.DataFrame, out: Path, name: str) -> None:
 
 
 def draw(spec: Mapping, sources: Sources) -> tuple[Figure, pd.DataFrame]:
-    """The figure of one entry of the catalogue, and its data."""
-    kind = FIGURES.load(spec["kind"])
-    figure, rows = kind.draw(spec, sources.of(spec))
+    """The figure of one entry of the catalogue, and its data. Where it needs pictures, runs without are named below."""
+    kind, folder = FIGURES.load(spec["kind"]), sources.folder
+    absent = [run for run in spec["runs"] if folder.without_pictures(run)] if kind.FACTS.reads == PICTURES else []
+    shown = spec | {"runs": [run for run in spec["runs"] if run not in absent]} if absent else spec
+    figure, rows = kind.draw(shown, sources.of(spec)) if shown["runs"] else (plt.figure(figsize=(WIDTH, 1)), [])
+    if absent:
+        figure.supxlabel(f"{PICTURELESS}: {', '.join(map(folder.label, absent))}", fontsize=7)
     return figure, pd.DataFrame(rows, columns=kind.COLUMNS)
 
 

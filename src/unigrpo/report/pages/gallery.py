@@ -55,7 +55,8 @@ def make(folder: Folder, out: Path, single: Path, guidance: str = "tuned") -> No
         found[run] = read_samples(folder, run, "think", guidance) or read_samples(folder, run, "direct", guidance)
     stages = {run: STAGES.index(folder.config(run).get("stage", STAGES[-1])) for run in found}
     runs = {run: found[run] for run in sorted(found, key=stages.get) if found[run]}
-    if not runs:
+    absent = [folder.label(run) for run in found if folder.without_pictures(run)]
+    if not runs and not absent:
         raise UserError(f"{folder.root / 'runs'}: no run has samples at guidance '{guidance}'")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".", dir=out.parent) as temporary:
@@ -68,6 +69,7 @@ def make(folder: Folder, out: Path, single: Path, guidance: str = "tuned") -> No
         page = {
             "title": f"Samples, scale {folder.root.name}",
             "scale": phrases.scale_of(list(runs), folder).replace("`", ""),
+            "absent": f"P{phrases.PICTURELESS[1:]}: {', '.join(absent)}" if absent else "",
             "guidance": guidance,
             "labels": {run: folder.label(run) for run in runs},
             "categories": categories,
