@@ -5,8 +5,6 @@ differences to the first run, paired by prompt: a run that was trained on one re
 fall has hacked it. A run may be given several times, once a seed.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Sequence

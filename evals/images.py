@@ -5,8 +5,6 @@ Writes into ``--out``: ``images.jsonl``, a row an image with verdict, reason and
 was judged when a run ends early stays in ``images.jsonl.part`` and is not judged again by the next of the same version.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

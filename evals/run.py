@@ -5,8 +5,6 @@ judges a benchmark, so do the second evaluator and the learned reward; else a re
 detections are decisions, not confidences, so GenEval's score thresholds are not applied to them.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence

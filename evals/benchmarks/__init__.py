@@ -4,8 +4,6 @@ A file declares ``FACTS`` (``unigrpo.study.facts.BenchmarkFacts``) and a functio
 arguments of ``build``, annotated by type and ``typer.Option``, are the benchmark's options on the command line.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Protocol
 

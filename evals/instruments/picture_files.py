@@ -9,8 +9,6 @@ What is there decides what is read:
 Images are opened one after another, when they are judged: one that cannot be read is that image's failure alone.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial

@@ -1,7 +1,5 @@
 """The text in an image, by the networks that rapidocr ships, and how far it is what was asked. Imports no torch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What the declarations of several rewards share: the facts of those that the workflow trains, a type of option."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Annotated
 

@@ -5,8 +5,6 @@ every word look at every image patch (a patch is a cell of the world). Two more 
 fact that a word states holds, and what stands in each cell.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What models are shown of an image: resized, cropped, normalised; differentiable in the pixels where stated."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

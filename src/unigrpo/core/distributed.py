@@ -1,7 +1,5 @@
 """Several processes on one run: what they agree on. With one process, every function here is the identity."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta

@@ -1,7 +1,5 @@
 """Bad input, as every command reports it."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

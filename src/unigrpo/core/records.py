@@ -5,8 +5,6 @@ steps, S of them stochastic, C latent channels. Flow time t = 1 is noise, t = 0 
 Images are (B, 3, H, W) float32 in [0, 1] everywhere.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 SHEET_COLUMNS = 10  # images in a row of a validation's sheet

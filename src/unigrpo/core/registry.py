@@ -1,8 +1,6 @@
 """The one door for plug-ins: a kind of plug-in is a package, and a plug-in is a file of it (or a folder) that does not
 start with an underscore. Its facts, a constant ``FACTS``, are read by importing it."""
 
-from __future__ import annotations
-
 import difflib
 import importlib
 import traceback

@@ -5,8 +5,6 @@ annotations before anything is built; one without an annotation takes anything. 
 ``Annotated[int, pydantic.Field(ge=1)]`` or a type of this file. Imports no torch.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import inspect
 import json

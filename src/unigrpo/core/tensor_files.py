@@ -1,7 +1,5 @@
 """Tensors on disk: safetensors, each file replaced completely. Loading one never executes code."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path

@@ -1,7 +1,5 @@
 """YAML 1.2, read by ruamel.yaml: ``010`` is ten, ``no`` and ``1:30`` are texts. An error is one line with its place."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ruamel.yaml import YAML

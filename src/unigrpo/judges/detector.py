@@ -6,8 +6,6 @@ centre and radius. Training scenes are not laid out on the world's 3x3 grid; the
 and strewn with patches that are no objects.
 """
 
-from __future__ import annotations
-
 import itertools
 import time
 from collections import Counter

@@ -4,8 +4,6 @@ Every request ends: each try has a deadline, a failing one is repeated a fixed n
 after ``GIVE_UP`` questions in a row that no server answered the rest of a call is not asked. Imports no torch.
 """
 
-from __future__ import annotations
-
 import base64
 import http.client
 import io

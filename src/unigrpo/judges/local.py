@@ -1,7 +1,5 @@
 """A vision-language model of transformers as a judge, with a gradient in the pixels where its processor keeps one."""
 
-from __future__ import annotations
-
 import inspect
 import math
 from collections.abc import Sequence

@@ -5,8 +5,6 @@ Flow-GRPO has ddof 0 and eps 1e-4, TRL ddof 1 and eps 1e-4, DanceGRPO ddof 1 and
 of ``ddof`` alone moves A by 2.1 %.
 """
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Sequence
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Moving averages of weights, with the warm-up of Flow-GRPO."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

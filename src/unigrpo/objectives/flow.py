@@ -7,8 +7,6 @@ transition by more than two policies differ. A log-prob is the average over the 
 never the sum: that is why the paper's clip range is as small as 1e-6.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

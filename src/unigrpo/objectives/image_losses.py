@@ -7,8 +7,6 @@ Image ratios differ from 1 by about 1e-6, while fp32 resolves 1.2e-7 around 1. S
 is clipped as a logarithm, against log1p(+-clip_range), and the loss is built from expm1.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

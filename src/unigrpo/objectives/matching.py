@@ -9,8 +9,6 @@ Shapes: B samples, M pairs each, *L latent axes; losses come back as (B, M) or (
 over the latent, never the sum.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

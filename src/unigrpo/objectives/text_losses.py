@@ -7,8 +7,6 @@ Shapes: B rows, T tokens. logp, logp_old, logp_ref, entropy (B, T) nats; mask (B
 values under False are ignored, whatever they are. Metrics are detached 0-d tensors.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Literal

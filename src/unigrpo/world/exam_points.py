@@ -9,8 +9,6 @@ What differs from the paper: its 150 prompts and its judge are closed; ours are 
 compound prompts, and "left of" means what GenEval's position rule says.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 

@@ -10,8 +10,6 @@ Boxes and scores are compared in float32, as the official detector gives them: 0
 0.3. What differs: relations inside a reason are sorted, where the official text has a set's hash order.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple

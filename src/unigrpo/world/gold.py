@@ -5,8 +5,6 @@ hold. `gold = (strict + max(0, soft - 0.2 * extra)) / 2`, where `extra` counts o
 What benchmarks make of the same detections is in VERDICTS; GenEval's official verdict allows clutter.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 from collections.abc import Sequence

@@ -6,8 +6,6 @@ are a candidate; its coverage map, brought to a canonical size, is correlated wi
 is the correlation. What fits neither an object nor the background is the artefact area.
 """
 
-from __future__ import annotations
-
 import itertools
 from functools import cache
 from typing import NamedTuple

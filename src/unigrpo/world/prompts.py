@@ -6,8 +6,6 @@ category is in-distribution. No training prompt has two groups that state a held
 position, color_attr) in the very same way. Paper section 5; GenEval: Ghosh et al. 2023. Imports no torch.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import re

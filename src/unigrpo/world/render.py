@@ -4,8 +4,6 @@ Every shape is a signed distance d in pixels (negative inside); a pixel's covera
 evaluated on a window around each object, class by class, and composed over the background object by object.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -4,8 +4,6 @@ Positions and sizes are continuous: centres jitter by up to 15 % of a cell, diam
 an object nor a latent patch sits exactly on the grid. Coordinates are fractions of the image side, y pointing down.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ purpose: stated shares are wrong in count, colour, class or place. So are images
 some differ from their trace in one fact. Either policy has something to learn.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The KL divergence between transitions, which UniGRPO replaces (paper, section 3.3)."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from unigrpo.core.settings import NotNegative

@@ -1,7 +1,5 @@
 """UniGRPO's regulariser: the mean squared difference of velocities (paper, section 3.3)."""
 
-from __future__ import annotations
-
 from unigrpo.core.settings import NotNegative
 from unigrpo.core.settings import Settings as Section
 from unigrpo.objectives import image_losses
