@@ -167,18 +167,21 @@ def test_a_damaged_state_gives_way_to_the_one_before(tmp_path, capsys, damage):
         state.load_state(tmp_path)
 
 
-def test_a_kill_between_the_names_of_two_states_leaves_one(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["previous.safetensors", "state.safetensors"])
+def test_a_kill_between_the_names_of_two_states_leaves_the_newest(tmp_path, monkeypatch, name):
+    """Also where the one that gets the name of the state before is damaged."""
     state.save_state(tmp_path, {}, notes(1))
+    (tmp_path / "state.safetensors").write_bytes(b"noise")
 
     def deadly(source, target):
-        if target.name == "state.safetensors":
+        if target.name == name:
             raise KeyboardInterrupt
         os.rename(source, target)
 
     monkeypatch.setattr(os, "replace", deadly)
     with pytest.raises(KeyboardInterrupt):
         state.save_state(tmp_path, {}, notes(2))
-    assert state.load_state(tmp_path)[0].step == 1
+    assert state.load_state(tmp_path)[0].step == 2
 
 
 def test_optimiser_and_modules_return_bit_for_bit(tmp_path):

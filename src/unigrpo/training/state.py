@@ -61,7 +61,7 @@ def load_state(folder: Path) -> tuple[Notes, dict[str, Tensor]] | None:
     """The newest state that can be read, None where there is none; says so where a newer one is damaged. Raises
     UserError where all are."""
     damaged = []
-    for path in (folder / STATE, folder / PREVIOUS):
+    for path in (folder / NEXT, folder / STATE, folder / PREVIOUS):  # the first where a kill left it without its name
         if path.exists():
             try:
                 found = _read(path)
