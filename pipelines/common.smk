@@ -192,7 +192,7 @@ def lengthened(run, seed):
 def training(wildcards):
     """The command of a training. One that was finished starts anew, unless it is to be longer."""
     run, seed = wildcards.run, wildcards.seed
-    finished = record_of(step_of(run, seed)).exists() and not lengthened(run, seed)
+    finished = standing.read(record_of(step_of(run, seed))) and not lengthened(run, seed)
     words = ["--keep-code"] * KEEP_CODE + ["--anew"] * (finished or config.get("state") == "anew")
     return " ".join([f"train --scale {SCALE} --run {run} --seed {seed}", *words])
 
@@ -210,7 +210,7 @@ def to_train():
             up_to_date += 1
         elif lengthened(run, seed):
             todo[step] = "longer", why
-        elif why or record_of(step).exists():
+        elif why or standing.read(record_of(step)):
             todo[step] = "anew" if why else "after", why
         else:
             todo[step] = "continued" if Path(folder(run, seed), "state").exists() else "new", []

@@ -47,6 +47,7 @@ word = lambda key, default="": words[words.index(key) + 1] if key in words else 
 places = {"table": "tables", "figure": "figures", "claims": ".", "gallery": "gallery"}
 out = Path(word("--out", f"results/{word('--scale')}/{places.get(verb, '')}"))
 if verb == "train":
+    Path("words." + word("--run")).write_text(" ".join(words))
     (out / "state").mkdir(parents=True, exist_ok=True)
     def stop(*_):
         if not Path("deaf").exists():
