@@ -39,7 +39,7 @@ from unigrpo.study.provenance import ROOT
 HOOK = ROOT / "benchmarks" / "kill_hook.py"
 COMMAND = ("-m", "unigrpo", "reproduce", "--scale", "smoke", "--seeds", "1")
 CONTINUES = "the same command continues"
-TIMES = ("wall_seconds", "wall seconds")  # columns of tables
+TIMES = ("wall_seconds", "wall seconds", r"\shortstack{wall\\seconds}")  # columns of tables
 OF_SITTINGS = {"wall_seconds", "peak_memory_mb", "finished", "pieces"}  # keys of run.json
 LONGEST = 1800.0  # seconds that a call may take to its end, or to reach its moment
 LEFT_OUT = ("steps/", "logs/")  # what the sittings have used and said
@@ -154,9 +154,9 @@ def plan() -> list[Kill]:
 
 
 def timeless(table: str) -> str:
-    """A table, CSV or Markdown, without its column of wall seconds: the one thing that a kill may change."""
-    rows = table.splitlines()
-    lines = [row.split("|") if row.startswith("|") else next(csv.reader([row]), []) for row in rows]
+    """A table in any of its formats without its column of wall seconds, which a kill may change."""
+    rows = re.sub(r"</t[hd]>\s*<t[hd][^>]*>", "|", table).splitlines()
+    lines = [next((row.split(mark) for mark in ("|", " & ") if mark in row), None) or _cells(row) for row in rows]
     head = next((cells for cells in lines if any(cell.strip() in TIMES for cell in cells)), None)
     if head is None:
         return table
@@ -164,6 +164,10 @@ def timeless(table: str) -> str:
     return "\n".join(
         "|".join(c for i, c in enumerate(line) if i != dropped or len(line) != len(head)) for line in lines
     )
+
+
+def _cells(row: str) -> list[str]:
+    return next(csv.reader([row]), [])
 
 
 def without_sittings(path: Path) -> str:
@@ -184,7 +188,7 @@ def fingerprints(results: Path) -> dict[str, str]:
         text = None
         if path.name in ("run.json", "metrics.jsonl"):
             text = without_sittings(path)
-        elif path.parent.name == "tables" and path.suffix in (".csv", ".md"):
+        elif path.parent.name == "tables":
             text = timeless(path.read_text())
         found[name] = digest(path) if text is None else hashlib.sha256(text.encode()).hexdigest()
     return found

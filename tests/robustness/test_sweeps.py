@@ -294,4 +294,10 @@ def test_tables_are_compared_without_their_wall_seconds():
     assert kill_sweep.timeless(csv.format(12)) != kill_sweep.timeless(csv.format(12).replace("0.5", "0.6"))
     assert kill_sweep.timeless(md.format(12, 0.5)) == kill_sweep.timeless(md.format("7,031", 0.5))
     assert kill_sweep.timeless(md.format(12, 0.5)) != kill_sweep.timeless(md.format(12, 0.6))
+    tex = r"run & \shortstack{wall\\seconds} & gold \\" + "\na & {} & {} \\\\\n"
+    html = "<tr>\n  <th>run</th>\n  <th>wall seconds</th>\n  <th>gold</th>\n</tr>\n"
+    html += "<tr>\n  <td>a</td>\n  <td>{}</td>\n  <td>{}</td>\n</tr>\n"
+    for text in (tex, html):
+        first, slower, other = (text.replace("{}", "%s") % cells for cells in ((12, 0.5), (31, 0.5), (12, 0.6)))
+        assert kill_sweep.timeless(first) == kill_sweep.timeless(slower) != kill_sweep.timeless(other)
     assert kill_sweep.timeless("run,gold\na,0.5\n") == "run,gold\na,0.5\n"
