@@ -22,7 +22,7 @@ SEVERAL = $(if $(SEEDS),--seeds $(SEEDS)) $(WITH:%=--with '%')
 .PHONY: reproduce overoptimise run base test test-slow env clean
 
 reproduce: env
-	$(call CALL,reproduce $(OPTIONS) $(SEVERAL) $(if $(PUBLISHED),--published))
+	$(call CALL,reproduce $(OPTIONS) $(SEVERAL))
 
 overoptimise: env
 	$(call CALL,reproduce $(OPTIONS) $(SEVERAL) --group overoptimisation)

@@ -43,7 +43,7 @@ def train():
     rows = [{"kind": kind, "update": i, "images": 9 * i} | number for i, kind in enumerate(kinds)]
     write(out / "metrics.jsonl", *rows)
     for i in (0, 3):
-        image = {"prompt_id": "val/0", "tag": "colors", "sample": 0} | number
+        image = {"prompt_id": "val/0", "tag": "counting", "sample": 0} | number
         write(out / f"validation/{i:06d}.jsonl", image, image | {"sample": 1})
     for name in ("model.safetensors", "model.json", "tokenizer/t"):
         write(out / name, draw.random())
@@ -193,6 +193,8 @@ def test_published_lines_make_the_same_tables_without_weights_or_pictures(study,
     assert "3 of 3 runs, seeds counted, are published lines" in (results / "tables/main.md").read_text()
     assert "Published without pictures: base, sft" in (results / "gallery.html").read_text()
     assert (results / "figures/grid.csv").read_text().count("\n") == 1
+    call(used, "unigrpo", "figure", "sheets", "--scale", "smoke")
+    assert (results / "figures/sheets.csv").read_text().count("\n") == 1
     assert plan(used, *USE) == {}
 
 

@@ -13,8 +13,8 @@ import hashlib
 import json
 import lzma
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from functools import cache
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache, partial
 from pathlib import Path
 
 from unigrpo.core import files
@@ -24,9 +24,9 @@ from unigrpo.study.catalogue import runs_in_use
 from unigrpo.study.provenance import read_record
 
 SHARED = {  # name -> its steps, its files
-    "decoding": (("tune",), "decoding.json"),
-    "reward": (("reward_data", "reward"), "reward/*.json"),
-    "weak_reward": (("weak_reward",), "weak_reward/*.json"),
+    "decoding": (("tune",), ("decoding.json",)),
+    "reward": (("reward_data", "reward"), ("reward/*.json",)),
+    "weak_reward": (("weak_reward",), ("weak_reward/*.json",)),
 }
 OF_A_RUN = ("run.json", "metrics.jsonl", "scores.jsonl", "validation/*.jsonl")
 OF_A_RUN += ("samples/done.json", "samples/*/protocol.json")
@@ -68,12 +68,16 @@ def publish(study: resolve.Study, runs: list[str], replace: bool = False) -> Ite
         yield f"{name}: published"
 
 
+def _patterns(name: str) -> tuple[list[str], list[str]]:
+    """Of a line's name: the records of its steps, and its other files, in results/<scale>."""
+    run, _, seed = name.partition(".seed")
+    steps, others = SHARED.get(name) or ((f"*.{run}.{seed}",), (f"runs/{run}/seed{seed}/{each}" for each in OF_A_RUN))
+    return [f"steps/{step}.jsonl" for step in steps], [*others]
+
+
 def _gathered(scale: Path, name: str) -> Texts:
     """What a line holds."""
-    run, _, seed = name.partition(".seed")
-    steps, *wanted = SHARED.get(name) or ((f"*.{run}.{seed}",), *(f"runs/{run}/seed{seed}/{each}" for each in OF_A_RUN))
-    patterns = [*wanted, *(f"steps/{step}.jsonl" for step in steps)]
-    paths = sorted(path for pattern in patterns for path in scale.glob(pattern))
+    paths = sorted(path for patterns in _patterns(name) for pattern in patterns for path in scale.glob(pattern))
     return {path.relative_to(scale).as_posix(): files.read_text(path) for path in paths}
 
 
@@ -172,7 +176,7 @@ def lay_out(study: resolve.Study, keep_code: bool = False) -> dict[tuple[str, in
     paths = {name: folder_of(study.scale_name) / f"{name}.json" for name in (*SHARED, *runs)}
     lines = {name: _unpack(path) for name, path in paths.items() if path.exists()}
     lines = {name: texts for name, texts in lines.items() if not _is_own(scale, texts)}
-    causes = _causes(scale, study, lines, keep_code)
+    causes = _causes(scale, paths, lines, partial(_differences, study=study, keep_code=keep_code))
     for name, texts in lines.items():
         if found := dict.fromkeys(cause for step in _steps(texts) for cause in causes(step)):
             print(f"published line {name} does not fit: {'; '.join(found)}", file=sys.stderr)
@@ -190,10 +194,10 @@ def _is_own(scale: Path, texts: Texts) -> bool:
     return bool(there) and not any(read_record(path.parent).get("published") for path in there)
 
 
-def _causes(scale: Path, study: resolve.Study, lines: Mapping[str, Texts], keep_code: bool) -> Callable:
+def _causes(scale: Path, names: Iterable[str], lines: Mapping[str, Texts], differences: Callable) -> Callable:
     """A function: step -> the first steps of its chain that would be others now, each with what has changed."""
-    here = {path.stem: standing.read(path) for path in sorted((scale / "steps").glob("*.jsonl"))}
-    known = {step: made for step, made in here.items() if made and "published" not in made and _is_known(step, study)}
+    here = {path for name in names for pattern in _patterns(name)[0] for path in scale.glob(pattern)}
+    known = {path.stem: made for path in here if (made := standing.read(path)) and "published" not in made}
     for texts in lines.values():
         records = (_parsed(path, text) for path, text in texts.items() if path.endswith("/run.json"))
         pieces = [piece for record in records for piece in record.get("pieces", ())]
@@ -208,17 +212,10 @@ def _causes(scale: Path, study: resolve.Study, lines: Mapping[str, Texts], keep_
             earlier |= dict.fromkeys(causes(maker)) if maker else {}
             if standing.content(path) is None and (maker is None or known[maker]["outputs"][path] != digest):
                 absent.append(f"input {path}")
-        found = _differences(step, made, study, keep_code) + absent
+        found = differences(step, made) + absent
         return tuple(earlier) or tuple([f"{step}: {', '.join(found)}"] * bool(found))
 
     return causes
-
-
-def _is_known(step: str, study: resolve.Study) -> bool:
-    """Whether a step is one that lines hold."""
-    _, *which = step.split(".")
-    shared = any(step in steps for steps, _ in SHARED.values())
-    return shared or (len(which) == 2 and which[0] in study.runs() and which[1].isdigit())
 
 
 def _marked(scale: Path, texts: Texts) -> Texts:
