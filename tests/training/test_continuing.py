@@ -166,7 +166,7 @@ def test_what_decides_numbers_is_refused_and_nothing_is_touched(start, copy, wor
     before = content(copy)
     with pytest.raises(UserError) as refusal:
         train(start, copy, **change)
-    expected = f"{copy}/state: written at 3 of 4 with other settings ({words}): start anew with --anew"
+    expected = f"{copy}/state: written at rollout 3 of 4 with other settings ({words}): start anew with --anew"
     assert str(refusal.value) == expected and content(copy) == before
     with pytest.raises(UserError, match="other settings"):  # it forgives other code alone
         train(start, copy, **change, words={"keep_code": True})
@@ -214,7 +214,7 @@ def test_changed_code_is_refused_or_kept_knowingly(start, tmp_path, monkeypatch)
     with pytest.raises(UserError) as refusal:
         train(start, out, rl={"method": "mine"})
     ways = "start anew with --anew, or continue knowingly with --keep-code"
-    assert str(refusal.value) == f"{out}/state: written at 3 of 4 with other code (mine): {ways}"
+    assert str(refusal.value) == f"{out}/state: written at rollout 3 of 4 with other code (mine): {ways}"
     assert content(out) == before
     train(start, out, rl={"method": "mine"}, words={"keep_code": True})
     pieces = record(out)["pieces"]
@@ -261,7 +261,7 @@ def test_a_finished_run_is_left_alone(start, calm, capsys):
     train(start, calm)
     assert "tiny/3 is finished already" in capsys.readouterr().out and content(calm) == before
     for change, words in (
-        ({"rl": {"rollouts": 3}}, "/state: written at 4 of 4, 3 are asked for: start anew with --anew"),
+        ({"rl": {"rollouts": 3}}, "/state: written at rollout 4 of 4, 3 are asked for: start anew with --anew"),
         (
             {"rl": {"lr_text": 2e-3}},
             "/run.json: finished with other settings (rl.lr_text 0.001, now 0.002): start anew",

@@ -189,7 +189,8 @@ def standing(out: Path, now: Identity, total: int, keep_code: bool = False) -> S
             )
         return Standing()
     notes = found[0]
-    where = f"{out / 'state'}: written at {notes.step} of {notes.total}"
+    key = "rollout" if now.settings["stage"] == "rl" else "step"
+    where = f"{out / 'state'}: written at {key} {notes.step} of {notes.total}"
     _require_fit(where, Identity(notes.settings, notes.inputs), now, notes.pieces, keep_code)
     if notes.step > total:
         raise UserError(f"{where}, {total} are asked for: start anew with --anew")
