@@ -5,6 +5,7 @@ import subprocess
 
 import torch
 
+from unigrpo.core.files import read_jsonl, workers
 from unigrpo.study import provenance
 from unigrpo.study.config import RunConfig
 
@@ -59,3 +60,17 @@ def test_record_holds_the_run_and_the_stages_own_facts():
     assert expected.items() <= record.items()
     assert record["versions"]["torch"] == torch.__version__
     assert 10 < record["peak_memory_mb"] < 1e6
+
+
+def test_a_step_is_at_work_until_its_record_is_complete(tmp_path):
+    """Else a workflow that stops would end it before its record says that it has ended."""
+    record, seen = tmp_path / "sft.sft.0.jsonl", []
+
+    def made():
+        seen.extend(workers(tmp_path))
+        return {"settings": {}}
+
+    with provenance.recorded(record, "train", made):
+        pass
+    assert seen == [("sft.sft.0", os.getpid())] and workers(tmp_path) == []
+    assert [row["made"] for _, row in read_jsonl(record)] == [{"settings": {}}]

@@ -131,17 +131,17 @@ def recorded(path: Path, step: str, made: Callable[[], dict] | None = None) -> I
         path.unlink(missing_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     started, ended = time.monotonic(), {}
-    try:
-        with at_work(path.with_suffix("")):
+    with at_work(path.with_suffix("")):
+        try:
             yield
-        ended = {"made": made()} if first and made is not None else {}
-    finally:
-        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-        line = {
-            "step": step,
-            "seconds": round(time.monotonic() - started, 2),
-            "cpu_seconds": round(sum(u.ru_utime + u.ru_stime for u in used), 2),
-            "max_rss_mb": round(max(u.ru_maxrss for u in used) / MB, 1),
-        }
-        with path.open("a") as file:
-            file.write(json.dumps(line | ended) + "\n")
+            ended = {"made": made()} if first and made is not None else {}
+        finally:
+            used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+            line = {
+                "step": step,
+                "seconds": round(time.monotonic() - started, 2),
+                "cpu_seconds": round(sum(u.ru_utime + u.ru_stime for u in used), 2),
+                "max_rss_mb": round(max(u.ru_maxrss for u in used) / MB, 1),
+            }
+            with path.open("a") as file:
+                file.write(json.dumps(line | ended) + "\n")
