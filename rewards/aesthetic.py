@@ -1,8 +1,6 @@
 """LAION's aesthetic predictor (improved-aesthetic-predictor, 2022): a head on CLIP ViT-L/14's image embedding, trained
 on people's ratings from 1 to 10. It does not see the prompt."""
 
-from __future__ import annotations
-
 from unigrpo.core.settings import Count, Device, Published
 from unigrpo.study.facts import RewardFacts
 

@@ -1,7 +1,5 @@
 """CLIPScore (Hessel et al., arXiv 2104.08718, equation 1): 2.5 max(cos, 0) of the embeddings of image and prompt."""
 
-from __future__ import annotations
-
 from unigrpo.core.settings import Count, Device, Published
 from unigrpo.study.facts import RewardFacts
 

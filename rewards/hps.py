@@ -3,8 +3,6 @@
 The published file is a training checkpoint whose ``state_dict`` has open_clip's names.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 from unigrpo.core.settings import Count, Device, Published

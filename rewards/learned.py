@@ -4,8 +4,6 @@ It plays the role of the paper's RewardDance model (section 4.1). Its network is
 training ``_support/learned_training.py``.
 """
 
-from __future__ import annotations
-
 from rewards._support.declarations import learned_facts
 from unigrpo.core.settings import Device, ExistingPath
 from unigrpo.study.config import RunConfig

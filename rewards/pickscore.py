@@ -1,7 +1,5 @@
 """PickScore (Kirstain et al., arXiv 2305.01569): cosine of a CLIP-H tuned on human choices, times its scale."""
 
-from __future__ import annotations
-
 from unigrpo.core.settings import Count, Device, Published
 from unigrpo.study.facts import RewardFacts
 

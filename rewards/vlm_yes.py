@@ -1,7 +1,5 @@
 """The RewardDance form (arXiv 2509.08826): the probability that a vision-language model says yes, the image matches."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from rewards._support.declarations import Question

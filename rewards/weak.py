@@ -4,8 +4,6 @@ The network and the data are those of the learned reward. A scale's settings ``w
 (steps, samples); otherwise they are those of ``reward``.
 """
 
-from __future__ import annotations
-
 from rewards._support.declarations import learned_facts
 from unigrpo.core.settings import Device, ExistingPath
 from unigrpo.study.config import RunConfig

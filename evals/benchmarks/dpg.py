@@ -7,8 +7,6 @@ premises count, too, in the order of the rows. A category's share is that of its
 rest on. Both are as in the official tool; its judge is mPLUG-large, ours any vision-language model, hence "-style".
 """
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Mapping, Sequence

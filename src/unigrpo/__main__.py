@@ -1,7 +1,5 @@
 """The command line: ``unigrpo <verb>``, or ``python -m unigrpo <verb>``. The verbs are in ``unigrpo.commands``."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import pkgutil

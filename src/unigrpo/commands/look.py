@@ -1,7 +1,5 @@
 """Verbs for what is there: a model, runs, images that are judged, the machine."""
 
-from __future__ import annotations
-
 import json
 import math
 from inspect import Signature, signature

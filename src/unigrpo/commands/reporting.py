@@ -1,7 +1,5 @@
 """Verbs that make claims, tables, figures and the gallery from judged runs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Literal

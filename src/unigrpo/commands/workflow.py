@@ -1,7 +1,5 @@
 """Verbs that start the workflow, plan a run, and do the steps of a study other than judging."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Annotated, Literal

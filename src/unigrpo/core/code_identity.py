@@ -5,8 +5,6 @@ what every plug-in declares. Those count that are reached from its entry, by imp
 was loaded to be used. Import statements are read for this alone: a module's own list of names cannot tell them.
 """
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import re

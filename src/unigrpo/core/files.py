@@ -1,7 +1,5 @@
 """Reading and writing files: errors name file and line; a failed write leaves the old file. Imports no torch."""
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import json

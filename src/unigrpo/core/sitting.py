@@ -1,7 +1,5 @@
 """One process at work in a run's folder: nobody else is, and it can be stopped."""
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os

@@ -5,8 +5,6 @@ temperature, a time grid, a guidance or a context that differs shows here and no
 replays, which share the fault. The same differences are the rounding floor below which a clip range means nothing.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -6,8 +6,6 @@ of the training grid: pair j of M takes a time from the j-th of M equal parts of
 meets the full range.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 

@@ -5,8 +5,6 @@ before they are compared. The mean over processes of losses and gradients is the
 episodes. With one process, every function here is the identity.
 """
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from unigrpo.core import distributed

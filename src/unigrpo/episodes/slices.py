@@ -1,7 +1,5 @@
 """Parts of a rollout as an optimiser step takes them: episodes with everything that stays fixed during the updates."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field

@@ -5,8 +5,6 @@ itself is its ``FACTS``. Scores must be finite. A reward that gives no such scor
 while; then the samples that it fails for are told apart, with their numbers and prompts.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import time

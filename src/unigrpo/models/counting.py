@@ -1,7 +1,5 @@
 """A tokenizer without files, for plans: it only counts."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from zlib import crc32
 

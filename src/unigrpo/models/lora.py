@@ -5,8 +5,6 @@ shared with the frozen reference, which is the same network without adapters. A 
 merged into the weights, so that nothing downstream knows of them.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterable
 

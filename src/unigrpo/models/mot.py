@@ -11,8 +11,6 @@ Shapes: B samples, T text tokens (right-padded), C cached tokens, N latent token
 in [0, 1] (1 = noise). Source: BAGEL (arXiv 2505.14683); block layout and routing as in its public code.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What is known of a Mixture-of-Transformers without torch: whose a parameter is, and its card in words."""
 
-from __future__ import annotations
-
 TIME_FEATURES = 256
 IMAGE_ONLY = ("vae2llm", "llm2vae", "time_embedder")
 ADAPTER = "lora_"  # in the names of adapters, which are trained in the place of the weights

@@ -6,8 +6,6 @@ gathered once for a rollout (``gathered``). With bf16 the parts are put together
 shares that the optimiser changes stay fp32.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -4,8 +4,6 @@ transformers and open_clip import torchvision for transforms that need no compil
 natively this changes nothing; else the operators that it registers something for are declared first.
 """
 
-from __future__ import annotations
-
 import importlib
 import sys
 

@@ -1,7 +1,5 @@
 """Text that is written token by token: how a token is chosen, and how seldom the device is asked for anything."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """The steps of a run, as the real code does them, without numbers: what each costs, and how often it comes."""
 
-from __future__ import annotations
-
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator

@@ -5,8 +5,6 @@ they are. Hours are those of one device after another operation: the longer of c
 What devices say to each other, and judging on the host, is not counted.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Calls of a model without gradient are made once for each form of their inputs. O
 first two and the last are computed, of the tokens of a text the first and the last: what lies between grows evenly.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager

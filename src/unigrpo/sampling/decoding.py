@@ -7,8 +7,6 @@ values, nearest to training first, the first that is not worse than the best by 
 difference over prompts. Without that rule noise picks among equals, and stronger guidance costs more than it shows.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict
 

@@ -3,8 +3,6 @@
 The loop reads nothing back from the device: times are known to the host beforehand.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

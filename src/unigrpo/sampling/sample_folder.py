@@ -4,8 +4,6 @@ A manifest row names its image by ``index`` into images.npy, or, in a folder mad
 ``image``, a path of a picture relative to the folder.
 """
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Callable, Sequence

@@ -5,8 +5,6 @@ guidance 1 (``unguided``), as chosen on validation prompts (``tuned``), or tuned
 Each set's protocol.json says everything that a number made from it depends on. A run that was not trained has no sets.
 """
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Every choice (settings, guidance, stopping) is made on these numbers; evaluation prompts are never seen here.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 
 import numpy as np

@@ -1,8 +1,6 @@
 """A benchmark of the catalogue: the prompts that images are made of, how many images, and who judges them. Imports no
 torch."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Callable

@@ -1,8 +1,6 @@
 """The catalogue (``pipelines/experiments.yaml``): the runs, benchmarks, tables, figures and claims of a study, read and
 checked. Imports no torch."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,8 +1,6 @@
 """What a plug-in declares of itself in its constant ``FACTS``, which code asks in place of names; and the doors by
 which plug-ins are loaded (``unigrpo.core.registry``). Imports no torch."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ By the source hash a table can say that different code made its rows: Snakemake 
 for other code. Runs of earlier versions have their configuration in ``training.json`` or ``config.json``.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib.metadata
 import json

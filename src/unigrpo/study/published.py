@@ -7,8 +7,6 @@ say what they were made from. ``<name>.xz`` has scores, validations and protocol
 the code and the inputs that they would have now, and so have the steps that made those inputs.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import lzma

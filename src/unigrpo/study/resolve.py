@@ -5,8 +5,6 @@ optimiser settings. Both are a :class:`Study`, which the workflow reads; a step 
 Imports no torch; everything wrong is one UserError naming file and key.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

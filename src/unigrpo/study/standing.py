@@ -5,8 +5,6 @@ what it was ``made`` from. It is out of date where a setting, an input or a piec
 whose output is another than it has written is damaged.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import os

@@ -1,8 +1,6 @@
 """What a reinforced run's line names besides its settings: the reward with its options, and the prompts. They, and
 those of a benchmark, are checked when the catalogue is read. Imports no torch."""
 
-from __future__ import annotations
-
 import errno
 from collections.abc import Mapping
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """What leaves the suite: a run's checkpoint as a folder that stands for itself, the base, prompts to be painted."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import tempfile

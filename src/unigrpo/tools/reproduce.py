@@ -5,8 +5,6 @@ so that an interrupted reproduction is continued by typing the same command agai
 Ctrl-C reaches this process alone, which ends the steps first and Snakemake after them.
 """
 
-from __future__ import annotations
-
 import shutil
 import signal
 import subprocess

@@ -6,8 +6,6 @@ and start at these states, by step of the grid. It sees what an optimiser change
 reasoning expert gives the denoising expert other keys and values.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

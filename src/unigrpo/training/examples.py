@@ -1,7 +1,5 @@
 """Supervised examples of the world: a prompt, often with its trace, and the scene that an annotator painted for it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from functools import cache
 

@@ -1,7 +1,5 @@
 """From losses to an optimiser step: what processes agree on, and what is recorded."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from functools import partial

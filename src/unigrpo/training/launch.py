@@ -1,7 +1,5 @@
 """Processes, devices, precision and threads of a run, through accelerate; and the model that it starts from."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """What learns in reinforcement: the policy, the copies of it that a method compares it with, and its optimiser."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -8,8 +8,6 @@ the image is compared within the group. Its advantage weighs every token and eve
 ``training.run_frame`` has what surrounds the steps: record, checkpoints, validation.
 """
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from unigrpo.episodes.monitor import require_match

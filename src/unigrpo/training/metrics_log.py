@@ -1,7 +1,5 @@
 """metrics.jsonl: the record of a run, one JSON object a line, as it goes."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

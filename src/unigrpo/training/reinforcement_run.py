@@ -7,8 +7,6 @@ below half of its first. A run whose parent has collapsed is not trained. In all
 workflow goes on.
 """
 
-from __future__ import annotations
-
 import shutil
 import time
 from collections.abc import Mapping

@@ -4,8 +4,6 @@ Samples of training prompts are to be trained on; those of validation prompts me
 without guidance and at temperature 1, half with thinking and half without.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -4,8 +4,6 @@
 every random draw is named by (seed, step).
 """
 
-from __future__ import annotations
-
 import shutil
 import sys
 import time

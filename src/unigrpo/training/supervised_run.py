@@ -8,8 +8,6 @@ Every random choice of step n comes from streams named by (seed, n), so a resume
 of several processes draws all of them and learns from its share of the examples; together they make the update of one.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 import shutil

@@ -1,7 +1,5 @@
 """What a rollout is asked, and what it earns: the prompts drawn for it, the rewards of its images and their source."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -4,8 +4,6 @@ The step is the number of rollouts (or optimiser steps) done, so the validation 
 are called ``train/proxy`` or ``validation/gold``, ``validation/direct/gold`` where traces were left out on purpose.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -6,8 +6,6 @@ Every choice (settings, guidance, stopping) is made on these numbers; evaluation
 ``<update>.png``. Tables and figures of over-optimisation read them.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import shutil

@@ -1,7 +1,5 @@
 """A table's numbers: as columns of its CSV, and as the cells of its Markdown."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from unigrpo.report.data.phrases import MISSING

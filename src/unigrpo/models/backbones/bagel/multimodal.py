@@ -5,8 +5,6 @@ vision transformer (what is to be seen, understanding expert) and as clean laten
 expert at time 0). Editing reads it both ways, latents first. Source: BAGEL (arXiv 2505.14683).
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

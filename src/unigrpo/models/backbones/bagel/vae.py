@@ -4,8 +4,6 @@ The file carries no configuration: sizes are read off its tensors; scale and shi
 nothing says otherwise. Pixels are [0, 1] on our side and [-1, 1] inside.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ top-left corner and never interpolated, and there is no pooling head. Parameter 
 checkpoint below ``vit_model.vision_model``.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -4,8 +4,6 @@
 ``load_lora_weights`` of a diffusers pipeline does.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from unigrpo.models.lora import lora_config

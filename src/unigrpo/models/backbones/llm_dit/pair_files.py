@@ -6,8 +6,6 @@ files, so that adapters never meet other weights than those they were trained on
 adapters alone.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,8 +1,6 @@
 """``LlmDit`` without numbers and weights, for plans: two releases, from the configuration files of their folders, or
 as they are known here for two ids of the hub."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from unigrpo.models.backbones.llm_dit.pair_files import KINDS, PARTS, INSTRUCTION, assembled  # isort: skip
