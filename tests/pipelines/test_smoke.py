@@ -158,7 +158,7 @@ def test_a_second_call_has_nothing_to_do(checkout, results):
 SIGN, SYNTAX = ("return ", "return -"), ("def ", "de ")
 METHOD = {
     name: lambda config, name=name: config["stage"] == "rl" and config["rl"]["method"] == name
-    for name in ("grpo", "nft", "refl")
+    for name in ("grpo", "fpo", "nft", "refl")
 }
 ALL, RL, SUPERVISED = (
     (lambda config: True),
@@ -172,13 +172,10 @@ REACHES = {  # edited file -> (edit, the runs that it reaches)
     "src/unigrpo/objectives/averaging.py": (SYNTAX, ALL),
     "src/unigrpo/objectives/flow.py": (SIGN, ALL),
     "src/unigrpo/objectives/matching.py": (SIGN, lambda c: RL(c) and c["rl"]["method"] in ("fpo", "nft", "ddrl")),
-    "src/unigrpo/objectives/regularisers/latent_kl.py": (
-        SIGN,
-        lambda c: RL(c) and c["rl"]["regulariser"] == "latent_kl",
-    ),
+    "src/unigrpo/methods/fpo.py": (SIGN, METHOD["fpo"]),
     "src/unigrpo/objectives/regularisers/velocity_mse.py": (
         SIGN,
-        lambda c: RL(c) and c["rl"]["regulariser"] == "velocity_mse",
+        lambda c: RL(c) and c["rl"]["regulariser"] == "velocity_mse" and "image" in c["rl"]["train"],
     ),
     "src/unigrpo/methods/grpo.py": (SIGN, METHOD["grpo"]),
     "src/unigrpo/methods/nft.py": (SIGN, METHOD["nft"]),
@@ -192,14 +189,14 @@ REACHES = {  # edited file -> (edit, the runs that it reaches)
     "src/unigrpo/core/seeding.py": ((">> 1", ">> 2"), ALL),
     "src/unigrpo/core/distributed.py": (SIGN, ALL),
     "src/unigrpo/training/supervised_run.py": (SIGN, SUPERVISED),
-    "src/unigrpo/training/loop.py": (("reward(", "-reward("), RL),
+    "src/unigrpo/training/loop.py": (("* s.share", "/ s.share"), RL),
     "src/unigrpo/study/config.py": (SIGN, ALL),
 }
 REACHES_NONE = {
-    "src/unigrpo/methods/grpo.py": ("from __future__", "# a comment\nfrom __future__"),
+    "src/unigrpo/methods/grpo.py": ("\nFACTS", "\n# a comment\nFACTS"),
     "src/unigrpo/training/loop.py": ('"""The algorithm', '"""All of the algorithm'),
     "src/unigrpo/objectives/advantages.py": ("\n\n\n", "\n\n\n\n\n"),
-    "src/unigrpo/objectives/flow.py": ("    return ", "    # a comment\n    return "),
+    "src/unigrpo/objectives/flow.py": ("\n    return ", "\n    # a comment\n    return "),
     "src/unigrpo/methods/mine.py": None,
     "rewards/mine.py": None,
     "src/unigrpo/report/tables/mine.py": None,
