@@ -183,7 +183,7 @@ def fingerprints(results: Path) -> dict[str, str]:
     found = {}
     for path in sorted(path for path in results.rglob("*") if path.is_file()):
         name = path.relative_to(results).as_posix()
-        if name.startswith(LEFT_OUT) or path.name == ".lock" or path.parent.name == "state":
+        if name.startswith(LEFT_OUT) or path.name in (".lock", ".snakemake_timestamp") or path.parent.name == "state":
             continue
         text = None
         if path.name in ("run.json", "metrics.jsonl"):
@@ -348,11 +348,13 @@ def sweep(folder: Path, kills: Sequence[Kill], out: Path) -> dict:
 
 
 def counts(kills: list[dict]) -> dict:
-    """How many kills hit what, and how; the seconds from a signal to the wrapper to its end."""
+    """How many kills hit what, and how; how many steps outlived their Snakemake until the next call; the seconds from a
+    signal to the wrapper to its end."""
     stops = sorted(k["seconds_to_end"] for k in kills if k["target"] == "wrapper" and k["signal"] != "SIGKILL")
     return {
         "hits": dict(Counter(k["hit"] for k in kills)),
         "victims": dict(Counter(f"{k['target']} {k['signal']}" for k in kills)),
+        "waited_for": sum("waiting for" in line for k in kills for line in k.get("next_call", [])),
         "seconds_to_stop": {"median": stops[len(stops) // 2], "longest": stops[-1]} if stops else {},
     }
 

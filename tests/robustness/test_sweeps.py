@@ -277,12 +277,14 @@ def test_the_report_names_everything_that_was_wrong():
         {"target": "wrapper", "signal": "SIGINT", "faults": ["exit code 1"], "hit": "state", "seconds_to_end": 2.0},
         {"target": "all", "signal": "SIGKILL", "faults": [], "hit": "state", "seconds_to_end": 0.0},
     ]
+    kills[1]["next_call"] = ["waiting for sft.sft.0 (process 7) of an earlier call", "to train: nothing; up to date: 3"]
     result = {"kills": kills, "reproductions": [{"kills": 2, "differences": ["scores.csv"]}], "never": ["a kill"]}
     said = ["kill 1 (wrapper SIGINT): exit code 1", "after 2 kills: scores.csv", "no process came to a kill"]
     assert kill_sweep.wrong(result) == said
     assert kill_sweep.counts(kills) == {
         "hits": {"state": 2},
         "victims": {"wrapper SIGINT": 1, "all SIGKILL": 1},
+        "waited_for": 1,
         "seconds_to_stop": {"median": 2.0, "longest": 2.0},
     }
 
