@@ -25,7 +25,7 @@ import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -248,12 +248,18 @@ class Calls:
             self.killed = struck
         return struck
 
+    def close(self) -> None:
+        """Leave no process behind."""
+        left = at_work(self.checkout)
+        for process in left:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(left, timeout=10)
+
     def _until(self, ready: Callable[[], bool]) -> None:
         end = time.monotonic() + LONGEST
         while not ready():
             if time.monotonic() > end:
-                for process in at_work(self.checkout):
-                    process.kill()
                 raise UserError(f"call {self.number}: neither its moment nor its end came within {LONGEST:.0f} s")
             time.sleep(0.02)
 
@@ -314,12 +320,21 @@ def until_done(calls: Calls, queue: deque[Kill]) -> Iterator[dict]:
 def sweep(folder: Path, kills: Sequence[Kill], out: Path) -> dict:
     """Kill and compare; what was found goes to ``out`` after every kill. A kill whose moment has passed is tried in the
     next reproduction."""
-    calls, queue = Calls(folder), deque(kills)
-    prepare(calls.checkout)
+    with closing(Calls(folder)) as calls:
+        prepare(calls.checkout)
+        result = kill_and_compare(calls, kills, out)
+        write_json(out, result)
+    return result
+
+
+def kill_and_compare(calls: Calls, kills: Sequence[Kill], out: Path) -> dict:
+    """The result of a sweep in a checkout that is prepared."""
+    queue = deque(kills)
     results = calls.checkout / "results" / "smoke"
     started = time.monotonic()
     calls.call()
-    about = {"commit": provenance.commit(ROOT), "versions": provenance.versions()}
+    commit = provenance.commit(calls.checkout).removesuffix("-dirty")  # the small study
+    about = {"commit": commit, "versions": provenance.versions()}
     result = {
         "undisturbed_seconds": round(time.monotonic() - started, 1),
         "reproductions": [],
@@ -342,9 +357,7 @@ def sweep(folder: Path, kills: Sequence[Kill], out: Path) -> dict:
         shutil.rmtree(results)
         result["reproductions"].append({"kills": survived, "compared": len(calm), "differences": different})
         print(f"finished after {survived} kills: {', '.join(different) or 'no difference'}", flush=True)
-    result = counts(result["kills"]) | result | {"provenance": about}
-    write_json(out, result)
-    return result
+    return counts(result["kills"]) | result | {"provenance": about}
 
 
 def counts(kills: list[dict]) -> dict:

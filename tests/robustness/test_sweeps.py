@@ -195,8 +195,8 @@ def calls(root, tmp_path, monkeypatch):
     shutil.copy(kill_sweep.HOOK, found.checkout / "sitecustomize.py")
     monkeypatch.setattr(kill_sweep, "COMMAND", ("-c", WRITES))
     yield found
-    for process in kill_sweep.at_work(found.checkout):
-        process.kill()
+    found.close()
+    assert kill_sweep.at_work(found.checkout) == []
 
 
 @pytest.mark.parametrize("phase, file", FOUND)
