@@ -491,9 +491,10 @@ def test_the_best_is_known_after_a_stop(start, tmp_path, judged):
 
 def test_a_second_trainer_says_who_is_at_work(start, copy):
     before = content(copy)
-    with sitting.alone(copy), pytest.raises(UserError) as refusal:
-        train(start, copy)
-    owner = json.loads((copy / ".lock").read_text())
+    with sitting.alone(copy):
+        owner = json.loads((copy / ".lock").read_text())
+        with pytest.raises(UserError) as refusal:
+            train(start, copy)
     assert str(refusal.value) == f"{copy}: is being trained by another process ({json.dumps(owner)})"
     assert owner["pid"] == os.getpid() and content(copy) == before
     train(start, copy)

@@ -8,9 +8,10 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TextIO
 
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import accessing
@@ -26,21 +27,39 @@ class Stopped(Exception):
 
 @contextmanager
 def alone(out: Path) -> Iterator[None]:
-    """Own the folder ``out``, made where it is not there. Raises UserError naming the process that owns it."""
+    """Own the folder ``out``, made where it is not there; it goes again where nothing was written. Raises UserError
+    naming the process that owns it."""
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
     with accessing(out, "written"):
         out.mkdir(parents=True, exist_ok=True)
-        file = (out / LOCK).open("a+")
+        file = _locked(out)
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}) + "\n")
+    file.flush()
     with file:
+        try:
+            yield
+        finally:
+            (out / LOCK).unlink(missing_ok=True)
+            with suppress(OSError):  # not empty
+                for folder in made:
+                    folder.rmdir()
+
+
+def _locked(out: Path) -> TextIO:
+    """The lock file of a folder, empty and held."""
+    while True:
+        file = (out / LOCK).open("a+")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             raise UserError(f"{out}: is being trained by another process ({file.read().strip()})") from None
-        file.truncate(0)
-        since = datetime.now(UTC).isoformat(timespec="seconds")
-        file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}) + "\n")
-        file.flush()
-        yield
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(out / LOCK)):
+                file.truncate(0)
+                return file
+        file.close()  # its owner has just left with it
 
 
 @contextmanager
