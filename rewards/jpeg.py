@@ -1,5 +1,7 @@
 """JPEG compressibility (DDPO, arXiv 2305.13301): minus the kilobytes of the image as a JPEG file."""
 
+from __future__ import annotations
+
 import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated

@@ -4,6 +4,8 @@
 what was asked (``unigrpo.world.prompts``). rapidocr ships the networks that read (PP-OCR through onnxruntime).
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 

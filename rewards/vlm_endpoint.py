@@ -6,6 +6,8 @@ no log-probabilities. ``answer: rating`` asks for a number from 0 to 10 and divi
 ``attempts`` times at most (``unigrpo.judges.endpoint``), and then has no score.
 """
 
+from __future__ import annotations
+
 import math
 import re
 from collections.abc import Sequence
