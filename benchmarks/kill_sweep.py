@@ -238,7 +238,7 @@ class Calls:
         started = time.monotonic()
         self._until(lambda: process.poll() is not None)
         seconds, text = time.monotonic() - started, log.read_text()
-        self.killed["next_call"] = SAID.findall(text)
+        self.killed.setdefault("next_call", SAID.findall(text))
         if struck is None and process.returncode:
             raise UserError(f"a call that nobody killed ended with exit code {process.returncode}:\n{text[-3000:]}")
         if struck is not None:

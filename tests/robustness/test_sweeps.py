@@ -226,19 +226,21 @@ def test_a_signal_that_is_not_answered_in_one_line_is_a_fault(calls):
 def test_a_call_that_comes_to_its_end_is_done_and_one_that_fails_is_an_error(calls, monkeypatch):
     assert calls.call() is None
     assert calls.call(kill_sweep.Kill("scores", "before", "scores", "step", signal.SIGKILL)) is None
-    monkeypatch.setattr(kill_sweep, "COMMAND", ("-c", "raise SystemExit('no base')"))
-    with pytest.raises(UserError, match=r"ended with exit code 1:\nno base"):
+    monkeypatch.setattr(kill_sweep, "COMMAND", ("-c", "raise SystemExit('error: no base')"))
+    with pytest.raises(UserError, match=r"ended with exit code 1:\nerror: no base"):
         calls.call()
 
 
-def test_kills_follow_each_other_until_a_moment_has_passed_and_the_next_call_is_noted(calls):
+def test_kills_follow_each_other_until_a_moment_has_passed_and_the_next_call_is_noted(calls, monkeypatch):
     first, second, passed = (
         kill_sweep.Kill("record", "torn", pattern, "step", signal.SIGKILL) for pattern in ("line", "jsonl", "other")
     )
     queue = deque([first, second, passed])
     kills = list(kill_sweep.until_done(calls, queue))
     assert [kill["file"] for kill in kills] == ["line.jsonl"] * 2 and list(queue) == [passed]
-    assert [kill["next_call"] for kill in kills] == [[], []]
+    monkeypatch.setattr(kill_sweep, "COMMAND", ("-c", "print('to train: nothing')"))
+    assert calls.call() is None
+    assert [kill["next_call"] for kill in kills] == [[], []]  # of the very next alone
     assert (calls.checkout / "line.jsonl").read_text() == "first" + "01234" * 2 + "0123456789"
 
 
