@@ -22,6 +22,7 @@ from unigrpo.judges.detector import Detector
 from unigrpo.judges.detector import load as load_detector
 from unigrpo.sampling import sample_folder
 from unigrpo.sampling.sample_folder import SampleFolder
+from unigrpo.study import standing
 from unigrpo.study.benchmark_entry import Benchmark
 from unigrpo.study.resolve import benchmarks
 from unigrpo.study.training_inputs import trained_as
@@ -94,6 +95,9 @@ def score_folder(root: Path, judges: Sequence[Judge], out: Path) -> None:
     done = root / "done.json"
     if not folders and not (done.exists() and read_json(done, "sets")["sets"] == []):
         raise UserError(f"{root}: no sample set, expected folders with a manifest.jsonl")
+    for name, digest in (read_json(done).get("digests", {}) if done.exists() else {}).items():
+        if standing.content(root / name) != digest:
+            raise UserError(f"{root / name}: is not what {done} says, expected the set that was sampled; sample again")
     with replacing(out) as temporary, temporary.open("w") as file:
         for folder in folders:
             samples = sample_folder.read(folder)

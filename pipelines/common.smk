@@ -88,14 +88,10 @@ def launcher(processes):
 
 
 def checkpoint_in(folder):
-    """The files of a run, by what they are."""
-    tokenizer = f"{folder}/{BACKBONE.tokenizer}"
-    return {
-        "model": f"{folder}/{BACKBONE.weights}",
-        "card": f"{folder}/model.json",
-        "tokenizer": tokenizer if Path(BACKBONE.tokenizer).suffix else directory(tokenizer),
-        "record": f"{folder}/run.json",
-    }
+    """The files of a run, by what they are. They stay until a training that is done anew replaces them, and come back
+    where it fails."""
+    names = {"model": BACKBONE.weights, "card": "model.json", "record": "run.json"}
+    return {what: update(f"{folder}/{name}") for what, name in names.items()}
 
 
 def any_of(*stages):
@@ -148,17 +144,17 @@ def logs(step):
 
 
 def anew(step, output, current):
-    """A place among the inputs that stays empty, where a step that is out of date is noticed: Snakemake is to do it
-    anew. The step's first ``output`` is there, and its record is of other things than its ``current`` settings, its
-    inputs and its code."""
+    """A place among the inputs that stays empty, where a step that is out of date, or has not ended, is noticed:
+    Snakemake is to do it, and what rests on it, anew. ``output`` is its first; ``current`` its settings now."""
 
     def notice(wildcards):
         name, made_before = (text.format(**words(wildcards)) for text in (step, output))
         counts = "run" in wildcards.keys() and (wildcards.run, int(wildcards.seed)) in LAID
         if name not in NOTICED and not counts:
             NOTICED[name] = standing.reasons(record_of(name), made_before, current(wildcards), KEEP_CODE)
-            if NOTICED[name]:
+            if NOTICED[name] or not standing.read(record_of(name)):  # one that has not ended is not what others rest on
                 workflow.dag.forcefiles.add(made_before)  # Snakemake's own triggers know dates, or what it did itself
+            if NOTICED[name]:
                 print(f"{name} is out of date: {'; '.join(NOTICED[name])}", file=sys.stderr)
         return []
 
@@ -192,7 +188,7 @@ def lengthened(run, seed):
 def training(wildcards):
     """The command of a training. One that was finished starts anew, unless it is to be longer."""
     run, seed = wildcards.run, wildcards.seed
-    finished = standing.read(record_of(step_of(run, seed))) and not lengthened(run, seed)
+    finished = Path(folder(run, seed), "run.json").exists() and not lengthened(run, seed)
     words = ["--keep-code"] * KEEP_CODE + ["--anew"] * (finished or config.get("state") == "anew")
     return " ".join([f"train --scale {SCALE} --run {run} --seed {seed}", *words])
 
@@ -311,13 +307,13 @@ def named(wildcards):
 
 def collected(wildcards):
     """What a collection of scores depends on beside them."""
-    return {"runs": named(wildcards)}
+    return {"runs": [folder(run, seed) for run in named(wildcards) for seed in STUDY.seeds(run)]}
 
 
 def shown(wildcards):
     """What a result depends on beside its inputs: its entry, and what its runs are."""
     chosen = entry(wildcards) if "name" in wildcards.keys() else None
-    return described(named(wildcards), chosen, older(named(wildcards)))
+    return described(named(wildcards), chosen, collected(wildcards), older(named(wildcards)))
 
 
 def shown_in_claims(wildcards):
@@ -330,7 +326,7 @@ def older(runs):
     made_by = [
         standing.codes_of(Path("results") / SCALE, run, seed) for run in runs * KEEP_CODE for seed in STUDY.seeds(run)
     ]
-    return [code_identity.changed(code) for codes in made_by for code in codes]
+    return [changed for codes in made_by for code in codes if (changed := code_identity.changed(code))]
 
 
 def collection(wildcards, output):

@@ -4,7 +4,6 @@ import importlib
 import json
 import pkgutil
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -37,7 +36,7 @@ def unigrpo(
     elif record is not None:
         if record.exists() and record.suffix != ".jsonl":
             raise UserError(f"--record {record}: is there already, expected a new file or one that ends in .jsonl")
-        about = None if made is None else partial(study.standing.made, **json.loads(made))
+        about = None if made is None else study.standing.begun(record, **json.loads(made))
         context.with_resource(study.provenance.recorded(record, context.invoked_subcommand, about))
 
 

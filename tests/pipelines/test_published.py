@@ -86,7 +86,7 @@ def others():
     write(out, {"chosen": draw.random()}) if verb == "tune" else write(out / "manifest.jsonl", draw.random())
     write(out / "images.npy", draw.random()) if verb == "reward-data" else None
 
-with provenance.recorded(record, verb, lambda: standing.made(**about)):
+with provenance.recorded(record, verb, standing.begun(record, **about)):
     {"train": train, "sample-sets": sample, "score": score, "train-reward": learn}.get(verb, others)()
 """
 

@@ -31,7 +31,7 @@ if words[0] in ("reproduce", "run", "base"):
     main()
 record, about, words = Path(words[1]), json.loads(words[3]), words[4:]
 at_work = contextlib.ExitStack()
-at_work.enter_context(provenance.recorded(record, words[0], lambda: standing.made(**about)))
+at_work.enter_context(provenance.recorded(record, words[0], standing.begun(record, **about)))
 MAKES = {
     "train": "model.safetensors model.json tokenizer/t metrics.jsonl run.json",
     "reward-data": "images.npy manifest.jsonl",
@@ -64,7 +64,7 @@ singles = [Path(word("--single", f"{out}.html"))] if verb == "gallery" else []
 for path in made + singles:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"ended": time.time()}) if path.name == "run.json" else "finished\\n"
-    with path.open("a") as file:
+    with path.open("w" if path.name == "run.json" else "a") as file:
         file.write(text)
 at_work.close()
 """

@@ -9,19 +9,23 @@ import ast
 import hashlib
 import re
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 
 from unigrpo.core import registry
 
+STARTED = time.time()
+_SEEN: dict[str, str] = {}  # module -> hash, as it was first used
 ROOT = Path(__file__).resolve().parents[3]
 PLACES = (ROOT / "src", ROOT)  # of modules
-ROOMS = ("objectives", "models", "world", "sampling", "episodes", "methods", "training", "judges")
+ROOMS = ("objectives", "models", "world", "sampling", "episodes", "methods", "training", "judges", "report")
 NUMBERS = (*(f"unigrpo.{room}" for room in ROOMS), "rewards", "evals")
-NUMBERS += ("unigrpo.core.seeding", "unigrpo.core.distributed", "unigrpo.study.config")
+NUMBERS += tuple(f"unigrpo.core.{name}" for name in ("seeding", "distributed", "tensor_files", "records"))
+NUMBERS += tuple(f"unigrpo.study.{name}" for name in ("config", "benchmark_entry", "training_inputs"))
 LIBRARY = re.compile(rf"^(?!/)|^{re.escape(str(Path(ast.__file__).parent))}|/(site|dist)-packages/")  # files of others
-REPORT = ("unigrpo.report",)  # which makes tables of numbers
 
 
 @cache
@@ -59,7 +63,10 @@ def _imports(name: str, path: Path) -> Iterator[str]:
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     for node in ast.walk(tree) if tree is not None else ():
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            for alias in node.names:
+                yield from accumulate(alias.name.split("."), "{}.{}".format)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value  # of a module that is loaded by its name
         elif isinstance(node, ast.ImportFrom):
             above = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
             base = ".".join([*above, *filter(None, [node.module])])
@@ -96,7 +103,12 @@ def loaded(rooms: Iterable[str] = NUMBERS) -> dict[str, str]:
     counted = {
         name for name in reached if _within(name, rooms) or (name in imported and not name.startswith("unigrpo"))
     }
-    return {name: hash_of(ours[name]) for name in sorted(counted)}
+    return {name: _SEEN.setdefault(name, _used(ours[name])) for name in sorted(counted)}
+
+
+def _used(path: Path) -> str:
+    """The hash of a module that was loaded since this process started; of one edited since then nobody knows it."""
+    return hash_of(path) if path.stat().st_ctime < STARTED else "edited while the step ran"
 
 
 def _within(name: str, rooms: Iterable[str]) -> bool:

@@ -1,6 +1,8 @@
 """Modules that are loaded at their first use: ``from unigrpo.objectives import flow`` costs nothing until ``flow.x``
 is read. So the facts of a plug-in, which the workflow reads whenever it is parsed, are read without what it imports."""
 
+from __future__ import annotations
+
 import importlib
 import importlib.util
 import sys

@@ -14,7 +14,7 @@ from unigrpo.core.settings import replace
 from unigrpo.models.base import UnifiedModel
 from unigrpo.sampling import sample_folder
 from unigrpo.sampling.engine import Decoding, sample_guided
-from unigrpo.study import provenance, resolve
+from unigrpo.study import provenance, resolve, standing
 from unigrpo.study.benchmark_entry import Benchmark
 from unigrpo.study.config import RunConfig
 from unigrpo.world.prompts import prompt_hash
@@ -77,4 +77,5 @@ def sample_sets(model: UnifiedModel, cfg: RunConfig, run: Path, chosen: Decoding
                 sample_folder.write(out / folder, jobs, made, described)
                 written.append(folder)
     if distributed.is_main():
-        write_json(out / "done.json", {"sets": written})
+        digests = {folder: standing.content(out / folder) for folder in written}
+        write_json(out / "done.json", {"sets": written, "digests": digests})

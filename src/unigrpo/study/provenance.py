@@ -21,6 +21,7 @@ from pathlib import Path
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import at_work, read_json
 from unigrpo.core.settings import to_dict
+from unigrpo.core.sitting import stoppable
 from unigrpo.study.config import RunConfig
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -132,7 +133,9 @@ def recorded(path: Path, step: str, made: Callable[[], dict] | None = None) -> I
     with at_work(path.with_suffix("")):
         try:
             yield
-            ended = {"made": made()} if first and made is not None else {}
+            if first and made is not None:
+                with stoppable():  # it has ended, and is to say so
+                    ended = {"made": made()}
         finally:
             used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
             line = {

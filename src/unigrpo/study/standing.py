@@ -6,10 +6,11 @@ whose output is another than it has written is damaged.
 """
 
 import csv
+import hashlib
 import json
 import os
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from functools import cache
 from math import inf
@@ -30,7 +31,8 @@ TO_TRAIN = ROOT / ".snakemake" / "to_train.json"  # the steps that train in the 
 LENGTH = "rl.rollouts"  # the setting by which a finished run goes on
 PARTS = {"tune": "tuning", "reward_data": "reward", "reward": "reward", "weak_reward": "weak_reward"}
 PARTS |= {"sample": "evaluation"}  # step -> the part of the settings that decides it; any other is a training
-BY_HAND = ("tables", "figures", "compare", "gallery")  # folders of outputs that a reader may edit
+STEPS = (*PARTS, "score", "train", "sft", "pretrain", "base")  # those that `settings_of` knows
+BY_HAND = ("tables", "figures", "compare", "gallery", "claims")  # folders of outputs that a reader may edit
 
 
 def settings_of(step: str, study: resolve.Study) -> dict:
@@ -43,26 +45,31 @@ def settings_of(step: str, study: resolve.Study) -> dict:
         return {n: [b.judge, b.judge_options, *map(content, named_files(b.judge_options))] for n, b in named}
     found = flat(resolve.part(study.config(run, int(seed)), PARTS.get(kind, "training")))
     sets = {n: [b.prompts, content(ROOT / b.prompts), b.version, b.images, b.least_prompts] for n, b in named}
-    return found | (sets if kind == "sample" else {})
+    return found | (sets | {"modes": study.modes(run)} if kind == "sample" else {})
 
 
-def made(settings: Mapping, inputs: Iterable[str], outputs: Iterable[str]) -> dict:
-    """What a step that has ended was made from, for its record."""
-    found = {"settings": settings, "inputs": _contents(inputs), "outputs": _contents(outputs)}
-    return found | {"code": code_identity.loaded(), "versions": versions()}
+def begun(record: Path, settings: Mapping, inputs: Iterable[str], outputs: Iterable[str]) -> Callable[[], dict]:
+    """At the start of a step: a function that gives at its end what it was made from, for its record. Raises UserError
+    where its settings are others now than when the call began, as those are what it reads."""
+    about = {"settings": settings, "inputs": _contents(inputs), "versions": versions()}
+    if record.stem.partition(".")[0] in STEPS:  # of others the workflow alone knows the settings
+        now = settings_of(record.stem, resolve.chosen_study(record.parts[-3]))
+        if json.loads(json.dumps(now)) != settings:
+            raise UserError(f"{record.stem}: its settings have changed since this call began, expected a new call")
+    return lambda: about | {"outputs": _contents(outputs), "code": code_identity.loaded()}
 
 
 def reasons(record: Path, output: str, settings: Mapping, keep_code: bool = False) -> list[str]:
-    """Why a step whose first ``output`` is there is out of date: settings, inputs and modules of code that are others
-    now; none where it is up to date, or not there. ``keep_code`` takes other code for the same. What a published line
-    has laid out (``study.published``) is out of date wherever it is asked about."""
+    """Why a step is out of date: settings, inputs and modules of code that are others now; none where it is up to
+    date, or neither it nor its first ``output`` is there. ``keep_code`` takes other code for the same. What a published
+    line has laid out (``study.published``) is out of date wherever it is asked about."""
     before = read(record)
     if before and before.get("published"):
         return ["its published line does not count in this call"]
-    if not Path(output).exists():
-        return []
     try:
-        return differences(before, settings, keep_code) if before else ["no record of its making"]
+        if before is not None:
+            return differences(before, settings, keep_code)
+        return ["no record of its making"] if Path(output).exists() else []
     except UserError as damage:
         return [str(damage)]
 
@@ -162,7 +169,8 @@ def content(path: str | Path) -> str | None:
     path = Path(path)
     if path.is_dir():
         inside = sorted(each for each in path.rglob("[!.]*") if each.is_file())  # Snakemake leaves a hidden one
-        return "+".join([str(len(inside)), *(content(each)[:8] for each in inside)])
+        named = "".join(f"{each.relative_to(path).as_posix()}\0{content(each)}\n" for each in inside)
+        return hashlib.sha256(named.encode()).hexdigest()
     return _digest(str(path), *_times(path)) if path.exists() else None
 
 
@@ -203,5 +211,5 @@ def _altered(made_from: Mapping) -> list[str]:
     return [path for path, digest in made_from["outputs"].items() if content(path) not in (digest, None)]
 
 
-def _by_hand(path: str, folders: Collection[str] = BY_HAND) -> bool:
-    return any(part in folders for part in Path(path).parts) or Path(path).stem in ("claims", "gallery")
+def _by_hand(path: str) -> bool:
+    return Path(path).parts[2].partition(".")[0] in BY_HAND  # of results/<scale>/...

@@ -1,5 +1,7 @@
 """Sentences beside tables: those that several need, and those that depend on what is shown. Loads no pandas."""
 
+from __future__ import annotations
+
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 

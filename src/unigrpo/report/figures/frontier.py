@@ -3,6 +3,8 @@ weights joined in their order (the paper's Figure 5 as numbers). Intervals are o
 is where all started.
 """
 
+from __future__ import annotations
+
 from statistics import mean
 
 from unigrpo.core import errors, seeding

@@ -3,6 +3,8 @@ against gradient updates, and against the velocity MSE from the start. Lines are
 triangle is where gold peaks.
 """
 
+from __future__ import annotations
+
 from unigrpo.core import errors
 from unigrpo.core.lazy import lazy
 from unigrpo.report.data import logs, results

@@ -3,6 +3,8 @@ the velocity MSE weighs all times alike. Right: how far each run's velocity drif
 training grid, means over seeds and their range.
 """
 
+from __future__ import annotations
+
 import math
 
 from unigrpo.core import errors

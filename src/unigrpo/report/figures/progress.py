@@ -3,6 +3,8 @@ run, as long as all its seeds go on. A cross ends a run of which seeds collapsed
 are validated without it, and start lower.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 from unigrpo.core.lazy import lazy

@@ -2,6 +2,8 @@
 peaks, and at the last. A fixed rule draws the prompts (the paper's Figure 5).
 """
 
+from __future__ import annotations
+
 import textwrap
 from pathlib import Path
 
