@@ -1,5 +1,7 @@
 """The categories of a benchmark of every run with 95 % intervals; the bars are the paper's values."""
 
+from __future__ import annotations
+
 from unigrpo.report.data import results
 from unigrpo.report.pages import dot_plot, drawing
 from unigrpo.study.facts import KindFacts

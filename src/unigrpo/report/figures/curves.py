@@ -2,6 +2,8 @@
 paper's Figure 3). Reward hacking is the first two rising while the third falls.
 """
 
+from __future__ import annotations
+
 from unigrpo.report.data import logs, results
 from unigrpo.report.pages import drawing
 from unigrpo.study.facts import KindFacts

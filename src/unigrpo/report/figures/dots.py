@@ -2,6 +2,8 @@
 next; the bars are the paper's values.
 """
 
+from __future__ import annotations
+
 from unigrpo.report.data import results
 from unigrpo.report.pages import dot_plot, drawing
 from unigrpo.study.facts import KindFacts

@@ -2,6 +2,8 @@
 A fixed rule draws the prompts (the paper's Figure 2).
 """
 
+from __future__ import annotations
+
 from unigrpo.report.data import results, samples
 from unigrpo.report.pages import drawing
 from unigrpo.study.facts import KindFacts

@@ -2,6 +2,8 @@
 the prompt; in italics are words that the image does not follow. A fixed rule draws the prompts.
 """
 
+from __future__ import annotations
+
 import textwrap
 
 from unigrpo.report.data import results, samples

@@ -1,5 +1,7 @@
 """The categories of a benchmark of every run beside the paper's Table 2."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import partial
 

@@ -2,6 +2,8 @@
 artefacts, diversity within a group, and the drift of the velocity from the start (the paper's Figure 5).
 """
 
+from __future__ import annotations
+
 from statistics import mean
 
 from unigrpo.report.data import lines, logs, phrases

@@ -2,6 +2,8 @@
 update cost (the paper's Figure 4).
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from statistics import median
 

@@ -2,6 +2,8 @@
 how far gold fell from its peak.
 """
 
+from __future__ import annotations
+
 from unigrpo.report.data import lines, logs, phrases, stats
 from unigrpo.report.data.results import Line, Row, Sources
 from unigrpo.study.facts import TRAINING, KindFacts
