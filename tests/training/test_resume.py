@@ -155,7 +155,15 @@ def test_a_state_returns_with_its_notes_and_leaves_the_one_before(tmp_path):
     assert sorted(p.name for p in (tmp_path / "state").iterdir()) == ["previous.safetensors", "state.safetensors"]
 
 
-@pytest.mark.parametrize("damage", [lambda p: p.write_bytes(p.read_bytes()[:-40]), lambda p: p.write_bytes(b"")])
+def flipped(path):
+    """One bit of the last tensor is another one; the file is as long as before."""
+    content = path.read_bytes()
+    path.write_bytes(content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda p: p.write_bytes(p.read_bytes()[:-40]), lambda p: p.write_bytes(b""), flipped]
+)
 def test_a_damaged_state_gives_way_to_the_one_before(tmp_path, capsys, damage):
     for step in (1, 2):
         state.save_state(tmp_path, {"w": torch.zeros(100)}, notes(step))

@@ -50,7 +50,8 @@ class Notes:
 
 def save_state(folder: Path, tensors: dict[str, Tensor], notes: Notes) -> None:
     """Write what a run resumes from. A kill at any moment leaves a complete state, and so does one damaged file."""
-    write_tensors(folder / NEXT, tensors, {"notes": json.dumps(asdict(notes))})
+    about = {"notes": json.dumps(asdict(notes)), "sums": json.dumps(_sums(tensors))}
+    write_tensors(folder / NEXT, tensors, about)
     with files.accessing(folder / STATE, "written"):
         if (folder / STATE).exists():
             os.replace(folder / STATE, folder / PREVIOUS)
@@ -79,11 +80,19 @@ def load_state(folder: Path) -> tuple[Notes, dict[str, Tensor]] | None:
 def _read(path: Path) -> tuple[Notes, dict[str, Tensor]]:
     tensors = read_tensors(path)
     with safe_open(path, "pt") as file:
-        notes = (file.metadata() or {}).get("notes")
+        about = file.metadata() or {}
     try:
-        return from_dict(Notes, json.loads(notes or "")), tensors
+        notes, sums = from_dict(Notes, json.loads(about.get("notes", ""))), json.loads(about.get("sums", ""))
     except (UserError, ValueError):
         raise UserError(f"{path}: damaged, expected a training state with its notes") from None
+    if sums != _sums(tensors):
+        raise UserError(f"{path}: damaged (its tensors are not those of the sums in its header)")
+    return notes, tensors
+
+
+def _sums(tensors: dict[str, Tensor]) -> dict[str, int]:
+    """The sum of each tensor's bytes, by which a changed one is noticed."""
+    return {name: int(t.detach().contiguous().view(-1).view(torch.uint8).sum()) for name, t in tensors.items()}
 
 
 def gather(modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
