@@ -111,10 +111,11 @@ def slices(
     ``old``. Without ``keep_all`` and a regulariser, episodes without advantage are left out; they still count in the
     denominator. Those whose advantage is NaN, of groups without rewards, are left out and count nowhere."""
     cache: dict[tuple[int, ...], Slice] = {}
-    steps, lost = [], {i for values in advantages.values() for i in values.isnan().nonzero().flatten().tolist()}
+    steps, drops = [], rl.reward_failure == "drop"
+    lost = {i for a in advantages.values() for i in a.isnan().nonzero().flatten().tolist()} if drops else set()
     for number, rows in enumerate(optimizer_steps(rl)):
         rows = [i for i in rows if i not in lost]
-        size = len(rows) if rl.reward_failure == "fail" else distributed.mean(torch.tensor(float(len(rows)))).item()
+        size = distributed.mean(torch.tensor(float(len(rows)))).item() if drops else len(rows)
         denominator = token_denominator(rollout, rows, size, rl)
         needed = keep_all or nets.even or rl.needs_reference
         useful = [i for i in rows if needed or any(values[i] != 0 for values in advantages.values())]
