@@ -56,7 +56,7 @@ if altered := standing.damaged(Path("results") / SCALE):
     if config.get("weights") != "accept":
         output, record = next(iter(altered.items()))
         sys.exit(
-            f"error: {output}: differs from what its step has written ({record}); restore it, delete it to make it anew, "
+            f"error: {output}: differs from what its step has written ({record}); restore it, delete both to make it anew, "
             "or accept it with weights=accept"
         )
     standing.accept(altered)
@@ -189,7 +189,7 @@ def training(wildcards):
     """The command of a training. One that was finished starts anew, unless it is to be longer."""
     run, seed = wildcards.run, wildcards.seed
     finished = Path(folder(run, seed), "run.json").exists() and not lengthened(run, seed)
-    words = ["--keep-code"] * KEEP_CODE + ["--anew"] * (finished or config.get("state") == "anew")
+    words = ["--with code=keep"] * KEEP_CODE + ["--with state=anew"] * (finished or config.get("state") == "anew")
     return " ".join([f"train --scale {SCALE} --run {run} --seed {seed}", *words])
 
 
@@ -216,12 +216,12 @@ def to_train():
     return line + f"; published lines: {len(LAID)}" * bool(LAID)
 
 
-def made(current):
-    """What the record of a step needs to know, beside its code."""
+def made(current=None):
+    """What the record of a step needs to know: its files, and of a result what it shows, which the step cannot tell."""
 
     def of(wildcards, input, output):
-        files = {"inputs": [*map(str, input)], "outputs": [*map(str, output)]}
-        return json.dumps({"settings": current(wildcards)} | files)
+        about = {"settings": current(wildcards)} if current else {}
+        return json.dumps(about | {"inputs": [*map(str, input)], "outputs": [*map(str, output)]})
 
     return of
 

@@ -36,7 +36,7 @@ rule tune:
         launch=launcher(PROCESSES),
         call="tune --scale {scale} --run sft",
         given=step_options,
-        made=made(TUNED),
+        made=made(),
     shell:
         "{params.launch} unigrpo --record {log.record:q} --made {params.made:q} {params.call} {params.given:q} 2>&1"
         " | tee -i {log.text:q}"
@@ -57,7 +57,7 @@ use rule tune as train with:
         run=any_of("rl"),
     params:
         call=training,
-        made=made(TRAINING),
+        made=made(),
 
 
 use rule train as sft with:
@@ -98,7 +98,7 @@ use rule tune as reward_data with:
     priority: 3
     params:
         call="reward-data --scale {scale} --run sft",
-        made=made(DRAWN),
+        made=made(),
 
 
 use rule tune as learned_reward with:
@@ -122,7 +122,7 @@ use rule tune as learned_reward with:
     params:
         launch=launcher(1),
         call="train-reward --scale {scale} --run sft --settings {reward}",
-        made=made(LEARNED),
+        made=made(),
 
 
 use rule tune as sample with:
@@ -137,7 +137,7 @@ use rule tune as sample with:
     priority: 1
     params:
         call=lambda wildcards: f"sample-sets --scale {SCALE} --run {wildcards.run} --seed {wildcards.seed} {modes(wildcards)}",
-        made=made(SETS),
+        made=made(),
 
 
 use rule tune as score with:
@@ -158,7 +158,7 @@ use rule tune as score with:
     params:
         launch=launcher(1),
         call="score",
-        made=made(JUDGES),
+        made=made(),
 
 
 rule ship_base:

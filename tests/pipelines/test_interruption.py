@@ -67,7 +67,7 @@ def finish(folder) -> None:
     done = subprocess.run(REPRODUCE, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "to train: 1 new, 1 continued;" in done.stderr
-    assert "--anew" not in (folder / "words.base").read_text()
+    assert "state=anew" not in (folder / "words.base").read_text()
     assert (folder / "results/smoke/runs/base/seed0/scores.jsonl").exists() and below(folder) == []
     assert not list((folder / "results/smoke/steps").glob("*.lock"))
 

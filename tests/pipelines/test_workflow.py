@@ -356,6 +356,32 @@ def test_a_change_reruns_what_depends_on_it_and_no_more(finished, name, old, new
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
+    "gone, expected",
+    [
+        (
+            ("runs/unigrpo/seed0/model.safetensors", "steps/train.unigrpo.0.jsonl"),
+            {"train": 1, "sample": 1, "score": 1},
+        ),
+        (("runs/unigrpo/seed0/samples/done.json", "steps/sample.unigrpo.0.jsonl"), {"sample": 1, "score": 1}),
+        (("decoding.json", "steps/tune.jsonl"), {"tune": 1, "train": 1, "sample": 3, "score": 3}),
+        (("steps/score.sft.0.jsonl",), {"score": 1}),
+        (("tables/main.md", "steps/table.main.jsonl"), {"table": 1, "all": 1}),
+        (("runs/unigrpo/seed0/model.safetensors",), {}),  # weights are given up, and nothing rests on them any more
+    ],
+)
+def test_what_a_kill_has_left_undone_is_done_with_what_rests_on_it(finished, tmp_path, gone, expected):
+    """Though all that was made from it before is there."""
+    folder = tmp_path / "killed"
+    shutil.copytree(finished, folder)
+    for name in gone:
+        (folder / "results/smoke" / name).unlink()
+    after = {rule: n for rule, n in AFTERWARDS.items() if rule != "figure" or "train" in expected}  # of training alone
+    found = plan(folder, "--config", "scale=smoke")
+    assert found == (expected | after if "score" in expected else expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
     "catalogued, target, expected",
     [
         ("tables:\n  apart: {kind: training_cost, ", "tables/apart.md", {}),

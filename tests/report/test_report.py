@@ -297,6 +297,7 @@ def test_code_mixtures_are_pointed_out(study, tmp_path, kind):
 
     def made(run, **code):
         row = {"settings": {}, "inputs": {}, "outputs": {}, "code": code}
+        (steps / f"train.{run}.0.jsonl").unlink(missing_ok=True)
         (steps / f"train.{run}.0.jsonl").write_text(json.dumps({"made": row}) + "\n")
 
     def text():

@@ -166,7 +166,7 @@ def test_what_decides_numbers_is_refused_and_nothing_is_touched(start, copy, wor
     before = content(copy)
     with pytest.raises(UserError) as refusal:
         train(start, copy, **change)
-    expected = f"{copy}/state: written at rollout 3 of 4 with other settings ({words}): start anew with --anew"
+    expected = f"{copy}/state: written at rollout 3 of 4 with other settings ({words}): start anew with state=anew"
     assert str(refusal.value) == expected and content(copy) == before
     with pytest.raises(UserError, match="other settings"):  # it forgives other code alone
         train(start, copy, **change, words={"keep_code": True})
@@ -213,7 +213,7 @@ def test_changed_code_is_refused_or_kept_knowingly(start, tmp_path, monkeypatch)
     before = content(out)
     with pytest.raises(UserError) as refusal:
         train(start, out, rl={"method": "mine"})
-    ways = "start anew with --anew, or continue knowingly with --keep-code"
+    ways = "start anew with state=anew, or continue knowingly with code=keep"
     assert str(refusal.value) == f"{out}/state: written at rollout 3 of 4 with other code (mine): {ways}"
     assert content(out) == before
     train(start, out, rl={"method": "mine"}, words={"keep_code": True})
@@ -261,7 +261,7 @@ def test_a_finished_run_is_left_alone(start, calm, capsys):
     train(start, calm)
     assert "tiny/3 is finished already" in capsys.readouterr().out and content(calm) == before
     for change, words in (
-        ({"rl": {"rollouts": 3}}, "/state: written at rollout 4 of 4, 3 are asked for: start anew with --anew"),
+        ({"rl": {"rollouts": 3}}, "/state: written at rollout 4 of 4, 3 are asked for: start anew with state=anew"),
         (
             {"rl": {"lr_text": 2e-3}},
             "/run.json: finished with other settings (rl.lr_text 0.001, now 0.002): start anew",
@@ -283,7 +283,7 @@ def test_without_its_state_a_finished_run_cannot_go_on(start, calm, tmp_path):
     out = tmp_path / "out"
     train(start, out, rl={"keep_state": False, "rollouts": 2})
     assert not (out / "state").exists()
-    with pytest.raises(UserError, match="finished with 2, without a state to go on: start anew with --anew"):
+    with pytest.raises(UserError, match="finished with 2, without a state to go on: start anew with state=anew"):
         train(start, out)
 
 
@@ -294,14 +294,14 @@ def test_a_collapsed_run_is_not_lengthened(start, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "score", collapsing)
     train(start, tmp_path / "out")
     assert record(tmp_path / "out")["collapsed"] and not (tmp_path / "out" / "state").exists()
-    with pytest.raises(UserError, match=r"run.json: collapsed \(rollout 0: .*\): start anew with --anew"):
+    with pytest.raises(UserError, match=r"run.json: collapsed \(rollout 0: .*\): start anew with state=anew"):
         train(start, tmp_path / "out", rl={"rollouts": 5})
 
 
 def test_a_state_outlives_the_fall_of_its_parent(start, copy):
     cfg = tiny.run_config("rl")
     before = content(copy)
-    with pytest.raises(UserError, match="/state: written before its parent sft collapsed: start anew with --anew$"):
+    with pytest.raises(UserError, match="/state: written before its parent sft collapsed: start anew with state=anew$"):
         reinforcement_run.pass_on(cfg, copy, start / "init", "its parent sft collapsed")
     assert content(copy) == before
     reinforcement_run.pass_on(cfg, copy, start / "init", "its parent sft collapsed", anew=True)

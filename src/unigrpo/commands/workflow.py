@@ -104,8 +104,12 @@ def train(
     init: Annotated[Path | None, typer.Option(help="Folder of the parent run; the base has none.")] = None,
     reward: Annotated[Path | None, typer.Option(help="Folder of the learned reward, where one is trained on.")] = None,
     decoding: Annotated[Path | None, typer.Option(help="decoding.json, for the validation of reinforcement.")] = None,
-    anew: Annotated[bool, typer.Option("--anew", help="Give up what is in the folder and does not fit.")] = False,
-    keep_code: Annotated[bool, typer.Option("--keep-code", help="Continue although code has changed.")] = False,
+    words: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with", metavar="WORD", help="state=anew gives up what does not fit, code=keep lets code differ."
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the configuration, do nothing else.")] = False,
 ) -> None:
     """Train one run: reinforcement of the text part, the image part or both, or a supervised stage.
@@ -113,6 +117,9 @@ def train(
     A training that was stopped or killed continues when the same command is given again, and a finished reinforced run
     goes on when more rollouts are asked for.
     """
+    chosen_words = {"anew": "state=anew" in (words or ()), "keep_code": "code=keep" in (words or ())}
+    if unknown := set(words or ()) - {"state=anew", "code=keep"}:
+        raise UserError(f"--with {min(unknown)}: expected state=anew or code=keep")
     where, cfg = study.resolve.chosen_run(scale, run, seed, config)
     reinforced = cfg.stage == "rl"
     for option, value, needed, what in (
@@ -142,8 +149,8 @@ def train(
 
         plan.check_fits(cfg, room)
     if reinforced:
-        return _reinforce(cfg, out, init, reward, decoding, chosen, anew=anew, keep_code=keep_code)
-    training.supervised_run.train(cfg, out, init, anew=anew, keep_code=keep_code)
+        return _reinforce(cfg, out, init, reward, decoding, chosen, **chosen_words)
+    training.supervised_run.train(cfg, out, init, **chosen_words)
 
 
 def _reinforce(cfg, out: Path, init: Path, reward_folder: Path | None, file: Path, decoding, **words) -> None:

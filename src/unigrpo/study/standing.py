@@ -12,7 +12,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
-from functools import cache
+from functools import cache, lru_cache
 from math import inf
 from pathlib import Path
 from statistics import median
@@ -31,7 +31,6 @@ TO_TRAIN = ROOT / ".snakemake" / "to_train.json"  # the steps that train in the 
 LENGTH = "rl.rollouts"  # the setting by which a finished run goes on
 PARTS = {"tune": "tuning", "reward_data": "reward", "reward": "reward", "weak_reward": "weak_reward"}
 PARTS |= {"sample": "evaluation"}  # step -> the part of the settings that decides it; any other is a training
-STEPS = (*PARTS, "score", "train", "sft", "pretrain", "base")  # those that `settings_of` knows
 BY_HAND = ("tables", "figures", "compare", "gallery", "claims")  # folders of outputs that a reader may edit
 
 
@@ -48,14 +47,14 @@ def settings_of(step: str, study: resolve.Study) -> dict:
     return found | (sets | {"modes": study.modes(run)} if kind == "sample" else {})
 
 
-def begun(record: Path, settings: Mapping, inputs: Iterable[str], outputs: Iterable[str]) -> Callable[[], dict]:
-    """At the start of a step: a function that gives at its end what it was made from, for its record. Raises UserError
-    where its settings are others now than when the call began, as those are what it reads."""
-    about = {"settings": settings, "inputs": _contents(inputs), "versions": versions()}
-    if record.stem.partition(".")[0] in STEPS:  # of others the workflow alone knows the settings
-        now = settings_of(record.stem, resolve.chosen_study(record.parts[-3]))
-        if json.loads(json.dumps(now)) != settings:
-            raise UserError(f"{record.stem}: its settings have changed since this call began, expected a new call")
+def begun(
+    record: Path, inputs: Iterable[str], outputs: Iterable[str], settings: Mapping | None = None
+) -> Callable[[], dict]:
+    """At the start of a step: a function that gives at its end what it was made from, for its record. ``settings`` are
+    those that the step cannot know itself."""
+    if settings is None:
+        settings = settings_of(record.stem, resolve.chosen_study(record.parts[-3]))
+    about = {"settings": json.loads(json.dumps(settings)), "inputs": _contents(inputs), "versions": versions()}
     return lambda: about | {"outputs": _contents(outputs), "code": code_identity.loaded()}
 
 
@@ -97,9 +96,23 @@ def _codes(made_from: Mapping) -> list[dict[str, str]]:
 
 def codes_of(folder: Path, run: str, seed: int) -> list[dict[str, str]]:
     """What a run at a seed was made by, in the results of a scale: the code (module -> hash) of each piece of its
-    training, of its images and of their scores."""
-    steps = (read(path) for path in sorted((folder / "steps").glob(f"*.{run}.{seed}.jsonl")))
-    return [code for made_from in steps if made_from for code in _codes(made_from)]
+    training, of its images, of their scores, and of all steps that these rest on."""
+    steps = folder / "steps"
+    records = _records(steps, steps.stat().st_mtime_ns) if steps.exists() else {}
+    makers = {path: step for step, made_from in records.items() for path in made_from["outputs"]}
+    waiting = [step for step in records if step.endswith(f".{run}.{seed}")]
+    reached = set(waiting)
+    while waiting:
+        new = {makers[path] for path in records[waiting.pop()]["inputs"] if path in makers} - reached
+        reached |= new
+        waiting += new
+    return [code for step in sorted(reached) for code in _codes(records[step])]
+
+
+@lru_cache(maxsize=1)
+def _records(steps: Path, _when: int) -> dict[str, dict]:
+    """Step -> what it was made from, of a folder of records as it was then."""
+    return {path.stem: made_from for path in sorted(steps.glob("*.jsonl")) if (made_from := read(path))}
 
 
 def lengthened(record: Path, settings: Mapping, why: Collection[str]) -> bool:
@@ -116,7 +129,8 @@ def summary(to_train: Mapping[str, tuple[str, Collection[str]]], up_to_date: int
         found = [why for kind, why in to_train.values() if (_kind(why) if kind == "anew" else kind) == name]
         words = dict.fromkeys(reason for why in found for reason in why)
         parts += [f"{len(found)} {name}{f' ({_joined(words)})' if words else ''}"] if found else []
-    minutes = "" if seconds is None or not parts else f"; about {max(1, round(seconds / 60))} minutes"
+    many = max(1, round((seconds or 0) / 60))
+    minutes = "" if seconds is None or not parts else f"; about {many} minute{'s' * (many > 1)}"
     return f"to train: {', '.join(parts) or 'nothing'}; up to date: {up_to_date}{minutes}"
 
 
@@ -194,7 +208,7 @@ def _digest(path: str, *times: int) -> str:
 
 def read(record: Path) -> dict | None:
     """What a step was made from; None where it has not ended, or was killed while it wrote that."""
-    return next((row["made"] for row in _rows(record) if "made" in row), None)
+    return next((row["made"] for row in _rows(record) if isinstance(row.get("made"), dict)), None)
 
 
 def _rows(record: Path) -> list[dict]:

@@ -181,7 +181,7 @@ def pass_on(cfg: RunConfig, out: Path, init: Path, reason: str, anew: bool = Fal
     ``out`` holds the state of one that was trained and ``anew`` does not give it up."""
     with alone(out):
         if (out / "state").exists() and not anew:
-            raise UserError(f"{out / 'state'}: written before {reason}: start anew with --anew")
+            raise UserError(f"{out / 'state'}: written before {reason}: start anew with state=anew")
         shutil.rmtree(out / "state", ignore_errors=True)
         MetricsLog(out / "metrics.jsonl", "rollout", 0)
         parent = checkpoint.load_model(init, "cpu", cfg.model)

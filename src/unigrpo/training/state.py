@@ -186,7 +186,7 @@ def standing(out: Path, now: Identity, total: int, keep_code: bool = False) -> S
         done = config["rl"]["rollouts"] if config["stage"] == "rl" else config["supervised"]["steps"]
         _require_fit(f"{out / 'run.json'}: finished", then, now, pieces, keep_code)
         if record.get("collapsed") and total != done:
-            raise UserError(f"{out / 'run.json'}: collapsed ({record.get('collapse')}): start anew with --anew")
+            raise UserError(f"{out / 'run.json'}: collapsed ({record.get('collapse')}): start anew with state=anew")
         weights = provenance.weights_file(out)
         if done == total and weights.exists() and files.digest(weights) == record.get("weights"):
             return Standing(finished=True)
@@ -194,7 +194,7 @@ def standing(out: Path, now: Identity, total: int, keep_code: bool = False) -> S
     if found is None:
         if record and not record.get("not_trained") and total != done:
             raise UserError(
-                f"{out / 'run.json'}: finished with {done}, without a state to go on: start anew with --anew"
+                f"{out / 'run.json'}: finished with {done}, without a state to go on: start anew with state=anew"
             )
         return Standing()
     notes = found[0]
@@ -202,7 +202,7 @@ def standing(out: Path, now: Identity, total: int, keep_code: bool = False) -> S
     where = f"{out / 'state'}: written at {key} {notes.step} of {notes.total}"
     _require_fit(where, Identity(notes.settings, notes.inputs), now, notes.pieces, keep_code)
     if notes.step > total:
-        raise UserError(f"{where}, {total} are asked for: start anew with --anew")
+        raise UserError(f"{where}, {total} are asked for: start anew with state=anew")
     return Standing(state=found)
 
 
@@ -210,7 +210,7 @@ def _require_fit(where: str, then: Identity, now: Identity, pieces: list[dict], 
     words, code = then.differs(now, pieces)
     if words:
         others = [*words, *([f"code: {', '.join(code)}"] if code else [])]
-        raise UserError(f"{where} with other settings ({'; '.join(others)}): start anew with --anew")
+        raise UserError(f"{where} with other settings ({'; '.join(others)}): start anew with state=anew")
     if code and not keep_code:
-        ways = "start anew with --anew, or continue knowingly with --keep-code"
+        ways = "start anew with state=anew, or continue knowingly with code=keep"
         raise UserError(f"{where} with other code ({', '.join(code)}): {ways}")
