@@ -9,7 +9,6 @@ import ast
 import hashlib
 import re
 import sys
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from itertools import accumulate
@@ -17,8 +16,6 @@ from pathlib import Path
 
 from unigrpo.core import registry
 
-STARTED = time.time()
-_SEEN: dict[str, str] = {}  # module -> hash, as it was first used
 ROOT = Path(__file__).resolve().parents[3]
 PLACES = (ROOT / "src", ROOT)  # of modules
 ROOMS = ("objectives", "models", "world", "sampling", "episodes", "methods", "training", "judges", "report")
@@ -103,12 +100,7 @@ def loaded(rooms: Iterable[str] = NUMBERS) -> dict[str, str]:
     counted = {
         name for name in reached if _within(name, rooms) or (name in imported and not name.startswith("unigrpo"))
     }
-    return {name: _SEEN.setdefault(name, _used(ours[name])) for name in sorted(counted)}
-
-
-def _used(path: Path) -> str:
-    """The hash of a module that was loaded since this process started; of one edited since then nobody knows it."""
-    return hash_of(path) if path.stat().st_ctime < STARTED else "edited while the step ran"
+    return {name: hash_of(ours[name]) for name in sorted(counted)}
 
 
 def _within(name: str, rooms: Iterable[str]) -> bool:
