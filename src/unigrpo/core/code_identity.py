@@ -89,6 +89,7 @@ def loaded(rooms: Iterable[str] = NUMBERS) -> dict[str, str]:
     outside the package that a plug-in imports."""
     files = {name: getattr(module, "__file__", None) or "" for name, module in list(sys.modules.items())}
     ours = {name: Path(file) for name, file in files.items() if file.endswith(".py") and not LIBRARY.search(file)}
+    ours.pop("__main__", None)  # it has its own name beside
     imports = {name: set(_imports(name, path)) & ours.keys() - {name} for name, path in ours.items()}
     imported = set().union(*imports.values())
     waiting = [name for name in ours if _plugin(name) in registry.USED or (not _plugin(name) and name not in imported)]
