@@ -73,7 +73,14 @@ def finish(folder) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGINT,
+        signal.SIGTERM,
+        *(pytest.param(n, marks=pytest.mark.long) for n in (signal.SIGUSR1, signal.SIGHUP)),
+    ],
+)
 def test_a_signal_ends_every_step_and_the_workflow_in_one_line(checkout, number):
     with subprocess.Popen(REPRODUCE, **PIPES) as first:
         wait_for(lambda: rows(checkout))

@@ -205,6 +205,7 @@ def test_a_call_that_does_not_ask_for_published_lines_trains(used):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name, old, new, cause",
     [
@@ -220,6 +221,7 @@ def test_a_line_of_another_setting_or_code_is_named_and_its_run_is_trained(study
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_parents_are_trained_for_their_weights_and_other_weights_are_noticed(study, tmp_path):
     """On a machine that rounds alike what they make is the same, and the other lines still count."""
     folder = clone(study, tmp_path / "clone", leave_out="unigrpo.seed0")
@@ -234,6 +236,7 @@ def test_parents_are_trained_for_their_weights_and_other_weights_are_noticed(stu
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_halves_of_two_machines_are_merged_by_git(study, tmp_path):
     """The first call publishes what runs share; each machine adds its run."""
     first = clone(study, tmp_path / "first")
@@ -276,6 +279,7 @@ def test_publishing_again_writes_the_same_bytes_and_nothing_that_has_changed(stu
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "end, damage",
     [
