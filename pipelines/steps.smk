@@ -127,7 +127,7 @@ use rule tune as learned_reward with:
 
 use rule tune as sample with:
     input:
-        model=checkpoint_in(RUN)["model"],
+        model=f"{RUN}/{BACKBONE.weights}",
         decoding="results/{scale}/decoding.json",
         anew=anew("sample.{run}.{seed}", f"{RUN}/samples/done.json", SETS),
     output:
@@ -163,7 +163,7 @@ use rule tune as score with:
 
 rule ship_base:
     input:
-        model=checkpoint_in(PRETRAINED.format(scale=SCALE, run=catalogue.BASE, seed=0))["model"],
+        model=f"{PRETRAINED}/{BACKBONE.weights}".format(scale=SCALE, run=catalogue.BASE, seed=0),
     log:
         f"results/{SCALE}/logs/ship_base.log",
     localrule: True

@@ -26,7 +26,8 @@ if {words[0], *words[4:5]} & {*REAL}:
     main()
 record, about, (verb, *words) = Path(words[1]), json.loads(words[3]), words[4:]
 word = lambda key: words[words.index(key) + 1]
-given = [os.environ["MACHINE"], about["settings"], [standing.content(path) for path in about["inputs"]]]
+settings = about.get("settings") or standing.settings_of(record.stem, resolve.chosen_study("smoke"))
+given = [os.environ["MACHINE"], settings, [standing.content(path) for path in about["inputs"]]]
 draw = random.Random(hashlib.sha256(json.dumps(given).encode()).hexdigest())
 out = Path(word("--out"))
 
