@@ -144,7 +144,7 @@ def test_bad_rewards_are_named(tmp_path, colours, reward, message):
 def test_a_reward_s_refusal_names_the_sample(tmp_path, colours, monkeypatch):
     broken = Reward("broken", lambda images, prompts: images[:, 0].mean((1, 2)) / 0 * 0, False)
     monkeypatch.setattr(rewards, "load", lambda name, **o: broken)
-    with pytest.raises(UserError, match=r"none of 4 images can be scored; 0.png: reward broken: sample 0 \(p0"):
+    with pytest.raises(UserError, match=r"none of 4 images can be scored; 0.png: reward broken: p0"):
         run(tmp_path, f"a={write_set(tmp_path / 'a', BASE)}")
 
 

@@ -213,7 +213,7 @@ def test_refl_is_refused_where_the_reward_has_no_gradient(start, learned, tmp_pa
     assert learned.differentiable and not rewards.load("verifier").differentiable
     with pytest.raises(UserError, match="rl.method: refl needs a differentiable reward, the reward verifier is not"):
         launch(start, tmp_path / "run", rewards.load("verifier"), settings("refl"))
-    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+    assert not (tmp_path / "run").exists()
 
 
 # ---- FPO and NFT -------------------------------------------------------------------------------------------
@@ -499,7 +499,7 @@ def test_a_run_whose_parent_collapsed_is_not_trained_and_has_no_scores(start, tm
     )
 
     command.unigrpo(f"sample-sets {given} --model {run} --mode think --out {run}/samples")
-    assert json.loads((run / "samples/done.json").read_text()) == {"sets": []}
+    assert json.loads((run / "samples/done.json").read_text())["sets"] == []
     evals_run.score_folder(run / "samples", [], run / "scores.jsonl")
     results.collect([f"child={run}"], tmp_path / "scores.csv")
     assert (tmp_path / "scores.csv").read_text().splitlines() == [",".join(results.COLUMNS)]

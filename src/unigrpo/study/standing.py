@@ -19,6 +19,7 @@ from statistics import median
 
 from unigrpo.core import code_identity, files
 from unigrpo.core.errors import UserError
+from unigrpo.core.registry import declarations
 from unigrpo.core.settings import flat
 from unigrpo.study import resolve
 from unigrpo.study.catalogue import SFT
@@ -34,6 +35,7 @@ PARTS |= {"sample": "evaluation"}  # step -> the part of the settings that decid
 BY_HAND = ("tables", "figures", "compare", "gallery", "claims")  # folders of outputs that a reader may edit
 
 
+@declarations()
 def settings_of(step: str, study: resolve.Study) -> dict:
     """What decides a step beside its inputs and its code. ``step`` is tune, reward_data, the name of a learned reward,
     or ``<kind>.<run>.<seed>``, whose kind is sample, score or one of training. Raises UserError for an unknown run."""
