@@ -20,6 +20,8 @@ def add(tmp_path, monkeypatch):
 
     def write(name: str, source: str) -> None:
         names.append(name)
+        sys.modules.pop(f"unigrpo.methods.{name}", None)  # of another test's file
+        methods.__dict__.pop(name, None)
         (folder / f"{name}.py").write_text(source)
         importlib.invalidate_caches()
 
