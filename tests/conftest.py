@@ -18,3 +18,13 @@ def pytest_addoption(parser):
 def root() -> Path:
     """The checkout."""
     return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory) -> Path:
+    """A folder with what a tiny run starts from."""
+    from tests._support import tiny
+
+    folder = tmp_path_factory.mktemp("start")
+    tiny.write_start(folder)
+    return folder

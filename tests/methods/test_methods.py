@@ -58,13 +58,6 @@ def settings(name: str, **changes) -> config.RLConfig:
 
 
 @pytest.fixture(scope="module")
-def start(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("start")
-    tiny.write_start(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def learned(start):
     return rewards.load("learned", path=start / "reward", device="cpu")
 

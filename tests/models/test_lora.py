@@ -23,13 +23,6 @@ from unigrpo.world import prompts
 RL = replace(tiny.RL, lora_rank=3, rollouts=2, validate_every=2, lr_text=0.01, lr_image=0.01)
 
 
-@pytest.fixture(scope="module")
-def start(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("start")
-    tiny.write_start(folder)
-    return folder
-
-
 def prepared(rl):
     return learner.networks(tiny.run_config("rl", rl=rl), copy.deepcopy(tiny.model()), several.brightness)
 

@@ -22,13 +22,6 @@ from unigrpo.sampling.engine import Samples, read_decoding
 from unigrpo.world.prompts import prompt_set, read_prompts
 
 
-@pytest.fixture(scope="module")
-def start(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("start")
-    tiny.write_start(folder)
-    return folder
-
-
 @pytest.fixture
 def folder(start, tmp_path):
     """A copy of what runs start from, to be damaged."""

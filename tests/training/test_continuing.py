@@ -11,11 +11,11 @@ import signal
 import textwrap
 
 import pytest
-import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, safe_open
 
-from tests._support import tiny
+from tests._support import several, tiny
+from tests._support.several import brightness
 from unigrpo.core import code_identity, sitting
 from unigrpo.core.errors import Collapse, UserError
 from unigrpo.core.files import digest, read_jsonl
@@ -34,25 +34,13 @@ SHORT = {"rollouts": 4, "validate_every": 2, "checkpoint_every": 1}
 
 @pytest.fixture(scope="module", autouse=True)
 def few_prompts():
-    real = world_prompts.prompt_set
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(world_prompts, "prompt_set", lambda name: real(name)[:4] if name == "val" else real(name))
+        patch.setattr(world_prompts, "prompt_set", several.few_prompts)
         yield
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("start")
-    tiny.write_start(folder)
-    return folder
 
 
 class Killed(Exception):
     pass
-
-
-def brightness(images, prompts):
-    return images.mean((1, 2, 3)) + torch.tensor([0.01 * len(p.text) for p in prompts])
 
 
 def train(start, out, *, rl=None, run=None, words=None, reward=brightness, inputs=None):
@@ -179,6 +167,19 @@ def test_anew_gives_up_only_what_does_not_fit(start, half, copy, calm):
     """So the same command continues after a stop."""
     train(start, copy, words={"anew": True})
     assert weights(copy) == weights(calm) and [p["to"] for p in record(copy)["pieces"]] == [3, 4]
+
+
+def test_a_state_that_fits_is_continued_beside_the_record_of_another_run(start, calm, tmp_path):
+    """A run that is done anew and fails: the workflow puts the finished one back, whose settings are others."""
+    out = shutil.copytree(calm, tmp_path / "out")
+    changed = {"rl": {"lr_text": 0.002}, "words": {"anew": True}}
+    with pytest.raises(Killed):
+        train(start, out, **changed, reward=at_rollout(3, die))
+    for name in ("run.json", "model.safetensors"):
+        shutil.copy(calm / name, out / name)
+    train(start, out, **changed)
+    assert [(p["from"], p["to"]) for p in record(out)["pieces"]] == [(0, 3), (3, 4)]
+    assert record(out)["config"]["rl"]["lr_text"] == 0.002
 
 
 def test_other_weights_of_the_parent_are_refused(start, copy, tmp_path):

@@ -137,13 +137,6 @@ def test_a_judge_shows_the_failing_image_alone():
 # ------------------------------------------------------------------------------------------------------- the run
 
 
-@pytest.fixture(scope="module")
-def start(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("start")
-    tiny.write_start(folder)
-    return folder
-
-
 def configured(**changes):
     return tiny.run_config("rl", rl=replace(tiny.RL, checkpoint_every=100, validate_every=3, **changes))
 

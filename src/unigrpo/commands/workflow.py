@@ -58,7 +58,7 @@ def publish(
     scale: Scale = "cpu",
     replace: Annotated[bool, typer.Option("--replace", help="Write over lines of other content.")] = False,
 ) -> None:
-    """Write finished runs into results/reference/<scale>/published, without weights, to commit: see --published."""
+    """Write finished runs into results/reference/<scale>/published, without weights, to commit: see --with."""
     for said in study.published.publish(study.resolve.chosen_study(scale), runs or [], replace):
         print(said)
 

@@ -1,7 +1,7 @@
 """Where a result came from, and what it took: ``run.json`` in a run's folder, made and read. Imports no torch.
 
-By the source hash a table can say that different code made its rows: Snakemake runs a job again for other settings, not
-for other code. Runs of earlier versions have their configuration in ``training.json`` or ``config.json``.
+What each piece of a run was made by is among its facts (``training.state.piece``); what is out of date by it,
+``study.standing`` says. Runs of earlier versions have their configuration in ``training.json`` or ``config.json``.
 """
 
 import hashlib
@@ -18,13 +18,13 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from unigrpo.core.code_identity import ROOT
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import at_work, read_json
 from unigrpo.core.settings import to_dict
 from unigrpo.core.sitting import stoppable
 from unigrpo.study.config import RunConfig
 
-ROOT = Path(__file__).resolve().parents[3]
 MB = 2**20 if sys.platform == "darwin" else 2**10  # units of ru_maxrss
 PROVENANCE = ("commit", "source_hash", "versions", "device", "threads")  # keys of run.json
 PACKAGES = ("torch", "numpy", "transformers", "diffusers", "open_clip_torch", "safetensors")

@@ -45,6 +45,8 @@ def settings_of(step: str, study: resolve.Study) -> dict:
     if kind == "score":
         return {n: [b.judge, b.judge_options, *map(content, named_files(b.judge_options))] for n, b in named}
     found = flat(resolve.part(study.config(run, int(seed)), PARTS.get(kind, "training")))
+    if which and kind != "sample" and study.catalogue["runs"][run]["init"]:
+        found["parent"] = list(study.parent(run, int(seed)))
     sets = {n: [b.prompts, content(ROOT / b.prompts), b.version, b.images, b.least_prompts] for n, b in named}
     return found | (sets | {"modes": study.modes(run)} if kind == "sample" else {})
 

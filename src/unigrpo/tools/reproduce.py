@@ -18,11 +18,12 @@ import psutil
 
 from unigrpo.core import files
 from unigrpo.core.errors import UserError
+from unigrpo.core.sitting import SIGNALS
 from unigrpo.study.provenance import ROOT
 from unigrpo.study.resolve import CATALOGUE, SCALES, load_study
 from unigrpo.study.standing import TO_TRAIN, duration
 
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # the last is SLURM's warning
+STOPS = (*SIGNALS, signal.SIGHUP)
 TICK = 0.1  # seconds between two looks
 CONTINUES = "the same command continues"  # as a training that stops says too
 

@@ -73,15 +73,18 @@ class Frame:
         self.leaving.close()
 
     def _standing(self) -> Standing:
-        try:
-            return standing(self.out, self.identity, self.total, self.keep_code)
-        except UserError:
-            if not self.anew:
-                raise
-        distributed.collect([])  # nobody reads any more
-        if self.main:
-            shutil.rmtree(self.out / "state", ignore_errors=True)
-            (self.out / "run.json").unlink(missing_ok=True)
+        """What is there and fits. A run that has failed may have left a state that does beside an older record."""
+        for given_up in ("run.json", "state"):
+            try:
+                return standing(self.out, self.identity, self.total, self.keep_code)
+            except UserError:
+                if not self.anew:
+                    raise
+            distributed.collect([])  # nobody reads any more
+            if self.main:
+                (self.out / "run.json").unlink(missing_ok=True)
+                shutil.rmtree(self.out / "state", ignore_errors=True) if given_up == "state" else None
+            distributed.collect([])
         return Standing()
 
     def resume(self, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> int:
