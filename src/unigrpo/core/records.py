@@ -5,20 +5,31 @@ steps, S of them stochastic, C latent channels. Flow time t = 1 is noise, t = 0 
 Images are (B, 3, H, W) float32 in [0, 1] everywhere.
 """
 
+import unicodedata
 from dataclasses import dataclass, field
 
 SHEET_COLUMNS = 10  # images in a row of a validation's sheet
 
 
+def same_text(text: str) -> str:
+    """The form by which texts of prompts are compared: NFC, runs of white space as single spaces, none at the ends."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
 @dataclass(frozen=True)
 class Prompt:
     """One prompt. ``meta`` is GenEval's metadata: ``tag``, ``include`` (list of ``{class, count, color?, position?}``),
-    optional ``exclude``, and ``prompt``."""
+    optional ``exclude``, and ``prompt``. ``id`` is a label: prompts are the same where their ``key`` is."""
 
     id: str
     text: str
     tag: str
     meta: dict = field(hash=False)
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Its identity: text and tag."""
+        return same_text(self.text), self.tag
 
 
 @dataclass(frozen=True)
