@@ -101,6 +101,40 @@ def test_mixed_versions_and_repeated_seeds_are_refused(tmp_path):
         results.collect([f"a={tmp_path}/a/seed0", f"a={tmp_path}/b/seed0"], out)
 
 
+def real(label, text, sample=0, whole=(2, 1), **more):
+    """A row of ``unigrpo judge``."""
+    row = {"benchmark": "ta", "version": "1", "mode": "direct", "guidance": "as given", "prompt_id": label, "tag": ""}
+    row |= {"sample": sample, "image": "a.png", "prompt": text, "metrics": {"ta": 0.5}, "reason": ""}
+    return row | {"whole": dict(zip(("prompts", "samples"), whole, strict=True))} | more
+
+
+def collected(tmp_path, *runs, **how):
+    for number, rows in enumerate(runs):
+        write_jsonl(tmp_path / f"{number}" / "seed0" / "scores.jsonl", rows)
+    results.collect([f"r{k}={tmp_path}/{k}/seed0" for k in range(len(runs))], tmp_path / "scores.csv", **how)
+    return pd.read_csv(tmp_path / "scores.csv", dtype=str)
+
+
+def test_prompts_of_runs_are_paired_by_text_and_tag(tmp_path):
+    table = collected(tmp_path, [real("0", "a cup"), real("1", "a  dog")], [real("x", "a dog "), real("y", "a cup")])
+    assert table["prompt_id"].tolist() == ["0", "1", "1", "0"]
+    message = "ta, prompt '0': expected one text for an id, found 'a cat'.*1/seed0.*'a cup'.*0/seed0"
+    with pytest.raises(UserError, match=message):
+        collected(tmp_path, [real("0", "a cup"), real("1", "a dog")], [real("0", "a cat"), real("1", "a dog")])
+
+
+def test_a_part_of_a_benchmark_is_collected_only_when_asked_for_and_marked(tmp_path):
+    whole, part = [real("0", "a cup"), real("1", "a dog")], [real("0", "a cup")]
+    with pytest.raises(UserError, match=r"1/seed0/scores.jsonl: has 1 of 2 prompts of ta, expected all, or --partial"):
+        collected(tmp_path, whole, part)
+    table = collected(tmp_path, whole, part, partial=True)
+    assert table["version"].tolist() == ["1", "1", "1 (part: 1 of 2 prompts)"]
+    assert Scores(tmp_path / "scores.csv").parts == {("r1", "ta"): "1 of 2 prompts"}
+    with pytest.raises(UserError, match="has 1 of 2 images of a prompt of ta"):
+        collected(tmp_path, [real(i, i, s, (2, 2)) for i, s in (("0", 0), ("0", 1), ("1", 0))])
+    collected(tmp_path, [real("0", "a cup", whole=(None, 1))])  # nobody knows how many there are
+
+
 # --------------------------------------------------------------------------------------- tables
 
 

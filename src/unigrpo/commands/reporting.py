@@ -32,9 +32,10 @@ Guidance = Annotated[Literal["tuned", "unguided"], typer.Option(help="Guidance o
 def collect(
     sources: Annotated[list[str], typer.Argument(metavar="RUN=PATH", help="Run name and one of its seed folders.")],
     out: Annotated[Path, writes("scores.csv to write.", "scores.csv")],
+    partial: Annotated[bool, typer.Option("--partial", help="Take parts of benchmarks, too; tables say so.")] = False,
 ) -> None:
     """Put all scores of a study into one tidy table."""
-    data.results.collect(sources, out)
+    data.results.collect(sources, out, partial)
 
 
 def _sources(scale: str, results: Path | None, scores: Path | None, paper: Path | None, judged: bool = True):

@@ -78,6 +78,8 @@ def scored(rows: Sequence[Row], sources: Sources) -> list[str]:
         same = f"{share:.1%} of these runs' images"
         agreement = f"Inspector and second evaluator give the same official verdict on {same}."
     notes = [benchmark.note for benchmark in sources.benchmarks.values() if benchmark.note]
+    parts = [(sources.folder.label(run), n, p) for (run, n), p in sources.scores.parts.items() if run in runs]
+    notes += [f"**Partial**: {label}: {part} of {name} were judged." for label, name, part in parts]
     return [_protocol(rows, sources), metrics(sources), INTERVALS, *notes, agreement]
 
 

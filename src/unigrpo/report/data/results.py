@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,6 +21,7 @@ from unigrpo.core import seeding
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import in_order, json_lines, read_json, read_text, replacing
 from unigrpo.core.lazy import lazy
+from unigrpo.core.records import Prompt
 from unigrpo.report.data import stats
 from unigrpo.study import provenance, resolve
 from unigrpo.study.provenance import ROOT
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 pd = lazy("pandas")
 KEYS = ("benchmark", "version", "mode", "guidance", "prompt_id", "tag", "sample")
 COLUMNS = ("run", "seed", *KEYS, "metric", "value")
+PARTIAL = " (part: "  # in a version: how much of the benchmark was judged stands behind it
 PAPER = ROOT / "results" / "reference" / "paper.csv"
 
 Line = dict[str, object]
@@ -38,7 +41,7 @@ Line = dict[str, object]
 # ------------------------------------------------------------------------------------------ scores.csv
 
 
-def collect(arguments: Sequence[str], out: Path) -> None:
+def collect(arguments: Sequence[str], out: Path, partial: bool = False) -> None:
     """Write ``out`` from arguments ``RUN=.../seed<k>`` or ``RUN=.../seed<k>/scores.jsonl``, each run and seed once."""
     sources = {}
     for argument in arguments:
@@ -51,26 +54,63 @@ def collect(arguments: Sequence[str], out: Path) -> None:
         if (run, seed) in sources:
             raise UserError(f"run '{run}', seed {seed} is given twice")
         sources[run, seed] = folder / "scores.jsonl"
-    write_scores(sources, out)
+    write_scores(sources, out, partial)
 
 
-def write_scores(sources: Mapping[tuple[str, int], Path], out: Path) -> None:
-    """Write ``out`` from the scores.jsonl of each run and seed; that of a run that was not trained is empty."""
+def write_scores(sources: Mapping[tuple[str, int], Path], out: Path, partial: bool = False) -> None:
+    """Write ``out`` from the scores.jsonl of each run and seed; that of a run that was not trained is empty. Rows that
+    hold their prompt's text are paired by it: ids are labels, and the first one is written. Raises UserError for one id
+    with two texts, and, unless ``partial``, for a part of a benchmark, whose version then says so."""
+    labels: dict[tuple, str] = {}  # benchmark, text, tag -> id
+    prompts: dict[tuple, tuple] = {}  # benchmark, id -> prompt, file
     with replacing(out) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for (run, seed), path in sources.items():
-            for where, row in json_lines(read_text(path), path):
+            rows = list(json_lines(read_text(path), path))
+            parts = _parts(rows, path, partial)
+            for where, row in rows:
                 try:
-                    keys = [row[key] for key in KEYS]
+                    label, version = _label(row, path, labels, prompts), row["version"] + parts[row["benchmark"]]
+                    keys = [(row | {"prompt_id": label, "version": version})[key] for key in KEYS]
                     metrics = [(name, f"{float(value):.6g}") for name, value in row["metrics"].items()]
                 except (ValueError, KeyError, TypeError, AttributeError) as error:
                     raise UserError(f"{where}: expected {', '.join(KEYS)} and numbers in metrics ({error!r})") from None
                 writer.writerows((run, seed, *keys, *metric) for metric in metrics)
 
 
+def _label(row: dict, path: Path, labels: dict, prompts: dict) -> str:
+    if "prompt" not in row:  # of the world, where an id is a prompt
+        return row["prompt_id"]
+    prompt = row["benchmark"], *Prompt("", row["prompt"], row["tag"], {}).key
+    first, where = prompts.setdefault((row["benchmark"], row["prompt_id"]), (prompt, path))
+    if first != prompt:
+        those = f"{prompt[1]!r} ({prompt[2]}) in {path}, {first[1]!r} ({first[2]}) in {where}"
+        name = f"{row['benchmark']}, prompt '{row['prompt_id']}'"
+        raise UserError(f"{name}: expected one text for an id, found {those}")
+    return labels.setdefault(prompt, row["prompt_id"])
+
+
+def _parts(rows: Sequence[tuple[str, dict]], path: Path, partial: bool) -> dict[str, str]:
+    """Benchmark -> what its version gets where the rows are a part of it: those of real images say what is whole."""
+    counts, wholes = defaultdict(Counter), {}
+    for _, row in rows:
+        counts[row.get("benchmark")][row.get("prompt_id")] += 1
+        wholes[row.get("benchmark")] = row.get("whole") or {"prompts": None, "samples": 1}
+    parts = {}
+    for name, whole in wholes.items():
+        prompts, samples = len(counts[name]), min(counts[name].values())
+        short = [f"{prompts} of {whole['prompts']} prompts"] * (prompts < (whole["prompts"] or 0))
+        short += [f"{samples} of {whole['samples']} images of a prompt"] * (samples < whole["samples"])
+        if short and not partial:
+            raise UserError(f"{path}: has {' and '.join(short)} of {name}, expected all, or --partial")
+        parts[name] = f"{PARTIAL}{', '.join(short)})" if short else ""
+    return parts
+
+
 class Scores:
-    """scores.csv in memory, ready to hand out cells. Raises UserError for a file that is not one."""
+    """scores.csv in memory, ready to hand out cells. ``parts``: (run, benchmark) -> how much of the benchmark was
+    judged, where it was not all. Raises UserError for a file that is not one."""
 
     def __init__(self, path: Path):
         kinds = {"seed": int, "sample": int, "value": float}
@@ -80,6 +120,9 @@ class Scores:
             raise UserError(f"{path}: cannot be read as a table of scores ({error})") from None
         if tuple(frame.columns) != COLUMNS:
             raise UserError(f"{path}: expected the columns {', '.join(COLUMNS)}")
+        told = frame[["run", "benchmark", "version"]].drop_duplicates().itertuples(index=False)
+        self.parts = {(run, name): v.split(PARTIAL)[1][:-1] for run, name, v in told if PARTIAL in v}
+        frame["version"] = frame["version"].map({v: v.split(PARTIAL)[0] for v in frame["version"].unique()})
         for benchmark, versions in frame.groupby("benchmark")["version"].unique().items():
             if len(versions) > 1:
                 mixed = " and ".join(sorted(versions))
