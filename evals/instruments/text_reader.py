@@ -7,6 +7,7 @@ import numpy as np
 from unigrpo.core.errors import UserError
 
 DETECTION_SIDE = 736  # pixels: the shorter side is enlarged to it before text is looked for; rapidocr's own default
+LONGEST = 4  # times its shorter side: a longer picture gets a border, so that enlarging it takes bounded time and memory
 
 
 def plain(text: str) -> str:
@@ -30,9 +31,16 @@ def agreement(asked: str, read: str) -> float:
     return 1.0 if asked in read else 1 - min(edit_distance(asked, read), len(asked)) / len(asked)
 
 
+def bordered(pixels: np.ndarray) -> np.ndarray:
+    """An image (H, W, 3), in black at both long sides where it is more than LONGEST times as long as broad."""
+    sides = pixels.shape[:2]
+    lack = [max(0, -(-max(sides) // LONGEST) - side) for side in sides]
+    return np.pad(pixels, [*((n // 2, n - n // 2) for n in lack), (0, 0)])
+
+
 def reader(detection_side: int = DETECTION_SIDE, threads: int = 1) -> Callable[[np.ndarray], str]:
     """Reads the text in an image (H, W, 3) of 8-bit RGB, its lines joined by blanks. A smaller ``detection_side`` is
-    faster and misses small text. Raises UserError where rapidocr is not there."""
+    faster and misses small text; the longer side is enlarged to LONGEST times as much at most. Raises UserError where rapidocr is not there."""
     try:
         from rapidocr import RapidOCR
     except ImportError as error:
@@ -48,7 +56,7 @@ def reader(detection_side: int = DETECTION_SIDE, threads: int = 1) -> Callable[[
     )
 
     def read(pixels: np.ndarray) -> str:
-        found = engine(np.ascontiguousarray(pixels[..., ::-1]))  # blue first
+        found = engine(np.ascontiguousarray(bordered(pixels)[..., ::-1]))  # blue first
         return " ".join(found.txts or ())
 
     return read

@@ -40,7 +40,7 @@ def test_words_are_read_and_compared(tmp_path, capsys):
     ]  # fmt: skip
     assert rows[0]["reason"] == "" and rows[1]["reason"] == "asked 'Closed', read 'CLOSER'"
     assert summary["similar"] == pytest.approx(11 / 18) and summary["exact"] == pytest.approx(1 / 3)
-    assert summary["version"].startswith("text-1 rapidocr-") and summary["version"].endswith(":160")
+    assert summary["version"].startswith("text-2 rapidocr-") and summary["version"].endswith(":160")
     assert "similar: 0.6111; exact: 33.33%" in capsys.readouterr().out
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -67,6 +68,44 @@ def test_a_new_file_is_a_new_reward(tmp_path, monkeypatch):
     images = torch.rand(3, 3, 48, 48, generator=torch.Generator().manual_seed(0))
     scores = rewards.load("brightness", scale=2.0)(images, POOL[:3])
     assert torch.allclose(scores, 2 * images.mean((1, 2, 3)))
+
+
+# ---- what no reward judges ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "pixel, why",
+    [
+        (255.0, "expected pixels in [0, 1], found 0.5 to 255"),
+        (-0.1, "expected pixels in [0, 1], found -0.1 to 0.5"),
+        (float("nan"), "expected pixels in [0, 1], found nan to nan"),
+    ],
+)
+def test_pixels_outside_their_range_are_their_samples_failure(pixel, why):
+    mine = rewards.Reward("mine", lambda images, prompts: images.mean((1, 2, 3)), True)
+    images = torch.full((3, 3, 8, 8), 0.5)
+    images[1, 2, 7, 7] = pixel
+    with pytest.raises(rewards.Unscored, match=rf"^reward mine: sample 1 \({POOL[1].id}, .*: {re.escape(why)}$") as e:
+        mine(images, POOL[:3])
+    assert e.value.problems == {1: why} and e.value.scores["reward"].isnan().tolist() == [False, True, False]
+
+
+def test_pixels_may_be_off_by_rounding():
+    mine = rewards.Reward("mine", lambda images, prompts: images.mean((1, 2, 3)), True)
+    for odd in (-5e-4, 1 + 5e-4):
+        assert mine(torch.full((1, 3, 8, 8), odd), POOL[:1]).item() == pytest.approx(odd, rel=1e-4)
+
+
+@pytest.mark.parametrize("text, named", [("a \ud83d cat", r"half of a character \(U\+D83D\)"), ("a\0cat", "NUL")])
+def test_a_prompt_that_is_no_text_is_its_samples_failure(text, named):
+    """Also for a tokenizer that takes it, or that raises whatever it raises."""
+    mine = rewards.Reward("mine", lambda images, prompts: images.mean((1, 2, 3)), True)
+    prompts = [Prompt("p/0", "a \U0001f63a cat", "x", {}), Prompt("p/1", text, "x", {})]
+    picture = torch.full((2, 3, 8, 8), 0.5)
+    with pytest.raises(rewards.Unscored, match=rf"^reward mine: sample 1 .*: expected a text .*found {named}") as error:
+        mine(picture, prompts)
+    assert error.value.problems.keys() == {1} and error.value.scores["reward"][0] == 0.5
+    assert str(error.value).isascii()
 
 
 # ---- verifier ----------------------------------------------------------------------------------------------

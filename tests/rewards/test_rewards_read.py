@@ -47,6 +47,30 @@ def test_rendered_text_is_read(reader, shown, score):
     assert reader(rendered(shown), [prompt('a shop sign that says "Open"')]).item() == score
 
 
+@pytest.mark.parametrize("size", [(16, 600), (600, 16), (1200, 64)])
+def test_a_long_image_is_enlarged_to_a_bounded_size(monkeypatch, size):
+    """By the pixels that the detector is handed; a picture up to 4 times as long as broad has no border."""
+    from rapidocr.ch_ppocr_det import TextDetector
+
+    shown, detect = [], TextDetector.get_preprocess
+    monkeypatch.setattr(
+        TextDetector, "get_preprocess", lambda self: lambda image: shown.append(out := detect(self)(image)) or out
+    )
+    assert text_reader.reader(64)(np.full((*size, 3), 255, np.uint8)) == ""
+    long, short = max(shown[0].shape[2:]), min(shown[0].shape[2:])
+    assert long <= max(size) + 32 and long <= 4 * (short + 32)  # the library rounds to 32
+    banner = np.full((max(size), max(size) // 4, 3), 255, np.uint8)
+    assert np.array_equal(text_reader.bordered(banner), banner)
+
+
+@pytest.mark.parametrize("height", [256, 100])
+def test_a_banner_is_read(height):
+    picture = Image.new("RGB", (1024, height), "white")
+    font = ImageFont.load_default(60)
+    ImageDraw.Draw(picture).text((300, height // 2 - 40), "FRESH BREAD", fill="black", font=font)
+    assert text_reader.plain(text_reader.reader(320)(np.asarray(picture))) == "freshbread"
+
+
 def brute_force(a, b):
     """Levenshtein by its recursive definition."""
     if not a or not b:

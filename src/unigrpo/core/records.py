@@ -1,4 +1,4 @@
-"""Plain types that cross room borders. Imports nothing of ours and no torch.
+"""Plain types that cross room borders. Imports no torch.
 
 Shape letters used throughout: P prompts, G group size, B = P*G episodes (prompt-major), T text tokens, N denoising
 steps, S of them stochastic, C latent channels. Flow time t = 1 is noise, t = 0 is data, v = noise - data.
@@ -6,7 +6,10 @@ Images are (B, 3, H, W) float32 in [0, 1] everywhere.
 """
 
 import unicodedata
+import re
 from dataclasses import dataclass, field
+
+from unigrpo.core.errors import UserError
 
 SHEET_COLUMNS = 10  # images in a row of a validation's sheet
 
@@ -30,6 +33,13 @@ class Prompt:
     def key(self) -> tuple[str, str]:
         """Its identity: text and tag."""
         return same_text(self.text), self.tag
+
+
+def check_text(text: str) -> None:
+    """Raise UserError for a text that tokenizers and files cannot hold: one with NUL or half of a character."""
+    if odd := re.search("[\0\ud800-\udfff]", text):
+        found = "NUL" if odd[0] == "\0" else f"half of a character (U+{ord(odd[0]):04X})"
+        raise UserError(f"expected a text of whole characters, found {found} in {text!a}")
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,12 @@ from PIL.Image import Image
 from torch import Tensor
 
 from unigrpo.core.errors import Collapse, RewardFailed, UserError
-from unigrpo.core.records import Prompt
+from unigrpo.core.records import Prompt, check_text
 from unigrpo.core.settings import check_options, require
 from unigrpo.study.facts import REWARDS
 
 Score = Callable[..., Tensor]  # images (B, 3, H, W), prompts, and what it sees beside them -> (B,)
+ROUNDING = 1e-3  # that pixels may leave [0, 1] by
 PAUSES = (0.5, 2.0)  # seconds, before each further try
 BUGS = (TypeError, NameError, AttributeError, ImportError, AssertionError, NotImplementedError)  # come again
 
@@ -46,13 +47,14 @@ class Reward:
     sees: Sequence[str] = ()
 
     def __call__(self, images: Tensor, prompts: Sequence[Prompt], **seen) -> Tensor:
-        """Raises UserError for images or scores of another shape or type; Unscored for samples that it fails for."""
+        """Raises UserError for images or scores of another shape or type; Unscored for samples that it fails for, and
+        for those with pixels outside [0, 1] or a prompt that is no text."""
         who, n, shape = f"reward {self.name}", len(prompts), tuple(images.shape)
         fitting = images.is_floating_point() and len(shape) == 4 and shape[:2] == (n, 3)
         expected = f"images ({n}, 3, H, W) of floats in [0, 1], one for each prompt"
         require(fitting, who, f"{expected}, got {images.dtype} {shape}")
-        every, pauses = list(range(n)), iter(PAUSES)
-        values, problems, again = self._tried(images, prompts, seen, every)
+        every, pauses, odd = list(range(n)), iter(PAUSES), _unfit(images, prompts)
+        values, problems, again = (None, odd, False) if odd else self._tried(images, prompts, seen, every)
         while problems and again and (pause := next(pauses, None)) is not None:
             time.sleep(pause)
             values, problems, again = self._tried(images, prompts, seen, every)
@@ -123,6 +125,20 @@ class Reward:
     def parts(self) -> dict[str, Tensor]:
         """Of a weighted sum: the scores (B,) of each part in the last call, by the part's name; empty of others."""
         return getattr(self.score, "parts", {})
+
+
+def _unfit(images: Tensor, prompts: Sequence[Prompt]) -> dict[int, str]:
+    """Why no reward can judge a sample, by its number."""
+    least, most = (find(images.detach().flatten(1), 1) for find in (torch.amin, torch.amax))  # NaN where one is
+    fits = (least >= -ROUNDING) & (most <= 1 + ROUNDING)
+    span = "expected pixels in [0, 1], found {:.4g} to {:.4g}"
+    found = {i: span.format(least[i].item(), most[i].item()) for i in (~fits).nonzero().flatten().tolist()}
+    for i, prompt in enumerate(prompts):
+        try:
+            check_text(prompt.text)
+        except UserError as error:
+            found[i] = str(error)
+    return found
 
 
 def beside_images(reward: Score, **known) -> dict:
