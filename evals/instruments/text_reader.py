@@ -7,7 +7,7 @@ import numpy as np
 from unigrpo.core.errors import UserError
 
 DETECTION_SIDE = 736  # pixels: the shorter side is enlarged to it before text is looked for; rapidocr's own default
-LONGEST = 4  # times its shorter side: a longer picture gets a border, so that enlarging it takes bounded time and memory
+LONGEST = 4  # times as long as broad: a longer picture gets a border, so that it is enlarged within bounds
 
 
 def plain(text: str) -> str:
@@ -40,7 +40,8 @@ def bordered(pixels: np.ndarray) -> np.ndarray:
 
 def reader(detection_side: int = DETECTION_SIDE, threads: int = 1) -> Callable[[np.ndarray], str]:
     """Reads the text in an image (H, W, 3) of 8-bit RGB, its lines joined by blanks. A smaller ``detection_side`` is
-    faster and misses small text; the longer side is enlarged to LONGEST times as much at most. Raises UserError where rapidocr is not there."""
+    faster and misses small text; the longer side is enlarged to LONGEST times as much at most. Raises UserError where
+    rapidocr is not there."""
     try:
         from rapidocr import RapidOCR
     except ImportError as error:

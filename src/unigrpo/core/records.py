@@ -5,8 +5,8 @@ steps, S of them stochastic, C latent channels. Flow time t = 1 is noise, t = 0 
 Images are (B, 3, H, W) float32 in [0, 1] everywhere.
 """
 
-import unicodedata
 import re
+import unicodedata
 from dataclasses import dataclass, field
 
 from unigrpo.core.errors import UserError
