@@ -283,7 +283,7 @@ def test_ta_with_a_model_of_transformers(tmp_path, capsys):
     assert call(command) == 0
     assert call([*command, "--batch", "1", "--out", str(tmp_path / "alone")]) == 0
     summary = read_json(tmp_path / "d.ta/summary.json")
-    assert summary["images"] == 4 and summary["version"].startswith("ta-style-1 points:1 vlm:")
+    assert summary["images"] == 4 and summary["version"].startswith("ta-style-1 points:2 vlm:")
     folders = (tmp_path / "d.ta", tmp_path / "alone")
     together, alone = ([row for _, row in read_jsonl(folder / "images.jsonl")] for folder in folders)
     for a, b in zip(together, alone, strict=True):

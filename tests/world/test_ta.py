@@ -1,5 +1,6 @@
 """TA: one exam point a stated fact, answered from detections that are placed by hand."""
 
+import hashlib
 import json
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from tests._support.command import unigrpo
 from unigrpo.core.records import Detection, Prompt
 from unigrpo.world import exam_points
+from unigrpo.world.geneval_verdict import CLASSES
 
 
 def shape(color, cls, x, y, score=1.0):
@@ -53,6 +55,43 @@ def test_row_has_one_natural_question_a_fact():
 def test_article_follows_the_color():
     meta = {"include": [{"class": "star", "count": 1, "color": "orange"}]}
     assert [p.question for p in exam_points.exam_points(meta)][1] == "Is there an orange star in the image?"
+
+
+SEVERAL = """
+people bicycles cars motorcycles airplanes buses trains trucks boats traffic_lights fire_hydrants stop_signs
+parking_meters benches birds cats dogs horses sheep cows elephants bears zebras giraffes backpacks umbrellas
+handbags ties suitcases frisbees pairs_of_skis snowboards sports_balls kites baseball_bats baseball_gloves skateboards
+surfboards tennis_rackets bottles wine_glasses cups forks knives spoons bowls bananas apples sandwiches oranges
+pieces_of_broccoli carrots hot_dogs pizzas donuts cakes chairs couches potted_plants beds dining_tables toilets tvs
+laptops computer_mice tv_remotes computer_keyboards cell_phones microwaves ovens toasters sinks refrigerators books
+clocks vases pairs_of_scissors teddy_bears hair_driers toothbrushes
+"""
+ONE = {"skis": "pair of skis", "scissors": "pair of scissors", "broccoli": "piece of broccoli"}
+AN = {"airplane", "elephant", "umbrella", "apple", "orange", "oven"}
+
+
+def test_questions_are_grammatical_for_every_class_of_geneval():
+    """The plurals as people write them, and not as GenEval's prompts do (two knifes)."""
+    plurals = [words.replace("_", " ") for words in SEVERAL.split()]
+    for cls, several in zip(CLASSES, plurals, strict=True):
+        one = f"{'an' if cls in AN else 'a'} {ONE.get(cls, cls)}"
+        red = several.replace(cls, f"red {cls}") if cls in ONE else f"red {several}"
+        meta = {"include": [{"class": cls, "count": 1}, {"class": cls, "count": 2, "color": "red"}]}
+        meta["include"][1]["position"] = ["left of", 0]
+        assert [p.question for p in exam_points.exam_points(meta)] == [
+            f"Is there {one} in the image?",
+            f"Are there {several} in the image?",
+            f"Are there {red} in the image?",
+            f"How many {red} are in the image?",
+            f"Are the {red} left of the {ONE.get(cls, cls)}?",
+        ]
+
+
+def test_the_worlds_questions_stay_what_they_were(capsys):
+    """Byte for byte: published scores are of these."""
+    unigrpo("prompts ta")
+    text = capsys.readouterr().out
+    assert hashlib.sha256(text.encode()).hexdigest().startswith("b5ed2591a0fcbbfd8890db708d285afe")
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,12 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from unigrpo.core.records import Detection, Prompt
-from unigrpo.world.geneval_verdict import NUMBERS, relative_position, with_article
+from unigrpo.world.geneval_verdict import NUMBERS, plural, relative_position, with_article
 from unigrpo.world.prompts import Group
 
-VERSION = "1"
+VERSION = "2"
+PLURALS = {"sheep": "sheep", "knife": "knives", "mouse": "mice", "person": "people"}
+UNITS = {"scissors": "pair", "skis": "pair", "broccoli": "piece"}  # what is counted of them
 
 
 class ExamPoint(NamedTuple):
@@ -40,12 +42,12 @@ def exam_points(meta: Mapping) -> list[ExamPoint]:
         if group.color:
             points.append(ExamPoint(_existence(group), "yes", "attribute", group))
         if group.count > 1:
-            question = f"How many {group.noun} are in the image?"
+            question = f"How many {_noun(group)} are in the image?"
             points.append(ExamPoint(question, _number(group.count), "count", group))
         if "position" in clause:
             relation, index = clause["position"]
             verb = "Are" if group.count > 1 else "Is"
-            question = f"{verb} the {group.noun} {relation} the {groups[index].noun}?"
+            question = f"{verb} the {_noun(group)} {relation} the {_noun(groups[index])}?"
             points.append(ExamPoint(question, "yes", "position", group, relation, groups[index]))
     return points
 
@@ -54,8 +56,18 @@ def _number(count: int) -> str:
     return NUMBERS[count] if count < len(NUMBERS) else str(count)
 
 
+def _noun(group: Group) -> str:
+    """As people say it of the world's and of GenEval's classes, whose official prompts have "knifes" and "benchs"."""
+    noun, several = f"{group.color} {group.cls}" if group.color else group.cls, group.count > 1
+    if unit := UNITS.get(group.cls):
+        return f"{plural(unit) if several else unit} of {noun}"
+    last = noun.split()[-1]
+    regular = f"{last}es" if last.endswith(("ch", "sh")) else plural(last)
+    return noun.removesuffix(last) + PLURALS.get(last, regular) if several else noun
+
+
 def _existence(group: Group) -> str:
-    asked = f"Are there {group.noun}" if group.count > 1 else f"Is there {with_article(group.noun)}"
+    asked = f"Are there {_noun(group)}" if group.count > 1 else f"Is there {with_article(_noun(group))}"
     return f"{asked} in the image?"
 
 
