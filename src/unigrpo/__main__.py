@@ -23,6 +23,7 @@ def unigrpo(
     context: typer.Context,
     record: Annotated[Path | None, writes("JSON lines to write: processor time, wall time, memory.")] = None,
     made: Annotated[str | None, typer.Option(help="JSON of settings, inputs and outputs, for the record.")] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show what an error comes from, with tracebacks.")] = False,
     version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
 ) -> None:
     """UniGRPO: reinforcement of models that reason in text before they paint, and the study of it."""

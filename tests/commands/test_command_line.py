@@ -96,6 +96,15 @@ def test_bad_input_is_one_line_and_exit_code_2(root, tmp_path):
     assert re.fullmatch(r"error: .*nowhere[^\n]*\n", done.stderr)
 
 
+def test_the_cause_is_shown_when_asked_for(root, tmp_path):
+    (tmp_path / "config.json").write_text('{"seed": ' + "9" * 5000 + "}")
+    words = ["train", "--config", tmp_path / "config.json", "--out", tmp_path / "new"]
+    plain, debug = process(root, *words), process(root, "--debug", *words)
+    assert plain.returncode == debug.returncode == 2
+    assert plain.stderr.startswith("error: ") and plain.stderr.count("\n") == 1
+    assert debug.stderr.endswith(plain.stderr) and "ValueError: " in debug.stderr and "Traceback" in debug.stderr
+
+
 def test_defaults_are_the_settings_defaults():
     """Written out in the commands, so that help needs no import."""
     written = {parameter.name: parameter.default for parameter in VERBS["hand-out"].params}

@@ -483,7 +483,8 @@ def test_a_scale_whose_name_no_pattern_or_shell_takes_is_refused(files, name):
     path.write_text(SCALE)
     with pytest.raises(UserError) as refusal:
         study(files, scale=name)
-    assert str(refusal.value).startswith(f"{path}: expected a name of small letters, digits and underscores")
+    shown = str(path).replace("\n", r"\n")
+    assert str(refusal.value).startswith(f"{shown}: expected a name of small letters, digits and underscores")
 
 
 @pytest.mark.parametrize("name", ["a.b+", "a b", "a;b", "$(touch a)", "-a", "é", "a\n"])

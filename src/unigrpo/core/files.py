@@ -3,15 +3,23 @@
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
+import stat
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
-from unigrpo.core.errors import UserError
+from unigrpo.core.errors import UserError, reading
+
+LARGEST = 2**30  # bytes of a text
+DEEPEST = 20  # levels of nesting in it; a configuration needs five
+ENTRIES = 10**6  # in its lists and mappings
 
 
 @contextmanager
@@ -20,24 +28,45 @@ def accessing(path: str | Path, way: Literal["read", "written", "made"]) -> Iter
     try:
         yield
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be {way} ({error})") from None
+        raise UserError(f"{path}: cannot be {way} ({error})") from error
+
+
+def opened(path: str | Path, expected: str = "a file") -> BinaryIO:
+    """A file open for reading. Raises UserError where it cannot be, and for a folder, a pipe or a device, unread."""
+    with reading(path, expected):
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            found = "a folder" if os.path.isdir(path) else "a pipe, a device or another special file"
+            raise UserError(f"{path}: cannot be read, expected {expected}, found {found}")
+        return Path(path).open("rb")
 
 
 def read_text(path: str | Path) -> str:
-    """The text of a UTF-8 file. Raises UserError where it cannot be read."""
-    with accessing(path, "read"):
-        return Path(path).read_text(encoding="utf-8")
+    """The text of a UTF-8 file, without the byte-order mark and the carriage returns that other programs write. Raises
+    UserError where it cannot be read or has more than LARGEST bytes."""
+    with opened(path, "a text in UTF-8") as file, reading(path, "a text in UTF-8"):
+        content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise UserError(f"{path}: expected at most {LARGEST:,} bytes")
+        return content.decode("utf-8-sig").replace("\r\n", "\n")
+
+
+def read_result(path: str | Path) -> str:
+    """The same of a file that a step has written line by line. Raises UserError where its last line is cut off."""
+    text = read_text(path)
+    if text and not text.endswith("\n"):
+        raise UserError(f"{path}, line {text.count(chr(10)) + 1}: is cut off, expected the end of a line")
+    return text
 
 
 def digest(path: str | Path) -> str:
     """sha256 of a file's content. Raises UserError where it cannot be read."""
-    with accessing(path, "read"), Path(path).open("rb") as file:
+    with opened(path) as file, reading(path, "a file"):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json(path: str | Path, *keys: str) -> dict:
     """A JSON object. Raises UserError naming the file and the line, or the first of ``keys`` that it lacks."""
-    value = _object(read_text(path), f"{path}", first=1)
+    value = parse_json(read_text(path), path)
     for key in keys:
         if key not in value:
             raise UserError(f"{path}: '{key}' is missing, expected an object with {', '.join(keys)}")
@@ -55,7 +84,60 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[str, dict]]:
 def json_lines(text: str, path: str | Path) -> Iterator[tuple[str, dict]]:
     """("file, line n", object) of every line of ``text``, which was read from ``path``; none of an empty text."""
     for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], 1):
-        yield f"{path}, line {number}", _object(line, f"{path}", first=number)
+        yield f"{path}, line {number}", parse_json(line, path, number)
+
+
+def parse_json(text: str, path: object, first: int = 1) -> dict:
+    """The JSON object in ``text``, which stands in ``path`` from line ``first`` on. Raises UserError for anything else,
+    also for a key that is given twice, a number that is not finite, half a character, and more than DEEPEST levels of
+    nesting."""
+    where = f"{path}, line {first}"
+    with reading(where, "a JSON object"):
+        try:
+            value = _DECODER.decode(text)
+        except json.JSONDecodeError as error:
+            line = first + error.lineno - 1
+            raise UserError(f"{path}, line {line}: not valid JSON ({error.msg})") from error
+        if not isinstance(value, dict):
+            raise UserError(f"{where}: expected a JSON object, found {type(value).__name__}")
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()
+        if text.count("[") + text.count("{") > DEEPEST:
+            check_tree(value, where)
+        return value
+
+
+def check_tree(node: object, path: object, parents: tuple[int, ...] = (), seen: list[int] | None = None) -> None:
+    """Raise UserError for a node of lists and mappings that contains itself, and for a tree that is nested deeper than
+    DEEPEST or has more than ENTRIES; ``seen`` counts these."""
+    seen = seen or [0]
+    seen[0] += 1
+    if seen[0] > ENTRIES:
+        raise UserError(f"{path}: expected at most {ENTRIES:,} entries, aliases spelt out")
+    if id(node) in parents:
+        raise UserError(f"{path}: an anchor contains itself")
+    if len(parents) > DEEPEST:
+        raise UserError(f"{path}: expected at most {DEEPEST} levels of nesting")
+    if isinstance(node, dict | list):
+        for child in node.values() if isinstance(node, dict) else node:
+            check_tree(child, path, (*parents, id(node)), seen)
+
+
+def _distinct(pairs: list[tuple[str, object]]) -> dict:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"{Counter(key for key, _ in pairs).most_common(1)[0][0]!r} is given twice")
+    return found
+
+
+def _finite(text: str, kind: type = float) -> float:
+    if not math.isfinite(float(text)):
+        raise ValueError(f"{text[:40]} is no finite number")
+    return kind(text)
+
+
+_STRICT = {"parse_float": _finite, "parse_int": partial(_finite, kind=int), "parse_constant": _finite}
+_DECODER = json.JSONDecoder(object_pairs_hook=_distinct, **_STRICT)
 
 
 def in_order(lines: Iterable[tuple[str, dict]]) -> Iterator[tuple[str, dict]]:
@@ -69,16 +151,6 @@ def in_order(lines: Iterable[tuple[str, dict]]) -> Iterator[tuple[str, dict]]:
                 raise UserError(f"{where}: expected a later step than {last}, found {step}; train the run anew")
             last = step
         yield where, row
-
-
-def _object(text: str, path: str, first: int) -> dict:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}, line {first + error.lineno - 1}: not valid JSON ({error.msg})") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}, line {first}: expected a JSON object, found {type(value).__name__}")
-    return value
 
 
 @contextmanager
