@@ -164,7 +164,7 @@ def judge_images(benchmark: str, images: Path, out: Path | None, batch: int, opt
     images that could not be judged. ``options``: of the benchmark. Raises UserError."""
     module = BENCHMARKS.load(benchmark)
     check_options(module.build, options, lambda option: f"--{option.replace('_', '-')}")
-    found = read(images)
+    found = module.read(images, **options) if hasattr(module, "read") else read(images)
     out = out or beside(images, benchmark)
     judge = module.build(**options)
     rows, failed = run(found, judge, benchmark, out, batch)

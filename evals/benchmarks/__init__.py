@@ -2,6 +2,8 @@
 
 A file declares ``FACTS`` (``unigrpo.study.facts.BenchmarkFacts``) and a function ``build`` that makes its judge. The
 arguments of ``build``, annotated by type and ``typer.Option``, are the benchmark's options on the command line.
+A file whose pictures have a layout of their own defines ``read(images, **options)``, which gives them
+(``evals.instruments.picture_files.Pictures``).
 """
 
 from collections.abc import Sequence

@@ -4,13 +4,20 @@ The prompt file is DPG-Bench's CSV (arXiv 2403.05135): a row a question, with ``
 ``proposition_id``, ``dependency`` (the ids it rests on, commas between, 0 for none), ``category_broad`` and
 ``question_natural_language``. An image's score is the share of its questions that count: those answered yes whose
 premises count, too, in the order of the rows. A category's share is that of its questions answered yes, whatever they
-rest on. Both are as in the official tool; its judge is mPLUG-large, ours any vision-language model, hence "-style".
+rest on. Both are as in the official tool, whose judge is mPLUG-large; ours is any vision-language model, hence
+"-style". Two things differ on purpose: the official tool never asks the first row of the file, and its categories are
+of the last of a prompt's pictures alone.
+
+Pictures of one's own have the layouts of every benchmark, or the official one: a file ``<item_id>.png`` a prompt, in
+which four pictures stand side by side and one below another (``--grid 2``).
 """
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated
@@ -18,11 +25,13 @@ from typing import Annotated
 import typer
 from PIL.Image import Image
 
+from evals.instruments import picture_files
 from evals.instruments.exams import Exam, answered, check_answers, judge_version, prompts_version, sit
-from evals.instruments.picture_files import Picture
+from evals.instruments.picture_files import Picture, Pictures
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_text
-from unigrpo.core.settings import ExistingPath
+from unigrpo.core.records import Prompt
+from unigrpo.core.settings import Count, ExistingPath
 from unigrpo.judges import Vlm
 from unigrpo.study.facts import BenchmarkFacts
 
@@ -46,27 +55,39 @@ class Graph:
 
 def read_graphs(path: Path) -> dict[str, Graph]:
     """item_id -> its graph. Raises UserError naming the line of the first row that is none."""
-    reader = csv.DictReader(io.StringIO(read_text(path)))
-    if lacking := [column for column in COLUMNS if column not in (reader.fieldnames or ())]:
-        raise UserError(f"{path}, line 1: column '{lacking[0]}' is missing, expected {', '.join(COLUMNS)}")
+    reader = csv.DictReader(io.StringIO(read_text(path).removeprefix("\ufeff")))
     rows: dict[str, list[tuple[str, int, tuple[int, ...], str, str]]] = {}
     texts: dict[str, str] = {}
-    for row in reader:
-        where = f"{path}, line {reader.line_num}"
-        try:
-            number = int(row["proposition_id"])
-            parents = tuple(p for p in map(int, row["dependency"].split(",")) if p)
-        except (ValueError, AttributeError):
-            found = f"{row['proposition_id']!r} and {row['dependency']!r}"
-            raise UserError(f"{where}: 'proposition_id' and 'dependency' must be numbers, found {found}") from None
-        if not row["question_natural_language"] or not row["item_id"]:
-            raise UserError(f"{where}: 'item_id' and 'question_natural_language' must be texts")
-        texts[row["item_id"]] = texts.get(row["item_id"]) or row["text"]
-        point = (where, number, parents, row["category_broad"] or "any", row["question_natural_language"])
-        rows.setdefault(row["item_id"], []).append(point)
+    try:
+        if lacking := [column for column in COLUMNS if column not in (reader.fieldnames or ())]:
+            raise UserError(f"{path}, line 1: column '{lacking[0]}' is missing, expected {', '.join(COLUMNS)}")
+        for row in reader:
+            where = f"{path}, line {reader.line_num}"
+            if None in row or None in row.values():
+                found = [text for text in row.values() if isinstance(text, str)] + row.get(None, [])
+                raise UserError(f"{where}: expected {len(reader.fieldnames)} cells, found {len(found)}")
+            parents = row["dependency"].removesuffix(",").split(",")
+            number, *parents = (_number(text) for text in (row["proposition_id"], *parents))
+            if number is None or None in parents:
+                found = f"{row['proposition_id'][:40]!r} and {row['dependency'][:40]!r}"
+                raise UserError(f"{where}: 'proposition_id' and 'dependency' must be numbers, found {found}")
+            if not row["question_natural_language"] or not row["item_id"]:
+                raise UserError(f"{where}: 'item_id' and 'question_natural_language' must be texts")
+            texts[row["item_id"]] = texts.get(row["item_id"]) or row["text"]
+            premises = tuple(parent for parent in parents if parent)
+            point = (where, number, premises, row["category_broad"] or "any", row["question_natural_language"])
+            rows.setdefault(row["item_id"], []).append(point)
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num + 1}: expected a row of CSV ({error})") from None
     if not rows:
         raise UserError(f"{path}: is empty, expected a row a question")
     return {item: _graph(texts[item], points) for item, points in rows.items()}
+
+
+def _number(text: str) -> int | None:
+    """Of a cell, also as a spreadsheet writes it (1.0); None where it is no whole number."""
+    written = re.fullmatch(r"(\d{1,9})(\.0*)?", text.strip(), re.ASCII)
+    return int(written[1]) if written else None
 
 
 def _graph(text: str, points: Sequence[tuple[str, int, tuple[int, ...], str, str]]) -> Graph:
@@ -89,6 +110,35 @@ def settled(graph: Graph, right: Sequence[bool]) -> list[bool]:
     for number, parents in zip(graph.ids, graph.rests_on, strict=True):
         counts[number] = counts[number] and all(counts[p] for p in parents)
     return list(counts.values())
+
+
+def read(images: Path, prompts: str, grid: int = 1, **_) -> Pictures:
+    """What lies at ``images``; of a folder of ``<item_id>.png``, ``grid`` x ``grid`` pictures of a file, row by row."""
+    kinds = picture_files.KINDS
+    files = sorted(p for p in images.glob("[!.]*") if p.suffix.lower() in kinds) if images.is_dir() else []
+    if not files or (images / "manifest.jsonl").exists():
+        if grid > 1:
+            raise UserError(f"--grid: expected a folder of <item_id>.png at {images}")
+        return picture_files.read(images)
+    graphs, pictures, broken = read_graphs(Path(prompts)), [], []
+    for path in files:
+        if path.stem not in graphs:
+            broken.append((path.name, f"'item_id' {path.stem!r} is not in {prompts}"))
+            continue
+        prompt = Prompt(path.stem, graphs[path.stem].exam.prompt, "", {})
+        for place in range(grid**2):
+            name = f"{path.name}[{place}]" if grid > 1 else path.name
+            pictures.append(Picture(name, prompt, place, partial(_tile, path, grid, place)))
+    return Pictures({"benchmark": "dpg"} | picture_files.GIVEN, pictures, broken)
+
+
+def _tile(path: Path, grid: int, place: int) -> Image:
+    image = picture_files.open_image(path)
+    if image.width % grid or image.height % grid:
+        raise UserError(f"{path}: expected {grid} x {grid} pictures of one size, found {image.width}x{image.height}")
+    width, height = image.width // grid, image.height // grid
+    down, right = divmod(place, grid)
+    return image.crop((right * width, down * height, (right + 1) * width, (down + 1) * height))
 
 
 class QuestionGraphs:
@@ -140,7 +190,9 @@ def _row(graph: Graph, marks: Sequence[float]) -> Mapping:
 
 @answered
 def build(
-    vlm: Vlm, prompts: Annotated[ExistingPath, typer.Option(help="dpg_bench.csv, or rows like it.")]
+    vlm: Vlm,
+    prompts: Annotated[ExistingPath, typer.Option(help="dpg_bench.csv, or rows like it.")],
+    grid: Annotated[Count, typer.Option(help="A file <item_id>.png holds N x N pictures; officially 2.")] = 1,
 ) -> QuestionGraphs:
-    """Raises UserError."""
+    """``grid`` is :func:`read`'s. Raises UserError."""
     return QuestionGraphs(vlm, Path(prompts))

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from evals import benchmarks
+from evals.benchmarks import dpg
 from evals.benchmarks.dpg import QuestionGraphs, read_graphs, settled
 from evals.benchmarks.geneval2 import SoftTifa, geometric_mean
 from evals.benchmarks.ta import TextAlignment
@@ -258,12 +259,64 @@ def test_dpg_scores(tmp_path):
         (["farm,x,,1,0,e,,,"], "line 2: 'item_id' and 'question_natural_language'"),
         (["farm,x,,1,7,e,,,Is it?"], "line 2: 'dependency' 7 is no other question"),
         (["farm,x,,1,0,e,,,Is it?", "farm,,,1,0,e,,,Is it?"], "line 3: 'proposition_id' 1 stands twice"),
+        (["farm,x,,1,,e,,,Is it?"], "line 2: 'proposition_id' and 'dependency' must be numbers, found '1' and ''"),
+        (["farm,x,,1,nan,e,,,Is it?"], "line 2: 'proposition_id' and 'dependency' must be numbers"),
+        (["farm,x,,1.5,0,e,,,Is it?"], "line 2: 'proposition_id' and 'dependency' must be numbers, found '1.5'"),
+        (["farm,x,," + "9" * 5000 + ",0,e,,,Is it?"], "line 2: 'proposition_id' and 'dependency' must be numbers"),
+        ([FARM[0], "farm,x"], "line 3: expected 9 cells, found 2$"),
+        (["farm,x,,1,0,e,,,Is it?,more"], "line 2: expected 9 cells, found 10$"),
+        (["farm," + "x" * 200_000], "line 2: expected a row of CSV .field larger than field limit"),
         ([], "is empty"),
     ],
 )
 def test_graphs_that_are_none_are_named(tmp_path, rows, message):
     with pytest.raises(UserError, match=message):
         read_graphs(write_graph(tmp_path / "d.csv", *rows))
+
+
+def test_a_file_that_a_spreadsheet_wrote_is_read(tmp_path):
+    """A byte-order mark, numbers with a point, a comma after the last premise, other ends of lines."""
+    plain = read_graphs(write_graph(tmp_path / "d.csv", *FARM))
+    rows = [FARM[0].replace(",1,0,", ",1.0,0.0,"), FARM[1], FARM[2], FARM[3].replace('"1,3"', '"1, 3.0,"')]
+    (tmp_path / "s.csv").write_bytes(("\ufeff" + "\r\n".join([HEAD, *rows])).encode())
+    assert read_graphs(tmp_path / "s.csv") == plain
+
+
+def test_the_official_layout_is_four_pictures_in_a_file(tmp_path):
+    """Judged as the same pictures one by one; the file's name says the prompt."""
+    rows = [*FARM, 'pond,"a pond",,1,0,entity,whole,,Is there a pond?']
+    prompts, folder = write_graph(tmp_path / "d.csv", *rows), tmp_path / "d"
+    folder.mkdir()
+    colours = [(60 * k, 10, 200 - 50 * k) for k in range(4)]
+    sheet = Image.new("RGB", (64, 48))
+    for k, colour in enumerate(colours):
+        sheet.paste(colour, (k % 2 * 32, k // 2 * 24, k % 2 * 32 + 32, k // 2 * 24 + 24))
+    sheet.save(folder / "farm.png")
+    sheet.crop((0, 0, 63, 48)).save(folder / "pond.png")
+    sheet.save(folder / "elsewhere.png")
+    (folder / "._farm.png").write_bytes(b"\0")
+    found = dpg.read(folder, str(prompts), 2)
+    assert [(p.prompt.id, p.prompt.text, p.sample) for p in found.pictures[:4]] == [
+        ("farm", "a red barn, a cow", k) for k in range(4)
+    ]
+    for picture, colour in zip(found.pictures[:4], colours, strict=True):
+        assert picture.open().size == (32, 24) and picture.open().getcolors() == [(32 * 24, colour)]
+    with pytest.raises(UserError, match="pond.png: expected 2 x 2 pictures of one size, found 63x48"):
+        found.pictures[4].open()
+    (whole, _) = dpg.read(folder, str(prompts)).pictures
+    assert (whole.name, whole.open().size) == ("farm.png", (64, 48))
+    assert found.broken == [("elsewhere.png", f"'item_id' 'elsewhere' is not in {prompts}")]
+
+    (folder / "pond.png").unlink()
+    command = ["judge", "dpg", "--images", str(folder), "--prompts", str(prompts), "--model", "judge", "--by-text"]
+    with fake_server.serving(lambda _: fake_server.text("Yes.")) as (url, asked):
+        assert call([*command, "--endpoint", url, "--grid", "2"]) == 1 and len(asked) == 16
+    summary = read_json(tmp_path / "d.dpg/summary.json")
+    assert (summary["images"], summary["failed"], summary["prompts"], summary["dpg"]) == (4, 1, 1, 1.0)
+    write_official(tmp_path / "o")
+    with pytest.raises(UserError, match="--grid: expected a folder of <item_id>.png at "):
+        dpg.read(tmp_path / "o", str(prompts), 2)
+    assert len(dpg.read(tmp_path / "o", str(prompts)).pictures) == 4
 
 
 def test_a_missing_column_is_named(tmp_path):
