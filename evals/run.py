@@ -75,8 +75,9 @@ def score_set(samples: SampleFolder, benchmark: Benchmark, judges: Sequence[Judg
     for start in range(0, len(rows), BATCH):
         part = slice(start, start + BATCH)
         prompts = [Prompt(row["prompt_id"], row["prompt"], row["tag"], row["meta"]) for row in rows[part]]
+        images = samples.images[part]
         with error_prefix(f"{samples.where[start]} or below"):
-            judged = [look(benchmark, prompts, samples.images[part]) for look in judges]
+            judged = [look(benchmark, prompts, images) for look in judges]
         for row, where, *dicts in zip(rows[part], samples.where[part], *judged, strict=True):
             metrics = {name: value for d in dicts for name, value in d.items()}
             reason = metrics.pop("reason", "")

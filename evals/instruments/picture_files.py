@@ -3,13 +3,14 @@
 What is there decides what is read:
 
 * a sample folder of this suite (``manifest.jsonl``, ``protocol.json``, images.npy or pictures)
-* GenEval's layout: ``00000/metadata.jsonl`` with one row, ``00000/samples/0000.png``
+* GenEval's layout: ``00000/metadata.jsonl`` with one object, ``00000/samples/0000.png``; other names are not looked at
 * a JSON file ``{prompt: path of its image}``, GenEval 2's layout
 
 Images are opened one after another, when they are judged: one that cannot be read is that image's failure alone.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain
@@ -17,16 +18,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from unigrpo.core.errors import UserError
-from unigrpo.core.files import new_folder, read_json, read_jsonl
-from unigrpo.core.records import Prompt
+from unigrpo.core.files import new_folder, read_json
+from unigrpo.core.records import Prompt, same_text
 from unigrpo.sampling import sample_folder
+from unigrpo.sampling.pictures import as_rgb, path_in, read_picture
 
-KINDS = (".png", ".jpg", ".jpeg", ".webp")
-MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}  # 8 bits a channel
-LEAST_SIDE = 16  # pixels
+NUMBERED = re.compile(r"[0-9]+\.(png|jpe?g|webp)", re.IGNORECASE)
 GIVEN = {"mode": "direct", "guidance_name": "as given"}  # of images whose making is not known
 
 Broken = tuple[str, str]
@@ -57,39 +57,35 @@ class Pictures(NamedTuple):
 
 
 def read(path: Path) -> Pictures:
-    """What lies at ``path``. Raises UserError where it holds no images in a known layout."""
+    """What lies at ``path``; images of one prompt have different sample numbers. Raises UserError where it holds no
+    images in a known layout, or one id has two texts."""
     if path.suffix == ".json":
         protocol, found = {"benchmark": ""} | GIVEN, _mapped(path)
     elif (path / "manifest.jsonl").exists():
         protocol, rows, _ = sample_folder.read_rows(path)
         found = _sampled(path, rows)
-    elif folders := sorted(p for p in path.glob("*") if p.is_dir() and p.name.isdigit()):
+    elif folders := [p for p in path.glob("*") if re.fullmatch("[0-9]+", p.name) and p.is_dir()]:
+        folders.sort(key=lambda folder: int(folder.name))
         protocol, found = {"benchmark": "geneval"} | GIVEN, chain.from_iterable(map(_official, folders))
     else:
         expected = "a folder with manifest.jsonl, one with 00000/metadata.jsonl, or a .json file {prompt: image}"
         raise UserError(f"{path}: holds no images in a known layout, expected {expected}")
-    items = list(found)
-    pictures = [item for item in items if isinstance(item, Picture)]
-    return Pictures(protocol, pictures, [item for item in items if not isinstance(item, Picture)])
-
-
-def open_image(path: Path) -> Image.Image:
-    """An image file as RGB, upright. Raises UserError where it cannot be read or is not 8 bits a channel."""
-    try:
-        with Image.open(path) as image:
-            return as_rgb(ImageOps.exif_transpose(image), f"{path}")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: cannot be read as an image ({error})") from None
-
-
-def as_rgb(image: Image.Image, name: str) -> Image.Image:
-    """``image`` in RGB, an alpha channel dropped as by the official tool. Raises UserError for another kind of pixel,
-    and for one too small to show anything."""
-    if image.mode not in MODES:
-        raise UserError(f"{name}: is of mode {image.mode}, expected 8 bits a channel ({', '.join(sorted(MODES))})")
-    if min(image.size) < LEAST_SIDE:
-        raise UserError(f"{name}: is {image.width}x{image.height}, expected at least {LEAST_SIDE} pixels a side")
-    return image.convert("RGB")
+    prompts: dict[str, Prompt] = {}
+    taken: dict[tuple, set[int]] = {}
+    read = Pictures(protocol, [], [])
+    for item in found:
+        if not isinstance(item, Picture):
+            read.broken.append(item)
+            continue
+        prompt = item.prompt
+        if (first := prompts.setdefault(prompt.id, prompt)).key != prompt.key:
+            those = f"{first.text!r} ({first.tag}) and {prompt.text!r} ({prompt.tag})"
+            raise UserError(f"{path}: prompt '{prompt.id}' is {those}, expected one text for an id")
+        numbers = taken.setdefault(prompt.key, set())
+        number = item.sample if item.sample not in numbers else max(numbers) + 1
+        numbers.add(number)
+        read.pictures.append(item._replace(sample=number))
+    return read
 
 
 def _sampled(folder: Path, rows: Sequence[dict]) -> Iterator[Picture | Broken]:
@@ -97,39 +93,49 @@ def _sampled(folder: Path, rows: Sequence[dict]) -> Iterator[Picture | Broken]:
     for row in rows:
         prompt = Prompt(row["prompt_id"], row["prompt"], row["tag"], row["meta"])
         if "image" in row:
-            path = folder / str(row["image"])
-            yield Picture(f"{row['image']}", prompt, row["sample"], partial(open_image, path))
+            yield _picture(folder, row["image"], prompt, row["sample"])
             continue
         stack = sample_folder.read_stack(folder / "images.npy") if stack is None else stack
         index = row.get("index")
         name = f"images.npy[{index}]"
         if isinstance(index, int) and 0 <= index < len(stack):
-            yield Picture(name, prompt, row["sample"], partial(_of_array, stack[index], name))
+            yield Picture(name, prompt, row["sample"], partial(_of_array, stack, index, name))
         else:
             yield name, f"{folder / 'images.npy'} has images 0 to {len(stack) - 1}"
 
 
-def _of_array(pixels: np.ndarray, name: str) -> Image.Image:
-    return as_rgb(Image.fromarray(np.asarray(pixels)), name)  # mapped, read only now
+def _picture(folder: Path, name: object, prompt: Prompt, sample: int) -> Picture | Broken:
+    try:
+        return Picture(f"{name}", prompt, sample, partial(read_picture, path_in(folder, name)))
+    except UserError as error:
+        return name if isinstance(name, str) else prompt.text, f"{error}"
+
+
+def _of_array(stack: np.ndarray, index: int, name: str) -> Image.Image:
+    return as_rgb(Image.fromarray(np.asarray(stack[index])), name)  # mapped, read only now
 
 
 def _official(folder: Path) -> Iterator[Picture | Broken]:
-    paths = sorted(p for p in (folder / "samples").glob("*") if p.suffix.lower() in KINDS)
-    names = [f"{folder.name}/samples/{path.name}" for path in paths]
+    files = [p.name for p in (folder / "samples").glob("*") if NUMBERED.fullmatch(p.name)]
+    names = [f"{folder.name}/samples/{name}" for name in sorted(files, key=_number)]
     try:
         prompt = _official_prompt(folder)
     except UserError as error:
         yield from ((name, str(error)) for name in names or [folder.name])
         return
-    if not paths:
+    if not names:
         yield folder.name, f"{folder / 'samples'}: has no images, expected 0000.png and so on"
-    for sample, (name, path) in enumerate(zip(names, paths, strict=True)):
-        yield Picture(name, prompt, sample, partial(open_image, path))
+    for name in names:
+        yield _picture(folder.parent, name, prompt, _number(Path(name).name))
+
+
+def _number(name: str) -> int:
+    return int(name.partition(".")[0])
 
 
 def _official_prompt(folder: Path) -> Prompt:
     path = folder / "metadata.jsonl"
-    meta = next(iter(read_jsonl(path)))[1]
+    meta = read_json(path)
     for key in ("tag", "prompt"):
         if not isinstance(meta.get(key, ""), str) or (key == "prompt" and not meta.get(key)):
             raise UserError(f"{path}: '{key}' must be a text, found {meta.get(key)!r}")
@@ -140,12 +146,8 @@ def _mapped(path: Path) -> Iterator[Picture | Broken]:
     rows = read_json(path)
     if not rows:
         raise UserError(f"{path}: is empty, expected {{prompt: path of its image}}")
-    for number, (text, image) in enumerate(rows.items()):
-        if isinstance(image, str):
-            prompt = Prompt(f"{number:05d}", text, "", {"prompt": text})
-            yield Picture(image, prompt, 0, partial(open_image, path.parent / image))
-        else:
-            yield text, f"{path}: expected the path of an image, found {image!r}"
+    for text, image in rows.items():  # which has no label but its text
+        yield _picture(path.parent, image, Prompt(same_text(text), text, "", {"prompt": text}), 0)
 
 
 def convert(images: Path, out: Path) -> int:
@@ -154,10 +156,10 @@ def convert(images: Path, out: Path) -> int:
     found = read(images)
     if found.broken:
         raise UserError(f"{images}: {found.broken[0][0]}: {found.broken[0][1]}")
-    folders: dict[str, int] = {}
+    folders: dict[tuple, int] = {}
     with new_folder(out) as temporary:
         for picture in found.pictures:
-            folder = temporary / f"{folders.setdefault(picture.prompt.id, len(folders)):05d}"
+            folder = temporary / f"{folders.setdefault(picture.prompt.key, len(folders)):05d}"
             (folder / "samples").mkdir(parents=True, exist_ok=True)
             meta = {"tag": picture.prompt.tag} | picture.prompt.meta | {"prompt": picture.prompt.text}
             (folder / "metadata.jsonl").write_text(json.dumps(meta) + "\n", encoding="utf-8")

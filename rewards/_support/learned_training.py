@@ -100,13 +100,14 @@ def read_samples(folder: Path) -> tuple[Labelled, Labelled]:
     samples = sample_folder.read(folder)
     prompts = [Prompt(r["prompt_id"], r["prompt"], r["tag"], r["meta"]) for r in samples.rows]
     sample_folder.require_clauses(samples, geneval_verdict.check)
-    verdicts = [judge(p.meta, f.detections) for p, f in zip(prompts, inspect_images(samples.images), strict=True)]
+    images = samples.images[:]
+    verdicts = [judge(p.meta, f.detections) for p, f in zip(prompts, inspect_images(images), strict=True)]
     for prompt, verdict, where in zip(prompts, verdicts, samples.where, strict=True):
         try:
             fact_labels(prompt, verdict.facts)
         except (ValueError, IndexError):
             raise UserError(f"{where}: 'prompt' must say what 'meta' includes, found {prompt.text!r}") from None
-    everything = Labelled(prompts, samples.images, verdicts)
+    everything = Labelled(prompts, images, verdicts)
     validating = [p.id.startswith("val/") for p in prompts]
     if all(validating) or not any(validating):
         raise UserError(f"{folder / 'manifest.jsonl'}: expected samples of training and of validation prompts")

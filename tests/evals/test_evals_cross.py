@@ -29,7 +29,7 @@ def write_set(folder, levels, size=(20, 20)):
     for number, (red, green) in enumerate(levels):
         Image.new("RGB", size, (round(255 * red), round(255 * green), 0)).save(folder / f"{number}.png")
         names = {"image": f"{number}.png", "prompt_id": f"p{number % 2}", "sample": number // 2}
-        rows.append(names | {"prompt": META["prompt"], "tag": "colors", "meta": META})
+        rows.append(names | {"prompt": f"{META['prompt']}, {number % 2}", "tag": "colors", "meta": META})
     (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 

@@ -64,7 +64,7 @@ def rows_of(out):
 
 
 def test_rows_stand_in_the_order_of_the_images_and_batches_are_of_one_size(tmp_path):
-    write_official(tmp_path / "d", [CUP, DOG, CUP], per_prompt=3)
+    write_official(tmp_path / "d", [CUP, DOG, CUP | {"prompt": "a red cup"}], per_prompt=3)
     sizes = [(20, 24), (30, 30), (20, 24), (30, 30), (40, 20), (20, 24), (30, 30), (20, 24), (40, 20)]
     for picture, size, seed in zip(read(tmp_path / "d").pictures, sizes, range(9), strict=True):
         image(seed, size).save(tmp_path / "d" / picture.name)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evals.instruments import picture_files
 from evals.instruments.picture_files import convert, read
 from tests._support.command import unigrpo
 from unigrpo.core.errors import UserError
@@ -65,6 +64,50 @@ def test_the_official_layout(tmp_path):
     assert found.pictures[3].name == "00001/samples/0001.png"
 
 
+def test_the_official_layout_has_numbered_samples_and_metadata_of_any_lines(tmp_path):
+    write_official(tmp_path, [CUP, DOG], per_prompt=1)
+    (tmp_path / "00001").rename(tmp_path / "10")
+    (tmp_path / "00000").rename(tmp_path / "9")
+    (tmp_path / "9/metadata.jsonl").write_text(json.dumps(CUP, indent=2))
+    for name in ("._0000.png", ".DS_Store", "Thumbs.db", "grid.png", "grid-0000.png", "0000.txt", "0000.png.part"):
+        (tmp_path / "9/samples" / name).write_bytes(b"x")
+    image(5).save(tmp_path / "9/samples/0010.JPG", format="PNG")
+    image(6).save(tmp_path / "9/samples/2.png")
+    found = read(tmp_path)
+    assert [(p.name, p.sample) for p in found.pictures] == [
+        ("9/samples/0000.png", 0),
+        ("9/samples/2.png", 2),
+        ("9/samples/0010.JPG", 10),
+        ("10/samples/0000.png", 0),
+    ]
+    assert not found.broken and found.pictures[0].prompt.meta == CUP
+
+
+def test_a_prompt_is_its_text_and_tag_and_its_samples_have_different_numbers(tmp_path):
+    image(4).save(tmp_path / "a.png")
+    (tmp_path / "map.json").write_text(json.dumps({"two  cats": "a.png", "a dog": "a.png", "two cats ": "a.png"}))
+    found = read(tmp_path / "map.json").pictures
+    assert [(p.prompt.id, p.prompt.text, p.sample) for p in found] == [
+        ("two cats", "two  cats", 0),
+        ("a dog", "a dog", 0),
+        ("two cats", "two cats ", 1),
+    ]
+    manifest = write_ours(tmp_path / "set") / "manifest.jsonl"
+    *cups, dog = manifest.read_text().splitlines()
+    dog = json.dumps(json.loads(dog) | {"prompt_id": "pcolors", "sample": 9})
+    manifest.write_text("\n".join([*cups, dog, ""]))
+    with pytest.raises(UserError, match="set: prompt 'pcolors' is 'a photo of a red cup' .* and 'a photo of a dog' "):
+        read(tmp_path / "set")
+
+
+def test_paths_that_leave_the_folder_are_broken_images(tmp_path):
+    (tmp_path / "d").mkdir()
+    image(4).save(tmp_path / "a.png")
+    (tmp_path / "d/map.json").write_text(json.dumps({"one": "../a.png", "two": str(tmp_path / "a.png")}))
+    found = read(tmp_path / "d/map.json")
+    assert not found.pictures and all("expected the path of an image in" in problem for _, problem in found.broken)
+
+
 def test_a_sample_folder_of_ours(tmp_path):
     found = read(write_ours(tmp_path / "set"))
     assert found.protocol["guidance_name"] == "tuned"
@@ -105,49 +148,6 @@ def test_export_of_an_unreadable_image_leaves_nothing(tmp_path, capsys):
     image(10).save(tmp_path / "set" / "dog.png")
     unigrpo(f"convert-images --images {tmp_path / 'set'} --out {tmp_path / 'official'}")
     assert capsys.readouterr().out == f"{tmp_path / 'official'}: 3 images\n"
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
-def test_pixels_of_8_bits_become_rgb(tmp_path, mode):
-    kind = "jpg" if mode == "CMYK" else "png"
-    image(1).convert(mode).save(tmp_path / f"a.{kind}")
-    assert picture_files.open_image(tmp_path / f"a.{kind}").mode == "RGB"
-
-
-def test_transparency_is_dropped_and_rotation_undone(tmp_path):
-    clear = image(1)
-    clear.putalpha(7)
-    clear.save(tmp_path / "a.png")
-    assert same(picture_files.open_image(tmp_path / "a.png"), image(1))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turned by a quarter
-    image(1).save(tmp_path / "b.png", exif=exif)
-    assert picture_files.open_image(tmp_path / "b.png").size == (24, 20)
-
-
-@pytest.mark.parametrize(
-    ("write", "message"),
-    [
-        (lambda p: p.write_bytes(b"GIF"), "cannot be read as an image"),
-        (lambda p: p.write_bytes(b""), "cannot be read as an image"),
-        (lambda p: None, "cannot be read as an image"),
-        (lambda p: Image.fromarray(np.zeros((30, 30), dtype=np.uint16)).save(p), "is of mode I;16, expected 8 bits"),
-        (lambda p: image(0, (15, 80)).save(p), "is 15x80, expected at least 16 pixels a side"),
-        (lambda p: image(0).save(p) or p.write_bytes(p.read_bytes()[:300]), "cannot be read as an image"),
-    ],
-)
-def test_what_is_no_image_for_a_judge_is_named(tmp_path, write, message):
-    path = tmp_path / "a.png"
-    write(path)
-    with pytest.raises(UserError, match=f"a.png: {message}"):
-        picture_files.open_image(path)
-
-
-def test_an_enormous_image_is_refused(tmp_path, monkeypatch):
-    image(0, (64, 64)).save(tmp_path / "a.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(UserError, match="a.png: cannot be read as an image"):
-        picture_files.open_image(tmp_path / "a.png")
 
 
 def test_folders_that_are_broken_are_told_and_others_read(tmp_path):

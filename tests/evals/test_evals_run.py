@@ -134,7 +134,7 @@ GOOD = scenes([CIRCLE])
             {},
             r"line 1: .* among left of",
         ),
-        (None, [row() | {"image": "none.png"}], {}, r"line 1: image .*none.png cannot be read"),
+        (None, [row() | {"image": "none.png"}], {}, r"line 1: .*none.png: cannot be read as an image"),
         (GOOD, [row()], {"version": 1}, r"protocol.json: 'version' must be a text, found 1"),
         (
             GOOD,
@@ -177,8 +177,8 @@ def test_a_broken_line_is_named(tmp_path):
 
 def test_images_of_two_sizes_are_refused(tmp_path):
     folder = write_set(tmp_path / "samples", "geneval.think.tuned", GOOD, [row(), row(sample=1, image="b.png")])
-    Image.new("RGB", (9, 9)).save(folder / "b.png")
-    with pytest.raises(UserError, match=r"line 2: image of shape \(9, 9, 3\), the first row's is \(48, 48, 3\)"):
+    Image.new("RGB", (19, 19)).save(folder / "b.png")
+    with pytest.raises(UserError, match=r"line 2: image of shape \(19, 19, 3\), the first row's is \(48, 48, 3\)"):
         scored(tmp_path)
 
 

@@ -8,17 +8,60 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from unigrpo.core.errors import UserError, error_prefix
 from unigrpo.core.files import read_json, read_jsonl, replacing, write_json, write_text
 from unigrpo.core.records import Prompt
+from unigrpo.sampling.pictures import path_in, read_picture
 
 PROTOCOL = ("benchmark", "version", "mode", "guidance_name")
 ROW = {"prompt_id": str, "prompt": str, "tag": str, "meta": dict, "sample": int}
+
+
+@dataclass(frozen=True)
+class Images(Sequence):
+    """(n, H, W, 3) uint8, those of manifest ``rows`` (n) that stand at ``where`` (n): one by its number, an array by a
+    slice. Read only then; raises UserError naming a row without an image, or with one of another size than the first's.
+    """
+
+    folder: Path
+    where: list[str]
+    rows: list[dict]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: int | slice) -> np.ndarray:
+        if isinstance(key, slice):
+            return np.stack([self[number] for number in range(len(self))[key]])
+        if (image := self._read(key)).shape != self.shape:
+            raise UserError(f"{self.where[key]}: image of shape {image.shape}, the first row's is {self.shape}")
+        return image
+
+    @cached_property
+    def stack(self) -> np.ndarray:
+        return read_stack(self.folder / "images.npy")
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """(H, W, 3)"""
+        return self._read(0).shape
+
+    def _read(self, key: int) -> np.ndarray:
+        with error_prefix(self.where[key]):
+            row = self.rows[key]
+            return np.asarray(read_picture(path_in(self.folder, row["image"]))) if "image" in row else self._at(row)
+
+    def _at(self, row: dict) -> np.ndarray:
+        index = row.get("index")
+        if type(index) is not int or not 0 <= index < len(self.stack):
+            allowed = f"from 0 to {len(self.stack) - 1}, an image of {self.folder / 'images.npy'}"
+            raise UserError(f"'index' must be {allowed}, found {index!r}")
+        return self.stack[index]
 
 
 @dataclass(frozen=True)
@@ -28,13 +71,18 @@ class SampleFolder:
     protocol: dict
     rows: list[dict]
     where: list[str]
-    images: np.ndarray
+    images: Images
 
 
 def read(folder: Path) -> SampleFolder:
-    """Read and check a folder. Raises UserError naming the file and line of the first thing wrong."""
+    """Read and check a folder, but for its pictures. Raises UserError naming the file and line of the first thing
+    wrong."""
     protocol, rows, where = read_rows(folder)
-    return SampleFolder(protocol, rows, where, _read_images(folder, where, rows))
+    images = Images(folder, where, rows)
+    for number, row in enumerate(rows):
+        if "image" not in row:
+            images[number]
+    return SampleFolder(protocol, rows, where, images)
 
 
 def read_rows(folder: Path) -> tuple[dict, list[dict], list[str]]:
@@ -64,26 +112,6 @@ def require_clauses(samples: SampleFolder, check: Callable[[dict], None]) -> Non
             check(row["meta"])
 
 
-def _read_images(folder: Path, where: Sequence[str], rows: Sequence[dict]) -> np.ndarray:
-    """(n, H, W, 3) uint8, in the order of the rows."""
-    stack = None
-    images = []
-    for place, row in zip(where, rows, strict=True):
-        if "image" in row:
-            image = _read_picture(folder / str(row["image"]), place)
-        else:
-            stack = read_stack(folder / "images.npy") if stack is None else stack
-            index = row.get("index")
-            if not isinstance(index, int) or not 0 <= index < len(stack):
-                allowed = f"from 0 to {len(stack) - 1}, an image of {folder / 'images.npy'}"
-                raise UserError(f"{place}: 'index' must be {allowed}, found {index!r}")
-            image = stack[index]
-        if images and image.shape != images[0].shape:
-            raise UserError(f"{place}: image of shape {image.shape}, the first row's is {images[0].shape}")
-        images.append(image)
-    return np.stack(images)
-
-
 def read_stack(path: Path) -> np.ndarray:
     """(n, H, W, 3) uint8, mapped into memory. Raises UserError where the file is no such array."""
     try:
@@ -93,14 +121,6 @@ def read_stack(path: Path) -> np.ndarray:
     if stack.ndim != 4 or stack.shape[-1] != 3 or stack.dtype != np.uint8:
         raise UserError(f"{path}: expected uint8 (n, H, W, 3), found {stack.dtype} {stack.shape}")
     return stack
-
-
-def _read_picture(path: Path, place: str) -> np.ndarray:
-    try:
-        with Image.open(path) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except OSError as error:
-        raise UserError(f"{place}: image {path} cannot be read ({error})") from None
 
 
 def write(folder: Path, jobs: Sequence[tuple[Prompt, int]], samples, protocol: dict) -> None:

@@ -76,9 +76,10 @@ def read_samples(folder: Folder, run: str, mode: str, guidance: str) -> dict[Key
 
 def _first_samples(path: Path, name: str, benchmark: Benchmark, verdicts: Mapping[Key, tuple]) -> Iterator[Sample]:
     content = sample_folder.read(path)
-    for row, image in zip(content.rows, content.images, strict=True):
+    for number, row in enumerate(content.rows):
         if row["sample"] == 0:
-            fields = (row["prompt_id"], row["prompt"], row["tag"], name, benchmark.judge, row["meta"], image)
+            shown = (benchmark.judge, row["meta"], content.images[number])
+            fields = (row["prompt_id"], row["prompt"], row["tag"], name, *shown)
             reason, scores = verdicts.get((name, row["prompt_id"]), ("", {}))
             correct = scores.get(benchmark.metrics[0]) == 1 if scores and benchmark.verdict else None
             yield Sample(*fields, row.get("trace"), correct, reason, scores)
