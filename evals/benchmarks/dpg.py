@@ -33,6 +33,7 @@ from unigrpo.core.files import read_text
 from unigrpo.core.records import Prompt
 from unigrpo.core.settings import Count, ExistingPath
 from unigrpo.judges import Vlm
+from unigrpo.sampling.pictures import read_picture
 from unigrpo.study.facts import BenchmarkFacts
 
 FACTS = BenchmarkFacts(
@@ -120,20 +121,20 @@ def read(images: Path, prompts: str, grid: int = 1, **_) -> Pictures:
         if grid > 1:
             raise UserError(f"--grid: expected a folder of <item_id>.png at {images}")
         return picture_files.read(images)
-    graphs, pictures, broken = read_graphs(Path(prompts)), [], []
+    graphs, found = read_graphs(Path(prompts)), []
     for path in files:
         if path.stem not in graphs:
-            broken.append((path.name, f"'item_id' {path.stem!r} is not in {prompts}"))
+            found.append((path.name, f"'item_id' {path.stem!r} is not in {prompts}"))
             continue
         prompt = Prompt(path.stem, graphs[path.stem].exam.prompt, "", {})
         for place in range(grid**2):
             name = f"{path.name}[{place}]" if grid > 1 else path.name
-            pictures.append(Picture(name, prompt, place, partial(_tile, path, grid, place)))
-    return Pictures({"benchmark": "dpg"} | picture_files.GIVEN, pictures, broken)
+            found.append(Picture(name, prompt, place, partial(_tile, path, grid, place)))
+    return picture_files.gathered(images, {"benchmark": "dpg"} | picture_files.GIVEN, found)
 
 
 def _tile(path: Path, grid: int, place: int) -> Image:
-    image = picture_files.open_image(path)
+    image = read_picture(path)
     if image.width % grid or image.height % grid:
         raise UserError(f"{path}: expected {grid} x {grid} pictures of one size, found {image.width}x{image.height}")
     width, height = image.width // grid, image.height // grid

@@ -11,7 +11,7 @@ Images are opened one after another, when they are judged: one that cannot be re
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -26,7 +26,7 @@ from unigrpo.core.records import Prompt, same_text
 from unigrpo.sampling import sample_folder
 from unigrpo.sampling.pictures import as_rgb, path_in, read_picture
 
-NUMBERED = re.compile(r"[0-9]+\.(png|jpe?g|webp)", re.IGNORECASE)
+KINDS = (".png", ".jpg", ".jpeg", ".webp")
 GIVEN = {"mode": "direct", "guidance_name": "as given"}  # of images whose making is not known
 
 Broken = tuple[str, str]
@@ -57,8 +57,7 @@ class Pictures(NamedTuple):
 
 
 def read(path: Path) -> Pictures:
-    """What lies at ``path``; images of one prompt have different sample numbers. Raises UserError where it holds no
-    images in a known layout, or one id has two texts."""
+    """What lies at ``path``. Raises UserError where it holds no images in a known layout, or one id has two texts."""
     if path.suffix == ".json":
         protocol, found = {"benchmark": ""} | GIVEN, _mapped(path)
     elif (path / "manifest.jsonl").exists():
@@ -70,6 +69,12 @@ def read(path: Path) -> Pictures:
     else:
         expected = "a folder with manifest.jsonl, one with 00000/metadata.jsonl, or a .json file {prompt: image}"
         raise UserError(f"{path}: holds no images in a known layout, expected {expected}")
+    return gathered(path, protocol, found)
+
+
+def gathered(path: Path, protocol: dict, found: Iterable[Picture | Broken]) -> Pictures:
+    """What was ``found`` at ``path``; images of one prompt get different sample numbers. Raises UserError where one id
+    has two texts."""
     prompts: dict[str, Prompt] = {}
     taken: dict[tuple, set[int]] = {}
     read = Pictures(protocol, [], [])
@@ -116,7 +121,8 @@ def _of_array(stack: np.ndarray, index: int, name: str) -> Image.Image:
 
 
 def _official(folder: Path) -> Iterator[Picture | Broken]:
-    files = [p.name for p in (folder / "samples").glob("*") if NUMBERED.fullmatch(p.name)]
+    files = [p.name for p in (folder / "samples").glob("*") if p.suffix.lower() in KINDS]
+    files = [name for name in files if re.fullmatch("[0-9]+", Path(name).stem)]
     names = [f"{folder.name}/samples/{name}" for name in sorted(files, key=_number)]
     try:
         prompt = _official_prompt(folder)
