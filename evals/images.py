@@ -23,7 +23,7 @@ from unigrpo.core.errors import UserError
 from unigrpo.core.files import accessing, read_text, write_json, write_text
 from unigrpo.core.seeding import numpy_generator
 from unigrpo.core.settings import check_options
-from unigrpo.report.data.stats import Cells, Estimate, estimate
+from unigrpo.report.data.stats import Cells, Estimate, estimate, written
 from unigrpo.study.facts import BENCHMARKS, BenchmarkFacts
 
 PART = "images.jsonl.part"
@@ -139,7 +139,7 @@ def write(
     if rows:
         found = intervals(rows, by_category=facts.by_task)
         numbers |= {"intervals": {name: [e.mean, e.lo, e.hi] for name, e in found.items()}}
-        shown = ", ".join(f"{name} {e.mean:.4f} [{e.lo:.4f}, {e.hi:.4f}]" for name, e in found.items())
+        shown = ", ".join(f"{name} {written(e.mean, e.lo, e.hi, '.4f')}" for name, e in found.items())
         lines.append(f"95 % intervals over {next(iter(found.values())).prompts} prompts: {shown}")
     about = {"benchmark": benchmark, "title": facts.title, "version": judge.version}
     about |= {"images": len(rows), "failed": len(failed)}

@@ -212,6 +212,32 @@ def test_the_seed_that_is_left_of_a_reinforced_run_does_not_stand_for_all(study,
     assert all(("1 seed × " if moved == 1 else "not available") in line for line in shown)
 
 
+def test_a_verdict_that_rests_on_one_training_says_so(study, tmp_path, check):
+    """But not what compares base and SFT, which all seeds share."""
+    frame = pd.read_csv(study / "scores.csv")
+    frame[frame["seed"] == 0].to_csv(tmp_path / "scores.csv", index=False)
+    found, text = check(study, tmp_path, tmp_path / "scores.csv")
+    verdicts = found["verdict"]
+    assert verdicts[["C1", "C2", "C5", "C11"]].str.endswith(" (one replicate)").all()
+    assert not verdicts[["C3", "C10", "C4", "C6", "C12"]].str.contains("replicate").any()
+    assert found.loc["C2", "n"] in (12, 72) and "a verdict that turns on such a comparison says" in text
+    # one run of three is enough where a claim needs every comparison
+    some = frame[(frame["run"] != "flow_grpo") | (frame["seed"] == 0)]
+    some.to_csv(tmp_path / "scores.csv", index=False)
+    found, _ = check(study, tmp_path, tmp_path / "scores.csv")
+    assert found.loc["C2", "verdict"] == "holds (one replicate)" and found.loc["C5", "verdict"] == "holds"
+
+
+def test_one_prompt_decides_nothing(study, tmp_path, outcome):
+    frame = pd.read_csv(study / "scores.csv")
+    frame[frame["prompt_id"] == "compound/000"].to_csv(tmp_path / "scores.csv", index=False)
+    sources = sources_of(study, tmp_path / "scores.csv").of({"benchmarks": ["ta"]})
+    (found,) = findings.differences([(("unigrpo", "yes"), ("base", "no"))], sources)
+    assert (found.answer, found.lo, found.hi, found.prompts) == (UNDECIDED, None, None, 1)
+    assert found.shown.endswith(" (one prompt)") and found.shown[0] in "+-"
+    assert findings.not_worse(Estimate(0.5, None, None, 3, 1)) == UNDECIDED
+
+
 def test_scores_alone_leave_counts_of_training_unavailable(study, tmp_path, check):
     frame, _ = check(tmp_path / "nothing", tmp_path, study / "scores.csv")
     assert frame.loc["C4", "verdict"] == "not available: unifpo"
@@ -265,7 +291,8 @@ def test_without_guidance_must_lose_nothing_that_matters(study, tmp_path, outcom
     plain = pair[pair["run"] == "unigrpo"]
     equal = pd.concat([plain, plain.assign(run="unigrpo_cfg")])
     missing = "not available: UniGRPO, thinking; unigrpo_cfg, thinking"
-    for scored, verdict in ((pair, HOLDS), (swapped, FAILS), (equal, HOLDS), (pair[:0], missing)):
+    # equal on each of 12 prompts: a share of 0.24 of all could still differ (Tango), more than may be lost
+    for scored, verdict in ((pair, HOLDS), (swapped, FAILS), (equal, OPEN), (pair[:0], missing)):
         scored.to_csv(tmp_path / "scores.csv", index=False)
         assert outcome("C5", study, tmp_path / "scores.csv").verdict == verdict
 
@@ -316,7 +343,7 @@ def test_over_optimisation_may_be_absent(tmp_path, levels, verdict, outcome):
 def test_one_seed_has_no_peak_chosen_on_others(tmp_path, outcome):
     write_long(tmp_path, seeds=1)
     assert outcome("C7", tmp_path).verdict == "not available: a second seed of Long none"
-    assert outcome("C8", tmp_path).verdict == HOLDS
+    assert outcome("C8", tmp_path).verdict == f"{HOLDS} (one replicate)"
     assert outcome("C9", tmp_path).verdict == "not available: a second seed of Long mse"
 
 
@@ -340,9 +367,9 @@ CLEAN, LOW = {"artefact": (0.001, 0.002, 0.002, 0.002)}, {"proxy": (0.5, 0.5, 0.
     [
         ({"long_kl": CLEAN}, FAILS, 0.001),
         # any weight will do, and the claim turns on it
-        ({"long_kl": CLEAN, "long_kl_other_1": LOW | {"artefact": (0.0, 0.0, 0.0, 0.02)}}, HOLDS, 0.02),
+        ({"long_kl": CLEAN, "long_kl_other_1": LOW | {"artefact": (0.0, 0.0, 0.0, 0.02)}}, f"{HOLDS} (one replicate)", 0.02),
         ({"long_kl": COURSES["long_none"][1]}, "not available: no latent KL lowered the reward clearly", None),
-        ({"long_kl": {"artefact": (0.001, 0.002, 0.004, 0.004)}}, OPEN, 0.004),  # by the margin, give or take
+        ({"long_kl": {"artefact": (0.001, 0.002, 0.004, 0.006)}}, OPEN, 0.005),  # by the margin, give or take
     ],
 )
 def test_a_latent_kl_may_keep_artefacts_out(tmp_path, changed, verdict, effect, outcome):

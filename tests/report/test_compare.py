@@ -78,6 +78,25 @@ def test_a_supervised_run_has_no_curve(study, made):
     assert (made / "sft.vs.text_grpo.png").exists()
 
 
+def test_one_prompt_and_one_seed_are_said(study, tmp_path):
+    frame = pd.read_csv(study / "scores.csv")
+    frame = frame[(frame["seed"] == 0) & frame["prompt_id"].isin(["compound/000", "counting/000", "counting/001"])]
+    frame.to_csv(tmp_path / "scores.csv", index=False)
+    files = f"--scores {tmp_path}/scores.csv --results {study} --paper {study}/paper.csv --out {tmp_path}/out"
+    unigrpo(f"compare unigrpo sft {files}")
+    table = pd.read_csv(tmp_path / "out/unigrpo.vs.sft.csv").set_index("metric")
+    assert table.loc["TA", ["lo", "hi", "resolvable", "improvement_lo"]].isna().all()
+    assert table.loc["GenEval", ["lo", "hi"]].notna().all()
+    text = (tmp_path / "out/unigrpo.vs.sft.md").read_text()
+    (line,) = [line for line in text.splitlines() if line.startswith("| TA  ")]
+    assert line.count("(one prompt)") == 2 and "| 1 × 1 " in line
+    assert "With one seed the interval covers prompts only." in text
+    for verb, kind in (("figure", "dots"), ("figure", "category_dots"), ("table", "categories"), ("table", "main")):
+        unigrpo(f"{verb} t --kind {kind} --row unigrpo --row sft {files}")
+    pages = [(tmp_path / "out" / f"t.{suffix}").read_text() for suffix in ("md", "html", "tex")]
+    assert all("(one prompt)" in text for text in pages) and "1 (prompts only)" in pages[0]
+
+
 def test_a_probability_by_hand():
     """Prompt 1: 2 > 0, 2 > 1, 1 > 0 and one tie of four pairs, so 3.5 / 4; prompt 2: never."""
     a = Cells(np.array([[2.0, 0.0], [1.0, 0.0]]), (0, 1), ("p", "q"), ("t", "t"))

@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import bootstrap, spearmanr
 
 from unigrpo.core.errors import UserError
+from unigrpo.report.data import stats
 from unigrpo.report.data.stats import Cells, _resampled, difference, estimate, prompt_weights, rank_correlation
 
 
@@ -42,9 +43,102 @@ def test_one_seed_gives_a_prompt_interval():
 
 
 def test_prompts_are_resampled_within_their_category_only():
-    # every category is constant, so no resample within it can move the mean
-    e = estimate(cells([[1, 1, 0, 0, 0]], tags="aabbb"), rng())
-    assert (e.mean, e.lo, e.hi) == pytest.approx((0.5, 0.5, 0.5))
+    # category a is constant, so no resample within it can move the mean: b alone has a spread, of half the weight
+    e = estimate(cells([[9, 9, 0, 1, 1, 0]], tags="aabbbb"), rng())
+    alone = estimate(cells([[0, 1, 1, 0]]), rng())
+    assert e.mean == pytest.approx(4.75) and e.hi - e.lo == pytest.approx((alone.hi - alone.lo) / 2)
+
+
+def wilson(right, n, z=1.959964):
+    """Wilson's interval (1927), as Newcombe (1998, equation 3) and Agresti & Coull (1998) write it."""
+    p = right / n
+    centre, half = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return (centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)
+
+
+@pytest.mark.parametrize("n", [2, 5, 10, 77])
+def test_all_right_and_all_wrong_have_wilsons_interval(n):
+    for right in (0, 1):
+        e = estimate(cells([[right] * n]), rng())
+        assert (e.lo, e.hi) == pytest.approx(wilson(right * n, n), abs=1e-6)
+        several = estimate(cells([[right] * n] * 3), rng())  # three seeds share the prompts: no more is known
+        assert (several.lo, several.hi, several.seeds) == (e.lo, e.hi, 3) and (e.lo == 0 or e.hi == 1)
+
+
+def test_five_of_five_allow_0566_to_1():
+    e = estimate(cells([[1] * 5]), rng())
+    assert (round(e.lo, 3), e.hi) == (0.566, 1)
+    # Newcombe (1998), table I: 0 of 20 gives 0 to 0.1611; 1 of 29 and the like have width without this
+    assert round(estimate(cells([[0] * 20]), rng()).hi, 4) == 0.1611
+
+
+def test_categories_of_verdicts_that_all_agree_count_as_their_effective_number_of_prompts():
+    e = estimate(cells([[1] * 12], tags="aaabbbbbbbbb"), rng())
+    n = 1 / (3 * (1 / 6) ** 2 + 9 * (1 / 18) ** 2)  # 9: fewer than 12, for a category of three weighs as much as nine
+    assert n == pytest.approx(9) and (e.lo, e.hi) == pytest.approx(wilson(9, 9), abs=1e-6)
+    assert estimate(cells([[1] * 12], tags="aaabbbbbbbbb"), rng(), by_category=False).lo > e.lo
+
+
+def tango(positive, negative, n, z=1.959964):
+    """Limits of a paired difference of proportions by Tango (1998), equation 3, from the score itself: the values
+    between which (b - c - n d) / sqrt(n (2 q + d (1 - d))) stays within z, q the constrained estimate."""
+    d = np.linspace(-1 + 1e-6, 1 - 1e-6, 2_000_001)
+    b = -positive - negative + (2 * n - positive + negative) * d
+    q = (np.sqrt(np.maximum(b * b + 8 * n * negative * d * (1 - d), 0)) - b) / (4 * n)
+    score = np.abs(positive - negative - n * d) / np.sqrt(np.maximum(n * (2 * q + d * (1 - d)), 1e-300))
+    inside = d[score <= z]
+    return inside.min(), inside.max()
+
+
+@pytest.mark.parametrize("n", [2, 5, 20, 60])
+def test_paired_verdicts_that_differ_nowhere_or_everywhere_have_tangos_interval(n):
+    right, wrong = cells([[1.0] * n]), cells([[0.0] * n])
+    for a, b, found in ((right, right, tango(0, 0, n)), (right, wrong, tango(n, 0, n))):
+        e = estimate(difference(a, b), rng())
+        assert e.lo == pytest.approx(found[0], abs=1e-5)
+        assert e.hi == pytest.approx(1 if a is not b else found[1], abs=1e-5)
+    e = estimate(difference(wrong, right), rng())
+    assert (e.mean, e.lo) == pytest.approx((-1, -1)) and e.hi == pytest.approx(-tango(n, 0, n)[0], abs=1e-5)
+
+
+def test_one_prompt_has_no_interval_and_no_direction():
+    for c in (cells([[0.003]]), cells([[1], [0]]), difference(cells([[1.0]] * 2), cells([[0.0]] * 2))):
+        e = estimate(c, rng())
+        assert (e.lo, e.hi, e.resolvable, e.prompts) == (None, None, None, 1)
+    assert stats.written(0.5, None, None) == "0.500 (one prompt)"
+    assert stats.written(0.5, 0.25, 1, "+.2f") == "+0.50 [+0.25, +1.00]"
+
+
+def test_categories_of_one_prompt_are_resampled_together():
+    """Alone, none of them would have a spread, and their mean a certainty that six prompts do not give."""
+    values = rng(1).random(6)
+    alone, together = (estimate(cells([values], tags), rng()) for tags in ("abcdef", "aaaaaa"))
+    assert (alone.lo, alone.hi) == pytest.approx((together.lo, together.hi))
+    # one prompt beside many that nearly agree: that it has half the weight is seen
+    e = estimate(cells([[1.0] + [0.0, 0.1] * 5], "a" + "b" * 10), rng())
+    assert e.mean == pytest.approx(0.525) and e.hi - e.lo > 0.5
+
+
+def test_values_that_agree_without_a_range_stay_as_they_are():
+    """What is 0 by construction, or measured in other units: outside [0, 1] no bound is known."""
+    for c in (cells([[7.0, 7.0, 7.0]]), Cells(np.zeros((1, 3)), (0,), tuple("pqr"), tuple("aaa"), None)):
+        e = estimate(c, rng())
+        assert e.lo == e.mean == e.hi
+
+
+@pytest.mark.parametrize("p", [0.02, 0.1, 0.5, 0.97])
+def test_coverage_of_verdicts_drawn_at_random(p):
+    """With few prompts and verdicts near 0 or 1 many draws agree everywhere; the bootstrap alone covered none of
+    them. Of what remains it covers too little, as it does for small n."""
+    draw, n, draws = rng(11), 20, 1500
+    samples = (draw.random((draws, n)) < p).astype(float)
+    agree = np.ptp(samples, axis=1) == 0
+    found = [estimate(cells([s]), draw, resamples=300) for s in samples]
+    hits = np.array([e.lo <= p <= e.hi for e in found])
+    least = {0.02: 0.97, 0.1: 0.85, 0.5: 0.92, 0.97: 0.95}[p]
+    assert hits.mean() >= least and hits[agree].all() == (p != 0.5 or not agree.any())
+    if p in (0.02, 0.97):
+        assert agree.mean() > 0.5  # so that the coverage above is theirs
 
 
 def test_bootstrap_variance_is_the_sum_of_the_two_unbiased_variances():

@@ -11,6 +11,7 @@ from unigrpo.core.files import digest, new_folder, read_json, read_text, write_j
 from unigrpo.core.settings import from_dict, to_dict
 from unigrpo.models import checkpoint, lora
 from unigrpo.report.data.results import PAPER, Folder, Paper, Row, Scores, Sources, write_scores
+from unigrpo.report.data.stats import written
 from unigrpo.study import provenance, resolve
 from unigrpo.study.config import RunConfig
 from unigrpo.study.facts import BACKBONES
@@ -57,7 +58,7 @@ def scores(folder: Path, cfg: RunConfig) -> str:
             if any(found):
                 protocols = sorted(folder.glob(f"samples/*.{mode}.{guidance}/protocol.json"))
                 scales = [f" ({read_json(path, 'guidance')['guidance']:g})" for path in protocols[:1]]
-                intervals = [f"{e.mean:.3f} [{e.lo:.3f}, {e.hi:.3f}]" if e else "" for e in found]
+                intervals = [written(e.mean, e.lo, e.hi) if e else "" for e in found]
                 images = sources.scores.images(row, sources.benchmarks)
                 rows.append([thinking, "".join([guidance, *scales]), *intervals, str(images)])
     head = ["thinking", "guidance", *(each.label for each in sources.benchmarks.values()), "images"]

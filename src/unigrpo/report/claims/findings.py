@@ -17,7 +17,7 @@ from unigrpo.report.data import logs
 from unigrpo.report.data.logs import ENDS, Course, course
 from unigrpo.report.data.phrases import MISSING
 from unigrpo.report.data.results import Folder, Row, Sources
-from unigrpo.report.data.stats import Cells, Estimate, estimate
+from unigrpo.report.data.stats import Cells, Estimate, estimate, written
 
 GUIDANCE = "tuned"
 Pair = tuple[str, str]
@@ -34,6 +34,8 @@ HOLDS, FAILS, OPEN = "holds", "does not hold", "undecided at this n"
 
 def answer(difference: Estimate, margin: float = MARGIN) -> str:
     """What one comparison says of a gain."""
+    if difference.lo is None:
+        return UNDECIDED
     if difference.lo > 0 and difference.mean >= margin:
         return YES
     return NO if difference.hi < margin else UNDECIDED
@@ -41,6 +43,8 @@ def answer(difference: Estimate, margin: float = MARGIN) -> str:
 
 def not_worse(difference: Estimate) -> str:
     """What one comparison says where none is asked to gain: that nothing that matters is lost (non-inferiority)."""
+    if difference.lo is None:
+        return UNDECIDED
     if difference.lo >= -MARGIN:
         return YES
     return NO if difference.hi < -MARGIN else UNDECIDED
@@ -69,7 +73,7 @@ def any_one(answers: Sequence[str]) -> str:
 class Finding:
     """How one comparison came out: its effect, the interval of a difference, and on how much it rests. ``missing``
     names what it lacks; ``prompts`` (or what ``unit`` says instead) is 0 where it is a count over seeds. One that is
-    not ``counted`` is shown and decides nothing."""
+    not ``counted`` is shown and decides nothing; ``supervised`` runs have one seed, which is no replicate, by design."""
 
     what: str
     answer: str = MISSING
@@ -81,6 +85,7 @@ class Finding:
     missing: tuple[str, ...] = ()
     counted: bool = True
     unit: str = "prompts"
+    supervised: bool = False
 
     @property
     def n(self) -> int:
@@ -91,13 +96,18 @@ class Finding:
     def shown(self) -> str:
         if self.effect is None:
             return MISSING
-        return f"{self.effect:.3f}" if self.lo is None else f"{self.effect:+.3f} [{self.lo:+.3f}, {self.hi:+.3f}]"
+        return written(self.effect, self.lo, self.hi, "+.3f") if self.prompts else f"{self.effect:.3f}"
 
     @property
     def basis(self) -> str:
         if self.effect is None:
             return MISSING
         return f"{self.seeds} seed{'s' * (self.seeds != 1)}" + f" × {self.prompts} {self.unit}" * bool(self.prompts)
+
+    @property
+    def one_replicate(self) -> bool:
+        """Whether nothing is known of its spread between trainings."""
+        return self.seeds == 1 and not self.supervised
 
     @property
     def said(self) -> str:
@@ -122,8 +132,9 @@ def differences(pairs: Sequence[tuple[Pair, Pair]], sources: Sources, said: Call
         names = [sources.name(row) for row in rows]
         unscored = [name for name, row in zip(names, rows, strict=True) if not sources.cells(row, *metric)]
         missing = unscored or [f"a seed that {' and '.join(names)} share"]
-        e = sources.gap(*rows, *metric)
-        listed.append(finding(f"{entry.label}: {' − '.join(names)}", e, *missing, said=said))
+        e, stages = sources.gap(*rows, *metric), {sources.folder.config(row.run).get("stage") for row in rows}
+        more = {"said": said, "supervised": stages <= {"base", "sft"}}
+        listed.append(finding(f"{entry.label}: {' − '.join(names)}", e, *missing, **more))
     return listed
 
 
@@ -185,7 +196,7 @@ def higher_training_reward(runs: Sequence[str], sources: Sources) -> list[Findin
         return [Finding(what, missing=(f"a rollout that {' and '.join(labels)} share",))]
     last = rollouts[-ENDS:]
     values = np.array([[a[seed][r] - b[seed][r] for r in last] for seed in seeds])
-    cells = Cells(values, tuple(seeds), tuple(map(str, last)), ("",) * len(last))
+    cells = Cells(values, tuple(seeds), tuple(map(str, last)), ("",) * len(last), None)
     e = estimate(cells, numpy_generator(0, "training reward", *runs), by_category=False)
     return [finding(what, e, unit="rollouts")]
 

@@ -15,7 +15,7 @@ import pandas as pd
 from unigrpo.core.files import read_text, write_text
 from unigrpo.core.seeding import numpy_generator
 from unigrpo.report.claims import findings
-from unigrpo.report.claims.findings import GUIDANCE, NO, UNDECIDED, YES, Finding, any_one, every_one
+from unigrpo.report.claims.findings import GUIDANCE, HOLDS, NO, UNDECIDED, YES, Finding, any_one, every_one
 from unigrpo.report.data.phrases import MISSING, fates, scale_of
 from unigrpo.report.data.results import Row, Sources
 from unigrpo.report.data.stats import rank_correlation
@@ -61,6 +61,8 @@ def check(entries: Mapping[str, Mapping], sources: Sources) -> list[Outcome]:
         else:
             verdict, turns = verdict_of([finding.answer for finding in counted]), max if verdict_of is any_one else min
             decisive = turns(counted, key=lambda finding: ((NO, UNDECIDED, YES).index(finding.answer), finding.effect))
+            rests_on = counted if verdict == HOLDS and verdict_of is every_one else [decisive]
+            verdict += " (one replicate)" * any(finding.one_replicate for finding in rests_on)
         kind = "designed in" if entry.get("designed") else "could have failed"
         outcomes.append(Outcome(name, entry, kind, verdict, found, decisive))
     return outcomes

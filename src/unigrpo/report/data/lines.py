@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from unigrpo.report.data.phrases import MISSING
 from unigrpo.report.data.results import Line, Row, Sources
-from unigrpo.report.data.stats import Estimate
+from unigrpo.report.data.stats import Estimate, written
 
 # what training cost: head of a cell -> column of the CSV
 COSTS = {"images": "images", "model evaluations": "model_evaluations", "wall seconds": "wall_seconds"}
@@ -55,7 +55,7 @@ def interval(line: Mapping, name: str, form: str = ".3f") -> str:
     """Mean and interval of ``columns``."""
     if line[name] is None:
         return MISSING
-    return "{} [{}, {}]".format(*(format(line[key], form) for key in (name, f"{name}_lo", f"{name}_hi")))
+    return written(*(line[key] for key in (name, f"{name}_lo", f"{name}_hi")), form)
 
 
 def seeds(line: Mapping) -> str:

@@ -209,7 +209,8 @@ def gap(course: Course) -> Cells | None:
     if not (course.spread["proxy"] and course.spread["gold"]):
         return None
     proxy, gold = (rise(course, metric) for metric in ("proxy", "gold"))
-    return replace(proxy, values=proxy.values / course.spread["proxy"] - gold.values / course.spread["gold"])
+    values = proxy.values / course.spread["proxy"] - gold.values / course.spread["gold"]
+    return replace(proxy, values=values, within=None)
 
 
 def change_since_peak(course: Course, metric: str = "gold") -> Cells | None:
@@ -219,7 +220,7 @@ def change_since_peak(course: Course, metric: str = "gold") -> Cells | None:
         return None
     best = [np.delete(course.means[metric], k, axis=0).mean(0).argmax() for k in each]
     last = course.cells(metric, -1)
-    return replace(last, values=last.values - course.values[metric][each, best])
+    return replace(last, values=last.values - course.values[metric][each, best], within=None)  # 0 where last is best
 
 
 def measured(cells: Cells | None, *names: str) -> Estimate | None:

@@ -21,10 +21,8 @@ WORLD = (
     "claims. It is not a rerun of BAGEL-7B: directions compare with the paper's columns, levels do not."
 )
 SMOKE = "It only shows that every step runs: its models are hardly trained, and its numbers mean nothing."
-BRACKETS = (
-    "Brackets are 95 % intervals: bootstrap over seeds and, within categories, over prompts. With one seed the "
-    "interval covers prompts only."
-)
+ONE_SEED = "With one seed the interval covers prompts only."
+BRACKETS = f"Brackets are 95 % intervals: bootstrap over seeds and, within categories, over prompts. {ONE_SEED}"
 INTERVALS = f"{BRACKETS} The number of images counts all seeds."
 COSTS = (
     "Images, model evaluations and wall seconds are those of training: images and seconds medians over seeds, model "

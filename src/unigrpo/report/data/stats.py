@@ -5,13 +5,21 @@ seed. The estimate is linear in the cells, ``mean_k sum_p w_p cell[k, p]``, so t
 effects: it resamples the K seed means and, within each category, the P prompt means, and adds the two
 deviations. Drawing n - 1 of n keeps the variance unbiased for few seeds (Rao & Wu, 1988). Image noise reaches
 both effects and is counted twice, so intervals err on the wide side; with K below 5 the seed part is about
-the range of the seeds. One seed has no seed part: its interval covers prompts only.
+the range of the seeds. One seed has no seed part: its interval covers prompts only. One prompt has no interval.
+Categories of a single prompt, which say nothing of their spread, are resampled as one (collapsed strata); where there
+is but one, with the next smallest.
+
+Prompts that all agree leave the bootstrap without width. As many others may still differ as n prompts rule out at most:
+a share z^2 / (n + z^2), anywhere in the metric's range. For verdicts of 0 and 1 that is Wilson's interval (1927), for
+paired differences of verdicts, -1 to 1, Tango's (1998). n is the effective number of prompts, 1 / sum_p w_p^2; seeds,
+which share their prompts, do not raise it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -19,17 +27,20 @@ from unigrpo.core.errors import UserError
 
 RESAMPLES = 2000
 LEVEL = 0.95
+Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 LEAST_RANKED = 4  # rows: fewer have no rank correlation worth a number
 
 
 @dataclass(frozen=True)
 class Cells:
-    """One metric of one run: ``values`` (K, P) float, seeds (K), prompt ids (P) and their categories (P)."""
+    """One metric of one run: ``values`` (K, P) float, seeds (K), prompt ids (P) and their categories (P). ``within`` are
+    the ends of its range as far as prompts that agree are concerned; None where they may have no spread."""
 
     values: np.ndarray
     seeds: tuple[int, ...]
     prompts: tuple[str, ...]
     tags: tuple[str, ...]
+    within: tuple[float, float] | None = (0.0, 1.0)
 
     def __post_init__(self):
         if self.values.shape != (len(self.seeds), len(self.prompts)) or not self.values.size:
@@ -47,23 +58,29 @@ class Cells:
     def only(self, tag: str) -> Cells:
         """The cells of one category."""
         keep = np.array([t == tag for t in self.tags])
-        return Cells(self.values[:, keep], self.seeds, tuple(np.array(self.prompts)[keep]), (tag,) * int(keep.sum()))
+        prompts = tuple(np.array(self.prompts)[keep])
+        return Cells(self.values[:, keep], self.seeds, prompts, (tag,) * len(prompts), self.within)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its interval, over ``seeds`` seeds and ``prompts`` prompts."""
+    """A mean with its interval, over ``seeds`` seeds and ``prompts`` prompts; of one prompt ``lo`` and ``hi`` are None."""
 
     mean: float
-    lo: float
-    hi: float
+    lo: float | None
+    hi: float | None
     seeds: int
     prompts: int
 
     @property
-    def resolvable(self) -> float:
+    def resolvable(self) -> float | None:
         """Smallest true difference found with 80 % power at the 5 % level: 2.80 standard errors (normal)."""
-        return 2.80 * (self.hi - self.lo) / (2 * 1.96)
+        return None if self.lo is None else 2.80 * (self.hi - self.lo) / (2 * 1.96)
+
+
+def written(mean: float, lo: float | None, hi: float | None, form: str = ".3f") -> str:
+    """A mean and its interval, as text."""
+    return f"{mean:{form}} (one prompt)" if lo is None else f"{mean:{form}} [{lo:{form}}, {hi:{form}}]"
 
 
 def prompt_weights(tags: Sequence[str], by_category: bool) -> np.ndarray:
@@ -72,6 +89,22 @@ def prompt_weights(tags: Sequence[str], by_category: bool) -> np.ndarray:
         return np.full(len(tags), 1 / len(tags))
     names, index, counts = np.unique(np.asarray(tags), return_inverse=True, return_counts=True)
     return 1 / (len(names) * counts[index])
+
+
+def _strata(tags: Sequence[str]) -> list[np.ndarray]:
+    """Masks (P,) of the prompts that are resampled together."""
+    names, index, counts = np.unique(np.asarray(tags), return_inverse=True, return_counts=True)
+    lone = counts == 1
+    if lone.any():
+        lone[np.argsort(counts, kind="stable")[:2]] = True
+    place = np.where(lone, len(names), np.arange(len(names)))[index]
+    return [place == k for k in np.unique(place)]
+
+
+def _agreeing(mean: float, weights: np.ndarray, within: tuple[float, float]) -> tuple[float, float]:
+    """Interval of a mean whose prompts all agree; see above."""
+    share = Z**2 / (1 / np.square(weights).sum() + Z**2)
+    return mean - share * (mean - within[0]), mean + share * (within[1] - mean)
 
 
 def _resampled(values: np.ndarray, rng: np.random.Generator, resamples: int) -> np.ndarray:
@@ -84,15 +117,21 @@ def _resampled(values: np.ndarray, rng: np.random.Generator, resamples: int) -> 
 
 def estimate(cells: Cells, rng: np.random.Generator, by_category: bool = True, resamples: int = RESAMPLES) -> Estimate:
     """Mean with its stratified bootstrap percentile interval; ``by_category`` as in prompt_weights."""
-    weights = prompt_weights(cells.tags, by_category)
-    deviations = _resampled(cells.values @ weights, rng, resamples)
-    prompt_means, tags = cells.values.mean(axis=0), np.asarray(cells.tags)
-    for tag in np.unique(tags):
-        inside = tags == tag
-        deviations += weights[inside].sum() * _resampled(prompt_means[inside], rng, resamples)
-    mean = float((cells.values @ weights).mean())
+    weights, prompt_means = prompt_weights(cells.tags, by_category), cells.values.mean(axis=0)
+    by_seed, strata = cells.values @ weights, _strata(cells.tags)
+    mean, sizes = float(by_seed.mean()), (len(cells.seeds), len(cells.prompts))
+    if len(cells.prompts) == 1:
+        return Estimate(mean, None, None, *sizes)
+    same = np.ptp(by_seed) == 0 and all(np.ptp(prompt_means[inside]) == 0 for inside in strata)
+    if same and cells.within and cells.within[0] <= prompt_means.min() <= prompt_means.max() <= cells.within[1]:
+        return Estimate(mean, *np.round(_agreeing(mean, weights, cells.within), 12).tolist(), *sizes)
+    deviations = _resampled(by_seed, rng, resamples)
+    for inside in strata:
+        share = weights[inside] / weights[inside].sum()
+        around = prompt_means[inside] - prompt_means[inside] @ share
+        deviations += weights[inside].sum() * _resampled(share * len(share) * around, rng, resamples)
     lo, hi = mean + np.quantile(deviations, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(mean, float(lo), float(hi), len(cells.seeds), len(cells.prompts))
+    return Estimate(mean, float(lo), float(hi), *sizes)
 
 
 def difference(a: Cells, b: Cells, one_for_all: bool = True) -> Cells:
@@ -104,12 +143,12 @@ def difference(a: Cells, b: Cells, one_for_all: bool = True) -> Cells:
         raise UserError(f"scores: a paired difference needs the same prompts in both runs; unmatched: {odd[:3]}")
     if one_for_all and (len(a.seeds) == 1 or len(b.seeds) == 1):
         seeds = a.seeds if len(b.seeds) == 1 else b.seeds
-        return Cells(a.values - b.values, seeds, a.prompts, a.tags)
+        return Cells(a.values - b.values, seeds, a.prompts, a.tags, (-1.0, 1.0))
     seeds = tuple(s for s in a.seeds if s in b.seeds)
     if not seeds:
         raise UserError(f"scores: a paired difference needs a shared seed, found {a.seeds} and {b.seeds}")
     rows = [[c.seeds.index(s) for s in seeds] for c in (a, b)]
-    return Cells(a.values[rows[0]] - b.values[rows[1]], seeds, a.prompts, a.tags)
+    return Cells(a.values[rows[0]] - b.values[rows[1]], seeds, a.prompts, a.tags, (-1.0, 1.0))
 
 
 def improvement(a: Cells, b: Cells, rng: np.random.Generator) -> Estimate:

@@ -62,7 +62,7 @@ def markdown(a: Row, b: Row, lines: Sequence[Line], sources: Sources) -> str:
             "": line["metric"],
             first: cells.number(line, "a"),
             second: cells.number(line, "b"),
-            "difference": f"{line['difference']:+.3f} [{line['lo']:+.3f}, {line['hi']:+.3f}]",
+            "difference": stats.written(line["difference"], line["lo"], line["hi"], "+.3f"),
             "resolvable": cells.number(line, "resolvable"),
             "P(improvement)": cells.interval(line, "improvement", ".2f"),
             "n": f"{line['seeds']} × {line['prompts']}",
@@ -79,7 +79,7 @@ def markdown(a: Row, b: Row, lines: Sequence[Line], sources: Sources) -> str:
         "intervals; resolvable is the smallest true difference found with 80 % power.",
         "P(improvement) is the chance that a seed of the first beats a seed of the second on a prompt, ties counting "
         "half; its interval covers prompts only.",
-        "n is seeds × prompts. The training reward is the one that the learned reward gives the same images.",
+        f"n is seeds × prompts. {phrases.ONE_SEED} The training reward is the one that the learned reward gives the same images.",
         phrases.scale_of([a.run, b.run], sources.folder),
         *phrases.code_notes([a.run, b.run], sources.folder),
     ]
@@ -98,6 +98,7 @@ def picture(a: Row, b: Row, lines: Sequence[Line], sources: Sources) -> Figure:
     left.axvline(0, color=drawing.GREY, linewidth=0.8)
     left.set_yticks(range(len(lines)), [line["metric"] for line in lines])
     left.set_ylim(len(lines) - 0.5, -0.5)
+    left.set_xlabel("95 % intervals" + ", prompts only: one seed" * any(line["seeds"] == 1 for line in lines))
     left.set_title(f"{sources.name(a)} − {sources.name(b)}")
     for number, row in enumerate((a, b)):
         recorded = sources.folder.metrics(row.run)

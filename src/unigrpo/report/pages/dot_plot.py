@@ -31,7 +31,7 @@ def draw(spec: Mapping, sources: Sources, panels: Sequence[tuple], lines: int, h
     axes[0, 0].set_yticks(range(len(rows)), [sources.name(row) for row in rows])
     axes[0, 0].set_ylim(len(rows) - 0.4, -0.6)
     circle = {"marker": "o", "color": OURS, "linewidth": 1.2, "markersize": 4.5}
-    key = [drawing.key("ours, 95 % interval", **circle)]
+    key = [drawing.key("ours, 95 % interval (with one seed: prompts only)", **circle)]
     seconds = dict.fromkeys(metric for _, _, metrics, _ in panels for metric in metrics[1:])
     if seconds:
         key.append(drawing.key(f"ours, {' or '.join(seconds)}", **circle, markerfacecolor="white"))

@@ -27,7 +27,7 @@ def line(row: Row, rows: list[Row], sources: Sources) -> Line:
     """Levels, gains in spreads, gap and fall from the peak (positive where gold fell); see ``data.logs``."""
     run, c = row.run, logs.course(row.run, sources.folder)
     fell = logs.measured(c and logs.change_since_peak(c), run, "fall")
-    fall = fell and stats.Estimate(-fell.mean, -fell.hi, -fell.lo, fell.seeds, fell.prompts)
+    fall = fell and stats.Estimate(-fell.mean, *(end and -end for end in (fell.hi, fell.lo)), fell.seeds, fell.prompts)
 
     def level(metric: str, at: int) -> float | None:
         return c and float(c.means[metric][:, at].mean())
