@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from evals.benchmarks import Judge
 from evals.instruments.picture_files import Picture, Pictures, read
+from unigrpo.core import weights
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import accessing, read_text, write_json, write_text
 from unigrpo.core.seeding import numpy_generator
@@ -132,16 +133,23 @@ def intervals(rows: Sequence[dict], by_category: bool) -> dict[str, Estimate]:
 
 
 def write(
-    rows: Sequence[dict], failed: Sequence[dict], judge: Judge, facts: BenchmarkFacts, benchmark: str, out: Path
+    rows: Sequence[dict],
+    failed: Sequence[dict],
+    judge: Judge,
+    facts: BenchmarkFacts,
+    benchmark: str,
+    out: Path,
+    commits: Sequence[str] = (),
 ) -> list[str]:
-    """Write the results of a finished run into ``out``; returns the lines that report them."""
+    """Write the results of a finished run, by weights of the hub's ``commits``, into ``out``; returns the lines that
+    report them."""
     numbers, lines = judge.summary(rows) if rows else ({}, [])
     if rows:
         found = intervals(rows, by_category=facts.by_task)
         numbers |= {"intervals": {name: [e.mean, e.lo, e.hi] for name, e in found.items()}}
         shown = ", ".join(f"{name} {written(e.mean, e.lo, e.hi, '.4f')}" for name, e in found.items())
         lines.append(f"95 % intervals over {next(iter(found.values())).prompts} prompts: {shown}")
-    about = {"benchmark": benchmark, "title": facts.title, "version": judge.version}
+    about = {"benchmark": benchmark, "title": facts.title, "version": judge.version, "weights": commits}
     about |= {"images": len(rows), "failed": len(failed)}
     write_text(out / "images.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     write_json(out / "summary.json", about | numbers | {"caveat": facts.caveat})
@@ -166,9 +174,10 @@ def judge_images(benchmark: str, images: Path, out: Path | None, batch: int, opt
     check_options(module.build, options, lambda option: f"--{option.replace('_', '-')}")
     found = module.read(images, **options) if hasattr(module, "read") else read(images)
     out = out or beside(images, benchmark)
-    judge = module.build(**options)
+    with weights.watched() as checkpoints:
+        judge = module.build(**options)
     rows, failed = run(found, judge, benchmark, out, batch)
-    print("\n".join(write(rows, failed, judge, module.FACTS, benchmark, out)))
+    print("\n".join(write(rows, failed, judge, module.FACTS, benchmark, out, weights.commits(checkpoints))))
     show_failed(failed, "judged", f": {out / 'failed.jsonl'}")
     return len(failed)
 

@@ -35,13 +35,16 @@ FACTS = BenchmarkFacts(
 
 
 class MeanReward:
-    """The judge; ``column`` names the reward with its options, ``weights`` are the files that these name."""
+    """The judge; ``column`` names the reward with its options, ``named`` are the files that these name. What counts of
+    a checkpoint is what is read of it, wherever it lies: in a folder or in the hub's cache."""
 
-    def __init__(self, column: str, reward: Reward, weights: Sequence[Path] = ()):
+    def __init__(self, column: str, reward: Reward, named: Sequence[Path] = ()):
         self.reward = reward
         options = column.partition("=")[2]
         known = f":{_short(options)}" if options else ""
-        known += f" weights:{_short(' '.join(digest(path) for path in weights))}" if weights else ""
+        checkpoints = {path.parent for path in reward.files.values()}
+        read = {*reward.files.values(), *(path for path in named if path.parent not in checkpoints)}
+        known += f" weights:{_short(' '.join(sorted(set(map(digest, read)))))}" if read else ""
         self.version = f"reward-{FACTS.version} {reward.name}{known}"
 
     def check(self, picture: Picture) -> None:

@@ -71,7 +71,7 @@ class Mask2Former:
         from transformers import AutoImageProcessor, Mask2FormerForUniversalSegmentation
 
         with weights.loading(path, "a Mask2Former"):
-            self.processor = AutoImageProcessor.from_pretrained(path)
+            self.processor = AutoImageProcessor.from_pretrained(path, trust_remote_code=False)
         model = weights.load_model(Mask2FormerForUniversalSegmentation, path, "a Mask2Former")
         labels = model.config.id2label
         found = tuple(SYNONYMS.get(labels[i], labels[i]) for i in sorted(labels))
@@ -149,7 +149,7 @@ class Owlv2:
         from transformers import AutoProcessor, Owlv2ForObjectDetection
 
         with weights.loading(path, "an OWLv2"):
-            self.processor = AutoProcessor.from_pretrained(path)
+            self.processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
         self.model = weights.load_model(Owlv2ForObjectDetection, path, "an OWLv2").to(device)
         self.name, self.digest = "owlv2", weights.digest(path)
         asked = [f"a photo of {geneval.with_article(name)}" for name in geneval.CLASSES]

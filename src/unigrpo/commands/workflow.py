@@ -164,6 +164,7 @@ def _reinforce(cfg, out: Path, init: Path, reward_folder: Path | None, file: Pat
     options, source = training.task.reward_source(cfg.rl.reward, reward_folder, cfg.rl.reward_options)
     reward = rewards.load(cfg.rl.reward, **options)
     inputs = {"decoding": file} | {str(path): path for path in study.training_inputs.named_files(cfg.rl.reward_options)}
+    inputs |= {name: path for name, path in reward.files.items() if name != str(path)}  # of the hub
     inputs |= {"reward": source} if source.suffix != ".py" else {}  # whose code each piece of the run records
     inputs |= {} if cfg.rl.prompt_file is None else {"prompt_file": Path(cfg.rl.prompt_file)}
     training.reinforcement_run.train(cfg, out, init, reward, decoding, inputs, **words)

@@ -81,7 +81,7 @@ def _is_url(text: str) -> bool:
 _DEVICE = expect("auto, cpu, cuda or cuda:<number>", re.compile(r"auto|cpu|cuda(:\d{1,3})?").fullmatch)
 _URL = expect("a URL, http:// or https:// with a host", _is_url)
 _PATH = expect("the path of a file or folder that is there", os.path.exists, (str, Path))
-_SOURCE = "a file or folder that is there, or a repository of the hub (owner/name)"
+_SOURCE = "a file or folder that is there, or a repository of the hub (owner/name, owner/name@revision)"
 _PUBLISHED = expect(_SOURCE, lambda source: os.path.exists(source) or ID.fullmatch(str(source)), (str, Path))
 Device = Annotated[str, pydantic.AfterValidator(_DEVICE)]
 Url = Annotated[str, pydantic.AfterValidator(_URL)]

@@ -1,13 +1,17 @@
 """Published weights: a checkpoint's folder, from a local path or the hub, its hash and its device. What goes wrong is
-one line with what to do instead. Imports no torch, and the hub's client when something is fetched."""
+one line with what to do instead. Imports no torch, and the hub's client when something is fetched.
+
+A repository of the hub is ``owner/name``, or ``owner/name@revision``: a commit, a tag or a branch.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,9 +21,35 @@ from unigrpo.core.files import accessing
 if TYPE_CHECKING:
     import torch
 
-ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")  # of a repository of the hub: owner/name
+ID = re.compile(r"([\w-][\w.-]*/[\w.-]+)(?:@([\w./-]+))?")  # of a repository of the hub, and of a revision of it
 KINDS = ("*.safetensors", "*.bin", "*.pt", "*.pth")  # of weights, best first: a folder's first kind alone counts
 TEXTS = ("*.json", "*.txt", "*.model", "*.jinja")  # of a tokenizer or processor
+
+_WATCHING: list[dict[str, Path]] = []
+
+
+@contextmanager
+def watched() -> Iterator[dict[str, Path]]:
+    """The files of checkpoints that are found inside the block, by their path, those of the hub by
+    ``owner/name@commit/file``: a revision is then the commit that it meant."""
+    _WATCHING.append({})
+    try:
+        yield _WATCHING[-1]
+    finally:
+        _WATCHING.pop()
+
+
+def _note(name: str | Path, found: Iterable[Path]) -> None:
+    repo = None if Path(name).exists() else str(name).partition("@")[0]
+    for file in found:
+        key = f"{file}" if repo is None else f"{repo}@{file.parent.name}/{file.name}"
+        for files_found in _WATCHING:
+            files_found[key] = file
+
+
+def commits(found: Mapping[str, Path]) -> list[str]:
+    """``owner/name@commit`` of what was ``watched``, each repository of the hub once."""
+    return sorted({name.rpartition("/")[0] for name, path in found.items() if name != str(path)})
 
 
 def folder(name: str | Path, needs: Sequence[str] = ("config.json",)) -> Path:
@@ -37,6 +67,7 @@ def folder(name: str | Path, needs: Sequence[str] = ("config.json",)) -> Path:
         raise UserError(f"{path / lacking[0]}: is missing, expected beside the weights of {name}")
     if not files(path):
         raise UserError(f"{path}: has no weights, expected {KINDS[0]} (or {', '.join(KINDS[1:])})")
+    _note(name, [*files(path), *texts(path)])
     return path
 
 
@@ -45,12 +76,14 @@ def file(source: str | Path, name: str) -> Path:
     UserError."""
     path = Path(source)
     if path.is_file():
+        _note(source, [path])
         return path
     local = path.is_dir()
     found = (path if local else repository(source, name, (name,))) / name
     if not found.is_file():
         missing = UserError(f"{found}: is missing")
         raise missing if local else unfetched(source, name, f"it is not in {found.parent}")
+    _note(source, [found])
     return found
 
 
@@ -59,32 +92,34 @@ def tokenizer(source: str | Path):
     from transformers import AutoTokenizer
 
     path = Path(source) if Path(source).is_dir() else repository(source, "a tokenizer", TEXTS)
+    _note(source, texts(path))
     with loading(path, "a tokenizer"):
-        return AutoTokenizer.from_pretrained(path, local_files_only=True)
+        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
 
 
 def repository(name: str | Path, wanted: str, patterns: Sequence[str]) -> Path:
     """The folder of the hub's repository ``name`` with the files that match ``patterns``. Raises as :func:`fetch`."""
     from huggingface_hub import snapshot_download
 
-    return fetch(name, wanted, lambda: snapshot_download(str(name), allow_patterns=list(patterns)))
+    return fetch(name, wanted, partial(snapshot_download, allow_patterns=list(patterns)))
 
 
-def fetch(name: str | Path, wanted: str, get: Callable[[], str | Path]) -> Path:
-    """The folder that ``get`` brings from the hub's repository ``name`` into its cache. Raises UserError for a name
-    that no repository can have, and for what cannot be had: ``wanted``."""
-    if not ID.fullmatch(str(name)):
+def fetch(name: str | Path, wanted: str, get: Callable[..., str | Path]) -> Path:
+    """The folder that ``get`` (repository, ``revision``) brings from the hub's repository ``name`` into its cache.
+    Raises UserError for a name that no repository can have, and for what cannot be had: ``wanted``."""
+    if not (parts := ID.fullmatch(str(name))):
         raise UserError(f"{name}: no such file or folder, expected {wanted}, or a repository of the hub (owner/name)")
     try:
         with quiet():
-            return Path(get())
+            return Path(get(parts[1], revision=parts[2]))
     except Exception as error:  # the hub's client raises its own errors, and those of its transport
         raise unfetched(name, wanted, sentence(error)) from None
 
 
 def unfetched(name: str | Path, wanted: str, why: str) -> UserError:
     """The line for ``wanted`` of the repository ``name``, which cannot be had because of ``why``."""
-    advice = f"`hf download {name} --local-dir DIR` where there is a network, then give DIR"
+    repo = str(name).replace("@", " --revision ")
+    advice = f"`hf download {repo} --local-dir DIR` where there is a network, then give DIR"
     return UserError(f"{name}: no such folder here, and {wanted} cannot be fetched from the hub ({why}); {advice}")
 
 
@@ -122,7 +157,7 @@ def load_model(cls, path: Path, kind: str, **options):
     """``cls.from_pretrained(path)`` of transformers, frozen, for evaluation. Raises UserError of one line where it is
     damaged, or lacks parameters, which the library would draw at random."""
     with loading(path, kind):
-        model, report = cls.from_pretrained(path, output_loading_info=True, **options)
+        model, report = cls.from_pretrained(path, output_loading_info=True, trust_remote_code=False, **options)
     needed = dict(model.named_parameters())
     for problem in ("missing_keys", "mismatched_keys"):
         names = sorted(str(key[0] if isinstance(key, tuple) else key) for key in report.get(problem, ()))
@@ -136,6 +171,11 @@ def files(path: Path) -> list[Path]:
     """The weights in a folder, in the order of their names; of one kind."""
     found = (sorted(path.glob(kind)) for kind in KINDS)
     return next((kind for kind in found if kind), [])
+
+
+def texts(path: Path) -> list[Path]:
+    """The files of a tokenizer or processor in a folder, in the order of their names."""
+    return sorted(file for kind in TEXTS for file in path.glob(kind))
 
 
 def digest(path: Path) -> str:

@@ -33,7 +33,7 @@ class LocalVlm:
         self.dtype, self.batch_size = getattr(torch, dtype), batch_size
         kind = "a vision-language model"
         with weights.loading(path, kind):
-            self.processor = AutoProcessor.from_pretrained(path)
+            self.processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
         if getattr(self.processor, "chat_template", None) is None:
             expected = "a model that is asked in turns (an instruct model)"
             raise UserError(f"{path}: has no chat template, expected {expected}")

@@ -9,13 +9,15 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from unigrpo.core import weights
 from unigrpo.core.errors import Collapse, RewardFailed, UserError
 from unigrpo.core.records import Prompt, check_text
 from unigrpo.core.settings import check_options, require
@@ -39,12 +41,14 @@ class Unscored(RewardFailed):
 @dataclass(frozen=True)
 class Reward:
     """A reward by name; ``differentiable`` where its file, or what it built, says so; ``sees`` what it is called with
-    beside images and prompts: ``traces`` (B texts or None), ``policy`` (the model)."""
+    beside images and prompts: ``traces`` (B texts or None), ``policy`` (the model). ``files`` are those of its
+    checkpoints, as ``weights.watched`` names them."""
 
     name: str
     score: Score
     differentiable: bool
     sees: Sequence[str] = ()
+    files: Mapping[str, Path] = field(default_factory=dict, compare=False)
 
     def __call__(self, images: Tensor, prompts: Sequence[Prompt], **seen) -> Tensor:
         """Raises UserError for images or scores of another shape or type; Unscored for samples that it fails for, and
@@ -162,9 +166,10 @@ def load(name: str, **options) -> Reward:
     """The reward called ``name``. Raises UserError where no file is a reward of that name or it needs other options."""
     module = REWARDS.load(name)
     check_options(module.build, options, lambda option: f"reward {name}: {option}")
-    score, facts = module.build(**options), module.FACTS
+    with weights.watched() as files:
+        score, facts = module.build(**options), module.FACTS
     differentiable = getattr(score, "differentiable", facts.differentiable)
-    return Reward(name, score, differentiable, getattr(score, "sees", facts.sees))
+    return Reward(name, score, differentiable, getattr(score, "sees", facts.sees), files)
 
 
 def named(text: str) -> tuple[str, dict]:

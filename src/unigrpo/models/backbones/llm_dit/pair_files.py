@@ -137,7 +137,7 @@ def _language_model(source: str) -> Path:
 def _pipeline(source: str) -> Path:
     what = f"a {PIPELINE}"
     found = _own(source, "model_index.json", what)
-    folder = found or weights.fetch(source, what, lambda: DiffusionPipeline.download(source))
+    folder = found or weights.fetch(source, what, DiffusionPipeline.download)
     kind = read_json(folder / "model_index.json", "_class_name")["_class_name"]
     if kind != PIPELINE:
         raise UserError(f"{folder / 'model_index.json'}: _class_name: expected {PIPELINE}, got {kind!r}")
@@ -162,7 +162,10 @@ def _build(
     if expected is not None:
         _check_sizes(pipeline, card, expected)
     words = _read(
-        lambda: AutoTokenizer.from_pretrained(tokenizer or language_model, local_files_only=True), language_model
+        lambda: AutoTokenizer.from_pretrained(
+            tokenizer or language_model, local_files_only=True, trust_remote_code=False
+        ),
+        language_model,
     )
     llm = _complete(AutoModelForCausalLM, language_model, kind)
     parts: dict[str, nn.Module | None] = {}
@@ -234,7 +237,8 @@ def _complete(cls, folder: Path, kind: torch.dtype) -> PreTrainedModel | nn.Modu
     """A module with all its weights, from safetensors alone; one that the files lack is an error, not a new draw."""
     if not (folder / "config.json").exists():
         raise UserError(f"{folder / 'config.json'}: not found, expected a saved {cls.__name__}")
-    named = {"dtype": kind} if cls.__module__.startswith("transformers") else {"torch_dtype": kind}
+    ours = cls.__module__.startswith("transformers")
+    named = {"dtype": kind, "trust_remote_code": False} if ours else {"torch_dtype": kind}
     options = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
     module, info = _read(lambda: cls.from_pretrained(folder, **named, **options), folder)
     for problem in ("missing_keys", "mismatched_keys", "unexpected_keys"):

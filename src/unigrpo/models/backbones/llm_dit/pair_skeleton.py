@@ -84,7 +84,7 @@ def skeleton(cfg: RunConfig, base: RunConfig) -> LlmDit:
 
 def _language_model(source: str):
     if Path(source).is_dir():
-        return AutoConfig.from_pretrained(source, local_files_only=True)
+        return AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
     return Qwen2Config(**_known(source, "hidden_size"))
 
 
@@ -96,7 +96,8 @@ def _pipeline(source: str) -> dict[str, dict]:
 
 
 def _known(source: str, key: str) -> dict:
-    if key not in KNOWN.get(source, {}):
+    name = source.partition("@")[0]
+    if key not in KNOWN.get(name, {}):
         names = ", ".join(name for name, sizes in KNOWN.items() if key in sizes)
         raise UserError(f"{source}: its sizes are not known, expected {names}, or the folder of a release")
-    return KNOWN[source]
+    return KNOWN[name]
