@@ -112,7 +112,7 @@ def lines(images: pd.DataFrame, sources: Sequence[Source], failed: Sequence[dict
 
 
 def direction(line: dict) -> str:
-    """up, down, or unclear where the interval of the difference holds 0, or there is none; nothing for the first run."""
+    """up, down, or unclear where the difference's interval holds 0, or there is none; nothing for the first run."""
     if line["gap"] is None:
         return ""
     if line["gap_lo"] is None:

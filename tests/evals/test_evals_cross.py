@@ -222,3 +222,9 @@ def test_rewards_of_the_checkout_score_the_world(tmp_path):
         Image.fromarray(np.asarray(picture)).save(folder / f"{number}.png")
     table = run(tmp_path, f"a={folder}", rewards=["verifier"])
     assert table["mean"].tolist() == [pytest.approx(0.5, abs=0.06)]
+
+
+def test_a_difference_on_one_prompt_has_no_direction():
+    line = {"gap": 0.003, "gap_lo": None, "gap_hi": None}
+    assert cross.direction(line) == "unclear"
+    assert cross.direction(line | {"gap_lo": 0.001, "gap_hi": 0.005}) == "up"

@@ -367,7 +367,11 @@ CLEAN, LOW = {"artefact": (0.001, 0.002, 0.002, 0.002)}, {"proxy": (0.5, 0.5, 0.
     [
         ({"long_kl": CLEAN}, FAILS, 0.001),
         # any weight will do, and the claim turns on it
-        ({"long_kl": CLEAN, "long_kl_other_1": LOW | {"artefact": (0.0, 0.0, 0.0, 0.02)}}, f"{HOLDS} (one replicate)", 0.02),
+        (
+            {"long_kl": CLEAN, "long_kl_other_1": LOW | {"artefact": (0.0, 0.0, 0.0, 0.02)}},
+            "holds (one replicate)",
+            0.02,
+        ),
         ({"long_kl": COURSES["long_none"][1]}, "not available: no latent KL lowered the reward clearly", None),
         ({"long_kl": {"artefact": (0.001, 0.002, 0.004, 0.006)}}, OPEN, 0.005),  # by the margin, give or take
     ],

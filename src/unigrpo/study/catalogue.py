@@ -22,6 +22,7 @@ COMMON = ("label", "stage", "init", "evaluate")  # keys of a run's line that are
 COLUMNS = ("run", "label", "thinking", "seeds", "n", "guidance", "images", "collapsed")  # of tables, so no benchmark
 DOORS = {"tables": TABLES, "figures": FIGURES}
 NAME = re.compile(r"[a-z][a-z0-9_]*")
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 READS = {  # check of a claim (``unigrpo.report.claims.outcomes``) -> the key of its entry that it reads
     "highest": "rows",
     **dict.fromkeys(("gains", "no_losses", "not_all_gains"), "pairs"),
@@ -133,6 +134,7 @@ def _check_sections(content: object) -> dict[str, Benchmark]:
     benchmarks = {name: replace(each, label=each.label or name) for name, each in catalogue.benchmarks.items()}
     taken = set(COLUMNS)
     for name, benchmark in benchmarks.items():
+        _check_label(f"benchmarks.{name}.label", benchmark.label)
         for head, (column, _) in benchmark.columns(name).items():
             if {head, column} & taken:
                 raise UserError(f"benchmarks.{name}: expected another name than {head!r}, which a table has already")
@@ -201,9 +203,15 @@ def _overrides(runs: dict, written: dict, name: str) -> dict[str, dict]:
     return {key: _inherit(runs | {name: {k: v for k, v in runs[name].items() if k != key}}, name) for key in keys}
 
 
+def _check_label(where: str, label: str) -> None:
+    if CONTROL.search(label) or not label.strip():
+        raise UserError(f"{where}: expected one line of text, got {label!r}")
+
+
 def _check_line(name: str, line: dict, defaults: dict) -> None:
     """What a line cannot say alone: it has a parent, a mode, and only settings of its stage."""
     where = f"runs.{name}"
+    _check_label(f"{where}.label", line["label"])
     if line["init"] is None and name != BASE:
         raise UserError(f"{where}.init: missing, the run it starts from (only {BASE} has none)")
     if line["init"] is not None and name == BASE:

@@ -73,7 +73,7 @@ def any_one(answers: Sequence[str]) -> str:
 class Finding:
     """How one comparison came out: its effect, the interval of a difference, and on how much it rests. ``missing``
     names what it lacks; ``prompts`` (or what ``unit`` says instead) is 0 where it is a count over seeds. One that is
-    not ``counted`` is shown and decides nothing; ``supervised`` runs have one seed, which is no replicate, by design."""
+    not ``counted`` is shown and decides nothing; ``supervised`` runs have one seed by design."""
 
     what: str
     answer: str = MISSING

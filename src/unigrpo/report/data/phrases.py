@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 
@@ -40,6 +41,13 @@ WEIGHTS = (
     "trained at every seed; the others have one."
 )
 
+MARKUP = re.compile(r"[\\`*|<$~]|(?<!\w)_|_(?!\w)|(?<=\])[\[(]|&(?=#?\w+;)")
+
+
+def escaped(text: str) -> str:
+    """Plain text, as a label is, for a place where Markdown is read: one line that shows the same characters."""
+    return MARKUP.sub(r"\\\g<0>", " ".join(text.splitlines()))
+
 
 def scale_note(name: str, world: bool) -> str:
     """What a scale is: its name, whether it is the synthetic ``world``, and what its numbers are worth."""
@@ -61,7 +69,7 @@ def metrics(sources: Sources) -> str:
     """What the numbers of the benchmarks are."""
     said = []
     for benchmark in sources.benchmarks.values():
-        for head, metric in zip([benchmark.label, *benchmark.also], benchmark.metrics, strict=True):
+        for head, metric in zip(map(escaped, [benchmark.label, *benchmark.also]), benchmark.metrics, strict=True):
             meaning = gold.MEANINGS[metric] if benchmark.verdict else f"is {REWARDS.load(metric).FACTS.what}"
             said.append(f"{head[0].upper()}{head[1:]} {meaning}.")
     return " ".join([*said, "All are means of the category means."])
@@ -76,7 +84,7 @@ def scored(rows: Sequence[Row], sources: Sources) -> list[str]:
         same = f"{share:.1%} of these runs' images"
         agreement = f"Inspector and second evaluator give the same official verdict on {same}."
     notes = [benchmark.note for benchmark in sources.benchmarks.values() if benchmark.note]
-    parts = [(sources.folder.label(run), n, p) for (run, n), p in sources.scores.parts.items() if run in runs]
+    parts = [(escaped(sources.folder.label(run)), n, p) for (run, n), p in sources.scores.parts.items() if run in runs]
     notes += [f"**Partial**: {label}: {part} of {name} were judged." for label, name, part in parts]
     return [_protocol(rows, sources), metrics(sources), INTERVALS, *notes, agreement]
 
@@ -97,7 +105,7 @@ def proxies(runs: Sequence[str], folder: Folder) -> list[str]:
     used = {run: folder.config(run).get("rl", {}).get("reward") for run in runs}
     listed = []
     for reward in dict.fromkeys(name for name in used.values() if name):
-        whose = "; ".join(folder.label(run) for run in runs if used[run] == reward)
+        whose = "; ".join(escaped(folder.label(run)) for run in runs if used[run] == reward)
         proxy = f"The proxy{f' of {whose}' if len(set(used.values())) > 1 else ''} is the reward `{reward}`"
         trained = REWARDS.load(reward).FACTS.trained
         listed.append(f"{proxy}{f': {_held_out(trained, folder)}' if trained else ''}.")
@@ -134,7 +142,7 @@ def fates(runs: Sequence[str], folder: Folder) -> list[str]:
     listed, published = [], [each for run in runs for each in folder.published(run)]
     for run in runs:
         for record in folder.records(run):
-            name = f"{folder.label(run)}, seed {record.get('seed')}"
+            name = f"{escaped(folder.label(run))}, seed {record.get('seed')}"
             if record.get("collapsed"):
                 listed.append(f"**Collapsed**: {name}: {record.get('collapse')}. Its last finite weights are judged.")
             if dropped := record.get("dropped_groups"):
@@ -154,11 +162,12 @@ def code_notes(runs: Sequence[str], folder: Folder) -> list[str]:
     versions, older = defaultdict(lambda: defaultdict(set)), defaultdict(set)  # module -> hash -> runs; module -> runs
     for run in runs:
         for seed in folder.seed_folders(run):
+            name = f"{escaped(folder.label(run))}, seed {seed}"
             for code in standing.codes_of(folder.root, run, seed):
                 for module, digest in code.items():
-                    versions[module][digest].add(f"{folder.label(run)}, seed {seed}")
+                    versions[module][digest].add(name)
                 for module in code_identity.changed(code):
-                    older[module].add(f"{folder.label(run)}, seed {seed}")
+                    older[module].add(name)
     mixed = {module.rpartition(".")[2]: found for module, found in versions.items() if len(found) > 1}
     notes = []
     for module, found in mixed.items():

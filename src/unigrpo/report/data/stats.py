@@ -33,8 +33,8 @@ LEAST_RANKED = 4  # rows: fewer have no rank correlation worth a number
 
 @dataclass(frozen=True)
 class Cells:
-    """One metric of one run: ``values`` (K, P) float, seeds (K), prompt ids (P) and their categories (P). ``within`` are
-    the ends of its range as far as prompts that agree are concerned; None where they may have no spread."""
+    """One metric of one run: ``values`` (K, P) float, seeds (K), prompt ids (P) and their categories (P). ``within``:
+    the ends of its range, where prompts that agree are to have an interval."""
 
     values: np.ndarray
     seeds: tuple[int, ...]
@@ -64,7 +64,7 @@ class Cells:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its interval, over ``seeds`` seeds and ``prompts`` prompts; of one prompt ``lo`` and ``hi`` are None."""
+    """A mean with its interval, over ``seeds`` seeds and ``prompts`` prompts; ``lo``, ``hi``: None of one prompt."""
 
     mean: float
     lo: float | None

@@ -58,32 +58,33 @@ def markdown(a: Row, b: Row, lines: Sequence[Line], sources: Sources) -> str:
     """The comparison as a page."""
     first, second = sources.name(a), sources.name(b)
     table = [
-        {
-            "": line["metric"],
-            first: cells.number(line, "a"),
-            second: cells.number(line, "b"),
-            "difference": stats.written(line["difference"], line["lo"], line["hi"], "+.3f"),
-            "resolvable": cells.number(line, "resolvable"),
-            "P(improvement)": cells.interval(line, "improvement", ".2f"),
-            "n": f"{line['seeds']} × {line['prompts']}",
-        }
+        (
+            line["metric"],
+            cells.number(line, "a"),
+            cells.number(line, "b"),
+            stats.written(line["difference"], line["lo"], line["hi"], "+.3f"),
+            cells.number(line, "resolvable"),
+            cells.interval(line, "improvement", ".2f"),
+            f"{line['seeds']} × {line['prompts']}",
+        )
         for line in lines
     ]
-    costs = {name: sources.cost(row.run) for name, row in ((first, a), (second, b))}
-    spent = [
-        {"training cost": words} | {name: cells.number(cost, key, ",.0f") for name, cost in costs.items()}
-        for words, key in cells.COSTS.items()
-    ]
+    head = ["", first, second, "difference", "resolvable", "P(improvement)", "n"]
+    costs = [sources.cost(row.run) for row in (a, b)]
+    spent = [(words, *(cells.number(cost, key, ",.0f") for cost in costs)) for words, key in cells.COSTS.items()]
     notes = [
-        f"Differences are {first} − {second}, at {a.guidance} guidance, paired by prompt and seed, with 95 % "
-        "intervals; resolvable is the smallest true difference found with 80 % power.",
+        f"Differences are {phrases.escaped(first)} − {phrases.escaped(second)}, at {a.guidance} guidance, "
+        "paired by prompt and seed, with 95 % intervals; resolvable is the smallest true difference found with 80 % "
+        "power.",
         "P(improvement) is the chance that a seed of the first beats a seed of the second on a prompt, ties counting "
         "half; its interval covers prompts only.",
-        f"n is seeds × prompts. {phrases.ONE_SEED} The training reward is the one that the learned reward gives the same images.",
+        "n is seeds × prompts. The training reward is the one that the learned reward gives the same images.",
+        phrases.ONE_SEED,
         phrases.scale_of([a.run, b.run], sources.folder),
         *phrases.code_notes([a.run, b.run], sources.folder),
     ]
-    sections = [("", pd.DataFrame(table)), ("", pd.DataFrame(spent)), ("", notes)]
+    spent = pd.DataFrame(spent, columns=["training cost", first, second])
+    sections = [("", pd.DataFrame(table, columns=head)), ("", spent), ("", notes)]
     return page.markdown(f"{first} against {second}", sections)
 
 

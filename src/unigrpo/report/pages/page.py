@@ -1,11 +1,12 @@
 """Tables and notes as Markdown, as an HTML page that needs nothing else, and as LaTeX to paste; and one table of the
 catalogue in its four forms. The CSV holds every number; Markdown and HTML a readable choice of them and the notes that
-belong beside it; LaTeX what a paper prints. What is missing stands as an empty cell (CSV) or "not available".
+belong beside it; LaTeX what a paper prints. What is missing stands as an empty cell (CSV) or "not available". Titles
+and cells are plain text; sentences have a few marks of Markdown (``rendered``), and labels there are ``escaped``.
 """
 
 import html
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -23,16 +24,27 @@ SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "|": "$|$",
     "−": "$-$", "–": "--", "≥": r"$\geq$", "≤": r"$\leq$", "×": r"$\times$",
+    "\0": "{}", "`": r"\textasciigrave{}", "±": r"$\pm$", "→": r"$\rightarrow$", "≈": r"$\approx$",
 }  # fmt: skip
+INTERVAL = re.compile(r"\[[-+.\d]+(\\%)?, [-+.\d]+(\\%)?\]")
+GREEK = [
+    "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu", "nu", "xi",
+    "omicron", "pi", "rho", "varsigma", "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega",
+]  # fmt: skip
+SPECIAL |= {chr(ord("α") + k): f"$\\{name}$" for k, name in enumerate(GREEK)} | {chr(0x3BF): "$o$"}
+SPECIAL |= {c: f"$\\{SPECIAL[c.lower()][2:-1].capitalize()}$" for c in "ΓΔΘΛΞΠΣΥΦΨΩ"}  # noqa: RUF001
+MARKS = re.compile(r"\\([^\w\s]|_)|\*\*(.+?)\*\*|`(.+?)`|([^\\*`]+|.)", re.DOTALL)
 
 
 def markdown(title: str, sections: Sequence[tuple[str, pd.DataFrame | Sequence[str]]]) -> str:
     """The page of several frames and lists, each under its heading; nothing above one whose heading is empty."""
-    blocks = [f"# {title}"]
+    blocks = [f"# {phrases.escaped(title)}"]
     for head, content in sections:
-        blocks += [f"## {head}"] * bool(head)
+        blocks += [f"## {phrases.escaped(head)}"] * bool(head)
         if isinstance(content, pd.DataFrame):
-            blocks.append(content.to_markdown(index=False, disable_numparse=True))
+            plain = content.map(lambda cell: phrases.escaped(cell) if isinstance(cell, str) else cell)
+            plain.columns = map(phrases.escaped, content.columns)
+            blocks.append(plain.to_markdown(index=False, disable_numparse=True))
         else:
             blocks.append("\n".join(f"* {sentence}" for sentence in content))
     return "\n\n".join(blocks) + "\n"
@@ -48,10 +60,15 @@ def parts(title: str, sections: Sequence[tuple[str, pd.DataFrame | Sequence[str]
             table = re.sub(rf"<td>([^<]{{{PROSE},}})</td>", r'<td class="prose">\1</td>', table)
             blocks.append(f'<div tabindex="0" role="region" aria-label="table">{table}</div>')
         else:
-            bold = [re.sub(r"\*\*(.*?)\*\*", r"<b>\1</b>", html.escape(sentence)) for sentence in content]
-            items = [re.sub(r"`(.*?)`", r"<code>\1</code>", sentence) for sentence in bold]
+            items = [rendered(sentence, html.escape, "<b>{}</b>", "<code>{}</code>") for sentence in content]
             blocks.append(f"<ul>{''.join(f'<li>{item}</li>' for item in items)}</ul>")
     return read_text(HTML).replace("{{ title }}", html.escape(title)).replace("{{ body }}", "".join(blocks))
+
+
+def rendered(sentence: str, form: Callable[[str], str], bold: str, code: str) -> str:
+    """A sentence in another language: what ``form`` makes of its text, in ``bold`` between ** and as ``code`` between
+    backticks; a backslash before a mark makes it text."""
+    return MARKS.sub(lambda m: ("{}", bold, code, "{}")[m.lastindex - 1].replace("{}", form(m[m.lastindex])), sentence)
 
 
 def latex(frame: pd.DataFrame, caption: Sequence[str], label: str) -> str:
@@ -62,14 +79,20 @@ def latex(frame: pd.DataFrame, caption: Sequence[str], label: str) -> str:
         "caption": " ".join(map(latex_text, caption)),
         "label": label,
         "columns": "ll" + "c" * (frame.shape[1] - 2),
-        "head": " & ".join(_stacked(latex_text(name).split()) for name in frame.columns),
+        "head": " & ".join(_stacked(latex_plain(name).split()) for name in frame.columns),
         "rows": " \\\\\\addlinespace[2pt]\n    ".join(rows),
     }
 
 
 def latex_text(text: str) -> str:
-    """Plain text as LaTeX; ``words`` in backticks become typewriter type."""
-    return re.sub(r"`([^`]*)`", r"\\texttt{\1}", text.translate(str.maketrans(SPECIAL)))
+    """A sentence as LaTeX."""
+    return rendered(text, latex_plain, r"\textbf{{}}", r"\texttt{{}}")
+
+
+def latex_plain(text: str) -> str:
+    """Plain text as LaTeX. Letters that it has no name for stay: with other scripts than Latin and Greek it takes
+    xelatex or lualatex."""
+    return re.sub("-(?=-)", "-\0", text).translate(str.maketrans(SPECIAL))
 
 
 def latex_cell(text: str) -> str:
@@ -77,13 +100,14 @@ def latex_cell(text: str) -> str:
     table of ten columns fits the width of a page."""
     if text == phrases.MISSING:
         return _stacked(text.split())
-    first, *below = map(latex_text, re.split(r" (?=[\[(])", text))
-    short = [re.sub(r"\b0\.", ".", part) if part[0] == "[" else part for part in below]
+    first, *below = map(latex_plain, re.split(r" (?=[\[(])", text))
+    short = [re.sub(r"\b0\.", ".", part) if INTERVAL.fullmatch(part) else part for part in below]
     return _stacked([first, *(rf"{{\tiny {part}}}" for part in short)])
 
 
 def _stacked(lines: Sequence[str]) -> str:
-    """Words one above the other."""
+    """Words one above the other; a bracket or a star at the beginning is no option of the command before."""
+    lines = [re.sub(r"^[\[*]", r"{\g<0>}", line) for line in lines]
     return lines[0] if len(lines) == 1 else r"\shortstack{" + r"\\".join(lines) + "}"
 
 

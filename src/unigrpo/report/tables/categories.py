@@ -65,6 +65,8 @@ def latex(line: Line, sources: Sources) -> Line:
 
 def notes(rows: list[Row], table: list[Line], sources: Sources) -> list[str]:
     tags = [tag for tag in _heads(sources).values() if tag]
-    prompts = ", ".join(f"{tag.replace('_', ' ')} {max((line[f'{tag}_n'] or 0) for line in table)}" for tag in tags)
+    prompts = ", ".join(
+        f"{phrases.escaped(tag.replace('_', ' '))} {max((line[f'{tag}_n'] or 0) for line in table)}" for tag in tags
+    )
     metrics = " / ".join(_metrics(sources)[1])
     return [f"Cells: {metrics} (the paper's value). Prompts per category: {prompts}."]

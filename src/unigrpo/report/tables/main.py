@@ -36,7 +36,8 @@ def notes(rows: list[Row], table: list[Line], sources: Sources) -> list[str]:
     for name, (_, *metric) in lines.shown(sources).items():
         gaps = [sources.gap(best, row, *metric) for row in rows if row != best]
         sizes = [gap.resolvable for gap in gaps if gap and gap.lo is not None]
+        name = phrases.escaped(name)
         parts.append(f"{name} {min(sizes):.3f} to {max(sizes):.3f}" if sizes else f"{name} {phrases.MISSING}")
-    label = sources.folder.label(best.run)
+    label = phrases.escaped(sources.folder.label(best.run))
     power = f"Smallest true difference to {label} found with 80 % power, paired by prompt: {', '.join(parts)}."
     return [power, phrases.COSTS]
