@@ -63,7 +63,7 @@ def _beside(axis, sample: samples.Sample) -> None:
     for entry in entries:
         for mark, (_, look) in LOOKS.items():
             line = " ".join(word if m == mark else " " * len(word) for word, m in entry)
-            put(line, fontsize=6, family="monospace", **look)
+            put(line, fontsize=6, family=["monospace", *drawing.INSTALLED], **look)
         y -= 0.1
     y -= 0.02
     for line in verdict:

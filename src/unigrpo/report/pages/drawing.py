@@ -1,7 +1,10 @@
 """What all figures share: sizes, colours, lines, images with their traces and verdicts; and one figure as files."""
 
 import io
+import re
+import sys
 import textwrap
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -12,7 +15,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogFormatter, NullFormatter
 
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import replacing, write_text
@@ -31,6 +36,14 @@ LOOKS = {
     "linestyle": ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1))),
     "marker": ("o", "s", "^", "D", "v", "P", "<", "h", ">", "p", "d", "*"),
 }
+FONTS = (  # of letters that matplotlib's own font lacks, as systems have them
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Zen Hei",
+    "WenQuanYi Micro Hei", "Droid Sans Fallback", "Microsoft YaHei", "PingFang SC", "Hiragino Sans GB",
+    "Arial Unicode MS", "Noto Emoji", "Symbola",
+)  # fmt: skip
+INSTALLED = [name for name in FONTS if name in {font.name for font in fontManager.ttflist}]
+matplotlib.rcParams["text.parse_math"] = False  # a dollar in a prompt, a trace or a label is a dollar
+matplotlib.rcParams["font.family"] = ["sans-serif", *INSTALLED]
 STYLE = Path(__file__).with_suffix(".mplstyle")
 PICTURES = "samples/done.json"  # that a kind reads which shows them
 MOST_LINES = 4  # of a trace or a verdict
@@ -137,11 +150,23 @@ def draw_sample(axis, sample: Sample) -> None:
 
 def save(figure: Figure, data: pd.DataFrame, out: Path, name: str) -> None:
     """<name>.png, <name>.pdf (without a date, so that equal data give equal files) and <name>.csv."""
-    for suffix, metadata in (("png", {}), ("pdf", {"CreationDate": None})):
-        with replacing(out / f"{name}.{suffix}") as temporary, io.BytesIO() as buffer:
-            figure.savefig(buffer, format=suffix, metadata=metadata)
-            temporary.write_bytes(buffer.getvalue())
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        if axis.get_scale() in ("log", "symlog"):  # matplotlib's own labels of powers are markup
+            axis.set_major_formatter(LogFormatter())
+            axis.set_minor_formatter(NullFormatter())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for suffix, metadata in (("png", {}), ("pdf", {"CreationDate": None})):
+            with replacing(out / f"{name}.{suffix}") as temporary, io.BytesIO() as buffer:
+                figure.savefig(buffer, format=suffix, metadata=metadata)
+                temporary.write_bytes(buffer.getvalue())
     plt.close(figure)
+    said = [(each, re.match(r"Glyph (\d+) .*missing from", str(each.message))) for each in caught]
+    for each in (each for each, glyph in said if not glyph):
+        warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+    if missing := dict.fromkeys(chr(int(glyph[1])) for _, glyph in said if glyph):
+        font = f"install a font such as {FONTS[0]} and remove matplotlib's cache of fonts"
+        print(f"{out / name}: no font here has {' '.join(missing)}; {font}", file=sys.stderr)
     write_text(out / f"{name}.csv", data.to_csv(index=False, float_format="%.6g"))
 
 
