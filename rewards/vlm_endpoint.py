@@ -1,9 +1,9 @@
 """A vision-language model behind an OpenAI-compatible endpoint (``<url>/chat/completions``): vLLM, SGLang or a service.
 
 ``answer: yes`` asks whether the image matches, and takes the probability of yes from the first token's
-log-probabilities. ``answer: word`` asks the same and gives 1 for yes, 0 for another word: it serves endpoints that give
-no log-probabilities. ``answer: rating`` asks for a number from 0 to 10 and divides it by 10. A sample is asked
-``attempts`` times at most (``unigrpo.judges.endpoint``), and then has no score.
+log-probabilities. ``answer: word`` asks the same and gives 1 for yes, 0 for no: it serves endpoints that give no
+log-probabilities. ``answer: rating`` asks for a number from 0 to 10 and divides it by 10. A sample is asked about
+``attempts`` times at most (``unigrpo.judges.endpoint``), and then has no score; so has one without an answer.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from rewards._support.declarations import Question
 from unigrpo.core.errors import UserError
 from unigrpo.core.lazy import lazy
 from unigrpo.core.records import Prompt
-from unigrpo.core.settings import Count, Positive, Url
+from unigrpo.core.settings import Count, KeyVariable, Positive, Share, Url
+from unigrpo.judges import answers
+from unigrpo.judges.answers import ANSWERED
 from unigrpo.study.facts import RewardFacts
 
 if TYPE_CHECKING:
@@ -47,12 +49,15 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 def rating(choice: dict) -> float:
-    """From one choice of a chat completion: its first number, in [0, 10], divided by 10. Raises Unusable."""
-    content = choice["message"]["content"]
-    number = re.search(r"-?\d+(\.\d+)?", content)
-    if number is None or not 0 <= float(number[0]) <= HIGHEST_RATING:
-        raise endpoints.Unusable(f"expected a number from 0 to {HIGHEST_RATING}, got {content[:SHOWN]!r}")
-    return float(number[0]) / HIGHEST_RATING
+    """From one choice of a chat completion: its number, in [0, 10], divided by 10; "8/10" and "8 out of 10" are 8.
+    Raises UserError for another number, for several, and for none."""
+    reply = choice["message"]["content"]
+    text = answers.without_thinking(reply).replace("\u2212", "-")
+    text = re.sub(r"(?i)(?<=\d)\s*(?:/|out of)\s*10(?![\d.]*\d)", " ", text)
+    numbers = {float(number) for number in re.findall(r"-?\d+(?:\.\d+)?", text)}
+    if len(numbers) != 1 or "%" in text or not 0 <= min(numbers) <= HIGHEST_RATING:
+        raise UserError(f"expected one number from 0 to {HIGHEST_RATING}, got {reply[:SHOWN]!r}")
+    return numbers.pop() / HIGHEST_RATING
 
 
 def build(
@@ -60,37 +65,42 @@ def build(
     model: Text,
     answer: Literal["yes", "word", "rating"] = "yes",
     question: Question | None = None,
-    key_variable: Text = "OPENAI_API_KEY",
-    max_tokens: Count = 8,
+    key_variable: KeyVariable = "OPENAI_API_KEY",
+    answered: Share = ANSWERED,
+    max_tokens: Count = 1024,
+    longest_side: Count | None = None,
+    format: Literal["png", "jpeg", "webp"] = "png",
     concurrency: Count = 8,
     timeout: Positive = 60.0,
     attempts: Count = 5,
     pause: Positive = 1.0,
-    longest_pause: Positive = 30.0,
+    patience: Positive = 120.0,
 ):
     """``url``: up to and with ``/v1``; the key is read from the environment variable ``key_variable``, if that is set;
-    ``concurrency``: questions under way at once; ``question`` holds {prompt}. Raises UserError."""
+    ``concurrency``: questions under way at once; ``question`` holds {prompt}; ``answered``: the least probability that
+    the first token is yes or no. Asks a first question. Raises UserError, also where that has no answer."""
     import torch
     from PIL.Image import fromarray
 
     from rewards._support.pixels import to_uint8
 
     text = QUESTIONS[answer] if question is None else question
-    readers = {"yes": partial(endpoints.by_tokens, answer="yes"), "word": partial(endpoints.by_text, answer="yes")}
-    reader = readers.get(answer, rating)
+    tokens = partial(endpoints.by_tokens, answer="yes", bound=answered)
+    reader = {"yes": tokens, "word": partial(endpoints.by_words, answer="yes"), "rating": rating}[answer]
     endpoint = endpoints.Endpoint(
         url,
         model,
         timeout=timeout,
         tries=attempts,
         pause=pause,
-        longest_pause=longest_pause,
+        patience=patience,
         concurrency=concurrency,
         key_variable=key_variable,
+        longest_side=longest_side,
+        format=format,
     )
-    settings: dict = {"max_tokens": max_tokens}
-    if answer == "yes":
-        settings = {"logprobs": True, "top_logprobs": endpoints.TOP, "max_tokens": 1}
+    settings = endpoints.FIRST_TOKEN if answer == "yes" else {"max_tokens": max_tokens}
+    endpoint.probe(text.replace("{prompt}", "a red square"), reader, settings)
 
     def score(images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         pictures = [fromarray(pixels) for pixels in to_uint8(images)]

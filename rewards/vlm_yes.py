@@ -3,8 +3,12 @@
 from typing import Literal
 
 from rewards._support.declarations import Question
-from unigrpo.core.settings import Count, Device, Published
+from unigrpo.core.lazy import lazy
+from unigrpo.core.settings import Count, Device, Published, Share
+from unigrpo.judges.answers import ANSWERED
 from unigrpo.study.facts import RewardFacts
+
+rewards = lazy("unigrpo.judges.reward")
 
 WEIGHTS = "Qwen/Qwen2.5-VL-7B-Instruct"
 QUESTION = 'Does this image match the prompt "{prompt}"? Answer with yes or no.'
@@ -22,21 +26,24 @@ def build(
     question: Question = QUESTION,
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
     batch_size: Count = 8,
+    answered: Share = ANSWERED,
     device: Device = "auto",
 ):
-    """``weights``: any image-text-to-text model of transformers, hub id or folder; ``question`` holds {prompt}. Raises
-    UserError."""
+    """``weights``: any image-text-to-text model of transformers, hub id or folder; ``question`` holds {prompt};
+    ``answered``: the least probability that the first token is yes or no, below which a sample has no score. Raises
+    UserError, also for a model that does not answer a first question."""
     from rewards._support.published_weights import placed
     from unigrpo.judges.local import LocalVlm
 
     with placed("vlm_yes"):
-        model = LocalVlm(weights, device, dtype, batch_size)
-        model.check("yes")
+        model = LocalVlm(weights, device, dtype, batch_size, answered)
 
     def score(images, prompts):
-        return model.probabilities(
-            images, [question.replace("{prompt}", p.text) for p in prompts], ["yes"] * len(prompts)
-        )
+        questions = [question.replace("{prompt}", p.text) for p in prompts]
+        values, problems = model.probabilities(images, questions, ["yes"] * len(prompts))
+        if problems:
+            raise rewards.Unscored("vlm_yes", {i: str(why) for i, why in problems.items()}, {"reward": values})
+        return values
 
     score.differentiable = model.differentiable
     return score

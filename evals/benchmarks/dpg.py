@@ -26,7 +26,7 @@ import typer
 from PIL.Image import Image
 
 from evals.instruments import picture_files
-from evals.instruments.exams import Exam, answered, check_answers, judge_version, prompts_version, sit
+from evals.instruments.exams import Exam, Examiner, answered, check_answers, judge_version, prompts_version
 from evals.instruments.picture_files import Picture, Pictures
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_text
@@ -38,7 +38,7 @@ from unigrpo.study.facts import BenchmarkFacts
 
 FACTS = BenchmarkFacts(
     title="DPG-style",
-    version="2",
+    version="3",
     caveat="The official judge is mPLUG-large: numbers made with another model compare among themselves only.",
 )
 COLUMNS = ("item_id", "text", "proposition_id", "dependency", "category_broad", "question_natural_language")
@@ -142,7 +142,7 @@ def _tile(path: Path, grid: int, place: int) -> Image:
     return image.crop((right * width, down * height, (right + 1) * width, (down + 1) * height))
 
 
-class QuestionGraphs:
+class QuestionGraphs(Examiner):
     """The judge. A picture's graph is found by its prompt's text, else by its id."""
 
     def __init__(self, vlm: Vlm, path: Path):
@@ -160,7 +160,7 @@ class QuestionGraphs:
 
     def judge(self, pictures: Sequence[Picture], images: Sequence[Image]) -> list[dict | UserError]:
         graphs = [self.check(picture) for picture in pictures]
-        sat = sit(self.vlm, images, [graph.exam for graph in graphs])
+        sat = self.sit(images, [graph.exam for graph in graphs])
         pairs = zip(graphs, sat, strict=True)
         return [marks if isinstance(marks, UserError) else _row(graph, marks) for graph, marks in pairs]
 
@@ -175,7 +175,8 @@ class QuestionGraphs:
         mean = fmean(fmean(values) for values in prompts.values())
         lines = [f"DPG-style score: {mean:.2%} over {len(prompts)} prompts"]
         lines += [f"{kind:<16} = {s['share']:.2%} ({s['points']} questions)" for kind, s in shares.items()]
-        return {"dpg": mean, "prompts": len(prompts), "categories": shares}, lines
+        counted, line = self.answered(rows)
+        return {"dpg": mean, "prompts": len(prompts), "categories": shares} | counted, [*lines, line]
 
 
 def _row(graph: Graph, marks: Sequence[float]) -> Mapping:

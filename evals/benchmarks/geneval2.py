@@ -17,13 +17,13 @@ import typer
 
 from evals.instruments.exams import (
     Exam,
+    Examiner,
     answered,
     check_answers,
     exam_of,
     judge_version,
     prompts_version,
     read_exams,
-    sit,
 )
 from unigrpo.core.errors import UserError
 from unigrpo.core.settings import ExistingPath
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
 
 FACTS = BenchmarkFacts(
     title="GenEval 2, Soft-TIFA",
-    version="1",
+    version="2",
     caveat="Numbers depend on the model that answers; those published are of Qwen3-VL-8B-Instruct.",
 )
 
 
-class SoftTifa:
+class SoftTifa(Examiner):
     """The judge, over the exams of the prompt file ``path``."""
 
     def __init__(self, vlm: Vlm, path: Path):
@@ -57,7 +57,7 @@ class SoftTifa:
         exams = [self.check(picture) for picture in pictures]
         return [
             marks if isinstance(marks, UserError) else _row(exam, marks)
-            for exam, marks in zip(exams, sit(self.vlm, images, exams), strict=True)
+            for exam, marks in zip(exams, self.sit(images, exams), strict=True)
         ]
 
     def summary(self, rows: Sequence[dict]) -> tuple[dict, list[str]]:
@@ -79,7 +79,8 @@ class SoftTifa:
             for atoms, s in numbers["by_atoms"].items()
         ]
         lines += [f"{skill:<16} = AM {s['am']:.2%} ({s['points']} atoms)" for skill, s in numbers["by_skill"].items()]
-        return numbers, lines
+        counted, line = self.answered(rows)
+        return numbers | counted, [*lines, line]
 
 
 def geometric_mean(values: Sequence[float]) -> float:

@@ -16,6 +16,7 @@ import typer
 
 from evals.instruments.exams import (
     Exam,
+    Examiner,
     answered,
     check_answers,
     exam_of,
@@ -23,7 +24,6 @@ from evals.instruments.exams import (
     parse,
     prompts_version,
     read_exams,
-    sit,
 )
 from unigrpo.core.errors import UserError
 from unigrpo.core.settings import ExistingPath
@@ -38,13 +38,13 @@ if TYPE_CHECKING:
 
 FACTS = BenchmarkFacts(
     title="TA-style",
-    version="1",
+    version="2",
     caveat="The paper's prompts and judge are closed: levels depend on both, and compare within one version only.",
 )
 EVEN = 0.5
 
 
-class TextAlignment:
+class TextAlignment(Examiner):
     """The judge; ``path`` is the user's prompt file, where one was given."""
 
     def __init__(self, vlm: Vlm, path: Path | None = None):
@@ -72,7 +72,7 @@ class TextAlignment:
     def judge(self, pictures: Sequence[Picture], images: Sequence[Image]) -> list[dict | UserError]:
         exams = [self.exam(picture) for picture in pictures]
         rows: list[dict | UserError] = []
-        for exam, marks in zip(exams, sit(self.vlm, images, exams), strict=True):
+        for exam, marks in zip(exams, self.sit(images, exams), strict=True):
             if isinstance(marks, UserError):
                 rows.append(marks)
                 continue
@@ -96,7 +96,8 @@ class TextAlignment:
         numbers["skills"] = {skill: {"share": fmean(v), "points": len(v)} for skill, v in sorted(skills.items())}
         lines = [f"TA: {numbers['ta']:.4f}; from probabilities: {numbers['ta_soft']:.4f}"]
         lines += [f"{skill:<16} = {s['share']:.2%} ({s['points']} points)" for skill, s in numbers["skills"].items()]
-        return numbers, lines
+        counted, line = self.answered(rows)
+        return numbers | counted, [*lines, line]
 
 
 @answered

@@ -10,15 +10,16 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
 from unigrpo.core.errors import UserError, error_prefix
 from unigrpo.core.files import digest, read_jsonl
 from unigrpo.core.records import Prompt
-from unigrpo.core.settings import Count, Device, Positive, Published, Url, annotations
-from unigrpo.judges import Vlm, written
+from unigrpo.core.settings import Count, Device, Positive, Published, Share, Url, annotations
+from unigrpo.judges import Vlm
+from unigrpo.judges.answers import ANSWERED, written
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -93,13 +94,30 @@ def prompts_version(path: Path) -> str:
     return f"prompts:{digest(path)[:8]}"
 
 
-def sit(vlm: Vlm, images: Sequence[Image], exams: Sequence[Exam]) -> list[list[float] | UserError]:
-    """Probability of the expected answer to each question of each image's exam, or why one could not be had."""
-    shown = [image for image, exam in zip(images, exams, strict=True) for _ in exam.questions]
-    asked = [f"{question} Answer in one word." for exam in exams for question in exam.questions]
-    values = iter(vlm.ask(shown, asked, [answer for exam in exams for answer in exam.answers]))
-    marks = [list(islice(values, len(exam.questions))) for exam in exams]
-    return [next((mark for mark in row if isinstance(mark, UserError)), row) for row in marks]
+class Examiner:
+    """A judge of images by what ``vlm`` answers."""
+
+    vlm: Vlm
+    put = had = 0  # questions about images that were not judged: put, and answered all the same
+
+    def sit(self, images: Sequence[Image], exams: Sequence[Exam]) -> list[list[float] | UserError]:
+        """Probability of the expected answer to each question of each image's exam, or why one could not be had."""
+        shown = [image for image, exam in zip(images, exams, strict=True) for _ in exam.questions]
+        asked = [f"{question} Answer in one word." for exam in exams for question in exam.questions]
+        values = iter(self.vlm.ask(shown, asked, [answer for exam in exams for answer in exam.answers]))
+        marks = [list(islice(values, len(exam.questions))) for exam in exams]
+        rows = [next((mark for mark in row if isinstance(mark, UserError)), row) for row in marks]
+        lost = [mark for row, found in zip(marks, rows, strict=True) if found is not row for mark in row]
+        self.put, self.had = self.put + len(lost), self.had + sum(not isinstance(mark, UserError) for mark in lost)
+        return rows
+
+    def answered(self, rows: Sequence[dict]) -> tuple[dict, str]:
+        """The share of questions that got an answer, those of images that could not be judged included, and its
+        line."""
+        judged = sum(len(row["points"]) for row in rows)
+        share = (judged + self.had) / (judged + self.put)
+        numbers = {"questions": judged + self.put, "answered": share}
+        return numbers, f"{100 * share:.4g} % of the questions got an answer"
 
 
 def answerer(
@@ -111,21 +129,25 @@ def answerer(
     ] = False,
     timeout: Annotated[Positive, typer.Option(help="Seconds that a try may take.")] = 60.0,
     tries: Annotated[Count, typer.Option(help="Tries a question.")] = 5,
+    answered: Annotated[Share, typer.Option(help="Least probability that the first token is an answer.")] = ANSWERED,
+    longest_side: Annotated[Count | None, typer.Option(help="Pixels of a picture that a server gets, at most.")] = None,
+    format: Annotated[Literal["png", "jpeg", "webp"], typer.Option(help="Of pictures that a server gets.")] = "png",
     concurrency: Annotated[Count, typer.Option(help="Questions under way at once.")] = 8,
     device: Annotated[Device, typer.Option(help="cpu, cuda, cuda:1 ...; auto is CUDA where there is one.")] = "auto",
 ) -> Vlm:
     """Who answers: a model of transformers, or one behind a server. Raises UserError."""
     if endpoint is None:
-        if model or by_text:
-            raise UserError("--model and --by-text: belong to a server, which --endpoint names")
+        if model or by_text or longest_side or format != "png":
+            raise UserError("--model, --by-text, --longest-side, --format: belong to a server, which --endpoint names")
         from unigrpo.judges.local import LocalVlm
 
-        return LocalVlm(vlm, device)
+        return LocalVlm(vlm, device, answered=answered)
     from unigrpo.judges.endpoint import Endpoint
 
     if not model:
         raise UserError("--endpoint: needs --model, the name of the model that the server is asked for")
-    return Endpoint(endpoint, model, by_text, timeout=timeout, tries=tries, concurrency=concurrency)
+    limits = {"timeout": timeout, "tries": tries, "concurrency": concurrency, "answered": answered}
+    return Endpoint(endpoint, model, by_text, longest_side=longest_side, format=format, **limits)
 
 
 def answered(make: Callable) -> Callable:
@@ -146,4 +168,5 @@ def answered(make: Callable) -> Callable:
 
 def judge_version(vlm: Vlm) -> str:
     """How a version names the one who answers, in one word."""
-    return f"{vlm.name.rstrip('/').split('/')[-1]}:{vlm.digest}" if vlm.digest else vlm.name.replace(" ", "_")
+    who = f"{vlm.name.rstrip('/').split('/')[-1]}:{vlm.digest}" if vlm.digest else vlm.name.replace(" ", "_")
+    return who if vlm.answered == ANSWERED else f"{who} answered:{vlm.answered:g}"

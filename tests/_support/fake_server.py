@@ -26,14 +26,23 @@ def text(content: str) -> dict:
     return {"choices": [{"message": {"role": "assistant", "content": content}}]}
 
 
-def picture(request: dict) -> Image.Image:
+class Reply:
+    """A reply of another ``status`` with a ``body``."""
+
+    status, body = 500, b""
+
+
+def picture(request: dict, format: str = "png") -> Image.Image:
     """The image of a request."""
     address = request["messages"][0]["content"][0]["image_url"]["url"]
-    return Image.open(io.BytesIO(base64.b64decode(address.removeprefix("data:image/png;base64,"))))
+    return Image.open(io.BytesIO(base64.b64decode(address.removeprefix(f"data:image/{format};base64,"))))
 
 
 def question(request: dict) -> str:
     return request["messages"][0]["content"][1]["text"]
+
+
+KINDS = (dict, int, tuple)
 
 
 class Asked(list):
@@ -58,7 +67,7 @@ class Asked(list):
 @contextmanager
 def serving(answer):
     """(base url, the requests) of a server that replies ``answer(request)``: a dict as JSON, bytes as they are, a
-    number as that HTTP status, (status, headers) with them."""
+    number as that HTTP status, (status, headers) with them, a ``Reply`` as it says."""
     asked = Asked()
 
     class Handler(BaseHTTPRequestHandler):
@@ -67,9 +76,9 @@ def serving(answer):
             with asked.under_way(request, dict(self.headers) | {"path": self.path}):
                 reply = answer(request)
             status, headers = reply if isinstance(reply, tuple) else (reply if isinstance(reply, int) else 200, {})
-            body = (
-                reply if isinstance(reply, bytes) else json.dumps(reply if status == 200 else {"no": status}).encode()
-            )
+            body = json.dumps(reply if status == 200 else {"no": status}).encode() if type(reply) in KINDS else reply
+            if isinstance(reply, type):
+                status, body = reply.status, reply.body
             try:
                 self.send_response(status)
                 for name, value in headers.items():

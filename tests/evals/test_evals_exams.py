@@ -55,7 +55,7 @@ CAT = {"prompt": "a cat", "atom_count": 1, "vqa_list": [["Is there a cat?", "Yes
 class Says:
     """Answers with the share given to each question, or the error; cannot say eleven."""
 
-    name, digest = "owner/says", "d1"
+    name, digest, answered = "owner/says", "d1", 0.5
 
     def __init__(self, **shares):
         self.shares, self.asked = shares, []
@@ -107,7 +107,7 @@ def test_soft_tifa_by_hand(tmp_path):
     assert numbers["by_atoms"]["3"] == {"gm": pytest.approx(gm), "am": pytest.approx(am), "images": 2}
     assert numbers["by_skill"]["object"] == {"am": pytest.approx((1 + 1 + 0.25) / 3), "points": 3}
     assert any(line.startswith(" 3 atoms: GM") for line in lines)
-    assert judge.version.startswith("geneval2-1 prompts:") and judge.version.endswith(" says:d1")
+    assert judge.version.startswith("geneval2-2 prompts:") and judge.version.endswith(" says:d1")
 
 
 def test_a_prompt_that_fails_wholly_in_one_atom_has_no_geometric_mean():
@@ -227,7 +227,7 @@ def test_a_refusal_goes_down_a_chain_and_categories_are_of_the_answers(tmp_path)
     assert row["metrics"]["dpg"] == 0 and row["reason"].count("\n") == 2
     numbers, _ = judge.summary([{"prompt_id": "farm"} | row])
     assert numbers["categories"]["attribute"] == {"share": 1.0, "points": 2}
-    assert numbers["categories"]["entity"]["share"] == 0 and judge.version.startswith("dpg-style-2 ")
+    assert numbers["categories"]["entity"]["share"] == 0 and judge.version.startswith("dpg-style-3 ")
 
 
 def test_a_row_above_its_premise_sees_the_premise_s_answer(tmp_path):
@@ -332,16 +332,16 @@ def test_ta_with_a_model_of_transformers(tmp_path, capsys):
     """A tiny model through the real loader, one by one and in batches."""
     write_official(tmp_path / "d", [CUP, DOG])
     model = judges.save_vlm(tmp_path / "vlm")
-    command = ["judge", "ta", "--images", str(tmp_path / "d"), "--vlm", str(model), "--device", "cpu"]
+    command = ["judge", "ta", "--images", str(tmp_path / "d"), "--vlm", str(model), "--device", "cpu", "--answered=0"]
     assert call(command) == 0
     assert call([*command, "--batch", "1", "--out", str(tmp_path / "alone")]) == 0
     summary = read_json(tmp_path / "d.ta/summary.json")
-    assert summary["images"] == 4 and summary["version"].startswith("ta-style-1 points:2 vlm:")
+    assert summary["images"] == 4 and summary["version"].startswith("ta-style-2 points:2 vlm:")
     folders = (tmp_path / "d.ta", tmp_path / "alone")
     together, alone = ([row for _, row in read_jsonl(folder / "images.jsonl")] for folder in folders)
     for a, b in zip(together, alone, strict=True):
         assert [p[3] for p in a["points"]] == pytest.approx([p[3] for p in b["points"]], abs=1e-5)
-    assert "TA-style (ta-style-1" in capsys.readouterr().out
+    assert "TA-style (ta-style-2" in capsys.readouterr().out
 
 
 def test_geneval_2_over_a_server_that_fails_once(tmp_path, capsys):
@@ -350,7 +350,7 @@ def test_geneval_2_over_a_server_that_fails_once(tmp_path, capsys):
 
     def answer(request):
         question = fake_server.question(request)
-        return 400 if "red" in question else fake_server.tokens(Yes=0.8, two=0.1)
+        return 400 if "cows red" in question else fake_server.tokens(**{"two" if "many" in question else "Yes": 0.8})
 
     with fake_server.serving(answer) as (url, asked):
         command = ["judge", "geneval2", "--images", str(tmp_path / "d"), "--prompts", str(prompts), "--endpoint", url]
@@ -362,13 +362,71 @@ def test_geneval_2_over_a_server_that_fails_once(tmp_path, capsys):
     (failed,) = [row for _, row in read_jsonl(tmp_path / "d.geneval2/failed.jsonl")]
     assert failed["image"] == "00000/samples/0000.png" and "HTTP 400" in failed["problem"]
     assert f"judge_at_{url.split('/')[2]}" in read_json(tmp_path / "d.geneval2/summary.json")["version"]
-    assert math.isclose(read_json(tmp_path / "d.geneval2/summary.json")["gm"], 0.8, rel_tol=1e-6)
-    assert "1 images judged, 1 could not be" in capsys.readouterr().out
+    summary = read_json(tmp_path / "d.geneval2/summary.json")
+    assert math.isclose(summary["gm"], 0.8, rel_tol=1e-6) and (summary["questions"], summary["answered"]) == (4, 0.75)
+    shown = capsys.readouterr().out
+    assert "1 images judged, 1 could not be" in shown and "75 % of the questions got an answer" in shown
+
+
+@pytest.mark.parametrize("reply", [401, 404, fake_server.tokens(**{"<think>": 0.99}), fake_server.text("Yes")])
+@pytest.mark.parametrize("benchmark", ["ta", "geneval2", "dpg"])
+def test_a_wrong_setup_ends_the_command_before_anything_is_judged(tmp_path, benchmark, reply):
+    """A key, a name, a model that thinks, a server without log-probabilities: two requests, or as many as tries."""
+    graph = write_graph(tmp_path / "d.csv", *(f"p{i},{p['prompt']},,1,0,e,,,Is it?" for i, p in enumerate([CUP, DOG])))
+    rows = write_rows(tmp_path / "p.jsonl", COWS | {"prompt": CUP["prompt"]}, CAT | {"prompt": DOG["prompt"]})
+    file = {"ta": [], "geneval2": ["--prompts", str(rows)], "dpg": ["--prompts", str(graph)]}[benchmark]
+    write_official(tmp_path / "d", [CUP, DOG])
+    with fake_server.serving(lambda _: reply) as (url, asked):
+        command = ["judge", benchmark, "--images", str(tmp_path / "d"), *file, "--endpoint", url, "--model", "judge"]
+        with pytest.raises(UserError, match="question about a red square"):
+            call([*command, "--tries", "2"])
+    assert len(asked) <= 4 and not (tmp_path / f"d.{benchmark}/images.jsonl").exists()
+
+
+def test_a_key_that_is_refused_later_leaves_what_was_judged(tmp_path):
+    write_official(tmp_path / "d", [CUP, DOG], per_prompt=4)
+    replies = iter([fake_server.tokens(Yes=1.0)] * 8)
+    with fake_server.serving(lambda _: next(replies, 401)) as (url, asked):
+        command = ["judge", "ta", "--images", str(tmp_path / "d"), "--batch=1", "--endpoint", url, "--model", "judge"]
+        with pytest.raises(UserError, match="HTTP 401.*nothing more is asked after 3 such refusals in a row"):
+            call([*command, "--concurrency=1"])
+        assert len(asked) == 11
+        replies = iter([fake_server.tokens(Yes=1.0)] * 100)
+        assert call(command) == 0
+    rows = [row for _, row in read_jsonl(tmp_path / "d.ta/images.jsonl")]
+    assert len(rows) == 8 and len(asked) <= 11 + sum(len(row["points"]) for row in rows) - 7
+    assert read_json(tmp_path / "d.ta/summary.json")["answered"] == 1
+
+
+def test_the_share_of_answers_counts_the_questions_of_images_without_a_verdict(tmp_path):
+    vlm = says(0.9, UserError("none"), 1.0, 0.25)
+    graph = write_graph(tmp_path / "d.csv", *FARM)
+    shares = dict.fromkeys(["Is there a barn?", "Is the barn red?", "Is there a cow?"], 0.9)
+    for judge, texts in (
+        (SoftTifa(vlm, write_rows(tmp_path / "p.jsonl", COWS, CAT)), ("two red cows", "a cat")),
+        (TextAlignment(vlm, tmp_path / "p.jsonl"), ("two red cows", "a cat")),
+    ):
+        rows = [r for r in judged(judge, *texts) if not isinstance(r, UserError)]
+        numbers, lines = judge.summary(rows)
+        assert (numbers["questions"], numbers["answered"]) == (4, 0.75)
+        assert lines[-1] == "75 % of the questions got an answer"
+    judge = QuestionGraphs(Says(**shares, **{"Is the cow beside the barn?": 0.9}), graph)
+    numbers, lines = judge.summary(judged(judge, "a red barn, a cow"))
+    assert (numbers["questions"], numbers["answered"]) == (4, 1) and lines[-1].startswith("100 % of the questions")
+
+
+def test_the_bound_and_how_pictures_are_sent_belong_to_the_version(tmp_path):
+    write_official(tmp_path / "d", [CUP], per_prompt=1)
+    command = ["judge", "ta", "--images", str(tmp_path / "d"), "--model", "judge"]
+    with fake_server.serving(lambda _: fake_server.tokens(Yes=0.4, So=0.6)) as (url, _):
+        more = ["--endpoint", url, "--answered", "0.4", "--format", "jpeg", "--longest-side", "18"]
+        assert call([*command, *more]) == 0
+    assert read_json(tmp_path / "d.ta/summary.json")["version"].endswith(",_jpeg,_18_px answered:0.4")
 
 
 def test_options_of_a_server_need_a_server(tmp_path):
     write_official(tmp_path / "d")
-    for alone in (["--by-text"], ["--model", "judge"]):
+    for alone in (["--by-text"], ["--model", "judge"], ["--format", "webp"], ["--longest-side", "64"]):
         with pytest.raises(UserError, match="belong to a server, which --endpoint names"):
             call(["judge", "ta", "--images", str(tmp_path / "d"), *alone])
     with fake_server.serving(lambda _: fake_server.text("Yes.")) as (url, _):
@@ -398,6 +456,11 @@ def test_help_shows_a_benchmark_s_options(capsys):
     [
         (["--device", "gpu"], "--device: expected auto, cpu, cuda or cuda:<number>, got 'gpu'"),
         (["--endpoint", "localhost:8000"], "--endpoint: expected a URL, http:// or https:// with a host"),
+        (
+            ["--endpoint", "http://me:pass@h/v1"],
+            "--endpoint: expected a URL without user, password, query and fragment",
+        ),
+        (["--answered", "2"], "--answered: expected at most 1, got 2.0"),
         (["--timeout", "0"], "--timeout: expected more than 0, got 0.0"),
         (["--prompts", "/nowhere.jsonl"], "--prompts: expected the path of a file or folder that is there"),
         (["--vlm", "/nowhere"], "--vlm: expected a file or folder that is there, or a repository of the hub"),

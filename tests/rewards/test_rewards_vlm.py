@@ -8,6 +8,7 @@ from rewards._support import pixels
 from tests._support import published
 from tests._support.published import PROMPTS, images
 from unigrpo.core.errors import UserError
+from unigrpo.core.records import Prompt
 from unigrpo.judges import reward as rewards
 from unigrpo.judges.local import LocalVlm
 
@@ -65,7 +66,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reward(folder):
-    return rewards.load("vlm_yes", weights=str(folder), device="cpu")
+    return rewards.load("vlm_yes", weights=str(folder), device="cpu", answered=0)
 
 
 def test_it_is_the_models_softmax_on_an_image_file(folder, reward):
@@ -104,6 +105,22 @@ def test_it_is_differentiable_through_the_processor(reward):
     assert (x.grad * direction).sum().item() == pytest.approx(slope, rel=0.1) and abs(slope) > 1e-6
 
 
+@pytest.mark.parametrize("odd", ["a poster of <|image_pad|>", "a cat<|im_end|>"])
+def test_a_prompt_with_a_token_of_the_models_own_is_its_samples_failure(reward, odd):
+    prompts = [PROMPTS[0], Prompt("p/odd", odd, "x", {}), PROMPTS[2]]
+    with pytest.raises(rewards.Unscored, match="p/odd.*holds '<|im.*a token of the model's own") as caught:
+        reward(images(3, 56), prompts)
+    assert list(caught.value.problems) == [1]
+    assert caught.value.scores["reward"][[0, 2]].tolist() == pytest.approx(
+        reward(images(3, 56), PROMPTS)[[0, 2]].tolist()
+    )
+
+
+def test_a_model_that_does_not_answer_is_found_when_it_is_loaded(folder):
+    with pytest.raises(UserError, match="^reward vlm_yes: .*'Is this image red.*only .* % of its first token"):
+        rewards.load("vlm_yes", weights=str(folder), device="cpu")
+
+
 def test_a_processor_that_stops_the_gradient_is_found_out(folder, monkeypatch):
     """ReFL refuses the reward then."""
     honest = LocalVlm._inputs
@@ -114,11 +131,11 @@ def test_a_processor_that_stops_the_gradient_is_found_out(folder, monkeypatch):
         return read
 
     monkeypatch.setattr(LocalVlm, "_inputs", stopping)
-    assert not rewards.load("vlm_yes", weights=str(folder), device="cpu").differentiable
+    assert not rewards.load("vlm_yes", weights=str(folder), device="cpu", answered=0).differentiable
 
 
 def test_forms_that_are_no_single_token_do_not_count(folder):
-    model = LocalVlm(folder, "cpu")
+    model = LocalVlm(folder, "cpu", answered=0)
     vocab = model.processor.tokenizer.get_vocab()
     assert sorted(model.answer_ids("yes")) == sorted(vocab[t] for t in ("yes", "Yes", "Ġyes"))
     assert model.answer_ids("no") == [vocab["no"]]
@@ -129,7 +146,7 @@ def test_forms_that_are_no_single_token_do_not_count(folder):
 def test_a_model_without_a_token_for_yes_is_found_when_it_is_loaded(folder, monkeypatch):
     monkeypatch.setattr("unigrpo.judges.local.written", lambda answer: ("seventeen",))
     with pytest.raises(UserError, match="^reward vlm_yes: .*answer 'yes': is no single token"):
-        rewards.load("vlm_yes", weights=str(folder), device="cpu")
+        rewards.load("vlm_yes", weights=str(folder), device="cpu", answered=0)
 
 
 @pytest.mark.parametrize("changes, said", [

@@ -1,66 +1,68 @@
 """A vision-language model behind a server with OpenAI's chat interface: bounded in time, retries and concurrency.
 
-Every request ends: each try has a deadline, a failing one is repeated a fixed number of times after growing pauses, and
-after ``GIVE_UP`` questions in a row that no server answered the rest of a call is not asked. Imports no torch.
+Every request ends: each try has a deadline, a failing one is repeated a fixed number of times, and a server that
+refuses question after question ends the run. A key goes to the URL's own server alone, and no message shows it.
+Imports no torch.
 """
 
+import asyncio
 import base64
-import http.client
 import io
 import json
 import math
 import os
 import random
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from functools import partial
+from urllib.parse import quote, urlsplit
 
-from PIL.Image import Image
+import httpx2
+from PIL import Image
 
-from unigrpo.core.errors import UserError
-from unigrpo.judges import written
+from unigrpo.core.errors import RewardFailed, UserError
+from unigrpo.core.records import check_text
+from unigrpo.core.settings import KeyVariable, Url, check_value
+from unigrpo.judges.answers import ANSWERED, PROBE, by_text, meaning, require_answered, written
 
-GIVE_UP = 8  # questions in a row, of one call
+GIVE_UP = 8  # questions in a row that no server answered: the rest of a call is not asked
+REFUSALS = 3  # of one kind in a row: the run ends
+NO_SERVER, OF_ALL = "no server", ("HTTP 401", "HTTP 402", "HTTP 404")  # other refusals may be of one picture
 MAX_REPLY = 1 << 20  # bytes
+QUOTED = 200  # characters of a text in a message
 TOP = 20  # most likely first tokens that are asked for; all that the interface allows
+FIRST_TOKEN = {"max_tokens": 1, "logprobs": True, "top_logprobs": TOP}
 WORTH_RETRYING = {408, 409, 425, 429}  # and 500 and more
+A_SECRET = 6  # characters of a key: a shorter one is a word such as "none"
 
 
-class Unusable(Exception):
-    """A reply that cannot be used, or none: another try may help. ``wait``: seconds that the server asks for."""
+class Failure(UserError):
+    """A question, or a try, without a usable reply. ``kind``: what in a row ends the asking, if anything. ``wait``:
+    seconds after which another try may help; None where none would."""
 
-    def __init__(self, problem: str, wait: float = 0.0):
+    def __init__(self, problem: str, kind: str = "", wait: float | None = None):
         super().__init__(problem)
-        self.wait = wait
-
-
-class NoServer(Unusable):
-    """No usable server: no connection, no complete reply in time, or one that says that it fails or is overloaded."""
-
-
-class Unserved(UserError):
-    """A question whose last try met no usable server."""
+        self.kind, self.wait = kind, wait
 
 
 Reader = Callable[[dict], float]
-"""A value from one choice of a chat completion. Raises Unusable, or LookupError, TypeError, AttributeError or
-ValueError, for a choice that does not hold one."""
+"""A value from one choice of a chat completion. Raises UserError for one without an answer, and LookupError, TypeError,
+AttributeError, ArithmeticError or ValueError for one that does not hold what was asked for."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Endpoint:
     """``url`` is the server's base, ending in /v1; ``model`` the name it serves.
 
-    ``by_text`` reads the answer's first word, which gives 0 or 1, for servers without log-probabilities, in place of
-    the first token's log-probabilities. ``timeout`` (seconds) bounds a try, ``tries`` their number, ``pause`` (seconds)
-    is the first one between two, doubled each time up to ``longest_pause``. The key is read from the environment
-    variable ``key_variable``; without it none is sent.
+    ``by_text`` reads the answer's words, which gives 0 or 1, for servers without log-probabilities, in place of the
+    first token's log-probabilities; ``answered`` is as of ``Vlm``. ``timeout`` (seconds) bounds a try, ``tries`` their
+    number, ``pause`` (seconds) is the first one between two, doubled each time or what the server asks for, and
+    ``patience`` (seconds) bounds the pauses of a question together. The key is read from the environment variable
+    ``key_variable``; without it none is sent. Pictures are sent as ``format``, of ``longest_side`` pixels at most.
     """
 
     url: str
@@ -69,19 +71,27 @@ class Endpoint:
     timeout: float = 60.0
     tries: int = 5
     pause: float = 1.0
-    longest_pause: float = 30.0
+    patience: float = 120.0
     concurrency: int = 8
     key_variable: str = "OPENAI_API_KEY"
+    answered: float = ANSWERED
+    longest_side: int | None = None
+    format: str = "png"
     digest: str = field(default="", init=False)
 
     def __post_init__(self):
-        self._key()  # refused before any question
+        check_value(self.url, Url, "url")
+        check_value(self.key_variable, KeyVariable, "key_variable")
+        self._key = os.environ.get(self.key_variable, "").strip()
+        if not (self._key.isascii() and self._key.isprintable()):
+            raise UserError(f"environment variable {self.key_variable}: expected a key of printable ASCII characters")
+        self._works, self._row = False, []  # whether it has ever answered; (kind, picture) of the latest failures
 
     @property
     def name(self) -> str:
-        server = urllib.parse.urlsplit(self.url)
-        where = f"{server.hostname}:{server.port}" if server.port else f"{server.hostname}"  # no user, no password
-        return f"{self.model} at {where}" + (", by text" if self.by_text else "")
+        parts = [f"{self.model} at {urlsplit(self.url).netloc}", *["by text"] * self.by_text]
+        parts += [self.format] * (self.format != "png") + [f"{self.longest_side} px"] * bool(self.longest_side)
+        return ", ".join(parts)
 
     def check(self, answer: str) -> None:
         """As ``Vlm.check``. Which words are one token is not known of a server."""
@@ -89,127 +99,152 @@ class Endpoint:
             raise UserError(f"{self.name}: answer {answer!r}: expected one word, for no more of an answer is read")
         written(answer)
 
-    def ask(self, images: Sequence[Image], questions: Sequence[str], answers: Sequence[str]) -> list[float | UserError]:
+    def ask(
+        self, images: Sequence[Image.Image], questions: Sequence[str], answers: Sequence[str]
+    ) -> list[float | UserError]:
         """As ``Vlm.ask``. Of a token beyond the 20 most likely the probability counts as 0."""
-        settings = {"max_tokens": 16} if self.by_text else {"max_tokens": 1, "logprobs": True, "top_logprobs": TOP}
-        read = by_text if self.by_text else by_tokens
-        return self.converse(images, questions, [partial(read, answer=answer) for answer in answers], settings)
+        settings = {"max_tokens": 1024} if self.by_text else FIRST_TOKEN
+        read = by_words if self.by_text else partial(by_tokens, bound=self.answered)
+        readers = [partial(read, answer=answer) for answer in answers]
+        return self.converse(images, questions, readers, settings, (PROBE, partial(read, answer="yes")))
 
     def converse(
-        self, images: Sequence[Image], questions: Sequence[str], readers: Sequence[Reader], settings: Mapping
-    ) -> list[float | UserError]:
+        self, images: Sequence[Image.Image], questions: Sequence[str], readers: Sequence[Reader], settings: Mapping,
+        probe: tuple[str, Reader] | None = None,
+    ) -> list[float | UserError]:  # fmt: skip
         """What each reader makes of the reply to its question; a UserError in the place of one that could not be had.
-        ``settings`` go into the requests."""
-        latest: deque = deque(maxlen=GIVE_UP)  # results, one a question
-        why: list[str] = []  # nothing more is asked; empty while there is hope
+        ``settings`` go into the requests. With a ``probe`` the first question of all is put alone: if it fails, the
+        probe decides. Raises RewardFailed where the server refuses question after question."""
+        distinct = {id(image): image for image in images}
+        with ThreadPoolExecutor(self.concurrency) as pool:
+            sent = dict(zip(distinct, pool.map(self._encoded, distinct.values()), strict=True))
+        items = list(zip((sent[id(image)] for image in images), questions, readers, strict=True))
+        alone = 1 if probe and not self._works else 0
+        first = asyncio.run(self._put(items[:alone], settings)) if alone else []
+        if probe and any(isinstance(value, UserError) for value in first):
+            self.probe(*probe, settings)
+        return first + asyncio.run(self._put(items[alone:], settings))
 
-        def answer(image: Image, question: str, read: Reader) -> float | UserError:
-            if why:
-                return UserError(f"{self.url}: {why[0]}")
-            result = self._patiently(self._body(image, question, settings), read)
-            latest.append(result)
-            if len(row := tuple(latest)) == GIVE_UP and all(isinstance(each, Unserved) for each in row):
-                why.append(f"not asked after {GIVE_UP} failures in a row, the last: {row[-1]}")
+    def probe(self, question: str, read: Reader, settings: Mapping) -> None:
+        """Raise UserError unless the model answers a ``question`` about a red square: the setup is wrong."""
+        (value,) = self.converse([Image.new("RGB", (32, 32), "red")], [question], [read], settings)
+        if isinstance(value, UserError):
+            raise UserError(f"{value}; no picture was judged: this was a first question about a red square")
+
+    def _encoded(self, image: Image.Image) -> str:
+        stored, image = io.BytesIO(), image.convert("RGB")
+        if self.longest_side:
+            image.thumbnail((self.longest_side, self.longest_side), Image.Resampling.LANCZOS)
+        image.save(stored, self.format, **({} if self.format == "png" else {"quality": 95}))
+        return f"data:image/{self.format};base64,{base64.b64encode(stored.getvalue()).decode()}"
+
+    async def _put(self, items: Sequence[tuple[str, str, Reader]], settings: Mapping) -> list[float | UserError]:
+        gate, given_up = asyncio.Semaphore(self.concurrency), []
+
+        async def answer(picture: str, question: str, read: Reader) -> float | UserError:
+            async with gate:
+                if given_up:
+                    return given_up[0]
+                result = await self._patiently(client, picture, question, read, settings)
+            self._works |= not isinstance(result, UserError)
+            kind = getattr(result, "kind", "")
+            self._row = [each for each in self._row if each[0] == kind] + [(kind, hash(picture))] * bool(kind)
+            count = len(self._row if kind in (NO_SERVER, *OF_ALL) else set(self._row))
+            if kind == NO_SERVER and count >= GIVE_UP:
+                self._row = []
+                given_up.append(UserError(f"not asked after {GIVE_UP} failures in a row, the last: {result}"))
+            elif kind != NO_SERVER and count >= REFUSALS:
+                raise RewardFailed(f"{result}; nothing more is asked after {REFUSALS} such refusals in a row")
             return result
 
-        items = zip(images, questions, readers, strict=True)
-        with ThreadPoolExecutor(self.concurrency) as pool:
-            return list(pool.map(lambda item: answer(*item), items))
+        limits, headers = httpx2.Limits(max_connections=self.concurrency), {"Content-Type": "application/json"}
+        headers |= {"Accept-Encoding": "identity"}  # so that the bound on a reply is one
+        headers |= {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        async with httpx2.AsyncClient(headers=headers, limits=limits, timeout=None) as client:
+            return list(await asyncio.gather(*(answer(*item) for item in items)))
 
-    def _key(self) -> str:
-        """Empty without one. Raises UserError, which does not show it, for one that no header can hold."""
-        key = os.environ.get(self.key_variable, "").strip()
-        if not (key.isascii() and key.isprintable()):
-            raise UserError(f"environment variable {self.key_variable}: expected a key of printable ASCII characters")
-        return key
-
-    def _body(self, image: Image, question: str, settings: Mapping) -> bytes:
-        stored = io.BytesIO()
-        image.convert("RGB").save(stored, "PNG")
-        address = f"data:image/png;base64,{base64.b64encode(stored.getvalue()).decode()}"
-        content = [{"type": "image_url", "image_url": {"url": address}}, {"type": "text", "text": question}]
+    async def _patiently(
+        self, client: httpx2.AsyncClient, picture: str, question: str, read: Reader, settings: Mapping
+    ) -> float | Failure:
+        content = [{"type": "image_url", "image_url": {"url": picture}}, {"type": "text", "text": question}]
         asked = {"model": self.model, "messages": [{"role": "user", "content": content}], "temperature": 0}
-        return json.dumps(asked | settings).encode()
-
-    def _patiently(self, body: bytes, read: Reader) -> float | UserError:
-        for attempt in range(self.tries):
+        body, waited, attempt = json.dumps(asked | settings).encode(), 0.0, 0
+        while True:
+            attempt += 1
             try:
-                return _value(self._post(body), read)
-            except UserError as refusal:
-                return refusal
-            except Unusable as error:
-                problem = error
-            if attempt + 1 < self.tries:
-                pause = max(problem.wait, self.pause * 2**attempt * random.uniform(0.5, 1))
-                time.sleep(min(pause, self.longest_pause))
-        kind = Unserved if isinstance(problem, NoServer) else UserError
-        return kind(f"{self.url}: no usable answer in {self.tries} tries; the last: {problem}")
+                check_text(question)
+                return _value(await self._post(client, body), read)
+            except UserError as error:
+                kind, wait, problem = getattr(error, "kind", ""), getattr(error, "wait", None), f"{error}"
+            pause = max(wait or 0.0, self.pause * 2 ** (attempt - 1) * random.uniform(0.5, 1)) if kind else 0.0
+            waited += pause
+            if wait is None or attempt == self.tries or waited > self.patience:
+                many = f"no usable answer in {attempt} tries; the last: " if attempt > 1 else ""
+                long = f"; the next would be after {waited:.0f} s of waiting" if waited > self.patience else ""
+                return Failure(f"{self.name}: question {question[:QUOTED]!r}: {many}{problem}{long}", kind)
+            await asyncio.sleep(pause)
 
-    def _post(self, body: bytes) -> bytes:
-        headers = {"Content-Type": "application/json"}
-        if key := self._key():
-            headers["Authorization"] = f"Bearer {key}"
-        request = urllib.request.Request(f"{self.url.rstrip('/')}/chat/completions", body, headers)
-        deadline = time.monotonic() + self.timeout
+    async def _post(self, client: httpx2.AsyncClient, body: bytes) -> str:
+        """The reply, without the key. Raises Failure."""
+        url, content = f"{self.url.rstrip('/')}/chat/completions", b""
         try:
-            with urllib.request.urlopen(request, timeout=self.timeout) as reply:
-                content = b""
-                while part := reply.read1(1 << 16):
+            async with asyncio.timeout(self.timeout), client.stream("POST", url, content=body) as reply:
+                async for part in reply.aiter_raw():
                     content += part
                     if len(content) > MAX_REPLY:
-                        raise Unusable(f"a reply of more than {MAX_REPLY} bytes")
-                    if time.monotonic() > deadline:
-                        raise NoServer(f"no complete reply within {self.timeout:g} s")
-                return content
-        except urllib.error.HTTPError as error:
-            problem = f"HTTP {error.code} {_said(error)!r}"
-            if error.code >= 500 or error.code in WORTH_RETRYING:
-                kind = NoServer if error.code >= 500 else Unusable
-                raise kind(problem, _seconds(error.headers.get("Retry-After"))) from None
-            raise UserError(f"{self.url}: refused with {problem}") from None
-        except (OSError, http.client.HTTPException) as error:  # refused, reset, timed out, cut off
-            raise NoServer(f"no reply ({getattr(error, 'reason', error) or type(error).__name__})") from None
+                        raise Failure(f"a reply of more than {MAX_REPLY} bytes", wait=0.0)
+        except TimeoutError:
+            raise Failure(f"no complete reply within {self.timeout:g} s", NO_SERVER, 0.0) from None
+        except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:  # refused, reset, cut off
+            raise Failure(f"no reply ({type(error).__name__}: {error})", NO_SERVER, 0.0) from None
+        text, status = content.decode("utf-8", "replace"), f"HTTP {reply.status_code}"
+        for form in (self._key, json.dumps(self._key)[1:-1], quote(self._key)):
+            text = text.replace(form, "***") if len(form) >= A_SECRET else text
+        if reply.is_success:
+            return text
+        if reply.status_code < 400:
+            raise Failure(f"{status}: a redirect, which is not followed, expected the URL of the server itself", status)
+        problem = f"{status} {' '.join(text.split())[:QUOTED] or reply.reason_phrase!r}"
+        if reply.status_code >= 500 or (reply.status_code in WORTH_RETRYING and "insufficient_quota" not in text):
+            wait = _seconds(reply.headers.get("Retry-After"), time.time())
+            raise Failure(problem, NO_SERVER if reply.status_code >= 500 else status, wait)
+        raise Failure(f"refused with {problem}", status if status in OF_ALL else problem)
 
 
-def _value(reply: bytes, read: Reader) -> float:
-    """What ``read`` makes of a chat completion. Raises Unusable for a reply that is none."""
+def _value(reply: str, read: Reader) -> float:
+    """What ``read`` makes of a chat completion. Raises Failure for a reply that is none, UserError as ``read``."""
     try:
         return read(json.loads(reply)["choices"][0])
-    except (ValueError, LookupError, TypeError, AttributeError):
-        shown = reply[:120].decode("utf-8", "replace").replace("\n", " ")
-        raise Unusable(f"expected a chat completion with what was asked for, got {shown!r}") from None
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+        said = f"{error}; " if type(error) is ValueError else ""
+        shown = f"expected a chat completion with what was asked for, got {reply[:QUOTED]!r}"
+        raise Failure(f"{said}{shown}", wait=0.0) from None
 
 
-def by_tokens(choice: dict, answer: str) -> float:
+def by_tokens(choice: dict, answer: str, bound: float = ANSWERED) -> float:
     """Sum of the probabilities of the first tokens that are a way to write ``answer``; see ``Reader``."""
     first = choice["logprobs"]["content"][0]
     tokens = {entry["token"]: entry["logprob"] for entry in [first, *first["top_logprobs"]]}
-    if not all(isinstance(value, (int, float)) and value <= 1e-6 for value in tokens.values()):  # NaN is not <= 0
-        raise Unusable(f"log-probabilities that are none: {tokens}")
+    if not all(type(value) in (int, float) and value <= 1e-6 for value in tokens.values()):  # NaN is not <= 0
+        raise ValueError("log-probabilities that are none")
+    shares = {token: math.exp(value) for token, value in tokens.items()}
+    if sum(shares.values()) > 1.01:
+        raise ValueError("log-probabilities of more than 1")
+    mass = sum(share for token, share in shares.items() if meaning(token, answer) is not None)
+    require_answered(mass, bound, *max(shares.items(), key=lambda item: item[1]))
     forms = written(answer)
-    shares = [math.exp(v) for token, v in tokens.items() if token.strip(" \u2581\u0120") in forms]
-    return min(1.0, sum(shares, 0.0))
+    return min(1.0, sum((share for token, share in shares.items() if token.strip(" \u2581\u0120") in forms), 0.0))
 
 
-def by_text(choice: dict, answer: str) -> float:
-    """1 where the first word of the reply is the answer, 0 where it is another one; see ``Reader``."""
-    text = choice["message"]["content"]
-    words = (part.strip(".,;:!?*\"'").lower() for part in text.split())
-    word = next(filter(None, words), "")
-    if not word:
-        raise Unusable(f"an answer without a word: {text[:80]!r}")
-    return float(word in written(answer))
+def by_words(choice: dict, answer: str) -> float:
+    """``by_text`` of a reply; see ``Reader``."""
+    return by_text(choice["message"]["content"], answer)
 
 
-def _said(error: urllib.error.HTTPError) -> str:
-    try:
-        return error.read(200).decode("utf-8", "replace").replace("\n", " ").strip() or error.reason
-    except OSError:
-        return str(error.reason)
-
-
-def _seconds(header: str | None) -> float:
-    try:
-        return max(0.0, float(header or 0))
-    except ValueError:
-        return 0.0  # a date: the growing pause serves
+def _seconds(header: str | None, now: float) -> float:
+    """What ``Retry-After``, a number or a date of HTTP, asks for at the time ``now``; 0 where it asks for nothing."""
+    with suppress(ValueError, TypeError):
+        return max(0.0, float(header))
+    with suppress(ValueError, TypeError, OverflowError):
+        return max(0.0, parsedate_to_datetime(header).timestamp() - now)
+    return 0.0

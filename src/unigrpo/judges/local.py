@@ -2,35 +2,41 @@
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
 import torch
-from PIL.Image import Image
+from PIL.Image import Image, new
 from torch import Tensor
 
 from unigrpo.core import weights
 from unigrpo.core.errors import UserError
-from unigrpo.judges import written
+from unigrpo.core.records import check_text
+from unigrpo.judges.answers import ANSWERED, PROBE, meaning, require_answered, written
 from unigrpo.models import torchvision_compat
 
-PROBE = 112  # pixels a side of the image by which differentiability is measured
+SIDE = 112  # pixels a side of the images by which a model is tried
 
 
 class LocalVlm:
     """Any model of ``AutoModelForImageTextToText`` with a chat template, from a folder or the hub. ``device``: auto is
     CUDA where there is one. ``dtype``: float32, bfloat16, float16; auto is bfloat16 on CUDA, else float32.
-    ``batch_size`` questions are asked at once. Raises UserError where it cannot be loaded."""
+    ``batch_size`` questions are asked at once; ``answered`` is as of ``Vlm``. Raises UserError where it cannot be
+    loaded, or does not answer a question about a red square."""
 
-    def __init__(self, name: str | Path, device: str = "auto", dtype: str = "auto", batch_size: int = 8):
+    def __init__(
+        self, name: str | Path, device: str = "auto", dtype: str = "auto", batch_size: int = 8,
+        answered: float = ANSWERED,
+    ):  # fmt: skip
         torchvision_compat.ensure_torchvision()
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         path = weights.folder(name)
         self.device = weights.pick_device(device)
         dtype = ("bfloat16" if self.device.type == "cuda" else "float32") if dtype == "auto" else dtype
-        self.dtype, self.batch_size = getattr(torch, dtype), batch_size
+        self.dtype, self.batch_size, self.answered = getattr(torch, dtype), batch_size, answered
         kind = "a vision-language model"
         with weights.loading(path, kind):
             self.processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
@@ -41,48 +47,91 @@ class LocalVlm:
         self.processor.tokenizer.padding_side = "right"  # positions are then those of a question asked alone
         self.name, self.digest = str(name), weights.digest(path)
         self._keeps = "logits_to_keep" in inspect.signature(self.model.forward).parameters
+        self._words: list[str] = []  # of its tokens
+        self._spellings: dict[str, Tensor] = {}
+        (value,) = self.ask([new("RGB", (SIDE, SIDE), "red")], [PROBE], ["yes"])
+        if isinstance(value, UserError):
+            raise value
 
     def check(self, answer: str) -> None:
         """As ``Vlm.check``: an answer has to be a token."""
         self.answer_ids(answer)
 
     def ask(self, images: Sequence[Image], questions: Sequence[str], answers: Sequence[str]) -> list[float | UserError]:
-        """As ``Vlm.ask``. What fails alone is an image that the model answers with numbers that are not finite."""
-        with torch.inference_mode():
-            values = self._ask([image.convert("RGB") for image in images], questions, answers, rescale=True).tolist()
-        return [value if math.isfinite(value) else UserError(self._not_finite()) for value in values]
+        """As ``Vlm.ask``. What fails alone is a question with a token of the model's own, or one that it answers with
+        numbers that are not finite."""
+        with torch.no_grad():  # processors cache what they make, which gradients go through later
+            values, problems = self._ask([image.convert("RGB") for image in images], questions, answers, rescale=True)
+        return [problems.get(place, value) for place, value in enumerate(values.tolist())]
 
     @cached_property
     def differentiable(self) -> bool:
         """Whether the model's processor keeps a gradient in the pixels; measured."""
-        pixels = torch.full((1, 3, PROBE, PROBE), 0.5, device=self.device, requires_grad=True)
+        pixels = torch.full((1, 3, SIDE, SIDE), 0.5, device=self.device, requires_grad=True)
         with torch.enable_grad():
             return self._inputs(list(pixels), ["?"], rescale=False)["pixel_values"].requires_grad
 
-    def probabilities(self, images: Tensor, questions: Sequence[str], answers: Sequence[str]) -> Tensor:
-        """(B,) float32 in [0, 1] of images (B, 3, H, W) in [0, 1]; differentiable in the images. Raises UserError
-        where a gradient is asked for that the model's processor does not keep, and for a probability that is not
-        finite, naming its place."""
-        values = self._ask(list(images), questions, answers, rescale=False)
-        if odd := (~torch.isfinite(values)).nonzero().flatten().tolist():
-            raise UserError(f"sample {odd[0]}: {self._not_finite()}")
-        if images.requires_grad and torch.is_grad_enabled() and not values.requires_grad:
+    def probabilities(
+        self, images: Tensor, questions: Sequence[str], answers: Sequence[str]
+    ) -> tuple[Tensor, dict[int, UserError]]:
+        """(B,) float32 in [0, 1] of images (B, 3, H, W) in [0, 1], differentiable in the images; and why, by place,
+        where it is NaN. Raises UserError where a gradient is asked for that the model's processor does not keep."""
+        values, problems = self._ask(list(images), questions, answers, rescale=False)
+        lost = images.requires_grad and torch.is_grad_enabled() and not values.requires_grad
+        if lost and len(problems) < len(images):
             raise UserError(f"{self.name}: its image processor keeps no gradient in the pixels")
-        return values
+        return values, problems
 
-    def _not_finite(self) -> str:
-        return f"{self.name}: its answer has no finite probability, in {str(self.dtype).removeprefix('torch.')}"
-
-    def _ask(self, images: list, questions: Sequence[str], answers: Sequence[str], rescale: bool) -> Tensor:
+    def _ask(
+        self, images: list, questions: Sequence[str], answers: Sequence[str], rescale: bool
+    ) -> tuple[Tensor, dict[int, UserError]]:
         if not len(images) == len(questions) == len(answers):
             raise ValueError(f"{len(images)} images, {len(questions)} questions, {len(answers)} answers")
-        ids = [self.answer_ids(answer) for answer in answers]
-        values = []
-        for start in range(0, len(images), self.batch_size):
-            part = slice(start, start + self.batch_size)
-            shares = self._first_token(images[part], questions[part], rescale)
-            values += [share[chosen].sum() for share, chosen in zip(shares, ids[part], strict=True)]
-        return torch.stack(values) if values else torch.zeros(0)
+        ids = {answer: (self.answer_ids(answer), self._accepted(answer)) for answer in answers}
+        problems: dict[int, UserError] = {}
+        for place, question in enumerate(questions):
+            with self._noted(problems, place, question):
+                check_text(question)
+                if found := next((token for token in self._reserved if token in question), None):
+                    raise UserError(f"holds {found!r}, a token of the model's own")
+        values = [torch.tensor(math.nan, device=self.device)] * len(images)
+        fit = [place for place in range(len(images)) if place not in problems]
+        for start in range(0, len(fit), self.batch_size):
+            places = fit[start : start + self.batch_size]
+            shares = self._first_token([images[i] for i in places], [questions[i] for i in places], rescale)
+            for place, share in zip(places, shares, strict=True):
+                expected, accepted = ids[answers[place]]
+                score, mass, best = share[expected].sum(), share[accepted].sum().item(), int(share.argmax())
+                with self._noted(problems, place, questions[place]):
+                    if not score.isfinite():
+                        raise UserError(f"its answer has no finite probability, in {self.dtype}".replace("torch.", ""))
+                    likeliest = self.processor.tokenizer.decode([best])
+                    require_answered(mass, self.answered, likeliest, share[best].item())
+                    values[place] = score
+        return torch.stack(values) if values else torch.zeros(0), problems
+
+    @contextmanager
+    def _noted(self, problems: dict[int, UserError], place: int, question: str) -> Iterator[None]:
+        try:
+            yield
+        except UserError as error:
+            problems[place] = UserError(f"{self.name}: question {question[:200]!r}: {error}")
+
+    @cached_property
+    def _reserved(self) -> list[str]:
+        """Texts that the model does not read as text."""
+        added = self.processor.tokenizer.added_tokens_decoder.values()
+        own = [getattr(self.processor, f"{kind}_token", None) for kind in ("image", "video")]
+        return [str(token) for token in added if token.special] + [token for token in own if token]
+
+    def _accepted(self, answer: str) -> Tensor:
+        """Tokens that are an accepted answer where ``answer`` is expected."""
+        if answer not in self._spellings:
+            tokenizer = self.processor.tokenizer
+            self._words = self._words or tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
+            found = [i for i, word in enumerate(self._words) if meaning(word, answer) is not None]
+            self._spellings[answer] = torch.tensor(found, device=self.device)
+        return self._spellings[answer]
 
     def answer_ids(self, answer: str) -> list[int]:
         """Tokens that are a way to write ``answer``, with and without a blank before. Raises UserError without any."""

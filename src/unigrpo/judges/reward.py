@@ -115,6 +115,8 @@ class Reward:
         except Unscored as error:
             why = {i: UserError(f"reward {self.name}: {prompts[i].id}: {why}") for i, why in error.problems.items()}
             return [why.get(i, value) for i, value in enumerate(error.scores["reward"].tolist())]
+        except RewardFailed:  # nothing more is asked
+            raise
         except UserError as error:
             if len(images) == 1:
                 return [error]
