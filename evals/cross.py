@@ -69,7 +69,8 @@ def score(source: Source, judges: Sequence[tuple[str, Reward]], batch: int) -> t
         scored = [reward.judge(images, prompts) for _, reward in judges]
         for place, picture, *values in zip(places, pictures, *scored, strict=True):
             scores = {name: value for (name, _), value in zip(judges, values, strict=True)}
-            row = {"run": source.run, "seed": source.seed} | picture.names | {"scores": scores}
+            row = {"run": source.run, "seed": source.seed} | picture.names
+            row |= {"prompt": picture.prompt.text, "scores": scores}
             results[place] = next((value for value in values if isinstance(value, UserError)), row)
     rows, failed = sorted_out(found, results)
     if not rows:
@@ -151,12 +152,12 @@ def table(rows: Sequence[dict], key: str) -> pd.DataFrame:
     return pd.DataFrame([row | sizes[run] for run, row in shown.items()])
 
 
-def write(rows: Sequence[dict], out: Path) -> None:
-    """Write ``cross.csv``, ``.md`` and ``.html`` into ``out``, of ``rows`` as in :func:`lines`."""
+def write(rows: Sequence[dict], out: Path, below: Sequence[str] = ()) -> None:
+    """Write ``cross.csv``, ``.md`` and ``.html`` into ``out``, of ``rows`` of :func:`lines`, with lines ``below``."""
     title, sections = "Rewards as held-out metrics", [("", table(rows, "mean"))]
     if others := [line for line in rows if line["gap"] is not None]:
         sections.append((f"Difference to {rows[0]['run']}", table(others, "gap")))
-    sections.append(("", notes(rows)))
+    sections.append(("", [*notes(rows), *below]))
     write_text(out / "cross.csv", pd.DataFrame(rows).to_csv(index=False, float_format="%.6g"))
     write_text(out / "cross.md", page.markdown(title, sections))
     write_text(out / "cross.html", page.parts(title, sections))
@@ -179,7 +180,9 @@ def compare(out: Path, sources: Sequence[str], rewards: Sequence[str], batch: in
         failed += [{"run": source.run} | row for row in problems]
     table_rows = lines(pd.DataFrame(images), parsed, failed, [name for name, _ in judges])
     write_text(out / "cross.jsonl", "".join(json.dumps(row) + "\n" for row in images))
-    write(table_rows, out)
-    print(f"{out / 'cross.md'}: {len(judges)} rewards, {len(images)} images")
+    texts = {row["prompt"] for row in images}
+    cut = [line for _, reward in judges for line in reward_files.cut_lines(reward.cut(texts), len(texts))]
+    write(table_rows, out, cut)
+    print("\n".join([f"{out / 'cross.md'}: {len(judges)} rewards, {len(images)} images", *cut]))
     show_failed([row | {"image": f"{row['run']}: {row['image']}"} for row in failed], "scored")
     return len(failed)

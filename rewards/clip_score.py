@@ -13,6 +13,7 @@ FACTS = RewardFacts(
     range=(0.0, 2.5),
     input_size=224,
     differentiable=True,
+    most_tokens=77,
 )
 
 
@@ -24,11 +25,14 @@ def build(
     device: Device = "auto",
 ):
     """Any CLIP of transformers can be given as ``weights``: hub id or folder. Raises UserError."""
-    from rewards._support.published_weights import in_batches, load_clip
+    from rewards._support.published_weights import cutting, in_batches, load_clip, longer
 
     model = load_clip("clip_score", weights, device, tokenizer)
 
     def score(images, prompts):
         return SCALE * model.similarity(images, [prefix + p.text for p in prompts]).clamp(min=0)
 
-    return in_batches(score, batch_size)
+    def reads_a_part(texts):
+        return longer(model.tokenizer, model.most, [prefix + text for text in texts])
+
+    return in_batches(score, batch_size, cutting("clip_score", model.most, reads_a_part))

@@ -18,6 +18,7 @@ FACTS = RewardFacts(
     range=(-1.0, 1.0),  # images score about 0.2 to 0.35
     input_size=224,
     differentiable=True,
+    most_tokens=77,
 )
 
 
@@ -37,7 +38,7 @@ def build(
     from torch.nn.functional import normalize
 
     from rewards._support.pixels import clip_input, letterboxed
-    from rewards._support.published_weights import fill, in_batches, placed, read_published
+    from rewards._support.published_weights import cutting, fill, in_batches, placed, read_published
     from unigrpo.core import weights as published
     from unigrpo.core.errors import UserError
 
@@ -56,4 +57,10 @@ def build(
         asked = normalize(model.encode_text(tokenizer([p.text for p in prompts]).to(place)), dim=-1)
         return (seen * asked).sum(-1)
 
-    return in_batches(score, batch_size)
+    most = tokenizer.context_length
+    end = tokenizer(["a " * most], most + 1)[0, most]  # what stands last where a text is cut
+
+    def longer(texts):
+        return (tokenizer(list(texts), most + 1)[:, most] == end).tolist()
+
+    return in_batches(score, batch_size, cutting("hps", most, longer))

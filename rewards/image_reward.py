@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 published = lazy("unigrpo.core.weights")
 
 WEIGHTS = "THUDM/ImageReward"
+MAX_TOKENS = 35
 FACTS = RewardFacts(
     what="ImageReward v1.0: BLIP and a head, trained on human rankings",
     weights=WEIGHTS,
@@ -29,11 +30,11 @@ FACTS = RewardFacts(
     range=(-float("inf"), float("inf")),  # standardised on the training data; images score about -2 to 2
     input_size=224,
     differentiable=True,
+    most_tokens=MAX_TOKENS,
 )
 FILE, TEXT_CONFIG = "ImageReward.pt", "med_config.json"
 TOKENIZER = "google-bert/bert-base-uncased"
 MEAN, STD = 0.16717362830052426, 1.0333394966054072  # of the head's raw scores, published with it
-MAX_TOKENS = 35
 HEAD_SIZE = 64  # of the image encoder's attention
 UNUSED = r"blip\.(vision_proj|text_proj)\..*|blip\.text_encoder\.embeddings\.position_ids"  # of BLIP's pretraining
 
@@ -107,7 +108,7 @@ def build(
     """``weights``: the published file, a folder with it, or a hub id; ``config``: the same for ``med_config.json``,
     beside the weights where it is not given; ``tokenizer``: hub id or folder of BERT's. Raises UserError."""
     from rewards._support.pixels import clip_input
-    from rewards._support.published_weights import fill, in_batches, placed, read_published
+    from rewards._support.published_weights import cutting, fill, in_batches, longer, placed, read_published
 
     with placed("image_reward"):
         path = published.file(weights, FILE)
@@ -125,4 +126,5 @@ def build(
         ids, mask = (read[name].to(place) for name in ("input_ids", "attention_mask"))
         return rate(model, clip_input(images.to(place), vision.side), ids, mask)
 
-    return in_batches(score, batch_size)
+    cut = cutting("image_reward", MAX_TOKENS, lambda texts: longer(words, MAX_TOKENS, texts))
+    return in_batches(score, batch_size, cut)

@@ -12,6 +12,7 @@ FACTS = RewardFacts(
     range=(-100.0, 100.0),  # CLIP's scale is at most 100; images score about 15 to 25
     input_size=224,
     differentiable=True,
+    most_tokens=77,
 )
 
 
@@ -19,7 +20,7 @@ def build(
     weights: Published = WEIGHTS, tokenizer: Published = TOKENIZER, batch_size: Count = 64, device: Device = "auto"
 ):
     """``weights``: hub id or folder. Raises UserError."""
-    from rewards._support.published_weights import in_batches, load_clip
+    from rewards._support.published_weights import cutting, in_batches, load_clip, longer
 
     model = load_clip("pickscore", weights, device, tokenizer)
 
@@ -27,4 +28,5 @@ def build(
         scale = model.model.logit_scale.exp()  # by which the model was trained to multiply cosines
         return scale * model.similarity(images, [p.text for p in prompts])
 
-    return in_batches(score, batch_size)
+    cut = cutting("pickscore", model.most, lambda texts: longer(model.tokenizer, model.most, texts))
+    return in_batches(score, batch_size, cut)

@@ -85,6 +85,9 @@ class Weighted:
         self.parts = {name: score.detach() for name, score in scores.items()}
         return sum(self.settings[name].weight * self.scaled(name, score) for name, score in scores.items())
 
+    def cut(self, texts: Sequence[str]) -> dict[str, int]:
+        return {most: count for reward in self.rewards.values() for most, count in reward.cut(texts).items()}
+
     def scaled(self, name: str, score: Tensor) -> Tensor:
         part = self.settings[name]
         if self.normalise == "none":

@@ -62,7 +62,9 @@ class MeanReward:
             "mean": fmean(value for values in tasks.values() for value in values),
             "tasks": {tag: {"mean": fmean(v), "images": len(v)} for tag, v in tasks.items()},
         }
-        lines = [f"{self.reward.name}: {numbers['mean']:.4f}"]
+        texts = {row["prompt"] for row in rows}
+        numbers["cut_prompts"] = self.reward.cut(texts)
+        lines = [f"{self.reward.name}: {numbers['mean']:.4f}", *rewards.cut_lines(numbers["cut_prompts"], len(texts))]
         return numbers, lines + [
             f"{t:<16} = {s['mean']:.4f} ({s['images']} images)" for t, s in numbers["tasks"].items()
         ]

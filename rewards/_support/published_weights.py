@@ -6,7 +6,7 @@ Two networks serve several rewards: CLIP through transformers, and a head on an 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -77,14 +77,26 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path, device: str,
     return module.to(weights.pick_device(device)).eval().requires_grad_(False)
 
 
-def in_batches(score: Score, size: int) -> Score:
-    """``score`` that judges at most ``size`` images at once."""
+def in_batches(score: Score, size: int, cut: Callable[[Sequence[str]], dict[str, int]] | None = None) -> Score:
+    """``score`` that judges at most ``size`` images at once, with its ``cut``, which ``cutting`` makes."""
 
     def score_all(images, prompts):
         starts = range(0, len(prompts), size)
         return torch.cat([score(images[i : i + size], prompts[i : i + size]) for i in starts])
 
+    if cut is not None:
+        score_all.cut = cut
     return score_all
+
+
+def cutting(reward: str, most: int, longer: Callable[[Sequence[str]], Iterable[bool]]):
+    """The ``cut`` of a reward that reads ``most`` tokens, for ``Reward.cut``; ``longer`` says which texts have more."""
+    return lambda texts: {f"{most} tokens that {reward} reads": sum(longer(texts))}
+
+
+def longer(tokenizer: Callable, most: int, texts: Sequence[str]) -> Iterator[bool]:
+    """Which ``texts`` have more tokens than ``most``, by a tokenizer of transformers."""
+    return (len(ids) > most for ids in tokenizer(list(texts), truncation=True, max_length=most + 1)["input_ids"])
 
 
 class Clip(NamedTuple):
@@ -100,10 +112,14 @@ class Clip(NamedTuple):
         pooled = self.model.vision_model(pixel_values=pixels).pooler_output
         return normalize(self.model.visual_projection(pooled), dim=-1)
 
+    @property
+    def most(self) -> int:
+        """Tokens that are read of a text."""
+        return self.model.config.text_config.max_position_embeddings
+
     def similarity(self, images: Tensor, texts: Sequence[str]) -> Tensor:
         """Cosine (B,) of each image and its text; a text longer than the model reads is cut."""
-        longest = self.model.config.text_config.max_position_embeddings
-        words = self.tokenizer(list(texts), padding=True, truncation=True, max_length=longest, return_tensors="pt")
+        words = self.tokenizer(list(texts), padding=True, truncation=True, max_length=self.most, return_tensors="pt")
         words = {name: words[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
         read = normalize(self.model.text_projection(self.model.text_model(**words).pooler_output), dim=-1)  # (B, D)
         return (self.embed_images(images) * read).sum(-1)

@@ -76,6 +76,15 @@ def test_means_and_differences(tmp_path, colours, capsys):
     assert "Rewards as held-out metrics" in (tmp_path / "out/cross.html").read_text()
 
 
+def test_prompts_that_a_reward_reads_in_part_are_said(tmp_path, colours, capsys, monkeypatch):
+    """Each text once, whatever the number of runs and of images."""
+    score = rewards.load("red").score
+    monkeypatch.setattr(score, "cut", lambda texts: {"3 tokens that red reads": len(texts) - 1}, raising=False)
+    run(tmp_path, f"sft={write_set(tmp_path / 'a', BASE)}", f"rl={write_set(tmp_path / 'b', HACKED)}")
+    said = "1 of 2 prompts are longer than the 3 tokens that red reads"
+    assert said in capsys.readouterr().out and said in (tmp_path / "out/cross.md").read_text()
+
+
 def test_seeds_and_the_reward_trained_on_are_those_of_the_run_s_folder(tmp_path, colours):
     sources = []
     for seed, levels in ((0, HACKED), (3, HACKED[::-1])):

@@ -9,8 +9,11 @@ from torch.nn.functional import normalize
 from rewards._support import pixels
 from tests._support import published
 from tests._support.published import PROMPTS, images
+from tests.evals.test_evals_pictures import write_official
+from unigrpo.__main__ import call
 from unigrpo.core import weights
 from unigrpo.core.errors import UserError
+from unigrpo.core.files import read_json
 from unigrpo.judges import reward as rewards
 
 
@@ -150,6 +153,42 @@ def test_the_gradient_is_the_slope(clip, aesthetic, hps):
         assert reward.differentiable
         exact, slope = gradient_of(reward, picture, PROMPTS[0])
         assert exact == pytest.approx(slope, rel=0.05, abs=1e-3) and abs(slope) > 1e-3, name
+
+
+# ---- long prompts ------------------------------------------------------------------------------------------
+
+
+def test_prompts_that_are_cut_are_counted(clip, hps):
+    """By the tokens that the library's tokenizer makes without a limit, first and last included; a text once."""
+    import open_clip
+    from transformers import AutoTokenizer
+
+    words, tokenizer = AutoTokenizer.from_pretrained(clip), open_clip.get_tokenizer("reward-test")
+    for name, most, prefix, count, options in (
+        ("pickscore", 48, "", lambda text: len(words(text)["input_ids"]), {"weights": str(clip), "device": "cpu"}),
+        ("clip_score", 48, "of ", lambda text: len(words(text)["input_ids"]), {"weights": str(clip), "prefix": "of "}),
+        ("hps", 77, "", lambda text: len(tokenizer.encode(text)) + 2, hps[1]),
+    ):
+        texts = ["a red cat", *("a " * n for n in range(most - 8, most + 5)), "a cat " * 50, "a cat " * 50, "!" * 300]
+        longer = {text for text in texts if count(prefix + text) > most}
+        assert 3 < len(longer) < len(texts) - 6
+        reward = rewards.load(name, **options)
+        assert reward.cut(texts) == {f"{most} tokens that {name} reads": len(longer)}
+        assert reward.cut(texts[:3]) == {} and reward.cut(list(longer)[:1]) == {f"{most} tokens that {name} reads": 1}
+        whole = rewards.load("weighted", parts={"p": {"weight": 1.0, "reward": name, "options": options}})
+        assert whole.cut(texts) == reward.cut(texts) and rewards.load("jpeg").cut(texts) == {}
+
+
+def test_a_summary_says_how_many_prompts_were_cut(clip, tmp_path, capsys):
+    """Each once, however many pictures it has; also where the pictures were judged before."""
+    write_official(tmp_path / "d", [{"prompt": text} for text in ("a cat", "a cat " * 50, "a dog " * 50)])
+    options = f'{{"weights": "{clip}", "device": "cpu"}}'
+    command = ["judge", "mean_reward", "--images", str(tmp_path / "d"), "--reward", f"pickscore={options}"]
+    for _ in range(2):
+        assert call(command) == 0
+        assert "2 of 3 prompts are longer than the 48 tokens that pickscore reads" in capsys.readouterr().out
+        summary = read_json(tmp_path / "d.mean_reward/summary.json")
+        assert summary["cut_prompts"] == {"48 tokens that pickscore reads": 2} and summary["images"] == 6
 
 
 # ---- bad input ---------------------------------------------------------------------------------------------

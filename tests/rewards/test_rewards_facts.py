@@ -51,6 +51,8 @@ def test_the_row_says_what_the_file_says(rows, name, root):
     assert (row["what"], row["weights"], row["licence"]) == (facts.what, facts.weights, facts.licence)
     assert row["range"] == bounds(*facts.range) and facts.range[0] < facts.range[1]
     assert row["input"] == ("as it is" if facts.input_size is None else str(facts.input_size))
+    limits = {f"{facts.most_tokens} tokens": facts.most_tokens, f"{facts.most_words} words": facts.most_words}
+    assert row["reads of a prompt"] == next((words for words, limit in limits.items() if limit), "all")
     assert row["differentiable"] == ("yes" if facts.differentiable else "no")
     tests = re.findall(r"`(tests/[\w/]+\.py)`", row["tested how"])
     assert any(re.search(rf'["/. ]{name}["/. (]', (root / test).read_text()) for test in tests)

@@ -106,6 +106,13 @@ def test_the_score_is_that_of_blip_and_the_head(blip, published_files):
     assert expected.std() > 0.01
 
 
+def test_prompts_of_more_than_35_tokens_are_counted(published_files):
+    """33 words stand between the first token and the last."""
+    reward = rewards.load("image_reward", **options(published_files))
+    texts = [" ".join(["red", "cat", "dog"] * 20), *(" ".join(["cat"] * n) for n in (32, 33, 34, 35))]
+    assert reward.cut(texts) == {"35 tokens that image_reward reads": 3} and reward.cut(texts[1:3]) == {}
+
+
 def test_it_has_a_gradient(published_files):
     x = (0.05 + 0.9 * images(1)).requires_grad_()
     reward = rewards.load("image_reward", **options(published_files))

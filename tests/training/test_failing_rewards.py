@@ -181,6 +181,17 @@ def test_without_a_failure_dropping_changes_no_bit(start, calm, tmp_path, monkey
     assert same(kept, calm) and read_json(tmp_path / "run.json")["dropped_groups"] == 0
 
 
+def test_prompts_that_the_reward_reads_in_part_are_said_once_and_recorded(start, calm, tmp_path, monkeypatch, capsys):
+    texts = {prompt.text for prompt in prompt_set("train")}
+    mine = reward(lambda call, prompts: [])
+    mine.score.cut = lambda texts: {"8 tokens that mine reads": sum(len(text) > 40 for text in texts), "none": 0}
+    assert same(train(configured(), tmp_path, start, monkeypatch, mine), calm)
+    count = sum(len(text) > 40 for text in texts)
+    said = f"{count} of {len(texts)} prompts are longer than the 8 tokens that mine reads"
+    assert capsys.readouterr().err.count(said) == 1 and 0 < count < len(texts)
+    assert read_json(tmp_path / "run.json")["cut_prompts"] == {"8 tokens that mine reads": count}
+
+
 def test_a_dropped_group_is_counted_and_said(start, calm, tmp_path, monkeypatch, capsys):
     found, seen = {drawn(0).id, drawn(2, 1).id}, prompt_set("val")[0].id
     mine = reward(lambda _, prompts: [i for i, p in enumerate(prompts) if p.id in found | {seen}])

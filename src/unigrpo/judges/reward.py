@@ -8,7 +8,7 @@ while; then the samples that it fails for are told apart, with their numbers and
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -122,6 +122,12 @@ class Reward:
                 return [error]
         return [self.judge([image], [prompt])[0] for image, prompt in zip(images, prompts, strict=True)]
 
+    def cut(self, texts: Iterable[str]) -> dict[str, int]:
+        """How many of the distinct ``texts`` a model reads the beginning of alone, by what it reads: ``{"77 tokens that
+        pickscore reads": 3}``; without those that have none."""
+        counts = getattr(self.score, "cut", lambda texts: {})(list(dict.fromkeys(texts)))
+        return {most: count for most, count in counts.items() if count}
+
     @property
     def relative(self) -> bool:
         """Whether a score depends on the images that are judged with it."""
@@ -145,6 +151,11 @@ def _unfit(images: Tensor, prompts: Sequence[Prompt]) -> dict[int, str]:
         except UserError as error:
             found[i] = str(error)
     return found
+
+
+def cut_lines(cut: Mapping[str, int], prompts: int) -> list[str]:
+    """What ``Reward.cut`` has found among so many ``prompts``, in words."""
+    return [f"{count} of {prompts} prompts are longer than the {most}" for most, count in cut.items()]
 
 
 def beside_images(reward: Score, **known) -> dict:

@@ -56,7 +56,8 @@ class RewardFacts:
     differentiable: bool = False  # in the pixels, hence whether a method may use its gradient
     trained: str | None = None  # the folder of a scale's results that holds its weights, where the workflow trains it
     reads: Literal["statements", "text"] | None = None  # what it needs of a prompt: clauses to judge, a text to render
-    most_words: int | None = None  # longest prompt that it reads
+    most_words: int | None = None  # longest prompt that it reads; a longer one is refused
+    most_tokens: int | None = None  # the same in tokens of its published weights; a longer one is cut
     sees: tuple[Literal["traces", "policy"], ...] = ()  # what it is called with by name, beside images and prompts
     parts: Callable[[dict], dict[str, tuple[str, dict]]] | None = None  # options -> part -> (reward, options)
 

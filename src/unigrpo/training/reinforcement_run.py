@@ -8,6 +8,7 @@ workflow goes on.
 """
 
 import shutil
+import sys
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -23,6 +24,7 @@ from unigrpo.core.sitting import alone
 from unigrpo.core.tensor_files import write_tensors
 from unigrpo.episodes.rollout import diversity
 from unigrpo.episodes.shares import local_rows
+from unigrpo.judges.reward import cut_lines
 from unigrpo.models import checkpoint, lora, sharding
 from unigrpo.sampling.engine import Decoding
 from unigrpo.study.config import RunConfig
@@ -56,6 +58,10 @@ def reinforce(frame: Frame, init: Path, reward, decoding: Decoding) -> None:
     """The run of a frame."""
     cfg = frame.cfg
     rl, pool = cfg.rl, training_pool(cfg)
+    texts = {prompt.text for prompt in pool}
+    cut = reward.cut(texts) if hasattr(reward, "cut") else {}
+    if frame.main and cut:
+        print("\n".join(cut_lines(cut, len(texts))), file=sys.stderr)
     start = partial(start_model, cfg, init, frame.accelerator.device)
     model, form = start()
     nets = networks(cfg, model, reward, (lambda: start()[0]) if cfg.sharding else None)
@@ -79,7 +85,7 @@ def reinforce(frame: Frame, init: Path, reward, decoding: Decoding) -> None:
     collapse = collapse or fallen(frame)
     keep = rl.keep_state and collapse is None
     ends = {"collapsed": collapse is not None, "collapse": collapse, "best_update": best(frame) if frame.main else None}
-    frame.close(model, keep, ema=False, **ends)
+    frame.close(model, keep, ema=False, **ends, **({"cut_prompts": cut} if cut else {}))
 
 
 def learn_and_record(frame: Frame, run: Learner, index: int) -> dict[str, float]:
