@@ -1,19 +1,21 @@
 """Judge the images of a run: every sample set under a folder -> one scores.jsonl, a row an image (section 4).
 
 A judge is a function ``(benchmark, prompts, images) -> one dict of metrics an image``. Where a verdict of the world
-judges a benchmark, so do the second evaluator and the learned reward; else a reward judges alone. The world's
-detections are decisions, not confidences, so GenEval's score thresholds are not applied to them.
+judges a benchmark, so do the second evaluator and the learned reward; else a reward judges. The rewards that the
+catalogue reports besides judge all, and so do the numbers that need no judge. The world's detections are decisions, not
+confidences, so GenEval's score thresholds are not applied to them.
 """
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from evals.instruments import pixel_statistics
 from unigrpo.core.errors import UserError, error_prefix
 from unigrpo.core.files import read_json, replacing
 from unigrpo.core.records import Prompt
@@ -68,16 +70,19 @@ def by_reward(name: str, options: str) -> Judge:
     return partial(rewarded, name, rewards.held_out(f"{name}={options}")[1])
 
 
-def score_set(samples: SampleFolder, benchmark: Benchmark, judges: Sequence[Judge]) -> Iterator[dict]:
+def score_set(samples: SampleFolder, benchmark: Benchmark, judges: Sequence[Judge]) -> list[dict]:
     """One scores.jsonl row an image. Raises UserError for a metric that is not a finite number."""
-    protocol, rows = samples.protocol, samples.rows
+    protocol, rows, scored, miniatures = samples.protocol, samples.rows, [], []
     header = {key: protocol[key] for key in ("benchmark", "version", "mode")} | {"guidance": protocol["guidance_name"]}
+    header |= {"whole": protocol["whole"]} if "whole" in protocol else {}
     for start in range(0, len(rows), BATCH):
         part = slice(start, start + BATCH)
         prompts = [Prompt(row["prompt_id"], row["prompt"], row["tag"], row["meta"]) for row in rows[part]]
         images = samples.images[part]
         with error_prefix(f"{samples.where[start]} or below"):
             judged = [look(benchmark, prompts, images) for look in judges]
+        miniatures += map(pixel_statistics.miniature, images)
+        judged.append(pixel_statistics.measured(images))
         for row, where, *dicts in zip(rows[part], samples.where[part], *judged, strict=True):
             metrics = {name: value for d in dicts for name, value in d.items()}
             reason = metrics.pop("reason", "")
@@ -85,7 +90,10 @@ def score_set(samples: SampleFolder, benchmark: Benchmark, judges: Sequence[Judg
                 if not math.isfinite(value):
                     raise UserError(f"{where}: metric '{name}' is {value}, not a finite number")
             names = {key: row[key] for key in ("prompt_id", "tag", "sample")}
-            yield header | names | {"metrics": metrics, "reason": reason}
+            scored.append(header | names | {"metrics": metrics, "reason": reason})
+    for row, unlike in zip(scored, pixel_statistics.diversity([r["prompt_id"] for r in rows], miniatures), strict=True):
+        row["metrics"] |= unlike
+    return scored
 
 
 def score_folder(root: Path, judges: Sequence[Judge], out: Path) -> None:
@@ -110,6 +118,7 @@ def score_folder(root: Path, judges: Sequence[Judge], out: Path) -> None:
                 sample_folder.require_clauses(samples, geneval_verdict.check)
             else:
                 those = [by_reward(benchmark.judge, json.dumps(benchmark.judge_options))]
+            those = [*those, *(by_reward(name, json.dumps(more)) for name, more in benchmark.also_report.items())]
             file.writelines(json.dumps(row) + "\n" for row in score_set(samples, benchmark, those))
 
 

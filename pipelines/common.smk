@@ -47,7 +47,7 @@ MINUTES = 60 * STUDY.scale.get("hours", 24)
 KEEP_CODE = config.get("code") == "keep"
 STAGES = {"rl": "train", "sft": "sft", "base": "pretrain"}  # of runs, and the rules that train them
 NOTICED = {}  # step -> why it is out of date
-GIVEN_AS_FILES = ("decoding", "scores")  # what steps read and write; of everything else they are given the folder
+GIVEN_AS_FILES = ("decoding", "scores", "pictures")  # given to steps as they are; of everything else the folder
 ALONE = {"gpu": GPUS, "first_gpu": GPUS, "mem_mb": MEMORY, "runtime": MINUTES}  # of a step that is one process
 TOGETHER = ALONE | {"gpu": GPUS * PROCESSES, "mem_mb": MEMORY_OF_ALL}  # of a step that is all of them
 
@@ -332,7 +332,8 @@ def older(runs):
 def collection(wildcards, output):
     """The command that collects the scores of every seed of the named runs."""
     folders = [f"{run}={folder(run, seed)}" for run in named(wildcards) for seed in STUDY.seeds(run)]
-    return ["collect", "--out", output.scores, *folders]
+    part = any(STUDY.catalogue["runs"][run].get("partial") for run in named(wildcards))
+    return ["collect", "--out", output.scores, *["--partial"] * part, *folders]
 
 
 def scores(wildcards):

@@ -15,6 +15,7 @@ TRAINING = decides("train.{run}.{seed}")
 DRAWN = decides("reward_data")
 LEARNED = decides("{reward}")
 SETS = decides("sample.{run}.{seed}")
+GIVEN = decides("outside.{run}.{seed}")
 JUDGES = decides("score.{run}.{seed}")
 
 
@@ -134,9 +135,32 @@ use rule tune as sample with:
         done=f"{RUN}/samples/done.json",
     log:
         **logs("sample.{run}.{seed}"),
+    wildcard_constraints:
+        run=any_of("base", "sft", "rl"),
     priority: 1
     params:
         call=lambda wildcards: f"sample-sets --scale {SCALE} --run {wildcards.run} --seed {wildcards.seed} {modes(wildcards)}",
+        made=made(),
+
+
+use rule tune as outside with:
+    input:
+        pictures=lambda wildcards: STUDY.outside(wildcards.run, int(wildcards.seed)),
+        anew=anew("outside.{run}.{seed}", f"{RUN}/samples/done.json", GIVEN),
+    output:
+        done=f"{RUN}/samples/done.json",
+        record=f"{RUN}/run.json",
+    log:
+        **logs("outside.{run}.{seed}"),
+    wildcard_constraints:
+        run=any_of(catalogue.OUTSIDE),
+    priority: 1
+    threads: THREADS
+    resources:
+        **ALONE,
+    params:
+        launch=launcher(1),
+        call="take-images --scale {scale} --run {run} --seed {seed}",
         made=made(),
 
 

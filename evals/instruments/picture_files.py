@@ -40,6 +40,7 @@ class Picture(NamedTuple):
     prompt: Prompt
     sample: int
     open: Callable[[], Image.Image]
+    trace: str | None = None
 
     @property
     def names(self) -> dict:
@@ -98,20 +99,20 @@ def _sampled(folder: Path, rows: Sequence[dict]) -> Iterator[Picture | Broken]:
     for row in rows:
         prompt = Prompt(row["prompt_id"], row["prompt"], row["tag"], row["meta"])
         if "image" in row:
-            yield _picture(folder, row["image"], prompt, row["sample"])
+            yield _picture(folder, row["image"], prompt, row["sample"], row.get("trace"))
             continue
         stack = sample_folder.read_stack(folder / "images.npy") if stack is None else stack
         index = row.get("index")
         name = f"images.npy[{index}]"
         if isinstance(index, int) and 0 <= index < len(stack):
-            yield Picture(name, prompt, row["sample"], partial(_of_array, stack, index, name))
+            yield Picture(name, prompt, row["sample"], partial(_of_array, stack, index, name), row.get("trace"))
         else:
             yield name, f"{folder / 'images.npy'} has images 0 to {len(stack) - 1}"
 
 
-def _picture(folder: Path, name: object, prompt: Prompt, sample: int) -> Picture | Broken:
+def _picture(folder: Path, name: object, prompt: Prompt, sample: int, trace: str | None = None) -> Picture | Broken:
     try:
-        return Picture(f"{name}", prompt, sample, partial(read_picture, path_in(folder, name)))
+        return Picture(f"{name}", prompt, sample, partial(read_picture, path_in(folder, name)), trace)
     except UserError as error:
         return name if isinstance(name, str) else prompt.text, f"{error}"
 

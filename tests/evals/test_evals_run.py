@@ -12,6 +12,7 @@ from evals import run
 from unigrpo.__main__ import call
 from unigrpo.core.errors import UserError
 from unigrpo.core.records import Detection, Prompt
+from unigrpo.study.facts import STATISTICS
 from unigrpo.study.resolve import benchmarks
 from unigrpo.world.render import render
 from unigrpo.world.scenes import Obj, Scene
@@ -23,6 +24,7 @@ META = {
     "prompt": "a red circle",
 }
 LEFT = [{"class": "square", "count": 1}, {"class": "circle", "count": 1, "position": ["left of", 0]}]
+JUDGED = {"official", "strict", "gold", "soft", "artefact", "second", "proxy"}
 
 
 def scenes(*objects):
@@ -80,7 +82,7 @@ def test_rows_of_both_benchmarks_with_known_verdicts(tmp_path):
         ("ta", "direct", "unguided", 1),
     ]
     wrong, right, cluttered, half, full = (r["metrics"] for r in rows)
-    assert set(right) == {"official", "strict", "gold", "soft", "artefact", "second", "proxy"}
+    assert set(right) == JUDGED | STATISTICS.keys() and 0 < right["diversity"] < wrong["diversity"]  # the other class
     assert (right["official"], right["strict"], right["gold"], right["second"]) == (1, 1, 1, 1)
     assert (wrong["official"], wrong["strict"], wrong["second"]) == (0, 0, 1)
     assert (cluttered["official"], cluttered["strict"]) == (1, 0)
@@ -205,7 +207,7 @@ def test_the_command_puts_the_instruments_together(tmp_path, monkeypatch):
     arguments = {"samples": tmp_path / "samples", "reward": "r", "detector": "d", "out": tmp_path / "s.jsonl"}
     assert call(["score", *(f"--{key}={value}" for key, value in arguments.items())]) == 0
     metrics = json.loads((tmp_path / "s.jsonl").read_text())["metrics"]
-    assert set(metrics) == {"official", "strict", "gold", "soft", "artefact", "second", "proxy"}
+    assert set(metrics) == JUDGED | STATISTICS.keys() - {"diversity"}  # the prompt has one image
     assert asked == [("learned", {"path": Path("r"), "device": "cpu"}), Path("d")]
 
 

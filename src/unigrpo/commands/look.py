@@ -183,16 +183,29 @@ def _command(benchmark: str):
 @app.command(rich_help_panel=JUDGE)
 def prompts(
     benchmark: Annotated[
-        Literal["geneval", "ta"],
-        typer.Argument(help="geneval: the official metadata rows; ta: the synthetic world's, in GenEval 2's format."),
+        Literal["geneval", "ta", "world"],
+        typer.Argument(help="geneval: the official rows; ta: in GenEval 2's format; world: all of the catalogue's."),
     ],
+    out: Annotated[
+        Path | None, writes("Folder to write in GenEval's layout, for pictures, in place of printing.", folder=True)
+    ] = None,
+    scale: Scale = "cpu",
 ) -> None:
-    """Print the prompts of a benchmark, a JSON object a line."""
+    """Print the prompts of a benchmark, a JSON object a line, or write them as folders that wait for pictures."""
+    from evals import outside
     from unigrpo.world import exam_points, geneval_verdict
     from unigrpo.world.prompts import prompt_set
 
-    rows = geneval_verdict.metadata() if benchmark == "geneval" else map(exam_points.row, prompt_set("ta_eval"))
-    print("\n".join(map(json.dumps, rows)))
+    if benchmark == "ta" and out is not None:
+        raise UserError("--out: expected geneval or world, whose rows are metadata")
+    rows = {
+        "geneval": geneval_verdict.metadata,
+        "ta": lambda: map(exam_points.row, prompt_set("ta_eval")),
+        "world": lambda: outside.wanted(study.resolve.chosen_study(scale)),
+    }[benchmark]()
+    if out is None:
+        return print("\n".join(map(json.dumps, rows)))
+    print(outside.hand_out(list(rows), out))
 
 
 @app.command(rich_help_panel=JUDGE)

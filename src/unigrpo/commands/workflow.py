@@ -247,12 +247,20 @@ def ship_base(
 
 
 @app.command(rich_help_panel=STEPS)
-def hand_out(
-    out: Annotated[Path, writes("Folder of sample sets: results/<scale>/runs/<name>/seed<k>/samples.", folder=True)],
-    images_per_prompt: Annotated[int, typer.Option(min=1, help="As the scale's sampling.")] = 4,
+def take_images(
+    run: Annotated[str, typer.Option(help="Run of the catalogue whose line names images.")],
+    out: Annotated[Path, writes("Folder of the sets, to write.", "done.json", "*.*.*", folder=True)],
+    pictures: Annotated[Path | None, typer.Option(help="Where they lie, as its line says.")] = None,
+    scale: Scale = "cpu",
+    seed: Seed = 0,
 ) -> None:
-    """Write the prompts of the benchmarks as folders that another program fills with pictures."""
-    print("\n".join(tools.export.hand_out(out, images_per_prompt)))
+    """Take the images that another program has made as the evaluation sets of a run."""
+    from evals import outside
+
+    chosen = study.resolve.chosen_study(scale)
+    if run not in chosen.runs(study.catalogue.OUTSIDE):
+        raise UserError(f"--run {run}: expected a run whose line names images")
+    print("\n".join(outside.take(chosen, run, seed, pictures or chosen.outside(run, seed), out)))
 
 
 @app.command(rich_help_panel=STEPS)

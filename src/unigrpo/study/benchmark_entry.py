@@ -4,18 +4,26 @@ torch."""
 import re
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
 
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import digest
 from unigrpo.core.records import Prompt
 from unigrpo.core.registry import nearest
 from unigrpo.core.settings import Count, Settings, check_options
-from unigrpo.study.facts import REWARDS, RewardFacts
+from unigrpo.study.facts import REWARDS, STATISTICS, RewardFacts
 from unigrpo.study.provenance import ROOT
 from unigrpo.study.training_inputs import check_reward, read_pool, trained_as
 from unigrpo.world import prompts as world_prompts
 from unigrpo.world.gold import MEANINGS, VERDICTS
+
+Reports = Annotated[
+    dict[str, dict[str, Any]],
+    BeforeValidator(lambda value: {name: {} for name in value} if isinstance(value, list | tuple) else value),
+]
+"""Rewards by name, each with its options; a list of names where none has any."""
 
 
 class Benchmark(Settings):
@@ -27,7 +35,8 @@ class Benchmark(Settings):
     images: Count | None = None  # of a prompt; without it as many as the scale says
     least_prompts: Count = 1  # a category with fewer gets as many images as one with so many
     label: str = ""  # as tables say it; the entry's name without it
-    also: dict[str, str] = {}  # further columns of tables: head -> metric of the verdict
+    also: dict[str, str] = {}  # further columns of tables: head -> metric of the verdict, or of any image
+    also_report: Reports = {}  # rewards that judge its images beside the judge, each a further column
     note: str | None = None  # a sentence below tables
 
     @property
@@ -37,23 +46,28 @@ class Benchmark(Settings):
 
     @property
     def metrics(self) -> list[str]:
-        """As scores call them: its headline, and those that tables show beside it."""
+        """As scores call them: its headline, and those of its verdict that tables show beside it."""
         return [VERDICTS[self.judge][1] if self.verdict else self.judge, *self.also.values()]
 
     def columns(self, name: str) -> dict[str, tuple[str, str]]:
         """Head of a table's cell -> column of its CSV, metric; ``name`` is the entry's, and the headline's column."""
-        names = [name, *(re.sub(r"\W+", "_", head.lower()) for head in self.also)]
-        return dict(zip([self.label, *self.also], zip(names, self.metrics, strict=True), strict=True))
+        also = {head: (re.sub(r"\W+", "_", head.lower()), metric) for head, metric in self.also.items()}
+        reports = {f"{self.label}, {reward}": (f"{name}_{reward}", reward) for reward in self.also_report}
+        return {self.label: (name, self.metrics[0])} | also | reports
 
     @property
     def version(self) -> str:
         """Of its prompts: numbers of different versions never share a table."""
-        built_in = self.prompts in world_prompts.SETS
-        return world_prompts.VERSION if built_in else digest(ROOT / self.prompts)[:12]
+        return world_prompts.VERSION if self.built_in else digest(ROOT / self.prompts)[:12]
+
+    @property
+    def built_in(self) -> bool:
+        """Whether its prompts are a set of the world."""
+        return self.prompts in world_prompts.SETS
 
     def pool(self) -> list[Prompt]:
         """Its prompts, in order."""
-        if self.prompts in world_prompts.SETS:
+        if self.built_in:
             return list(world_prompts.prompt_set(self.prompts))
         return world_prompts.read_prompts(ROOT / self.prompts)
 
@@ -80,13 +94,21 @@ class Benchmark(Settings):
         facts = RewardFacts("", reads="statements") if self.verdict else REWARDS.load(self.judge).FACTS
         if facts.sees:
             raise UserError(f"{where}.judge: expected a judge of images, {self.judge} sees {' and '.join(facts.sees)}")
+        given = STATISTICS | (MEANINGS if self.verdict else {})
         for head, metric in self.also.items():
-            if not self.verdict or metric not in MEANINGS:
-                raise UserError(f"{where}.also.{head}: {self.judge} gives no {metric!r}{nearest(metric, MEANINGS)}")
-        if self.prompts not in world_prompts.SETS:
+            if metric not in given:
+                raise UserError(f"{where}.also.{head}: {self.judge} gives no {metric!r}{nearest(metric, given)}")
+        reports = {}
+        for name, options in self.also_report.items():
+            check_reward(name, options, f"{where}.also_report", f"{where}.also_report.{name}", part=True)
+            reports[name] = REWARDS.load(name).FACTS
+            if reports[name].sees or name == self.judge or (self.built_in and reports[name].reads == "text"):
+                expected = f"another reward than the judge, of images and {where}.prompts alone"
+                raise UserError(f"{where}.also_report: expected {expected}, got {name}")
+        if not self.built_in:
             if not (ROOT / self.prompts).is_file():
                 expected = f"a file or one of {', '.join(world_prompts.SETS)}"
                 raise UserError(f"{where}.prompts: expected {expected}, got {self.prompts!r}")
             also = [trained_as("reward")] if self.verdict else []
-            judges = {self.judge: facts} | {name: REWARDS.load(name).FACTS for name in also}
+            judges = {self.judge: facts} | reports | {name: REWARDS.load(name).FACTS for name in also}
             read_pool(ROOT / self.prompts, judges, closed_vocabulary)

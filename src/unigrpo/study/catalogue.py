@@ -10,14 +10,15 @@ from pydantic import ConfigDict, Field
 
 from unigrpo.core.errors import UserError, error_prefix
 from unigrpo.core.registry import nearest
-from unigrpo.core.settings import AsTuple, Count, Settings, Several, from_dict, replace
+from unigrpo.core.settings import AsTuple, Count, Settings, Several, from_dict, replace, to_dict
 from unigrpo.core.yaml_files import read_yaml
-from unigrpo.study.benchmark_entry import Benchmark
+from unigrpo.study.benchmark_entry import Benchmark, Reports
 from unigrpo.study.config import RLConfig, SupervisedConfig, rl_class
 from unigrpo.study.facts import FIGURES, TABLES, KindFacts
 
 BASE = "base"  # the one run without a parent
 SFT = "sft"  # the run that decoding is chosen and the reward learned on
+OUTSIDE = "outside"  # the stage of images that another program has made
 COMMON = ("label", "stage", "init", "evaluate")  # keys of a run's line that are not settings of its stage
 COLUMNS = ("run", "label", "thinking", "seeds", "n", "guidance", "images", "collapsed")  # of tables, so no benchmark
 DOORS = {"tables": TABLES, "figures": FIGURES}
@@ -45,6 +46,16 @@ class Line(Settings):
     vary: dict[str, list] | None = None
     seeds: Count | None = None
     evaluate: Several[Mode] | None = None
+
+
+class OutsideLine(Settings):
+    """The line of images that another program has made, which are judged and shown like those of a run."""
+
+    label: str
+    images: str  # a folder or a file, relative to the checkout; with {seed} where there are several seeds
+    thinking: Mode = "no"  # whether a trace came first
+    seeds: Count | None = None
+    partial: bool = False  # whether prompts may lack images, which tables then say
 
 
 class Spec(Settings):
@@ -83,6 +94,7 @@ class Catalogue(Settings):
     tables: dict[str, Spec] = {}
     figures: dict[str, Spec] = {}
     claims: dict[str, ClaimEntry] = {}
+    also_report: Reports = {}  # rewards that judge the images of every benchmark
 
 
 def load_catalogue(path: str | Path) -> dict:
@@ -98,11 +110,15 @@ def load_catalogue(path: str | Path) -> dict:
         overrides = {name: _overrides(runs, content["runs"], name) for name in runs}
         defaults = content.get("defaults", {})
         for name, line in lines.items():
-            line["stage"] = BASE if name == BASE else "rl" if "train" in line else "sft"
             line.setdefault("init", None)
+            if "images" in line:
+                lines[name] = _outside(name, line)
+                continue
+            line["stage"] = BASE if name == BASE else "rl" if "train" in line else "sft"
             _check_line(name, line, defaults)
         for name in lines:
-            ancestors(lines, name, "init")
+            if any(lines[parent]["stage"] == OUTSIDE for parent in ancestors(lines, name, "init")[1:]):
+                raise UserError(f"runs.{name}.init: expected a run, images made elsewhere start none")
         filled = {"defaults": defaults, "benchmarks": benchmarks, "runs": lines, "overrides": overrides}
         for section in (*DOORS, "claims"):
             filled[section] = {name: _name_each(entry, sweeps) for name, entry in content.get(section, {}).items()}
@@ -129,9 +145,13 @@ def _check_sections(content: object) -> dict[str, Benchmark]:
     for name in (BASE, SFT):
         if name not in catalogue.runs:
             raise UserError(f"runs.{name}: missing, the workflow needs a run of this name")
-    for name, benchmark in catalogue.benchmarks.items():
+    reports = catalogue.also_report
+    benchmarks = {
+        name: replace(each, label=each.label or name, also_report=reports | each.also_report)
+        for name, each in catalogue.benchmarks.items()
+    }
+    for name, benchmark in benchmarks.items():
         benchmark.check(f"benchmarks.{name}")
-    benchmarks = {name: replace(each, label=each.label or name) for name, each in catalogue.benchmarks.items()}
     taken = set(COLUMNS)
     for name, benchmark in benchmarks.items():
         _check_label(f"benchmarks.{name}.label", benchmark.label)
@@ -206,6 +226,14 @@ def _overrides(runs: dict, written: dict, name: str) -> dict[str, dict]:
 def _check_label(where: str, label: str) -> None:
     if CONTROL.search(label) or not label.strip():
         raise UserError(f"{where}: expected one line of text, got {label!r}")
+
+
+def _outside(name: str, line: dict) -> dict:
+    """The line of a run whose images another program has made, with what it says of its evaluation."""
+    given = {key: value for key, value in line.items() if not (key == "init" and value is None)}
+    checked = to_dict(from_dict(OutsideLine, given, f"runs.{name}"))
+    seeds = {"seeds": 1} if "{seed}" not in line["images"] else {}
+    return checked | seeds | {"stage": OUTSIDE, "init": None, "evaluate": [checked["thinking"]]}
 
 
 def _check_line(name: str, line: dict, defaults: dict) -> None:

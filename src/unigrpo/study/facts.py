@@ -72,6 +72,17 @@ class BenchmarkFacts:
     by_task: bool = False  # whether its number is the mean of its tasks' means
 
 
+STATISTICS = {
+    "edge_density": "is the share of pixels at an edge",
+    "dark": "is the share of dark pixels",
+    "color_entropy": "is the entropy of the colours, 1 where all are equally frequent",
+    "saturation": "is the mean saturation of the colours",
+    "diversity": "is how unlike an image is the others of its prompt",
+}
+"""Numbers in [0, 1] of an image that nothing has to be known for (``evals.instruments.pixel_statistics``) -> what each
+says."""
+
+
 @dataclass(frozen=True)
 class BackboneFacts:
     """A kind of model (``unigrpo.models.backbones``)."""

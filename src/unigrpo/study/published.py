@@ -43,7 +43,7 @@ def publish(study: resolve.Study, runs: list[str], replace: bool = False) -> Ite
     a line of other content, unless it is to be replaced."""
     scale, places = Path("results", study.scale_name), {}
     for run in runs or study.runs():
-        study.resolve(run)
+        study.config(run, 0)
         places |= {f"{run}.{path.name}": path for path in sorted((scale / "runs" / run).glob("seed*"))}
     damaged = {path.stem for path in standing.damaged(scale).values()}
     for name in [*SHARED, *places]:

@@ -20,7 +20,7 @@ from unigrpo.core.registry import declarations, nearest
 from unigrpo.core.settings import Count, deciding, from_dict, require, to_dict
 from unigrpo.core.yaml_files import read_yaml
 from unigrpo.study.benchmark_entry import Benchmark
-from unigrpo.study.catalogue import BASE, COMMON, NAME, SFT, ancestors, facts_of, load_catalogue, runs_in_use
+from unigrpo.study.catalogue import BASE, COMMON, NAME, OUTSIDE, SFT, ancestors, facts_of, load_catalogue, runs_in_use
 from unigrpo.study.config import (
     Machine,
     RunConfig,
@@ -92,6 +92,8 @@ def resolve(catalogue: dict, scale: dict, scale_name: str, run: str, seed: int) 
     """The configuration of ``run`` at ``seed``. Raises UserError naming the run's key."""
     if run not in catalogue["runs"]:
         raise UserError(f"runs: no run is called {run!r}{nearest(run, catalogue['runs'])}")
+    if catalogue["runs"][run]["stage"] == OUTSIDE:
+        raise UserError(f"runs.{run}: expected a run that is trained, its images are made elsewhere")
     try:
         runs = catalogue["runs"]
         sft = next((name for name in ancestors(runs, run, "init") if runs[name]["stage"] == SFT), None)
@@ -146,10 +148,10 @@ class Study:
         return [name for name in lines if not stages or lines[name]["stage"] in stages]
 
     def seeds(self, run: str) -> range:
-        """Those of the scale for RL, or fewer where the run's line says so; one for the supervised runs, which all
-        seeds share."""
+        """Those of the scale for RL and images made elsewhere, or fewer where the run's line says so; one for the
+        supervised runs, which all seeds share."""
         line, most = self.catalogue["runs"][run], self.scale["seeds"]
-        return range(min(most, line.get("seeds", most)) if line["stage"] == "rl" else 1)
+        return range(min(most, line.get("seeds") or most) if line["stage"] in ("rl", OUTSIDE) else 1)
 
     def parent(self, run: str, seed: int) -> tuple[str, int]:
         """The run and seed that ``run`` starts from: the same seed, or the parent's only one."""
@@ -165,7 +167,16 @@ class Study:
         return resolve(self.catalogue, self.scale, self.scale_name, run, seed)
 
     def config(self, run: str, seed: int) -> dict:
-        return to_dict(self.resolve(run, seed))
+        """The same as JSON holds it; of images made elsewhere what their line says."""
+        line = self.catalogue["runs"].get(run, {})
+        if line.get("stage") != OUTSIDE:
+            return to_dict(self.resolve(run, seed))
+        where = {"images": str(self.outside(run, seed)), "backbone": self.scale["backbone"]}
+        return {"run": run, "scale": self.scale_name, "seed": seed} | line | where
+
+    def outside(self, run: str, seed: int) -> Path:
+        """Where the images of a run that another program has made lie."""
+        return ROOT / self.catalogue["runs"][run]["images"].replace("{seed}", str(seed))
 
 
 @declarations()
@@ -196,10 +207,17 @@ def load_study(catalogue_file: Path, scale_folder: Path, options: dict) -> Study
         _check_runs(study)
         for run in {*runs_in_use(study.catalogue), *asked}:
             with error_prefix(f"runs.{run}"):
-                check_processes(study.resolve(run))
+                _check_machine_or_images(study, run)
     except UserError as error:
         raise UserError(f"{catalogue_file}: {error} (with {scale_folder / study.scale_name}.yaml)") from None
     return study
+
+
+def _check_machine_or_images(study: Study, run: str) -> None:
+    if study.catalogue["runs"][run]["stage"] != OUTSIDE:
+        return check_processes(study.resolve(run))
+    for path in (study.outside(run, seed) for seed in study.seeds(run)):
+        require(path.exists(), f"images: {path}", "a folder of images, or a JSON file that names them")
 
 
 def _read_study(catalogue_file: Path, scale_folder: Path, scale: str, option: str) -> Study:
@@ -219,7 +237,7 @@ def _check_runs(study: Study) -> None:
     in supervised data, which ablations of the world set, mean nothing to another backbone."""
     runs = study.catalogue["runs"]
     seen: dict[str, str] = {}
-    for run in runs:
+    for run in study.runs(BASE, SFT, "rl"):
         config = study.resolve(run)
         if config.stage != "rl" and config.backbone_facts.released:
             continue

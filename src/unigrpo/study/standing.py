@@ -22,7 +22,8 @@ from unigrpo.core.errors import UserError
 from unigrpo.core.registry import declarations
 from unigrpo.core.settings import flat
 from unigrpo.study import resolve
-from unigrpo.study.catalogue import SFT
+from unigrpo.study.benchmark_entry import Benchmark
+from unigrpo.study.catalogue import OUTSIDE, SFT
 from unigrpo.study.provenance import ROOT, versions
 from unigrpo.study.training_inputs import named_files
 
@@ -43,12 +44,19 @@ def settings_of(step: str, study: resolve.Study) -> dict:
     run, seed = which or (SFT, 0)
     named = study.catalogue["benchmarks"].items()
     if kind == "score":
-        return {n: [b.judge, b.judge_options, *map(content, named_files(b.judge_options))] for n, b in named}
+        judges = {n: {b.judge: b.judge_options, **b.also_report} for n, b in named}
+        return {n: [each, *map(content, named_files(each))] for n, each in judges.items()}
+    if kind == OUTSIDE:
+        return flat(study.config(run, int(seed))) | _sets(named)
     found = flat(resolve.part(study.config(run, int(seed)), PARTS.get(kind, "training")))
     if which and kind != "sample" and study.catalogue["runs"][run]["init"]:
         found["parent"] = list(study.parent(run, int(seed)))
-    sets = {n: [b.prompts, content(ROOT / b.prompts), b.version, b.images, b.least_prompts] for n, b in named}
-    return found | (sets | {"modes": study.modes(run)} if kind == "sample" else {})
+    return found | (_sets(named) | {"modes": study.modes(run)} if kind == "sample" else {})
+
+
+def _sets(named: Iterable[tuple[str, Benchmark]]) -> dict[str, list]:
+    """What decides which images of a benchmark there are to be."""
+    return {n: [b.prompts, content(ROOT / b.prompts), b.version, b.images, b.least_prompts] for n, b in named}
 
 
 def begun(

@@ -1,6 +1,5 @@
 """What leaves the suite: a run's checkpoint as a folder that stands for itself, the base, prompts to be painted."""
 
-import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -12,7 +11,7 @@ from unigrpo.core.settings import from_dict, to_dict
 from unigrpo.models import checkpoint, lora
 from unigrpo.report.data.results import PAPER, Folder, Paper, Row, Scores, Sources, write_scores
 from unigrpo.report.data.stats import written
-from unigrpo.study import provenance, resolve
+from unigrpo.study import provenance
 from unigrpo.study.config import RunConfig
 from unigrpo.study.facts import BACKBONES
 from unigrpo.study.resolve import MODES
@@ -156,24 +155,3 @@ def ship(run: Path, out: Path) -> None:
     checkpoint.load_model(run).save(out, info, half=True)
     for name, text in records.items():
         write_text(out / name, text)
-
-
-def hand_out(out: Path, images_per_prompt: int) -> list[str]:
-    """Write sample folders for another program to fill; returns a line about each.
-
-    For each benchmark ``<benchmark>.direct.tuned/`` with protocol.json and a manifest that names, for every prompt and
-    sample of our runs, the picture that is expected: ``{"image": "00000.png", "prompt": ...}``. Once the pictures are
-    there, the folder is judged like those of our runs.
-    """
-    summary = []
-    for benchmark, entry in resolve.benchmarks().items():
-        folder = out / f"{benchmark}.direct.tuned"
-        protocol = {"benchmark": benchmark, "version": entry.version, "mode": "direct"}
-        write_json(folder / "protocol.json", protocol | {"guidance_name": "tuned"})
-        rows = [
-            {"image": f"{i:05d}.png", "prompt_id": p.id, "prompt": p.text, "tag": p.tag, "meta": p.meta, "sample": k}
-            for i, (p, k) in enumerate(entry.jobs(images_per_prompt))
-        ]
-        write_text(folder / "manifest.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-        summary.append(f"{folder}: {len(rows)} pictures expected, named in manifest.jsonl")
-    return summary

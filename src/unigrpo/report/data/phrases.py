@@ -12,7 +12,7 @@ from unigrpo.core.files import read_json
 from unigrpo.core.lazy import lazy
 from unigrpo.report.data.results import Folder, Row, Sources
 from unigrpo.study import standing
-from unigrpo.study.facts import BACKBONES, REWARDS
+from unigrpo.study.facts import BACKBONES, REWARDS, STATISTICS
 
 gold = lazy("unigrpo.world.gold")
 logs = lazy("unigrpo.report.data.logs")
@@ -67,10 +67,10 @@ def runs_of(rows: Sequence[Row]) -> list[str]:
 
 def metrics(sources: Sources) -> str:
     """What the numbers of the benchmarks are."""
-    said = []
+    said, known = [], gold.MEANINGS | STATISTICS
     for benchmark in sources.benchmarks.values():
-        for head, metric in zip(map(escaped, [benchmark.label, *benchmark.also]), benchmark.metrics, strict=True):
-            meaning = gold.MEANINGS[metric] if benchmark.verdict else f"is {REWARDS.load(metric).FACTS.what}"
+        for head, (_, metric) in benchmark.columns("").items():
+            head, meaning = escaped(head), known.get(metric) or f"is {REWARDS.load(metric).FACTS.what}"
             said.append(f"{head[0].upper()}{head[1:]} {meaning}.")
     return " ".join([*said, "All are means of the category means."])
 
@@ -143,6 +143,8 @@ def fates(runs: Sequence[str], folder: Folder) -> list[str]:
     for run in runs:
         for record in folder.records(run):
             name = f"{escaped(folder.label(run))}, seed {record.get('seed')}"
+            if found := record.get("outside"):
+                listed.append(f"**Made elsewhere**: {name}: {found}.")
             if record.get("collapsed"):
                 listed.append(f"**Collapsed**: {name}: {record.get('collapse')}. Its last finite weights are judged.")
             if dropped := record.get("dropped_groups"):

@@ -291,11 +291,19 @@ class Sources:
         rng = seeding.numpy_generator(0, row.run, row.mode, row.guidance, benchmark, metric, tag or "")
         return cells and stats.estimate(cells, rng)
 
+    def paired(self, a: Row, b: Row, benchmark: str, metric: str, tag: str | None = None) -> list[stats.Cells | None]:
+        """The cells of both, of the prompts that both have where one was judged on a part of the benchmark."""
+        found = [self.cells(row, benchmark, metric, tag) for row in (a, b)]
+        if None in found or not {(row.run, benchmark) for row in (a, b)} & self.scores.parts.keys():
+            return found
+        shared = set(found[0].prompts) & set(found[1].prompts)
+        return [cells.of(shared) for cells in found] if shared else [None, None]
+
     def gap(self, better: Row, row: Row, benchmark: str, metric: str, tag: str | None = None) -> stats.Estimate | None:
         """``better`` - ``row``, paired by prompt and seed, over one category where ``tag`` is given; None where either
         was not scored or no seed is shared. The only seed of a supervised run stands for all; one that is left of a
         reinforced run does not."""
-        a, b = (self.cells(r, benchmark, metric, tag) for r in (better, row))
+        a, b = self.paired(better, row, benchmark, metric, tag)
         if a is None or b is None:
             return None
         single = [r.run for r, cells in ((better, a), (row, b)) if len(cells.seeds) == 1]

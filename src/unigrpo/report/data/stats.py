@@ -17,7 +17,7 @@ which share their prompts, do not raise it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -54,6 +54,12 @@ class Cells:
                 f"scores: seed {self.seeds[seed]} has no finite value for prompt '{self.prompts[prompt]}'; "
                 "every seed of a run needs every prompt"
             )
+
+    def of(self, prompts: Collection[str]) -> Cells:
+        """The cells of these prompts."""
+        keep = [i for i, prompt in enumerate(self.prompts) if prompt in prompts]
+        names, tags = (tuple(each[i] for i in keep) for each in (self.prompts, self.tags))
+        return Cells(self.values[:, keep], self.seeds, names, tags)
 
     def only(self, tag: str) -> Cells:
         """The cells of one category."""

@@ -39,7 +39,7 @@ def compare(a: Row, b: Row, sources: Sources) -> list[Line]:
             raise UserError(f"scores: no run {row.run!r} with thinking {row.thinking!r} at guidance '{row.guidance}'")
     lines = []
     for words, benchmark, metric, tag in compared(sources):
-        first, second = (sources.cells(row, benchmark, metric, tag) for row in (a, b))
+        first, second = sources.paired(a, b, benchmark, metric, tag)
         if first is None or second is None:
             continue
         name = (a.run, b.run, a.mode, a.guidance, benchmark, metric, tag or "")

@@ -21,7 +21,7 @@ from unigrpo.report.data.results import Folder
 from unigrpo.report.data.samples import Sample, read_samples
 
 TEMPLATE = Path(__file__).with_name("gallery.html")
-STAGES = ("base", "sft", "rl")
+STAGES = ("base", "sft", "rl", "outside")
 LARGEST = 256  # pixels: what a page of hundreds of images needs of each
 VERDICTS = {True: ("right", "✓ right"), False: ("wrong", "✗ wrong"), None: ("unjudged", "not judged")}  # class, words
 HIDDEN = ("official", "atoms", "soft", "artefact")  # scores that are not shown; the first is the verdict itself
