@@ -18,7 +18,7 @@ which share their prompts, do not raise it.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -55,17 +55,17 @@ class Cells:
                 "every seed of a run needs every prompt"
             )
 
-    def of(self, prompts: Collection[str]) -> Cells:
-        """The cells of these prompts."""
-        keep = [i for i, prompt in enumerate(self.prompts) if prompt in prompts]
-        names, tags = (tuple(each[i] for i in keep) for each in (self.prompts, self.tags))
-        return Cells(self.values[:, keep], self.seeds, names, tags)
-
     def only(self, tag: str) -> Cells:
         """The cells of one category."""
-        keep = np.array([t == tag for t in self.tags])
-        prompts = tuple(np.array(self.prompts)[keep])
-        return Cells(self.values[:, keep], self.seeds, prompts, (tag,) * len(prompts), self.within)
+        return self._at([i for i, each in enumerate(self.tags) if each == tag])
+
+    def of(self, prompts: Collection[str]) -> Cells:
+        """The cells of these prompts."""
+        return self._at([i for i, each in enumerate(self.prompts) if each in prompts])
+
+    def _at(self, places: Sequence[int]) -> Cells:
+        prompts, tags = (tuple(each[i] for i in places) for each in (self.prompts, self.tags))
+        return replace(self, values=self.values[:, places], prompts=prompts, tags=tags)
 
 
 @dataclass(frozen=True)
