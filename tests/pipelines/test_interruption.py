@@ -157,11 +157,11 @@ def test_a_step_that_outlives_its_snakemake_is_waited_for(checkout):
 
 @pytest.mark.slow
 def test_each_training_says_which_of_all_it_is_and_what_is_left(checkout):
-    """By hand: in our results the first took 600 s, the second 1,200 s."""
+    """By hand: in our results the first took 600 s, the second 60 s."""
     holds = [(checkout / "hold").rename(checkout / "hold.base"), checkout / "hold.sft"]
     holds[1].touch()
     (checkout / "results/reference/smoke").mkdir()
-    (checkout / "results/reference/smoke/steps.csv").write_text("step,seconds\npretrain.base.0,600\nsft.sft.0,1200\n")
+    (checkout / "results/reference/smoke/steps.csv").write_text("step,seconds\npretrain.base.0,600\nsft.sft.0,60\n")
     words, lines = [*REPRODUCE[:4], "sft", *REPRODUCE[5:], "--cores", "1"], []
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as call:
         for line in call.stderr:
@@ -169,6 +169,6 @@ def test_each_training_says_which_of_all_it_is_and_what_is_left(checkout):
                 lines.append(line)
                 holds[len(lines) - 1].unlink()
     assert call.returncode == 0 and lines == [
-        "pretrain.base.0 is training 1 of 2, about 30 minutes of training left\n",
-        "sft.sft.0 is training 2 of 2, about 20 minutes of training left\n",
+        "pretrain.base.0 is training 1 of 2, about 11 minutes of training left\n",
+        "sft.sft.0 is training 2 of 2, about 1 minute of training left\n",
     ]

@@ -141,9 +141,14 @@ def summary(to_train: Mapping[str, tuple[str, Collection[str]]], up_to_date: int
         found = [why for kind, why in to_train.values() if (_kind(why) if kind == "anew" else kind) == name]
         words = dict.fromkeys(reason for why in found for reason in why)
         parts += [f"{len(found)} {name}{f' ({_joined(words)})' if words else ''}"] if found else []
-    many = max(1, round((seconds or 0) / 60))
-    minutes = "" if seconds is None or not parts else f"; about {many} minute{'s' * (many > 1)}"
-    return f"to train: {', '.join(parts) or 'nothing'}; up to date: {up_to_date}{minutes}"
+    how_long = "" if seconds is None or not parts else f"; {about(seconds)}"
+    return f"to train: {', '.join(parts) or 'nothing'}; up to date: {up_to_date}{how_long}"
+
+
+def about(seconds: float) -> str:
+    """A length of time in words."""
+    many = max(1, round(seconds / 60))
+    return f"about {many} minute{'s' * (many > 1)}"
 
 
 def _kind(why: Collection[str]) -> str:

@@ -21,7 +21,7 @@ from unigrpo.core.errors import UserError
 from unigrpo.core.sitting import SIGNALS
 from unigrpo.study.provenance import ROOT
 from unigrpo.study.resolve import CATALOGUE, SCALES, load_study
-from unigrpo.study.standing import TO_TRAIN, duration
+from unigrpo.study.standing import TO_TRAIN, about, duration
 
 STOPS = (*SIGNALS, signal.SIGHUP)
 TICK = 0.1  # seconds between two looks
@@ -90,8 +90,8 @@ def _announce(begun: list[str], scale: str) -> list[str]:
     for number, step in enumerate(new, len(begun) + 1):
         left = [other for other in trainings["steps"] if other in at_work or other not in begun]
         seconds = duration(left, scale, trainings["at_once"])
-        minutes = "" if seconds is None else f", about {max(1, round(seconds / 60))} minutes of training left"
-        _say(f"{step} is training {number} of {len(trainings['steps'])}{minutes}")
+        how_long = "" if seconds is None else f", {about(seconds)} of training left"
+        _say(f"{step} is training {number} of {len(trainings['steps'])}{how_long}")
     return new
 
 
