@@ -40,6 +40,7 @@ FACTS = BenchmarkFacts(
     title="DPG-style",
     version="3",
     caveat="The official judge is mPLUG-large: numbers made with another model compare among themselves only.",
+    shares=("dpg",),
 )
 COLUMNS = ("item_id", "text", "proposition_id", "dependency", "category_broad", "question_natural_language")
 EVEN = 0.5

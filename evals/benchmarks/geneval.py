@@ -33,6 +33,7 @@ FACTS = BenchmarkFacts(
     caveat="GenEval has drifted from human judgement, by up to 17.7 points on current models (arXiv 2512.16853):"
     " compare methods judged by the same version, and do not read these numbers as people's opinion.",
     by_task=True,
+    shares=("official", "exact"),
 )
 
 

@@ -39,6 +39,7 @@ FACTS = BenchmarkFacts(
     title="GenEval 2, Soft-TIFA",
     version="2",
     caveat="Numbers depend on the model that answers; those published are of Qwen3-VL-8B-Instruct.",
+    shares=("am", "gm"),
 )
 
 

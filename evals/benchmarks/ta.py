@@ -40,6 +40,7 @@ FACTS = BenchmarkFacts(
     title="TA-style",
     version="2",
     caveat="The paper's prompts and judge are closed: levels depend on both, and compare within one version only.",
+    shares=("ta", "ta_soft"),
 )
 EVEN = 0.5
 

@@ -33,6 +33,7 @@ FACTS = BenchmarkFacts(
     title="Text rendering",
     version="2",
     caveat="What is read depends on the reader: compare numbers of one version, and look at the texts that were read.",
+    shares=("similar", "exact"),
 )
 
 

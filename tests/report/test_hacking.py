@@ -107,7 +107,7 @@ def test_only_validations_that_all_seeds_reached_count(folder, tmp_path):
             write_jsonl(root / f"runs/r/seed{seed}/validation/{update:06d}.jsonl", map(json.loads, source.open()))
     assert logs.course("r", Folder(root)).updates == (0, 20)
     write_jsonl(root / "runs/r/seed1/validation/000000.jsonl", [{"prompt_id": "p", "tag": "t"}])
-    with pytest.raises(UserError, match="000000.jsonl.*expected prompt_id"):
+    with pytest.raises(UserError, match="000000.jsonl, line 1: gold: missing"):
         logs.course("r", Folder(root))
 
 

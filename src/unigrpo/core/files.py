@@ -1,7 +1,9 @@
 """Reading and writing files: errors name file and line; a failed write leaves the old file. Imports no torch."""
 
+import csv
 import fcntl
 import hashlib
+import io
 import json
 import math
 import os
@@ -85,6 +87,20 @@ def json_lines(text: str, path: str | Path) -> Iterator[tuple[str, dict]]:
     """("file, line n", object) of every line of ``text``, which was read from ``path``; none of an empty text."""
     for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], 1):
         yield f"{path}, line {number}", parse_json(line, path, number)
+
+
+def csv_rows(text: str, path: str | Path) -> Iterator[tuple[str, list[str]]]:
+    """("file, line n", cells) of every row of ``text``, which was read from ``path``. Raises UserError naming the line
+    of a row of another length than the first, whose cells are the columns' names, each given once."""
+    rows, names = csv.reader(io.StringIO(text), strict=True), []
+    with reading(path, "a table in CSV"):
+        for row in rows:
+            where, names = f"{path}, line {rows.line_num}", names or row
+            if len(row) != len(names):
+                raise UserError(f"{where}: expected {len(names)} cells, found {len(row)}")
+            if names is row and len(set(row)) < len(row):
+                raise UserError(f"{where}: column {Counter(row).most_common(1)[0][0]!r} is given twice")
+            yield where, row
 
 
 def parse_json(text: str, path: object, first: int = 1) -> dict:

@@ -70,6 +70,7 @@ class BenchmarkFacts:
     version: str
     caveat: str  # always shown beside its numbers
     by_task: bool = False  # whether its number is the mean of its tasks' means
+    shares: tuple[str, ...] = ()  # those of its metrics that lie in [0, 1]
 
 
 STATISTICS = {

@@ -21,9 +21,9 @@ import numpy as np
 import pandas as pd
 
 from unigrpo.core.errors import UserError
-from unigrpo.core.files import json_lines, read_text
 from unigrpo.core.seeding import numpy_generator
 from unigrpo.report.data.results import Folder
+from unigrpo.report.data.rows import read_validation
 from unigrpo.report.data.stats import Cells, Estimate, difference, estimate
 from unigrpo.study.facts import METHODS, REGULARISERS
 
@@ -152,11 +152,8 @@ class Course:
 def _read(path: Path) -> dict[tuple[str, str], np.ndarray]:
     """(prompt, tag) -> METRICS of its images (M, I), NaN where the reward failed and the run went on."""
     images = defaultdict(list)
-    for where, row in json_lines(read_text(path), path):
-        try:
-            images[row["prompt_id"], row["tag"]].append([float(({"proxy": math.nan} | row)[m]) for m in METRICS])
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{where}: expected prompt_id, tag, {', '.join(METRICS)} ({error!r})") from None
+    for _, row in read_validation(path):
+        images[row["prompt_id"], row["tag"]].append([({"proxy": math.nan} | row)[m] for m in METRICS])
     if not images:
         raise UserError(f"{path}: expected an image a line, found none")
     return {prompt: np.array(each).T.copy() for prompt, each in images.items()}

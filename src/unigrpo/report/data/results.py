@@ -8,6 +8,7 @@ so. Loads numpy and pandas when they are used, not when it is imported.
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -18,11 +19,12 @@ from statistics import mean, median
 from typing import TYPE_CHECKING
 
 from unigrpo.core import seeding
-from unigrpo.core.errors import UserError
-from unigrpo.core.files import in_order, json_lines, read_json, read_text, replacing
+from unigrpo.core.errors import UserError, reading
+from unigrpo.core.files import csv_rows, read_json, read_result, replacing
 from unigrpo.core.lazy import lazy
 from unigrpo.core.records import Prompt
 from unigrpo.report.data import stats
+from unigrpo.report.data.rows import KEYS, check_range, read_course, read_scores
 from unigrpo.study import provenance, resolve
 from unigrpo.study.provenance import ROOT
 
@@ -30,8 +32,8 @@ if TYPE_CHECKING:
     from unigrpo.study.benchmark_entry import Benchmark
 
 pd = lazy("pandas")
-KEYS = ("benchmark", "version", "mode", "guidance", "prompt_id", "tag", "sample")
 COLUMNS = ("run", "seed", *KEYS, "metric", "value")
+EXPECTED = {int: "a whole number of at least 0", float: "a number"}
 PARTIAL = " (part: "  # in a version: how much of the benchmark was judged stands behind it
 PAPER = ROOT / "results" / "reference" / "paper.csv"
 
@@ -67,15 +69,12 @@ def write_scores(sources: Mapping[tuple[str, int], Path], out: Path, partial: bo
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for (run, seed), path in sources.items():
-            rows = list(json_lines(read_text(path), path))
+            rows = list(read_scores(path))
             parts = _parts(rows, path, partial)
-            for where, row in rows:
-                try:
-                    label, version = _label(row, path, labels, prompts), row["version"] + parts[row["benchmark"]]
-                    keys = [(row | {"prompt_id": label, "version": version})[key] for key in KEYS]
-                    metrics = [(name, f"{float(value):.6g}") for name, value in row["metrics"].items()]
-                except (ValueError, KeyError, TypeError, AttributeError) as error:
-                    raise UserError(f"{where}: expected {', '.join(KEYS)} and numbers in metrics ({error!r})") from None
+            for _, row in rows:
+                label, version = _label(row, path, labels, prompts), row["version"] + parts[row["benchmark"]]
+                keys = [(row | {"prompt_id": label, "version": version})[key] for key in KEYS]
+                metrics = [(name, f"{float(value):.6g}") for name, value in row["metrics"].items()]
                 writer.writerows((run, seed, *keys, *metric) for metric in metrics)
 
 
@@ -113,13 +112,14 @@ class Scores:
     judged, where it was not all. Raises UserError for a file that is not one."""
 
     def __init__(self, path: Path):
-        kinds = {"seed": int, "sample": int, "value": float}
-        try:
-            frame = pd.read_csv(path, dtype={c: kinds.get(c, str) for c in COLUMNS}, keep_default_na=False)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: cannot be read as a table of scores ({error})") from None
+        frame = _table(path, f"the columns {', '.join(COLUMNS)}", seed=int, sample=int, value=float)
         if tuple(frame.columns) != COLUMNS:
             raise UserError(f"{path}: expected the columns {', '.join(COLUMNS)}")
+        if len(odd := frame[frame.duplicated([c for c in COLUMNS if c != "value"])]):
+            raise UserError(f"{path}, line {odd.index[0] + 2}: expected every metric of an image once, found it twice")
+        for (benchmark, metric), values in frame.groupby(["benchmark", "metric"])["value"]:
+            for index in (values.idxmin(), values.idxmax()):
+                check_range(f"{path}, line {index + 2}", benchmark, metric, values[index])
         told = frame[["run", "benchmark", "version"]].drop_duplicates().itertuples(index=False)
         self.parts = {(run, name): v.split(PARTIAL)[1][:-1] for run, name, v in told if PARTIAL in v}
         frame["version"] = frame["version"].map({v: v.split(PARTIAL)[0] for v in frame["version"].unique()})
@@ -127,18 +127,26 @@ class Scores:
             if len(versions) > 1:
                 mixed = " and ".join(sorted(versions))
                 raise UserError(f"{path}: '{benchmark}' is in versions {mixed}; score every run with the same one")
-        self._frame = frame = frame.astype({c: "category" for c in COLUMNS if c not in kinds})
+        self._path, self._frame = (
+            path,
+            (frame := frame.astype({c: "category" for c in COLUMNS if frame[c].dtype.kind not in "if"})),
+        )
         self._parts = dict(iter(frame.groupby(["run", "benchmark", "mode", "guidance", "metric"], observed=True)))
 
     def has(self, row: Row) -> bool:
         return any(run == row.run and how == [row.mode, row.guidance] for run, _, *how, _ in self._parts)
 
     def cells(self, row: Row, benchmark: str, metric: str) -> stats.Cells | None:
-        """Means over images, seeds x prompts, prompts in a fixed order; None where nothing was scored."""
+        """Means over images, seeds x prompts, prompts in a fixed order; None where nothing was scored. Raises UserError
+        naming a prompt that a seed lacks."""
         part = self._parts.get((row.run, benchmark, row.mode, row.guidance, metric))
         if part is None:
             return None
         table = part.pivot_table("value", "seed", ["tag", "prompt_id"], aggfunc="mean", observed=True)
+        if len(lacking := table.isna().stack(["tag", "prompt_id"]).loc[lambda absent: absent]):
+            seed, _, prompt = lacking.index[0]
+            where = f"{self._path}: {row.run}, seed {seed}: {benchmark}, {row.mode}, {row.guidance}: {metric}"
+            raise UserError(f"{where}: prompt {prompt!r} is missing, which another seed has")
         tags, prompts = zip(*table.columns, strict=True)
         return stats.Cells(table.to_numpy(), tuple(map(int, table.index)), prompts, tags)
 
@@ -156,6 +164,22 @@ class Scores:
         return float((first[both] == second[both]).mean()) if len(both) else None
 
 
+def _table(path: Path, what: str, **kinds: type) -> pd.DataFrame:
+    """A CSV, whose line n is row n - 2; those in ``kinds`` of its columns are numbers. Raises UserError."""
+    text = read_result(path)
+    for _ in csv_rows(text, path):
+        pass
+    with reading(path, what):
+        frame = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+        for name, kind in kinds.items():
+            numbers = pd.to_numeric(frame[name], errors="coerce")
+            wrong = (numbers % 1 != 0) | (numbers < 0) if kind is int else numbers.isna()
+            for line, odd in frame[name][wrong].items():
+                raise UserError(f"{path}, line {line + 2}: {name}: expected {EXPECTED[kind]}, got {odd!r}")
+            frame[name] = numbers.astype(kind)
+    return frame
+
+
 # ------------------------------------------------------------------------------------------ other files
 
 
@@ -164,12 +188,16 @@ class Paper:
     the text that the paper prints."""
 
     def __init__(self, path: Path):
-        try:
-            frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-            self.columns = tuple(frame.columns)
+        frame = _table(path, "the paper's numbers")
+        self.columns = tuple(frame.columns)
+        with reading(path, "one row for each run and thinking"):
             self.rows = frame.set_index(["run", "thinking"]).to_dict("index")
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"{path}: cannot be read as the paper's numbers ({error})") from None
+        for name in set(self.columns) - {"run", "thinking", "method"}:
+            number = pd.to_numeric(frame[name], errors="coerce").between(0, 1)
+            right = frame[name].isin(["yes", "no", ""]) if name == "collapsed" else number | (frame[name] == "")
+            for line, value in frame[name][~right].items():
+                expected = "yes or no" if name == "collapsed" else "a number from 0 to 1"
+                raise UserError(f"{path}, line {line + 2}: {name}: expected {expected}, got {value!r}")
 
     def value(self, run: str, thinking: str, column: str) -> str:
         """'' where the paper has no such row or no number in it."""
@@ -227,9 +255,7 @@ class Folder:
         """metrics.jsonl of every seed that has one: ("file, line n", row) each; no rows of a run that was not trained.
         Raises UserError naming the line that is damaged or comes twice."""
         paths = {seed: folder / "metrics.jsonl" for seed, folder in self.seed_folders(run).items()}
-        return {
-            seed: list(in_order(json_lines(read_text(path), path))) for seed, path in paths.items() if path.exists()
-        }
+        return {seed: list(read_course(path)) for seed, path in paths.items() if path.exists()}
 
     def protocols(self, run: str, mode: str, guidance: str) -> list[dict]:
         """protocol.json of every seed and benchmark of a table's row."""

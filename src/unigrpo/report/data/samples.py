@@ -12,9 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from unigrpo.core.errors import UserError
-from unigrpo.core.files import read_jsonl
 from unigrpo.report.data.results import Folder
+from unigrpo.report.data.rows import read_scores
 from unigrpo.sampling import sample_folder
 from unigrpo.study.benchmark_entry import Benchmark
 from unigrpo.world.exam_points import ExamPoint, exam_points
@@ -88,12 +87,9 @@ def _first_samples(path: Path, name: str, benchmark: Benchmark, verdicts: Mappin
 def _verdicts(path: Path, mode: str, guidance: str) -> dict[Key, tuple[str, dict[str, float]]]:
     """(reason, scores) of the first samples."""
     verdicts = {}
-    for where, row in read_jsonl(path) if path.exists() else ():
-        try:
-            if (row["mode"], row["guidance"], row["sample"]) == (mode, guidance, 0):
-                verdicts[row["benchmark"], row["prompt_id"]] = row["reason"], row["metrics"]
-        except KeyError as error:
-            raise UserError(f"{where}: has no {error}") from None
+    for _, row in read_scores(path) if path.exists() else ():
+        if (row["mode"], row["guidance"], row["sample"]) == (mode, guidance, 0):
+            verdicts[row["benchmark"], row["prompt_id"]] = row.get("reason", ""), row["metrics"]
     return verdicts
 
 
