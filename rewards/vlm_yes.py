@@ -1,13 +1,16 @@
 """The RewardDance form (arXiv 2509.08826): the probability that a vision-language model says yes, the image matches."""
 
+import math
 from typing import Literal
 
 from rewards._support.declarations import Question
+from unigrpo.core.errors import UserError
 from unigrpo.core.lazy import lazy
 from unigrpo.core.settings import Count, Device, Published, Share
 from unigrpo.judges.answers import ANSWERED
 from unigrpo.study.facts import RewardFacts
 
+torch = lazy("torch")
 rewards = lazy("unigrpo.judges.reward")
 
 WEIGHTS = "Qwen/Qwen2.5-VL-7B-Instruct"
@@ -40,9 +43,12 @@ def build(
 
     def score(images, prompts):
         questions = [question.replace("{prompt}", p.text) for p in prompts]
-        values, problems = model.probabilities(images, questions, ["yes"] * len(prompts))
+        found = model.probabilities(images, questions, ["yes"] * len(prompts))
+        problems = {i: str(value) for i, value in enumerate(found) if isinstance(value, UserError)}
+        none = images.new_full((), math.nan)
+        values = torch.stack([none if i in problems else value.to(images.device) for i, value in enumerate(found)])
         if problems:
-            raise rewards.Unscored("vlm_yes", {i: str(why) for i, why in problems.items()}, {"reward": values})
+            raise rewards.Unscored("vlm_yes", problems, {"reward": values})
         return values
 
     score.differentiable = model.differentiable

@@ -58,12 +58,15 @@ EXPECTED = {  # kind of pydantic's error -> what a value should have been, in pl
 }  # fmt: skip
 
 
+BARE = "a URL without user, password, query and fragment"  # what was found may hold a secret: no message shows it
+
+
 def expect(expected: str, holds: Callable[[Any], bool], of: type | tuple[type, ...] = str) -> Callable[[Any], Any]:
     """A check of a value, of a type among ``of``, for an annotation; ``expected`` says in messages what is right."""
 
     def check(value: Any) -> Any:
         if not isinstance(value, of) or not holds(value):
-            raise PydanticCustomError("option", expected)
+            raise PydanticCustomError("secret" if expected == BARE else "option", expected)
         return value
 
     return check
@@ -78,20 +81,15 @@ def _is_url(text: str) -> bool:
     return complete and not re.search(r"\s", text)
 
 
-def _bare(url: str) -> str:
-    if re.search("[@?#]", url):
-        raise PydanticCustomError("secret", "a URL without user, password, query and fragment")
-    return url
-
-
 _DEVICE = expect("auto, cpu, cuda or cuda:<number>", re.compile(r"auto|cpu|cuda(:\d{1,3})?").fullmatch)
+_BARE = expect(BARE, lambda url: not re.search("[@?#]", url))
 _URL = expect("a URL, http:// or https:// with a host", _is_url)
 _KEY = expect("the name of an environment variable that ends in _API_KEY", re.compile(r"\w+_API_KEY").fullmatch)
 _PATH = expect("the path of a file or folder that is there", os.path.exists, (str, Path))
 _SOURCE = "a file or folder that is there, or a repository of the hub (owner/name, owner/name@revision)"
 _PUBLISHED = expect(_SOURCE, lambda source: os.path.exists(source) or ID.fullmatch(str(source)), (str, Path))
 Device = Annotated[str, pydantic.AfterValidator(_DEVICE)]
-Url = Annotated[str, pydantic.AfterValidator(_bare), pydantic.AfterValidator(_URL)]
+Url = Annotated[str, pydantic.AfterValidator(_BARE), pydantic.AfterValidator(_URL)]
 KeyVariable = Annotated[str, pydantic.AfterValidator(_KEY)]  # whose value may be sent to a server
 ExistingPath = Annotated[str, pydantic.PlainValidator(_PATH)]
 Published = Annotated[str, pydantic.PlainValidator(_PUBLISHED)]
@@ -168,7 +166,7 @@ def explain(error: ValidationError, where: str, kind: type | None = None) -> str
         return f"{key}: unknown key{nearest(place[-1], _fields(kind, place[:-1]))}"
     if sort in ("missing", "missing_argument"):
         return f"{key}: missing"
-    if sort == "secret":  # what was found may hold one
+    if sort == "secret":
         return f"{key}: expected {first['msg']}"
     if "literal" in sort:
         known = [word.strip().strip("'") for word in context["expected"].replace(" or ", ",").split(",")]

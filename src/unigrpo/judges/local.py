@@ -1,7 +1,6 @@
 """A vision-language model of transformers as a judge, with a gradient in the pixels where its processor keeps one."""
 
 import inspect
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -26,10 +25,7 @@ class LocalVlm:
     ``batch_size`` questions are asked at once; ``answered`` is as of ``Vlm``. Raises UserError where it cannot be
     loaded, or does not answer a question about a red square."""
 
-    def __init__(
-        self, name: str | Path, device: str = "auto", dtype: str = "auto", batch_size: int = 8,
-        answered: float = ANSWERED,
-    ):  # fmt: skip
+    def __init__(self, name: str | Path, device: str = "auto", dtype: str = "auto", batch_size=8, answered=ANSWERED):
         torchvision_compat.ensure_torchvision()
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -61,8 +57,8 @@ class LocalVlm:
         """As ``Vlm.ask``. What fails alone is a question with a token of the model's own, or one that it answers with
         numbers that are not finite."""
         with torch.no_grad():  # processors cache what they make, which gradients go through later
-            values, problems = self._ask([image.convert("RGB") for image in images], questions, answers, rescale=True)
-        return [problems.get(place, value) for place, value in enumerate(values.tolist())]
+            values = self._ask([image.convert("RGB") for image in images], questions, answers, rescale=True)
+        return [value if isinstance(value, UserError) else value.item() for value in values]
 
     @cached_property
     def differentiable(self) -> bool:
@@ -73,49 +69,48 @@ class LocalVlm:
 
     def probabilities(
         self, images: Tensor, questions: Sequence[str], answers: Sequence[str]
-    ) -> tuple[Tensor, dict[int, UserError]]:
-        """(B,) float32 in [0, 1] of images (B, 3, H, W) in [0, 1], differentiable in the images; and why, by place,
-        where it is NaN. Raises UserError where a gradient is asked for that the model's processor does not keep."""
-        values, problems = self._ask(list(images), questions, answers, rescale=False)
-        lost = images.requires_grad and torch.is_grad_enabled() and not values.requires_grad
-        if lost and len(problems) < len(images):
+    ) -> list[Tensor | UserError]:
+        """As :meth:`ask`, of images (B, 3, H, W) in [0, 1]: numbers in float32, differentiable in the images. Raises
+        UserError where a gradient is asked for that the model's processor does not keep."""
+        values = self._ask(list(images), questions, answers, rescale=False)
+        given = images.requires_grad and torch.is_grad_enabled()
+        if given and any(isinstance(value, Tensor) and not value.requires_grad for value in values):
             raise UserError(f"{self.name}: its image processor keeps no gradient in the pixels")
-        return values, problems
+        return values
 
     def _ask(
         self, images: list, questions: Sequence[str], answers: Sequence[str], rescale: bool
-    ) -> tuple[Tensor, dict[int, UserError]]:
+    ) -> list[Tensor | UserError]:
         if not len(images) == len(questions) == len(answers):
             raise ValueError(f"{len(images)} images, {len(questions)} questions, {len(answers)} answers")
         ids = {answer: (self.answer_ids(answer), self._accepted(answer)) for answer in answers}
-        problems: dict[int, UserError] = {}
+        found: dict[int, Tensor | UserError] = {}
         for place, question in enumerate(questions):
-            with self._noted(problems, place, question):
+            with self._noted(found, place, question):
                 check_text(question)
-                if found := next((token for token in self._reserved if token in question), None):
-                    raise UserError(f"holds {found!r}, a token of the model's own")
-        values = [torch.tensor(math.nan, device=self.device)] * len(images)
-        fit = [place for place in range(len(images)) if place not in problems]
+                if own := next((token for token in self._reserved if token in question), None):
+                    raise UserError(f"holds {own!r}, a token of the model's own")
+        fit = [place for place in range(len(images)) if place not in found]
         for start in range(0, len(fit), self.batch_size):
             places = fit[start : start + self.batch_size]
             shares = self._first_token([images[i] for i in places], [questions[i] for i in places], rescale)
             for place, share in zip(places, shares, strict=True):
                 expected, accepted = ids[answers[place]]
                 score, mass, best = share[expected].sum(), share[accepted].sum().item(), int(share.argmax())
-                with self._noted(problems, place, questions[place]):
+                with self._noted(found, place, questions[place]):
                     if not score.isfinite():
                         raise UserError(f"its answer has no finite probability, in {self.dtype}".replace("torch.", ""))
                     likeliest = self.processor.tokenizer.decode([best])
                     require_answered(mass, self.answered, likeliest, share[best].item())
-                    values[place] = score
-        return torch.stack(values) if values else torch.zeros(0), problems
+                    found[place] = score
+        return [found[place] for place in range(len(images))]
 
     @contextmanager
-    def _noted(self, problems: dict[int, UserError], place: int, question: str) -> Iterator[None]:
+    def _noted(self, found: dict, place: int, question: str) -> Iterator[None]:
         try:
             yield
         except UserError as error:
-            problems[place] = UserError(f"{self.name}: question {question[:200]!r}: {error}")
+            found[place] = UserError(f"{self.name}: question {question[:200]!r}: {error}")
 
     @cached_property
     def _reserved(self) -> list[str]:
