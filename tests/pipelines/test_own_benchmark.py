@@ -126,10 +126,10 @@ def test_it_is_compared_and_shown(made):
     compared = pd.read_csv(made / "compare/base.vs.sft.csv")["metric"].tolist()
     assert {"My prompts", "my gold", "small", "My prompts, one", "TA", "GenEval, counting"} <= set(compared)
     page = (made / "gallery/index.html").read_text()
-    headings = re.findall(r"<h2>(.*?)</h2>", page)
+    headings = re.findall(r'<p class="category">(.*?)</p>', page)
     assert {"My prompts, pairs", "My prompts, one", "small, one", "GenEval, counting", "TA, compound"} <= set(headings)
     first = json.loads((made / "runs/sft/seed0/samples/mine.think.tuned/manifest.jsonl").read_text().splitlines()[0])
-    assert first["prompt"] == PROMPTS[0]["prompt"] and f"<h3>{first['prompt']}</h3>" in page
+    assert first["prompt"] == PROMPTS[0]["prompt"] and f"<h2>{first['prompt']}</h2>" in page
 
 
 @pytest.mark.slow

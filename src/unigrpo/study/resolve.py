@@ -270,6 +270,13 @@ def benchmarks() -> dict[str, Benchmark]:
     return load_catalogue(CATALOGUE)["benchmarks"]
 
 
+@cache
+@declarations()
+def runs() -> list[str]:
+    """The same of its runs."""
+    return list(load_catalogue(CATALOGUE)["runs"])
+
+
 @declarations()
 def chosen_run(scale: str | None, run: str | None, seed: int, file: Path | None) -> tuple[str, RunConfig]:
     """(the words that chose it, its configuration): ``run`` of the catalogue at ``scale`` and ``seed``, or the resolved

@@ -1,5 +1,6 @@
 """A table's numbers: as columns of its CSV, and as the cells of its Markdown."""
 
+import math
 from collections.abc import Mapping
 
 from unigrpo.report.data.phrases import MISSING
@@ -44,6 +45,11 @@ def overall(row: Row, sources: Sources) -> Line:
 def published(row: Row, sources: Sources, *names: str) -> Line:
     """The paper's values; None where it has none."""
     return {f"paper_{name}": sources.paper.value(row.run, row.thinking, name) or None for name in names}
+
+
+def digits(width: float) -> int:
+    """After the point, so that a width shows two significant ones; 0 to 6."""
+    return min(max(1 - math.floor(math.log10(width)), 0), 6) if width > 0 else 3
 
 
 def number(line: Mapping, name: str, form: str = ".3f") -> str:

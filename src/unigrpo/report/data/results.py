@@ -219,9 +219,19 @@ class Folder:
         known = self.study.catalogue["benchmarks"] if self.study else resolve.benchmarks()
         return {name: known[name] for name in self.chosen or known}
 
+    @cached_property
+    def runs(self) -> list[str]:
+        """Those of the study or of this checkout's catalogue, in its order, whether they have a folder or not."""
+        return list(self.study.catalogue["runs"] if self.study else resolve.runs())
+
+    def strays(self) -> list[str]:
+        """Folders of runs that the catalogue does not know: no report shows them."""
+        found = {path.parent.name for path in (self.root / "runs").glob("*/seed[0-9]*")}
+        return sorted(found - set(self.runs))
+
     def seed_folders(self, run: str) -> dict[int, Path]:
         paths = (self.root / "runs" / run).glob("seed[0-9]*")
-        return {int(path.name.removeprefix("seed")): path for path in sorted(paths)}
+        return {int(path.name[4:]): path for path in sorted(paths) if path.name[4:].isdecimal()}
 
     def config(self, run: str) -> dict:
         """The configuration that the run's first seed was trained with, else that of the study; empty without one."""

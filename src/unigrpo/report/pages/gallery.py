@@ -1,14 +1,17 @@
 """A static gallery: the first sample of every prompt, from the same noise in every run, with trace, verdict and scores.
 
+Its runs are the catalogue's, in its order. Pictures are called by position, <run>/<prompt>.png, so that no two ids can
+share one. The page shows PAGE prompts at a time and keeps its filters in its address.
+
 One page, index.html (its template is gallery.html), and small PNG files; it opens from disk, without a server or a
 network. The same page with its images inside is one file to pass on, and what the workflow's report holds.
 """
 
 import base64
 import os
-import re
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
@@ -17,19 +20,19 @@ from PIL import Image
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_text, write_text
 from unigrpo.report.data import phrases
+from unigrpo.report.data.lines import digits
 from unigrpo.report.data.results import Folder
 from unigrpo.report.data.samples import Sample, read_samples
 
 TEMPLATE = Path(__file__).with_name("gallery.html")
-STAGES = ("base", "sft", "rl", "outside")
+PAGE = 50  # prompts at a time
 LARGEST = 256  # pixels: what a page of hundreds of images needs of each
 VERDICTS = {True: ("right", "✓ right"), False: ("wrong", "✗ wrong"), None: ("unjudged", "not judged")}  # class, words
 HIDDEN = ("official", "atoms", "soft", "artefact")  # scores that are not shown; the first is the verdict itself
 
 
-def _cell(sample: Sample, run: str, out: Path) -> dict:
+def _cell(sample: Sample, source: str, out: Path) -> dict:
     """Write the image; what the page says of it."""
-    source = f"images/{run}/{sample.benchmark}/{re.sub(r'[^A-Za-z0-9_-]+', '-', sample.prompt_id)}.png"
     (out / source).parent.mkdir(parents=True, exist_ok=True)
     picture = Image.fromarray(sample.image)
     picture.thumbnail((LARGEST, LARGEST))
@@ -46,33 +49,46 @@ def _cell(sample: Sample, run: str, out: Path) -> dict:
     }
 
 
+def _form(values: Sequence[float]) -> str:
+    """How the scores of single images are written."""
+    within = 0 <= min(values) <= max(values) <= 1
+    return "%.2f" if within else f"%.{digits((max(values) - min(values)) / 10)}f"
+
+
 def make(folder: Folder, out: Path, single: Path, guidance: str = "tuned") -> None:
     """Write the folder ``out`` with index.html and its images, in place of one that is there, and the page ``single``
-    with its images inside. Base is first, then SFT, then the other runs by name, each with thinking where there is any.
-    Raises UserError where no run has samples."""
+    with its images inside; every run with thinking where there is any. Raises UserError where no run has samples."""
     found = {}
-    for run in sorted(path.name for path in (folder.root / "runs").glob("*")):
+    for run in folder.runs:
         found[run] = read_samples(folder, run, "think", guidance) or read_samples(folder, run, "direct", guidance)
-    stages = {run: STAGES.index(folder.config(run).get("stage", STAGES[-1])) for run in found}
-    runs = {run: found[run] for run in sorted(found, key=stages.get) if found[run]}
+    runs = {run: samples for run, samples in found.items() if samples}
     absent = [folder.label(run) for run in found if folder.without_pictures(run)]
+    notes = [f"P{phrases.PICTURELESS[1:]}: {', '.join(absent)}."] if absent else []
+    if strays := folder.strays():
+        notes.append(f"Not in the catalogue, and not shown: {', '.join(strays)}.")
     if not runs and not absent:
         raise UserError(f"{folder.root / 'runs'}: no run has samples at guidance '{guidance}'")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".", dir=out.parent) as temporary:
-        new, categories = Path(temporary, out.name), {}
-        for prompt, sample in {key: s for samples in runs.values() for key, s in samples.items()}.items():
-            cells = {run: _cell(each[prompt], run, new) if prompt in each else None for run, each in runs.items()}
+        new, prompts, scores = Path(temporary, out.name), [], {}
+        for number, (key, sample) in enumerate({k: s for each in runs.values() for k, s in each.items()}.items()):
+            sources = {run: f"images/{place}/{number}.png" for place, run in enumerate(runs)}
+            cells = {run: _cell(each[key], sources[run], new) if key in each else None for run, each in runs.items()}
             category = f"{folder.benchmarks[sample.benchmark].label}, {sample.tag.replace('_', ' ')}"
-            categories.setdefault(category, []).append((sample.prompt, cells))
+            prompts.append((sample.prompt, category, cells))
+            for name, value in (pair for cell in cells.values() if cell for pair in cell["scores"].items()):
+                scores.setdefault(name, []).append(value)
         environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
         page = {
             "title": f"Samples, scale {folder.root.name}",
             "scale": phrases.scale_of(list(runs), folder).replace("`", ""),
-            "absent": f"P{phrases.PICTURELESS[1:]}: {', '.join(absent)}" if absent else "",
+            "notes": notes,
+            "page": PAGE,
+            "forms": {name: _form(values) for name, values in scores.items()},
             "guidance": guidance,
             "labels": {run: folder.label(run) for run in runs},
-            "categories": categories,
+            "prompts": prompts,
+            "categories": list(dict.fromkeys(category for _, category, _ in prompts)),
         }
         for path, source in ((new / "index.html", "src"), (single, "inside")):
             write_text(path, environment.from_string(read_text(TEMPLATE)).render(page, source=source))
