@@ -46,10 +46,11 @@ env:
 	@echo ".venv stays as it is: it was made for $(OTHER)" >&2
 endif
 
-$(STAMP): requirements.lock pyproject.toml
+$(STAMP): requirements.lock torch.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --requirement requirements.lock
+	.venv/bin/python -m pip install --quiet --no-deps --requirement requirements.lock
+	.venv/bin/python -m pip install --quiet --requirement torch.lock
 	.venv/bin/python -m pip install --quiet --no-deps --editable .
 	touch $(STAMP)
 

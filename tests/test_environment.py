@@ -23,10 +23,17 @@ def project(root):
 @pytest.fixture(scope="module")
 def lock(root):
     """Package -> version."""
-    lines = (root / "requirements.lock").read_text().splitlines()
+    lines = [*hashed(root), *(root / "torch.lock").read_text().splitlines()]
     pins = [Requirement(line) for line in lines if not line.startswith("#")]
     assert all(len(pin.specifier) == 1 and str(pin.specifier).startswith("==") for pin in pins)
     return {canonicalize_name(pin.name): str(pin.specifier)[2:] for pin in pins}
+
+
+def hashed(root):
+    """Requirement -> the hashes of its files."""
+    text = (root / "requirements.lock").read_text().replace("\\\n", "")
+    rows = [line.split(" --hash=") for line in text.splitlines() if not line.startswith("#")]
+    return {name.strip(): [value.strip() for value in values] for name, *values in rows}
 
 
 def direct(project):
@@ -37,6 +44,16 @@ def direct(project):
 def test_the_lock_pins_every_dependency_within_its_range(project, lock):
     for requirement in direct(project):
         assert lock[canonicalize_name(requirement.name)] in requirement.specifier, requirement
+
+
+def test_every_package_but_torch_is_locked_by_the_hashes_of_its_files(root):
+    """Torch has a build for each platform; of a pure package one file serves all."""
+    rows = hashed(root)
+    assert all(re.fullmatch("sha256:[0-9a-f]{64}", value) for values in rows.values() for value in values)
+    assert len(rows) > 100 and all(rows.values()) and len(rows["numpy==2.4.6"]) > 20
+    names = re.findall(r"^([\w-]+)==", (root / "torch.lock").read_text(), re.MULTILINE)
+    assert names == ["torch", "torchvision"]
+    assert "://" not in (root / "requirements.lock").read_text()
 
 
 def test_the_lock_is_closed_under_dependencies(lock):
@@ -101,7 +118,7 @@ echo "$@" >> calls
 
 def make(root, folder, owner, *words):
     """`make` in a checkout whose .venv was made for `owner` and runs nothing but the project: (what it ran, result)."""
-    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+    for name in ("Makefile", "requirements.lock", "torch.lock", "pyproject.toml"):
         shutil.copy(root / name, folder)
     for name in ("src", "rewards", "evals", "pipelines"):
         (folder / name).symlink_to(root / name)

@@ -99,7 +99,7 @@ def test_after_a_kill_ctrl_c_through_make_still_ends_in_one_line(root, checkout)
     Path(".venv/bin").mkdir(parents=True)
     Path(".venv/bin/python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     Path(".venv/bin/python").chmod(0o755)
-    for name in ("requirements.lock", "pyproject.toml", ".venv/installed"):
+    for name in ("requirements.lock", "torch.lock", "pyproject.toml", ".venv/installed"):
         (checkout / name).touch()
     with subprocess.Popen(REPRODUCE, stderr=subprocess.DEVNULL) as killed:
         wait_for(lambda: rows(checkout))
