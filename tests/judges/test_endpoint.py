@@ -397,3 +397,10 @@ def test_a_dead_server_is_given_up():
     found = judge.ask([RED] * 40, ["?"] * 40, ["yes"] * 40)
     assert len(found) == 40 and all(isinstance(error, UserError) for error in found)
     assert "no reply" in str(found[0]) and "not asked after 8 failures in a row" in str(found[-1])
+
+
+def test_an_environment_without_a_usable_proxy_is_named(monkeypatch):
+    monkeypatch.setenv("http_proxy", "odd://me:pass@h")
+    with pytest.raises(UserError, match="^judge at h: proxies and certificates of the environment: ") as caught:
+        client("http://h/v1").ask([RED], ["?"], ["yes"])
+    assert "pass" not in str(caught.value)

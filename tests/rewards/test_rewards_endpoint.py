@@ -266,3 +266,10 @@ def test_a_server_that_is_not_there_is_named():
 def test_bad_options_are_named(changes, message):
     with pytest.raises(UserError, match=f"^reward vlm_endpoint: {message}"):
         rewards.load("vlm_endpoint", **{"url": "http://x/v1"} | OPTIONS | changes)
+
+
+@pytest.mark.parametrize("options", ['{"url": "http://me:pass@h/v1"', '["http://me:pass@h/v1"]'])
+def test_options_that_cannot_be_read_are_not_shown(options):
+    with pytest.raises(UserError, match="^--reward vlm_endpoint: .*after '='") as caught:
+        rewards.named(f"vlm_endpoint={options}")
+    assert "pass" not in str(caught.value)

@@ -24,7 +24,7 @@ from urllib.parse import quote, urlsplit
 import httpx2
 from PIL import Image
 
-from unigrpo.core.errors import RewardFailed, UserError
+from unigrpo.core.errors import RewardFailed, UserError, reading
 from unigrpo.core.records import check_text
 from unigrpo.core.settings import KeyVariable, Url, check_value
 from unigrpo.judges.answers import ANSWERED, PROBE, by_text, meaning, require_answered, written
@@ -160,7 +160,9 @@ class Endpoint:
         limits, headers = httpx2.Limits(max_connections=self.concurrency), {"Content-Type": "application/json"}
         headers |= {"Accept-Encoding": "identity"}  # so that the bound on a reply is one
         headers |= {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        async with httpx2.AsyncClient(headers=headers, limits=limits, timeout=None) as client:
+        with reading(f"{self.name}: proxies and certificates of the environment", "some that can be used"):
+            client = httpx2.AsyncClient(headers=headers, limits=limits, timeout=None)
+        async with client:
             return list(await asyncio.gather(*(answer(*item) for item in items)))
 
     async def _patiently(

@@ -191,9 +191,9 @@ def named(text: str) -> tuple[str, dict]:
     try:
         options = json.loads(written) if written else {}
     except json.JSONDecodeError as error:
-        raise UserError(f"--reward {text}: the options after '=' are not valid JSON ({error.msg})") from None
+        raise UserError(f"--reward {name}: the options after '=' are not valid JSON ({error.msg})") from None
     if not isinstance(options, dict):
-        raise UserError(f"--reward {text}: expected a JSON object of options after '=', found {written}")
+        raise UserError(f"--reward {name}: expected a JSON object of options after '='")
     return name, options
 
 
