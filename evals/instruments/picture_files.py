@@ -22,7 +22,7 @@ from PIL import Image
 
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import new_folder, read_json
-from unigrpo.core.records import Prompt, same_text
+from unigrpo.core.records import Prompt, check_text, same_text
 from unigrpo.sampling import sample_folder
 from unigrpo.sampling.pictures import as_rgb, path_in, read_picture
 
@@ -150,10 +150,15 @@ def _official_prompt(folder: Path) -> Prompt:
 
 
 def _mapped(path: Path) -> Iterator[Picture | Broken]:
-    rows = read_json(path)
+    rows = read_json(path, halves=True)
     if not rows:
         raise UserError(f"{path}: is empty, expected {{prompt: path of its image}}")
     for text, image in rows.items():  # which has no label but its text
+        try:
+            check_text(f"{text}{image}")
+        except UserError as error:
+            yield ascii(image), str(error)
+            continue
         yield _picture(path.parent, image, Prompt(same_text(text), text, "", {"prompt": text}), 0)
 
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 from evals.instruments.picture_files import convert, read
 from tests._support.command import unigrpo
+from unigrpo.__main__ import call
 from unigrpo.core.errors import UserError
 
 CUP = {"tag": "colors", "include": [{"class": "cup", "count": 1, "color": "red"}], "prompt": "a photo of a red cup"}
@@ -122,6 +123,20 @@ def test_a_map_of_prompts(tmp_path):
     found = read(tmp_path / "map.json")
     assert [p.prompt.text for p in found.pictures] == ["two cats", "one"] and found.broken[0][0] == "x"
     assert all(same(p.open(), image(4)) for p in found.pictures)
+
+
+def test_a_text_that_no_file_holds_is_one_broken_image(tmp_path, capsys):
+    """Half an emoji, NUL: as a prompt and in a path; the others are judged."""
+    for number in range(3):
+        image(number).save(tmp_path / f"{number}.png")
+    rows = {"a dog": "0.png", "a \ud83d cat": "1.png", "a\0cat": "2.png", "a cow": "\ud83d.png"}
+    (tmp_path / "m.json").write_text(json.dumps(rows))
+    found = read(tmp_path / "m.json")
+    assert [p.prompt.text for p in found.pictures] == ["a dog"]
+    assert [name for name, _ in found.broken] == ["'1.png'", "'2.png'", r"'\ud83d.png'"]
+    assert call(["judge", "mean_reward", "--images", str(tmp_path / "m.json"), "--reward", "jpeg"]) == 1
+    said = capsys.readouterr()
+    assert "1 images judged, 3 could not be" in said.out and (said.out + said.err).isascii()
 
 
 def test_export_is_what_the_official_tool_reads(tmp_path):

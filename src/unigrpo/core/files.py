@@ -66,9 +66,10 @@ def digest(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_json(path: str | Path, *keys: str) -> dict:
-    """A JSON object. Raises UserError naming the file and the line, or the first of ``keys`` that it lacks."""
-    value = parse_json(read_text(path), path)
+def read_json(path: str | Path, *keys: str, halves: bool = False) -> dict:
+    """A JSON object. Raises UserError naming the file and the line, or the first of ``keys`` that it lacks. ``halves``
+    of characters may stand in a file whose texts are judged one by one."""
+    value = parse_json(read_text(path), path, halves=halves)
     for key in keys:
         if key not in value:
             raise UserError(f"{path}: '{key}' is missing, expected an object with {', '.join(keys)}")
@@ -103,7 +104,7 @@ def csv_rows(text: str, path: str | Path) -> Iterator[tuple[str, list[str]]]:
             yield where, row
 
 
-def parse_json(text: str, path: object, first: int = 1) -> dict:
+def parse_json(text: str, path: object, first: int = 1, halves: bool = False) -> dict:
     """The JSON object in ``text``, which stands in ``path`` from line ``first`` on. Raises UserError for anything else,
     also for a key that is given twice, a number that is not finite, half a character, and more than DEEPEST levels of
     nesting."""
@@ -116,7 +117,7 @@ def parse_json(text: str, path: object, first: int = 1) -> dict:
             raise UserError(f"{path}, line {line}: not valid JSON ({error.msg})") from error
         if not isinstance(value, dict):
             raise UserError(f"{where}: expected a JSON object, found {type(value).__name__}")
-        if "\\u" in text:
+        if "\\u" in text and not halves:
             json.dumps(value, ensure_ascii=False).encode()
         if text.count("[") + text.count("{") > DEEPEST:
             check_tree(value, where)
