@@ -1,8 +1,9 @@
 """Judge real images by a benchmark: ``unigrpo judge geneval --images DIR``.
 
 Writes into ``--out``: ``images.jsonl``, a row an image with verdict, reason and what was seen, in the columns that
-``unigrpo collect`` reads; ``summary.json``; and ``failed.jsonl``, which names the images that could not be judged. What
-was judged when a run ends early stays in ``images.jsonl.part`` and is not judged again by the next of the same version.
+``unigrpo collect`` reads; ``failed.jsonl``, which names the images that could not be judged; last ``summary.json``. The
+next run of the same version judges what is new, changed or failed: other verdicts are found by prompt and pixels in
+``images.jsonl``, or in ``images.jsonl.part`` where this one ended early.
 """
 
 import hashlib
@@ -10,26 +11,31 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from PIL.Image import Image
 from tqdm import tqdm
 
-from evals.benchmarks import Judge
+from evals.benchmarks import Judge, mean
 from evals.instruments.picture_files import Picture, Pictures, read
 from unigrpo.core import weights
-from unigrpo.core.errors import UserError
-from unigrpo.core.files import accessing, read_text, write_json, write_text
+from unigrpo.core.errors import UserError, reading
+from unigrpo.core.files import accessing, write_json, write_text
+from unigrpo.core.records import same_text
 from unigrpo.core.seeding import numpy_generator
 from unigrpo.core.settings import check_options
+from unigrpo.report.data.rows import check_range, range_of
 from unigrpo.report.data.stats import Cells, Estimate, estimate, written
 from unigrpo.study.facts import BENCHMARKS, BenchmarkFacts
 
-PART = "images.jsonl.part"
+ROWS, PART, FAILED, SUMMARY = "images.jsonl", "images.jsonl.part", "failed.jsonl", "summary.json"
 SHOWN = 3  # failures that are printed; failed.jsonl has all
 HELD = 4  # batches of images that wait for others of their size, at most
+AHEAD, READERS = 8, 2  # images that are read before they are needed, threads that read them
 
 Batch = list[tuple[int, Picture, Image, str]]
 """Images of one size: place among all, picture, image, key."""
@@ -44,16 +50,9 @@ def batches(
     """The images to judge, opened, ``batch`` of one size at once. What ``check`` refuses or cannot be opened goes into
     ``results``, and so do rows that are ``done``, by key."""
     waiting: dict[tuple[int, int], Batch] = {}
-    for place, picture in enumerate(found.pictures):
-        try:
-            check(picture)
-            image = picture.open()
-        except UserError as error:
-            results[place] = error
-            continue
-        key = _key(picture, image)
+    for place, picture, image, key in _opened(found, results, check):
         if key in done:
-            results[place] = done[key]
+            results[place] = done[key] | picture.names
             continue
         same = waiting.setdefault(image.size, [])
         same.append((place, picture, image, key))
@@ -64,10 +63,35 @@ def batches(
     yield from waiting.values()
 
 
+def _opened(found: Pictures, results: Results, check: Callable[[Picture], None]) -> Iterator[tuple]:
+    """Place, picture, image and key of what can be opened, in order."""
+
+    def opened(picture: Picture) -> tuple[Image, str]:
+        with reading(picture.name, "an image"):
+            image = picture.open()
+            return image, _key(picture, image)
+
+    ahead: deque = deque()
+    with ThreadPoolExecutor(READERS) as pool:
+        for place, picture in enumerate([*found.pictures, *[None] * AHEAD]):
+            if len(ahead) == AHEAD or (picture is None and ahead):
+                *names, future = ahead.popleft()
+                try:
+                    yield *names, *future.result()
+                except UserError as error:
+                    results[names[0]] = error
+            try:
+                if picture is not None:
+                    with reading(picture.name, "an image and a prompt that can be judged"):
+                        check(picture)
+                    ahead.append((place, picture, pool.submit(opened, picture)))
+            except UserError as error:
+                results[place] = error
+
+
 def _key(picture: Picture, image: Image) -> str:
     """What a verdict depends on besides the judge: the prompt and the pixels."""
-    prompt = picture.prompt
-    known = json.dumps([picture.name, picture.sample, prompt.id, prompt.text, prompt.tag, prompt.meta], sort_keys=True)
+    known = json.dumps([*picture.prompt.key, picture.prompt.meta], sort_keys=True)
     return hashlib.sha256(known.encode() + repr(image.size).encode() + image.tobytes()).hexdigest()[:16]
 
 
@@ -80,45 +104,74 @@ def sorted_out(found: Pictures, results: Results) -> tuple[list[dict], list[dict
 
 
 def run(found: Pictures, judge: Judge, benchmark: str, out: Path, batch: int) -> tuple[list[dict], list[dict]]:
-    """Judge ``found`` -> (rows of images, rows of failures), each in the order of the images; see the module. Raises
-    UserError for a metric that is not a finite number."""
+    """Judge ``found`` -> (rows of images, rows of failures), each in the order of the images; see the module. What an
+    earlier run says in sum is removed first."""
     header = {"benchmark": benchmark, "version": judge.version}
     header |= {"mode": found.protocol["mode"], "guidance": found.protocol["guidance_name"]}
     results: Results = {}
-    part = out / PART
-    done = _resumed(part, header)
-    write_text(part, "".join(json.dumps(line) + "\n" for line in (header, *done.values())))
-    with part.open("a", encoding="utf-8") as file, tqdm(total=len(found.pictures), desc=benchmark, disable=None) as bar:
+    kept = {name: _judged(out / name, header) for name in (ROWS, PART)}
+    for name in (SUMMARY, FAILED):
+        (out / name).unlink(missing_ok=True)
+    write_text(out / PART, _lines(kept[PART].values()))
+    done = kept[ROWS] | kept[PART]
+    with (out / PART).open("a", encoding="utf-8") as file, tqdm(total=len(found.pictures), disable=None) as bar:
         for group in batches(found, batch, results, judge.check, done):
             places, pictures, images, keys = zip(*group, strict=True)
-            for place, picture, key, row in zip(places, pictures, keys, judge.judge(pictures, images), strict=True):
-                if isinstance(row, UserError):
-                    results[place] = row
-                    continue
-                for name, value in row["metrics"].items():
-                    if not math.isfinite(value):
-                        raise UserError(f"{picture.name}: metric '{name}' is {value}, not a finite number")
-                results[place] = header | picture.names | {"prompt": picture.prompt.text} | row | {"key": key}
-                with accessing(part, "written"):
-                    file.write(json.dumps(results[place]) + "\n")
-                    file.flush()
+            rows = _verdicts(judge, benchmark, pictures, images)
+            for place, picture, image, key, row in zip(places, pictures, images, keys, rows, strict=True):
+                if not isinstance(row, UserError):
+                    row = header | picture.names | {"prompt": picture.prompt.text} | image.info | row | {"key": key}
+                results[place] = row
+            with accessing(out / PART, "written"):
+                file.write(_lines(results[p] for p in places if not isinstance(results[p], UserError)))
+                file.flush()
             bar.update(len(group))
     return sorted_out(found, results)
 
 
-def _resumed(part: Path, header: dict) -> dict[str, dict]:
-    """Key -> row of what an earlier run of the same header judged. A last line that was cut off is left out."""
-    text = read_text(part) if part.exists() else ""
+def _lines(rows: Iterable[dict]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def _judged(path: Path, header: dict) -> dict[str, dict]:
+    """Key -> row of what ``path`` holds of the same header; without a last line that was cut off, or any that is none
+    of ours."""
+    rows = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+        try:
+            row = json.loads(line)
+            if header.items() <= row.items():
+                rows[row["key"]] = row
+        except (ValueError, LookupError, TypeError, AttributeError):
+            continue
+    return rows
+
+
+def _verdicts(judge: Judge, benchmark: str, pictures: Sequence[Picture], images: Sequence[Image]) -> list:
+    """The judge's rows, or why there is none. What a library raises is the failure of its image, which is then judged
+    alone."""
     try:
-        first, *judged = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-        return {row["key"]: row for row in judged} if first == header else {}
-    except (ValueError, LookupError, TypeError):
-        return {}  # no record of ours
+        return [_in_range(row, benchmark) for row in judge.judge(pictures, images)]
+    except UserError:
+        raise
+    except Exception as error:
+        if len(pictures) == 1:
+            return [UserError(f"cannot be judged ({type(error).__name__}: {' '.join(str(error).split())})")]
+        return [_verdicts(judge, benchmark, [p], [image])[0] for p, image in zip(pictures, images, strict=True)]
 
 
-def intervals(rows: Sequence[dict], by_category: bool) -> dict[str, Estimate]:
-    """Mean and 95 % interval of each metric over prompts, whose images count together; ``by_category``: the mean of
-    the tasks' means. Sizes (``atoms``) are left out."""
+def _in_range(row: dict | UserError, benchmark: str) -> dict | UserError:
+    try:
+        for name, value in {}.items() if isinstance(row, UserError) else row["metrics"].items():
+            check_range("metrics", benchmark, name, value)
+        return row
+    except UserError as error:
+        return error
+
+
+def intervals(rows: Sequence[dict], by_category: bool, benchmark: str) -> dict[str, Estimate]:
+    """Mean and 95 % interval of each metric of ``benchmark`` over prompts, whose images count together;
+    ``by_category``: the mean of the tasks' means. Sizes (``atoms``) are left out."""
     prompts: dict[str, list[dict]] = {}
     for row in rows:
         prompts.setdefault(row["prompt_id"], []).append(row)
@@ -127,9 +180,42 @@ def intervals(rows: Sequence[dict], by_category: bool) -> dict[str, Estimate]:
     for metric in rows[0]["metrics"]:
         if metric != "atoms":
             means = [sum(row["metrics"][metric] for row in group) / len(group) for group in prompts.values()]
-            cells = Cells(np.asarray([means], dtype=float), (0,), names, tags)
+            ends = range_of(benchmark, metric)
+            within = ends if all(map(math.isfinite, ends)) else None
+            cells = Cells(np.asarray([means], dtype=float), (0,), names, tags, within)
             found[metric] = estimate(cells, numpy_generator(0, "images", metric), by_category)
     return found
+
+
+def covered(rows: Sequence[dict], prompts: Mapping[str, str] | None, samples: int) -> dict:
+    """How much of a benchmark, whose ``prompts`` (text -> category) are known or None, the ``rows`` are: ``prompts`` of
+    ``of``, least and most ``images`` of one where ``expected`` should be, ``outside`` (images of other prompts),
+    ``categories`` (name -> prompts, of how many); and ``part``, the same in words where it is not the whole."""
+    counts = Counter(same_text(row["prompt"]) for row in rows)
+    inside = counts if prompts is None else Counter({text: n for text, n in counts.items() if text in prompts})
+    expected = max([samples, *inside.values()])
+    found = {"prompts": len(inside), "of": prompts and len(prompts), "expected": expected}
+    found |= {"images": [min(inside.values(), default=0), max(inside.values(), default=0)]}
+    found |= {"outside": counts.total() - inside.total(), "categories": {}, "part": ""}
+    have = Counter((prompts or {}).get(text, "") for text in inside)
+    if any(wanted := Counter((prompts or {}).values())):
+        found["categories"] = {tag: [have[tag], n] for tag, n in wanted.items()}
+    if prompts and len(inside) < len(prompts):
+        found["part"] = f"{len(inside)} of {len(prompts)} prompts"
+    elif inside.total() < (whole := len(inside) * expected):
+        found["part"] = f"{inside.total()} of {whole} images"
+    return found
+
+
+def _coverage_line(found: dict) -> str:
+    of = f" of {found['of']}" if found["of"] else ""
+    least, most = found["images"]
+    each = f"{least} to {most}" if least < most else f"{most}"
+    each += f" of {found['expected']}" * (most < found["expected"])
+    lacking = [f"{tag} {n} of {wanted}" for tag, (n, wanted) in found["categories"].items() if n < wanted]
+    line = f"{found['prompts']}{of} prompts, {each} images each"
+    line += f"; categories: {', '.join(lacking)}" * bool(lacking)
+    return line + f"; {found['outside']} images of prompts that are not the benchmark's" * bool(found["outside"])
 
 
 def write(
@@ -144,19 +230,27 @@ def write(
     """Write the results of a finished run, by weights of the hub's ``commits``, into ``out``; returns the lines that
     report them."""
     numbers, lines = judge.summary(rows) if rows else ({}, [])
+    coverage = covered(rows, judge.prompts, facts.samples)
+    lines.insert(0, _coverage_line(coverage))
+    if lossy := Counter(row["lossy"] for row in rows if "lossy" in row):
+        lines.append(f"{lossy.total()} of {len(rows)} images are lossy ({', '.join(lossy)})")
     if rows:
-        found = intervals(rows, by_category=facts.by_task)
+        found = intervals(rows, facts.by_task, benchmark)
         numbers |= {"intervals": {name: [e.mean, e.lo, e.hi] for name, e in found.items()}}
         shown = ", ".join(f"{name} {written(e.mean, e.lo, e.hi, '.4f')}" for name, e in found.items())
-        lines.append(f"95 % intervals over {next(iter(found.values())).prompts} prompts: {shown}")
+        count = next(iter(found.values())).prompts
+        lines.append(f"95 % intervals over {count} prompts alone (one replicate): {shown}")
+        official = {name: mean(rows, name, facts.by_task, pictures=True) for name in found if facts.averages_pictures}
+        if any(abs(value - found[name].mean) > 1e-9 for name, value in official.items()):
+            numbers |= {"as_official": official}
+            lines.append(f"as the official tool averages: {', '.join(f'{n} {v:.4f}' for n, v in official.items())}")
     about = {"benchmark": benchmark, "title": facts.title, "version": judge.version, "weights": commits}
-    about |= {"images": len(rows), "failed": len(failed)}
-    write_text(out / "images.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    write_json(out / "summary.json", about | numbers | {"caveat": facts.caveat})
-    (out / PART).unlink(missing_ok=True)
-    (out / "failed.jsonl").unlink(missing_ok=True)
+    about |= {"images": len(rows), "failed": len(failed), "coverage": coverage, "lossy": lossy.total()}
+    write_text(out / ROWS, _lines(row | {"part": coverage["part"]} for row in rows))
     if failed:
-        write_text(out / "failed.jsonl", "".join(json.dumps(row) + "\n" for row in failed))
+        write_text(out / FAILED, _lines(failed))
+    write_json(out / SUMMARY, about | numbers | {"caveat": facts.caveat})
+    (out / PART).unlink(missing_ok=True)
     head = [f"{facts.title} ({judge.version})", f"{len(rows)} images judged, {len(failed)} could not be"]
     return [*head, *lines, f"Note: {facts.caveat}", f"written: {out}"]
 
@@ -178,7 +272,7 @@ def judge_images(benchmark: str, images: Path, out: Path | None, batch: int, opt
         judge = module.build(**options)
     rows, failed = run(found, judge, benchmark, out, batch)
     print("\n".join(write(rows, failed, judge, module.FACTS, benchmark, out, weights.commits(checkpoints))))
-    show_failed(failed, "judged", f": {out / 'failed.jsonl'}")
+    show_failed(failed, "judged", f": {out / FAILED}")
     return len(failed)
 
 

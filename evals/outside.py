@@ -50,7 +50,8 @@ def take(study: resolve.Study, run: str, seed: int, path: Path, out: Path) -> li
         if chosen:
             folder = f"{name}.{resolve.MODES[line['thinking']]}.tuned"
             side = study.resolve(BASE).model.image_size if entry.verdict else None
-            _write(out / folder, chosen, side, _protocol(name, entry, pool, folder, path))
+            part = about[-1].removeprefix(f"{name}: ") if lacking else ""
+            _write(out / folder, chosen, side, _protocol(name, entry, pool, folder, path) | {"part": part})
             digests[folder] = standing.content(out / folder)
     if not digests:
         raise UserError(f"{path}: has no image of a prompt of ours; `unigrpo prompts world` writes them")
@@ -83,8 +84,7 @@ def hand_out(rows: Sequence[Mapping], out: Path) -> str:
 def _protocol(name: str, entry: Benchmark, pool: Sequence[Prompt], folder: str, path: Path) -> dict:
     _, mode, guidance = folder.rsplit(".", 2)
     about = {"benchmark": name, "version": entry.version, "prompt_hash": prompt_hash(pool), "prompts": len(pool)}
-    whole = {"prompts": len(pool), "samples": 1}
-    return about | {"mode": mode, "guidance_name": guidance, "outside": str(path), "whole": whole}
+    return about | {"mode": mode, "guidance_name": guidance, "outside": str(path)}
 
 
 def _write(folder: Path, chosen: Chosen, side: int | None, protocol: Mapping) -> None:

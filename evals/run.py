@@ -74,7 +74,7 @@ def score_set(samples: SampleFolder, benchmark: Benchmark, judges: Sequence[Judg
     """One scores.jsonl row an image. Raises UserError for a metric that is not a finite number."""
     protocol, rows, scored, miniatures = samples.protocol, samples.rows, [], []
     header = {key: protocol[key] for key in ("benchmark", "version", "mode")} | {"guidance": protocol["guidance_name"]}
-    header |= {"whole": protocol["whole"]} if "whole" in protocol else {}
+    header |= {"part": protocol["part"]} if protocol.get("part") else {}
     for start in range(0, len(rows), BATCH):
         part = slice(start, start + BATCH)
         prompts = [Prompt(row["prompt_id"], row["prompt"], row["tag"], row["meta"]) for row in rows[part]]

@@ -25,12 +25,13 @@ from typing import Annotated
 import typer
 from PIL.Image import Image
 
+from evals.benchmarks import mean
 from evals.instruments import picture_files
 from evals.instruments.exams import Exam, Examiner, answered, check_answers, judge_version, prompts_version
 from evals.instruments.picture_files import Picture, Pictures
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_text
-from unigrpo.core.records import Prompt
+from unigrpo.core.records import Prompt, same_text
 from unigrpo.core.settings import Count, ExistingPath
 from unigrpo.judges import Vlm
 from unigrpo.sampling.pictures import read_picture
@@ -144,17 +145,18 @@ def _tile(path: Path, grid: int, place: int) -> Image:
 
 
 class QuestionGraphs(Examiner):
-    """The judge. A picture's graph is found by its prompt's text, else by its id."""
+    """The judge. A picture's graph is found by its prompt's text."""
 
     def __init__(self, vlm: Vlm, path: Path):
         self.vlm, self.path, self.graphs = vlm, path, read_graphs(path)
         check_answers(vlm, (graph.exam for graph in self.graphs.values()), path)
-        self.by_text = {graph.exam.prompt.strip(): graph for graph in self.graphs.values()}
+        self.by_text = {same_text(graph.exam.prompt): graph for graph in self.graphs.values()}
+        self.prompts = dict.fromkeys(self.by_text, "")
         self.version = f"dpg-style-{FACTS.version} {prompts_version(path)} {judge_version(vlm)}"
 
     def check(self, picture: Picture) -> Graph:
         prompt = picture.prompt
-        graph = self.by_text.get(prompt.text.strip()) or self.graphs.get(prompt.id)
+        graph = self.by_text.get(same_text(prompt.text))
         if graph is None:
             raise UserError(f"prompt {prompt.text[:80]!r} ({prompt.id}) is not in {self.path}")
         return graph
@@ -173,11 +175,11 @@ class QuestionGraphs(Examiner):
             for _, skill, _, right, _ in row["points"]:
                 kinds.setdefault(skill, []).append(float(right))
         shares = {kind: {"share": fmean(v), "points": len(v)} for kind, v in sorted(kinds.items())}
-        mean = fmean(fmean(values) for values in prompts.values())
-        lines = [f"DPG-style score: {mean:.2%} over {len(prompts)} prompts"]
+        score = mean(rows, "dpg")
+        lines = [f"DPG-style score: {score:.2%} over {len(prompts)} prompts"]
         lines += [f"{kind:<16} = {s['share']:.2%} ({s['points']} questions)" for kind, s in shares.items()]
         counted, line = self.answered(rows)
-        return {"dpg": mean, "prompts": len(prompts), "categories": shares} | counted, [*lines, line]
+        return {"dpg": score, "prompts": len(prompts), "categories": shares} | counted, [*lines, line]
 
 
 def _row(graph: Graph, marks: Sequence[float]) -> Mapping:

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evals.benchmarks import mean
 from unigrpo.core.errors import UserError
 from unigrpo.core.lazy import lazy
+from unigrpo.core.records import same_text
 from unigrpo.core.settings import Device
 from unigrpo.study.facts import BenchmarkFacts
 
@@ -34,6 +36,8 @@ FACTS = BenchmarkFacts(
     " compare methods judged by the same version, and do not read these numbers as people's opinion.",
     by_task=True,
     shares=("official", "exact"),
+    averages_pictures=True,
+    samples=4,
 )
 
 
@@ -42,6 +46,7 @@ class GenEval:
 
     def __init__(self, eyes: Eyes):
         self.eyes = eyes
+        self.prompts = {same_text(meta["prompt"]): meta["tag"] for meta in verdicts.metadata()}
         self.version = f"geneval-style-{FACTS.version} {eyes.version}"
 
     def check(self, picture: Picture) -> None:
@@ -71,15 +76,14 @@ class GenEval:
         return rows
 
     def summary(self, rows: Sequence[dict]) -> tuple[dict, list[str]]:
-        """The official summary: share of correct images, of prompts with a correct image, and the mean over tasks."""
+        """Share of correct images, of prompts with a correct image, and the mean over tasks of the prompts' means."""
         prompts, tasks = {}, {}
         for row in rows:
             correct = row["metrics"]["official"]
             prompts.setdefault(row["prompt_id"], []).append(correct)
-            tasks.setdefault(row["tag"], []).append((correct, row["metrics"]["exact"]))
+            tasks.setdefault(row["tag"], []).append(row)
         per_task = {
-            tag: {"score": fmean(c for c, _ in t), "exact": fmean(e for _, e in t), "images": len(t)}
-            for tag, t in tasks.items()
+            tag: {"score": mean(t, "official"), "exact": mean(t, "exact"), "images": len(t)} for tag, t in tasks.items()
         }
         numbers = {
             "overall": fmean(task["score"] for task in per_task.values()),

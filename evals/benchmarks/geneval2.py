@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evals.benchmarks import mean
 from evals.instruments.exams import (
     Exam,
     Examiner,
@@ -40,6 +41,7 @@ FACTS = BenchmarkFacts(
     version="2",
     caveat="Numbers depend on the model that answers; those published are of Qwen3-VL-8B-Instruct.",
     shares=("am", "gm"),
+    averages_pictures=True,
 )
 
 
@@ -48,6 +50,7 @@ class SoftTifa(Examiner):
 
     def __init__(self, vlm: Vlm, path: Path):
         self.vlm, self.path, self.exams = vlm, path, read_exams(path)
+        self.prompts = dict.fromkeys(self.exams, "")
         check_answers(vlm, self.exams.values(), path)
         self.version = f"geneval2-{FACTS.version} {prompts_version(path)} {judge_version(vlm)}"
 
@@ -68,7 +71,7 @@ class SoftTifa(Examiner):
             sizes.setdefault(row["metrics"]["atoms"], []).append(row["metrics"])
             for _, _, skill, mark in row["points"]:
                 skills.setdefault(skill, []).append(mark)
-        numbers = {name: fmean(row["metrics"][name] for row in rows) for name in ("am", "gm")}
+        numbers = {name: mean(rows, name) for name in ("am", "gm")}
         numbers["by_atoms"] = {
             str(atoms): {name: fmean(m[name] for m in metrics) for name in ("gm", "am")} | {"images": len(metrics)}
             for atoms, metrics in sorted(sizes.items())

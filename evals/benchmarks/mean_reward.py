@@ -1,4 +1,4 @@
-"""Any reward of ``rewards/`` as a benchmark: its mean over images, by task; text rendering is the reward that reads.
+"""Any reward of ``rewards/`` as a benchmark: its mean over prompts, by task; text rendering is the reward that reads.
 
 What a prompt must hold is the reward's affair: an image whose prompt it refuses is that image's failure.
 """
@@ -8,11 +8,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evals.benchmarks import mean
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import digest
 from unigrpo.core.lazy import lazy
@@ -39,7 +39,7 @@ class MeanReward:
     a checkpoint is what is read of it, wherever it lies: in a folder or in the hub's cache."""
 
     def __init__(self, column: str, reward: Reward, named: Sequence[Path] = ()):
-        self.reward = reward
+        self.reward, self.prompts = reward, None
         options = column.partition("=")[2]
         known = f":{_short(options)}" if options else ""
         checkpoints = {path.parent for path in reward.files.values()}
@@ -55,12 +55,12 @@ class MeanReward:
         return [v if isinstance(v, UserError) else {"metrics": {self.reward.name: v}, "reason": ""} for v in values]
 
     def summary(self, rows: Sequence[dict]) -> tuple[dict, list[str]]:
-        tasks: dict[str, list[float]] = {}
+        tasks: dict[str, list[dict]] = {}
         for row in rows:
-            tasks.setdefault(row["tag"], []).append(row["metrics"][self.reward.name])
+            tasks.setdefault(row["tag"], []).append(row)
         numbers = {
-            "mean": fmean(value for values in tasks.values() for value in values),
-            "tasks": {tag: {"mean": fmean(v), "images": len(v)} for tag, v in tasks.items()},
+            "mean": mean(rows, self.reward.name),
+            "tasks": {tag: {"mean": mean(t, self.reward.name), "images": len(t)} for tag, t in tasks.items()},
         }
         texts = {row["prompt"] for row in rows}
         numbers["cut_prompts"] = self.reward.cut(texts)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evals.benchmarks import mean
 from evals.instruments.exams import (
     Exam,
     Examiner,
@@ -41,6 +42,7 @@ FACTS = BenchmarkFacts(
     version="2",
     caveat="The paper's prompts and judge are closed: levels depend on both, and compare within one version only.",
     shares=("ta", "ta_soft"),
+    averages_pictures=True,
 )
 EVEN = 0.5
 
@@ -51,6 +53,7 @@ class TextAlignment(Examiner):
     def __init__(self, vlm: Vlm, path: Path | None = None):
         self.vlm, self.path = vlm, path
         self.exams = read_exams(path) if path else {}
+        self.prompts = dict.fromkeys(self.exams, "") if path else None
         check_answers(vlm, self.exams.values(), path or "")
         points = prompts_version(path) if path else f"points:{exam_points.VERSION}"
         self.version = f"ta-style-{FACTS.version} {points} {judge_version(vlm)}"
@@ -93,7 +96,7 @@ class TextAlignment(Examiner):
         for row in rows:
             for _, _, skill, mark in row["points"]:
                 skills.setdefault(skill, []).append(float(mark >= EVEN))
-        numbers = {name: fmean(row["metrics"][name] for row in rows) for name in ("ta", "ta_soft")}
+        numbers = {name: mean(rows, name) for name in ("ta", "ta_soft")}
         numbers["skills"] = {skill: {"share": fmean(v), "points": len(v)} for skill, v in sorted(skills.items())}
         lines = [f"TA: {numbers['ta']:.4f}; from probabilities: {numbers['ta_soft']:.4f}"]
         lines += [f"{skill:<16} = {s['share']:.2%} ({s['points']} points)" for skill, s in numbers["skills"].items()]

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
 
+from evals.benchmarks import mean
 from evals.instruments.exams import prompts_version
 from evals.instruments.text_reader import DETECTION_SIDE, agreement, reader
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_text
+from unigrpo.core.records import same_text
 from unigrpo.core.settings import Count, ExistingPath
 from unigrpo.study.facts import BenchmarkFacts
 from unigrpo.world.prompts import asked_text
@@ -42,7 +43,8 @@ class TextRendering:
 
     def __init__(self, read: Callable[[np.ndarray], str], name: str, path: Path | None = None):
         self.read, self.path = read, path
-        self.prompts = None if path is None else {line.strip() for line in read_text(path).splitlines() if line.strip()}
+        lines = () if path is None else filter(None, map(same_text, read_text(path).splitlines()))
+        self.prompts = None if path is None else dict.fromkeys(lines, "")
         if self.prompts is not None and not self.prompts:
             raise UserError(f"{path}: has no prompt, expected one a line")
         known = "" if path is None else f" {prompts_version(path)}"
@@ -50,7 +52,7 @@ class TextRendering:
 
     def check(self, picture: Picture) -> str:
         """The text that the prompt asks for."""
-        if self.prompts is not None and picture.prompt.text.strip() not in self.prompts:
+        if self.prompts is not None and same_text(picture.prompt.text) not in self.prompts:
             raise UserError(f"prompt {picture.prompt.text!r} is not in {self.path}")
         return asked_text(picture.prompt)
 
@@ -65,7 +67,7 @@ class TextRendering:
         return {"metrics": {"similar": similar, "exact": exact}, "reason": reason, "asked": asked, "read": found}
 
     def summary(self, rows: Sequence[dict]) -> tuple[dict, list[str]]:
-        numbers = {name: fmean(row["metrics"][name] for row in rows) for name in ("similar", "exact")}
+        numbers = {name: mean(rows, name) for name in ("similar", "exact")}
         return numbers, [f"similar: {numbers['similar']:.4f}; exact: {numbers['exact']:.2%}"]
 
 

@@ -16,7 +16,7 @@ import typer
 
 from unigrpo.core.errors import UserError, error_prefix
 from unigrpo.core.files import digest, read_jsonl
-from unigrpo.core.records import Prompt
+from unigrpo.core.records import Prompt, same_text
 from unigrpo.core.settings import Count, Device, Positive, Published, Share, Url, annotations
 from unigrpo.judges import Vlm
 from unigrpo.judges.answers import ANSWERED, written
@@ -38,13 +38,12 @@ class Exam(NamedTuple):
 
 
 def read_exams(path: Path) -> dict[str, Exam]:
-    """Prompt -> its exam. Raises UserError naming the line of the first row that is none."""
+    """Prompt, by ``same_text`` -> its exam. Raises UserError naming the line of the first row that is none."""
     exams: dict[str, Exam] = {}
     for where, row in read_jsonl(path):
         exam = parse(row, where)
-        if exam.prompt in exams:
+        if exams.setdefault(same_text(exam.prompt), exam) is not exam:
             raise UserError(f"{where}: prompt {exam.prompt!r} stands twice")
-        exams[exam.prompt] = exam
     return exams
 
 
@@ -75,9 +74,9 @@ def _are_texts(values: object, length: int) -> bool:
 
 def exam_of(exams: Mapping[str, Exam], prompt: Prompt, path: Path) -> Exam:
     """The exam of ``prompt``. Raises UserError where ``path``, from which ``exams`` were read, has none."""
-    if prompt.text not in exams:
+    if (exam := exams.get(same_text(prompt.text))) is None:
         raise UserError(f"prompt {prompt.text!r} is not in {path}")
-    return exams[prompt.text]
+    return exam
 
 
 def check_answers(vlm: Vlm, exams: Iterable[Exam], where: Path | str) -> None:

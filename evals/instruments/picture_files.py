@@ -12,6 +12,7 @@ Images are opened one after another, when they are judged: one that cannot be re
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -74,8 +75,9 @@ def read(path: Path) -> Pictures:
 
 
 def gathered(path: Path, protocol: dict, found: Iterable[Picture | Broken]) -> Pictures:
-    """What was ``found`` at ``path``; images of one prompt get different sample numbers. Raises UserError where one id
-    has two texts."""
+    """What was ``found`` at ``path``; images of one prompt get one id, its first, and different sample numbers. Raises
+    UserError where one id has two texts."""
+    labels: dict[tuple, str] = {}
     prompts: dict[str, Prompt] = {}
     taken: dict[tuple, set[int]] = {}
     read = Pictures(protocol, [], [])
@@ -84,13 +86,15 @@ def gathered(path: Path, protocol: dict, found: Iterable[Picture | Broken]) -> P
             read.broken.append(item)
             continue
         prompt = item.prompt
+        label = labels.setdefault(prompt.key, prompt.id)
         if (first := prompts.setdefault(prompt.id, prompt)).key != prompt.key:
             those = f"{first.text!r} ({first.tag}) and {prompt.text!r} ({prompt.tag})"
             raise UserError(f"{path}: prompt '{prompt.id}' is {those}, expected one text for an id")
         numbers = taken.setdefault(prompt.key, set())
         number = item.sample if item.sample not in numbers else max(numbers) + 1
         numbers.add(number)
-        read.pictures.append(item._replace(sample=number))
+        prompt = prompt if label == prompt.id else replace(prompt, id=label)
+        read.pictures.append(item._replace(prompt=prompt, sample=number))
     return read
 
 

@@ -38,6 +38,7 @@ from unigrpo.core.settings import Positive
 from unigrpo.study.facts import BenchmarkFacts
 FACTS = BenchmarkFacts(title="Brightness", version="1", caveat="None.")
 class Judge:
+    prompts = None
     def __init__(self, scale):
         self.scale, self.version = scale, f"brightness-1 {scale}"
     def check(self, picture):
@@ -243,13 +244,13 @@ def test_dpg_scores(tmp_path):
     judge = QuestionGraphs(
         Says(**shares, **{"Is the cow beside the barn?": 0.9}), write_graph(tmp_path / "d.csv", *FARM)
     )
-    first, by_id = picture("a red barn, a cow"), picture("the words were lost", name="farm")
-    rows = judge.judge([first, by_id], [first.open(), by_id.open()])
+    first, other = picture("a red barn, a cow"), picture(" a red  barn, a cow", name="label")
+    rows = judge.judge([first, other], [first.open(), other.open()])
     assert [row["metrics"]["dpg"] for row in rows] == [0.25, 0.25]
-    numbers, _ = judge.summary([{"prompt_id": "farm"} | row for row in rows])
+    numbers, _ = judge.summary([{"prompt_id": "farm", "tag": ""} | row for row in rows])
     assert numbers["dpg"] == 0.25 and numbers["categories"]["entity"] == {"share": 0.5, "points": 4}
     with pytest.raises(UserError, match="'a cat' .* is not in"):
-        judge.check(picture("a cat"))
+        judge.check(picture("a cat", name="farm"))  # ids are labels
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ CARS = {
 class Levels:
     """A judge whose only metric is an image's mean; keeps what it was shown, and can fail."""
 
-    version = "levels-1"
+    version, prompts = "levels-1", None
 
     def __init__(self, refuses=(), stops_after=None):
         self.seen, self.refuses, self.stops_after = [], refuses, stops_after
@@ -50,6 +50,16 @@ class Levels:
             else {"metrics": {"level": float(np.asarray(i).mean())}, "reason": ""}
             for picture, i in zip(pictures, shown, strict=True)
         ]
+
+
+class Told:
+    """``Levels`` with a summary."""
+
+    def __init__(self, judge, prompts=None):
+        self.version, self.prompts = judge.version, prompts
+
+    def summary(self, rows):
+        return {}, []
 
 
 def judged(found, judge, out, batch=2):
@@ -95,7 +105,7 @@ def test_what_cannot_be_judged_is_told_and_the_rest_is_judged(tmp_path):
     rows, failed = judged(read(tmp_path / "d"), Levels(refuses=["00001/samples/0000.png"]), tmp_path / "out")
     assert [r["image"] for r in rows] == ["00000/samples/0000.png", "00001/samples/0001.png"]
     problems = {f["image"]: f["problem"] for f in failed}
-    assert "cannot be read as an image" in problems.pop("00000/samples/0001.png")
+    assert "cannot be read" in problems.pop("00000/samples/0001.png")
     assert set(problems) == {
         "00001/samples/0000.png",
         "00002/samples/0000.png",
@@ -133,12 +143,33 @@ def test_another_version_starts_anew(tmp_path):
     assert len(judged(read(tmp_path / "d"), Levels(), tmp_path / "out")[0]) == 4
 
 
-def test_a_metric_that_is_no_number_is_an_error(tmp_path):
+@pytest.mark.parametrize("odd", [float("nan"), "three", None])
+def test_what_goes_wrong_with_an_image_is_its_failure_alone(tmp_path, odd):
     write_official(tmp_path / "d")
+
+    def judge_all(pictures, shown):
+        if any(p.name == "00000/samples/0001.png" for p in pictures) and odd is None:
+            raise RuntimeError("out of\nmemory")
+        return [
+            {"metrics": {"level": odd if p.name == "00000/samples/0001.png" else 1.0}, "reason": ""} for p in pictures
+        ]
+
     judge = Levels()
-    judge.judge = lambda pictures, shown: [{"metrics": {"level": float("nan")}, "reason": ""}] * len(pictures)
-    with pytest.raises(UserError, match="00000/samples/0000.png: metric 'level' is nan"):
-        judged(read(tmp_path / "d"), judge, tmp_path / "out")
+    judge.judge = judge_all
+    rows, failed = judged(read(tmp_path / "d"), judge, tmp_path / "out")
+    assert [row["image"] for row in rows] == [
+        "00000/samples/0000.png",
+        "00001/samples/0000.png",
+        "00001/samples/0001.png",
+    ]
+    assert [row["image"] for row in failed] == ["00000/samples/0001.png"] and "\n" not in failed[0]["problem"]
+    assert (
+        "out of memory"
+        if odd is None
+        else "level: expected a number from -inf to inf, got nan"
+        if odd != odd
+        else "TypeError"
+    ) in failed[0]["problem"]
 
 
 def test_rows_are_scores_that_tables_read(tmp_path):
@@ -177,7 +208,8 @@ class FakeReader:
 
 def painted(root, cases):
     """A folder in the official layout: (metadata, first pixel's red and green) an image."""
-    write_official(root, [meta for meta, _ in cases], per_prompt=1)
+    metas = [meta | {"prompt": f"{meta['prompt']} {number}"} for number, (meta, _) in enumerate(cases)]
+    write_official(root, metas, per_prompt=1)
     for number, (_, (scene, green)) in enumerate(cases):
         Image.new("RGB", (20, 20), (10 * scene, green, 0)).save(root / f"{number:05d}/samples/0000.png")
     return read(root)
@@ -208,10 +240,90 @@ def test_intervals_are_of_the_mean_over_tasks_of_the_prompts_means():
     row = {"prompt_id": "a", "tag": "colors", "metrics": {"official": 1.0, "atoms": 3}}
     rows = [row, row | {"metrics": {"official": 0.0}}, row | {"prompt_id": "b"}]
     rows += [row | {"prompt_id": "c", "tag": "counting", "metrics": {"official": 0.0}}]
-    found = images.intervals(rows, by_category=True)
+    found = images.intervals(rows, True, "geneval")
     assert set(found) == {"official"} and found["official"].mean == pytest.approx((0.75 + 0) / 2)
     assert found["official"].lo < found["official"].mean < found["official"].hi and found["official"].prompts == 3
-    assert images.intervals(rows, by_category=False)["official"].mean == pytest.approx((0.5 + 1 + 0) / 3)
+    assert images.intervals(rows, False, "geneval")["official"].mean == pytest.approx((0.5 + 1 + 0) / 3)
+
+
+def level_rows(rng, most_prompts=8):
+    """Rows of a few tasks and prompts, each prompt with its own number of images."""
+    rows = []
+    for prompt in range(rng.integers(1, most_prompts)):
+        tag, often = f"t{rng.integers(3)}", rng.integers(1, 5)
+        for sample in range(often):
+            value = float(rng.integers(2))
+            row = {"prompt_id": f"{prompt}", "prompt": f"p{prompt}", "tag": tag, "sample": sample, "image": f"{sample}"}
+            rows.append(row | {"metrics": {"official": value, "exact": value}})
+    return rows
+
+
+def test_the_headline_lies_in_its_interval_and_the_official_average_is_named_where_it_differs(tmp_path):
+    judge, facts = geneval_style.GenEval(Eyes(FakeDetector(), FakeReader())), geneval_style.FACTS
+    rng, differing = np.random.default_rng(3), 0
+    for _ in range(60):
+        rows = level_rows(rng)
+        lines = images.write(rows, [], judge, facts, "geneval", tmp_path / "out")
+        summary = read_json(tmp_path / "out/summary.json")
+        mean, lo, hi = summary["intervals"]["official"]
+        by_prompt = {}
+        for row in rows:
+            by_prompt.setdefault((row["tag"], row["prompt_id"]), []).append(row["metrics"]["official"])
+        tasks = [[np.mean(v) for (t, _), v in by_prompt.items() if t == tag] for tag in {t for t, _ in by_prompt}]
+        assert summary["overall"] == pytest.approx(mean) == pytest.approx(np.mean([np.mean(task) for task in tasks]))
+        assert lo is None if len(by_prompt) == 1 else lo - 1e-9 <= mean <= hi + 1e-9
+        pictures = [[r["metrics"]["official"] for r in rows if r["tag"] == tag] for tag in {t for t, _ in by_prompt}]
+        official = np.mean([np.mean(task) for task in pictures])
+        said = [line for line in lines if line.startswith("as the official tool averages: ")]
+        assert bool(said) == (abs(official - mean) > 1e-9) and "prompts alone (one replicate)" in " ".join(lines)
+        if said:
+            differing += 1
+            assert (
+                summary["as_official"]["official"] == pytest.approx(official) and f"official {official:.4f}" in said[0]
+            )
+    assert 10 < differing < 60
+
+
+def test_how_much_of_a_benchmark_was_judged_is_said_recorded_and_marked_in_the_rows(tmp_path):
+    known = {f"prompt {k}": "counting" if k < 5 else "position" for k in range(8)}
+    row = {"prompt_id": "a", "tag": "", "metrics": {"level": 1.0}}
+    rows = [
+        row | {"prompt_id": str(k), "prompt": f" prompt  {k}", "sample": s}
+        for k, n in ((0, 1), (7, 4))
+        for s in range(n)
+    ]
+    rows.append(row | {"prompt": "prompt 9", "sample": 0})
+    lines = images.write(rows, [], Told(Levels(), known), geneval_style.FACTS, "geneval", tmp_path)
+    said = "2 of 8 prompts, 1 to 4 images each; categories: counting 1 of 5, position 1 of 3"
+    assert f"{said}; 1 images of prompts that are not the benchmark's" in lines
+    found = read_json(tmp_path / "summary.json")["coverage"]
+    assert (found["prompts"], found["of"], found["images"], found["expected"]) == (2, 8, [1, 4], 4)
+    assert found["categories"] == {"counting": [1, 5], "position": [1, 3]} and found["outside"] == 1
+    assert {row["part"] for row in rows_of(tmp_path)} == {"2 of 8 prompts"} == {found["part"]}
+
+
+@pytest.mark.parametrize(("each", "known", "part"), [
+    ([4, 4], 2, ""), ([4, 3], 2, "7 of 8 images"), ([1, 1], 2, "2 of 8 images"), ([5, 4], None, "9 of 10 images"),
+    ([4], 2, "1 of 2 prompts"), ([], 2, "0 of 2 prompts"),
+])  # fmt: skip
+def test_what_is_a_part(each, known, part):
+    prompts = known and {f"{k}": "" for k in range(known)}
+    rows = [{"prompt": f"{k}"} for k, often in enumerate(each) for _ in range(often)]
+    assert images.covered(rows, prompts, 4)["part"] == part
+
+
+def test_geneval_has_553_prompts_of_four_images():
+    judge = geneval_style.GenEval(Eyes(FakeDetector(), FakeReader()))
+    assert len(judge.prompts) == 553 and geneval_style.FACTS.samples == 4
+    assert images.covered([{"prompt": next(iter(judge.prompts))}], judge.prompts, 4)["part"] == "1 of 553 prompts"
+
+
+def test_lossy_images_are_counted(tmp_path):
+    write_official(tmp_path / "d", [CUP, DOG], per_prompt=1)
+    image(3).save(tmp_path / "d/00000/samples/0001.jpg")
+    rows, _ = judged(read(tmp_path / "d"), Levels(), tmp_path / "out")
+    lines = images.write(rows, [], Told(Levels()), geneval_style.FACTS, "geneval", tmp_path / "out")
+    assert "1 of 3 images are lossy (JPEG)" in lines and read_json(tmp_path / "out/summary.json")["lossy"] == 1
 
 
 def test_one_dog_too_many_is_officially_right_and_not_exactly(tmp_path):
@@ -278,8 +390,23 @@ def test_a_failure_that_is_gone_leaves_no_file(tmp_path):
     facts, judge = geneval_style.FACTS, geneval_style.GenEval(Eyes(FakeDetector(), FakeReader()))
     images.write([], [{"image": "a", "problem": "b"}], judge, facts, "geneval", tmp_path / "out")
     assert (tmp_path / "out/failed.jsonl").exists() and read_json(tmp_path / "out/summary.json")["images"] == 0
-    images.write([], [], judge, facts, "geneval", tmp_path / "out")
-    assert not (tmp_path / "out/failed.jsonl").exists()
+    judged(read(tmp_path / "d"), judge := Levels(), tmp_path / "out")
+    assert not (tmp_path / "out/failed.jsonl").exists() and not (tmp_path / "out/summary.json").exists()
+    assert (tmp_path / "out" / images.PART).exists() and len(judge.seen) == 2
+
+
+def test_a_second_run_judges_only_what_failed_or_is_new(tmp_path):
+    write_official(tmp_path / "d", [CUP, DOG])
+    first = Levels(refuses=["00000/samples/0001.png"])
+    rows, failed = judged(read(tmp_path / "d"), first, tmp_path / "out", batch=1)
+    images.write(rows, failed, Told(first), geneval_style.FACTS, "geneval", tmp_path / "out")
+    assert len(rows) == 3 and not (tmp_path / "out" / images.PART).exists()
+    (tmp_path / "d/00001").rename(tmp_path / "d/00009")  # a label
+    image(7).save(tmp_path / "d/00000/samples/0002.png")
+    again, failed = judged(read(tmp_path / "d"), second := Levels(), tmp_path / "out", batch=1)
+    assert second.seen == [["00000/samples/0001.png"], ["00000/samples/0002.png"]] and not failed
+    assert [row["image"] for row in again[3:]] == ["00009/samples/0000.png", "00009/samples/0001.png"]
+    assert [row["metrics"] for row in again[3:]] == [row["metrics"] for row in rows[1:]]
 
 
 def test_a_folder_may_be_the_one_we_are_in(tmp_path, monkeypatch):

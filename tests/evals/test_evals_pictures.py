@@ -157,7 +157,7 @@ def test_export_is_what_the_official_tool_reads(tmp_path):
 def test_export_of_an_unreadable_image_leaves_nothing(tmp_path, capsys):
     write_ours(tmp_path / "set")
     (tmp_path / "set" / "dog.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match="dog.png: cannot be read as an image"):
+    with pytest.raises(UserError, match="dog.png: cannot be read"):
         unigrpo(f"convert-images --images {tmp_path / 'set'} --out {tmp_path / 'official'}")
     assert not (tmp_path / "official").exists()
     image(10).save(tmp_path / "set" / "dog.png")

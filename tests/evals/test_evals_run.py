@@ -136,7 +136,7 @@ GOOD = scenes([CIRCLE])
             {},
             r"line 1: .* among left of",
         ),
-        (None, [row() | {"image": "none.png"}], {}, r"line 1: .*none.png: cannot be read as an image"),
+        (None, [row() | {"image": "none.png"}], {}, r"line 1: .*none.png: cannot be read"),
         (GOOD, [row()], {"version": 1}, r"protocol.json: 'version' must be a text, found 1"),
         (
             GOOD,

@@ -1,12 +1,13 @@
 """One reader of picture files, for images of the world and from elsewhere: 8-bit RGB, upright. Imports no torch."""
 
 import os
-import stat
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image
 
-from unigrpo.core.errors import UserError
+from unigrpo.core.errors import UserError, reading
+from unigrpo.core.files import opened
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "PPM", "TIFF")  # none for which another program is started
 MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}  # 8 bits a channel
@@ -26,21 +27,15 @@ def path_in(folder: Path, name: object) -> Path:
 def read_picture(path: Path) -> Image.Image:
     """A picture file as :func:`as_rgb`, turned as its EXIF block says. ``info["lossy"]`` is the name of a format that
     loses pixels. Raises UserError for what cannot be read, whatever a library makes of it."""
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
-            raise UserError(f"{path}: expected a file, found a folder, a pipe or a device")
-        with Image.open(path, formats=FORMATS) as image:
-            _check(image, f"{path}")
-            turn = TURNS.get(image.getexif().get(ORIENTATION))
-            pixels = as_rgb(image, f"{path}")
-            lossy = image.format in ("JPEG", "MPO") or (image.format == "WEBP" and _is_lossy(path))
-            pixels = pixels if turn is None else pixels.transpose(turn)
-            pixels.info = {"lossy": image.format} if lossy else {}
-            return pixels
-    except UserError:
-        raise
-    except Exception as error:  # a damaged file leads libraries to errors of every kind
-        raise UserError(f"{path}: cannot be read as an image ({' '.join(str(error).split())})") from error
+    what = "an image"
+    with reading(path, what), opened(path, what) as file, Image.open(file, formats=FORMATS) as image:
+        _check(image, f"{path}")
+        lossy = image.format in ("JPEG", "MPO") or (image.format == "WEBP" and _is_lossy(file))
+        turn = TURNS.get(image.getexif().get(ORIENTATION))
+        pixels = as_rgb(image, f"{path}")
+        pixels = pixels if turn is None else pixels.transpose(turn)
+        pixels.info = {"lossy": image.format} if lossy else {}
+        return pixels
 
 
 def as_rgb(image: Image.Image, name: str) -> Image.Image:
@@ -61,6 +56,6 @@ def _check(image: Image.Image, name: str) -> None:
         raise UserError(f"{name}: is {image.width}x{image.height}, expected {expected}")
 
 
-def _is_lossy(path: Path) -> bool:
-    with path.open("rb") as file:
-        return b"VP8L" not in file.read(64)  # the chunk of pixels that WebP keeps as they are
+def _is_lossy(file: BinaryIO) -> bool:
+    file.seek(0)
+    return b"VP8L" not in file.read(64)  # the chunk of pixels that WebP keeps as they are

@@ -71,6 +71,8 @@ class BenchmarkFacts:
     caveat: str  # always shown beside its numbers
     by_task: bool = False  # whether its number is the mean of its tasks' means
     shares: tuple[str, ...] = ()  # those of its metrics that lie in [0, 1]
+    averages_pictures: bool = False  # whether the official number weighs pictures, not prompts, alike
+    samples: int = 1  # images that a prompt should have
 
 
 STATISTICS = {

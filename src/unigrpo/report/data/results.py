@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -69,10 +68,11 @@ def write_scores(sources: Mapping[tuple[str, int], Path], out: Path, partial: bo
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for (run, seed), path in sources.items():
-            rows = list(read_scores(path))
-            parts = _parts(rows, path, partial)
-            for _, row in rows:
-                label, version = _label(row, path, labels, prompts), row["version"] + parts[row["benchmark"]]
+            for _, row in read_scores(path):
+                if (part := row.get("part")) and not partial:
+                    raise UserError(f"{path}: has {part} of {row['benchmark']}, expected all, or --partial")
+                label, version = _label(row, path, labels, prompts), row["version"]
+                version += f"{PARTIAL}{part})" if part else ""
                 keys = [(row | {"prompt_id": label, "version": version})[key] for key in KEYS]
                 metrics = [(name, f"{float(value):.6g}") for name, value in row["metrics"].items()]
                 writer.writerows((run, seed, *keys, *metric) for metric in metrics)
@@ -88,23 +88,6 @@ def _label(row: dict, path: Path, labels: dict, prompts: dict) -> str:
         name = f"{row['benchmark']}, prompt '{row['prompt_id']}'"
         raise UserError(f"{name}: expected one text for an id, found {those}")
     return labels.setdefault(prompt, row["prompt_id"])
-
-
-def _parts(rows: Sequence[tuple[str, dict]], path: Path, partial: bool) -> dict[str, str]:
-    """Benchmark -> what its version gets where the rows are a part of it: those of real images say what is whole."""
-    counts, wholes = defaultdict(Counter), {}
-    for _, row in rows:
-        counts[row.get("benchmark")][row.get("prompt_id")] += 1
-        wholes[row.get("benchmark")] = row.get("whole") or {"prompts": None, "samples": 1}
-    parts = {}
-    for name, whole in wholes.items():
-        prompts, samples = len(counts[name]), min(counts[name].values())
-        short = [f"{prompts} of {whole['prompts']} prompts"] * (prompts < (whole["prompts"] or 0))
-        short += [f"{samples} of {whole['samples']} images of a prompt"] * (samples < whole["samples"])
-        if short and not partial:
-            raise UserError(f"{path}: has {' and '.join(short)} of {name}, expected all, or --partial")
-        parts[name] = f"{PARTIAL}{', '.join(short)})" if short else ""
-    return parts
 
 
 class Scores:

@@ -34,6 +34,8 @@ class ScoreRow(Settings, extra="ignore"):
     sample: CountOrNone
     metrics: dict[str, float]
     reason: str = ""
+    prompt: str = ""
+    part: str = ""
 
 
 class ValidationRow(Settings, extra="ignore"):
