@@ -7,6 +7,7 @@ fall has hacked it. A run may be given several times, once a seed.
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -21,8 +22,9 @@ from unigrpo.core.seeding import numpy_generator
 from unigrpo.judges import reward as reward_files
 from unigrpo.judges.reward import Reward
 from unigrpo.report.data.lines import columns, interval
-from unigrpo.report.data.phrases import MISSING
-from unigrpo.report.data.stats import Cells, difference, estimate
+from unigrpo.report.data.phrases import MISSING, ONE_SEED, escaped
+from unigrpo.report.data.rows import range_of
+from unigrpo.report.data.stats import Cells, difference, estimate, form
 from unigrpo.report.pages import page
 from unigrpo.study import provenance
 
@@ -123,9 +125,11 @@ def direction(line: dict) -> str:
 
 def notes(rows: Sequence[dict]) -> list[str]:
     """What stands below the table: how it is read, and what each run's training reward says beside the others."""
+    rows = [line | {key: escaped(line[key]) for key in ("run", "reward")} for line in rows]
     first = rows[0]["run"]
     below = [
         "Means over prompts with 95 % intervals over seeds and prompts; differences are paired by prompt and seed.",
+        ONE_SEED,
         f"All runs are judged on the {rows[0]['prompts']} prompts that every one of them has.",
     ]
     if failed := {line["run"]: line["failed"] for line in rows if line["failed"]}:
@@ -144,10 +148,14 @@ def notes(rows: Sequence[dict]) -> list[str]:
 def table(rows: Sequence[dict], key: str) -> pd.DataFrame:
     """A row a run, a column a reward: its mean, or its gap to the first run with the direction, as text."""
     arrows = {"up": " ▲", "down": " ▼"} if key == "gap" else {}
-    shown: dict[str, dict] = {}
+    shown, widths = {}, defaultdict(list)
+    for line in rows:
+        widths[line["reward"]] += [line[f"{key}_hi"] - line[f"{key}_lo"]] if line[f"{key}_lo"] is not None else []
     for line in rows:
         row = shown.setdefault(line["run"], {"run": line["run"], "trained on": line["trained_on"] or MISSING})
-        row[line["reward"]] = interval(line, key) + arrows.get(direction(line), "")
+        row[line["reward"]] = interval(
+            line, key, form(range_of("", line["reward"]), widths[line["reward"]])
+        ) + arrows.get(direction(line), "")
     sizes = {line["run"]: {"seeds": line["seeds"], "images": line["images"]} for line in rows}
     return pd.DataFrame([row | sizes[run] for run, row in shown.items()])
 

@@ -86,6 +86,7 @@ class Finding:
     counted: bool = True
     unit: str = "prompts"
     supervised: bool = False
+    form: str = ".3f"
 
     @property
     def n(self) -> int:
@@ -96,7 +97,9 @@ class Finding:
     def shown(self) -> str:
         if self.effect is None:
             return MISSING
-        return written(self.effect, self.lo, self.hi, "+.3f") if self.prompts else f"{self.effect:.3f}"
+        if not self.prompts:
+            return f"{self.effect:.3f}"
+        return written(self.effect, self.lo, self.hi, f"+{self.form}")
 
     @property
     def basis(self) -> str:
@@ -133,7 +136,7 @@ def differences(pairs: Sequence[tuple[Pair, Pair]], sources: Sources, said: Call
         unscored = [name for name, row in zip(names, rows, strict=True) if not sources.cells(row, *metric)]
         missing = unscored or [f"a seed that {' and '.join(names)} share"]
         e, stages = sources.gap(*rows, *metric), {sources.folder.config(row.run).get("stage") for row in rows}
-        more = {"said": said, "supervised": stages <= {"base", "sft"}}
+        more = {"said": said, "supervised": stages <= {"base", "sft"}, "form": sources.form(*metric)}
         listed.append(finding(f"{entry.label}: {' − '.join(names)}", e, *missing, **more))
     return listed
 

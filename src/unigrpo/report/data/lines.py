@@ -1,7 +1,7 @@
 """A table's numbers: as columns of its CSV, and as the cells of its Markdown."""
 
-import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from unigrpo.report.data.phrases import MISSING
 from unigrpo.report.data.results import Line, Row, Sources
@@ -11,10 +11,23 @@ from unigrpo.report.data.stats import Estimate, written
 COSTS = {"images": "images", "model evaluations": "model_evaluations", "wall seconds": "wall_seconds"}
 
 
-def shown(sources: Sources) -> dict[str, tuple[str, str, str]]:
-    """Head of a cell -> column of the CSV, benchmark, metric: each benchmark's headline and what else it shows."""
+class Column(NamedTuple):
+    """A column of the CSV, what it is of, and the form of its numbers in Markdown."""
+
+    name: str
+    benchmark: str
+    metric: str
+    form: str
+
+
+def shown(sources: Sources) -> dict[str, Column]:
+    """Head of a cell -> its column: each benchmark's headline and what else it shows."""
     each = [(name, benchmark.columns(name)) for name, benchmark in sources.benchmarks.items()]
-    return {head: (column, name, metric) for name, columns in each for head, (column, metric) in columns.items()}
+    return {
+        head: Column(column, name, metric, sources.form(name, metric))
+        for name, columns in each
+        for head, (column, metric) in columns.items()
+    }
 
 
 def columns(name: str, e: Estimate | None) -> Line:
@@ -37,19 +50,14 @@ def head(row: Row, sources: Sources) -> Line:
 def overall(row: Row, sources: Sources) -> Line:
     """Every benchmark's numbers."""
     line = {}
-    for name, *metric in shown(sources).values():
-        line |= columns(name, sources.estimate(row, *metric))
+    for column in shown(sources).values():
+        line |= columns(column.name, sources.estimate(row, column.benchmark, column.metric))
     return line
 
 
 def published(row: Row, sources: Sources, *names: str) -> Line:
     """The paper's values; None where it has none."""
     return {f"paper_{name}": sources.paper.value(row.run, row.thinking, name) or None for name in names}
-
-
-def digits(width: float) -> int:
-    """After the point, so that a width shows two significant ones; 0 to 6."""
-    return min(max(1 - math.floor(math.log10(width)), 0), 6) if width > 0 else 3
 
 
 def number(line: Mapping, name: str, form: str = ".3f") -> str:
@@ -71,7 +79,7 @@ def seeds(line: Mapping) -> str:
 
 def verdicts(line: Mapping, sources: Sources) -> Line:
     """The cells of ``overall``."""
-    return {words: interval(line, name) for words, (name, *_) in shown(sources).items()}
+    return {head: interval(line, column.name, column.form) for head, column in shown(sources).items()}
 
 
 def paper(line: Mapping, name: str) -> str:

@@ -23,7 +23,7 @@ from unigrpo.core.files import csv_rows, read_json, read_result, replacing
 from unigrpo.core.lazy import lazy
 from unigrpo.core.records import Prompt
 from unigrpo.report.data import stats
-from unigrpo.report.data.rows import KEYS, check_range, read_course, read_scores
+from unigrpo.report.data.rows import KEYS, check_range, range_of, read_course, read_scores
 from unigrpo.study import provenance, resolve
 from unigrpo.study.provenance import ROOT
 
@@ -132,6 +132,12 @@ class Scores:
             raise UserError(f"{where}: prompt {prompt!r} is missing, which another seed has")
         tags, prompts = zip(*table.columns, strict=True)
         return stats.Cells(table.to_numpy(), tuple(map(int, table.index)), prompts, tags)
+
+    def widths(self, benchmark: str, metric: str) -> list[float]:
+        """Of every row's interval, about: 4 standard errors of the mean over prompts."""
+        parts = [part for (_, name, *_, m), part in self._parts.items() if (name, m) == (benchmark, metric)]
+        means = [part.groupby(["tag", "prompt_id"], observed=True)["value"].mean() for part in parts]
+        return [4 * float(each.std()) / len(each) ** 0.5 for each in means if len(each) > 1]
 
     def images(self, row: Row, benchmarks: Mapping[str, Benchmark]) -> int:
         """Images scored for a row, over these benchmarks and all seeds."""
@@ -332,6 +338,11 @@ class Sources:
         names = (better.run, better.mode, row.run, row.mode, row.guidance, benchmark, metric, *([tag] if tag else []))
         apart = stats.difference(a, b, one_for_all=not left)
         return stats.estimate(apart, seeding.numpy_generator(0, "gap", *names))
+
+    def form(self, benchmark: str, metric: str) -> str:
+        """How the metric's numbers are written, in every table of the study."""
+        ends = range_of(benchmark, metric)
+        return stats.form(ends, () if ends == (0, 1) else self.scores.widths(benchmark, metric))
 
     def name(self, row: Row) -> str:
         """The row in words."""

@@ -89,6 +89,13 @@ def written(mean: float, lo: float | None, hi: float | None, form: str = ".3f") 
     return f"{mean:{form}} (one prompt)" if lo is None else f"{mean:{form}} [{lo:{form}}, {hi:{form}}]"
 
 
+def form(ends: tuple[float, float], widths: Sequence[float]) -> str:
+    """How a column's numbers are written: with three digits where its range lies within [0, 1]; else with as many, 0 to
+    6, as show two of the middle one of its intervals' ``widths``."""
+    width = np.median([width for width in widths if width > 0] or [0.1])
+    return ".3f" if ends[0] >= 0 and ends[1] <= 1 else f".{np.clip(1 - np.floor(np.log10(width)), 0, 6):.0f}f"
+
+
 def prompt_weights(tags: Sequence[str], by_category: bool) -> np.ndarray:
     """(P,) weights that sum to 1: the mean over prompts, or GenEval's mean of category means."""
     if not by_category:

@@ -21,7 +21,7 @@ PAIRS = 3  # of images, where A alone is right and where B alone is
 
 def compared(sources: Sources) -> list[tuple[str, str, str, str | None]]:
     """What is compared, where it was scored: in words, benchmark, metric, category."""
-    lines = [(words, name, metric, None) for words, (_, name, metric) in cells.shown(sources).items()]
+    lines = [(words, name, metric, None) for words, (_, name, metric, _) in cells.shown(sources).items()]
     for name, benchmark in sources.benchmarks.items():
         tags = benchmark.categories()
         if benchmark.verdict:
@@ -57,13 +57,14 @@ def compare(a: Row, b: Row, sources: Sources) -> list[Line]:
 def markdown(a: Row, b: Row, lines: Sequence[Line], sources: Sources) -> str:
     """The comparison as a page."""
     first, second = sources.name(a), sources.name(b)
+    forms = {words: sources.form(name, metric) for words, name, metric, _ in compared(sources)}
     table = [
         (
             line["metric"],
-            cells.number(line, "a"),
-            cells.number(line, "b"),
-            stats.written(line["difference"], line["lo"], line["hi"], "+.3f"),
-            cells.number(line, "resolvable"),
+            cells.number(line, "a", forms[line["metric"]]),
+            cells.number(line, "b", forms[line["metric"]]),
+            stats.written(line["difference"], line["lo"], line["hi"], f"+{forms[line['metric']]}"),
+            cells.number(line, "resolvable", forms[line["metric"]]),
             cells.interval(line, "improvement", ".2f"),
             f"{line['seeds']} × {line['prompts']}",
         )

@@ -11,7 +11,6 @@ import base64
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
@@ -20,9 +19,9 @@ from PIL import Image
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_text, write_text
 from unigrpo.report.data import phrases
-from unigrpo.report.data.lines import digits
 from unigrpo.report.data.results import Folder
 from unigrpo.report.data.samples import Sample, read_samples
+from unigrpo.report.data.stats import form
 
 TEMPLATE = Path(__file__).with_name("gallery.html")
 PAGE = 50  # prompts at a time
@@ -47,12 +46,6 @@ def _cell(sample: Sample, source: str, out: Path) -> dict:
         "reason": sample.reason.splitlines(),
         "scores": {name: value for name, value in sample.scores.items() if name not in HIDDEN},
     }
-
-
-def _form(values: Sequence[float]) -> str:
-    """How the scores of single images are written."""
-    within = 0 <= min(values) <= max(values) <= 1
-    return "%.2f" if within else f"%.{digits((max(values) - min(values)) / 10)}f"
 
 
 def make(folder: Folder, out: Path, single: Path, guidance: str = "tuned") -> None:
@@ -84,7 +77,7 @@ def make(folder: Folder, out: Path, single: Path, guidance: str = "tuned") -> No
             "scale": phrases.scale_of(list(runs), folder).replace("`", ""),
             "notes": notes,
             "page": PAGE,
-            "forms": {name: _form(values) for name, values in scores.items()},
+            "forms": {name: form((-2, 2), [(max(each) - min(each)) / 10]) for name, each in scores.items()},
             "guidance": guidance,
             "labels": {run: folder.label(run) for run in runs},
             "prompts": prompts,

@@ -127,6 +127,8 @@ def write(name: str, spec: Mapping, sources: Sources, out: Path) -> None:
     facts, latex_of = kind.FACTS, getattr(kind, "latex", kind.text)
     rows = rows_of(spec, facts)
     lines = [{"run": row.run, "label": folder.label(row.run)} | kind.line(row, rows, sources) for row in rows]
+    part = {run for run, name in (sources.scores.parts if facts.scores else ()) if name in sources.benchmarks}
+    names = [each["label"] + " (part)" * (each["run"] in part) for each in lines]
     runs = phrases.runs_of(rows)
     title = spec.get("title", facts.title) + f", {rows[0].guidance} guidance" * (facts.shows == "rows")
     scale = phrases.scale_of(runs, folder)
@@ -138,10 +140,9 @@ def write(name: str, spec: Mapping, sources: Sources, out: Path) -> None:
     below += phrases.fates(runs, folder)
     judged = [phrases.metrics(sources), phrases.INTERVALS] if facts.scores else []
     caption = [scale, *facts.printed, *judged, *facts.notes]
-    frame = pd.DataFrame({"run": each["label"]} | kind.text(each, sources) for each in lines)
-    printed = pd.DataFrame(
-        {"run": each["label"]} | latex_of(each, sources) | {"seeds": each["seeds"]} for each in lines
-    )
+    named = list(zip(names, lines, strict=True))
+    frame = pd.DataFrame({"run": name} | kind.text(each, sources) for name, each in named)
+    printed = pd.DataFrame({"run": name} | latex_of(each, sources) | {"seeds": each["seeds"]} for name, each in named)
     sections = [("", frame), ("", below)]
     write_text(out / f"{name}.csv", pd.DataFrame(lines).to_csv(index=False, float_format="%.4f"))
     write_text(out / f"{name}.md", markdown(facts.number + title, sections))

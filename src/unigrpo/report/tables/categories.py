@@ -49,10 +49,11 @@ def _cells(line: Line, sources: Sources, ours: Callable[[str], str]) -> Line:
 
 
 def text(line: Line, sources: Sources) -> Line:
-    _, (_, *other) = _metrics(sources)
+    benchmark, (first, *other) = _metrics(sources)
 
     def ours(name: str) -> str:
-        each = [lines.number(line, column) for column in (name, *(f"{name}_{metric}" for metric in other))]
+        columns = {name: first} | {f"{name}_{metric}": metric for metric in other}
+        each = [lines.number(line, column, sources.form(benchmark, metric)) for column, metric in columns.items()]
         return phrases.MISSING if line[name] is None else " / ".join(each)
 
     return _cells(line, sources, ours)
@@ -60,7 +61,8 @@ def text(line: Line, sources: Sources) -> Line:
 
 def latex(line: Line, sources: Sources) -> Line:
     """The headline with its interval, which leaves no room for more."""
-    return _cells(line, sources, partial(lines.interval, line))
+    name, (first, *_) = _metrics(sources)
+    return _cells(line, sources, partial(lines.interval, line, form=sources.form(name, first)))
 
 
 def notes(rows: list[Row], table: list[Line], sources: Sources) -> list[str]:

@@ -33,11 +33,11 @@ def notes(rows: list[Row], table: list[Line], sources: Sources) -> list[str]:
     named = [row for row in rows if any(lines.published(row, sources, *sources.in_paper()).values())]
     best = (named or rows)[-1]
     parts = []
-    for name, (_, *metric) in lines.shown(sources).items():
+    for name, (_, *metric, form) in lines.shown(sources).items():
         gaps = [sources.gap(best, row, *metric) for row in rows if row != best]
         sizes = [gap.resolvable for gap in gaps if gap and gap.lo is not None]
         name = phrases.escaped(name)
-        parts.append(f"{name} {min(sizes):.3f} to {max(sizes):.3f}" if sizes else f"{name} {phrases.MISSING}")
+        parts.append(f"{name} {min(sizes):{form}} to {max(sizes):{form}}" if sizes else f"{name} {phrases.MISSING}")
     label = phrases.escaped(sources.folder.label(best.run))
     power = f"Smallest true difference to {label} found with 80 % power, paired by prompt: {', '.join(parts)}."
     return [power, phrases.COSTS]
