@@ -4,7 +4,7 @@ import pytest
 
 from rewards import vlm_endpoint
 from unigrpo.core.errors import UserError
-from unigrpo.judges.answers import by_text, meaning, require_answered, written
+from unigrpo.judges.answers import by_text, is_counted, meaning, require_answered, written
 
 NONE = "not answered"
 REPLIES = [  # reply, what the question expects, outcome: as docs/evals.md has them
@@ -92,6 +92,19 @@ def test_tokens_that_are_an_answer(answer, said, nothing):
 
 
 def test_a_question_is_answered_from_the_bound_on():
-    require_answered(0.5, 0.5, "<think>", 0.5)
+    require_answered(0.5, 0.5, 0.5, "<think>", 0.5)
     with pytest.raises(UserError, match=r"^only 3 % of its first token is an answer \(the likeliest: '<think>' 97 %\)"):
-        require_answered(0.03, 0.5, "<think>", 0.97)
+        require_answered(0.03, 0.03, 0.5, "<think>", 0.97)
+
+
+def test_an_answer_in_a_way_of_writing_that_no_score_counts_is_no_zero():
+    assert [is_counted(token, "yes") for token in (" Yes", "no", "YES", "nO", "So")] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
+    assert [is_counted(token, "two") for token in ("3", "Three", "THREE", "03")] == [True, True, False, False]
+    with pytest.raises(UserError, match=r"^100 % of its first token is an answer, 3 % as scores count it .*'YES' 97 %"):
+        require_answered(1.0, 0.03, 0.5, "YES", 0.97)

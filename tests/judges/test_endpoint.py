@@ -71,11 +71,14 @@ def test_a_first_token_that_is_no_answer_is_no_no(shares):
 
 
 def test_a_question_without_an_answer_is_its_own_failure():
-    """Spellings that are no official one decide that it was answered, and count nothing."""
+    """So is one whose answer has a spelling that no score counts."""
     shares = {"Is it?": {"<think>": 0.6, "Yes": 0.4}, "Is it red?": {"YES": 0.97, "No": 0.03}}
     with serving(lambda r: tokens(**shares.get(fake_server.question(r), {"Yes": 1.0}))) as (url, asked):
         found = client(url).ask([RED] * 3, ["Is it?", "Is it red?", "Is it so?"], ["yes"] * 3)
-        assert found[1:] == [0.0, 1.0] and len(asked) == 4  # with the probe
+        assert found[2] == 1 and len(asked) == 4  # with the probe
+        assert re.search(
+            r"^judge at \S+: question 'Is it red\?': 100 % of its first token is an answer, 3 %", str(found[1])
+        )
         assert re.search(r"^judge at \S+: question 'Is it\?': only 40 % of its first token", str(found[0]))
         assert client(url, answered=0.3).ask([RED], ["Is it?"], ["yes"]) == [pytest.approx(0.4)]
 

@@ -2,7 +2,8 @@
 
 The score of a question is the probability of the ways to write the expected answer (``written``). Whether it was
 answered is another matter: at least ``ANSWERED`` of the first token has to say one of the accepted answers, spelt in
-any way (``meaning``). docs/evals.md has a table of replies and their outcomes. Imports no torch.
+any way (``meaning``), and as much in a way that scores count, or all of them would be 0. docs/evals.md has a table of
+replies and their outcomes. Imports no torch.
 """
 
 from __future__ import annotations
@@ -53,13 +54,22 @@ def meaning(text: str, answer: str) -> str | None:
     return word if WORD.fullmatch(word) and (word == expected or not FILLERS.fullmatch(word)) else None
 
 
-def require_answered(mass: float, bound: float, likeliest: str, share: float) -> None:
-    """Raise UserError where ``mass``, the probability of all accepted answers, is below ``bound``."""
-    if mass < bound:
-        found = f"only {100 * mass:.3g} % of its first token is an answer"
+def is_counted(text: str, answer: str) -> bool:
+    """Whether a token is an accepted answer in a way of writing that scores count."""
+    word = meaning(text, answer)
+    return word is not None and text.strip(BLANKS) in written(word)
+
+
+def require_answered(mass: float, counted: float, bound: float, likeliest: str, share: float) -> None:
+    """Raise UserError where ``mass``, the probability of all accepted answers, is below ``bound``, or where that of the
+    ways of writing that scores count is (``is_counted``)."""
+    if counted < bound:
+        found, advice = f"only {100 * mass:.3g} % of its first token is an answer", "thinks or explains first"
+        if mass >= bound:
+            found = f"{100 * mass:.3g} % of its first token is an answer, {100 * counted:.3g} % as scores count it"
+            advice = "writes its answers in another way"
         other = f"the likeliest: {likeliest!r} {100 * share:.3g} %"
-        advice = "a model that thinks or explains first has its answer elsewhere"
-        raise UserError(f"{found} ({other}), expected {100 * bound:.4g} %; {advice}")
+        raise UserError(f"{found} ({other}), expected {100 * bound:.4g} %; a model that {advice} cannot be scored so")
 
 
 def without_thinking(reply: str) -> str:

@@ -27,7 +27,7 @@ from PIL import Image
 from unigrpo.core.errors import RewardFailed, UserError, reading
 from unigrpo.core.records import check_text
 from unigrpo.core.settings import KeyVariable, Url, check_value
-from unigrpo.judges.answers import ANSWERED, PROBE, by_text, meaning, require_answered, written
+from unigrpo.judges.answers import ANSWERED, PROBE, by_text, is_counted, meaning, require_answered, written
 
 GIVE_UP = 8  # questions in a row that no server answered: the rest of a call is not asked
 REFUSALS = 3  # of one kind in a row: the run ends
@@ -233,7 +233,8 @@ def by_tokens(choice: dict, answer: str, bound: float = ANSWERED) -> float:
     if sum(shares.values()) > 1.01:
         raise ValueError("log-probabilities of more than 1")
     mass = sum(share for token, share in shares.items() if meaning(token, answer) is not None)
-    require_answered(mass, bound, *max(shares.items(), key=lambda item: item[1]))
+    counted = sum(share for token, share in shares.items() if is_counted(token, answer))
+    require_answered(mass, counted, bound, *max(shares.items(), key=lambda item: item[1]))
     forms = written(answer)
     return min(1.0, sum((share for token, share in shares.items() if token.strip(" \u2581\u0120") in forms), 0.0))
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from unigrpo.core import weights
 from unigrpo.core.errors import UserError
 from unigrpo.core.records import check_text
-from unigrpo.judges.answers import ANSWERED, PROBE, meaning, require_answered, written
+from unigrpo.judges.answers import ANSWERED, PROBE, is_counted, meaning, require_answered, written
 from unigrpo.models import torchvision_compat
 
 SIDE = 112  # pixels a side of the images by which a model is tried
@@ -44,7 +44,7 @@ class LocalVlm:
         self.name, self.digest = str(name), weights.digest(path)
         self._keeps = "logits_to_keep" in inspect.signature(self.model.forward).parameters
         self._words: list[str] = []  # of its tokens
-        self._spellings: dict[str, Tensor] = {}
+        self._spellings: dict[str, tuple[Tensor, Tensor]] = {}
         (value,) = self.ask([new("RGB", (SIDE, SIDE), "red")], [PROBE], ["yes"])
         if isinstance(value, UserError):
             raise value
@@ -83,7 +83,7 @@ class LocalVlm:
     ) -> list[Tensor | UserError]:
         if not len(images) == len(questions) == len(answers):
             raise ValueError(f"{len(images)} images, {len(questions)} questions, {len(answers)} answers")
-        ids = {answer: (self.answer_ids(answer), self._accepted(answer)) for answer in answers}
+        ids = {answer: (self.answer_ids(answer), *self._accepted(answer)) for answer in answers}
         found: dict[int, Tensor | UserError] = {}
         for place, question in enumerate(questions):
             with self._noted(found, place, question):
@@ -95,13 +95,14 @@ class LocalVlm:
             places = fit[start : start + self.batch_size]
             shares = self._first_token([images[i] for i in places], [questions[i] for i in places], rescale)
             for place, share in zip(places, shares, strict=True):
-                expected, accepted = ids[answers[place]]
-                score, mass, best = share[expected].sum(), share[accepted].sum().item(), int(share.argmax())
+                expected, accepted, counted = ids[answers[place]]
+                score, best = share[expected].sum(), int(share.argmax())
+                masses = [share[tokens].sum().item() for tokens in (accepted, counted)]
                 with self._noted(found, place, questions[place]):
                     if not score.isfinite():
                         raise UserError(f"its answer has no finite probability, in {self.dtype}".replace("torch.", ""))
                     likeliest = self.processor.tokenizer.decode([best])
-                    require_answered(mass, self.answered, likeliest, share[best].item())
+                    require_answered(*masses, self.answered, likeliest, share[best].item())
                     found[place] = score
         return [found[place] for place in range(len(images))]
 
@@ -119,13 +120,14 @@ class LocalVlm:
         own = [getattr(self.processor, f"{kind}_token", None) for kind in ("image", "video")]
         return [str(token) for token in added if token.special] + [token for token in own if token]
 
-    def _accepted(self, answer: str) -> Tensor:
-        """Tokens that are an accepted answer where ``answer`` is expected."""
+    def _accepted(self, answer: str) -> tuple[Tensor, Tensor]:
+        """Tokens that are an accepted answer where ``answer`` is expected, and those that scores count."""
         if answer not in self._spellings:
             tokenizer = self.processor.tokenizer
             self._words = self._words or tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
             found = [i for i, word in enumerate(self._words) if meaning(word, answer) is not None]
-            self._spellings[answer] = torch.tensor(found, device=self.device)
+            counted = [i for i in found if is_counted(self._words[i], answer)]
+            self._spellings[answer] = tuple(torch.tensor(ids, device=self.device) for ids in (found, counted))
         return self._spellings[answer]
 
     def answer_ids(self, answer: str) -> list[int]:
