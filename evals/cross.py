@@ -6,6 +6,7 @@ fall has hacked it. A run may be given several times, once a seed.
 """
 
 import json
+import math
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from evals.images import Results, batches, show_failed, sorted_out
 from evals.instruments.picture_files import read
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import write_text
+from unigrpo.core.records import Labels, Prompt
 from unigrpo.core.seeding import numpy_generator
 from unigrpo.judges import reward as reward_files
 from unigrpo.judges.reward import Reward
@@ -81,8 +83,20 @@ def score(source: Source, judges: Sequence[tuple[str, Reward]], batch: int) -> t
     return rows, failed
 
 
+def paired(sources: Sequence[Source], each: Sequence[list[dict]]) -> pd.DataFrame:
+    """The rows of all sources, each prompt with one id: prompts are the same by text and tag. Raises UserError for one
+    id with two texts."""
+    labels = Labels()
+    for source, rows in zip(sources, each, strict=True):
+        for row in rows:
+            row["prompt_id"] = labels.of(Prompt(row["prompt_id"], row["prompt"], row["tag"], {}), source.path)
+    return pd.DataFrame([row for rows in each for row in rows])
+
+
 def cells(images: pd.DataFrame, reward: str) -> dict[str, Cells]:
-    """Run -> means over its ``images`` (rows of ``score``), seeds x the prompts that every seed of every run has."""
+    """Run -> means over its ``images`` (of ``paired``), seeds x the prompts that every seed of every run has."""
+    ends = range_of("", reward)
+    within = ends if all(map(math.isfinite, ends)) else None
     values = images.assign(value=[scores[reward] for scores in images["scores"]])
     table = values.pivot_table("value", ["run", "seed"], "prompt_id", sort=False).dropna(axis=1).sort_index(axis=1)
     if table.empty:
@@ -91,7 +105,7 @@ def cells(images: pd.DataFrame, reward: str) -> dict[str, Cells]:
     for run, part in table.groupby("run", sort=False):
         tags = images[images["run"] == run].groupby("prompt_id")["tag"].last()[table.columns]
         seeds = part.index.get_level_values("seed").tolist()
-        found[run] = Cells(part.to_numpy(), tuple(seeds), tuple(table.columns), tuple(tags))
+        found[run] = Cells(part.to_numpy(), tuple(seeds), tuple(table.columns), tuple(tags), within)
     return found
 
 
@@ -102,6 +116,7 @@ def lines(images: pd.DataFrame, sources: Sequence[Source], failed: Sequence[dict
     first, rows = sources[0].run, []
     for run in images["run"].unique():
         counts = {"images": sum(images["run"] == run), "failed": sum(row["run"] == run for row in failed)}
+        counts["own_prompts"] = images["prompt_id"][images["run"] == run].nunique()
         for name in names:
             mine, gap = found[name][run], None
             mean = estimate(mine, numpy_generator(0, "cross", run, name), by_category=False)
@@ -127,10 +142,11 @@ def notes(rows: Sequence[dict]) -> list[str]:
     """What stands below the table: how it is read, and what each run's training reward says beside the others."""
     rows = [line | {key: escaped(line[key]) for key in ("run", "reward")} for line in rows]
     first = rows[0]["run"]
+    own = ", ".join(f"{count} ({run})" for run, count in {line["run"]: line["own_prompts"] for line in rows}.items())
     below = [
         "Means over prompts with 95 % intervals over seeds and prompts; differences are paired by prompt and seed.",
         ONE_SEED,
-        f"All runs are judged on the {rows[0]['prompts']} prompts that every one of them has.",
+        f"All runs are judged on the {rows[0]['prompts']} prompts that every one of them has, by text, of {own}.",
     ]
     if failed := {line["run"]: line["failed"] for line in rows if line["failed"]}:
         counts = ", ".join(f"{count} of {run}" for run, count in failed.items())
@@ -181,14 +197,15 @@ def compare(out: Path, sources: Sequence[str], rewards: Sequence[str], batch: in
     for text in sources:
         parsed.append(parse_source(text, parsed))
     judges = [reward_files.held_out(text) for text in rewards]
-    images, failed = [], []
+    each, failed = [], []
     for source in parsed:
         rows, problems = score(source, judges, batch)
-        images += rows
+        each.append(rows)
         failed += [{"run": source.run} | row for row in problems]
-    table_rows = lines(pd.DataFrame(images), parsed, failed, [name for name, _ in judges])
-    write_text(out / "cross.jsonl", "".join(json.dumps(row) + "\n" for row in images))
-    texts = {row["prompt"] for row in images}
+    images = paired(parsed, each)
+    table_rows = lines(images, parsed, failed, [name for name, _ in judges])
+    write_text(out / "cross.jsonl", "".join(json.dumps(row) + "\n" for rows in each for row in rows))
+    texts = set(images["prompt"])
     cut = [line for _, reward in judges for line in reward_files.cut_lines(reward.cut(texts), len(texts))]
     write(table_rows, out, cut)
     print("\n".join([f"{out / 'cross.md'}: {len(judges)} rewards, {len(images)} images", *cut]))

@@ -23,7 +23,7 @@ from PIL import Image
 
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import new_folder, read_json
-from unigrpo.core.records import Prompt, check_text, same_text
+from unigrpo.core.records import Labels, Prompt, check_text, same_text
 from unigrpo.sampling import sample_folder
 from unigrpo.sampling.pictures import as_rgb, path_in, read_picture
 
@@ -77,20 +77,14 @@ def read(path: Path) -> Pictures:
 def gathered(path: Path, protocol: dict, found: Iterable[Picture | Broken]) -> Pictures:
     """What was ``found`` at ``path``; images of one prompt get one id, its first, and different sample numbers. Raises
     UserError where one id has two texts."""
-    labels: dict[tuple, str] = {}
-    prompts: dict[str, Prompt] = {}
-    taken: dict[tuple, set[int]] = {}
+    labels, taken = Labels(), {}
     read = Pictures(protocol, [], [])
     for item in found:
         if not isinstance(item, Picture):
             read.broken.append(item)
             continue
-        prompt = item.prompt
-        label = labels.setdefault(prompt.key, prompt.id)
-        if (first := prompts.setdefault(prompt.id, prompt)).key != prompt.key:
-            those = f"{first.text!r} ({first.tag}) and {prompt.text!r} ({prompt.tag})"
-            raise UserError(f"{path}: prompt '{prompt.id}' is {those}, expected one text for an id")
-        numbers = taken.setdefault(prompt.key, set())
+        prompt, label = item.prompt, labels.of(item.prompt, path)
+        numbers = taken.setdefault(label, set())
         number = item.sample if item.sample not in numbers else max(numbers) + 1
         numbers.add(number)
         prompt = prompt if label == prompt.id else replace(prompt, id=label)

@@ -123,10 +123,33 @@ def test_an_unreadable_image_is_told_and_its_prompt_left_out_where_none_remains(
     assert "**Images that could not be scored**: 2 of rl." in (tmp_path / "out/cross.md").read_text()
 
 
+def test_runs_are_paired_by_the_prompts_text_whatever_their_order_ids_and_what_is_missing(tmp_path, colours):
+    def mapped(name, numbers, lighter=0):
+        (tmp_path / name).mkdir()
+        for k in numbers:
+            Image.new("RGB", (16, 16), (5 * k + lighter, 0, 0)).save(tmp_path / name / f"{k}.png")
+        prompts = {f"prompt {' ' * (k % 2)}{k}" if lighter else f"prompt {k}": f"{k}.png" for k in numbers}
+        (tmp_path / name / "map.json").write_text(json.dumps(prompts))
+        return tmp_path / name / "map.json"
+
+    a, rows = mapped("a", range(40)), {}
+    for name, numbers in (("same", range(40)), ("reversed", range(39, -1, -1)), ("less", range(1, 40))):
+        table = run(tmp_path, f"a={a}", f"b={mapped(name, numbers, 4)}", rewards=["red"])
+        rows[name] = table.loc[("b", "red")]
+        assert rows[name][["gap", "gap_lo", "gap_hi"]].tolist() == pytest.approx([4 / 255] * 3, abs=1e-6)
+    assert rows["same"].equals(rows["reversed"]) and rows["less"]["prompts"] == 39
+    text = (tmp_path / "out/cross.md").read_text()
+    assert "the 39 prompts that every one of them has, by text, of 40 (a), 39 (b)" in text
+
+
 def test_nothing_shared_and_nothing_readable_are_errors(tmp_path, colours):
     a = write_set(tmp_path / "a", BASE)
     b = shutil.copytree(a, tmp_path / "b")
-    (b / "manifest.jsonl").write_text((b / "manifest.jsonl").read_text().replace('"prompt_id": "p', '"prompt_id": "q'))
+    other = (b / "manifest.jsonl").read_text().replace("a circle, ", "a square, ")
+    (b / "manifest.jsonl").write_text(other)
+    with pytest.raises(UserError, match="prompt 'p0': expected one text and tag for an id, found .*/a, .*/b"):
+        run(tmp_path, f"a={a}", f"b={b}")
+    (b / "manifest.jsonl").write_text(other.replace('"prompt_id": "p', '"prompt_id": "q'))
     with pytest.raises(UserError, match="share no prompt"):
         run(tmp_path, f"a={a}", f"b={b}")
     for name in range(4):

@@ -118,7 +118,7 @@ def collected(tmp_path, *runs, **how):
 def test_prompts_of_runs_are_paired_by_text_and_tag(tmp_path):
     table = collected(tmp_path, [real("0", "a cup"), real("1", "a  dog")], [real("x", "a dog "), real("y", "a cup")])
     assert table["prompt_id"].tolist() == ["0", "1", "1", "0"]
-    message = "ta, prompt '0': expected one text for an id, found 'a cat'.*1/seed0.*'a cup'.*0/seed0"
+    message = "prompt '0': expected one text and tag for an id, found 'a cup'.*0/seed0.*'a cat'.*1/seed0"
     with pytest.raises(UserError, match=message):
         collected(tmp_path, [real("0", "a cup"), real("1", "a dog")], [real("0", "a cat"), real("1", "a dog")])
 

@@ -35,6 +35,22 @@ class Prompt:
         return same_text(self.text), self.tag
 
 
+class Labels:
+    """One id for each prompt of several sets: that of the first which has it."""
+
+    def __init__(self):
+        self._ids: dict[tuple[str, str], str] = {}
+        self._first: dict[str, tuple[Prompt, object]] = {}
+
+    def of(self, prompt: Prompt, where: object) -> str:
+        """The id of a prompt that stands in ``where``. Raises UserError where its own is that of another prompt."""
+        first, there = self._first.setdefault(prompt.id, (prompt, where))
+        if first.key != prompt.key:
+            those = f"{first.text!r} ({first.tag}) in {there}, {prompt.text!r} ({prompt.tag}) in {where}"
+            raise UserError(f"prompt '{prompt.id}': expected one text and tag for an id, found {those}")
+        return self._ids.setdefault(prompt.key, prompt.id)
+
+
 def check_text(text: str) -> None:
     """Raise UserError for a text that tokenizers and files cannot hold: one with NUL or half of a character."""
     if odd := re.search("[\0\ud800-\udfff]", text):

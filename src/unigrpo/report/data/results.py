@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,7 +22,7 @@ from unigrpo.core import seeding
 from unigrpo.core.errors import UserError, reading
 from unigrpo.core.files import csv_rows, read_json, read_result, replacing
 from unigrpo.core.lazy import lazy
-from unigrpo.core.records import Prompt
+from unigrpo.core.records import Labels, Prompt
 from unigrpo.report.data import stats
 from unigrpo.report.data.rows import KEYS, check_range, range_of, read_course, read_scores
 from unigrpo.study import provenance, resolve
@@ -62,8 +63,7 @@ def write_scores(sources: Mapping[tuple[str, int], Path], out: Path, partial: bo
     """Write ``out`` from the scores.jsonl of each run and seed; that of a run that was not trained is empty. Rows that
     hold their prompt's text are paired by it: ids are labels, and the first one is written. Raises UserError for one id
     with two texts, and, unless ``partial``, for a part of a benchmark, whose version then says so."""
-    labels: dict[tuple, str] = {}  # benchmark, text, tag -> id
-    prompts: dict[tuple, tuple] = {}  # benchmark, id -> prompt, file
+    labels: dict[str, Labels] = defaultdict(Labels)  # by benchmark
     with replacing(out) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
@@ -71,23 +71,14 @@ def write_scores(sources: Mapping[tuple[str, int], Path], out: Path, partial: bo
             for _, row in read_scores(path):
                 if (part := row.get("part")) and not partial:
                     raise UserError(f"{path}: has {part} of {row['benchmark']}, expected all, or --partial")
-                label, version = _label(row, path, labels, prompts), row["version"]
-                version += f"{PARTIAL}{part})" if part else ""
-                keys = [(row | {"prompt_id": label, "version": version})[key] for key in KEYS]
+                if part:
+                    row |= {"version": f"{row['version']}{PARTIAL}{part})"}
+                if "prompt" in row:  # not of the world, where an id is a prompt
+                    prompt = Prompt(row["prompt_id"], row["prompt"], row["tag"], {})
+                    row |= {"prompt_id": labels[row["benchmark"]].of(prompt, path)}
+                keys = [row[key] for key in KEYS]
                 metrics = [(name, f"{float(value):.6g}") for name, value in row["metrics"].items()]
                 writer.writerows((run, seed, *keys, *metric) for metric in metrics)
-
-
-def _label(row: dict, path: Path, labels: dict, prompts: dict) -> str:
-    if "prompt" not in row:  # of the world, where an id is a prompt
-        return row["prompt_id"]
-    prompt = row["benchmark"], *Prompt("", row["prompt"], row["tag"], {}).key
-    first, where = prompts.setdefault((row["benchmark"], row["prompt_id"]), (prompt, path))
-    if first != prompt:
-        those = f"{prompt[1]!r} ({prompt[2]}) in {path}, {first[1]!r} ({first[2]}) in {where}"
-        name = f"{row['benchmark']}, prompt '{row['prompt_id']}'"
-        raise UserError(f"{name}: expected one text for an id, found {those}")
-    return labels.setdefault(prompt, row["prompt_id"])
 
 
 class Scores:
