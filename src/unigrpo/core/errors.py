@@ -40,10 +40,9 @@ def reading(where: object, expected: str) -> Iterator[None]:
     except (UserError, MemoryError):
         raise
     except Exception as error:
-        said = "too many levels of nesting" if isinstance(error, RecursionError) else " ".join(str(error).split())
-        raise UserError(
-            f"{where}: cannot be read ({said[:300] or type(error).__name__}), expected {expected}"
-        ) from error
+        said = "too many levels of nesting" if isinstance(error, RecursionError) else str(error)
+        said = " ".join((getattr(error, "strerror", None) or said).split()) or type(error).__name__
+        raise UserError(f"{where}: cannot be read ({said[:300]}), expected {expected}") from error
 
 
 def in_one_line(main: Callable[[], None]) -> None:

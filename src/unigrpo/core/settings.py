@@ -21,7 +21,7 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 
-from unigrpo.core.errors import UserError
+from unigrpo.core.errors import UserError, error_prefix
 from unigrpo.core.registry import nearest
 from unigrpo.core.weights import ID
 
@@ -124,6 +124,13 @@ def from_dict(kind: type[Kind], data: object, where: str = "") -> Kind:
         return _adapter(kind).validate_python(data)
     except ValidationError as error:
         raise UserError(explain(error, where, kind)) from None
+
+
+def checked(kind: type, data: dict, where: object) -> dict:
+    """``data``, which was read at ``where``, as it is. Raises UserError where it is no ``kind``."""
+    with error_prefix(where):
+        from_dict(kind, data)
+    return data
 
 
 def to_dict(settings: object) -> dict:

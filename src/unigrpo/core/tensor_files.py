@@ -5,14 +5,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from unigrpo.core.distributed import like
-from unigrpo.core.errors import UserError
-from unigrpo.core.files import replacing
+from unigrpo.core.errors import UserError, reading
+from unigrpo.core.files import opened, replacing
+
+COMPLETE = "a complete safetensors file"
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], notes: dict[str, str] | None = None) -> None:
@@ -26,12 +28,14 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], notes: dict[str, str] 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read safetensors. Raises UserError where the file is absent or damaged."""
-    try:
+    with opened(path, COMPLETE), reading(path, COMPLETE):
         return load_file(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: not found, expected a safetensors file") from None
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: damaged or truncated, expected a complete safetensors file ({error})") from None
+
+
+def open_tensors(path: Path):
+    """A safetensors file whose tensors are read one by one. Raises UserError where it is absent or damaged."""
+    with opened(path, COMPLETE), reading(path, COMPLETE):
+        return safe_open(path, "pt")
 
 
 class _Uninitialised(TorchFunctionMode):

@@ -5,7 +5,6 @@ itself is its ``FACTS``. Scores must be finite. A reward that gives no such scor
 while; then the samples that it fails for are told apart, with their numbers and prompts.
 """
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from unigrpo.core import weights
 from unigrpo.core.errors import Collapse, RewardFailed, UserError
+from unigrpo.core.files import parse_json
 from unigrpo.core.records import Prompt, check_text
 from unigrpo.core.settings import check_options, require
 from unigrpo.study.facts import REWARDS
@@ -188,13 +188,7 @@ def load(name: str, **options) -> Reward:
 def named(text: str) -> tuple[str, dict]:
     """(name, options) of a reward on a command line: ``NAME`` or ``NAME={"option": value}``. Raises UserError."""
     name, _, written = text.partition("=")
-    try:
-        options = json.loads(written) if written else {}
-    except json.JSONDecodeError as error:
-        raise UserError(f"--reward {name}: the options after '=' are not valid JSON ({error.msg})") from None
-    if not isinstance(options, dict):
-        raise UserError(f"--reward {name}: expected a JSON object of options after '='")
-    return name, options
+    return name, parse_json(written, f"--reward {name}: the options after '='") if written else {}
 
 
 def held_out(text: str) -> tuple[str, Reward]:

@@ -13,13 +13,32 @@ from pathlib import Path
 
 import numpy as np
 
-from unigrpo.core.errors import UserError, error_prefix
-from unigrpo.core.files import read_json, read_jsonl, replacing, write_json, write_text
+from unigrpo.core.errors import UserError, error_prefix, reading
+from unigrpo.core.files import opened, read_json, read_jsonl, replacing, write_json, write_text
 from unigrpo.core.records import Prompt
+from unigrpo.core.settings import CountOrNone, Settings, checked
 from unigrpo.sampling.pictures import path_in, read_picture
 
-PROTOCOL = ("benchmark", "version", "mode", "guidance_name")
-ROW = {"prompt_id": str, "prompt": str, "tag": str, "meta": dict, "sample": int}
+
+class Protocol(Settings, extra="ignore"):
+    """What is needed of protocol.json."""
+
+    benchmark: str
+    version: str
+    mode: str
+    guidance_name: str
+    guidance: float | None = None
+
+
+class Row(Settings, extra="ignore"):
+    """What is needed of a row of manifest.jsonl."""
+
+    prompt_id: str
+    prompt: str
+    tag: str
+    meta: dict
+    sample: CountOrNone
+    trace: str | None = None
 
 
 @dataclass(frozen=True)
@@ -85,19 +104,18 @@ def read(folder: Path) -> SampleFolder:
     return SampleFolder(protocol, rows, where, images)
 
 
+def read_protocol(path: Path) -> dict:
+    """protocol.json. Raises UserError."""
+    return checked(Protocol, read_json(path), path)
+
+
 def read_rows(folder: Path) -> tuple[dict, list[dict], list[str]]:
     """(protocol, manifest rows, where these stand) of a folder, its images unseen. Raises UserError as ``read``."""
-    protocol = read_json(folder / "protocol.json")
-    for key in PROTOCOL:
-        if not isinstance(protocol.get(key), str):
-            raise UserError(f"{folder / 'protocol.json'}: '{key}' must be a text, found {protocol.get(key)!r}")
+    protocol = read_protocol(folder / "protocol.json")
     where, rows = zip(*read_jsonl(folder / "manifest.jsonl"), strict=True)
     seen: dict[tuple[str, int], str] = {}
     for place, row in zip(where, rows, strict=True):
-        for key, kind in ROW.items():
-            if not isinstance(row.get(key), kind):
-                raise UserError(f"{place}: '{key}' must be a {kind.__name__}, found {row.get(key)!r}")
-        name = (row["prompt_id"], row["sample"])
+        name = (checked(Row, row, place)["prompt_id"], row["sample"])
         if seen.setdefault(name, place) != place:
             raise UserError(f"{place}: prompt '{name[0]}', sample {name[1]} is already in {seen[name]}")
     return protocol, list(rows), list(where)
@@ -114,10 +132,8 @@ def require_clauses(samples: SampleFolder, check: Callable[[dict], None]) -> Non
 
 def read_stack(path: Path) -> np.ndarray:
     """(n, H, W, 3) uint8, mapped into memory. Raises UserError where the file is no such array."""
-    try:
+    with opened(path, "a numpy array"), reading(path, "a numpy array"):
         stack = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as a numpy array ({error})") from None
     if stack.ndim != 4 or stack.shape[-1] != 3 or stack.dtype != np.uint8:
         raise UserError(f"{path}: expected uint8 (n, H, W, 3), found {stack.dtype} {stack.shape}")
     return stack

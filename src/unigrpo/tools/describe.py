@@ -20,19 +20,16 @@ def parameters(path: Path, part_of: Callable[[str], str | None]) -> tuple[dict[s
     """Numbers of parameters in ``text``, ``image`` and ``fixed`` (codec, position tables, what reads pictures), and the
     types they are stored in; of adapters, what is in the file. ``part_of``: the backbone's. Raises UserError for a
     file that is absent, damaged or not of this network."""
-    from safetensors import SafetensorError, safe_open
+    from unigrpo.core.tensor_files import open_tensors
 
     counts, kinds = {"text": 0, "image": 0, "fixed": 0}, set()
-    try:
-        with safe_open(path, "numpy") as file:
-            for name in file.keys():  # noqa: SIM118
-                part = file.get_slice(name)
-                if (owner := part_of(name)) is None:
-                    raise UserError(f"{path}: unexpected tensor {name}, expected those of a unigrpo model")
-                counts[owner] += math.prod(part.get_shape())
-                kinds.add(part.get_dtype())
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: not a complete safetensors file ({error})") from None
+    with open_tensors(path) as file:
+        for name in file.keys():  # noqa: SIM118
+            part = file.get_slice(name)
+            if (owner := part_of(name)) is None:
+                raise UserError(f"{path}: unexpected tensor {name}, expected those of a unigrpo model")
+            counts[owner] += math.prod(part.get_shape())
+            kinds.add(part.get_dtype())
     return counts, sorted(kinds)
 
 

@@ -12,14 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from unigrpo.core import code_identity, distributed, files
 from unigrpo.core.distributed import like
 from unigrpo.core.errors import UserError
 from unigrpo.core.settings import flat, from_dict
-from unigrpo.core.tensor_files import load_weights, read_tensors, write_tensors
+from unigrpo.core.tensor_files import load_weights, open_tensors, read_tensors, write_tensors
 from unigrpo.models.sharding import full
 from unigrpo.study import provenance, resolve
 from unigrpo.study.config import RunConfig
@@ -79,12 +78,10 @@ def load_state(folder: Path) -> tuple[Notes, dict[str, Tensor]] | None:
 
 def _read(path: Path) -> tuple[Notes, dict[str, Tensor]]:
     tensors = read_tensors(path)
-    with safe_open(path, "pt") as file:
+    with open_tensors(path) as file:
         about = file.metadata() or {}
-    try:
-        notes, sums = from_dict(Notes, json.loads(about.get("notes", ""))), json.loads(about.get("sums", ""))
-    except (UserError, ValueError):
-        raise UserError(f"{path}: damaged, expected a training state with its notes") from None
+    notes, sums = (files.parse_json(about.get(name, ""), f"{path}: {name}") for name in ("notes", "sums"))
+    notes = from_dict(Notes, notes, f"{path}: notes")
     if sums != _sums(tensors):
         raise UserError(f"{path}: damaged (its tensors are not those of the sums in its header)")
     return notes, tensors

@@ -7,9 +7,9 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 
 from unigrpo.core import code_identity
-from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json
 from unigrpo.core.lazy import lazy
+from unigrpo.core.settings import CountOrNone, Settings, Share, checked
 from unigrpo.report.data.results import Folder, Row, Sources
 from unigrpo.study import standing
 from unigrpo.study.facts import BACKBONES, REWARDS, STATISTICS
@@ -112,17 +112,25 @@ def proxies(runs: Sequence[str], folder: Folder) -> list[str]:
     return listed
 
 
+class Auc(Settings, extra="ignore"):
+    overall: Share | None
+
+
+class RewardReport(Settings, extra="ignore"):
+    """What is needed of report.json of a learned reward."""
+
+    steps: CountOrNone
+    auc: Auc
+
+
 def _held_out(trained: str, folder: Folder) -> str:
     """AUC of a learned reward and its steps, from its report; beside those of the rewards that were trained longer."""
     reports = {}  # reward -> steps, AUC in words
     for path in sorted(folder.root.glob("*/report.json")):
-        report = read_json(path)
-        try:
-            auc, steps = report["auc"]["overall"], report["steps"]
-            shown = MISSING if auc is None else f"{auc:.3f}"  # None where held-out samples are all right, or all wrong
-            reports[path.parent.name] = steps, f"held-out AUC {shown} after {steps:,d} steps"
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path}: expected auc.overall and steps as numbers ({error!r})") from None
+        report = checked(RewardReport, read_json(path), path)
+        auc, steps = report["auc"]["overall"], report["steps"]
+        shown = MISSING if auc is None else f"{auc:.3f}"  # None where held-out samples are all right, or all wrong
+        reports[path.parent.name] = steps, f"held-out AUC {shown} after {steps:,d} steps"
     if trained not in reports:
         return f"held-out AUC {MISSING}"
     steps, shown = reports[trained]

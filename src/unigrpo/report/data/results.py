@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from unigrpo.core import seeding
 from unigrpo.core.errors import UserError, reading
-from unigrpo.core.files import csv_rows, read_json, read_result, replacing
+from unigrpo.core.files import csv_rows, read_result, replacing
 from unigrpo.core.lazy import lazy
 from unigrpo.core.records import Labels, Prompt
 from unigrpo.report.data import stats
@@ -31,7 +31,7 @@ from unigrpo.study.provenance import ROOT
 if TYPE_CHECKING:
     from unigrpo.study.benchmark_entry import Benchmark
 
-pd = lazy("pandas")
+pd, sample_folder = lazy("pandas"), lazy("unigrpo.sampling.sample_folder")
 COLUMNS = ("run", "seed", *KEYS, "metric", "value")
 EXPECTED = {int: "a whole number of at least 0", float: "a number"}
 PARTIAL = " (part: "  # in a version: how much of the benchmark was judged stands behind it
@@ -211,7 +211,7 @@ class Folder:
 
     def seed_folders(self, run: str) -> dict[int, Path]:
         paths = (self.root / "runs" / run).glob("seed[0-9]*")
-        return {int(path.name[4:]): path for path in sorted(paths) if path.name[4:].isdecimal()}
+        return {int(path.name[4:]): path for path in sorted(paths) if path.name[4:].isdecimal() and path.is_dir()}
 
     def config(self, run: str) -> dict:
         """The configuration that the run's first seed was trained with, else that of the study; empty without one."""
@@ -250,7 +250,11 @@ class Folder:
     def protocols(self, run: str, mode: str, guidance: str) -> list[dict]:
         """protocol.json of every seed and benchmark of a table's row."""
         name = f"samples/*.{mode}.{guidance}/protocol.json"
-        return [read_json(path) for folder in self.seed_folders(run).values() for path in sorted(folder.glob(name))]
+        return [
+            sample_folder.read_protocol(path)
+            for folder in self.seed_folders(run).values()
+            for path in sorted(folder.glob(name))
+        ]
 
 
 # ------------------------------------------------------------------------------------------ rows

@@ -8,11 +8,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from unigrpo.core.errors import UserError, error_prefix
+from unigrpo.core.errors import UserError
 from unigrpo.core.files import in_order, json_lines, read_result
 from unigrpo.core.lazy import lazy
 from unigrpo.core.registry import declarations
-from unigrpo.core.settings import CountOrNone, Settings, Share, from_dict
+from unigrpo.core.settings import CountOrNone, Settings, Share, checked
 from unigrpo.study.facts import BENCHMARKS, REWARDS
 
 gold, training_inputs = lazy("unigrpo.world.gold"), lazy("unigrpo.study.training_inputs")
@@ -110,8 +110,7 @@ def read_course(path: Path) -> Lines:
 def _read(path: Path, kind: type[Settings], keys: tuple[str, ...] = ()) -> Lines:
     seen: dict[tuple, str] = {}
     for where, row in json_lines(read_result(path), path):
-        with error_prefix(where):
-            from_dict(kind, row)
+        checked(kind, row, where)
         name = tuple(row[key] for key in keys)
         if keys and (first := seen.setdefault(name, where)) != where:
             raise UserError(f"{where}: prompt {row['prompt_id']!r}, sample {row['sample']} is already in {first}")

@@ -13,7 +13,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import Qwen2Tokenizer
 
@@ -21,6 +20,7 @@ from unigrpo.core import weights
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json
 from unigrpo.core.settings import from_dict, require
+from unigrpo.core.tensor_files import open_tensors
 from unigrpo.models.backbones.bagel.vae import VaeConfig, sizes_of
 from unigrpo.models.backbones.bagel.vit import VitConfig
 from unigrpo.models.mot import MoTConfig
@@ -112,7 +112,7 @@ class Stored:
     def read(self, names: list[str]) -> Iterator[tuple[str, Tensor]]:
         """These tensors, one at a time, as they are stored. Raises UserError for one that is not finite."""
         for path in sorted({self.files[name] for name in names}):
-            with _opened(path) as file:
+            with open_tensors(path) as file:
                 for name in (n for n in names if self.files[n] == path):
                     tensor = file.get_tensor(name)
                     if not torch.stack(tensor.aminmax()).isfinite().all():  # the minimum with a NaN is NaN
@@ -235,22 +235,13 @@ def _stored(folder: Path, name: str) -> Stored:
         paths = sorted({folder / str(place) for place in places.values()})
     files, shapes = {}, {}
     for part in paths:
-        with _opened(part) as file:
+        with open_tensors(part) as file:
             for tensor in file.keys():  # noqa: SIM118
                 stored = file.get_slice(tensor)
                 if stored.get_dtype() not in FLOATS:
                     raise UserError(f"{part}: tensor {tensor}: expected {FLOATS}, got {stored.get_dtype()}: quantised?")
                 files[tensor], shapes[tensor] = part, tuple(stored.get_shape())
     return Stored(path, files, shapes)
-
-
-def _opened(path: Path):
-    if not path.exists():
-        raise UserError(f"{path}: not found, expected a file of a BAGEL release")
-    try:
-        return safe_open(path, "pt")
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: damaged or truncated, expected a complete safetensors file ({error})") from None
 
 
 def _side(stored: Stored, name: str, axis: int, depth: int = 1) -> int:
@@ -266,5 +257,5 @@ def _side(stored: Stored, name: str, axis: int, depth: int = 1) -> int:
 
 def dtype_of(stored: Stored, name: str) -> torch.dtype:
     """How a tensor is stored."""
-    with _opened(stored.files[name]) as file:
+    with open_tensors(stored.files[name]) as file:
         return file.get_slice(name)[:0].dtype
