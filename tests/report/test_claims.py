@@ -235,7 +235,23 @@ def test_one_prompt_decides_nothing(study, tmp_path, outcome):
     (found,) = findings.differences([(("unigrpo", "yes"), ("base", "no"))], sources)
     assert (found.answer, found.lo, found.hi, found.prompts) == (UNDECIDED, None, None, 1)
     assert found.shown.endswith(" (one prompt)") and found.shown[0] in "+-"
-    assert findings.not_worse(Estimate(0.5, None, None, 3, 1)) == UNDECIDED
+    found = findings.finding("x", Estimate(0.5, None, None, 3, 1), said=findings.not_worse)
+    assert (found.answer, found.n) == (UNDECIDED, 3)
+
+
+def test_images_of_one_seed_beside_three_trainings_are_one_replicate(study, tmp_path):
+    """Base, from which all start, is not; images that another program made are."""
+    sources = sources_of(study, study / "scores.csv").of({"benchmarks": ["ta"]})
+    pair = [(("unigrpo", "yes"), ("base", "no"))]
+    (found,) = findings.differences(pair, sources)
+    assert (found.seeds, found.one_replicate) == (2, False)
+    (path,) = (study / "runs/base").glob("seed0/config.json")
+    text = path.read_text()
+    try:
+        path.write_text(text.replace('"stage": "base"', '"stage": "outside"'))
+        assert findings.differences(pair, sources)[0].one_replicate
+    finally:
+        path.write_text(text)
 
 
 def test_scores_alone_leave_counts_of_training_unavailable(study, tmp_path, check):

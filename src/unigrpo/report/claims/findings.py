@@ -20,6 +20,7 @@ from unigrpo.report.data.results import Folder, Row, Sources
 from unigrpo.report.data.stats import Cells, Estimate, estimate, written
 
 GUIDANCE = "tuned"
+ONCE = ("base", "sft")  # stages that are trained at one seed, which all others share
 Pair = tuple[str, str]
 """A row at tuned guidance: run, thinking."""
 
@@ -34,8 +35,6 @@ HOLDS, FAILS, OPEN = "holds", "does not hold", "undecided at this n"
 
 def answer(difference: Estimate, margin: float = MARGIN) -> str:
     """What one comparison says of a gain."""
-    if difference.lo is None:
-        return UNDECIDED
     if difference.lo > 0 and difference.mean >= margin:
         return YES
     return NO if difference.hi < margin else UNDECIDED
@@ -43,8 +42,6 @@ def answer(difference: Estimate, margin: float = MARGIN) -> str:
 
 def not_worse(difference: Estimate) -> str:
     """What one comparison says where none is asked to gain: that nothing that matters is lost (non-inferiority)."""
-    if difference.lo is None:
-        return UNDECIDED
     if difference.lo >= -MARGIN:
         return YES
     return NO if difference.hi < -MARGIN else UNDECIDED
@@ -73,7 +70,8 @@ def any_one(answers: Sequence[str]) -> str:
 class Finding:
     """How one comparison came out: its effect, the interval of a difference, and on how much it rests. ``missing``
     names what it lacks; ``prompts`` (or what ``unit`` says instead) is 0 where it is a count over seeds. One that is
-    not ``counted`` is shown and decides nothing; ``supervised`` runs have one seed by design."""
+    not ``counted`` is shown and decides nothing. ``replicates``: the fewest seeds of its runs, without those that have
+    one by design, 0 where all have; None: ``seeds``."""
 
     what: str
     answer: str = MISSING
@@ -85,7 +83,7 @@ class Finding:
     missing: tuple[str, ...] = ()
     counted: bool = True
     unit: str = "prompts"
-    supervised: bool = False
+    replicates: int | None = None
     form: str = ".3f"
 
     @property
@@ -110,7 +108,7 @@ class Finding:
     @property
     def one_replicate(self) -> bool:
         """Whether nothing is known of its spread between trainings."""
-        return self.seeds == 1 and not self.supervised
+        return (self.seeds if self.replicates is None else self.replicates) == 1
 
     @property
     def said(self) -> str:
@@ -118,10 +116,11 @@ class Finding:
 
 
 def finding(what: str, e: Estimate | None, *missing: str, said: Callable = answer, **more) -> Finding:
-    """That of an estimated difference, which ``said`` answers; without one, what is ``missing``."""
+    """That of an estimated difference, which ``said`` answers where it has an interval; without one, what is
+    ``missing``."""
     if e is None:
         return Finding(what, missing=missing, **more)
-    return Finding(what, said(e), e.mean, e.lo, e.hi, e.seeds, e.prompts, **more)
+    return Finding(what, UNDECIDED if e.lo is None else said(e), e.mean, e.lo, e.hi, e.seeds, e.prompts, **more)
 
 
 # ------------------------------------------------------------------------------------------ scores and costs
@@ -135,8 +134,11 @@ def differences(pairs: Sequence[tuple[Pair, Pair]], sources: Sources, said: Call
         names = [sources.name(row) for row in rows]
         unscored = [name for name, row in zip(names, rows, strict=True) if not sources.cells(row, *metric)]
         missing = unscored or [f"a seed that {' and '.join(names)} share"]
-        e, stages = sources.gap(*rows, *metric), {sources.folder.config(row.run).get("stage") for row in rows}
-        more = {"said": said, "supervised": stages <= {"base", "sft"}, "form": sources.form(*metric)}
+        e, stages = sources.gap(*rows, *metric), [sources.folder.config(row.run).get("stage") for row in rows]
+        seeds = [
+            len(sources.cells(row, *metric).seeds) for row, s in zip(rows, stages, strict=True) if e and s not in ONCE
+        ]
+        more = {"said": said, "replicates": min([*seeds, e.seeds]) if seeds else 0, "form": sources.form(*metric)}
         listed.append(finding(f"{entry.label}: {' − '.join(names)}", e, *missing, **more))
     return listed
 

@@ -80,7 +80,7 @@ def markdown(a: Row, b: Row, lines: Sequence[Line], sources: Sources) -> str:
         "P(improvement) is the chance that a seed of the first beats a seed of the second on a prompt, ties counting "
         "half; its interval covers prompts only.",
         "n is seeds × prompts. The training reward is the one that the learned reward gives the same images.",
-        phrases.ONE_SEED,
+        f"{phrases.ONE_SEED} A run's only seed is paired with every seed of the other.",
         phrases.scale_of([a.run, b.run], sources.folder),
         *phrases.code_notes([a.run, b.run], sources.folder),
     ]

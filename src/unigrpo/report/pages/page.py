@@ -6,6 +6,7 @@ and cells are plain text; sentences have a few marks of Markdown (``rendered``),
 
 import html
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -27,11 +28,8 @@ SPECIAL = {
     "\0": "{}", "`": r"\textasciigrave{}", "±": r"$\pm$", "→": r"$\rightarrow$", "≈": r"$\approx$",
 }  # fmt: skip
 INTERVAL = re.compile(r"\[[-+.\d]+(\\%)?, [-+.\d]+(\\%)?\]")
-GREEK = [
-    "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu", "nu", "xi",
-    "omicron", "pi", "rho", "varsigma", "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega",
-]  # fmt: skip
-SPECIAL |= {chr(ord("α") + k): f"$\\{name}$" for k, name in enumerate(GREEK)} | {chr(0x3BF): "$o$"}
+GREEK = [unicodedata.name(chr(c)).split()[-1].lower().replace("lamda", "lambda") for c in range(0x3B1, 0x3CA)]
+SPECIAL |= {chr(0x3B1 + k): f"$\\{name}$" for k, name in enumerate(GREEK)} | {"ς": r"$\varsigma$", chr(0x3BF): "$o$"}
 SPECIAL |= {c: f"$\\{SPECIAL[c.lower()][2:-1].capitalize()}$" for c in "ΓΔΘΛΞΠΣΥΦΨΩ"}  # noqa: RUF001
 MARKS = re.compile(r"\\([^\w\s]|_)|\*\*(.+?)\*\*|`(.+?)`|([^\\*`]+|.)", re.DOTALL)
 
