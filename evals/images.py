@@ -219,16 +219,16 @@ def _coverage_line(found: dict) -> str:
 
 
 def write(
-    rows: Sequence[dict],
-    failed: Sequence[dict],
+    rows: list[dict],
+    failed: list[dict],
     judge: Judge,
     facts: BenchmarkFacts,
     benchmark: str,
     out: Path,
-    commits: Sequence[str] = (),
+    hub: Iterable = (),
 ) -> list[str]:
-    """Write the results of a finished run, by weights of the hub's ``commits``, into ``out``; returns the lines that
-    report them."""
+    """Write the results of a finished run into ``out``, with the files of the ``hub``; returns the lines that report
+    them."""
     numbers, lines = judge.summary(rows) if rows else ({}, [])
     coverage = covered(rows, judge.prompts, facts.samples)
     lines.insert(0, _coverage_line(coverage))
@@ -244,7 +244,7 @@ def write(
         if any(abs(value - found[name].mean) > 1e-9 for name, value in official.items()):
             numbers |= {"as_official": official}
             lines.append(f"as the official tool averages: {', '.join(f'{n} {v:.4f}' for n, v in official.items())}")
-    about = {"benchmark": benchmark, "title": facts.title, "version": judge.version, "weights": commits}
+    about = {"benchmark": benchmark, "title": facts.title, "version": judge.version, "weights": sorted(hub)}
     about |= {"images": len(rows), "failed": len(failed), "coverage": coverage, "lossy": lossy.total()}
     write_text(out / ROWS, _lines(row | {"part": coverage["part"]} for row in rows))
     if failed:
@@ -271,7 +271,8 @@ def judge_images(benchmark: str, images: Path, out: Path | None, batch: int, opt
     with weights.watched() as checkpoints:
         judge = module.build(**options)
     rows, failed = run(found, judge, benchmark, out, batch)
-    print("\n".join(write(rows, failed, judge, module.FACTS, benchmark, out, weights.commits(checkpoints))))
+    hub = [name for name, path in checkpoints.items() if name != str(path)]
+    print("\n".join(write(rows, failed, judge, module.FACTS, benchmark, out, hub)))
     show_failed(failed, "judged", f": {out / FAILED}")
     return len(failed)
 

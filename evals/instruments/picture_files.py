@@ -110,9 +110,10 @@ def _sampled(folder: Path, rows: Sequence[dict]) -> Iterator[Picture | Broken]:
 
 def _picture(folder: Path, name: object, prompt: Prompt, sample: int, trace: str | None = None) -> Picture | Broken:
     try:
+        check_text(f"{name}{prompt.text}")
         return Picture(f"{name}", prompt, sample, partial(read_picture, path_in(folder, name)), trace)
     except UserError as error:
-        return name if isinstance(name, str) else prompt.text, f"{error}"
+        return ascii(name if isinstance(name, str) else prompt.text)[1:-1], f"{error}"
 
 
 def _of_array(stack: np.ndarray, index: int, name: str) -> Image.Image:
@@ -152,11 +153,6 @@ def _mapped(path: Path) -> Iterator[Picture | Broken]:
     if not rows:
         raise UserError(f"{path}: is empty, expected {{prompt: path of its image}}")
     for text, image in rows.items():  # which has no label but its text
-        try:
-            check_text(f"{text}{image}")
-        except UserError as error:
-            yield ascii(image), str(error)
-            continue
         yield _picture(path.parent, image, Prompt(same_text(text), text, "", {"prompt": text}), 0)
 
 

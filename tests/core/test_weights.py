@@ -52,7 +52,7 @@ def test_a_revision_is_its_commit(name, commit):
     with weights.watched() as found:
         path = weights.folder(name)
         assert weights.file(name, "config.json") == path / "config.json"
-    assert path.name == commit and weights.commits(found) == [f"someone/clip@{commit}"]
+    assert path.name == commit and all(name.startswith(f"someone/clip@{commit}/") for name in found)
     assert found[f"someone/clip@{commit}/model.safetensors"] == path / "model.safetensors"
     assert f"someone/clip@{commit}/vocab.json" in found or f"someone/clip@{commit}/tokenizer.json" in found
 
@@ -80,14 +80,15 @@ def version(tmp_path, **options):
 def test_two_revisions_never_share_a_version(cache, tmp_path, monkeypatch):
     """The weights' content decides: of an id, of a folder of equal files, and of the weights that nobody names."""
     old, new = (f"someone/clip@{commit}" for commit in ("v1", "main"))
-    first, commits = version(tmp_path, weights=old, tokenizer=old)
+    first, files = version(tmp_path, weights=old, tokenizer=old)
     second, _ = version(tmp_path, weights=new, tokenizer=new)
-    assert first != second and commits == [f"someone/clip@{OLD}"]
+    assert first != second and f"someone/clip@{OLD}/model.safetensors" in files and NEW not in str(files)
     local = cache / "models--someone--clip/snapshots" / OLD
     assert version(tmp_path, weights=str(local)) == (first, [])
     module = rewards.REWARDS.load("pickscore")
     monkeypatch.setattr(module.build, "__defaults__", ("someone/clip", "someone/clip", 64, "auto"))
-    assert version(tmp_path) == (second, [f"someone/clip@{NEW}"])
+    again, files = version(tmp_path)
+    assert again == second and f"someone/clip@{NEW}/model.safetensors" in files
 
 
 def test_a_reward_knows_the_files_of_all_of_its_parts(cache):
@@ -95,7 +96,7 @@ def test_a_reward_knows_the_files_of_all_of_its_parts(cache):
     alone = rewards.load("pickscore", **options)
     whole = rewards.load("weighted", parts={"pickscore": {"weight": 1.0, "options": options}})
     assert whole.files == alone.files and f"someone/clip@{OLD}/model.safetensors" in whole.files
-    assert weights.commits(alone.files) == [f"someone/clip@{OLD}", f"someone/clip@{NEW}"]
+    assert any(name.startswith(f"someone/clip@{NEW}/") for name in alone.files)
     with weights.watched() as found:
         pass
     assert found == {} and rewards.load("jpeg").files == {}

@@ -136,7 +136,7 @@ def test_a_text_that_no_file_holds_is_one_broken_image(tmp_path, capsys):
     (tmp_path / "m.json").write_text(json.dumps(rows))
     found = read(tmp_path / "m.json")
     assert [p.prompt.text for p in found.pictures] == ["a dog"]
-    assert [name for name, _ in found.broken] == ["'1.png'", "'2.png'", r"'\ud83d.png'"]
+    assert [name for name, _ in found.broken] == ["1.png", "2.png", r"\ud83d.png"]
     assert call(["judge", "mean_reward", "--images", str(tmp_path / "m.json"), "--reward", "jpeg"]) == 1
     said = capsys.readouterr()
     assert "1 images judged, 3 could not be" in said.out and (said.out + said.err).isascii()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -39,17 +39,12 @@ def watched() -> Iterator[dict[str, Path]]:
         _WATCHING.pop()
 
 
-def _note(name: str | Path, found: Iterable[Path]) -> None:
-    repo = None if Path(name).exists() else str(name).partition("@")[0]
-    for file in found:
-        key = f"{file}" if repo is None else f"{repo}@{file.parent.name}/{file.name}"
-        for files_found in _WATCHING:
-            files_found[key] = file
-
-
-def commits(found: Mapping[str, Path]) -> list[str]:
-    """``owner/name@commit`` of what was ``watched``, each repository of the hub once."""
-    return sorted({name.rpartition("/")[0] for name, path in found.items() if name != str(path)})
+def _noted(name: str | Path, path: Path, found: Iterable[Path]) -> Path:
+    repo = str(name).partition("@")[0]
+    named = {f"{f}" if Path(name).exists() else f"{repo}@{f.parent.name}/{f.name}": f for f in found}
+    for watcher in _WATCHING:
+        watcher.update(named)
+    return path
 
 
 def folder(name: str | Path, needs: Sequence[str] = ("config.json",)) -> Path:
@@ -67,8 +62,7 @@ def folder(name: str | Path, needs: Sequence[str] = ("config.json",)) -> Path:
         raise UserError(f"{path / lacking[0]}: is missing, expected beside the weights of {name}")
     if not files(path):
         raise UserError(f"{path}: has no weights, expected {KINDS[0]} (or {', '.join(KINDS[1:])})")
-    _note(name, [*files(path), *texts(path)])
-    return path
+    return _noted(name, path, [*files(path), *texts(path)])
 
 
 def file(source: str | Path, name: str) -> Path:
@@ -76,15 +70,13 @@ def file(source: str | Path, name: str) -> Path:
     UserError."""
     path = Path(source)
     if path.is_file():
-        _note(source, [path])
-        return path
+        return _noted(source, path, [path])
     local = path.is_dir()
     found = (path if local else repository(source, name, (name,))) / name
     if not found.is_file():
         missing = UserError(f"{found}: is missing")
         raise missing if local else unfetched(source, name, f"it is not in {found.parent}")
-    _note(source, [found])
-    return found
+    return _noted(source, found, [found])
 
 
 def tokenizer(source: str | Path):
@@ -92,8 +84,7 @@ def tokenizer(source: str | Path):
     from transformers import AutoTokenizer
 
     path = Path(source) if Path(source).is_dir() else repository(source, "a tokenizer", TEXTS)
-    _note(source, texts(path))
-    with loading(path, "a tokenizer"):
+    with loading(_noted(source, path, texts(path)), "a tokenizer"):
         return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
 
 

@@ -141,10 +141,9 @@ class Reward:
 
 def _unfit(images: Tensor, prompts: Sequence[Prompt]) -> dict[int, str]:
     """Why no reward can judge a sample, by its number."""
-    least, most = (find(images.detach().flatten(1), 1) for find in (torch.amin, torch.amax))  # NaN where one is
-    fits = (least >= -ROUNDING) & (most <= 1 + ROUNDING)
-    span = "expected pixels in [0, 1], found {:.4g} to {:.4g}"
-    found = {i: span.format(least[i].item(), most[i].item()) for i in (~fits).nonzero().flatten().tolist()}
+    low, high = images.detach().flatten(1).aminmax(dim=1)  # NaN where one is
+    odd = (~((low >= -ROUNDING) & (high <= 1 + ROUNDING))).nonzero().flatten().tolist()
+    found = {i: f"expected pixels in [0, 1], found {low[i].item():.4g} to {high[i].item():.4g}" for i in odd}
     for i, prompt in enumerate(prompts):
         try:
             check_text(prompt.text)
