@@ -219,13 +219,7 @@ def _coverage_line(found: dict) -> str:
 
 
 def write(
-    rows: list[dict],
-    failed: list[dict],
-    judge: Judge,
-    facts: BenchmarkFacts,
-    benchmark: str,
-    out: Path,
-    hub: Iterable = (),
+    rows: list[dict], failed: list, judge: Judge, facts: BenchmarkFacts, benchmark: str, out: Path, hub: Iterable = ()
 ) -> list[str]:
     """Write the results of a finished run into ``out``, with the files of the ``hub``; returns the lines that report
     them."""
