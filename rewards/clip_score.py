@@ -25,14 +25,11 @@ def build(
     device: Device = "auto",
 ):
     """Any CLIP of transformers can be given as ``weights``: hub id or folder. Raises UserError."""
-    from rewards._support.published_weights import cutting, in_batches, load_clip, longer
+    from rewards._support.published_weights import cutting, in_batches, load_clip
 
     model = load_clip("clip_score", weights, device, tokenizer)
 
     def score(images, prompts):
         return SCALE * model.similarity(images, [prefix + p.text for p in prompts]).clamp(min=0)
 
-    def reads_a_part(texts):
-        return longer(model.tokenizer, model.most, [prefix + text for text in texts])
-
-    return in_batches(score, batch_size, cutting("clip_score", model.most, reads_a_part))
+    return in_batches(score, batch_size, cutting("clip_score", model.most, model.tokenizer, prefix))

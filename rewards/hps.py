@@ -38,7 +38,7 @@ def build(
     from torch.nn.functional import normalize
 
     from rewards._support.pixels import clip_input, letterboxed
-    from rewards._support.published_weights import cutting, fill, in_batches, placed, read_published
+    from rewards._support.published_weights import fill, in_batches, placed, read_published
     from unigrpo.core import weights as published
     from unigrpo.core.errors import UserError
 
@@ -60,7 +60,7 @@ def build(
     most = tokenizer.context_length
     end = tokenizer(["a " * most], most + 1)[0, most]  # what stands last where a text is cut
 
-    def longer(texts):
-        return (tokenizer(list(texts), most + 1)[:, most] == end).tolist()
+    def cut(texts):
+        return {f"{most} tokens that hps reads": int((tokenizer(list(texts), most + 1)[:, most] == end).sum())}
 
-    return in_batches(score, batch_size, cutting("hps", most, longer))
+    return in_batches(score, batch_size, cut)

@@ -108,7 +108,7 @@ def build(
     """``weights``: the published file, a folder with it, or a hub id; ``config``: the same for ``med_config.json``,
     beside the weights where it is not given; ``tokenizer``: hub id or folder of BERT's. Raises UserError."""
     from rewards._support.pixels import clip_input
-    from rewards._support.published_weights import cutting, fill, in_batches, longer, placed, read_published
+    from rewards._support.published_weights import cutting, fill, in_batches, placed, read_published
 
     with placed("image_reward"):
         path = published.file(weights, FILE)
@@ -126,5 +126,4 @@ def build(
         ids, mask = (read[name].to(place) for name in ("input_ids", "attention_mask"))
         return rate(model, clip_input(images.to(place), vision.side), ids, mask)
 
-    cut = cutting("image_reward", MAX_TOKENS, lambda texts: longer(words, MAX_TOKENS, texts))
-    return in_batches(score, batch_size, cut)
+    return in_batches(score, batch_size, cutting("image_reward", MAX_TOKENS, words))

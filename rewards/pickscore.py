@@ -20,7 +20,7 @@ def build(
     weights: Published = WEIGHTS, tokenizer: Published = TOKENIZER, batch_size: Count = 64, device: Device = "auto"
 ):
     """``weights``: hub id or folder. Raises UserError."""
-    from rewards._support.published_weights import cutting, in_batches, load_clip, longer
+    from rewards._support.published_weights import cutting, in_batches, load_clip
 
     model = load_clip("pickscore", weights, device, tokenizer)
 
@@ -28,5 +28,4 @@ def build(
         scale = model.model.logit_scale.exp()  # by which the model was trained to multiply cosines
         return scale * model.similarity(images, [p.text for p in prompts])
 
-    cut = cutting("pickscore", model.most, lambda texts: longer(model.tokenizer, model.most, texts))
-    return in_batches(score, batch_size, cut)
+    return in_batches(score, batch_size, cutting("pickscore", model.most, model.tokenizer))

@@ -6,7 +6,7 @@ Two networks serve several rewards: CLIP through transformers, and a head on an 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -89,14 +89,14 @@ def in_batches(score: Score, size: int, cut: Callable[[Sequence[str]], dict[str,
     return score_all
 
 
-def cutting(reward: str, most: int, longer: Callable[[Sequence[str]], Iterable[bool]]):
-    """The ``cut`` of a reward that reads ``most`` tokens, for ``Reward.cut``; ``longer`` says which texts have more."""
-    return lambda texts: {f"{most} tokens that {reward} reads": sum(longer(texts))}
+def cutting(reward: str, most: int, tokenizer: Callable, prefix: str = "") -> Callable[[Sequence[str]], dict[str, int]]:
+    """The ``cut`` of a reward that reads ``most`` tokens of a tokenizer of transformers, for ``Reward.cut``."""
 
+    def cut(texts):
+        ids = tokenizer([prefix + text for text in texts], truncation=True, max_length=most + 1)["input_ids"]
+        return {f"{most} tokens that {reward} reads": sum(len(each) > most for each in ids)}
 
-def longer(tokenizer: Callable, most: int, texts: Sequence[str]) -> Iterator[bool]:
-    """Which ``texts`` have more tokens than ``most``, by a tokenizer of transformers."""
-    return (len(ids) > most for ids in tokenizer(list(texts), truncation=True, max_length=most + 1)["input_ids"])
+    return cut
 
 
 class Clip(NamedTuple):
