@@ -19,6 +19,7 @@ from evals.instruments import pixel_statistics
 from unigrpo.core.errors import UserError, error_prefix
 from unigrpo.core.files import read_json, replacing
 from unigrpo.core.records import Prompt
+from unigrpo.core.settings import checked
 from unigrpo.judges import reward as rewards
 from unigrpo.judges.detector import Detector
 from unigrpo.judges.detector import load as load_detector
@@ -100,13 +101,13 @@ def score_folder(root: Path, judges: Sequence[Judge], out: Path) -> None:
     """Score every sample folder (one with a manifest.jsonl) under ``root`` into ``out``; none where ``done.json`` says
     that the run has none. ``judges`` are those of a verdict. Raises UserError for an unknown benchmark, and metadata
     that cannot be judged."""
-    folders = sorted(path.parent for path in root.glob("*/manifest.jsonl"))
-    done = root / "done.json"
-    if not folders and not (done.exists() and read_json(done, "sets")["sets"] == []):
+    folders, path = sorted(path.parent for path in root.glob("*/manifest.jsonl")), root / "done.json"
+    done = checked(sample_folder.Done, read_json(path), path) if path.exists() else {"sets": None}
+    if not folders and done["sets"] != []:
         raise UserError(f"{root}: no sample set, expected folders with a manifest.jsonl")
-    for name, digest in (read_json(done).get("digests", {}) if done.exists() else {}).items():
+    for name, digest in done.get("digests", {}).items():
         if standing.content(root / name) != digest:
-            raise UserError(f"{root / name}: is not what {done} says, expected the set that was sampled; sample again")
+            raise UserError(f"{root / name}: is not what {path} says, expected the set that was sampled; sample again")
     with replacing(out) as temporary, temporary.open("w") as file:
         for folder in folders:
             samples = sample_folder.read(folder)

@@ -82,7 +82,7 @@ def test_a_plugin_counts_where_it_is_used_with_all_that_it_imports(tmp_path, roo
         (tmp_path / name).write_text(text)
     script = f"""
     from unigrpo.core import code_identity, registry
-    door = registry.Door("gifts", "gift")
+    door = registry.Door("gifts", "gift", object)
     with registry.declarations():
         [door.load(name) for name in door.names()]
     door.load({used!r})

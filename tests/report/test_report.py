@@ -308,6 +308,16 @@ def test_a_bad_training_record_is_named(study, tmp_path):
         unigrpo(f"table t --kind main --row a --results {tmp_path}/cpu")
 
 
+@pytest.mark.parametrize("words", ["table scores --out {0}", "table ../scores", "table paper --out {0}"])
+def test_no_table_is_written_over_what_it_is_made_from(words, study, tmp_path):
+    root = tmp_path / "cpu"
+    shutil.copytree(study, root)
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="is what it is made from, expected another name or --out"):
+        unigrpo(f"{words.format(root)} --kind main --row a --results {root} --paper {root}/paper.csv")
+    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
+
+
 def test_tables_need_scores_only(study, tmp_path):
     bare = tmp_path / "cpu"
     bare.mkdir()

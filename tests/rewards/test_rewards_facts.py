@@ -65,6 +65,28 @@ def test_a_file_that_leaves_something_out_is_named(monkeypatch, tmp_path):
         rewards.load("terse")
 
 
+IMPORT = "from unigrpo.study.facts import RewardFacts as F\n"
+BAD_FACTS = {
+    "FACTS = F(what=3)": "line 2: FACTS.what: expected text, got 3",
+    "FACTS = F('x', range='01')": "line 2: FACTS.range: expected a list, got '01'",
+    "FACTS = F('x', range=(0, 1, 2))": "line 2: FACTS.range: expected",
+    "FACTS = F('x', reads='texts')": "line 2: FACTS.reads: expected 'statements' or 'text', got 'texts'; did you mean",
+    "FACTS = F('x', rnage=(0, 1))": "line 2: FACTS.rnage: unknown key; did you mean range?",
+    "FACTS = F()": "line 2: FACTS.what: missing",
+    "FACTS = {'what': 'x'}": "FACTS: expected RewardFacts, got {'what': 'x'}",
+}
+
+
+@pytest.mark.parametrize("line, message", BAD_FACTS.items(), ids=BAD_FACTS)
+def test_facts_of_another_type_are_one_line(line, message, monkeypatch, tmp_path):
+    own_rewards.add(monkeypatch, tmp_path, {})
+    name = f"odd_{list(BAD_FACTS).index(line)}"
+    (tmp_path / f"{name}.py").write_text(f"{IMPORT}{line}\ndef build():\n    return None\n")
+    with pytest.raises(UserError) as refusal:
+        rewards.load(name)
+    assert f"{name}.py" in str(refusal.value) and message in str(refusal.value)
+
+
 def test_the_rewards_that_the_workflow_trains_say_where():
     trained = {name: REWARDS.load(name).FACTS.trained for name in NAMES}
     assert {name: folder for name, folder in trained.items() if folder} == {"learned": "reward", "weak": "weak_reward"}

@@ -79,7 +79,11 @@ def _add_verb(verb: str, section: str, files: ModuleType, does: str) -> None:
         entry = _entry(section, name, scale, kind, row, guidance)
         judged = study.catalogue.facts_of(section, entry, "--row").scores
         sources = _sources(scale, results, scores, paper, judged)
-        files.write(name, entry, sources, out or sources.folder.root / section)
+        place, root = out or sources.folder.root / section, sources.folder.root
+        read = (path.resolve() for path in (scores or root / "scores.csv", paper or data.results.PAPER))
+        if (place / f"{name}.csv").resolve() in read:
+            raise UserError(f"{name}: {place / name}.csv is what it is made from, expected another name or --out")
+        files.write(name, entry, sources, place)
 
 
 _add_verb("table", "tables", pages.page, "Make one table, as CSV, Markdown, HTML and LaTeX.")

@@ -41,7 +41,8 @@ class Door:
 
     package: str  # holds its files
     what: str  # names the kind in messages
-    contract: tuple[str, ...] = ("FACTS",)  # that a file must define
+    facts: type  # what FACTS are, which a file must define
+    contract: tuple[str, ...] = ()  # that it must define besides
 
     def __post_init__(self):
         PACKAGES.add(self.package)
@@ -78,16 +79,17 @@ class Door:
         where = f"{key}: " if key else ""
         try:
             module = importlib.import_module(f"{self.package}.{name}")
-        except UserError:
-            raise
         except SyntaxError as error:
             raise UserError(f"{where}{error.filename}, line {error.lineno}: not Python ({error.msg})") from None
         except Exception as error:  # whatever a user's file raises at its top
             frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == path]
             line = f", line {frames[-1].lineno}" if frames else ""
-            raise UserError(f"{where}{path}{line}: cannot be imported ({type(error).__name__}: {error})") from None
-        if missing := [word for word in self.contract if not hasattr(module, word)]:
+            why = error if isinstance(error, UserError) else f"cannot be imported ({type(error).__name__}: {error})"
+            raise UserError(f"{where}{path}{line}: {why}") from error
+        if missing := [word for word in ("FACTS", *self.contract) if not hasattr(module, word)]:
             raise UserError(f"{where}{path}: expected a {self.what} to define {', '.join(missing)}")
+        if not isinstance(module.FACTS, self.facts):
+            raise UserError(f"{where}{path}: FACTS: expected {self.facts.__name__}, got {module.FACTS!r}")
         if not _reading:
             USED.add(module.__name__)
         return module

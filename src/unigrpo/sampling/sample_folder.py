@@ -104,6 +104,13 @@ def read(folder: Path) -> SampleFolder:
     return SampleFolder(protocol, rows, where, images)
 
 
+class Done(Settings):
+    """done.json beside the folders of a run: their names and what is in each."""
+
+    sets: list[str]
+    digests: dict[str, str | None] = {}
+
+
 def read_protocol(path: Path) -> dict:
     """protocol.json. Raises UserError."""
     return checked(Protocol, read_json(path), path)

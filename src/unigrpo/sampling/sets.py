@@ -9,8 +9,8 @@ import shutil
 from pathlib import Path
 
 from unigrpo.core import distributed
-from unigrpo.core.files import digest, read_json, write_json
-from unigrpo.core.settings import replace
+from unigrpo.core.files import digest, write_json
+from unigrpo.core.settings import replace, require
 from unigrpo.models.base import UnifiedModel
 from unigrpo.sampling import sample_folder
 from unigrpo.sampling.engine import Decoding, sample_guided
@@ -58,7 +58,8 @@ def sample_sets(model: UnifiedModel, cfg: RunConfig, run: Path, chosen: Decoding
     """Write every set of the run in the folder ``run``, whose model is ``model``, below ``out``, evaluated in
     ``modes``; done.json lists them."""
     weights = digest(provenance.weights_file(run))
-    record = read_json(run / "run.json", "ema")
+    record = provenance.read_record(run)
+    require("ema" in record, f"{run / 'run.json'}: ema", "whether the weights are an average")
     written = []
     for old in out.glob("*/manifest.jsonl") if distributed.is_main() else ():
         shutil.rmtree(old.parent)

@@ -3,23 +3,34 @@ which plug-ins are loaded (``unigrpo.core.registry``). Imports no torch."""
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, dataclass_transform
 
+import pydantic
+
+from unigrpo.core.errors import UserError
 from unigrpo.core.registry import Door
-
-METHODS = Door("unigrpo.methods", "method", ("FACTS", "roll_out", "make_slices", "losses"))
-REGULARISERS = Door("unigrpo.objectives.regularisers", "regulariser", ("FACTS", "Settings", "distance"))
-BACKBONES = Door("unigrpo.models.backbones", "backbone")
-REWARDS = Door("rewards", "reward", ("FACTS", "build"))
-BENCHMARKS = Door("evals.benchmarks", "benchmark", ("FACTS", "build"))
-TABLES = Door("unigrpo.report.tables", "kind of table", ("FACTS", "line", "text"))
-FIGURES = Door("unigrpo.report.figures", "kind of figure", ("FACTS", "COLUMNS", "draw"))
+from unigrpo.core.settings import explain
 
 Part = Literal["text", "image"]
 
 
-@dataclass(frozen=True)
+@dataclass_transform(frozen_default=True)
+def facts(kind: type) -> type:
+    """A frozen dataclass whose values are checked when it is made. Raises UserError naming the one of another type."""
+    made = pydantic.dataclasses.dataclass(kind, frozen=True, config=pydantic.ConfigDict(strict=True, extra="forbid"))
+    check = made.__init__
+
+    def init(self, *values: object, **named: object) -> None:
+        try:
+            check(self, *values, **named)
+        except pydantic.ValidationError as error:
+            raise UserError(explain(error, "FACTS", made)) from error
+
+    made.__init__ = init
+    return made
+
+
+@facts
 class MethodFacts:
     """An update rule (``unigrpo.methods``)."""
 
@@ -35,7 +46,7 @@ class MethodFacts:
     schedule: bool = False  # whether what it does at a rollout depends on `rollouts`, so that no run can go on longer
 
 
-@dataclass(frozen=True)
+@facts
 class RegulariserFacts:
     """A distance to the reference (``unigrpo.objectives.regularisers``)."""
 
@@ -44,7 +55,7 @@ class RegulariserFacts:
     needs_noise: bool = False  # whether it compares transition densities
 
 
-@dataclass(frozen=True)
+@facts
 class RewardFacts:
     """A reward (``rewards``)."""
 
@@ -62,7 +73,7 @@ class RewardFacts:
     parts: Callable[[dict], dict[str, tuple[str, dict]]] | None = None  # options -> part -> (reward, options)
 
 
-@dataclass(frozen=True)
+@facts
 class BenchmarkFacts:
     """A benchmark on real images (``evals.benchmarks``)."""
 
@@ -86,7 +97,7 @@ STATISTICS = {
 says."""
 
 
-@dataclass(frozen=True)
+@facts
 class BackboneFacts:
     """A kind of model (``unigrpo.models.backbones``)."""
 
@@ -101,7 +112,7 @@ class BackboneFacts:
     closed_vocabulary: bool = False  # whether prompts must use the world's words
 
 
-@dataclass(frozen=True)
+@facts
 class KindFacts:
     """A kind of table or figure (``unigrpo.report.tables``, ``unigrpo.report.figures``)."""
 
@@ -125,3 +136,11 @@ class KindFacts:
 
 TRAINING = {"scores": False, "reinforced": True, "reads": "run.json"}
 """Facts of a kind that shows reinforced runs, whether they are judged or not."""
+
+METHODS = Door("unigrpo.methods", "method", MethodFacts, ("roll_out", "make_slices", "losses"))
+REGULARISERS = Door("unigrpo.objectives.regularisers", "regulariser", RegulariserFacts, ("Settings", "distance"))
+BACKBONES = Door("unigrpo.models.backbones", "backbone", BackboneFacts)
+REWARDS = Door("rewards", "reward", RewardFacts, ("build",))
+BENCHMARKS = Door("evals.benchmarks", "benchmark", BenchmarkFacts, ("build",))
+TABLES = Door("unigrpo.report.tables", "kind of table", KindFacts, ("line", "text"))
+FIGURES = Door("unigrpo.report.figures", "kind of figure", KindFacts, ("COLUMNS", "draw"))

@@ -21,13 +21,48 @@ from pathlib import Path
 from unigrpo.core.code_identity import ROOT
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import at_work, read_json
-from unigrpo.core.settings import to_dict
+from unigrpo.core.settings import CountOrNone, NotNegative, Settings, checked, to_dict
 from unigrpo.core.sitting import stoppable
 from unigrpo.study.config import RunConfig
 
 MB = 2**20 if sys.platform == "darwin" else 2**10  # units of ru_maxrss
 PROVENANCE = ("commit", "source_hash", "versions", "device", "threads")  # keys of run.json
 PACKAGES = ("torch", "numpy", "transformers", "diffusers", "open_clip_torch", "safetensors")
+
+
+class Piece(Settings, extra="allow"):
+    """Of run.json and of records of steps: what one process was made by, module -> hash."""
+
+    code: dict[str, str | None] = {}
+
+
+class Config(Settings, extra="allow"):
+    """What is needed of the configuration of a run, which may be one of an earlier version."""
+
+    label: str = ""
+    stage: str = ""
+    rl: dict | None = None
+    supervised: dict | None = None
+
+
+class RunRecord(Settings, extra="allow"):
+    """What is needed of run.json."""
+
+    run: str = ""
+    seed: CountOrNone = 0
+    ema: bool = False
+    collapsed: bool = False
+    published: bool = False
+    collapse: str | None = None
+    not_trained: str | None = None
+    model_evaluations: NotNegative | None = None
+    images: CountOrNone | None = None
+    wall_seconds: NotNegative | None = None
+    dropped_groups: CountOrNone | None = None
+    best_update: CountOrNone | None = None
+    inputs: dict[str, str | None] = {}
+    pieces: list[Piece] = []
+    config: Config | None = None
 
 
 def source_hash(root: Path = ROOT) -> str:
@@ -92,7 +127,7 @@ def record(config: RunConfig, *, device: str, wall_seconds: float, **facts: obje
 def read_record(folder: Path) -> dict:
     """The content of run.json; empty without one."""
     path = folder / "run.json"
-    return read_json(path) if path.exists() else {}
+    return checked(RunRecord, read_json(path), path) if path.exists() else {}
 
 
 def weights_file(folder: Path) -> Path:
@@ -109,7 +144,7 @@ def configuration(folder: Path) -> tuple[str, dict] | None:
     if (config := read_record(folder).get("config")) is not None:
         return f"{folder / 'run.json'}", config
     paths = [folder / name for name in ("training.json", "config.json") if (folder / name).exists()]
-    return (f"{paths[0]}", read_json(paths[0])) if paths else None
+    return (f"{paths[0]}", checked(Config, read_json(paths[0]), paths[0])) if paths else None
 
 
 def needed_configuration(folder: Path) -> tuple[str, dict]:

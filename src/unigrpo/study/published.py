@@ -16,7 +16,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from unigrpo.core import files
-from unigrpo.core.errors import UserError
+from unigrpo.core.errors import UserError, reading
 from unigrpo.study import resolve, standing
 from unigrpo.study.catalogue import runs_in_use
 from unigrpo.study.provenance import read_record
@@ -137,18 +137,18 @@ def _pack(texts: Texts) -> tuple[str, bytes]:
 def _unpack(path: Path) -> Texts:
     """What a line holds. Raises UserError naming the file that is damaged or missing."""
     parsed, packed = files.read_json(path, "digest"), path.with_suffix(".xz")
-    try:
-        with files.accessing(packed, "read"):
-            others = lzma.decompress(packed.read_bytes()).decode()
-    except (lzma.LZMAError, EOFError) as error:
-        raise UserError(f"{packed}: is damaged ({error}), restore it from git") from None
+    with files.opened(packed) as file, reading(packed, "a published file, restore it from git"):
+        others = lzma.LZMADecompressor().decompress(file.read(), files.LARGEST).decode()
     if parsed.pop("digest") != _digest(parsed, others):
         raise UserError(f"{path}: is damaged, it and {packed.name} differ from its digest; restore them from git")
-    return {each: _text(each, found) for each, found in parsed.items()} | json.loads(others)
+    texts = {each: _text(each, found) for each, found in parsed.items()} | files.parse_json(others, packed)
+    if odd := [each for each in texts if {"..", "/"} & {*Path(each).parts}]:
+        raise UserError(f"{path}: expected paths in results/<scale>, found {odd[0]!r}")
+    return texts
 
 
 def _parsed(path: str, text: str) -> dict | list:
-    return json.loads(text) if path.endswith(".json") else [row for _, row in files.json_lines(text, path)]
+    return files.parse_json(text, path) if path.endswith(".json") else [r for _, r in files.json_lines(text, path)]
 
 
 def _text(path: str, parsed: dict | list) -> str:

@@ -5,7 +5,6 @@ what it was ``made`` from. It is out of date where a setting, an input or a piec
 whose output is another than it has written is damaged.
 """
 
-import csv
 import hashlib
 import json
 import os
@@ -18,13 +17,13 @@ from pathlib import Path
 from statistics import median
 
 from unigrpo.core import code_identity, files
-from unigrpo.core.errors import UserError
+from unigrpo.core.errors import UserError, reading
 from unigrpo.core.registry import declarations
-from unigrpo.core.settings import flat
+from unigrpo.core.settings import NotNegative, Settings, checked, flat
 from unigrpo.study import resolve
 from unigrpo.study.benchmark_entry import Benchmark
 from unigrpo.study.catalogue import OUTSIDE, SFT
-from unigrpo.study.provenance import ROOT, versions
+from unigrpo.study.provenance import ROOT, Piece, read_record, versions
 from unigrpo.study.training_inputs import named_files
 
 LARGE = 100 * 2**20  # bytes of a file whose digest is kept, by the times that the system gives it
@@ -34,6 +33,23 @@ LENGTH = "rl.rollouts"  # the setting by which a finished run goes on
 PARTS = {"tune": "tuning", "reward_data": "reward", "reward": "reward", "weak_reward": "weak_reward"}
 PARTS |= {"sample": "evaluation"}  # step -> the part of the settings that decides it; any other is a training
 BY_HAND = ("tables", "figures", "compare", "gallery", "claims")  # folders of outputs that a reader may edit
+
+
+class Made(Piece):
+    """What a step was made from."""
+
+    settings: dict
+    inputs: dict[str, str | None]
+    outputs: dict[str, str | None]
+    pieces: list[Piece] = []
+    published: bool = False
+
+
+class Row(Settings, extra="allow"):
+    """Of the record of a step."""
+
+    seconds: NotNegative = 0
+    made: Made | None = None
 
 
 @declarations()
@@ -102,7 +118,7 @@ def changed_code(made_from: Mapping) -> list[str]:
 
 def _codes(made_from: Mapping) -> list[dict[str, str]]:
     records = [path for path in map(Path, made_from["outputs"]) if path.name == "run.json" and path.exists()]
-    pieces = [piece for record in records for piece in files.read_json(record).get("pieces", [])]
+    pieces = [piece for record in records for piece in read_record(record.parent).get("pieces", [])]
     return [piece["code"] for piece in (made_from, *made_from.get("pieces", ()), *pieces)]
 
 
@@ -169,8 +185,10 @@ def duration(steps: Iterable[str], scale: str, at_once: int) -> float | None:
     paths, reference = (results / scale / "steps").glob("*.jsonl"), results / "reference" / scale / "steps.csv"
     known = {path.stem: row["seconds"] for path in paths for row in _rows(path) if "seconds" in row}
     if reference.exists():
-        with reference.open() as file:
-            known = {row["step"]: float(row["seconds"]) for row in csv.DictReader(file)} | known
+        (_, names), *rows = files.csv_rows(files.read_text(reference), reference)
+        with reading(reference, "steps with their seconds"):
+            rows = [dict(zip(names, row, strict=True)) for _, row in rows]
+            known = {row["step"]: float(row["seconds"]) for row in rows} | known
     kinds = defaultdict(list)
     for step, seconds in known.items():
         kinds[step.partition(".")[0]].append(seconds)
@@ -230,7 +248,7 @@ def read(record: Path) -> dict | None:
 
 def _rows(record: Path) -> list[dict]:
     with suppress(UserError):
-        return [row for _, row in files.read_jsonl(record)]
+        return [checked(Row, row, where) for where, row in files.read_jsonl(record)]
     return []
 
 
@@ -243,4 +261,4 @@ def _altered(made_from: Mapping) -> list[str]:
 
 
 def _by_hand(path: str) -> bool:
-    return Path(path).parts[2].partition(".")[0] in BY_HAND  # of results/<scale>/...
+    return any(part.partition(".")[0] in BY_HAND for part in Path(path).parts[2:3])  # of results/<scale>/...

@@ -121,14 +121,14 @@ def export(folder: Path, out: Path, at: str | None = None) -> None:
 def _put_weights(folder: Path, out: Path, cfg: RunConfig, at: str) -> None:
     """Put the weights of a validation of the run in ``folder``, and a record of them, into its copy ``out``. Kept
     adapters go into the weights of the parent beside the run. Raises UserError where something is not there."""
-    record, kept = read_json(out / "run.json"), folder / "validation"
+    record, kept = provenance.read_record(out), folder / "validation"
     update = record.get("best_update") if at == "best" else int(at) if at.isdecimal() else None
     path = kept / f"{-1 if update is None else update:06d}.safetensors"
     if not path.exists():
         there = ", ".join(f"{int(each.stem)}" for each in sorted(kept.glob("*.safetensors"))) or "none"
         raise UserError(f"--at {at}: expected an update whose weights were kept (rl.keep_weights): {there}")
     if cfg.rl.lora_rank and not cfg.backbone_facts.adapters_only:
-        wanted = record["inputs"]["parent"]
+        wanted = record.get("inputs", {}).get("parent")
         seeds = (folder.parents[1] / cfg.init).glob("seed*")
         parents = [each for each in seeds if digest(provenance.weights_file(each)) == wanted]
         if not parents:

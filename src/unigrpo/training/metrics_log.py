@@ -1,6 +1,7 @@
 """metrics.jsonl: the record of a run, one JSON object a line, as it goes."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,4 +53,6 @@ def _plain(value):
     value = value.item() if hasattr(value, "item") else value
     if not isinstance(value, float):
         return value
+    if not math.isfinite(value):
+        return None  # JSON has no such numbers
     return round(value, 6) if abs(value) >= 1e-3 else float(f"{value:.4g}")  # rounding floors are about 1e-9

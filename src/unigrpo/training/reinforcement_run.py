@@ -19,7 +19,6 @@ import torch
 
 from unigrpo.core import distributed
 from unigrpo.core.errors import UserError
-from unigrpo.core.files import read_json
 from unigrpo.core.sitting import alone
 from unigrpo.core.tensor_files import write_tensors
 from unigrpo.episodes.rollout import diversity
@@ -28,7 +27,7 @@ from unigrpo.judges.reward import cut_lines
 from unigrpo.models import checkpoint, lora, sharding
 from unigrpo.sampling.engine import Decoding
 from unigrpo.study.config import RunConfig
-from unigrpo.study.provenance import weights_file
+from unigrpo.study.provenance import read_record, weights_file
 from unigrpo.study.training_inputs import training_pool
 from unigrpo.training.drift import Probe, drift, probe
 from unigrpo.training.launch import start_model
@@ -174,9 +173,7 @@ def fallen(frame: Frame) -> str | None:
 
 def fate_of(parent: Path) -> str | None:
     """Why a run must not start from ``parent``, or None: it collapsed, or was itself not trained."""
-    if not (parent / "run.json").exists():
-        return None
-    record = read_json(parent / "run.json")
+    record = read_record(parent)
     if record.get("collapsed"):
         return f"its parent {record.get('run')} collapsed ({record.get('collapse')})"
     return f"its parent {record.get('run')} was not trained" if record.get("not_trained") else None

@@ -178,9 +178,10 @@ def standing(out: Path, now: Identity, total: int, keep_code: bool = False) -> S
     or code has changed since and ``keep_code`` does not allow that."""
     record = provenance.read_record(out)
     if record and not record.get("not_trained"):
-        config, pieces = record["config"], record.get("pieces", [])
-        then = Identity.of(config, record.get("inputs", now.inputs))
-        done = config["rl"]["rollouts"] if config["stage"] == "rl" else config["supervised"]["steps"]
+        with files.reading(out / "run.json", "the configuration of a run"):
+            config, pieces = record["config"], record.get("pieces", [])
+            then = Identity.of(config, record.get("inputs", now.inputs))
+            done = config["rl"]["rollouts"] if config["stage"] == "rl" else config["supervised"]["steps"]
         _require_fit(f"{out / 'run.json'}: finished", then, now, pieces, keep_code)
         if record.get("collapsed") and total != done:
             raise UserError(f"{out / 'run.json'}: collapsed ({record.get('collapse')}): start anew with state=anew")

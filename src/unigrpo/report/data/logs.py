@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from unigrpo.core.errors import UserError
+from unigrpo.core.errors import UserError, reading
 from unigrpo.core.seeding import numpy_generator
 from unigrpo.report.data.results import Folder
 from unigrpo.report.data.rows import read_validation
@@ -104,16 +104,17 @@ def anchor(config: Mapping) -> Anchor:
     """The anchor of a reinforced run, by its method and regulariser. Raises UserError for a run of another stage."""
     if config.get("stage") != "rl":
         raise UserError(f"{config.get('run')}: expected a reinforced run, found stage {config.get('stage')!r}")
-    rl = config["rl"]
-    holds, name = METHODS.load(rl["method"]).FACTS.holds, rl["regulariser"]
-    facts = None if name == NONE else REGULARISERS.load(name).FACTS
-    if holds is not None:
-        return Anchor(holds[0], rl[holds[1] or facts.weight])
-    if facts is None:
-        return Anchor(NONE, None)
-    if "text" in rl["train"] and rl["kl_text"] > 0:
-        return Anchor(f"{facts.label} + text KL", rl["kl_text"])
-    return Anchor(facts.label, rl[facts.weight])
+    with reading(f"{config.get('run')}: its configuration", "the settings of a reinforced run"):
+        rl = config["rl"]
+        holds, name = METHODS.load(rl["method"]).FACTS.holds, rl["regulariser"]
+        facts = None if name == NONE else REGULARISERS.load(name).FACTS
+        if holds is not None:
+            return Anchor(holds[0], rl[holds[1] or facts.weight])
+        if facts is None:
+            return Anchor(NONE, None)
+        if "text" in rl["train"] and rl["kl_text"] > 0:
+            return Anchor(f"{facts.label} + text KL", rl["kl_text"])
+        return Anchor(facts.label, rl[facts.weight])
 
 
 # ------------------------------------------------------------------------------------------ validations
