@@ -6,7 +6,6 @@ fall has hacked it. A run may be given several times, once a seed.
 """
 
 import json
-import math
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -95,8 +94,6 @@ def paired(sources: Sequence[Source], each: Sequence[list[dict]]) -> pd.DataFram
 
 def cells(images: pd.DataFrame, reward: str) -> dict[str, Cells]:
     """Run -> means over its ``images`` (of ``paired``), seeds x the prompts that every seed of every run has."""
-    ends = range_of("", reward)
-    within = ends if all(map(math.isfinite, ends)) else None
     values = images.assign(value=[scores[reward] for scores in images["scores"]])
     table = values.pivot_table("value", ["run", "seed"], "prompt_id", sort=False).dropna(axis=1).sort_index(axis=1)
     if table.empty:
@@ -105,7 +102,7 @@ def cells(images: pd.DataFrame, reward: str) -> dict[str, Cells]:
     for run, part in table.groupby("run", sort=False):
         tags = images[images["run"] == run].groupby("prompt_id")["tag"].last()[table.columns]
         seeds = part.index.get_level_values("seed").tolist()
-        found[run] = Cells(part.to_numpy(), tuple(seeds), tuple(table.columns), tuple(tags), within)
+        found[run] = Cells(part.to_numpy(), tuple(seeds), tuple(table.columns), tuple(tags), range_of("", reward))
     return found
 
 

@@ -8,7 +8,6 @@ next run of the same version judges what is new, changed or failed: other verdic
 
 import hashlib
 import json
-import math
 import os
 import sys
 from collections import Counter, deque
@@ -180,9 +179,7 @@ def intervals(rows: Sequence[dict], by_category: bool, benchmark: str) -> dict[s
     for metric in rows[0]["metrics"]:
         if metric != "atoms":
             means = [sum(row["metrics"][metric] for row in group) / len(group) for group in prompts.values()]
-            ends = range_of(benchmark, metric)
-            within = ends if all(map(math.isfinite, ends)) else None
-            cells = Cells(np.asarray([means], dtype=float), (0,), names, tags, within)
+            cells = Cells(np.asarray([means], dtype=float), (0,), names, tags, range_of(benchmark, metric))
             found[metric] = estimate(cells, numpy_generator(0, "images", metric), by_category)
     return found
 

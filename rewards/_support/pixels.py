@@ -43,5 +43,5 @@ def clip_input(images: Tensor, side: int, fit: Callable[[Tensor, int], Tensor] =
 
 def to_uint8(images: Tensor) -> np.ndarray:
     """(B, 3, H, W) in [0, 1] -> (B, H, W, 3) uint8, as an image file would hold them."""
-    pixels = images.detach().clamp(0, 1).permute(0, 2, 3, 1).mul(255).round().to(torch.uint8)
+    pixels = images.detach().clamp(0, 1).mul_(255).round_().to(torch.uint8).permute(0, 2, 3, 1)
     return np.ascontiguousarray(pixels.cpu().numpy())

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from benchmarks import peers, phases, scaling, startup
+from benchmarks import judging, peers, phases, scaling, startup
 from unigrpo.core.settings import replace, to_dict
 from unigrpo.episodes.rollout import Draw
 from unigrpo.episodes.slices import Networks
@@ -52,6 +52,20 @@ def test_every_phase_is_measured(result):
             assert 0 < row["fastest"] <= row["seconds"] <= row["slowest"]
     assert result["peak_memory_mb"] > 0
     assert PROVENANCE | {"device", "threads"} <= set(result["provenance"])
+
+
+@pytest.mark.slow
+def test_judging_is_measured_beside_reading_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        sys, "argv", ["benchmark", "--small", "40", "--large", "8", "--out", str(tmp_path / "out.json")]
+    )
+    judging.main()
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert [(row["side"], row["images"], row["reward"]) for row in result["rows"]] == [
+        (side, count, reward) for side, count in ((48, 40), (512, 8)) for reward in ("jpeg", "level")
+    ]
+    assert all(row["memory"] > 0 and row["wall_decoding"] > 0 for row in result["rows"])
+    assert set(result["provenance"]) >= PROVENANCE and len(capsys.readouterr().out.splitlines()) == 6
 
 
 def test_shares_sum_to_one(result):

@@ -259,3 +259,11 @@ def test_rank_correlation_of_few_or_equal_rows_is_not_available():
     assert rank_correlation([1, 1, 1, 1], [1, 2, 3, 4], rng()) is None
     found = rank_correlation([1, 2, 3, 4], [4, 3, 2, 1], rng())  # resamples of one row only have no order
     assert found == pytest.approx((-1, -1, -1))
+
+
+@pytest.mark.parametrize("n", [2, 7, 400])
+def test_resamples_are_the_same_however_many_are_drawn_at_once(monkeypatch, n):
+    values = np.random.default_rng(1).normal(size=n)
+    whole = values[np.random.default_rng(2).integers(n, size=(50, n - 1))].mean(axis=1) - values.mean()
+    monkeypatch.setattr(stats, "DRAWN", 3 * n)
+    assert np.array_equal(_resampled(values, np.random.default_rng(2), 50), whole)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from inspect import Signature, signature
 from pathlib import Path
 from types import SimpleNamespace
@@ -148,6 +149,11 @@ def judge() -> None:
     """Judge real images by a benchmark, e.g. unigrpo judge geneval --images DIR."""
 
 
+def _share_cores() -> None:
+    """torch's threads sleep between two small operations, so that others read pictures meanwhile; before its import."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def _command(benchmark: str):
     """The command of a benchmark: where the images are, and the options that the benchmark's ``build`` takes."""
     module = study.facts.BENCHMARKS.load(benchmark)
@@ -160,6 +166,7 @@ def _command(benchmark: str):
         batch: Annotated[int, typer.Option(min=1, help="Images judged at once.")] = 8,
         **options,
     ) -> None:
+        _share_cores()
         from evals import images as evaluation
 
         raise typer.Exit(1 if evaluation.judge_images(benchmark, images, out, batch, options) else 0)
@@ -229,6 +236,7 @@ def cross(
     batch: Annotated[int, typer.Option(min=1, help="Images scored at once.")] = 32,
 ) -> None:
     """Score the images of several runs by several rewards, so that hacking one shows on the others."""
+    _share_cores()
     from evals.cross import compare
 
     raise typer.Exit(1 if compare(out, sources, reward, batch) else 0)

@@ -111,7 +111,7 @@ class Reward:
         pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
         try:
             with torch.no_grad():
-                return self(pixels.permute(0, 3, 1, 2).float() / 255, list(prompts)).tolist()
+                return self(pixels.permute(0, 3, 1, 2).float().div_(255), list(prompts)).tolist()
         except Unscored as error:
             why = {i: UserError(f"reward {self.name}: {prompts[i].id}: {why}") for i, why in error.problems.items()}
             return [why.get(i, value) for i, value in enumerate(error.scores["reward"].tolist())]

@@ -26,6 +26,7 @@ import numpy as np
 from unigrpo.core.errors import UserError
 
 RESAMPLES = 2000
+DRAWN = 2**18  # prompts that are in memory at once, drawn
 LEVEL = 0.95
 Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 LEAST_RANKED = 4  # rows: fewer have no rank correlation worth a number
@@ -125,7 +126,10 @@ def _resampled(values: np.ndarray, rng: np.random.Generator, resamples: int) -> 
     n = len(values)
     if n == 1:
         return np.zeros(resamples)
-    return values[rng.integers(n, size=(resamples, n - 1))].mean(axis=1) - values.mean()
+    most = max(1, DRAWN // n)  # the same draws, some resamples after others
+    sizes = [min(most, resamples - start) for start in range(0, resamples, most)]
+    means = [values[rng.integers(n, size=(size, n - 1))].mean(axis=1) for size in sizes]
+    return np.concatenate(means) - values.mean()
 
 
 def estimate(cells: Cells, rng: np.random.Generator, by_category: bool = True, resamples: int = RESAMPLES) -> Estimate:
@@ -136,7 +140,8 @@ def estimate(cells: Cells, rng: np.random.Generator, by_category: bool = True, r
     if len(cells.prompts) == 1:
         return Estimate(mean, None, None, *sizes)
     same = np.ptp(by_seed) == 0 and all(np.ptp(prompt_means[inside]) == 0 for inside in strata)
-    if same and cells.within and cells.within[0] <= prompt_means.min() <= prompt_means.max() <= cells.within[1]:
+    bounded = cells.within is not None and np.isfinite(cells.within).all()
+    if same and bounded and cells.within[0] <= prompt_means.min() <= prompt_means.max() <= cells.within[1]:
         return Estimate(mean, *np.round(_agreeing(mean, weights, cells.within), 12).tolist(), *sizes)
     deviations = _resampled(by_seed, rng, resamples)
     for inside in strata:
