@@ -137,10 +137,10 @@ def test_a_processor_that_stops_the_gradient_is_found_out(folder, monkeypatch):
 def test_forms_that_are_no_single_token_do_not_count(folder):
     model = LocalVlm(folder, "cpu", answered=0)
     vocab = model.processor.tokenizer.get_vocab()
-    assert sorted(model.answer_ids("yes")) == sorted(vocab[t] for t in ("yes", "Yes", "Ġyes"))
-    assert model.answer_ids("no") == [vocab["no"]]
+    assert sorted(model.check("yes")) == sorted(vocab[t] for t in ("yes", "Yes", "Ġyes"))
+    assert model.check("no") == [vocab["no"]]
     with pytest.raises(UserError, match="answer 'seventeen': is no single token"):
-        model.answer_ids("seventeen")
+        model.check("seventeen")
 
 
 def test_a_model_without_a_token_for_yes_is_found_when_it_is_loaded(folder, monkeypatch):

@@ -204,14 +204,12 @@ def load(path: Path) -> Detector:
 def make(out: Path, steps: int, batch: int, seed: int) -> dict:
     """Train a detector and write detector.safetensors and detector.json into ``out``; returns the latter's content."""
     started = time.perf_counter()
-    model = train(steps, batch, seed)
+    model = train(steps, batch, seed).half()
     seconds = time.perf_counter() - started
-    halves = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
-    write_tensors(out / "detector.safetensors", halves)
+    write_tensors(out / "detector.safetensors", model.state_dict())
     info = {"classes": list(CLASSES), "colors": list(COLOR_NAMES), "trained_on": "renders only"}
     info |= {"steps": steps, "batch": batch, "seed": seed, "wall_seconds": round(seconds, 1)}
     info["parameters"] = sum(p.numel() for p in model.parameters())
-    write_json(out / "detector.json", info)
-    info["accuracy"] = {"images": 2000} | accuracy(load(out), 2000, seed=seed + 1)  # of the stored weights
+    info["accuracy"] = {"images": 2000} | accuracy(model.float(), 2000, seed=seed + 1)  # of the stored weights
     write_json(out / "detector.json", info)
     return info

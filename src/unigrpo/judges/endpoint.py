@@ -22,7 +22,7 @@ from functools import partial
 from urllib.parse import quote, urlsplit
 
 import httpx2
-from PIL import Image
+from PIL.Image import Image, Resampling, new
 
 from unigrpo.core.errors import RewardFailed, UserError, reading
 from unigrpo.core.records import check_text
@@ -99,9 +99,7 @@ class Endpoint:
             raise UserError(f"{self.name}: answer {answer!r}: expected one word, for no more of an answer is read")
         written(answer)
 
-    def ask(
-        self, images: Sequence[Image.Image], questions: Sequence[str], answers: Sequence[str]
-    ) -> list[float | UserError]:
+    def ask(self, images: Sequence[Image], questions: Sequence[str], answers: Sequence[str]) -> list[float | UserError]:
         """As ``Vlm.ask``. Of a token beyond the 20 most likely the probability counts as 0."""
         settings = {"max_tokens": 1024} if self.by_text else FIRST_TOKEN
         read = by_words if self.by_text else partial(by_tokens, bound=self.answered)
@@ -109,7 +107,7 @@ class Endpoint:
         return self.converse(images, questions, readers, settings, (PROBE, partial(read, answer="yes")))
 
     def converse(
-        self, images: Sequence[Image.Image], questions: Sequence[str], readers: Sequence[Reader], settings: Mapping,
+        self, images: Sequence[Image], questions: Sequence[str], readers: Sequence[Reader], settings: Mapping,
         probe: tuple[str, Reader] | None = None,
     ) -> list[float | UserError]:  # fmt: skip
         """What each reader makes of the reply to its question; a UserError in the place of one that could not be had.
@@ -127,14 +125,14 @@ class Endpoint:
 
     def probe(self, question: str, read: Reader, settings: Mapping) -> None:
         """Raise UserError unless the model answers a ``question`` about a red square: the setup is wrong."""
-        (value,) = self.converse([Image.new("RGB", (32, 32), "red")], [question], [read], settings)
+        (value,) = self.converse([new("RGB", (32, 32), "red")], [question], [read], settings)
         if isinstance(value, UserError):
             raise UserError(f"{value}; no picture was judged: this was a first question about a red square")
 
-    def _encoded(self, image: Image.Image) -> str:
+    def _encoded(self, image: Image) -> str:
         stored, image = io.BytesIO(), image.convert("RGB")
         if self.longest_side:
-            image.thumbnail((self.longest_side, self.longest_side), Image.Resampling.LANCZOS)
+            image.thumbnail((self.longest_side, self.longest_side), Resampling.LANCZOS)
         image.save(stored, self.format, **({} if self.format == "png" else {"quality": 95}))
         return f"data:image/{self.format};base64,{base64.b64encode(stored.getvalue()).decode()}"
 
@@ -170,9 +168,8 @@ class Endpoint:
     ) -> float | Failure:
         content = [{"type": "image_url", "image_url": {"url": picture}}, {"type": "text", "text": question}]
         asked = {"model": self.model, "messages": [{"role": "user", "content": content}], "temperature": 0}
-        body, waited, attempt = json.dumps(asked | settings).encode(), 0.0, 0
-        while True:
-            attempt += 1
+        body, waited = json.dumps(asked | settings).encode(), 0.0
+        for attempt in range(1, self.tries + 1):
             try:
                 check_text(question)
                 return _value(await self._post(client, body), read)
@@ -246,8 +243,7 @@ def by_words(choice: dict, answer: str) -> float:
 
 def _seconds(header: str | None, now: float) -> float:
     """What ``Retry-After``, a number or a date of HTTP, asks for at the time ``now``; 0 where it asks for nothing."""
-    with suppress(ValueError, TypeError):
-        return max(0.0, float(header))
-    with suppress(ValueError, TypeError, OverflowError):
-        return max(0.0, parsedate_to_datetime(header).timestamp() - now)
+    for read in (float, lambda date: parsedate_to_datetime(date).timestamp() - now):
+        with suppress(ValueError, TypeError, OverflowError):
+            return max(0.0, read(header))
     return 0.0

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from unigrpo.judges.answers import ANSWERED, PROBE, is_counted, meaning, require
 from unigrpo.models import torchvision_compat
 
 SIDE = 112  # pixels a side of the images by which a model is tried
+Values = list[Tensor | UserError]
 
 
 class LocalVlm:
@@ -43,15 +44,24 @@ class LocalVlm:
         self.processor.tokenizer.padding_side = "right"  # positions are then those of a question asked alone
         self.name, self.digest = str(name), weights.digest(path)
         self._keeps = "logits_to_keep" in inspect.signature(self.model.forward).parameters
-        self._words: list[str] = []  # of its tokens
-        self._spellings: dict[str, tuple[Tensor, Tensor]] = {}
+        tokenizer = self.processor.tokenizer
+        self._words = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
+        self._masses = cache(self._accepted)
         (value,) = self.ask([new("RGB", (SIDE, SIDE), "red")], [PROBE], ["yes"])
         if isinstance(value, UserError):
             raise value
 
-    def check(self, answer: str) -> None:
-        """As ``Vlm.check``: an answer has to be a token."""
-        self.answer_ids(answer)
+    def check(self, answer: str) -> list[int]:
+        """Tokens that are a way to write ``answer``, with and without a blank before. Raises UserError without any."""
+        tokenizer, found = self.processor.tokenizer, []
+        for form in written(answer):
+            for text in (form, f" {form}"):
+                ids = tokenizer.encode(text, add_special_tokens=False)
+                if len(ids) == 1 and ids[0] != tokenizer.unk_token_id:
+                    found.append(ids[0])
+        if not found:
+            raise UserError(f"{self.name}: answer {answer!r}: is no single token of its tokenizer, however written")
+        return list(dict.fromkeys(found))
 
     def ask(self, images: Sequence[Image], questions: Sequence[str], answers: Sequence[str]) -> list[float | UserError]:
         """As ``Vlm.ask``. What fails alone is a question with a token of the model's own, or one that it answers with
@@ -67,9 +77,7 @@ class LocalVlm:
         with torch.enable_grad():
             return self._inputs(list(pixels), ["?"], rescale=False)["pixel_values"].requires_grad
 
-    def probabilities(
-        self, images: Tensor, questions: Sequence[str], answers: Sequence[str]
-    ) -> list[Tensor | UserError]:
+    def probabilities(self, images: Tensor, questions: Sequence[str], answers: Sequence[str]) -> Values:
         """As :meth:`ask`, of images (B, 3, H, W) in [0, 1]: numbers in float32, differentiable in the images. Raises
         UserError where a gradient is asked for that the model's processor does not keep."""
         values = self._ask(list(images), questions, answers, rescale=False)
@@ -78,12 +86,10 @@ class LocalVlm:
             raise UserError(f"{self.name}: its image processor keeps no gradient in the pixels")
         return values
 
-    def _ask(
-        self, images: list, questions: Sequence[str], answers: Sequence[str], rescale: bool
-    ) -> list[Tensor | UserError]:
+    def _ask(self, images: list, questions: Sequence[str], answers: Sequence[str], rescale: bool) -> Values:
         if not len(images) == len(questions) == len(answers):
             raise ValueError(f"{len(images)} images, {len(questions)} questions, {len(answers)} answers")
-        ids = {answer: (self.answer_ids(answer), *self._accepted(answer)) for answer in answers}
+        ids = {answer: (self.check(answer), *self._masses(answer)) for answer in answers}
         found: dict[int, Tensor | UserError] = {}
         for place, question in enumerate(questions):
             with self._noted(found, place, question):
@@ -122,25 +128,9 @@ class LocalVlm:
 
     def _accepted(self, answer: str) -> tuple[Tensor, Tensor]:
         """Tokens that are an accepted answer where ``answer`` is expected, and those that scores count."""
-        if answer not in self._spellings:
-            tokenizer = self.processor.tokenizer
-            self._words = self._words or tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
-            found = [i for i, word in enumerate(self._words) if meaning(word, answer) is not None]
-            counted = [i for i in found if is_counted(self._words[i], answer)]
-            self._spellings[answer] = tuple(torch.tensor(ids, device=self.device) for ids in (found, counted))
-        return self._spellings[answer]
-
-    def answer_ids(self, answer: str) -> list[int]:
-        """Tokens that are a way to write ``answer``, with and without a blank before. Raises UserError without any."""
-        tokenizer, found = self.processor.tokenizer, []
-        for form in written(answer):
-            for text in (form, f" {form}"):
-                ids = tokenizer.encode(text, add_special_tokens=False)
-                if len(ids) == 1 and ids[0] != tokenizer.unk_token_id:
-                    found.append(ids[0])
-        if not found:
-            raise UserError(f"{self.name}: answer {answer!r}: is no single token of its tokenizer, however written")
-        return list(dict.fromkeys(found))
+        found = [i for i, word in enumerate(self._words) if meaning(word, answer) is not None]
+        counted = [i for i in found if is_counted(self._words[i], answer)]
+        return tuple(torch.tensor(ids, device=self.device) for ids in (found, counted))
 
     def _first_token(self, images: list, questions: Sequence[str], rescale: bool) -> Tensor:
         """(B, V) float32: the share of each token to be the answer's first."""

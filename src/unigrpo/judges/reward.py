@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -57,19 +58,20 @@ class Reward:
         fitting = images.is_floating_point() and len(shape) == 4 and shape[:2] == (n, 3)
         expected = f"images ({n}, 3, H, W) of floats in [0, 1], one for each prompt"
         require(fitting, who, f"{expected}, got {images.dtype} {shape}")
-        every, pauses, odd = list(range(n)), iter(PAUSES), _unfit(images, prompts)
-        values, problems, again = (None, odd, False) if odd else self._tried(images, prompts, seen, every)
-        while problems and again and (pause := next(pauses, None)) is not None:
-            time.sleep(pause)
-            values, problems, again = self._tried(images, prompts, seen, every)
+        tried, every, odd = partial(self._tried, images, prompts, seen), list(range(n)), _unfit(images, prompts)
+        values, problems, again = (None, odd, False) if odd else tried(every)
+        for pause in PAUSES:
+            if problems and again:
+                time.sleep(pause)
+                values, problems, again = tried(every)
         if not problems:
             return values["reward"]
         if values is None and again and n > 1:  # which of them is it?
-            problems = {i: why for i in every for why in self._tried(images, prompts, seen, [i])[1].values()}
+            problems = {i: why for i in every for why in tried([i])[1].values()}
         rest, failing = every, {prompts[i].id for i in problems}
         if self.relative or values is None:
             rest = [i for i in every if i not in problems and not (self.relative and prompts[i].id in failing)]
-            values, fresh, _ = self._tried(images, prompts, seen, rest) if rest else (None, {}, False)
+            values, fresh, _ = tried(rest) if rest else (None, {}, False)
             problems = problems | fresh
             if not problems:  # it has recovered
                 return values["reward"]
@@ -157,14 +159,11 @@ def cut_lines(cut: Mapping[str, int], prompts: int) -> list[str]:
     return [f"{count} of {prompts} prompts are longer than the {most}" for most, count in cut.items()]
 
 
-def beside_images(reward: Score, **known) -> dict:
-    """What a reward is called with beside images and prompts: those of the ``known`` that it asks to see."""
-    return {name: known[name] for name in getattr(reward, "sees", ())}
-
-
-def scores_of(reward: Score, images: Tensor, prompts: Sequence[Prompt], failure: str, **seen) -> dict[str, Tensor]:
-    """Scores (B,) by name: ``reward``, and the parts of a weighted sum. Where it fails for some, raises Unscored, or
-    says so and gives NaN for them with the ``failure`` of a run that drops them."""
+def scores_of(reward: Score, images: Tensor, prompts: Sequence[Prompt], failure: str, **known) -> dict[str, Tensor]:
+    """Scores (B,) by name: ``reward``, which is told what it asks to see of the ``known``, and the parts of a weighted
+    sum. Where it fails for some, raises Unscored, or says so and gives NaN for them with the ``failure`` of a run that
+    drops them."""
+    seen = {name: known[name] for name in getattr(reward, "sees", ())}
     try:
         return {"reward": reward(images, prompts, **seen)} | getattr(reward, "parts", {})
     except Unscored as error:

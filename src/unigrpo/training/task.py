@@ -11,7 +11,7 @@ from unigrpo.core.records import Prompt
 from unigrpo.episodes import shares
 from unigrpo.episodes.rollout import Rollout
 from unigrpo.episodes.slices import Networks
-from unigrpo.judges.reward import beside_images, scores_of
+from unigrpo.judges.reward import scores_of
 from unigrpo.objectives.advantages import group_advantages
 from unigrpo.study.config import RLConfig
 from unigrpo.study.facts import REWARDS
@@ -46,9 +46,8 @@ def score(rollout: Rollout, nets: Networks, rl: RLConfig) -> dict[str, Tensor]:
     if not all(distributed.collect([bool(torch.isfinite(images).all())])):
         raise Collapse("the images are not finite")
     traces = [None] * len(images) if rollout.trace is None else nets.model.trace_texts(rollout.trace)
-    seen = beside_images(reward, policy=nets.model, traces=traces)
     with distributed.common(RewardFailed):
-        scores = scores_of(reward, images, rollout.prompts, rl.reward_failure, **seen)
+        scores = scores_of(reward, images, rollout.prompts, rl.reward_failure, policy=nets.model, traces=traces)
     if drops := rl.reward_failure == "drop":  # a process without any score knows of no parts
         none = images.new_full((len(images),), torch.nan)
         scores = {name: scores.get(name, none) for name in dict.fromkeys(distributed.collect([*scores]))}

@@ -20,7 +20,7 @@ from unigrpo.core import distributed
 from unigrpo.core.errors import RewardFailed
 from unigrpo.core.files import replacing, write_text
 from unigrpo.core.records import SHEET_COLUMNS, Prompt
-from unigrpo.judges.reward import beside_images, scores_of
+from unigrpo.judges.reward import scores_of
 from unigrpo.models.base import UnifiedModel
 from unigrpo.sampling.engine import Decoding, Samples, sample
 from unigrpo.sampling.validation_set import SEED, by_category, judge_each, validation_jobs
@@ -52,10 +52,10 @@ def validate(
         rows, means = judge_each(jobs, samples)
         means = by_category(jobs, rows) | means
         if proxy is not None:
-            seen = beside_images(proxy, policy=model, traces=samples.traces)
             images, prompts = to_float(samples.images), [p for p, _ in jobs]
+            known = {"policy": model, "traces": samples.traces}
             with torch.no_grad():
-                scores = scores_of(proxy, images, prompts, cfg.rl.reward_failure, **seen)["reward"]
+                scores = scores_of(proxy, images, prompts, cfg.rl.reward_failure, **known)["reward"]
             if not len(found := scores[scores.isfinite()]):
                 raise RewardFailed(f"reward {cfg.rl.reward}: failed for every validation prompt")
             means["proxy"] = float(found.mean())
