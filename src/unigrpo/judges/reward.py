@@ -143,7 +143,7 @@ class Reward:
 
 def _unfit(images: Tensor, prompts: Sequence[Prompt]) -> dict[int, str]:
     """Why no reward can judge a sample, by its number."""
-    low, high = images.detach().flatten(1).aminmax(dim=1)  # NaN where one is
+    low, high = (find(images.detach(), (1, 2, 3)) for find in (torch.amin, torch.amax))  # NaN where one is
     odd = (~((low >= -ROUNDING) & (high <= 1 + ROUNDING))).nonzero().flatten().tolist()
     found = {i: f"expected pixels in [0, 1], found {low[i].item():.4g} to {high[i].item():.4g}" for i in odd}
     for i, prompt in enumerate(prompts):
