@@ -66,7 +66,7 @@ def score(source: Source, judges: Sequence[tuple[str, Reward]], batch: int) -> t
     where all are."""
     found = read(source.path)
     results: Results = {}
-    for group in batches(found, batch, results, lambda picture: None, {}):
+    for group in batches(found, batch, results, lambda picture: None, {}, {}):
         places, pictures, images, _ = zip(*group, strict=True)
         prompts = [picture.prompt for picture in pictures]
         scored = [reward.judge(images, prompts) for _, reward in judges]

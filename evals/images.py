@@ -20,6 +20,7 @@ from PIL.Image import Image
 from tqdm import tqdm
 
 from evals.benchmarks import Judge, mean
+from evals.instruments import pixel_statistics
 from evals.instruments.picture_files import Picture, Pictures, read
 from unigrpo.core import weights
 from unigrpo.core.errors import UserError, reading
@@ -29,7 +30,7 @@ from unigrpo.core.seeding import numpy_generator
 from unigrpo.core.settings import check_options
 from unigrpo.report.data.rows import check_range, range_of
 from unigrpo.report.data.stats import Cells, Estimate, estimate, written
-from unigrpo.study.facts import BENCHMARKS, BenchmarkFacts
+from unigrpo.study.facts import BENCHMARKS, STATISTICS, BenchmarkFacts
 
 ROWS, PART, FAILED, SUMMARY = "images.jsonl", "images.jsonl.part", "failed.jsonl", "summary.json"
 SHOWN = 3  # failures that are printed; failed.jsonl has all
@@ -44,12 +45,14 @@ Results = dict[int, dict | UserError]
 
 
 def batches(
-    found: Pictures, batch: int, results: Results, check: Callable[[Picture], None], done: Mapping[str, dict]
-) -> Iterator[Batch]:
+    found: Pictures, batch: int, results: Results, check: Callable[[Picture], None], done: Mapping[str, dict],
+    miniatures: dict[int, np.ndarray],
+) -> Iterator[Batch]:  # fmt: skip
     """The images to judge, opened, ``batch`` of one size at once. What ``check`` refuses or cannot be opened goes into
-    ``results``, and so do rows that are ``done``, by key."""
+    ``results``, and so do rows that are ``done``, by key. ``miniatures`` get one of every image, by place."""
     waiting: dict[tuple[int, int], Batch] = {}
     for place, picture, image, key in _opened(found, results, check):
+        miniatures[place] = pixel_statistics.miniature(image)
         if key in done:
             results[place] = done[key] | picture.names
             continue
@@ -110,23 +113,32 @@ def run(found: Pictures, judge: Judge, benchmark: str, out: Path, batch: int) ->
     header = {"benchmark": benchmark, "version": judge.version}
     header |= {"mode": found.protocol["mode"], "guidance": found.protocol["guidance_name"]}
     results: Results = {}
+    miniatures: dict[int, np.ndarray] = {}
     kept = {name: _judged(out / name, header) for name in (ROWS, PART)}
     for name in (SUMMARY, FAILED):
         (out / name).unlink(missing_ok=True)
     write_text(out / PART, _lines(kept[PART].values()))
     done = kept[ROWS] | kept[PART]
     with (out / PART).open("a", encoding="utf-8") as file, tqdm(total=len(found.pictures), disable=None) as bar:
-        for group in batches(found, batch, results, judge.check, done):
+        for group in batches(found, batch, results, judge.check, done, miniatures):
             places, pictures, images, keys = zip(*group, strict=True)
             rows = _verdicts(judge, benchmark, pictures, images)
-            for place, picture, image, key, row in zip(places, pictures, images, keys, rows, strict=True):
+            known = pixel_statistics.measured(images)
+            for place, picture, image, key, row, more in zip(places, pictures, images, keys, rows, known, strict=True):
                 if not isinstance(row, UserError):
+                    row["metrics"] |= more
                     row = header | picture.names | {"prompt": picture.prompt.text} | image.info | row | {"key": key}
                 results[place] = row
             with accessing(out / PART, "written"):
                 file.write(_lines(results[p] for p in places if not isinstance(results[p], UserError)))
                 file.flush()
             bar.update(len(group))
+    judged = [place for place, row in results.items() if not isinstance(row, UserError)]
+    prompts = [found.pictures[place].prompt.key for place in judged]
+    unlike = pixel_statistics.diversity(prompts, [miniatures[place] for place in judged])
+    for place, more in zip(judged, unlike, strict=True):
+        results[place]["metrics"].pop("diversity", None)  # of an earlier run, which may have had other images
+        results[place]["metrics"] |= more
     return sorted_out(found, results)
 
 
@@ -173,13 +185,14 @@ def _in_range(row: dict | UserError, benchmark: str) -> dict | UserError:
 def intervals(rows: Sequence[dict], by_category: bool, benchmark: str) -> dict[str, Estimate]:
     """Mean and 95 % interval of each metric of ``benchmark`` over prompts, whose images count together;
     ``by_category``: the mean of the tasks' means. Sizes (``atoms``) are left out."""
-    prompts: dict[str, list[dict]] = {}
-    for row in rows:
-        prompts.setdefault(row["prompt_id"], []).append(row)
-    names, tags = tuple(prompts), tuple(group[0]["tag"] for group in prompts.values())
     found = {}
-    for metric in rows[0]["metrics"]:
+    for metric in dict.fromkeys(name for row in rows for name in row["metrics"]):
         if metric != "atoms":
+            prompts: dict[str, list[dict]] = {}
+            for row in rows:
+                if metric in row["metrics"]:  # the only image of a prompt has no diversity
+                    prompts.setdefault(row["prompt_id"], []).append(row)
+            names, tags = tuple(prompts), tuple(group[0]["tag"] for group in prompts.values())
             means = [sum(row["metrics"][metric] for row in group) / len(group) for group in prompts.values()]
             cells = Cells(np.asarray([means], dtype=float), (0,), names, tags, range_of(benchmark, metric))
             found[metric] = estimate(cells, numpy_generator(0, "images", metric), by_category)
@@ -230,10 +243,13 @@ def write(
     if rows:
         found = intervals(rows, facts.by_task, benchmark)
         numbers |= {"intervals": {name: [e.mean, e.lo, e.hi] for name, e in found.items()}}
-        shown = ", ".join(f"{name} {written(e.mean, e.lo, e.hi, '.4f')}" for name, e in found.items())
+        judged = {name: e for name, e in found.items() if name not in STATISTICS}
+        shown = ", ".join(f"{name} {written(e.mean, e.lo, e.hi, '.4f')}" for name, e in judged.items())
         count = next(iter(found.values())).prompts
         lines.append(f"95 % intervals over {count} prompts alone (one replicate): {shown}")
-        official = {name: mean(rows, name, facts.by_task, pictures=True) for name in found if facts.averages_pictures}
+        others = ", ".join(f"{name.replace('_', ' ')} {found[name].mean:.3f}" for name in found if name in STATISTICS)
+        lines.append(f"without a judge: {others}")
+        official = {name: mean(rows, name, facts.by_task, pictures=True) for name in judged if facts.averages_pictures}
         if any(abs(value - found[name].mean) > 1e-9 for name, value in official.items()):
             numbers |= {"as_official": official}
             lines.append(f"as the official tool averages: {', '.join(f'{n} {v:.4f}' for n, v in official.items())}")

@@ -16,6 +16,7 @@ from evals.benchmarks.ta import TextAlignment
 from evals.instruments import exams
 from evals.instruments.picture_files import Picture
 from tests._support import fake_server, judges
+from tests._support.rows import verdict
 from tests.evals.test_evals_pictures import CUP, DOG, write_official
 from unigrpo.__main__ import call
 from unigrpo.core.errors import UserError
@@ -359,7 +360,7 @@ def test_geneval_2_over_a_server_that_fails_once(tmp_path, capsys):
             call(command)
         assert call([*command, "--model", "judge"]) == 1 and len(asked) == 4
     (row,) = [row for _, row in read_jsonl(tmp_path / "d.geneval2/images.jsonl")]
-    assert row["metrics"] == {"am": pytest.approx(0.8), "gm": pytest.approx(0.8), "atoms": 1}
+    assert verdict(row) == {"am": pytest.approx(0.8), "gm": pytest.approx(0.8), "atoms": 1}
     (failed,) = [row for _, row in read_jsonl(tmp_path / "d.geneval2/failed.jsonl")]
     assert failed["image"] == "00000/samples/0000.png" and "HTTP 400" in failed["problem"]
     assert f"judge_at_{url.split('/')[2]}" in read_json(tmp_path / "d.geneval2/summary.json")["version"]

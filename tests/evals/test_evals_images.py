@@ -9,14 +9,17 @@ from PIL import Image
 
 from evals import images
 from evals.benchmarks import geneval as geneval_style
+from evals.instruments import pixel_statistics
 from evals.instruments.eyes import Eyes, Found
 from evals.instruments.picture_files import read
 from tests._support import judges
+from tests._support import rows as judged_rows
 from tests.evals.test_evals_pictures import CUP, DOG, image, write_official, write_ours
 from unigrpo.__main__ import call
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json, read_jsonl
 from unigrpo.report.data import results
+from unigrpo.study.facts import STATISTICS
 from unigrpo.world import geneval_verdict
 
 CARS = {
@@ -92,7 +95,7 @@ def test_many_sizes_wait_for_no_more_than_a_few_batches(tmp_path):
         image(0, (20 + number, 30)).save(tmp_path / "d" / picture.name)
     found, most = read(tmp_path / "d"), 0
     opened = []
-    for group in images.batches(found, 2, {}, lambda picture: None, {}):
+    for group in images.batches(found, 2, {}, lambda picture: None, {}, {}):
         opened += [place for place, *_ in group]
         most = max(most, max(opened) + 1 - len(opened))
     assert sorted(opened) == list(range(20)) and most <= images.HELD * 2
@@ -129,7 +132,9 @@ def test_a_run_that_ends_early_goes_on_where_it_was(tmp_path):
         "00000/samples/0000.png",
         *(f"0000{p}/samples/000{s}.png" for p in (2, 3) for s in (0, 1)),
     ]
+    apart = [[row["metrics"].pop("diversity") for row in found] for found in (rows, whole)]
     assert rows[1:] == whole[1:] and rows[0]["metrics"]["level"] == pytest.approx(np.asarray(image(99)).mean())
+    assert [a == b for a, b in zip(*apart, strict=True)] == [row["prompt"] != rows[0]["prompt"] for row in rows]
 
 
 def test_another_version_starts_anew(tmp_path):
@@ -179,6 +184,7 @@ def test_rows_are_scores_that_tables_read(tmp_path):
     (seed / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     results.collect([f"run={seed}"], tmp_path / "scores.csv")
     tidy = (tmp_path / "scores.csv").read_text().splitlines()[1:]
+    tidy = [line for line in tidy if line.split(",")[-2] not in STATISTICS]
     assert len(tidy) == 3
     assert tidy[0].startswith("run,0,geneval,levels-1,think,tuned,pcolors,colors,0,")
 
@@ -329,7 +335,7 @@ def test_lossy_images_are_counted(tmp_path):
 def test_one_dog_too_many_is_officially_right_and_not_exactly(tmp_path):
     judge = geneval_style.GenEval(Eyes(FakeDetector(), FakeReader()))
     (row,), _ = judged(painted(tmp_path / "d", [(DOG, (3, 0))]), judge, tmp_path / "out")
-    assert row["metrics"] == {"official": 1, "exact": 0} and row["reason"] == ""
+    assert judged_rows.verdict(row) == {"official": 1, "exact": 0} and row["reason"] == ""
     numbers, _ = judge.summary([row])
     assert (numbers["overall"], numbers["overall_exact"]) == (1, 0)
 
@@ -382,7 +388,10 @@ def test_the_command_from_checkpoints_to_the_summary(tmp_path, capsys):
     assert [row["image"] for _, row in read_jsonl(tmp_path / "again/failed.jsonl")] == ["00001/samples/0001.png"]
     kept = {row["image"]: row for row in rows}
     for row in rows_of(tmp_path / "again"):  # one by one as in batches
-        assert row["metrics"] == kept[row["image"]]["metrics"] and row["colors"] == kept[row["image"]]["colors"]
+        assert (
+            judged_rows.verdict(row) == judged_rows.verdict(kept[row["image"]])
+            and row["colors"] == kept[row["image"]]["colors"]
+        )
 
 
 def test_a_failure_that_is_gone_leaves_no_file(tmp_path):
@@ -430,3 +439,18 @@ def test_a_hub_that_cannot_be_reached_is_told_before_anything_is_written(tmp_pat
     with pytest.raises(UserError, match="hf download facebook/mask2former-swin-small-coco-instance --local-dir DIR"):
         call(["judge", "geneval", "--images", str(tmp_path / "d")])
     assert [p.name for p in tmp_path.iterdir()] == ["d"]
+
+
+def test_every_image_is_measured_without_a_judge_too(tmp_path, capsys):
+    """Numbers of the pictures as they are; an only image of its prompt has no other to differ from."""
+    write_official(tmp_path / "d")
+    (tmp_path / "d/00001/samples/0001.png").unlink()
+    rows, _ = judged(read(tmp_path / "d"), Levels(), tmp_path / "out")
+    for row in rows:
+        alone = row["image"].startswith("00001")
+        assert row["metrics"].keys() == {"level", *STATISTICS} - ({"diversity"} if alone else set())
+        with Image.open(tmp_path / "d" / row["image"]) as picture:
+            expected = pixel_statistics.measured([picture.convert("RGB")])[0]
+        assert expected.items() <= row["metrics"].items()
+    again, _ = judged(read(tmp_path / "d"), Levels(), tmp_path / "out")
+    assert again == rows

@@ -5,6 +5,7 @@ import json
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
+from tests._support.rows import verdict
 from unigrpo.__main__ import call
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_json, read_jsonl
@@ -35,7 +36,7 @@ def judged(source, out, *options):
 def test_words_are_read_and_compared(tmp_path, capsys):
     rows, summary = judged(write_pictures(tmp_path / "d"), tmp_path / "out")
     assert [row["read"].upper() for row in rows] == ["OPEN", "CLOSER", ""]
-    assert [row["metrics"] for row in rows] == [
+    assert [verdict(row) for row in rows] == [
         {"similar": 1.0, "exact": 1.0}, {"similar": pytest.approx(5 / 6), "exact": 0.0}, {"similar": 0.0, "exact": 0.0},
     ]  # fmt: skip
     assert rows[0]["reason"] == "" and rows[1]["reason"] == "asked 'Closed', read 'CLOSER'"

@@ -87,6 +87,7 @@ class Estimate:
 
 def written(mean: float, lo: float | None, hi: float | None, form: str = ".3f") -> str:
     """A mean and its interval, as text."""
+    form = form.replace(".", "z.")  # no -0.000
     return f"{mean:{form}} (one prompt)" if lo is None else f"{mean:{form}} [{lo:{form}}, {hi:{form}}]"
 
 
