@@ -120,6 +120,20 @@ def test_a_path_that_leaves_its_folder_is_refused(tmp_path, name):
         assert path_in(tmp_path, inside) == tmp_path / inside
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "PPM"])
+def test_damaged_files_are_pictures_or_refused_in_one_line(tmp_path, kind):
+    image().save(tmp_path / "whole", format=kind)
+    content, rng = np.fromfile(tmp_path / "whole", dtype=np.uint8), np.random.default_rng(7)
+    for _ in range(80):
+        damaged = content.copy()
+        damaged[rng.integers(len(content), size=rng.integers(1, 9))] = rng.integers(256)
+        damaged[: rng.integers(1, len(content) + 1)].tofile(tmp_path / "a.png")
+        try:
+            assert read_picture(tmp_path / "a.png").mode == "RGB"
+        except UserError as error:
+            assert str(error).startswith(f"{tmp_path / 'a.png'}: ") and "\n" not in str(error)
+
+
 def test_whatever_a_library_raises_becomes_one_line(tmp_path, monkeypatch):
     image().save(tmp_path / "a.png")
 
