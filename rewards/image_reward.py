@@ -6,6 +6,7 @@ both of which call their tensors as the file does. Sizes are read off the tensor
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -117,7 +118,8 @@ def build(
         words = published.tokenizer(tokenizer)
     tensors = read_published("image_reward", path)
     vision = vision_sizes(tensors, path)
-    model = fill(network(vision, card), tensors, path, device, UNUSED)
+    used = {name: value for name, value in tensors.items() if not re.fullmatch(UNUSED, name)}
+    model = fill(network(vision, card), used, path, device)
     place = published.pick_device(device)
 
     def score(images, prompts):

@@ -77,8 +77,7 @@ class Mask2Former:
         found = tuple(SYNONYMS.get(labels[i], labels[i]) for i in sorted(labels))
         if found != geneval.CLASSES:
             odd = next((a for a, b in zip(found, geneval.CLASSES, strict=False) if a != b), f"{len(found)} classes")
-            expected = f"COCO's {len(geneval.CLASSES)} classes"
-            raise UserError(f"{path / 'config.json'}: 'id2label' must be {expected}, found {odd!r}")
+            raise UserError(f"{path / 'config.json'}: 'id2label' must be COCO's 80 classes, found {odd!r}")
         self.model = model.to(device)
         self.size = {"shortest_edge": SHORT_SIDE, "longest_edge": LONG_SIDE}
         self.name, self.digest = f"mask2former-{SHORT_SIDE}x{LONG_SIDE}", weights.digest(path)
@@ -119,19 +118,13 @@ def instances(
     return np.asarray(rows, dtype=np.float32).reshape(-1, 5), np.asarray(names, dtype=int), insides
 
 
-def keep(
-    rows: np.ndarray,
-    labels: np.ndarray,
-    masks: Sequence[np.ndarray | None],
-    tag: str,
-    thresholds: tuple[float, float] = geneval.THRESHOLDS,
-    max_overlap: float = 1.0,
-) -> Found:
-    """The official filter on the detections of one image; ``labels`` are indices of GenEval's classes."""
+def keep(rows: np.ndarray, labels: np.ndarray, masks: Sequence[np.ndarray | None], tag: str, **rule) -> Found:
+    """The official filter on the detections of one image, or one by a ``rule`` of one's own for
+    ``geneval.kept_indices``; ``labels`` are indices of GenEval's classes."""
     found = Found({}, {})
     for label in np.unique(labels):
         inside = np.flatnonzero(labels == label)
-        chosen = [inside[i] for i in geneval.kept_indices(rows[inside], tag, max_overlap, thresholds)]
+        chosen = [inside[i] for i in geneval.kept_indices(rows[inside], tag, **rule)]
         if chosen:
             found.boxes[geneval.CLASSES[label]] = [rows[i].tolist() for i in chosen]
             found.masks[geneval.CLASSES[label]] = [masks[i] for i in chosen]
@@ -142,8 +135,7 @@ class Owlv2:
     """Open vocabulary, asked for GenEval's 80 classes as "a photo of a ...", which are embedded once; used as
     ``Mask2Former`` is."""
 
-    thresholds = (0.2, 0.3)  # of all prompts but counting, and of counting
-    max_overlap = 0.5
+    rule = {"thresholds": (0.2, 0.3), "max_overlap": 0.5}  # thresholds of all prompts but counting, and of counting
 
     def __init__(self, path: Path, device: torch.device):
         from transformers import AutoProcessor, Owlv2ForObjectDetection
@@ -167,7 +159,7 @@ class Owlv2:
         output = SimpleNamespace(logits=logits, pred_boxes=self.model.box_predictor(flat, features))
         width, height = images[0].size
         decode = self.processor.post_process_grounded_object_detection
-        found = decode(output, threshold=self.thresholds[0], target_sizes=[(height, width)] * len(images))
+        found = decode(output, threshold=self.rule["thresholds"][0], target_sizes=[(height, width)] * len(images))
         limits = torch.tensor([width, height, width, height], device=self.model.device)
         filtered = []
         for seen, tag in zip(found, tags, strict=True):
@@ -175,7 +167,7 @@ class Owlv2:
             large = (boxes[:, 2] - boxes[:, 0] >= 1) & (boxes[:, 3] - boxes[:, 1] >= 1)
             rows = torch.cat([boxes, seen["scores"][:, None]], 1)[large].cpu().numpy()
             labels = seen["labels"][large].cpu().numpy()
-            filtered.append(keep(rows, labels, [None] * len(rows), tag, self.thresholds, self.max_overlap))
+            filtered.append(keep(rows, labels, [None] * len(rows), tag, **self.rule))
         return filtered
 
 

@@ -21,7 +21,8 @@ LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue
 def measured(images: Sequence[np.ndarray | Image.Image]) -> list[dict[str, float]]:
     """Of 8-bit RGB ``images`` (H, W, 3) of one size: ``edge_density``, ``dark``, ``color_entropy`` and ``saturation``
     (``unigrpo.study.facts.STATISTICS``), each in [0, 1]."""
-    pixels = np.stack([np.asarray(_reduced(image)) for image in images])
+    pictures = map(_picture, images)
+    pixels = np.stack([np.asarray(picture.reduce(-(-max(picture.size) // LONGEST))) for picture in pictures])
     red, green, blue = channels = np.ascontiguousarray(pixels.transpose(3, 0, 1, 2))  # (3, n, h, w)
     bright = sum(part * np.float32(weight / 255) for part, weight in zip(channels, LUMINANCE, strict=True))
     edges = np.zeros(bright.shape, dtype=bool)
@@ -37,12 +38,8 @@ def measured(images: Sequence[np.ndarray | Image.Image]) -> list[dict[str, float
     return [dict(zip(columns, map(float, row), strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def _reduced(image: np.ndarray | Image.Image) -> np.ndarray | Image.Image:
-    height, width = image.shape[:2] if isinstance(image, np.ndarray) else image.size[::-1]
-    factor = -(-max(height, width) // LONGEST)
-    if factor == 1:
-        return image
-    return (Image.fromarray(image) if isinstance(image, np.ndarray) else image).reduce(factor)
+def _picture(image: np.ndarray | Image.Image) -> Image.Image:
+    return Image.fromarray(image) if isinstance(image, np.ndarray) else image
 
 
 def _entropies(levels: np.ndarray) -> np.ndarray:
@@ -56,8 +53,7 @@ def _entropies(levels: np.ndarray) -> np.ndarray:
 
 def miniature(image: np.ndarray | Image.Image) -> np.ndarray:
     """What of a picture is compared: (MINIATURE, MINIATURE, 3) uint8."""
-    picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-    return np.asarray(picture.resize((MINIATURE, MINIATURE), Image.Resampling.BOX))
+    return np.asarray(_picture(image).resize((MINIATURE, MINIATURE), Image.Resampling.BOX))
 
 
 def diversity(prompts: Sequence[Hashable], miniatures: Sequence[np.ndarray]) -> list[dict[str, float]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from rewards._support.declarations import MOST_WORDS
+from rewards._support.declarations import MOST_WORDS as CONTEXT
 from unigrpo.core.errors import UserError, error_prefix
 from unigrpo.core.files import read_json, write_json
 from unigrpo.core.records import Prompt
@@ -29,7 +29,6 @@ torchvision_compat.ensure_torchvision()  # open_clip imports it
 from open_clip.model import CustomTextCLIP  # noqa: E402
 
 PAD, FIRST_WORD = 0, 1
-CONTEXT = MOST_WORDS
 
 
 @dataclass(frozen=True)
@@ -112,8 +111,7 @@ def load(path: str | Path, device: str = "auto"):
     model = LearnedReward(card.settings, card.image_size)
     weights = path / "model.safetensors"
     load_weights(model, read_tensors(weights), weights)
-    model = model.to(device).eval().requires_grad_(False)
-    side = card.image_size
+    model, side = model.to(device).eval().requires_grad_(False), card.image_size
 
     def score(images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         if images.shape[1:] != (3, side, side):

@@ -91,8 +91,7 @@ class Labelled(NamedTuple):
     def targets(self) -> tuple[Tensor, Tensor]:
         """gold (n,) and fact labels (n, CONTEXT)."""
         gold = torch.tensor([v.gold for v in self.verdicts])
-        pairs = zip(self.prompts, self.verdicts, strict=True)
-        return gold, torch.stack([fact_labels(p, v.facts) for p, v in pairs])
+        return gold, torch.stack([fact_labels(p, v.facts) for p, v in zip(self.prompts, self.verdicts, strict=True)])
 
 
 def read_samples(folder: Path) -> tuple[Labelled, Labelled]:
@@ -118,8 +117,7 @@ def render_batch(n: int, image_size: int, pool: Sequence[Prompt], rng: np.random
     """n renders for training prompts: about half right, the rest wrong in a fact or made for another prompt."""
     prompts, scenes = [], []
     for _ in range(n):
-        prompt = pool[rng.integers(len(pool))]
-        shown = prompt
+        prompt = shown = pool[rng.integers(len(pool))]
         if rng.random() < 0.1:
             same = [p for p in pool if p.tag == prompt.tag]
             shown = same[rng.integers(len(same))]
@@ -214,8 +212,8 @@ def evaluate(model: LearnedReward, data: Labelled, device) -> dict:
     for i in range(0, len(data.prompts), 256):
         ids = model.word_ids(data.prompts[i : i + 256]).to(device)
         scores += model(pixels(data.images[i : i + 256], device), ids).sigmoid().tolist()
-    table = pd.DataFrame({"tag": [p.tag for p in data.prompts], "score": scores})
-    table["strict"] = [v.strict for v in data.verdicts]
+    columns = {"tag": [p.tag for p in data.prompts], "score": scores, "strict": [v.strict for v in data.verdicts]}
+    table = pd.DataFrame(columns)
     groups = {"overall": table, **dict(iter(table.groupby("tag", sort=False)))}
     return {
         "auc": {tag: auc(rows.score, rows.strict) for tag, rows in groups.items()},

@@ -5,9 +5,10 @@ Two networks serve several rewards: CLIP through transformers, and a head on an 
 
 from __future__ import annotations
 
-import re
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
     from transformers import CLIPModel
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt")
-WIDTHS = (1024, 128, 64, 16, 1)  # of the head's layers
-NUMBERS = (0, 2, 4, 6, 7)  # of the layers in the published files, where dropout counted too
+NUMBERS = "02467"  # of the head's layers in the published files, where dropout counted too
 
 
 class Head(nn.Module):
@@ -35,14 +35,11 @@ class Head(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        sizes = zip((width, *WIDTHS), WIDTHS, strict=False)
-        layers = {str(number): nn.Linear(*size) for number, size in zip(NUMBERS, sizes, strict=True)}
-        self.layers = nn.ModuleDict(layers)
+        layers = zip(NUMBERS, pairwise((width, 1024, 128, 64, 16, 1)), strict=True)
+        self.layers = nn.Sequential(OrderedDict((number, nn.Linear(*sizes)) for number, sizes in layers))
 
     def forward(self, features: Tensor) -> Tensor:
-        for layer in self.layers.values():
-            features = layer(features)
-        return features[:, 0]
+        return self.layers(features)[:, 0]
 
 
 @contextmanager
@@ -69,11 +66,10 @@ def read_published(reward: str, path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path, device: str, unused: str = "") -> nn.Module:
-    """``module`` with the tensors of a published file, frozen, on ``device``; those whose names match ``unused`` are
-    left out. Raises UserError naming a tensor that is missing, unexpected, of another shape, or not finite."""
-    wanted = {name: value for name, value in tensors.items() if not (unused and re.fullmatch(unused, name))}
-    load_weights(module, wanted, path)
+def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path, device: str) -> nn.Module:
+    """``module`` with the tensors of a published file, frozen, on ``device``. Raises UserError naming a tensor that is
+    missing, unexpected, of another shape, or not finite."""
+    load_weights(module, tensors, path)
     return module.to(weights.pick_device(device)).eval().requires_grad_(False)
 
 

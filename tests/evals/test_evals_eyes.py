@@ -90,7 +90,7 @@ def test_the_official_filter_goes_over_each_class():
     assert {cls: [b[0] for b in boxes] for cls, boxes in found.boxes.items()} == {"person": [2], "car": [1, 0]}
     assert found.masks == {"person": ["c"], "car": ["b", "a"]}
     assert keep(rows, labels, masks, "counting").masks == {"person": ["c"], "car": ["b"]}
-    assert keep(rows, labels, masks, "colors", (0.94, 0.94)).masks == {"car": ["b"]}
+    assert keep(rows, labels, masks, "colors", thresholds=(0.94, 0.94)).masks == {"car": ["b"]}
     assert keep(rows, labels, masks, "colors", max_overlap=0.5).masks == {"person": ["c"], "car": ["b"]}
 
 

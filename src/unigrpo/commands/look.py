@@ -140,13 +140,8 @@ class Benchmarks(typer.core.TyperGroup):
         return _command(name) if name in self.list_commands(context) else None
 
 
-judges = typer.Typer(cls=Benchmarks, no_args_is_help=True)
-app.add_typer(judges, name="judge", rich_help_panel=JUDGE)
-
-
-@judges.callback()
-def judge() -> None:
-    """Judge real images by a benchmark, e.g. unigrpo judge geneval --images DIR."""
+judging = "Judge real images by a benchmark, e.g. unigrpo judge geneval --images DIR."
+app.add_typer(typer.Typer(), cls=Benchmarks, no_args_is_help=True, name="judge", help=judging, rich_help_panel=JUDGE)
 
 
 def _share_cores() -> None:

@@ -68,14 +68,10 @@ def folder(name: str | Path, needs: Sequence[str] = ("config.json",)) -> Path:
 def file(source: str | Path, name: str) -> Path:
     """The file ``name`` of ``source``, which is a folder, a repository of the hub, or the file itself. Raises
     UserError."""
-    path = Path(source)
-    if path.is_file():
-        return _noted(source, path, [path])
-    local = path.is_dir()
-    found = (path if local else repository(source, name, (name,))) / name
+    path, local = Path(source), Path(source).is_dir()
+    found = path if path.is_file() else (path if local else repository(source, name, (name,))) / name
     if not found.is_file():
-        missing = UserError(f"{found}: is missing")
-        raise missing if local else unfetched(source, name, f"it is not in {found.parent}")
+        raise UserError(f"{found}: is missing") if local else unfetched(source, name, f"it is not in {found.parent}")
     return _noted(source, found, [found])
 
 
@@ -150,10 +146,9 @@ def load_model(cls, path: Path, kind: str, **options):
     with loading(path, kind):
         model, report = cls.from_pretrained(path, output_loading_info=True, trust_remote_code=False, **options)
     needed = dict(model.named_parameters())
-    for problem in ("missing_keys", "mismatched_keys"):
-        names = sorted(str(key[0] if isinstance(key, tuple) else key) for key in report.get(problem, ()))
+    for what in ("missing", "mismatched"):
+        names = sorted(str(key[0] if isinstance(key, tuple) else key) for key in report.get(f"{what}_keys", ()))
         if odd := [name for name in names if name in needed]:
-            what = problem.removesuffix("_keys")
             raise UserError(f"{path}: cannot be loaded as {kind} ({len(odd)} {what} parameters, among them {odd[0]})")
     return model.eval().requires_grad_(False)
 
