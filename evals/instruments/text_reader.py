@@ -10,11 +10,6 @@ DETECTION_SIDE = 736  # pixels: the shorter side is enlarged to it before text i
 LONGEST = 4  # times as long as broad: a longer picture gets a border, so that it is enlarged within bounds
 
 
-def plain(text: str) -> str:
-    """What is compared: small letters, no white space."""
-    return "".join(text.lower().split())
-
-
 def edit_distance(a: str, b: str) -> int:
     """Least number of characters to insert, remove or replace that makes one of the other (Levenshtein)."""
     row = list(range(len(b) + 1))
@@ -26,8 +21,8 @@ def edit_distance(a: str, b: str) -> int:
 
 
 def agreement(asked: str, read: str) -> float:
-    """In [0, 1]; ``asked`` is not empty."""
-    asked, read = plain(asked), plain(read)
+    """In [0, 1], letters' case and white space aside; ``asked`` is not empty."""
+    asked, read = ("".join(text.lower().split()) for text in (asked, read))
     return 1.0 if asked in read else 1 - min(edit_distance(asked, read), len(asked)) / len(asked)
 
 

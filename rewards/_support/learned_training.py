@@ -32,6 +32,7 @@ from unigrpo.study import provenance
 from unigrpo.study.config import RewardConfig, RunConfig
 from unigrpo.training.examples import training_prompts
 from unigrpo.training.launch import accelerate_for
+from unigrpo.training.validation import to_float
 from unigrpo.world import geneval_verdict
 from unigrpo.world.gold import Judgement, judge
 from unigrpo.world.inspector import inspect_images
@@ -129,7 +130,7 @@ def render_batch(n: int, image_size: int, pool: Sequence[Prompt], rng: np.random
 
 def reward_loss(model: LearnedReward, samples: Labelled, renders: Labelled, settings: RewardConfig, device) -> Tensor:
     """Cross-entropies of the verdict, of each stated fact and, on renders, of each cell."""
-    images = pixels(np.concatenate([samples.images, renders.images]), device)
+    images = to_float(np.concatenate([samples.images, renders.images]), device)
     verdict, fact, cells = model.heads(images, model.word_ids(samples.prompts + renders.prompts).to(device))
     parts = [part.targets() for part in (samples, renders)]
     gold, facts = (torch.cat(both).to(device) for both in zip(*parts, strict=True))
@@ -145,10 +146,6 @@ def reward_loss(model: LearnedReward, samples: Labelled, renders: Labelled, sett
     )
 
 
-def pixels(images: np.ndarray, device) -> Tensor:
-    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 255
-
-
 def train(cfg: RunConfig, section: str, data: Path, out: Path) -> None:
     """Train on the sample folder ``data`` of the SFT run ``cfg`` with the settings in a ``section`` of its
     configuration, and write the reward and its report into ``out``. Raises UserError."""
@@ -161,7 +158,7 @@ def train(cfg: RunConfig, section: str, data: Path, out: Path) -> None:
     with error_prefix(data / "manifest.jsonl"):
         model.word_ids(training.prompts + held_out.prompts)
     model = model.to(device)
-    losses = optimise(model, training, balanced(), cfg, settings, device)
+    losses = optimise(model, training, cfg, settings, device)
 
     model.eval()
     report = {"train_loss": float(np.mean(losses[-100:])), "steps": settings.steps} | evaluate(model, held_out, device)
@@ -179,10 +176,9 @@ def balanced() -> list[Prompt]:
     return [p for group in training_prompts() for p in (group * math.ceil(size / len(group)))[:size]]
 
 
-def optimise(
-    model: LearnedReward, data: Labelled, pool: Sequence[Prompt], cfg: RunConfig, settings: RewardConfig, device
-) -> list[float]:
-    """All steps, on samples and on renders for the prompts of ``pool``; returns their losses."""
+def optimise(model: LearnedReward, data: Labelled, cfg: RunConfig, settings: RewardConfig, device) -> list[float]:
+    """All steps, on samples and on renders for training prompts; returns their losses."""
+    pool = balanced()
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=0.02, fused=True)
     from_samples = round(settings.sample_share * settings.batch_size)
     losses: list[float] = []
@@ -211,7 +207,7 @@ def evaluate(model: LearnedReward, data: Labelled, device) -> dict:
     scores: list[float] = []
     for i in range(0, len(data.prompts), 256):
         ids = model.word_ids(data.prompts[i : i + 256]).to(device)
-        scores += model(pixels(data.images[i : i + 256], device), ids).sigmoid().tolist()
+        scores += model(to_float(data.images[i : i + 256], device), ids).sigmoid().tolist()
     columns = {"tag": [p.tag for p in data.prompts], "score": scores, "strict": [v.strict for v in data.verdicts]}
     table = pd.DataFrame(columns)
     groups = {"overall": table, **dict(iter(table.groupby("tag", sort=False)))}

@@ -68,7 +68,8 @@ def test_a_banner_is_read(height):
     picture = Image.new("RGB", (1024, height), "white")
     font = ImageFont.load_default(60)
     ImageDraw.Draw(picture).text((300, height // 2 - 40), "FRESH BREAD", fill="black", font=font)
-    assert text_reader.plain(text_reader.reader(320)(np.asarray(picture))) == "freshbread"
+    read = text_reader.reader(320)(np.asarray(picture))
+    assert "".join(read.lower().split()) == "freshbread"
 
 
 def brute_force(a, b):

@@ -34,8 +34,7 @@ REFUSALS = 3  # of one kind in a row: the run ends
 NO_SERVER, OF_ALL = "no server", ("HTTP 401", "HTTP 402", "HTTP 404")  # other refusals may be of one picture
 MAX_REPLY = 1 << 20  # bytes
 QUOTED = 200  # characters of a text in a message
-TOP = 20  # most likely first tokens that are asked for; all that the interface allows
-FIRST_TOKEN = {"max_tokens": 1, "logprobs": True, "top_logprobs": TOP}
+FIRST_TOKEN = {"max_tokens": 1, "logprobs": True, "top_logprobs": 20}  # all that the interface allows
 WORTH_RETRYING = {408, 409, 425, 429}  # and 500 and more
 A_SECRET = 6  # characters of a key: a shorter one is a word such as "none"
 
@@ -143,7 +142,9 @@ class Endpoint:
             async with gate:
                 if given_up:
                     return given_up[0]
-                result = await self._patiently(client, picture, question, read, settings)
+                content = [{"type": "image_url", "image_url": {"url": picture}}, {"type": "text", "text": question}]
+                asked = {"model": self.model, "messages": [{"role": "user", "content": content}], "temperature": 0}
+                result = await self._patiently(client, question, read, asked | settings)
             self._works |= not isinstance(result, UserError)
             kind = getattr(result, "kind", "")
             self._row = [each for each in self._row if each[0] == kind] + [(kind, hash(picture))] * bool(kind)
@@ -163,12 +164,8 @@ class Endpoint:
         async with client:
             return list(await asyncio.gather(*(answer(*item) for item in items)))
 
-    async def _patiently(
-        self, client: httpx2.AsyncClient, picture: str, question: str, read: Reader, settings: Mapping
-    ) -> float | Failure:
-        content = [{"type": "image_url", "image_url": {"url": picture}}, {"type": "text", "text": question}]
-        asked = {"model": self.model, "messages": [{"role": "user", "content": content}], "temperature": 0}
-        body, waited = json.dumps(asked | settings).encode(), 0.0
+    async def _patiently(self, client: httpx2.AsyncClient, question: str, read: Reader, asked: dict) -> float | Failure:
+        body, waited = json.dumps(asked).encode(), 0.0
         for attempt in range(1, self.tries + 1):
             try:
                 check_text(question)

@@ -94,6 +94,6 @@ def record(validation: Validation, folder: Path, update: int) -> None:
         sheet(validation).save(temporary, format="png")
 
 
-def to_float(images: np.ndarray) -> torch.Tensor:
+def to_float(images: np.ndarray, device: torch.device | str = "cpu") -> torch.Tensor:
     """uint8 (n, H, W, 3) -> float32 tensor (n, 3, H, W) in [0, 1]: the convention of rewards."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 255
