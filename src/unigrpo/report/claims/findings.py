@@ -7,10 +7,10 @@ compared with the first, with the best (chosen on the other seeds, see report.da
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
+import pandas as pd
 
 from unigrpo.core.seeding import numpy_generator
 from unigrpo.report.data import logs
@@ -185,23 +185,18 @@ def higher_training_reward(runs: Sequence[str], sources: Sources) -> list[Findin
     prompts are the same."""
     labels = [sources.folder.label(run) for run in runs]
     what = f"training reward, last {ENDS} rollouts: {' − '.join(labels)}"
-    rewards = []  # of each run: seed that was trained -> rollout -> mean reward on its training prompts
+    rewards = []  # of each run: rollout x seed that was trained, mean reward on its training prompts
     for run in runs:
-        found = {
-            seed: dict(zip(*(logs.column(rows, "train", name) for name in ("rollout", "proxy")), strict=True))
-            for seed, rows in sources.folder.metrics(run).items()
-        }
-        rewards.append({seed: log for seed, log in found.items() if log})
+        logged = sources.folder.metrics(run).items()
+        found = {s: [logs.column(rows, "train", name) for name in ("rollout", "proxy")] for s, rows in logged}
+        rewards.append({s: pd.Series(proxy, rollouts) for s, (rollouts, proxy) in found.items() if rollouts})
     if missing := _lacking(runs, rewards, sources):
         return [Finding(what, missing=missing)]
-    a, b = rewards
-    seeds = sorted(a.keys() & b.keys())
-    rollouts = sorted(set.intersection(*(set(log[seed]) for log in rewards for seed in seeds))) if seeds else []
-    if not rollouts:
+    a, b = map(pd.DataFrame, rewards)
+    apart = (a - b)[sorted({*a} & {*b})].sort_index().dropna().tail(ENDS)
+    if apart.empty:
         return [Finding(what, missing=(f"a rollout that {' and '.join(labels)} share",))]
-    last = rollouts[-ENDS:]
-    values = np.array([[a[seed][r] - b[seed][r] for r in last] for seed in seeds])
-    cells = Cells(values, tuple(seeds), tuple(map(str, last)), ("",) * len(last), None)
+    cells = Cells(apart.T.to_numpy(), tuple(apart), tuple(map(str, apart.index)), ("",) * len(apart), None)
     e = estimate(cells, numpy_generator(0, "training reward", *runs), by_category=False)
     return [finding(what, e, unit="rollouts")]
 
@@ -220,8 +215,7 @@ def _absent(runs: Sequence[str], sources: Sources) -> list[Finding]:
 def _since_peak(c: Course, metric: str, label: str, sign: int = -1, **more) -> Finding:
     """The fall from the best validation to the last, or with ``sign`` 1 the last - best."""
     what = f"validation {metric} of {label}: " + ("last − peak" if sign > 0 else "peak − last")
-    change = logs.change_since_peak(c, metric)
-    e = logs.measured(change and replace(change, values=sign * change.values), "claims", c.run, metric)
+    e = logs.measured(logs.change_since_peak(c, metric, sign), "claims", c.run, metric)
     return finding(what, e, f"a second seed of {label}", **more)
 
 

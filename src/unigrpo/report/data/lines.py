@@ -22,17 +22,21 @@ class Column(NamedTuple):
 
 def shown(sources: Sources) -> dict[str, Column]:
     """Head of a cell -> its column: each benchmark's headline and what else it shows."""
-    each = [(name, benchmark.columns(name)) for name, benchmark in sources.benchmarks.items()]
     return {
         head: Column(column, name, metric, sources.form(name, metric))
-        for name, columns in each
-        for head, (column, metric) in columns.items()
+        for name, benchmark in sources.benchmarks.items()
+        for head, (column, metric) in benchmark.columns(name).items()
     }
 
 
 def columns(name: str, e: Estimate | None) -> Line:
     """Mean and interval; None where there is no estimate."""
     return {name: e and e.mean, f"{name}_lo": e and e.lo, f"{name}_hi": e and e.hi}
+
+
+def estimates(found: Mapping[str, Estimate | None]) -> Line:
+    """The ``columns`` of several estimates, by name."""
+    return {column: value for name, e in found.items() for column, value in columns(name, e).items()}
 
 
 def head(row: Row, sources: Sources) -> Line:
@@ -49,10 +53,7 @@ def head(row: Row, sources: Sources) -> Line:
 
 def overall(row: Row, sources: Sources) -> Line:
     """Every benchmark's numbers."""
-    line = {}
-    for column in shown(sources).values():
-        line |= columns(column.name, sources.estimate(row, column.benchmark, column.metric))
-    return line
+    return estimates({c.name: sources.estimate(row, c.benchmark, c.metric) for c in shown(sources).values()})
 
 
 def published(row: Row, sources: Sources, *names: str) -> Line:

@@ -1,7 +1,5 @@
 """Sentences beside tables: those that several need, and those that depend on what is shown. Loads no pandas."""
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from collections.abc import Collection, Sequence
@@ -147,7 +145,7 @@ def chosen_weights(runs: Sequence[str], folder: Folder) -> list[str]:
 def fates(runs: Sequence[str], folder: Folder) -> list[str]:
     """Why runs collapsed, or were not trained; the rule is the same for all of them. How many were published elsewhere,
     and by which code they were made, where that needs saying."""
-    listed, published = [], [each for run in runs for each in folder.published(run)]
+    listed, published = [], [bool(record.get("published")) for run in runs for record in folder.records(run)]
     for run in runs:
         for record in folder.records(run):
             name = f"{escaped(folder.label(run))}, seed {record.get('seed')}"
@@ -179,12 +177,10 @@ def code_notes(runs: Sequence[str], folder: Folder) -> list[str]:
                 for module in code_identity.changed(code):
                     older[module].add(name)
     mixed = {module.rpartition(".")[2]: found for module, found in versions.items() if len(found) > 1}
-    notes = []
-    for module, found in mixed.items():
-        fewest = min(found.values(), key=len)
-        notes.append(f"**Mixed code**: `{module}` was another one for {_listed(fewest)} than for the other runs.")
-    return notes + [
-        f"**Older code**: `{module}` has changed since {_listed(of)} was made." for module, of in older.items()
+    fewest = {module: _listed(min(found.values(), key=len)) for module, found in mixed.items()}
+    return [
+        *(f"**Mixed code**: `{name}` was another one for {of} than for the other runs." for name, of in fewest.items()),
+        *(f"**Older code**: `{name}` has changed since {_listed(of)} was made." for name, of in older.items()),
     ]
 
 

@@ -101,10 +101,8 @@ class Scores:
             if len(versions) > 1:
                 mixed = " and ".join(sorted(versions))
                 raise UserError(f"{path}: '{benchmark}' is in versions {mixed}; score every run with the same one")
-        self._path, self._frame = (
-            path,
-            (frame := frame.astype({c: "category" for c in COLUMNS if frame[c].dtype.kind not in "if"})),
-        )
+        frame = frame.astype({c: "category" for c in COLUMNS if frame[c].dtype.kind not in "if"})
+        self._path, self._frame = path, frame
         self._parts = dict(iter(frame.groupby(["run", "benchmark", "mode", "guidance", "metric"], observed=True)))
 
     def has(self, row: Row) -> bool:
@@ -213,6 +211,10 @@ class Folder:
         paths = (self.root / "runs" / run).glob("seed[0-9]*")
         return {int(path.name[4:]): path for path in sorted(paths) if path.name[4:].isdecimal() and path.is_dir()}
 
+    def _files(self, run: str, pattern: str) -> list[Path]:
+        """Those of all seeds."""
+        return [path for folder in self.seed_folders(run).values() for path in sorted(folder.glob(pattern))]
+
     def config(self, run: str) -> dict:
         """The configuration that the run's first seed was trained with, else that of the study; empty without one."""
         for folder in self.seed_folders(run).values():
@@ -230,16 +232,10 @@ class Folder:
         """run.json of every seed that has one."""
         return list(filter(None, map(provenance.read_record, self.seed_folders(run).values())))
 
-    def published(self, run: str) -> list[bool]:
-        """Of each of these records, whether it is that of a published line."""
-        return [bool(record.get("published")) for record in self.records(run)]
-
     def without_pictures(self, run: str) -> bool:
         """Whether the run was sampled elsewhere: its published line has no pictures."""
-        sets = [
-            path.parent for folder in self.seed_folders(run).values() for path in folder.glob("samples/*/protocol.json")
-        ]
-        return bool(sets) and not any((path / "manifest.jsonl").exists() for path in sets)
+        protocols, pictures = (self._files(run, f"samples/*/{name}") for name in ("protocol.json", "manifest.jsonl"))
+        return bool(protocols) and not pictures
 
     def metrics(self, run: str) -> dict[int, list[tuple[str, dict]]]:
         """metrics.jsonl of every seed that has one: ("file, line n", row) each; no rows of a run that was not trained.
@@ -249,12 +245,8 @@ class Folder:
 
     def protocols(self, run: str, mode: str, guidance: str) -> list[dict]:
         """protocol.json of every seed and benchmark of a table's row."""
-        name = f"samples/*.{mode}.{guidance}/protocol.json"
-        return [
-            sample_folder.read_protocol(path)
-            for folder in self.seed_folders(run).values()
-            for path in sorted(folder.glob(name))
-        ]
+        paths = self._files(run, f"samples/*.{mode}.{guidance}/protocol.json")
+        return list(map(sample_folder.read_protocol, paths))
 
 
 # ------------------------------------------------------------------------------------------ rows

@@ -43,7 +43,7 @@ def draw(spec: dict, sources: results.Sources) -> drawing.Drawn:
         drawing.bare(axis)
         axis.set_box_aspect(1)
     for pair, (run, found) in zip(axes.reshape(-1, 2, len(places)), courses.items(), strict=True):
-        published = any(folder.published(run)[:1])
+        published = any(record.get("published") for record in folder.records(run)[:1])
         if found is None or published:
             _name(pair[0, 0], folder.label(run), phrases.PICTURELESS if published else phrases.MISSING)
             continue

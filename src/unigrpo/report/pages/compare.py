@@ -46,11 +46,9 @@ def compare(a: Row, b: Row, sources: Sources) -> list[Line]:
         gap = sources.gap(a, b, benchmark, metric, tag)
         better = stats.improvement(first, second, numpy_generator(0, "improvement", *name))
         means = {key: sources.estimate(row, benchmark, metric, tag).mean for key, row in (("a", a), ("b", b))}
-        lines.append(
-            {"metric": words, **means, "difference": gap.mean, "lo": gap.lo, "hi": gap.hi, "resolvable": gap.resolvable}
-            | cells.columns("improvement", better)
-            | {"seeds": gap.seeds, "prompts": gap.prompts}
-        )
+        line = {"metric": words, **means, "difference": gap.mean, "lo": gap.lo, "hi": gap.hi}
+        line |= {"resolvable": gap.resolvable} | cells.columns("improvement", better)
+        lines.append(line | {"seeds": gap.seeds, "prompts": gap.prompts})
     return lines
 
 
@@ -58,18 +56,13 @@ def markdown(a: Row, b: Row, lines: Sequence[Line], sources: Sources) -> str:
     """The comparison as a page."""
     first, second = sources.name(a), sources.name(b)
     forms = {words: sources.form(name, metric) for words, name, metric, _ in compared(sources)}
-    table = [
-        (
-            line["metric"],
-            cells.number(line, "a", forms[line["metric"]]),
-            cells.number(line, "b", forms[line["metric"]]),
-            stats.written(line["difference"], line["lo"], line["hi"], f"+{forms[line['metric']]}"),
-            cells.number(line, "resolvable", forms[line["metric"]]),
-            cells.interval(line, "improvement", ".2f"),
-            f"{line['seeds']} × {line['prompts']}",
-        )
-        for line in lines
-    ]
+    table = []
+    for line in lines:
+        form = forms[line["metric"]]
+        means = [cells.number(line, key, form) for key in ("a", "b")]
+        apart = stats.written(line["difference"], line["lo"], line["hi"], f"+{form}")
+        more = (cells.number(line, "resolvable", form), cells.interval(line, "improvement", ".2f"))
+        table.append((line["metric"], *means, apart, *more, f"{line['seeds']} × {line['prompts']}"))
     head = ["", first, second, "difference", "resolvable", "P(improvement)", "n"]
     costs = [sources.cost(row.run) for row in (a, b)]
     spent = [(words, *(cells.number(cost, key, ",.0f") for cost in costs)) for words, key in cells.COSTS.items()]
@@ -84,9 +77,8 @@ def markdown(a: Row, b: Row, lines: Sequence[Line], sources: Sources) -> str:
         phrases.scale_of([a.run, b.run], sources.folder),
         *phrases.code_notes([a.run, b.run], sources.folder),
     ]
-    spent = pd.DataFrame(spent, columns=["training cost", first, second])
-    sections = [("", pd.DataFrame(table, columns=head)), ("", spent), ("", notes)]
-    return page.markdown(f"{first} against {second}", sections)
+    frames = pd.DataFrame(table, columns=head), pd.DataFrame(spent, columns=["training cost", first, second])
+    return page.markdown(f"{first} against {second}", [("", each) for each in (*frames, notes)])
 
 
 def picture(a: Row, b: Row, lines: Sequence[Line], sources: Sources) -> Figure:
@@ -103,8 +95,7 @@ def picture(a: Row, b: Row, lines: Sequence[Line], sources: Sources) -> Figure:
     left.set_xlabel("95 % intervals" + ", prompts only: one seed" * any(line["seeds"] == 1 for line in lines))
     left.set_title(f"{sources.name(a)} − {sources.name(b)}")
     for number, row in enumerate((a, b)):
-        recorded = sources.folder.metrics(row.run)
-        if recorded and not (data := logs.curve_data([row.run], sources.folder)).empty:
+        if sources.folder.metrics(row.run) and not (data := logs.curve_data([row.run], sources.folder)).empty:
             _, mean = drawing.by_seed(data, row.run, "validation", "gold", "images")
             look = drawing.look(number, "linestyle")
             right.plot(mean.index, mean, marker="o", markersize=3, label=sources.folder.label(row.run), **look)

@@ -1,7 +1,5 @@
 """The categories of a benchmark of every run beside the paper's Table 2."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 
@@ -26,8 +24,8 @@ def _metrics(sources: Sources) -> tuple[str, list[str]]:
 
 def _heads(sources: Sources) -> dict[str, str | None]:
     """Column -> category: of the whole benchmark and of each category."""
-    name, _ = _metrics(sources)
-    return {name: None} | {tag: tag for tag in sources.benchmarks[name].categories()}
+    name, benchmark = sources.divided()
+    return {name: None} | {tag: tag for tag in benchmark.categories()}
 
 
 def line(row: Row, rows: list[Row], sources: Sources) -> Line:

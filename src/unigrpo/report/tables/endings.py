@@ -2,8 +2,6 @@
 artefacts, diversity within a group, and the drift of the velocity from the start (the paper's Figure 5).
 """
 
-from __future__ import annotations
-
 from statistics import mean
 
 from unigrpo.report.data import lines, logs, phrases
@@ -28,22 +26,16 @@ def line(row: Row, rows: list[Row], sources: Sources) -> Line:
     run, folder, first = row.run, sources.folder, rows[0].run
     c, config = logs.course(run, folder), folder.config(run)
     anchor = logs.anchor(config) if config else None
-    gap = logs.apart(c, logs.course(first, folder), "gold") if run != first else None
-    last = c and c.updates[-1]
-    drifts = [by[last] for by in logs.validated(run, "drift", folder).values() if last in by]
-    endings = {
-        metric: lines.columns(metric, logs.measured(c and c.cells(metric, -1), run, metric))
-        for metric in ("gold", "proxy", "artefact")
-    }
+    apart = logs.apart(c, logs.course(first, folder), "gold") if run != first else None
+    ends = {"gold": logs.at_end(c, "gold"), "gold_gap": logs.measured(apart, run, first, "gold")}
+    ends |= {metric: logs.at_end(c, metric) for metric in ("proxy", "artefact")}
+    drifts = [by[c.updates[-1]] for by in logs.validated(run, "drift", folder).values() if c and c.updates[-1] in by]
     return {
         "regulariser": anchor and anchor.kind,
         "weight": anchor and anchor.weight,
         "seeds": len(c.seeds) if c else 0,
         "prompts": len(c.prompts) if c else 0,
-        **endings["gold"],
-        **lines.columns("gold_gap", logs.measured(gap, run, first, "gold")),
-        **endings["proxy"],
-        **endings["artefact"],
+        **lines.estimates(ends),
         "training_last": logs.ends(run, "proxy", folder)[1],
         **dict(zip(("diversity_first", "diversity_last"), logs.ends(run, "diversity", folder), strict=True)),
         "drift": mean(drifts) if drifts else None,

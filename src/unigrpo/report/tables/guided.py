@@ -2,8 +2,6 @@
 update cost (the paper's Figure 4).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from statistics import median
 
@@ -46,15 +44,15 @@ def costs(rows: Sequence[tuple[str, dict]]) -> Iterator[tuple[float, float]]:
 def line(row: Row, rows: list[Row], sources: Sources) -> Line:
     run, folder = row.run, sources.folder
     c, trained = logs.course(run, folder), [x for log in folder.metrics(run).values() for x in costs(log)]
-    evaluations, seconds = zip(*trained, strict=True) if trained else ((), ())
-    line = lines.head(row, sources) | lines.overall(row, sources)
-    line["guidance_in_training"] = folder.config(run).get("rl", {}).get("guidance")
-    line["training_last"] = logs.ends(run, "proxy", folder)[1]
-    for metric in ("proxy", "gold"):
-        line |= lines.columns(f"validation_{metric}", logs.measured(c and c.cells(metric, -1), run, metric))
-    line["evaluations_per_update"] = median(evaluations) if trained else None
-    line["seconds_per_update"] = median(seconds) if trained else None
-    return line
+    spent = map(median, zip(*trained, strict=True)) if trained else (None, None)
+    return {
+        **lines.head(row, sources),
+        **lines.overall(row, sources),
+        "guidance_in_training": folder.config(run).get("rl", {}).get("guidance"),
+        "training_last": logs.ends(run, "proxy", folder)[1],
+        **lines.estimates({f"validation_{metric}": logs.at_end(c, metric) for metric in ("proxy", "gold")}),
+        **dict(zip(("evaluations_per_update", "seconds_per_update"), spent, strict=True)),
+    }
 
 
 def text(line: Line, sources: Sources) -> Line:

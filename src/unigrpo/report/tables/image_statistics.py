@@ -2,8 +2,6 @@
 prompt are. A number far from that of the other runs is a reason to look at the pictures.
 """
 
-from __future__ import annotations
-
 from unigrpo.report.data import lines
 from unigrpo.report.data.results import Line, Row, Sources
 from unigrpo.study.facts import STATISTICS, KindFacts
@@ -13,16 +11,13 @@ FACTS = KindFacts("Numbers without a judge", __doc__, shows="rows", notes=(f"Of 
 
 
 def line(row: Row, rows: list[Row], sources: Sources) -> Line:
-    found = lines.head(row, sources)
-    for benchmark in sources.benchmarks:
-        for name in STATISTICS:
-            found |= lines.columns(f"{benchmark}_{name}", sources.estimate(row, benchmark, name))
-    return found
+    names = [(benchmark, name) for benchmark in sources.benchmarks for name in STATISTICS]
+    return lines.head(row, sources) | lines.estimates({"_".join(each): sources.estimate(row, *each) for each in names})
 
 
 def text(line: Line, sources: Sources) -> Line:
-    cells = {"thinking": line["thinking"]}
-    for benchmark, entry in sources.benchmarks.items():
-        heads = {name: f"{entry.label}, {name.replace('_', ' ')}" for name in STATISTICS}
-        cells |= {head: lines.number(line, f"{benchmark}_{name}") for name, head in heads.items()}
-    return cells
+    return {"thinking": line["thinking"]} | {
+        f"{entry.label}, {name.replace('_', ' ')}": lines.number(line, f"{benchmark}_{name}")
+        for benchmark, entry in sources.benchmarks.items()
+        for name in STATISTICS
+    }

@@ -1,7 +1,5 @@
 """What guidance and temperature alone bring, beside reinforcement: a gain that a knob would also bring shows here."""
 
-from __future__ import annotations
-
 from unigrpo.report.data import lines, phrases
 from unigrpo.report.data.results import Line, Row, Sources
 from unigrpo.study.facts import KindFacts

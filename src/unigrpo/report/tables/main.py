@@ -1,7 +1,5 @@
 """The benchmarks' scores of every run, with and without thinking, beside the paper's Table 1."""
 
-from __future__ import annotations
-
 from unigrpo.report.data import lines, phrases
 from unigrpo.report.data.results import Line, Row, Sources
 from unigrpo.study.facts import KindFacts

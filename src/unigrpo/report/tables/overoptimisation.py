@@ -2,9 +2,7 @@
 how far gold fell from its peak.
 """
 
-from __future__ import annotations
-
-from unigrpo.report.data import lines, logs, phrases, stats
+from unigrpo.report.data import lines, logs, phrases
 from unigrpo.report.data.results import Line, Row, Sources
 from unigrpo.study.facts import TRAINING, KindFacts
 
@@ -26,8 +24,7 @@ FACTS = KindFacts(
 def line(row: Row, rows: list[Row], sources: Sources) -> Line:
     """Levels, gains in spreads, gap and fall from the peak (positive where gold fell); see ``data.logs``."""
     run, c = row.run, logs.course(row.run, sources.folder)
-    fell = logs.measured(c and logs.change_since_peak(c), run, "fall")
-    fall = fell and stats.Estimate(-fell.mean, *(end and -end for end in (fell.hi, fell.lo)), fell.seeds, fell.prompts)
+    fall = logs.measured(c and logs.change_since_peak(c, sign=-1), run, "fall")
 
     def level(metric: str, at: int) -> float | None:
         return c and float(c.means[metric][:, at].mean())
@@ -49,8 +46,7 @@ def line(row: Row, rows: list[Row], sources: Sources) -> Line:
         "gold_spread": c and c.spread["gold"],
         "proxy_gain": gain("proxy"),
         "gold_gain": gain("gold"),
-        **lines.columns("gap", logs.measured(c and logs.gap(c), run, "gap")),
-        **lines.columns("fall", fall),
+        **lines.estimates({"gap": logs.measured(c and logs.gap(c), run, "gap"), "fall": fall}),
         "artefact_first": level("artefact", 0),
         "artefact_last": level("artefact", -1),
         "collapsed": sources.cost(run)["collapsed"],

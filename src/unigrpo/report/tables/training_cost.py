@@ -3,8 +3,6 @@ trained on, at the first, the best and the last validation, and on the training 
 rollouts.
 """
 
-from __future__ import annotations
-
 from operator import itemgetter
 from statistics import mean, median
 
