@@ -146,8 +146,7 @@ def _put_weights(folder: Path, out: Path, cfg: RunConfig, at: str) -> None:
 
 
 def ship(run: Path, out: Path) -> None:
-    """Write the finished run in ``run`` to ``out``: weights in half precision, with the record of the training. Raises
-    UserError where it lacks something."""
+    """Write a finished run to ``out``: half-precision weights and record. Raises UserError where it lacks something."""
     card = read_json(run / "model.json")
     of_model = ("format", "architecture", "codec", "image_size")
     info = {key: value for key, value in card.items() if key not in of_model}

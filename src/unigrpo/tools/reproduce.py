@@ -82,8 +82,7 @@ def _wait_for_steps(results: Path, caught: list[int]) -> None:
 
 
 def _announce(begun: list[str], scale: str) -> list[str]:
-    """The trainings of this call that have begun since, after a line on each: which of all it is, and how long it and
-    those after it take, where that is known."""
+    """The trainings that have begun since, after a line on each: its number, and the time left where that is known."""
     at_work = {step for step, _ in files.workers(ROOT / "results" / scale / "steps")}
     trainings = files.read_json(TO_TRAIN) if at_work and TO_TRAIN.exists() else {"steps": []}
     new = [step for step in trainings["steps"] if step in at_work and step not in begun]
@@ -96,8 +95,7 @@ def _announce(begun: list[str], scale: str) -> list[str]:
 
 
 def _stop(snakemake: psutil.Process, results: Path, caught: list[int]) -> None:
-    """End Snakemake and all below it in one line. Each step is asked to end and may write what it continues from; after
-    a second signal it may not."""
+    """End Snakemake and all below it in one line. Until a second signal, steps may write what they continue from."""
     snakemake.suspend()  # starts and prints nothing more
     asked: dict[int, str] = {}
     time.sleep(5 * TICK)
@@ -128,9 +126,8 @@ def _say(line: str) -> None:
 
 
 def collect_steps(folder: Path) -> None:
-    """Write ``steps.csv`` into the results of a scale from ``steps/<step>.jsonl``, a row a step: of several
-    processes the time of the longest, the sum of their processor times, and the largest memory. Raises UserError where
-    there is none."""
+    """Write ``steps.csv`` of a scale from ``steps/<step>.jsonl``, a row a step: of several processes the longest time,
+    the sum of processor times and the largest memory. Raises UserError where there is none."""
     import pandas as pd
 
     joined = {"seconds": "max", "cpu_seconds": "sum", "max_rss_mb": "max"}

@@ -25,16 +25,13 @@ RESAMPLES = 2000
 
 def components(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Variance components of balanced one-way data: values (P, T, M) -> (P,) between traces, (P,) within a trace.
-
-    Unbiased (expected mean squares), so the first may be below zero for a single prompt. T and M at least 2.
-    """
+    Unbiased (expected mean squares), so the first may be below zero for a single prompt. T and M at least 2."""
     within = values.var(axis=2, ddof=1).mean(axis=1)
     return values.mean(axis=2).var(axis=1, ddof=1) - within / values.shape[2], within
 
 
 def trace_share(values: np.ndarray, rng: np.random.Generator) -> dict[str, float]:
-    """Share of the variance within a group that its traces explain, with a 95 % bootstrap interval over prompts, and
-    the two variances. values (P, T, M)."""
+    """Share of a group's variance that its traces explain, its 95 % interval over prompts, both; values (P, T, M)."""
     between, within = components(values)
 
     def share(rows: np.ndarray) -> float:

@@ -116,8 +116,7 @@ class Finding:
 
 
 def finding(what: str, e: Estimate | None, *missing: str, said: Callable = answer, **more) -> Finding:
-    """That of an estimated difference, which ``said`` answers where it has an interval; without one, what is
-    ``missing``."""
+    """Of an estimate, which ``said`` answers where it has an interval; without an estimate, what is ``missing``."""
     if e is None:
         return Finding(what, missing=missing, **more)
     return Finding(what, UNDECIDED if e.lo is None else said(e), e.mean, e.lo, e.hi, e.seeds, e.prompts, **more)
@@ -166,8 +165,7 @@ def _lacking(runs: Sequence[str], found: Sequence, sources: Sources) -> tuple[st
 
 
 def half_the_evaluations(runs: Sequence[str], sources: Sources) -> list[Finding]:
-    """Model evaluations for one image in training, of the first run over those of the second, which is guided: yes
-    where exactly half."""
+    """Model evaluations for an image in training, first run / second, which is guided: yes where exactly half."""
     what = f"model evaluations for an image: {' / '.join(map(sources.folder.label, runs))}"
     records = [[r for r in sources.folder.records(run) if r.get("images")] for run in runs]
     if missing := _lacking(runs, records, sources):

@@ -212,8 +212,7 @@ def gap(course: Course) -> Cells | None:
 
 
 def change_since_peak(course: Course, metric: str = "gold", sign: int = 1) -> Cells | None:
-    """Last validation - best, the best of each seed chosen on the others; with ``sign`` -1 the fall. None with one
-    seed."""
+    """Last validation - best, the best of each seed chosen on the others, times ``sign``; None with one seed."""
     each = range(len(course.seeds))
     if len(each) == 1:
         return None

@@ -165,8 +165,7 @@ def fates(runs: Sequence[str], folder: Folder) -> list[str]:
 
 
 def code_notes(runs: Sequence[str], folder: Folder) -> list[str]:
-    """Warnings: runs that share a module which was not the same when they were made, and runs that were made before a
-    module became what it is now."""
+    """Warnings: runs that were made by different versions of a module, or before it became what it is now."""
     versions, older = defaultdict(lambda: defaultdict(set)), defaultdict(set)  # module -> hash -> runs; module -> runs
     for run in runs:
         for seed in folder.seed_folders(run):

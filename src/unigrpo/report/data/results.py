@@ -162,8 +162,7 @@ def _table(path: Path, what: str, **kinds: type) -> pd.DataFrame:
 
 
 class Paper:
-    """The paper's Tables 1 and 2: ``rows`` are (run, thinking) -> column -> value, in the paper's order. Values stay
-    the text that the paper prints."""
+    """The paper's Tables 1 and 2: ``rows`` are (run, thinking) -> column -> the text printed, in the paper's order."""
 
     def __init__(self, path: Path):
         frame = _table(path, "the paper's numbers")
@@ -254,8 +253,7 @@ class Folder:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: a run, judged with (yes) or without (no) thinking at one guidance; both are empty where a
-    table shows its training alone."""
+    """A run, judged with thinking (yes) or without (no) at one guidance; both are '' where training alone is shown."""
 
     run: str
     thinking: str = ""

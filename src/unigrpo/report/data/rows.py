@@ -71,8 +71,7 @@ class CourseRow(Settings, extra="allow"):
 @cache
 @declarations()
 def range_of(benchmark: str, metric: str) -> tuple[float, float]:
-    """Least and largest value of a metric of a benchmark, or of a reward, which is its own metric; endless for one that
-    nobody here declares."""
+    """Least and largest value of a benchmark's metric, or of a reward, its own metric; endless where not declared."""
     name = training_inputs.trained_as("reward") if metric == "proxy" else metric.partition("=")[0]
     if name in REWARDS.names():
         return REWARDS.load(name).FACTS.range
@@ -89,8 +88,7 @@ def check_range(where: str, benchmark: str, metric: str, *values: float) -> None
 
 
 def read_scores(path: Path) -> Lines:
-    """The rows of scores.jsonl; none of an empty file. Raises UserError naming the line of one that is none, and of an
-    image that is there already."""
+    """The rows of scores.jsonl. Raises UserError naming the line of one that is none, or whose image came before."""
     for where, row in _read(path, ScoreRow, KEYS):
         for name, value in row["metrics"].items():
             check_range(where, row["benchmark"], name, value)

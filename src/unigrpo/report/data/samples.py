@@ -61,8 +61,7 @@ Key = tuple[str, str]
 
 
 def read_samples(folder: Folder, run: str, mode: str, guidance: str) -> dict[Key, Sample]:
-    """The first sample of each prompt of the run's first seed, benchmark by benchmark in manifest order; empty without
-    images."""
+    """The first sample of each prompt of the run's first seed, by benchmark in manifest order; empty without images."""
     for path in folder.seed_folders(run).values():
         found = {name: path / "samples" / f"{name}.{mode}.{guidance}" for name in folder.benchmarks}
         found = {name: f for name, f in found.items() if (f / "manifest.jsonl").exists()}

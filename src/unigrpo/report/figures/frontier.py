@@ -20,8 +20,7 @@ COLUMNS = ["run", "regulariser", "weight", "seeds", "drift", *(f"{m}{s}" for m i
 
 
 def point(found: logs.Course, folder: results.Folder) -> results.Line:
-    """A run's line of the CSV; its drift is the mean over seeds of the velocity MSE from the start at the last
-    validation. Raises UserError where no seed has it."""
+    """A run's line of the CSV; drift is the last validation's, mean over seeds. Raises UserError where none has it."""
     drift = [list(by.values())[-1] for by in logs.validated(found.run, "drift", folder).values() if by]
     if not drift:
         where = folder.root / "runs" / found.run

@@ -41,8 +41,7 @@ def draw(spec: Mapping, sources: Sources, panels: Sequence[tuple], lines: int, h
 
 
 def _panel(axis, rows: Sequence[Row], sources: Sources, name: str, metrics: Sequence[str], tag: str | None) -> list:
-    """Dots of these metrics of the benchmark ``name`` beside the paper's, smaller for a category; the rows of the
-    CSV."""
+    """Dots of these metrics of the benchmark ``name`` beside the paper's, smaller for a category; rows of the CSV."""
     data, runs = [], list(dict.fromkeys(row.run for row in rows))
     column, size = tag or name, 3.5 if tag else 4.5
     axis.grid(axis="y", visible=False)

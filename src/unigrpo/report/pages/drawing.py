@@ -103,8 +103,7 @@ def subject(prompt: str, width: int) -> str:
 
 
 def drawn(tags: Sequence[str], wanted: Iterable[str], stream: str) -> list[int]:
-    """Places in ``tags`` of one prompt for each of ``wanted``, none twice, by a draw that depends on the tags alone:
-    nothing is picked by hand."""
+    """Places in ``tags`` of a prompt for each of ``wanted``, none twice, by a draw that depends on the tags alone."""
     rng, places = numpy_generator(0, stream), []
     for tag in wanted:
         left = [i for i, t in enumerate(tags) if t == tag and i not in places]

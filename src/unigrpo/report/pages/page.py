@@ -88,14 +88,12 @@ def latex_text(text: str) -> str:
 
 
 def latex_plain(text: str) -> str:
-    """Plain text as LaTeX. Letters that it has no name for stay: with other scripts than Latin and Greek it takes
-    xelatex or lualatex."""
+    """Plain text as LaTeX. Letters without a name there stay: other scripts than Latin and Greek take lualatex."""
     return re.sub("-(?=-)", "-\0", text).translate(str.maketrans(SPECIAL))
 
 
 def latex_cell(text: str) -> str:
-    """A cell; what follows in brackets and parentheses goes below, smaller, an interval without leading zeros: so a
-    table of ten columns fits the width of a page."""
+    """A cell; brackets and parentheses go below, smaller, intervals without leading zeros: ten columns fit a page."""
     if text == phrases.MISSING:
         return _stacked(text.split())
     first, *below = map(latex_plain, re.split(r" (?=[\[(])", text))

@@ -28,8 +28,7 @@ COUNTS = ("update", "model_evaluations", "seconds_rollout", "seconds_update")
 
 
 def costs(rows: Sequence[tuple[str, dict]]) -> Iterator[tuple[float, float]]:
-    """Model evaluations and seconds per update of each rollout of one seed; the first two COUNTS run up. Raises
-    UserError naming a row whose updates do not."""
+    """Model evaluations and seconds per update of a seed's rollouts. Raises UserError for a row that does not go on."""
     counts = zip(*(logs.column(rows, "train", name) for name in COUNTS), strict=True)
     places = [where for where, row in rows if row.get("kind") == "train"]
     before = (0, 0)
