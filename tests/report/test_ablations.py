@@ -171,7 +171,7 @@ def test_a_table_without_a_sweep_does_not_speak_of_chosen_weights(tmp_path):
     assert "was chosen" not in text and "The proxy is the reward `learned`: held-out AUC not available." in text
     (tmp_path / "reward").mkdir()
     (tmp_path / "reward/report.json").write_text('{"auc": {"overall": "high"}}')
-    with pytest.raises(UserError, match="reward/report.json: expected auc.overall and steps"):
+    with pytest.raises(UserError, match="reward/report.json: steps: missing"):
         table(tmp_path, {"kind": "endings", "runs": ["a"]})
 
 

@@ -68,22 +68,17 @@ def scores(folder: Path, cfg: RunConfig) -> str:
     return f"{table(head, rows)}\n\n{note}"
 
 
-def reinforced(cfg: RunConfig) -> str:
-    """The method and the parts of a reinforced run, as it declares them."""
-    parts = " and the ".join(PARTS[part] for part in cfg.rl.train)
-    return f"`{cfg.rl.method}`: reinforcement of the {parts} part"
-
-
 def card(folder: Path, cfg: RunConfig) -> str:
     """The model card of a run's checkpoint."""
     facts, backbone = describe.checkpoint(folder), checkpoint.backbone_of(folder)
     kind, licence = backbone.LICENCE
+    parts = " and the ".join(PARTS[part] for part in (cfg.rl.train if cfg.rl else ()))
     return read_text(CARD).format(
         label=cfg.label,
         kind=kind,
         licence=licence,
         what=backbone.WHAT.format(**facts),
-        method=STAGES.get(cfg.stage) or reinforced(cfg),
+        method=STAGES.get(cfg.stage) or f"`{cfg.rl.method}`: reinforcement of the {parts} part",
         base=f"the run `{cfg.init}` of the same scale" if cfg.init else "none, trained from scratch",
         run=f"{cfg.run}, seed {cfg.seed}, scale {cfg.scale}",
         **facts["parameters"],

@@ -7,7 +7,7 @@ compared with the first, with the best (chosen on the other seeds, see report.da
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pandas as pd
@@ -21,8 +21,7 @@ from unigrpo.report.data.stats import Cells, Estimate, estimate, written
 
 GUIDANCE = "tuned"
 ONCE = ("base", "sft")  # stages that are trained at one seed, which all others share
-Pair = tuple[str, str]
-"""A row at tuned guidance: run, thinking."""
+Pair = tuple[str, str]  # a row at tuned guidance: run, thinking
 
 # ------------------------------------------------------------------------------------------ the rule
 
@@ -213,7 +212,8 @@ def _absent(runs: Sequence[str], sources: Sources) -> list[Finding]:
 def _since_peak(c: Course, metric: str, label: str, sign: int = -1, **more) -> Finding:
     """The fall from the best validation to the last, or with ``sign`` 1 the last - best."""
     what = f"validation {metric} of {label}: " + ("last − peak" if sign > 0 else "peak − last")
-    e = logs.measured(logs.change_since_peak(c, metric, sign), "claims", c.run, metric)
+    change = logs.change_since_peak(c, metric)
+    e = logs.measured(change and replace(change, values=sign * change.values), "claims", c.run, metric)
     return finding(what, e, f"a second seed of {label}", **more)
 
 

@@ -211,15 +211,14 @@ def gap(course: Course) -> Cells | None:
     return replace(proxy, values=values, within=None)
 
 
-def change_since_peak(course: Course, metric: str = "gold", sign: int = 1) -> Cells | None:
-    """Last validation - best, the best of each seed chosen on the others, times ``sign``; None with one seed."""
+def change_since_peak(course: Course, metric: str = "gold") -> Cells | None:
+    """Last validation - best, the best of each seed chosen on the others; None with one seed."""
     each = range(len(course.seeds))
     if len(each) == 1:
         return None
     best = [np.delete(course.means[metric], k, axis=0).mean(0).argmax() for k in each]
     last = course.cells(metric, -1)
-    change = last.values - course.values[metric][each, best]  # 0 where last is best
-    return replace(last, values=sign * change, within=None)
+    return replace(last, values=last.values - course.values[metric][each, best], within=None)  # 0 where last is best
 
 
 def measured(cells: Cells | None, *names: str) -> Estimate | None:

@@ -37,8 +37,7 @@ EXPECTED = {int: "a whole number of at least 0", float: "a number"}
 PARTIAL = " (part: "  # in a version: how much of the benchmark was judged stands behind it
 PAPER = ROOT / "results" / "reference" / "paper.csv"
 
-Line = dict[str, object]
-"""One row of a table's CSV: column -> value, None where not available."""
+Line = dict[str, object]  # one row of a table's CSV: column -> value, None where not available
 
 # ------------------------------------------------------------------------------------------ scores.csv
 

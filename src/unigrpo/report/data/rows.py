@@ -18,8 +18,7 @@ from unigrpo.study.facts import BENCHMARKS, REWARDS
 gold, training_inputs = lazy("unigrpo.world.gold"), lazy("unigrpo.study.training_inputs")
 KEYS = ("benchmark", "version", "mode", "guidance", "prompt_id", "tag", "sample")
 ROUNDING = 1e-5  # by which a value written with six digits may leave its range
-Lines = Iterator[tuple[str, dict]]
-"""("file, line n", row)"""
+Lines = Iterator[tuple[str, dict]]  # ("file, line n", row)
 
 
 class ScoreRow(Settings, extra="ignore"):

@@ -24,8 +24,8 @@ from unigrpo.world.traces import Plan, paint_to_the_letter, parse_trace
 PLAN, PAINT = "plan", "paint"
 COLOR, CLASS, PLACE = range(3)  # words of an object of a plan
 
-Entry = list[tuple[str, str]]
-"""The words of one object of a trace, each with its mark, '' for none."""
+Entry = list[tuple[str, str]]  # the words of one object of a trace, each with its mark, '' for none
+Key = tuple[str, str]  # benchmark and prompt id
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,6 @@ class Sample:
     def raw_trace(self) -> str:
         """The trace without its markers."""
         return (self.trace or "").replace("<think>", "").replace("</think>", "").strip()
-
-
-Key = tuple[str, str]
-"""Benchmark and prompt id."""
 
 
 def read_samples(folder: Folder, run: str, mode: str, guidance: str) -> dict[Key, Sample]:

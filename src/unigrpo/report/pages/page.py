@@ -124,7 +124,7 @@ def write(name: str, spec: Mapping, sources: Sources, out: Path) -> None:
     rows = rows_of(spec, facts)
     lines = [{"run": row.run, "label": folder.label(row.run)} | kind.line(row, rows, sources) for row in rows]
     part = {run for run, name in (sources.scores.parts if facts.scores else ()) if name in sources.benchmarks}
-    names = [each["label"] + " (part)" * (each["run"] in part) for each in lines]
+    named = [(each["label"] + " (part)" * (each["run"] in part), each) for each in lines]
     runs = phrases.runs_of(rows)
     title = spec.get("title", facts.title) + f", {rows[0].guidance} guidance" * (facts.shows == "rows")
     scale = phrases.scale_of(runs, folder)
@@ -136,7 +136,6 @@ def write(name: str, spec: Mapping, sources: Sources, out: Path) -> None:
     below += phrases.fates(runs, folder)
     judged = [phrases.metrics(sources), phrases.INTERVALS] if facts.scores else []
     caption = [scale, *facts.printed, *judged, *facts.notes]
-    named = list(zip(names, lines, strict=True))
     frame = pd.DataFrame({"run": name} | kind.text(each, sources) for name, each in named)
     printed = pd.DataFrame({"run": name} | latex_of(each, sources) | {"seeds": each["seeds"]} for name, each in named)
     sections = [("", frame), ("", below)]

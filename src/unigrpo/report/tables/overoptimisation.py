@@ -2,7 +2,7 @@
 how far gold fell from its peak.
 """
 
-from unigrpo.report.data import lines, logs, phrases
+from unigrpo.report.data import lines, logs, phrases, stats
 from unigrpo.report.data.results import Line, Row, Sources
 from unigrpo.study.facts import TRAINING, KindFacts
 
@@ -24,31 +24,28 @@ FACTS = KindFacts(
 def line(row: Row, rows: list[Row], sources: Sources) -> Line:
     """Levels, gains in spreads, gap and fall from the peak (positive where gold fell); see ``data.logs``."""
     run, c = row.run, logs.course(row.run, sources.folder)
-    fall = logs.measured(c and logs.change_since_peak(c, sign=-1), run, "fall")
+    fell = logs.measured(c and logs.change_since_peak(c), run, "fall")
+    fall = fell and stats.Estimate(-fell.mean, *(end and -end for end in (fell.hi, fell.lo)), fell.seeds, fell.prompts)
+    at = {"first": 0, "peak": c.peak(), "last": -1} if c else {}
 
-    def level(metric: str, at: int) -> float | None:
-        return c and float(c.means[metric][:, at].mean())
+    def levels(metric: str, *when: str) -> Line:
+        return {f"{metric}_{name}": c and float(c.means[metric][:, at[name]].mean()) for name in when}
 
     def gain(metric: str) -> float | None:
-        return (level(metric, -1) - level(metric, 0)) / c.spread[metric] if c and c.spread[metric] else None
+        first, last = levels(metric, "first", "last").values()
+        return (last - first) / c.spread[metric] if c and c.spread[metric] else None
 
     return {
         "seeds": len(c.seeds) if c else 0,
         "prompts": len(c.prompts) if c else 0,
         "updates": c and c.updates[-1],
-        "gold_first": level("gold", 0),
-        "gold_peak": c and level("gold", c.peak()),
-        "gold_last": level("gold", -1),
-        "peak_update": c and c.updates[c.peak()],
-        "proxy_first": level("proxy", 0),
-        "proxy_last": level("proxy", -1),
-        "proxy_spread": c and c.spread["proxy"],
-        "gold_spread": c and c.spread["gold"],
-        "proxy_gain": gain("proxy"),
-        "gold_gain": gain("gold"),
+        **levels("gold", "first", "peak", "last"),
+        "peak_update": c and c.updates[at["peak"]],
+        **levels("proxy", "first", "last"),
+        **{f"{metric}_spread": c and c.spread[metric] for metric in ("proxy", "gold")},
+        **{f"{metric}_gain": gain(metric) for metric in ("proxy", "gold")},
         **lines.estimates({"gap": logs.measured(c and logs.gap(c), run, "gap"), "fall": fall}),
-        "artefact_first": level("artefact", 0),
-        "artefact_last": level("artefact", -1),
+        **levels("artefact", "first", "last"),
         "collapsed": sources.cost(run)["collapsed"],
     }
 
