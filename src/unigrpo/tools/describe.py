@@ -99,18 +99,15 @@ def machine() -> dict:
     """Code, versions, devices (memory in MB) and threads."""
     import torch  # alone knows which devices it can use
 
+    cards = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+    devices = {"cpu": {"name": platform.processor() or platform.machine(), "cores": os.cpu_count()}}
+    devices |= {f"cuda:{i}": {"name": p.name, "memory_mb": p.total_memory // 2**20} for i, p in enumerate(cards)}
     return {
         "commit": provenance.commit(),
         "source_hash": provenance.source_hash(),
         "platform": platform.platform(),
         "versions": provenance.versions(),
-        "devices": {
-            "cpu": {"name": platform.processor() or platform.machine(), "cores": os.cpu_count()},
-            **{
-                f"cuda:{i}": {"name": p.name, "memory_mb": p.total_memory // 2**20}
-                for i, p in enumerate(map(torch.cuda.get_device_properties, range(torch.cuda.device_count())))
-            },
-        },
+        "devices": devices,
         "threads": {"torch": torch.get_num_threads(), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS")},
     }
 

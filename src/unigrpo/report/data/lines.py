@@ -42,13 +42,10 @@ def estimates(found: Mapping[str, Estimate | None]) -> Line:
 def head(row: Row, sources: Sources) -> Line:
     """Who is judged, and on how much."""
     cells = {name: sources.cells(row, name, benchmark.metrics[0]) for name, benchmark in sources.benchmarks.items()}
-    return {
-        "thinking": row.thinking,
-        "guidance": row.guidance,
-        "seeds": min((len(c.seeds) for c in cells.values() if c), default=0),
-        "n": sources.scores.images(row, sources.benchmarks),
-        **{f"prompts_{benchmark}": len(c.prompts) if c else 0 for benchmark, c in cells.items()},
-    }
+    seeds = min((len(c.seeds) for c in cells.values() if c), default=0)
+    sizes = {"seeds": seeds, "n": sources.scores.images(row, sources.benchmarks)}
+    sizes |= {f"prompts_{benchmark}": len(c.prompts) if c else 0 for benchmark, c in cells.items()}
+    return {"thinking": row.thinking, "guidance": row.guidance} | sizes
 
 
 def overall(row: Row, sources: Sources) -> Line:

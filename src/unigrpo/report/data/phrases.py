@@ -58,11 +58,6 @@ def scale_of(runs: Sequence[str], folder: Folder) -> str:
     return scale_note(folder.root.name, not any(BACKBONES.load(name).FACTS.released for name in backbones))
 
 
-def runs_of(rows: Sequence[Row]) -> list[str]:
-    """The runs of these rows, each once."""
-    return list(dict.fromkeys(row.run for row in rows))
-
-
 def metrics(sources: Sources) -> str:
     """What the numbers of the benchmarks are."""
     said, known = [], gold.MEANINGS | STATISTICS
@@ -73,9 +68,8 @@ def metrics(sources: Sources) -> str:
     return " ".join([*said, "All are means of the category means."])
 
 
-def scored(rows: Sequence[Row], sources: Sources) -> list[str]:
-    """The notes of a table of judged images: protocol, metrics, intervals, instruments."""
-    runs = runs_of(rows)
+def scored(rows: Sequence[Row], runs: Sequence[str], sources: Sources) -> list[str]:
+    """The notes of a table of judged images, whose ``rows`` are of ``runs``: protocol, metrics, intervals, judges."""
     share = sources.scores.agreement(runs, list(sources.benchmarks))
     agreement = f"Agreement of inspector and second evaluator: {MISSING}."
     if share is not None:

@@ -125,10 +125,10 @@ def write(name: str, spec: Mapping, sources: Sources, out: Path) -> None:
     lines = [{"run": row.run, "label": folder.label(row.run)} | kind.line(row, rows, sources) for row in rows]
     part = {run for run, name in (sources.scores.parts if facts.scores else ()) if name in sources.benchmarks}
     named = [(each["label"] + " (part)" * (each["run"] in part), each) for each in lines]
-    runs = phrases.runs_of(rows)
+    runs = list(dict.fromkeys(row.run for row in rows))
     title = spec.get("title", facts.title) + f", {rows[0].guidance} guidance" * (facts.shows == "rows")
     scale = phrases.scale_of(runs, folder)
-    below = [scale, *(phrases.scored(rows, sources) if facts.scores else []), *facts.notes]
+    below = [scale, *(phrases.scored(rows, runs, sources) if facts.scores else []), *facts.notes]
     if facts.rewards:
         below += phrases.proxies(runs, folder) + phrases.chosen_weights(runs, folder)
     if hasattr(kind, "notes"):

@@ -7,13 +7,8 @@ from unigrpo.report.data import lines, phrases
 from unigrpo.report.data.results import Line, Row, Sources
 from unigrpo.study.facts import KindFacts
 
-FACTS = KindFacts(
-    title="Scores by category",
-    number="Table 2: ",
-    caption=__doc__,
-    shows="rows",
-    printed=("Under each value its interval and, in parentheses, the paper's.",),
-)
+PRINTED = "Under each value its interval and, in parentheses, the paper's."
+FACTS = KindFacts("Scores by category", __doc__, number="Table 2: ", shows="rows", printed=(PRINTED,))
 
 
 def _metrics(sources: Sources) -> tuple[str, list[str]]:

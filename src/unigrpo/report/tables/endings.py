@@ -8,18 +8,12 @@ from unigrpo.report.data import lines, logs, phrases
 from unigrpo.report.data.results import Line, Row, Sources
 from unigrpo.study.facts import TRAINING, KindFacts
 
-FACTS = KindFacts(
-    title="Regularisers",
-    caption=__doc__,
-    notes=(
-        phrases.VALIDATED,
-        "Gold less the first row's is paired by prompt and by the seeds that both have. Training reward and diversity "
-        "(the root mean square difference between two images of a group) are means over ten rollouts. Drift is the "
-        "mean squared difference of the velocity from that of the checkpoint that the run started from.",
-    ),
-    rewards=True,
-    **TRAINING,
+NOTE = (
+    "Gold less the first row's is paired by prompt and by the seeds that both have. Training reward and diversity "
+    "(the root mean square difference between two images of a group) are means over ten rollouts. Drift is the "
+    "mean squared difference of the velocity from that of the checkpoint that the run started from."
 )
+FACTS = KindFacts("Regularisers", __doc__, notes=(phrases.VALIDATED, NOTE), rewards=True, **TRAINING)
 
 
 def line(row: Row, rows: list[Row], sources: Sources) -> Line:

@@ -10,19 +10,14 @@ from unigrpo.report.data import lines, logs
 from unigrpo.report.data.results import Line, Row, Sources
 from unigrpo.study.facts import KindFacts
 
+NOTE = (
+    "Training reward is the mean of the last ten rollouts; with guidance in training it is that of guided images. "
+    "Validation is that on validation prompts at the tuned guidance, categories weighing equally, at the last one "
+    "that all seeds reached. Model evaluations and seconds are those of a gradient update: a rollout's over its "
+    "updates, medians over the rollouts of all seeds, without validations."
+)
 FACTS = KindFacts(
-    title="Guidance in training",
-    caption=__doc__,
-    mode="yes",
-    reinforced=True,
-    reads="run.json",
-    notes=(
-        "Training reward is the mean of the last ten rollouts; with guidance in training it is that of guided images. "
-        "Validation is that on validation prompts at the tuned guidance, categories weighing equally, at the last one "
-        "that all seeds reached. Model evaluations and seconds are those of a gradient update: a rollout's over its "
-        "updates, medians over the rollouts of all seeds, without validations.",
-    ),
-    rewards=True,
+    "Guidance in training", __doc__, notes=(NOTE,), rewards=True, mode="yes", reinforced=True, reads="run.json"
 )
 COUNTS = ("update", "model_evaluations", "seconds_rollout", "seconds_update")
 

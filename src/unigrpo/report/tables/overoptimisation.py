@@ -6,19 +6,13 @@ from unigrpo.report.data import lines, logs, phrases, stats
 from unigrpo.report.data.results import Line, Row, Sources
 from unigrpo.study.facts import TRAINING, KindFacts
 
-FACTS = KindFacts(
-    title="Over-optimisation of the reward",
-    caption=__doc__,
-    notes=(
-        phrases.VALIDATED,
-        "Gains are last less first validation, in units of the standard deviation over the images of the first; the "
-        "gap is the proxy's gain less gold's, paired by prompt. The fall is peak less last validation, the peak of "
-        "each seed being where the mean of the other seeds is highest, so that its choice makes no fall; with one "
-        "seed there is none. Peak and its update are those of the mean over seeds, known in hindsight only.",
-    ),
-    rewards=True,
-    **TRAINING,
+NOTE = (
+    "Gains are last less first validation, in units of the standard deviation over the images of the first; the "
+    "gap is the proxy's gain less gold's, paired by prompt. The fall is peak less last validation, the peak of "
+    "each seed being where the mean of the other seeds is highest, so that its choice makes no fall; with one "
+    "seed there is none. Peak and its update are those of the mean over seeds, known in hindsight only."
 )
+FACTS = KindFacts("Over-optimisation of the reward", __doc__, notes=(phrases.VALIDATED, NOTE), rewards=True, **TRAINING)
 
 
 def line(row: Row, rows: list[Row], sources: Sources) -> Line:

@@ -10,18 +10,13 @@ from unigrpo.report.data import lines, logs, phrases
 from unigrpo.report.data.results import Line, Row, Sources
 from unigrpo.study.facts import TRAINING, KindFacts
 
-FACTS = KindFacts(
-    title="Cost and course of training",
-    caption=__doc__,
-    notes=(
-        "Rewards are means over seeds. Gold, the judge that training never sees, and the reward that the run is "
-        "trained on are measured on validation prompts at the tuned guidance, with or without thinking as the run is "
-        "trained; the best validation is known in hindsight only. Training reward is the mean of the first and of the "
-        "last ten rollouts.",
-        phrases.COSTS,
-    ),
-    **TRAINING,
+NOTE = (
+    "Rewards are means over seeds. Gold, the judge that training never sees, and the reward that the run is "
+    "trained on are measured on validation prompts at the tuned guidance, with or without thinking as the run is "
+    "trained; the best validation is known in hindsight only. Training reward is the mean of the first and of the "
+    "last ten rollouts."
 )
+FACTS = KindFacts("Cost and course of training", __doc__, notes=(NOTE, phrases.COSTS), **TRAINING)
 REWARDS = {
     "gold_first": "gold: first",
     "gold_best": "gold: best",
