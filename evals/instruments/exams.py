@@ -80,8 +80,7 @@ def exam_of(exams: Mapping[str, Exam], prompt: Prompt, path: Path) -> Exam:
 
 
 def check_answers(vlm: Vlm, exams: Iterable[Exam], where: Path | str) -> None:
-    """Raise UserError for the first expected answer of ``exams``, which stand at ``where``, that the model cannot be
-    asked for."""
+    """Raise UserError for the first answer of ``exams``, which are of ``where``, that the model cannot be asked for."""
     for exam in exams:
         with error_prefix(f"{where}: prompt {exam.prompt[:80]!r}"):
             for answer in exam.answers:
@@ -111,12 +110,11 @@ class Examiner:
         return rows
 
     def answered(self, rows: Sequence[dict]) -> tuple[dict, str]:
-        """The share of questions that got an answer, those of images that could not be judged included, and its
-        line."""
+        """The share of questions that got an answer, also about images that were not judged, and its line."""
         judged = sum(len(row["points"]) for row in rows)
         share = (judged + self.had) / (judged + self.put)
-        numbers = {"questions": judged + self.put, "answered": share}
-        return numbers, f"{100 * share:.4g} % of the questions got an answer"
+        line = f"{100 * share:.4g} % of the questions got an answer"
+        return {"questions": judged + self.put, "answered": share}, line
 
 
 def answerer(

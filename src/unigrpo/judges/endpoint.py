@@ -132,7 +132,7 @@ class Endpoint:
         stored, image = io.BytesIO(), image.convert("RGB")
         if self.longest_side:
             image.thumbnail((self.longest_side, self.longest_side), Resampling.LANCZOS)
-        image.save(stored, self.format, **({} if self.format == "png" else {"quality": 95}))
+        image.save(stored, self.format, quality=95)  # which PNG does not know
         return f"data:image/{self.format};base64,{base64.b64encode(stored.getvalue()).decode()}"
 
     async def _put(self, items: Sequence[tuple[str, str, Reader]], settings: Mapping) -> list[float | UserError]:

@@ -41,12 +41,15 @@ class LocalVlm:
             expected = "a model that is asked in turns (an instruct model)"
             raise UserError(f"{path}: has no chat template, expected {expected}")
         self.model = weights.load_model(AutoModelForImageTextToText, path, kind, dtype=self.dtype).to(self.device)
-        self.processor.tokenizer.padding_side = "right"  # positions are then those of a question asked alone
+        tokenizer = self.processor.tokenizer
+        tokenizer.padding_side = "right"  # positions are then those of a question asked alone
         self.name, self.digest = str(name), weights.digest(path)
         self._keeps = "logits_to_keep" in inspect.signature(self.model.forward).parameters
-        tokenizer = self.processor.tokenizer
         self._words = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
         self._masses = cache(self._accepted)
+        own = [getattr(self.processor, f"{kind}_token", None) for kind in ("image", "video")]
+        special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+        self._reserved = [*special, *filter(None, own)]  # texts that the model does not read as text
         (value,) = self.ask([new("RGB", (SIDE, SIDE), "red")], [PROBE], ["yes"])
         if isinstance(value, UserError):
             raise value
@@ -118,13 +121,6 @@ class LocalVlm:
             yield
         except UserError as error:
             found[place] = UserError(f"{self.name}: question {question[:200]!r}: {error}")
-
-    @cached_property
-    def _reserved(self) -> list[str]:
-        """Texts that the model does not read as text."""
-        added = self.processor.tokenizer.added_tokens_decoder.values()
-        own = [getattr(self.processor, f"{kind}_token", None) for kind in ("image", "video")]
-        return [str(token) for token in added if token.special] + [token for token in own if token]
 
     def _accepted(self, answer: str) -> tuple[Tensor, Tensor]:
         """Tokens that are an accepted answer where ``answer`` is expected, and those that scores count."""
