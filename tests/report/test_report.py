@@ -355,6 +355,14 @@ def test_code_mixtures_are_pointed_out(study, tmp_path, kind):
         made("sft", **{shared: "another"})
         assert "**Mixed code**: `advantages` was another one for SFT, seed 0 than for the other runs." in text()
         assert "**Older code**: `advantages` has changed since SFT, seed 0 was made." in text()
+        both = {shared: "another", own: "another"}
+        made("sft", **both)
+        assert "**Older code**: `advantages`, `matching` have changed since SFT, seed 0 was made." in text()
+        later = steps / "score.sft.0.jsonl"
+        later.write_text((steps / "train.sft.0.jsonl").read_text().replace("another", "a third one"))
+        made("unigrpo", **both)
+        later.with_name("score.unigrpo.0.jsonl").write_text(later.read_text())
+        assert "**Mixed code**" not in text()  # both were trained by one, and judged by another
     finally:
         shutil.rmtree(steps)
 

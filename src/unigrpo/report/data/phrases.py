@@ -84,7 +84,7 @@ def scored(rows: Sequence[Row], runs: Sequence[str], sources: Sources) -> list[s
 def _protocol(rows: Sequence[Row], sources: Sources) -> str:
     """The settings of all rows; where rows differ, every value."""
     found = [p for row in rows for p in sources.folder.protocols(row.run, row.mode, row.guidance)]
-    found = [p for p in found if p["benchmark"] in sources.benchmarks]
+    found = [p for p in found if p["benchmark"] in sources.benchmarks and "outside" not in p]
     if not found:
         return f"Protocol: {MISSING}."
     parts = [f"{key} {' or '.join(sorted({str(p.get(key)) for p in found}))}" for key in SETTINGS]
@@ -169,11 +169,21 @@ def code_notes(runs: Sequence[str], folder: Folder) -> list[str]:
                     versions[module][digest].add(name)
                 for module in code_identity.changed(code):
                     older[module].add(name)
-    mixed = {module.rpartition(".")[2]: found for module, found in versions.items() if len(found) > 1}
+    mixed = {  # not where the steps of all these runs are mixed in one way
+        module.rpartition(".")[2]: found
+        for module, found in versions.items()
+        if len({*map(frozenset, found.values())}) > 1
+    }
+    changed = defaultdict(list)
+    for module, of in older.items():
+        changed[_listed(of)].append(f"`{module}`")
     fewest = {module: _listed(min(found.values(), key=len)) for module, found in mixed.items()}
     return [
         *(f"**Mixed code**: `{name}` was another one for {of} than for the other runs." for name, of in fewest.items()),
-        *(f"**Older code**: `{name}` has changed since {_listed(of)} was made." for name, of in older.items()),
+        *(
+            f"**Older code**: {', '.join(modules)} {'have' if modules[1:] else 'has'} changed since {of} was made."
+            for of, modules in changed.items()
+        ),
     ]
 
 
