@@ -111,10 +111,9 @@ def instances(
         inside = logits > 0
         score = share * (logits.sigmoid() * inside).sum() / (inside.sum() + 1e-6)
         if score > least:
-            ys, xs = inside.any(1).nonzero()[:, 0], inside.any(0).nonzero()[:, 0]
-            rows.append([xs[0].item(), ys[0].item(), xs[-1].item() + 1, ys[-1].item() + 1, score.item()])
-            names.append(label.item())
             insides.append(inside.cpu().numpy())
+            rows.append([*Image.fromarray(insides[-1]).getbbox(), score.item()])
+            names.append(label.item())
     return np.asarray(rows, dtype=np.float32).reshape(-1, 5), np.asarray(names, dtype=int), insides
 
 
