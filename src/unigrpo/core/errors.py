@@ -5,13 +5,16 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+SHOWN = 1000  # characters of either end of a message that a value makes long
+
 
 class UserError(Exception):
     """Bad input. The message, all that a command prints, names the file, the key or line, and what was expected. It is
     one line: characters that no line shows are written as escapes."""
 
     def __init__(self, message: object):
-        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in str(message)))
+        text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(message))
+        super().__init__(text if len(text) <= 2 * SHOWN else f"{text[:SHOWN]} ... {text[-SHOWN:]}")
 
 
 class RewardFailed(UserError):

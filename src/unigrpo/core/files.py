@@ -126,7 +126,7 @@ def parse_json(text: str, path: object, first: int = 1, halves: bool = False) ->
 
 def check_tree(node: object, path: object, parents: tuple[int, ...] = (), seen: list[int] | None = None) -> None:
     """Raise UserError for a node of lists and mappings that contains itself, and for a tree that is nested deeper than
-    DEEPEST or has more than ENTRIES; ``seen`` counts these."""
+    DEEPEST, has more than ENTRIES, which ``seen`` counts, or a whole number that is no finite float."""
     seen = seen or [0]
     seen[0] += 1
     if seen[0] > ENTRIES:
@@ -135,6 +135,8 @@ def check_tree(node: object, path: object, parents: tuple[int, ...] = (), seen: 
         raise UserError(f"{path}: an anchor contains itself")
     if len(parents) > DEEPEST:
         raise UserError(f"{path}: expected at most {DEEPEST} levels of nesting")
+    if isinstance(node, int) and abs(node) >= 10**300:  # which many a library cannot even print
+        raise UserError(f"{path}: expected numbers of at most 300 digits")
     if isinstance(node, dict | list):
         for child in node.values() if isinstance(node, dict) else node:
             check_tree(child, path, (*parents, id(node)), seen)

@@ -7,7 +7,7 @@ import platform
 from collections.abc import Callable
 from pathlib import Path
 
-from unigrpo.core.errors import UserError
+from unigrpo.core.errors import UserError, reading
 from unigrpo.core.files import digest, read_json
 from unigrpo.core.settings import flat
 from unigrpo.models.checkpoint import backbone_of
@@ -37,11 +37,13 @@ def checkpoint(folder: Path) -> dict:
     """What a checkpoint is and where it comes from; None for what the folder does not record."""
     backbone = backbone_of(folder)
     card = read_json(folder / "model.json", "image_size", *backbone.TELLS)
+    with reading(folder / "model.json", "the card of a model"):
+        what = backbone.summary(card)
     weights = provenance.weights_file(folder)
     counts, kinds = parameters(weights, backbone.part_of)
     record, config = provenance.read_record(folder), provenance.configuration(folder)
     return {
-        "what": backbone.summary(card),
+        "what": what,
         **{key: card[key] for key in backbone.TELLS},
         "image_size": card["image_size"],
         **{key: card.get(key) for key in ("run", "seed", "stage")},

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 
 from unigrpo.core import code_identity
+from unigrpo.core.errors import reading
 from unigrpo.core.files import read_json
 from unigrpo.core.lazy import lazy
 from unigrpo.core.settings import CountOrNone, Settings, Share, checked
@@ -148,9 +149,10 @@ def fates(runs: Sequence[str], folder: Folder) -> list[str]:
             if record.get("collapsed"):
                 listed.append(f"**Collapsed**: {name}: {record.get('collapse')}. Its last finite weights are judged.")
             if dropped := record.get("dropped_groups"):
-                rl = record["config"]["rl"]
-                of = f"{dropped} of {rl['rollouts'] * rl['prompts_per_rollout']} groups left out"
-                listed.append(f"**Incomplete**: {name}: {of}: the reward failed.")
+                with reading(f"{name}: its configuration", "the settings of a reinforced run"):
+                    rl = record["config"]["rl"]
+                    of = f"{dropped} of {rl['rollouts'] * rl['prompts_per_rollout']} groups left out"
+                    listed.append(f"**Incomplete**: {name}: {of}: the reward failed.")
             if record.get("not_trained"):
                 listed.append(f"**Not trained**: {name}: {record['not_trained']}.")
     if any(published):
