@@ -156,11 +156,10 @@ class Endpoint:
                 raise RewardFailed(f"{result}; nothing more is asked after {REFUSALS} such refusals in a row")
             return result
 
-        limits, headers = httpx2.Limits(max_connections=self.concurrency), {"Content-Type": "application/json"}
-        headers |= {"Accept-Encoding": "identity"}  # so that the bound on a reply is one
+        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}  # so a reply's bound is one
         headers |= {"Authorization": f"Bearer {self._key}"} if self._key else {}
         with reading(f"{self.name}: proxies and certificates of the environment", "some that can be used"):
-            client = httpx2.AsyncClient(headers=headers, limits=limits, timeout=None)
+            client = httpx2.AsyncClient(headers=headers, limits=httpx2.Limits(), timeout=None)  # the gate is one
         async with client:
             return list(await asyncio.gather(*(answer(*item) for item in items)))
 
