@@ -46,7 +46,7 @@ Results = dict[int, dict | UserError]
 
 def batches(
     found: Pictures, batch: int, results: Results, check: Callable[[Picture], None], done: Mapping[str, dict],
-    miniatures: dict[int, np.ndarray],
+    miniatures: dict[int, np.ndarray] | np.ndarray,
 ) -> Iterator[Batch]:  # fmt: skip
     """The images to judge, opened, ``batch`` of one size at once. What ``check`` refuses or cannot be opened goes into
     ``results``, and so do rows that are ``done``, by key. ``miniatures`` get one of every image, by place."""
@@ -113,7 +113,8 @@ def run(found: Pictures, judge: Judge, benchmark: str, out: Path, batch: int) ->
     header = {"benchmark": benchmark, "version": judge.version}
     header |= {"mode": found.protocol["mode"], "guidance": found.protocol["guidance_name"]}
     results: Results = {}
-    miniatures: dict[int, np.ndarray] = {}
+    # one array: as many small ones keep the large buffers apart in which Pillow makes them
+    miniatures = np.zeros((len(found.pictures), *pixel_statistics.SHAPE), dtype=np.uint8)
     kept = {name: _judged(out / name, header) for name in (ROWS, PART)}
     for name in (SUMMARY, FAILED):
         (out / name).unlink(missing_ok=True)

@@ -15,6 +15,7 @@ EDGE = 0.1  # difference of brightness between neighbours
 DARK = 0.2  # brightness
 LEVELS = 8  # of each channel, whose entropy is taken
 MINIATURE = 16  # pixels a side, by which pictures are compared
+SHAPE = (MINIATURE, MINIATURE, 3)
 LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue
 
 

@@ -1,8 +1,10 @@
 """Verbs for what is there: a model, runs, images that are judged, the machine."""
 
+import ctypes
 import json
 import math
 import os
+from contextlib import suppress
 from inspect import Signature, signature
 from pathlib import Path
 from types import SimpleNamespace
@@ -144,9 +146,12 @@ judging = "Judge real images by a benchmark, e.g. unigrpo judge geneval --images
 app.add_typer(typer.Typer(), cls=Benchmarks, no_args_is_help=True, name="judge", help=judging, rich_help_panel=JUDGE)
 
 
-def _share_cores() -> None:
-    """torch's threads sleep between two small operations, so that others read pictures meanwhile; before its import."""
+def _prepare() -> None:
+    """Before torch is imported: its threads sleep between two small operations, so that others read pictures; arrays of
+    8 MB and more go back to the system, which glibc would keep with holes between them."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    with suppress(AttributeError):  # no glibc
+        ctypes.CDLL(None).mallopt(-3, 2**23)  # M_MMAP_THRESHOLD
 
 
 def _command(benchmark: str):
@@ -161,7 +166,7 @@ def _command(benchmark: str):
         batch: Annotated[int, typer.Option(min=1, help="Images judged at once.")] = 8,
         **options,
     ) -> None:
-        _share_cores()
+        _prepare()
         from evals import images as evaluation
 
         raise typer.Exit(1 if evaluation.judge_images(benchmark, images, out, batch, options) else 0)
@@ -231,7 +236,7 @@ def cross(
     batch: Annotated[int, typer.Option(min=1, help="Images scored at once.")] = 32,
 ) -> None:
     """Score the images of several runs by several rewards, so that hacking one shows on the others."""
-    _share_cores()
+    _prepare()
     from evals.cross import compare
 
     raise typer.Exit(1 if compare(out, sources, reward, batch) else 0)
