@@ -62,7 +62,7 @@ def parse(row: Mapping, where: str) -> Exam:
     if not _are_texts(skills, len(points)):
         raise UserError(f"{where}: 'skills' must be {len(points)} texts, one a question, found {skills!r}")
     atoms = row.get("atom_count", len(points))
-    if not isinstance(atoms, int) or atoms < 1:
+    if type(atoms) is not int or atoms < 1:
         raise UserError(f"{where}: 'atom_count' must be a whole number above 0, found {atoms!r}")
     questions, answers = zip(*points, strict=True)
     return Exam(prompt, questions, answers, tuple(skills), atoms)

@@ -18,7 +18,7 @@ from torch.nn.functional import normalize
 
 from rewards._support.pixels import clip_input
 from unigrpo.core import weights
-from unigrpo.core.errors import UserError
+from unigrpo.core.errors import UserError, reading
 from unigrpo.core.tensor_files import load_weights, read_tensors
 from unigrpo.judges.reward import Score
 
@@ -56,10 +56,8 @@ def read_published(reward: str, path: Path) -> dict[str, Tensor]:
     a training checkpoint its ``state_dict``. Raises UserError where it holds none."""
     if path.suffix == ".safetensors":
         return read_tensors(path)
-    try:
+    with reading(f"reward {reward}: {path}", "a file of tensors"):
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and torch raise other kinds
-        raise UserError(f"reward {reward}: {path}: not a file of tensors ({weights.sentence(error)})") from None
     tensors = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(tensors, dict) or not tensors or not all(isinstance(v, Tensor) for v in tensors.values()):
         raise UserError(f"reward {reward}: {path}: expected tensors by name, or them as 'state_dict'")

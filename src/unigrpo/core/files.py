@@ -25,11 +25,11 @@ ENTRIES = 10**6  # in its lists and mappings
 
 
 @contextmanager
-def accessing(path: str | Path, way: Literal["read", "written", "made"]) -> Iterator[None]:
+def accessing(path: str | Path, way: Literal["written", "made"]) -> Iterator[None]:
     """What the system refuses inside the block is a UserError: ``path`` cannot be accessed in that way."""
     try:
         yield
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise UserError(f"{path}: cannot be {way} ({error})") from error
 
 

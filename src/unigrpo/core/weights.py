@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unigrpo.core.errors import UserError
-from unigrpo.core.files import accessing
+from unigrpo.core.files import opened
 
 if TYPE_CHECKING:
     import torch
@@ -168,7 +168,7 @@ def digest(path: Path) -> str:
     """12 hexadecimal digits of the sha256 of a folder's weights, file after file: the same wherever they lie."""
     content = hashlib.sha256()
     for file in files(path):
-        with accessing(file, "read"), file.open("rb") as stream:
+        with opened(file) as stream:
             hashlib.file_digest(stream, lambda: content)
     return content.hexdigest()[:12]
 

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from unigrpo.core.errors import UserError, error_prefix
+from unigrpo.core.errors import UserError, error_prefix, reading
 from unigrpo.core.files import read_json, write_json
 from unigrpo.core.settings import from_dict, require, to_dict
 from unigrpo.core.tensor_files import check_weights, load_weights, read_tensors, shapes_only, write_tensors
@@ -312,10 +312,8 @@ def load(folder: Path, device: torch.device | str, expected: ModelConfig | None)
 def _load_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerFast:
     path = folder / "tokenizer.json"
     read_json(path, "model", "added_tokens")
-    try:
+    with reading(path, "a saved fast tokenizer"):
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # the tokenizers library raises nothing narrower
-        raise UserError(f"{path}: expected a saved fast tokenizer ({error})") from None
     for name in ("is_local", "local_files_only"):  # how it was read: nothing to save again
         tokenizer.init_kwargs.pop(name, None)
     if len(tokenizer) > vocab_size:

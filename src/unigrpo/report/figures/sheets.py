@@ -7,7 +7,7 @@ from __future__ import annotations
 import textwrap
 from pathlib import Path
 
-from unigrpo.core import errors, records
+from unigrpo.core import errors, files, records
 from unigrpo.core.lazy import lazy
 from unigrpo.report.data import logs, phrases, results
 from unigrpo.report.pages import drawing
@@ -23,10 +23,8 @@ TAGS = ("single_object", "counting", "position", "color_attr", "compound", "comp
 
 def tiles(path: Path, places: list[int]) -> list[np.ndarray]:
     """The images (side, side, 3) at these places of a sheet. Raises UserError where it cannot be read."""
-    try:
-        page = np.asarray(Image.open(path).convert("RGB"))
-    except OSError as error:
-        raise errors.UserError(f"{path}: cannot be read as a picture ({error})") from None
+    with files.opened(path) as file, errors.reading(path, "a sheet of pictures"):
+        page = np.asarray(Image.open(file).convert("RGB"))
     side = page.shape[1] // records.SHEET_COLUMNS
     corners = [(side * (place // records.SHEET_COLUMNS), side * (place % records.SHEET_COLUMNS)) for place in places]
     return [page[y : y + side, x : x + side] for y, x in corners]

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import Qwen2Tokenizer
 
 from unigrpo.core import weights
-from unigrpo.core.errors import UserError
+from unigrpo.core.errors import UserError, reading
 from unigrpo.core.files import read_json
 from unigrpo.core.settings import from_dict, require
 from unigrpo.core.tensor_files import open_tensors
@@ -184,10 +184,8 @@ def read_tokenizer(folder: Path, vocab_size: int) -> tuple[Qwen2Tokenizer, dict[
     MoTConfig. Raises UserError."""
     if not (folder / "tokenizer.json").exists() and not (folder / "vocab.json").exists():
         raise UserError(f"{folder}: no tokenizer, expected tokenizer.json, or vocab.json and merges.txt")
-    try:
+    with reading(folder, "a Qwen2 tokenizer"):
         tokenizer = Qwen2Tokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # the tokenizers library raises nothing narrower
-        raise UserError(f"{folder}: expected a Qwen2 tokenizer ({error})") from None
     for name in ("is_local", "local_files_only"):  # how it was read: nothing to save again
         tokenizer.init_kwargs.pop(name, None)
     known = tokenizer.get_vocab()
