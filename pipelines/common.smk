@@ -350,12 +350,6 @@ def records(wildcards):
     return files(named(wildcards), record) if record else []
 
 
-def shared_mode(wildcards):
-    """With thinking where both runs are evaluated so, else without."""
-    both = all("think" in STUDY.modes(run) for run in (wildcards.a, wildcards.b))
-    return "--thinking" if both else "--no-thinking"
-
-
 def claimed(wildcards=None):
     """The runs whose records claims read beside the scores: those made by default, and of the others that a claim names
     those that are asked for or there already."""

@@ -102,7 +102,7 @@ use rule collect as compare with:
     log:
         **logs("compare.{a}.vs.{b}"),
     params:
-        call=lambda wildcards: f"compare {wildcards.a} {wildcards.b} --scale {SCALE} {shared_mode(wildcards)}",
+        call="compare {a} {b} --scale {scale}",
         made=made(shown),
 
 

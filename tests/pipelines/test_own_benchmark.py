@@ -85,6 +85,7 @@ def made(project):
         "results/smoke/tables/own.csv",
         "results/smoke/compare/base.vs.sft.md",
         "results/smoke/tables/outside.md",
+        "results/smoke/compare/sft.vs.theirs.md",
     )
     copies.run(project, "snakemake", "--cores", "2", *targets, *SCALE, "--allowed-rules", *STEPS)
     copies.run(project, "unigrpo", "gallery", "--scale", "smoke")
@@ -140,8 +141,10 @@ def test_images_made_elsewhere_are_a_row_like_that_of_a_trained_run(made):
     assert theirs["n"] == table.loc["sft", "n"] and theirs["label"] == "Their method"
     text = (made / "tables/outside.md").read_text()
     assert "**Made elsewhere**: Their method, seed 0: " in text and "GenEval: " not in theirs["label"]
-    page = (made / "gallery/index.html").read_text()
-    assert "Their method" in page
+    assert (
+        theirs.isna()["collapsed"] and "GenEval" in pd.read_csv(made / "compare/sft.vs.theirs.csv")["metric"].tolist()
+    )
+    assert "Their method" in (made / "gallery/index.html").read_text()
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -118,3 +120,10 @@ def test_what_cannot_be_compared_is_refused(study, tmp_path, options, message):
     with pytest.raises(UserError, match=message):
         run(study, tmp_path, *options)
     assert not list(tmp_path.iterdir())
+
+
+def test_runs_are_compared_as_both_are_evaluated_else_each_as_it_is():
+    scored = {("a", "yes"), ("a", "no"), ("b", "no"), ("c", "yes")}
+    scores = SimpleNamespace(has=lambda row: (row.run, row.thinking) in scored)
+    for pair, thinking in ((("a", "b"), ["no", "no"]), (("a", "c"), ["yes", "yes"]), (("b", "c"), ["no", "yes"])):
+        assert [row.thinking for row in compare.rows_of(*pair, ["yes", "no"], "tuned", scores)] == thinking

@@ -114,7 +114,10 @@ def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="Run.")],
     b: Annotated[str, typer.Argument(metavar="B", help="Run to compare it with.")],
     scale: Scale = "cpu",
-    thinking: Annotated[bool, typer.Option(help="Whether the images were made with a trace first.")] = True,
+    thinking: Annotated[
+        bool | None,
+        typer.Option(help="Whether traces came first (default: as both are evaluated, else as each is)."),
+    ] = None,
     guidance: Guidance = "tuned",
     scores: Scores = None,
     results: Results = None,
@@ -123,7 +126,8 @@ def compare(
 ) -> None:
     """Compare two runs: paired differences, cost, curves, and images on which they differ."""
     sources = _sources(scale, results, scores, paper)
-    rows = (data.results.Row(run, "yes" if thinking else "no", guidance) for run in (a, b))
+    modes = ["yes", "no"] if thinking is None else ["yes" if thinking else "no"]
+    rows = pages.compare.rows_of(a, b, modes, guidance, sources.scores)
     pages.compare.write(*rows, sources, out or sources.folder.root / "compare")
 
 

@@ -335,7 +335,7 @@ class Sources:
     def cost(self, run: str) -> Line:
         """Training cost and number of collapsed seeds, from run.json; None without one. Of the seeds that were trained:
         mean model evaluations, median images and seconds."""
-        records = self.folder.records(run)
+        records = [record for record in self.folder.records(run) if "outside" not in record]
         trained = [r for r in records if not r.get("not_trained")]
         middles = {"model_evaluations": mean, "images": median, "wall_seconds": median}
         given = {key: [r[key] for r in trained if r.get(key) is not None] for key in middles}

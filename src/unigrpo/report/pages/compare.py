@@ -13,7 +13,7 @@ from unigrpo.core.files import write_text
 from unigrpo.core.seeding import numpy_generator
 from unigrpo.report.data import lines as cells
 from unigrpo.report.data import logs, phrases, samples, stats
-from unigrpo.report.data.results import Line, Row, Sources
+from unigrpo.report.data.results import Line, Row, Scores, Sources
 from unigrpo.report.pages import drawing, page
 
 PAIRS = 3  # of images, where A alone is right and where B alone is
@@ -29,6 +29,14 @@ def compared(sources: Sources) -> list[tuple[str, str, str, str | None]]:
         for tag in tags if len(tags) > 1 else ():
             lines.append((f"{benchmark.label}, {tag.replace('_', ' ')}", name, benchmark.metrics[0], tag))
     return lines
+
+
+def rows_of(a: str, b: str, modes: Sequence[str], guidance: str, scores: Scores) -> list[Row]:
+    """Both runs with the first of the ``modes`` of thinking in which both are scored, else each with its own first."""
+    rows = {mode: [Row(run, mode, guidance) for run in (a, b)] for mode in modes}
+    if shared := next((pair for pair in rows.values() if all(map(scores.has, pair))), None):
+        return shared
+    return [next(filter(scores.has, each), each[0]) for each in zip(*rows.values(), strict=True)]
 
 
 def compare(a: Row, b: Row, sources: Sources) -> list[Line]:
