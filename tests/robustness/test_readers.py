@@ -76,7 +76,7 @@ def shown(folder):
 
 def recorded(folder):
     found = results.Folder(folder / "cpu")
-    logs.fate("a", found), logs.fallen("a", found), found.label("a"), found.published("a"), phrases.fates(["a"], found)
+    logs.fate("a", found), logs.fallen("a", found), found.label("a"), phrases.fates(["a"], found)
     phrases.scale_of(["a"], found)
     if found.config("a").get("stage") == "rl":
         logs.anchor(found.config("a"))
