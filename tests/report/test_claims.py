@@ -8,9 +8,8 @@ import pytest
 
 from tests._support.study import flat_course, sources_of, write_jsonl, write_study, write_validations
 from unigrpo.core.errors import UserError
-from unigrpo.report.claims import findings, outcomes
-from unigrpo.report.claims.findings import ARTEFACT_MARGIN, FAILS, HOLDS, MARGIN, NO, OPEN, UNDECIDED, YES
-from unigrpo.report.claims.outcomes import CHECKS
+from unigrpo.report.claims import outcomes
+from unigrpo.report.claims.outcomes import ARTEFACT_MARGIN, CHECKS, FAILS, HOLDS, MARGIN, NO, OPEN, UNDECIDED, YES
 from unigrpo.report.data.stats import Estimate
 from unigrpo.study.catalogue import READS, load_catalogue
 
@@ -111,7 +110,7 @@ def without(study, tmp_path, run):
     ],
 )
 def test_a_comparison_is_answered_by_its_interval_and_the_margin(mean, lo, hi, said):
-    assert findings.answer(Estimate(mean, lo, hi, 3, 100)) == said
+    assert outcomes.answer(Estimate(mean, lo, hi, 3, 100)) == said
 
 
 @pytest.mark.parametrize(
@@ -124,8 +123,8 @@ def test_a_comparison_is_answered_by_its_interval_and_the_margin(mean, lo, hi, s
     ],
 )
 def test_a_claim_needs_every_comparison_and_one_that_denies_needs_one(answers, all_needed, denied):
-    assert findings.every_one(answers) == all_needed
-    assert findings.not_every_one(answers) == denied
+    assert outcomes.every_one(answers) == all_needed
+    assert outcomes.not_every_one(answers) == denied
 
 
 @pytest.mark.parametrize(
@@ -139,19 +138,19 @@ def test_a_claim_needs_every_comparison_and_one_that_denies_needs_one(answers, a
     ],
 )
 def test_where_no_gain_is_claimed_nothing_that_matters_may_be_lost(lo, hi, said):
-    assert findings.not_worse(Estimate((lo + hi) / 2, lo, hi, 3, 100)) == said
+    assert outcomes.not_worse(Estimate((lo + hi) / 2, lo, hi, 3, 100)) == said
 
 
 def test_an_artefact_has_a_margin_of_its_own():
     small = Estimate(0.006, 0.001, 0.011, 3, 100)
-    assert (findings.answer(small), findings.answer(small, ARTEFACT_MARGIN)) == (NO, YES)
+    assert (outcomes.answer(small), outcomes.answer(small, ARTEFACT_MARGIN)) == (NO, YES)
 
 
 @pytest.mark.parametrize(
     ("answers", "verdict"), [([NO, YES], HOLDS), ([NO, NO], FAILS), ([NO, UNDECIDED], OPEN), ([UNDECIDED], OPEN)]
 )
 def test_one_yes_is_enough_where_the_claim_says_so(answers, verdict):
-    assert findings.any_one(answers) == verdict
+    assert outcomes.any_one(answers) == verdict
 
 
 def test_the_rule_is_the_one_chosen_beforehand(entries):
@@ -159,8 +158,8 @@ def test_the_rule_is_the_one_chosen_beforehand(entries):
     assert list(entries) == [f"C{number}" for number in range(1, 13)]
     assert [name for name, entry in entries.items() if entry.get("designed")] == ["C3", "C12"]
     verdict_of = {name: CHECKS[entry["check"]][1] for name, entry in entries.items()}
-    odd = {"C8": findings.any_one, "C10": findings.not_every_one}
-    assert verdict_of == {name: odd.get(name, findings.every_one) for name in entries}
+    odd = {"C8": outcomes.any_one, "C10": outcomes.not_every_one}
+    assert verdict_of == {name: odd.get(name, outcomes.every_one) for name in entries}
 
 
 # --------------------------------------------------------------------------------------- outcomes
@@ -232,10 +231,10 @@ def test_one_prompt_decides_nothing(study, tmp_path, outcome):
     frame = pd.read_csv(study / "scores.csv")
     frame[frame["prompt_id"] == "compound/000"].to_csv(tmp_path / "scores.csv", index=False)
     sources = sources_of(study, tmp_path / "scores.csv").of({"benchmarks": ["ta"]})
-    (found,) = findings.differences([(("unigrpo", "yes"), ("base", "no"))], sources)
+    (found,) = outcomes.differences([(("unigrpo", "yes"), ("base", "no"))], sources)
     assert (found.answer, found.lo, found.hi, found.prompts) == (UNDECIDED, None, None, 1)
     assert found.shown.endswith(" (one prompt)") and found.shown[0] in "+-"
-    found = findings.finding("x", Estimate(0.5, None, None, 3, 1), said=findings.not_worse)
+    found = outcomes.finding("x", Estimate(0.5, None, None, 3, 1), said=outcomes.not_worse)
     assert (found.answer, found.n) == (UNDECIDED, 3)
 
 
@@ -243,13 +242,13 @@ def test_images_of_one_seed_beside_three_trainings_are_one_replicate(study, tmp_
     """Base, from which all start, is not; images that another program made are."""
     sources = sources_of(study, study / "scores.csv").of({"benchmarks": ["ta"]})
     pair = [(("unigrpo", "yes"), ("base", "no"))]
-    (found,) = findings.differences(pair, sources)
+    (found,) = outcomes.differences(pair, sources)
     assert (found.seeds, found.one_replicate) == (2, False)
     (path,) = (study / "runs/base").glob("seed0/config.json")
     text = path.read_text()
     try:
         path.write_text(text.replace('"stage": "base"', '"stage": "outside"'))
-        assert findings.differences(pair, sources)[0].one_replicate
+        assert outcomes.differences(pair, sources)[0].one_replicate
     finally:
         path.write_text(text)
 

@@ -9,7 +9,7 @@ import pytest
 
 from evals import cross
 from tests._support.study import sources_of, write_study
-from unigrpo.report.claims import findings
+from unigrpo.report.claims import outcomes
 from unigrpo.report.data import lines, results, stats
 from unigrpo.report.data.results import Folder, Row
 from unigrpo.report.pages import compare, page
@@ -71,7 +71,7 @@ def test_columns_format_their_own_digits_everywhere(sources, tmp_path):
     for metric, digits in wanted.items():
         (line,) = [line for line in table if line.startswith(f"| TA, {metric} ")]
         assert [decimals(cell) for cell in line.split("|")[2:6]] == [{digits}] * 4
-    assert findings.finding("x", sources.gap(a, b, "ta", "aesthetic"), form=forms["aesthetic"]).shown.count(".") == 0
+    assert outcomes.finding("x", sources.gap(a, b, "ta", "aesthetic"), form=forms["aesthetic"]).shown.count(".") == 0
 
 
 def test_the_cross_table_formats_its_own_digits():
