@@ -36,13 +36,10 @@ class Painting:
     image: Image.Image
 
     def judge(self, reward: str | None = None, **options) -> dict[str, float]:
-        """What a reward says of the painting.
-
-        Without a name, the verdict of the synthetic world: ``gold`` and ``soft`` in [0, 1], ``strict`` and ``official``
-        (GenEval's) 0 or 1, ``artefact``, the share of the area that is no object, and ``trace_correct`` where there is
-        a trace. With the name of a file in ``rewards/``, that reward, built with ``options`` (``path`` of a learned
-        one). Raises UserError for a prompt that states nothing, and an unknown reward.
-        """
+        """The verdict of the synthetic world: ``gold`` and ``soft`` in [0, 1], ``strict`` and ``official`` (GenEval's)
+        0 or 1, ``artefact``, the share of the area that is no object, and ``trace_correct`` where there is a trace.
+        With the name of a file in ``rewards/``, what that reward says, built with ``options`` (``path`` of a learned
+        one). Raises UserError for a prompt that states nothing, and an unknown reward."""
         pixels = np.asarray(self.image)[None]  # (1, H, W, 3) uint8
         if reward is None:
             if not self.prompt.meta.get("include"):

@@ -82,8 +82,7 @@ def compare(a: dict, b: dict, everything: bool = False) -> list[tuple[str, str, 
 
 
 def side_by_side(run_a: Path, run_b: Path, everything: bool = False) -> list[str]:
-    """Lines for people: what differs between two runs' folders, or all with ``everything``. Raises UserError where one
-    is no run."""
+    """Lines for people: what differs between two runs, or all with ``everything``. Raises UserError for no run."""
     folders = (run_a, run_b)
     (_, a), (_, b) = map(provenance.needed_configuration, folders)
     records = map(provenance.read_record, folders)

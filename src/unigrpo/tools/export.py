@@ -124,12 +124,10 @@ def _put_weights(folder: Path, out: Path, cfg: RunConfig, at: str) -> None:
         raise UserError(f"--at {at}: expected an update whose weights were kept (rl.keep_weights): {there}")
     if cfg.rl.lora_rank and not cfg.backbone_facts.adapters_only:
         wanted = record.get("inputs", {}).get("parent")
-        seeds = (folder.parents[1] / cfg.init).glob("seed*")
-        parents = [each for each in seeds if digest(provenance.weights_file(each)) == wanted]
+        seeds = folder.parents[1] / cfg.init
+        parents = [each for each in seeds.glob("seed*") if digest(provenance.weights_file(each)) == wanted]
         if not parents:
-            raise UserError(
-                f"{folder.parents[1] / cfg.init}: expected the parent that the adapters in {path} belong to"
-            )
+            raise UserError(f"{seeds}: expected the parent that the adapters in {path} belong to")
         model = checkpoint.load_model(parents[0], "cpu", cfg.model)
         lora.inject(model, cfg.rl.lora_rank, cfg.rl.train, cfg.seed)
         tensor_files.load_weights(lora.trained(model), tensor_files.read_tensors(path), path)

@@ -18,6 +18,8 @@ from unigrpo.study.config import RLConfig, RunConfig
 from unigrpo.world.prompts import prompt_set
 
 Score = Callable[[torch.Tensor, Sequence[Prompt]], torch.Tensor]  # images (B, 3, H, W), prompts -> (B,)
+Judges = dict[str, Score]
+Shares = dict[str, dict[str, float]]  # judge -> its ``trace_share``
 SEED = 2  # of the draws: neither training's nor validation's
 PROMPTS = 12  # painted together
 RESAMPLES = 2000
@@ -52,9 +54,7 @@ def paint_each(
     return rollout.roll_out(model, rollout.Draw(prompts, rl, max_tokens, SEED, index)).image.images
 
 
-def measure(
-    model: UnifiedModel, rl: RLConfig, max_tokens: int, images: int, judges: dict[str, Score]
-) -> dict[str, dict[str, float]]:
+def measure(model: UnifiedModel, rl: RLConfig, max_tokens: int, images: int, judges: Judges) -> Shares:
     """``trace_share`` of every judge on the validation prompts."""
     prompts, scored = prompt_set("val"), {name: [] for name in judges}
     for index, start in enumerate(range(0, len(prompts), PROMPTS)):
@@ -68,11 +68,8 @@ def measure(
     return {name: trace_share(np.concatenate(parts), draws[name]) for name, parts in scored.items()}
 
 
-def split(
-    model: UnifiedModel, cfg: RunConfig, judges: dict[str, Score], traces: int, images: int
-) -> dict[str, dict[str, dict[str, float]]]:
-    """``measure`` with ``traces`` per prompt and ``images`` per trace, both where a group shares its initial noise and
-    where every episode has other noise; ``cfg`` says how the model rolls out."""
+def split(model: UnifiedModel, cfg: RunConfig, judges: Judges, traces: int, images: int) -> dict[str, Shares]:
+    """``measure`` with ``traces`` and ``images``, where a group shares its initial noise and where each has its own."""
     rl = replace(cfg.rl, thinking=True, group_size=traces)
     return {
         name: measure(model, replace(rl, same_noise=same), cfg.sampling.max_trace_tokens, images, judges)

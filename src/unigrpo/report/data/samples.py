@@ -72,11 +72,10 @@ def _first_samples(path: Path, name: str, benchmark: Benchmark, verdicts: Mappin
     content = sample_folder.read(path)
     for number, row in enumerate(content.rows):
         if row["sample"] == 0:
-            shown = (benchmark.judge, row["meta"], content.images[number])
-            fields = (row["prompt_id"], row["prompt"], row["tag"], name, *shown)
+            what = (row["prompt_id"], row["prompt"], row["tag"], name, benchmark.judge, row["meta"])
             reason, scores = verdicts.get((name, row["prompt_id"]), ("", {}))
             correct = scores.get(benchmark.metrics[0]) == 1 if scores and benchmark.verdict else None
-            yield Sample(*fields, row.get("trace"), correct, reason, scores)
+            yield Sample(*what, content.images[number], row.get("trace"), correct, reason, scores)
 
 
 def _verdicts(path: Path, mode: str, guidance: str) -> dict[Key, tuple[str, dict[str, float]]]:

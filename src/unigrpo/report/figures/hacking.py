@@ -37,8 +37,7 @@ def draw(spec: dict, sources: results.Sources) -> drawing.Drawn:
                 drawing.say_missing(axis)
             continue
         moved = drifts(found, folder)
-        levels = {metric: (found.means[metric], found.spread[metric] or 1.0) for metric in LOOKS}
-        gained = {metric: (mean - mean[:, :1]) / spread for metric, (mean, spread) in levels.items()}
+        gained = {m: (found.means[m] - found.means[m][:, :1]) / (found.spread[m] or 1.0) for m in LOOKS}
         _draw_run(line, found, moved, gained)
         rows += [
             (run, seed, update, moved[k, u], metric, each[k, u])

@@ -1,10 +1,8 @@
 """A static gallery: the first sample of every prompt, from the same noise in every run, with trace, verdict and scores.
 
 Its runs are the catalogue's, in its order. Pictures are called by position, <run>/<prompt>.png, so that no two ids can
-share one. The page shows PAGE prompts at a time and keeps its filters in its address.
-
-One page, index.html (its template is gallery.html), and small PNG files; it opens from disk, without a server or a
-network. The same page with its images inside is one file to pass on, and what the workflow's report holds.
+share one. The page shows PAGE prompts at a time and keeps its filters in its address. It opens from disk, without a
+server or a network; with its images inside it is one file to pass on, and what the workflow's report holds.
 """
 
 import base64
