@@ -27,11 +27,12 @@ Chosen = Sequence[tuple[Prompt, int, Picture]]
 
 
 def take(study: resolve.Study, run: str, seed: int, path: Path, out: Path) -> list[str]:
-    """Write the images at ``path`` as the sets of ``run`` at ``seed`` below ``out``, and run.json beside it; returns a
-    line about each. Raises
-    UserError for an image that cannot be read or differs in size, and for prompts without images, unless the run's line
-    says that it is partial."""
+    """Write the images at ``path`` as the sets of ``run`` at ``seed`` below ``out``, in place of those there, and
+    run.json beside it; returns a line about each. Raises UserError for an image that cannot be read or differs in size,
+    and for prompts without images, unless the run's line says that it is partial."""
     line, about, digests = study.catalogue["runs"][run], [], {}
+    for old in out.glob("*/manifest.jsonl"):
+        shutil.rmtree(old.parent)
     found, pictures = read(path), defaultdict(list)
     if found.broken:
         raise UserError(f"{path}: {found.broken[0][0]}: {found.broken[0][1]}")
@@ -51,7 +52,8 @@ def take(study: resolve.Study, run: str, seed: int, path: Path, out: Path) -> li
             folder = f"{name}.{resolve.MODES[line['thinking']]}.tuned"
             side = study.resolve(BASE).model.image_size if entry.verdict else None
             part = about[-1].removeprefix(f"{name}: ") if lacking else ""
-            _write(out / folder, chosen, side, _protocol(name, entry, pool, folder, path) | {"part": part})
+            lossy = _write(out / folder, chosen, side, _protocol(name, entry, pool, folder, path) | {"part": part})
+            about[-1] += f", {lossy} of them from lossy files" * bool(lossy)
             digests[folder] = standing.content(out / folder)
     if not digests:
         raise UserError(f"{path}: has no image of a prompt of ours; `unigrpo prompts world` writes them")
@@ -72,13 +74,19 @@ def wanted(study: resolve.Study) -> list[dict]:
     return list(rows.values())
 
 
+def size_wanted(study: resolve.Study) -> str:
+    """A line about the size that images must have."""
+    side = study.resolve(BASE).model.image_size
+    return f"scale {study.scale_name}: {side} x {side} pixels, where the world judges; elsewhere any one size"
+
+
 def hand_out(rows: Sequence[Mapping], out: Path) -> str:
     """Write metadata in GenEval's layout, for another program to fill; returns a line about it."""
     with new_folder(out) as temporary:
         for number, row in enumerate(rows):
             write_text(temporary / f"{number:05d}" / "metadata.jsonl", json.dumps(row) + "\n")
             (temporary / f"{number:05d}" / "samples").mkdir()
-    return f"{out}: {len(rows)} folders; paint the prompt in metadata.jsonl as samples/0000.png and so on"
+    return f"{out}: {len(rows)} folders; paint the prompt in metadata.jsonl as samples/0000.png and so on, without loss"
 
 
 def _protocol(name: str, entry: Benchmark, pool: Sequence[Prompt], folder: str, path: Path) -> dict:
@@ -87,11 +95,9 @@ def _protocol(name: str, entry: Benchmark, pool: Sequence[Prompt], folder: str, 
     return about | {"mode": mode, "guidance_name": guidance, "outside": str(path)}
 
 
-def _write(folder: Path, chosen: Chosen, side: int | None, protocol: Mapping) -> None:
-    """A set of images, as files. The manifest comes last: a folder with one is complete."""
-    shutil.rmtree(folder, ignore_errors=True)
-    wanted = None if side is None else (side, side)
-    rows = []
+def _write(folder: Path, chosen: Chosen, side: int | None, protocol: Mapping) -> int:
+    """Write a set of images, as files; returns how many were stored with loss."""
+    wanted, rows, lossy = None if side is None else (side, side), [], 0
     with new_folder(folder) as temporary:
         for number, (prompt, sample, picture) in enumerate(chosen):
             image, name = picture.open(), f"{number:05d}.png"
@@ -101,8 +107,10 @@ def _write(folder: Path, chosen: Chosen, side: int | None, protocol: Mapping) ->
                 raise UserError(
                     f"{picture.name}: expected {sizes[0]}, as the others or the world has, found {sizes[1]}"
                 )
+            lossy += "lossy" in image.info
             image.save(temporary / name, compress_level=1)
             row = {"image": name, "prompt_id": prompt.id, "prompt": prompt.text, "tag": prompt.tag, "meta": prompt.meta}
             rows.append(row | {"sample": sample, "given_as": picture.name, "trace": picture.trace})
         write_json(temporary / "protocol.json", protocol)
         write_text(temporary / "manifest.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    return lossy

@@ -97,3 +97,14 @@ def test_prompts_of_two_benchmarks_are_written_once(tmp_path):
     unigrpo(f"prompts world --scale smoke --out {tmp_path / 'w'}")
     folders = sorted((tmp_path / "w").iterdir())
     assert [json.loads((f / "metadata.jsonl").read_text()) for f in folders] == rows
+
+
+def test_lossy_files_are_said_and_older_sets_go(study, side, tmp_path):
+    texts = prompts_of(study)
+    stale = tmp_path / "samples/other.direct.tuned"
+    stale.mkdir(parents=True)
+    (stale / "manifest.jsonl").write_text("{}\n")
+    paint(tmp_path / "in", texts, side, suffix="jpg")
+    (line,) = taken(study, tmp_path / "in", tmp_path)
+    assert line.endswith(f"{2 * len(texts)} of {2 * len(texts)} images, {2 * len(texts)} of them from lossy files")
+    assert not stale.exists()

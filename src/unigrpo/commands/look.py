@@ -213,6 +213,8 @@ def prompts(
     if out is None:
         return print("\n".join(map(json.dumps, rows)))
     print(outside.hand_out(list(rows), out))
+    if benchmark == "world":
+        print(outside.size_wanted(study.resolve.chosen_study(scale)))
 
 
 @app.command(rich_help_panel=JUDGE)
