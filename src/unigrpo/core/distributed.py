@@ -100,8 +100,7 @@ def like(local: Tensor, full: Tensor) -> Tensor:
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace gradients by their means over processes. One that no process has stays absent, as with one process.
-    Those of split parameters are means already."""
+    """Replace gradients, but those of split parameters, by means over processes. One that nobody has stays absent."""
     parameters = [p for p in parameters if not is_split(p)]
     if count() == 1 or not parameters:
         return

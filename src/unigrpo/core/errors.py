@@ -50,8 +50,7 @@ def reading(where: object, expected: str) -> Iterator[None]:
 
 def in_one_line(main: Callable[[], None]) -> None:
     """Call ``main``; bad input, or what the system refuses (a read-only folder, a full disk), ends the process with its
-    message alone on stderr and exit code 2, and after ``--debug`` with its causes. Other errors keep their
-    traceback."""
+    message on stderr and exit code 2, and after ``--debug`` with its causes. Other errors keep their traceback."""
     try:
         main()
     except (UserError, OSError) as error:

@@ -106,8 +106,7 @@ def csv_rows(text: str, path: str | Path) -> Iterator[tuple[str, list[str]]]:
 
 def parse_json(text: str, path: object, first: int = 1, halves: bool = False) -> dict:
     """The JSON object in ``text``, which stands in ``path`` from line ``first`` on. Raises UserError for anything else,
-    also for a key that is given twice, a number that is not finite, half a character, and more than DEEPEST levels of
-    nesting."""
+    a key that is given twice, a number that is not finite, half a character, and more than DEEPEST levels."""
     where = f"{path}, line {first}"
     with reading(where, "a JSON object"):
         try:
@@ -271,8 +270,7 @@ def at_work(path: Path) -> Iterator[None]:
 
 
 def workers(folder: Path) -> list[tuple[str, int]]:
-    """(name, process id) of the living processes that are ``at_work`` on a path in ``folder``. Removes the lock files
-    of killed ones."""
+    """(name, process id) of the processes ``at_work`` on a path in ``folder``. Removes locks of killed ones."""
     found = []
     for path in sorted(folder.glob("*.lock")):
         with suppress(FileNotFoundError), path.open() as file:

@@ -153,8 +153,7 @@ def flat(settings: dict, prefix: str = "") -> dict:
 
 
 def replace(settings: Kind, **changes: Any) -> Kind:
-    """The settings with some changed, all checked again, by their method ``changed`` where they have one. Raises
-    UserError."""
+    """The settings with some changed, all checked again, by their method ``changed`` if any. Raises UserError."""
     if not isinstance(settings, BaseModel):
         return dataclasses.replace(settings, **changes)
     if hasattr(settings, "changed"):
@@ -208,8 +207,7 @@ def annotations(function: Callable) -> dict[str, Any]:
 def check_options(
     function: Callable, options: Mapping, name: Callable[[str], str], supplied: Collection[str] = ()
 ) -> None:
-    """Raise UserError unless ``function`` can be called with ``options``, and those in ``supplied`` that are missing.
-    ``name`` gives an option's name in messages."""
+    """Raise UserError, where ``name`` names options, unless ``function`` takes ``options`` and those ``supplied``."""
     parameters = inspect.signature(function).parameters
     known = [p.name for p in parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     for option in options:

@@ -27,8 +27,7 @@ class Stopped(Exception):
 
 @contextmanager
 def alone(out: Path) -> Iterator[None]:
-    """Own the folder ``out``, made where it is not there; it goes again where nothing was written. Raises UserError
-    naming the process that owns it."""
+    """Own the folder ``out``, made if absent, gone again if nothing was written. Raises UserError naming its owner."""
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     with accessing(out, "written"):
         out.mkdir(parents=True, exist_ok=True)

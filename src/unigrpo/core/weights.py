@@ -66,8 +66,7 @@ def folder(name: str | Path, needs: Sequence[str] = ("config.json",)) -> Path:
 
 
 def file(source: str | Path, name: str) -> Path:
-    """The file ``name`` of ``source``, which is a folder, a repository of the hub, or the file itself. Raises
-    UserError."""
+    """The file ``name`` of ``source``: a folder, a repository of the hub, or the file itself. Raises UserError."""
     path, local = Path(source), Path(source).is_dir()
     found = path if path.is_file() else (path if local else repository(source, name, (name,))) / name
     if not found.is_file():
@@ -129,8 +128,7 @@ def sentence(error: Exception) -> str:
 
 @contextmanager
 def loading(path: Path, kind: str) -> Iterator[None]:
-    """What a library raises inside the block on a damaged or unfit checkpoint is a UserError of one line: ``path``
-    cannot be loaded as ``kind``."""
+    """What a library raises inside the block is a UserError of one line: ``path`` cannot be loaded as ``kind``."""
     try:
         with quiet():
             yield
@@ -174,8 +172,7 @@ def digest(path: Path) -> str:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device to load on: ``auto`` is CUDA where there is one, else the CPU. Raises UserError for one that this
-    machine lacks."""
+    """The device to load on: ``auto`` is CUDA if there is one, else the CPU. Raises UserError where it is absent."""
     import torch
 
     if name == "auto":

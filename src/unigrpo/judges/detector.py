@@ -66,8 +66,7 @@ class Detector(nn.Module):
 
 
 def _decode(output: Tensor, scale: float) -> list[list[Detection]]:
-    """Detections of network outputs (B, 20, 6, 6), strongest first. An object on the border of cells shares its
-    objectness among them: cells that point to one centre add up."""
+    """Detections of network outputs (B, 20, 6, 6), strongest first; cells that point to one centre add up."""
     objectness, cls, color, center, radius = output.split(_HEADS, dim=1)
     score = objectness[:, 0].sigmoid()
     images, rows, columns = torch.nonzero(score > MIN_SHARE, as_tuple=True)
@@ -119,8 +118,7 @@ def targets(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def augment(images: np.ndarray, rng: np.random.Generator) -> Tensor:
     """uint8 renders (B, 48, 48, 3) -> (B, 3, 48, 48) in [0, 1]: patches, tint, blur and noise. Patches of a random
-    colour and no shape are pasted faintly, so that clutter is not taken for an object. Half of a batch is blurred with
-    one strength; noise differs per image."""
+    colour are pasted faintly: clutter is no object. Half of a batch is blurred alike; noise differs per image."""
     pixels, n = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255, len(images)
     for i in np.flatnonzero(rng.random(n) < 0.25):
         height, width = rng.integers(2, 10, 2)

@@ -22,8 +22,7 @@ PER_PROMPT = 4  # images per validation prompt and setting
 
 
 def tune(model: UnifiedModel, cfg: RunConfig) -> dict:
-    """The content of decoding.json: the chosen ``guidance`` and ``temperature``, and, in the main process, the ``grid``
-    that was measured."""
+    """The content of decoding.json: the chosen ``guidance`` and ``temperature``, and the main process's ``grid``."""
     s = cfg.sampling
     jobs = validation_jobs(PER_PROMPT)
     grid: list[dict] = []

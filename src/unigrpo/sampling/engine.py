@@ -101,15 +101,13 @@ def think(model: UnifiedModel, jobs: Sequence[Job], manner: Manner, seed: int) -
 
 
 def at_once(model: UnifiedModel, prompts: Sequence[Prompt], max_tokens: int, memory: int) -> tuple[int, int]:
-    """How many rows write together, and how many are painted together, each in half of ``memory`` bytes: both are held
-    while images are painted."""
+    """How many rows write together, and how many are painted together, each in half of ``memory`` bytes."""
     sizes = model.row_bytes(model.prompt_ids([prompt.text for prompt in prompts]), max_tokens)
     return tuple(max(1, memory // 2 // size) for size in sizes)
 
 
 def parts(model: UnifiedModel, jobs: Sequence[Job], manner: Manner, seed: int) -> Iterator[Start]:
-    """All jobs in order, begun, as many together as are to be painted together. Jobs that share a trace begin
-    together."""
+    """All jobs in order, begun, as many together as are painted together. Jobs that share a trace begin together."""
     if not jobs:
         return
     tokens = manner.max_tokens if any(job.text is not None for job in jobs) else 0
@@ -141,8 +139,7 @@ class Decoding:
 
 
 def read_decoding(path: str | Path) -> Decoding:
-    """The choice in decoding.json, with thinking. Raises UserError naming a key that is missing or no possible scale or
-    temperature."""
+    """The choice in decoding.json, with thinking. Raises UserError naming a key that is missing or out of range."""
     chosen = read_json(path, "guidance", "temperature")
     for key, least in (("guidance", 1), ("temperature", 0)):
         value = chosen[key]

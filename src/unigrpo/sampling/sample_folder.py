@@ -94,8 +94,7 @@ class SampleFolder:
 
 
 def read(folder: Path) -> SampleFolder:
-    """Read and check a folder, but for its pictures. Raises UserError naming the file and line of the first thing
-    wrong."""
+    """Read and check a folder, but for its pictures. Raises UserError naming file and line of the first thing wrong."""
     protocol, rows, where = read_rows(folder)
     images = Images(folder, where, rows)
     for number, row in enumerate(rows):

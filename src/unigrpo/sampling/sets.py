@@ -55,8 +55,7 @@ def protocol(cfg: RunConfig, benchmark: Benchmark, name: str, decoding: Decoding
 
 
 def sample_sets(model: UnifiedModel, cfg: RunConfig, run: Path, chosen: Decoding, modes: list[str], out: Path) -> None:
-    """Write every set of the run in the folder ``run``, whose model is ``model``, below ``out``, evaluated in
-    ``modes``; done.json lists them."""
+    """Write every set of the run in the folder ``run``, evaluated in ``modes``, below ``out``; done.json lists them."""
     weights = digest(provenance.weights_file(run))
     record = provenance.read_record(run)
     require("ema" in record, f"{run / 'run.json'}: ema", "whether the weights are an average")

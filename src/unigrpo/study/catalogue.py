@@ -163,8 +163,7 @@ def _check_sections(content: object) -> dict[str, Benchmark]:
 
 
 def _spread(runs: dict) -> tuple[dict, dict[str, list[str]]]:
-    """Every run with ``vary: {setting: [values]}`` replaced by one run per value, called ``<name>_<setting>_<value>``;
-    and the names that each was replaced by."""
+    """Every run with ``vary`` replaced by one per value, called ``<name>_<setting>_<value>``, and their names."""
     spread, sweeps = {}, {}
     for name, line in runs.items():
         if "vary" not in line:
@@ -269,8 +268,7 @@ def facts_of(section: str, spec: dict, where: str = "") -> KindFacts:
 
 
 def _check_entry(where: str, section: str, entry: dict, runs: dict, benchmarks: dict[str, Benchmark]) -> None:
-    """A table, figure or claim reads benchmarks and runs that exist, are evaluated as it asks and trained as its kind
-    needs."""
+    """What a table, figure or claim reads exists, is evaluated as it asks and trained as its kind needs."""
     facts = facts_of(section, entry, where) if section in DOORS else None
     for name in entry.get("benchmarks", ()):
         if facts and not facts.scores:

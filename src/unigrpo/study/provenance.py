@@ -137,8 +137,7 @@ def weights_file(folder: Path) -> Path:
 
 
 def configuration(folder: Path) -> tuple[str, dict] | None:
-    """(where it stands, resolved configuration), or None where the folder has none. Raises UserError without the
-    folder."""
+    """(where it stands, resolved configuration), None where the folder has none. Raises UserError without a folder."""
     if not folder.is_dir():
         raise UserError(f"{folder}: expected the folder of a run")
     if (config := read_record(folder).get("config")) is not None:

@@ -166,9 +166,8 @@ def _digest(*content: object) -> str:
 
 
 def lay_out(study: resolve.Study, keep_code: bool = False) -> dict[tuple[str, int], Path]:
-    """Lay the lines that fit out in results/<scale>, with marks that say so, but for runs that are there already; those
-    that do not are named on stderr. (run, seed) -> line of those that count as done. Raises UserError for a damaged
-    line."""
+    """Lay the lines that fit out in results/<scale>, with marks that say so, but for runs that are there; others are
+    named on stderr. (run, seed) -> line of those that count as done. Raises UserError for a damaged line."""
     scale, counted = Path("results", study.scale_name), {}
     runs = {f"{run}.seed{seed}": (run, seed) for run in study.runs() for seed in study.seeds(run)}
     paths = {name: folder_of(study.scale_name) / f"{name}.json" for name in (*SHARED, *runs)}

@@ -21,15 +21,7 @@ from unigrpo.core.settings import Count, deciding, from_dict, require, to_dict
 from unigrpo.core.yaml_files import read_yaml
 from unigrpo.study.benchmark_entry import Benchmark
 from unigrpo.study.catalogue import BASE, COMMON, NAME, OUTSIDE, SFT, ancestors, facts_of, load_catalogue, runs_in_use
-from unigrpo.study.config import (
-    Machine,
-    RunConfig,
-    SamplingConfig,
-    SupervisedConfig,
-    check_processes,
-    load,
-    rl_class,
-)
+from unigrpo.study.config import Machine, RunConfig, SamplingConfig, SupervisedConfig, check_processes, load, rl_class
 from unigrpo.study.facts import BACKBONES, METHODS, REGULARISERS
 from unigrpo.study.provenance import ROOT
 from unigrpo.study.training_inputs import check_reward, training_pool
@@ -60,8 +52,7 @@ class Scale(Machine):
 
 
 def load_scale(path: str | Path, defaults: dict) -> dict:
-    """Read a scale file and check it with the catalogue's ``defaults``: every section makes a valid configuration.
-    Raises UserError."""
+    """A scale file; with the catalogue's ``defaults`` every section makes a valid configuration, else UserError."""
     scale = read_yaml(path)
     line = {"label": "", "init": BASE, "evaluate": ["yes"]}
     with error_prefix(path):
@@ -148,8 +139,7 @@ class Study:
         return [name for name in lines if not stages or lines[name]["stage"] in stages]
 
     def seeds(self, run: str) -> range:
-        """Those of the scale for RL and images made elsewhere, or fewer where the run's line says so; one for the
-        supervised runs, which all seeds share."""
+        """The scale's for RL and images made elsewhere, or fewer by the run's line; all share one supervised run."""
         line, most = self.catalogue["runs"][run], self.scale["seeds"]
         return range(min(most, line.get("seeds") or most) if line["stage"] in ("rl", OUTSIDE) else 1)
 

@@ -78,8 +78,7 @@ def _sets(named: Iterable[tuple[str, Benchmark]]) -> dict[str, list]:
 def begun(
     record: Path, inputs: Iterable[str], outputs: Iterable[str], settings: Mapping | None = None
 ) -> Callable[[], dict]:
-    """At the start of a step: a function that gives at its end what it was made from, for its record. ``settings`` are
-    those that the step cannot know itself."""
+    """A function that says at a step's end what it was made from; ``settings`` are those that it cannot know itself."""
     if settings is None:
         settings = settings_of(record.stem, resolve.chosen_study(record.parts[-3]))
     about = {"settings": json.loads(json.dumps(settings)), "inputs": _contents(inputs), "versions": versions()}
@@ -197,8 +196,7 @@ def duration(steps: Iterable[str], scale: str, at_once: int) -> float | None:
 
 
 def damaged(folder: Path) -> dict[str, Path]:
-    """Output -> record, of all outputs below the results of a scale that are others than their steps have written, but
-    for what a reader may edit."""
+    """Output -> record, of a scale's outputs that are not as their steps wrote them, but for what a reader may edit."""
     records = {path: found for path in sorted((folder / "steps").glob("*.jsonl")) if (found := read(path))}
     return {out: path for path, found in records.items() for out in _altered(found) if not _by_hand(out)}
 

@@ -21,8 +21,7 @@ HELD_OUT_PER_PROMPT = 8
 
 
 def sample_for_reward(model: UnifiedModel, cfg: RunConfig, out: Path) -> None:
-    """Write samples of the SFT ``model``, whose configuration is ``cfg``, into the sample folder ``out``; the main
-    process does."""
+    """Write, in the main process, samples of the SFT ``model`` configured by ``cfg`` into the sample folder ``out``."""
     rng = seeding.numpy_generator(cfg.seed, "reward", "prompts")
     jobs = []
     for number in range(cfg.reward.samples):

@@ -199,8 +199,7 @@ class Frame:
         self.accelerator.end_training()
 
     def close(self, model: UnifiedModel, keep: bool = False, **facts) -> None:
-        """The end of a run: the main process writes its model and its record, with ``facts``; with ``keep`` what the
-        run can go on from stays."""
+        """The end of a run: the main process writes model and record, with ``facts``; ``keep``: a run can go on."""
         self.counts["wall_seconds"] = self.seconds()
         if self.main:
             made = {"inputs": self.identity.inputs, "pieces": self.origin(self.total)}

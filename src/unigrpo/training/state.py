@@ -58,8 +58,7 @@ def save_state(folder: Path, tensors: dict[str, Tensor], notes: Notes) -> None:
 
 
 def load_state(folder: Path) -> tuple[Notes, dict[str, Tensor]] | None:
-    """The newest state that can be read, None where there is none; says so where a newer one is damaged. Raises
-    UserError where all are."""
+    """The newest state that can be read, None without any; says which is damaged. Raises UserError where all are."""
     damaged = []
     for path in (folder / NEXT, folder / STATE, folder / PREVIOUS):  # the first where a kill left it without its name
         if path.exists():
