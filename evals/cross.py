@@ -46,7 +46,8 @@ def parse_source(text: str, earlier: Sequence[Source]) -> Source:
         raise UserError(f"'{text}': expected RUN=PATH, the run's name and a folder of its images")
     found = re.findall(r"(?:^|/)seed(\d+)(?:/|$)", path)
     seed = int(found[-1]) if found else sum(source.run == run for source in earlier)
-    if any((source.run, source.seed) == (run, seed) for source in earlier):
+    same = [source for source in earlier if source.run == run]
+    if any(source.seed == seed or source.path.resolve() == Path(path).resolve() for source in same):
         raise UserError(f"'{text}': run '{run}', seed {seed} is given twice")
     return Source(run, seed, Path(path), trained_on(Path(path)))
 

@@ -7,7 +7,7 @@ have, in the order in which they lie there.
 
 import json
 import shutil
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -29,7 +29,7 @@ Chosen = Sequence[tuple[Prompt, int, Picture]]
 def take(study: resolve.Study, run: str, seed: int, path: Path, out: Path) -> list[str]:
     """Write the images at ``path`` as the sets of ``run`` at ``seed`` below ``out``, in place of those there, and
     run.json beside it; returns a line about each. Raises UserError for an image that cannot be read or differs in size,
-    and for prompts without images, unless the run's line says that it is partial."""
+    and for prompts with fewer images than others, unless the run's line says that it is partial."""
     line, about, digests = study.catalogue["runs"][run], [], {}
     for old in out.glob("*/manifest.jsonl"):
         shutil.rmtree(old.parent)
@@ -43,11 +43,13 @@ def take(study: resolve.Study, run: str, seed: int, path: Path, out: Path) -> li
         pool, jobs = entry.pool(), entry.jobs(sampling.images_per_prompt)
         mine = {prompt.id: pictures.get(prompt.key) or pictures.get((prompt.key[0], ""), []) for prompt in pool}
         chosen = [(prompt, k, mine[prompt.id][k]) for prompt, k in jobs if k < len(mine[prompt.id])]
-        lacking = [prompt.text for prompt in pool if not mine[prompt.id]]
-        about.append(f"{name}: {len(pool) - len(lacking)} of {len(pool)} prompts, {len(chosen)} of {len(jobs)} images")
+        most, wanted = max(map(len, mine.values())), Counter(prompt.id for prompt, _ in jobs)
+        lacking = [prompt.text for prompt in pool if len(mine[prompt.id]) < max(1, min(most, wanted[prompt.id]))]
+        had = sum(map(bool, mine.values()))
+        about.append(f"{name}: {had} of {len(pool)} prompts, {len(chosen)} of {len(jobs)} images")
         if lacking and not line["partial"]:
             texts = "; ".join(lacking[:SHOWN])
-            raise UserError(f"{path}: {about[-1]}, expected all, or partial: true in the line; without one: {texts}")
+            raise UserError(f"{path}: {about[-1]}, expected all, or partial: true in the line; too few of: {texts}")
         if chosen:
             folder = f"{name}.{resolve.MODES[line['thinking']]}.tuned"
             side = study.resolve(BASE).model.image_size if entry.verdict else None

@@ -20,7 +20,7 @@ from rewards._support.declarations import Question
 from unigrpo.core.errors import UserError
 from unigrpo.core.lazy import lazy
 from unigrpo.core.records import Prompt
-from unigrpo.core.settings import Count, KeyVariable, Positive, Share, Url
+from unigrpo.core.settings import Count, KeyVariable, Positive, Share, Side, Url
 from unigrpo.judges import answers
 from unigrpo.judges.answers import ANSWERED
 from unigrpo.study.facts import RewardFacts
@@ -68,7 +68,7 @@ def build(
     key_variable: KeyVariable = "OPENAI_API_KEY",
     answered: Share = ANSWERED,
     max_tokens: Count = 1024,
-    longest_side: Count | None = None,
+    longest_side: Side | None = None,
     format: Literal["png", "jpeg", "webp"] = "png",
     concurrency: Count = 8,
     timeout: Positive = 60.0,

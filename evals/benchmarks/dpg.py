@@ -62,8 +62,8 @@ def read_graphs(path: Path) -> dict[str, Graph]:
     rows: dict[str, list[tuple[str, int, tuple[int, ...], str, str]]] = {}
     texts: dict[str, str] = {}
     try:
-        if lacking := [column for column in COLUMNS if column not in (reader.fieldnames or ())]:
-            raise UserError(f"{path}, line 1: column '{lacking[0]}' is missing, expected {', '.join(COLUMNS)}")
+        if odd := [column for column in COLUMNS if [*(reader.fieldnames or ())].count(column) != 1]:
+            raise UserError(f"{path}, line 1: expected each of {', '.join(COLUMNS)} once, found otherwise '{odd[0]}'")
         for row in reader:
             where = f"{path}, line {reader.line_num}"
             if None in row or None in row.values():
@@ -76,7 +76,9 @@ def read_graphs(path: Path) -> dict[str, Graph]:
                 raise UserError(f"{where}: 'proposition_id' and 'dependency' must be numbers, found {found}")
             if not row["question_natural_language"] or not row["item_id"]:
                 raise UserError(f"{where}: 'item_id' and 'question_natural_language' must be texts")
-            texts[row["item_id"]] = texts.get(row["item_id"]) or row["text"]
+            text = texts[row["item_id"]] = texts.get(row["item_id"]) or row["text"]
+            if row["text"] and same_text(row["text"]) != same_text(text):
+                raise UserError(f"{where}: 'item_id' {row['item_id']} has another text than in the lines before")
             premises = tuple(parent for parent in parents if parent)
             point = (where, number, premises, row["category_broad"] or "any", row["question_natural_language"])
             rows.setdefault(row["item_id"], []).append(point)

@@ -18,9 +18,9 @@ import typer
 from evals.benchmarks import mean
 from evals.instruments.exams import prompts_version
 from evals.instruments.text_reader import DETECTION_SIDE, agreement, reader
-from unigrpo.core.errors import UserError
+from unigrpo.core.errors import UserError, error_prefix
 from unigrpo.core.files import read_text
-from unigrpo.core.records import same_text
+from unigrpo.core.records import check_text, same_text
 from unigrpo.core.settings import Count, ExistingPath
 from unigrpo.study.facts import BenchmarkFacts
 from unigrpo.world.prompts import asked_text
@@ -47,6 +47,8 @@ class TextRendering:
         self.prompts = None if path is None else dict.fromkeys(lines, "")
         if self.prompts is not None and not self.prompts:
             raise UserError(f"{path}: has no prompt, expected one a line")
+        with error_prefix(path):
+            check_text(" ".join(self.prompts or ()))
         known = "" if path is None else f" {prompts_version(path)}"
         self.version = f"text-{FACTS.version}{known} {name}"
 

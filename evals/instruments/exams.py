@@ -16,8 +16,8 @@ import typer
 
 from unigrpo.core.errors import UserError, error_prefix
 from unigrpo.core.files import digest, read_jsonl
-from unigrpo.core.records import Prompt, same_text
-from unigrpo.core.settings import Count, Device, Positive, Published, Share, Url, annotations
+from unigrpo.core.records import Prompt, check_text, same_text
+from unigrpo.core.settings import Count, Device, Positive, Published, Share, Side, Url, annotations
 from unigrpo.judges import Vlm
 from unigrpo.judges.answers import ANSWERED, written
 
@@ -80,9 +80,10 @@ def exam_of(exams: Mapping[str, Exam], prompt: Prompt, path: Path) -> Exam:
 
 
 def check_answers(vlm: Vlm, exams: Iterable[Exam], where: Path | str) -> None:
-    """Raise UserError for the first answer of ``exams``, which are of ``where``, that the model cannot be asked for."""
+    """Raise UserError for the first text of ``exams``, which are of ``where``, that the model cannot be asked for."""
     for exam in exams:
         with error_prefix(f"{where}: prompt {exam.prompt[:80]!r}"):
+            check_text(" ".join((exam.prompt, *exam.questions)))
             for answer in exam.answers:
                 vlm.check(answer)
 
@@ -127,7 +128,7 @@ def answerer(
     timeout: Annotated[Positive, typer.Option(help="Seconds that a try may take.")] = 60.0,
     tries: Annotated[Count, typer.Option(help="Tries a question.")] = 5,
     answered: Annotated[Share, typer.Option(help="Least probability that the first token is an answer.")] = ANSWERED,
-    longest_side: Annotated[Count | None, typer.Option(help="Pixels of a picture that a server gets, at most.")] = None,
+    longest_side: Annotated[Side | None, typer.Option(help="Pixels of a picture that a server gets, at most.")] = None,
     format: Annotated[Literal["png", "jpeg", "webp"], typer.Option(help="Of pictures that a server gets.")] = "png",
     concurrency: Annotated[Count, typer.Option(help="Questions under way at once.")] = 8,
     device: Annotated[Device, typer.Option(help="cpu, cuda, cuda:1 ...; auto is CUDA where there is one.")] = "auto",

@@ -11,6 +11,7 @@ Images are opened one after another, when they are judged: one that cannot be re
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -80,8 +81,8 @@ def gathered(path: Path, protocol: dict, found: Iterable[Picture | Broken]) -> P
     labels, taken = Labels(), {}
     read = Pictures(protocol, [], [])
     for item in found:
-        if not isinstance(item, Picture):
-            read.broken.append(item)
+        if not isinstance(item, Picture) or not same_text(item.prompt.text):
+            read.broken.append((item.name, "its prompt is blank") if isinstance(item, Picture) else item)
             continue
         prompt, label = item.prompt, labels.of(item.prompt, path)
         numbers = taken.setdefault(label, set())
@@ -102,7 +103,7 @@ def _sampled(folder: Path, rows: Sequence[dict]) -> Iterator[Picture | Broken]:
         stack = sample_folder.read_stack(folder / "images.npy") if stack is None else stack
         index = row.get("index")
         name = f"images.npy[{index}]"
-        if isinstance(index, int) and 0 <= index < len(stack):
+        if type(index) is int and 0 <= index < len(stack):
             yield Picture(name, prompt, row["sample"], partial(_of_array, stack, index, name), row.get("trace"))
         else:
             yield name, f"{folder / 'images.npy'} has images 0 to {len(stack) - 1}"
@@ -131,8 +132,11 @@ def _official(folder: Path) -> Iterator[Picture | Broken]:
         return
     if not names:
         yield folder.name, f"{folder / 'samples'}: has no images, expected 0000.png and so on"
-    for name in names:
-        yield _picture(folder.parent, name, prompt, _number(Path(name).name))
+    numbers = [_number(Path(name).name) for name in names]
+    several = {number for number, count in Counter(numbers).items() if count > 1}
+    for name, number in zip(names, numbers, strict=True):
+        told = _picture(folder.parent, name, prompt, number)
+        yield (name, f"is one of several files of sample {number}, expected one") if number in several else told
 
 
 def _number(name: str) -> int:

@@ -98,6 +98,8 @@ def test_seeds_and_the_reward_trained_on_are_those_of_the_run_s_folder(tmp_path,
     assert cross.parse_source(sources[1], []).seed == 3
     with pytest.raises(UserError, match="run 'rl', seed 0 is given twice"):
         run(tmp_path, sources[0], sources[0])
+    with pytest.raises(UserError, match="run 'sft', seed 1 is given twice"):  # it would count as a second seed
+        run(tmp_path, f"sft={base}", f"sft={base.parent}/./{base.name}")
 
 
 def test_batches_and_sizes_do_not_matter(tmp_path, colours):

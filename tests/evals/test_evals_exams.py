@@ -135,6 +135,10 @@ def test_an_answer_that_the_judge_cannot_give_is_found_before_it_is_asked(tmp_pa
     for kind in (SoftTifa, TextAlignment):
         with pytest.raises(UserError, match="p.jsonl: prompt 'cats': says: answer '11': is no single token"):
             kind(says(), path)
+    nul = write_rows(tmp_path / "p.jsonl", CAT | {"vqa_list": [["Is it\0?", "yes"]]})
+    for kind in (TextAlignment, SoftTifa):
+        with pytest.raises(UserError, match="p.jsonl: prompt 'a cat': expected a text of whole characters, found NUL"):
+            kind(says(), nul)
     told = {"include": [{"class": "cat", "count": 11}]}
     with pytest.raises(UserError, match="^a: prompt 'cats': says: answer '11'"):
         TextAlignment(says()).check(picture("cats", told))
@@ -265,6 +269,7 @@ def test_dpg_scores(tmp_path):
         (["farm,x,,1,nan,e,,,Is it?"], "line 2: 'proposition_id' and 'dependency' must be numbers"),
         (["farm,x,,1.5,0,e,,,Is it?"], "line 2: 'proposition_id' and 'dependency' must be numbers, found '1.5'"),
         (["farm,x,," + "9" * 5000 + ",0,e,,,Is it?"], "line 2: 'proposition_id' and 'dependency' must be numbers"),
+        (["farm,x,,1,0,e,,,Is it?", "farm,y,,2,0,e,,,Is it?"], "line 3: 'item_id' farm has another text"),
         ([FARM[0], "farm,x"], "line 3: expected 9 cells, found 2$"),
         (["farm,x,,1,0,e,,,Is it?,more"], "line 2: expected 9 cells, found 10$"),
         (["farm," + "x" * 200_000], "line 2: expected a row of CSV .field larger than field limit"),
@@ -321,9 +326,12 @@ def test_the_official_layout_is_four_pictures_in_a_file(tmp_path):
     assert len(dpg.read(tmp_path / "o", str(prompts)).pictures) == 4
 
 
-def test_a_missing_column_is_named(tmp_path):
+def test_a_column_that_is_missing_or_given_twice_is_named(tmp_path):
     (tmp_path / "d.csv").write_text("item_id,text\na,b\n")
-    with pytest.raises(UserError, match="column 'proposition_id' is missing"):
+    with pytest.raises(UserError, match="line 1: expected each of .* once, found otherwise 'proposition_id'"):
+        read_graphs(tmp_path / "d.csv")
+    (tmp_path / "d.csv").write_text(f"{HEAD.replace('keywords', 'text')}\n{FARM[0]}\n")
+    with pytest.raises(UserError, match="line 1: expected each of .* once, found otherwise 'text'"):
         read_graphs(tmp_path / "d.csv")
 
 

@@ -76,6 +76,19 @@ def test_a_prompt_without_images_is_refused_by_its_text_and_taken_where_the_line
     assert json.loads(protocol.read_text())["part"].startswith(f"{len(texts) - 1} of {len(texts)} prompts, ")
 
 
+def test_one_missing_image_is_refused_and_fewer_of_every_prompt_are_not(study, side, tmp_path):
+    texts = prompts_of(study)
+    paint(tmp_path / "in", texts, side)
+    (tmp_path / "in/00000/samples/0001.png").unlink()
+    message = f"{len(texts)} of {len(texts)} prompts, .*true in the line; too few of: {texts[-1][0]}$"
+    with pytest.raises(UserError, match=message):
+        taken(study, tmp_path / "in", tmp_path)
+    paint(tmp_path / "one", texts, side, each=1)
+    taken(study, tmp_path / "one", tmp_path)
+    (protocol,) = tmp_path.glob("samples/*/protocol.json")
+    assert json.loads(protocol.read_text())["part"] == ""
+
+
 def test_the_size_is_that_of_the_world_and_is_checked_at_the_first_picture(study, side, tmp_path):
     paint(tmp_path / "in", prompts_of(study), side + 8)
     with pytest.raises(UserError, match=f"expected {side} x {side} pixels, .* found {side + 8} x {side + 8}"):

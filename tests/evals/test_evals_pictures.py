@@ -181,6 +181,25 @@ def test_folders_that_are_broken_are_told_and_others_read(tmp_path):
     assert "'prompt' must be a text, found 3" in problems["00002/samples/0000.png"]
 
 
+def test_two_files_of_one_sample_are_broken_images_and_others_are_read(tmp_path):
+    """Which of them was meant, nobody knows: a folder that was converted has each image twice."""
+    write_official(tmp_path, [CUP], per_prompt=2)
+    image(5).save(tmp_path / "00000/samples/0000.jpg")
+    image(5).save(tmp_path / "00000/samples/0.png")
+    found = read(tmp_path)
+    assert [p.name for p in found.pictures] == ["00000/samples/0001.png"]
+    names = {f"00000/samples/{name}" for name in ("0.png", "0000.jpg", "0000.png")}
+    assert dict(found.broken) == dict.fromkeys(names, "is one of several files of sample 0, expected one")
+
+
+def test_an_image_of_a_blank_prompt_is_broken(tmp_path):
+    write_official(tmp_path, [CUP, DOG | {"prompt": " "}], per_prompt=1)
+    assert read(tmp_path).broken == [("00001/samples/0000.png", "its prompt is blank")]
+    image(4).save(tmp_path / "a.png")
+    (tmp_path / "map.json").write_text(json.dumps({"": "a.png", "a dog": "a.png"}))
+    assert read(tmp_path / "map.json").broken == [("a.png", "its prompt is blank")]
+
+
 def test_a_row_beyond_the_array_is_one_broken_image(tmp_path):
     write_ours(tmp_path / "set")
     np.save(tmp_path / "set" / "images.npy", np.asarray(image(0))[None])

@@ -58,6 +58,9 @@ def test_prompts_of_a_file_are_part_of_the_version(tmp_path):
     prompts.write_text("\n")
     with pytest.raises(UserError, match="has no prompt, expected one a line"):
         judged(source, tmp_path / "again", "--prompts", str(prompts))
+    prompts.write_text('a sign "A"\na sign "\0"\n')
+    with pytest.raises(UserError, match="p.txt: expected a text of whole characters, found NUL"):
+        judged(source, tmp_path / "again", "--prompts", str(prompts))
 
 
 def test_a_prompt_without_a_text_is_that_image_s_failure(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -127,3 +128,12 @@ def test_runs_are_compared_as_both_are_evaluated_else_each_as_it_is():
     scores = SimpleNamespace(has=lambda row: (row.run, row.thinking) in scored)
     for pair, thinking in ((("a", "b"), ["no", "no"]), (("a", "c"), ["yes", "yes"]), (("b", "c"), ["no", "yes"])):
         assert [row.thinking for row in compare.rows_of(*pair, ["yes", "no"], "tuned", scores)] == thinking
+
+
+def test_a_damaged_course_is_refused_before_anything_is_written(study, tmp_path):
+    shutil.copytree(study, tmp_path / "cpu")
+    course = tmp_path / "cpu/runs/unigrpo/seed0/metrics.jsonl"
+    course.write_text(course.read_text()[:-5])
+    with pytest.raises(UserError, match="metrics.jsonl, line 16: is cut off"):
+        run(tmp_path / "cpu", tmp_path / "out", "unigrpo", "sft")
+    assert not list(tmp_path.glob("out/*"))

@@ -308,6 +308,11 @@ def test_a_bad_training_record_is_named(study, tmp_path):
         unigrpo(f"table t --kind main --row a --results {tmp_path}/cpu")
 
 
+def test_a_row_with_another_mode_is_refused(study, tmp_path):
+    with pytest.raises(UserError, match="--row: expected RUN, RUN:yes or RUN:no, got 'maybe' behind the colon"):
+        unigrpo(f"table t --kind main --row base:maybe --results {study} --out {tmp_path}")
+
+
 @pytest.mark.parametrize("words", ["table scores --out {0}", "table ../scores", "table paper --out {0}"])
 def test_no_table_is_written_over_what_it_is_made_from(words, study, tmp_path):
     root = tmp_path / "cpu"

@@ -56,6 +56,8 @@ BAD_ROWS = {
     "sample true": ({"sample": True}, "sample: expected a whole number, got True"),
     "prompt": ({"prompt_id": 3}, "prompt_id: expected text, got 3"),
     "reason": ({"reason": ["x"]}, "reason: expected text"),
+    "mode": ({"mode": "dream"}, "mode: expected 'think' or 'direct', got 'dream'"),
+    "no metric": ({"metrics": {}}, "metrics: expected"),
     "again": ({}, f"prompt '{ROW['prompt_id']}', sample {ROW['sample']} is already in"),
 }
 
@@ -72,7 +74,7 @@ def test_a_row_of_scores_that_cannot_be_true_is_named(change, message, tmp_path)
 BAD_COURSES = {
     "gold": ({"gold": 1.5}, "gold: expected at most 1, got 1.5"),
     "update": ({"update": -2}, "update: expected at least 0, got -2"),
-    "kind": ({"kind": 3}, "kind: expected text, got 3"),
+    "kind": ({"kind": "x"}, "kind: expected 'train', 'validation' or 'collapse', got 'x'"),
     "a number": ({"proxy": "high"}, "proxy: expected a number, got 'high'"),
 }
 
@@ -127,6 +129,8 @@ BAD_TABLES = {  # change of scores.csv -> what is said
         "line 4: seed: expected a whole number",
     ),
     "a seed below 0": (lambda t: t.replace("a,1,", "a,-1,"), "line 4: seed: expected a whole number of at least 0"),
+    "another mode": (lambda t: t.replace("think", "dream", 1), "line 2: mode: expected think or direct, got 'dream'"),
+    "no run": (lambda t: t.replace("\na,", "\n,", 1), "line 2: run: expected a run's name, got ''"),
     "empty": (lambda t: "", "expected the columns run, seed"),
 }
 
@@ -166,6 +170,7 @@ PAPER = "run,thinking,method,ta,collapsed\nbase,no,Bagel,0.6810,no\nsft,yes,SFT,
         ("0.6810", "high", "line 2: ta: expected a number from 0 to 1, got 'high'"),
         ("0.6810", "nan", "line 2: ta: expected a number from 0 to 1, got 'nan'"),
         (",yes\n", ",maybe\n", "line 3: collapsed: expected yes or no, got 'maybe'"),
+        ("base,no", "base,maybe", "line 2: thinking: expected yes or no, got 'maybe'"),
         ("sft,yes", "base,no", "expected one row for each run and thinking"),
         ("run,", "name,", "expected one row for each run and thinking"),
         ("sft,yes,SFT,,yes", "sft,yes", "line 3: expected 5 cells"),

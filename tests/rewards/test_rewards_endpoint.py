@@ -258,7 +258,7 @@ def test_a_server_that_is_not_there_is_named():
         ({"url": "http://me:pass@x/v1"}, "url: expected a URL without user, password, query and fragment$"),
         ({"key_variable": "HOME"}, "key_variable: expected the name of an environment variable that ends in _API_KEY"),
         ({"format": "gif"}, "format: expected 'png', 'jpeg' or 'webp', got 'gif'"),
-        ({"longest_side": 0}, "longest_side: expected at least 1, got 0"),
+        ({"longest_side": 15}, "longest_side: expected at least 16, got 15"),
         ({"answered": 1.1}, "answered: expected at most 1, got 1.1"),
         ({"url": "x/v1"}, "url: expected a URL, http:// or https:// with a host, got 'x/v1'"),
     ],

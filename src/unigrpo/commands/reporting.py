@@ -53,6 +53,8 @@ def _entry(section: str, name: str, scale: str, kind: str | None, rows: list[str
         raise UserError("expected --kind and --row, or neither of them")
     if kind is not None:
         pairs = [(run, mode or "yes") for run, _, mode in (row.partition(":") for row in rows)]
+        if odd := [mode for _, mode in pairs if mode not in study.resolve.MODES]:
+            raise UserError(f"--row: expected RUN, RUN:yes or RUN:no, got {odd[0]!r} behind the colon")
         shows = study.catalogue.DOORS[section].load(kind, "--kind").FACTS.shows
         return {"kind": kind, "guidance": guidance, shows: pairs if shows == "rows" else [run for run, _ in pairs]}
     if name not in entries:

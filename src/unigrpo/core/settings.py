@@ -29,6 +29,7 @@ Kind = TypeVar("Kind")
 STRICT = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 MOST = 10**9  # of anything that is counted
 Count = Annotated[int, Field(ge=1, le=MOST)]
+Side = Annotated[int, Field(ge=16, le=MOST)]  # of a picture, in pixels
 CountOrNone = Annotated[int, Field(ge=0, le=MOST)]  # 0 is none
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]

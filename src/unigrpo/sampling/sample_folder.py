@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -25,7 +26,7 @@ class Protocol(Settings, extra="ignore"):
 
     benchmark: str
     version: str
-    mode: str
+    mode: Literal["think", "direct", "mixed"]
     guidance_name: str
     guidance: float | None = None
 
@@ -120,10 +121,14 @@ def read_rows(folder: Path) -> tuple[dict, list[dict], list[str]]:
     protocol = read_protocol(folder / "protocol.json")
     where, rows = zip(*read_jsonl(folder / "manifest.jsonl"), strict=True)
     seen: dict[tuple[str, int], str] = {}
+    shown: dict[str, str] = {}
     for place, row in zip(where, rows, strict=True):
         name = (checked(Row, row, place)["prompt_id"], row["sample"])
         if seen.setdefault(name, place) != place:
             raise UserError(f"{place}: prompt '{name[0]}', sample {name[1]} is already in {seen[name]}")
+        image = str(row.get("image", row.get("index")))
+        if shown.setdefault(image, place) != place:
+            raise UserError(f"{place}: image {image} is already that of {shown[image]}")
     return protocol, list(rows), list(where)
 
 

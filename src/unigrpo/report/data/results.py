@@ -88,6 +88,10 @@ class Scores:
         frame = _table(path, f"the columns {', '.join(COLUMNS)}", seed=int, sample=int, value=float)
         if tuple(frame.columns) != COLUMNS:
             raise UserError(f"{path}: expected the columns {', '.join(COLUMNS)}")
+        for name, allowed in {"mode": [*resolve.MODES.values()], "run": sorted({*frame["run"]} - {""})}.items():
+            for line, value in frame[name][~frame[name].isin(allowed)].items():
+                expected = " or ".join(allowed) if name == "mode" else "a run's name"
+                raise UserError(f"{path}, line {line + 2}: {name}: expected {expected}, got {value!r}")
         if len(odd := frame[frame.duplicated([c for c in COLUMNS if c != "value"])]):
             raise UserError(f"{path}, line {odd.index[0] + 2}: expected every metric of an image once, found it twice")
         for (benchmark, metric), values in frame.groupby(["benchmark", "metric"])["value"]:
@@ -168,11 +172,12 @@ class Paper:
         self.columns = tuple(frame.columns)
         with reading(path, "one row for each run and thinking"):
             self.rows = frame.set_index(["run", "thinking"]).to_dict("index")
-        for name in set(self.columns) - {"run", "thinking", "method"}:
+        for name in set(self.columns) - {"run", "method"}:
             number = pd.to_numeric(frame[name], errors="coerce").between(0, 1)
-            right = frame[name].isin(["yes", "no", ""]) if name == "collapsed" else number | (frame[name] == "")
-            for line, value in frame[name][~right].items():
-                expected = "yes or no" if name == "collapsed" else "a number from 0 to 1"
+            said = name in ("thinking", "collapsed")
+            right = frame[name].isin(["yes", "no"]) if said else number
+            for line, value in frame[name][~right & (frame[name] != "")].items():
+                expected = "yes or no" if said else "a number from 0 to 1"
                 raise UserError(f"{path}, line {line + 2}: {name}: expected {expected}, got {value!r}")
 
     def value(self, run: str, thinking: str, column: str) -> str:

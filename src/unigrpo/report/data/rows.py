@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -26,12 +26,12 @@ class ScoreRow(Settings, extra="ignore"):
 
     benchmark: str
     version: str
-    mode: str
+    mode: Literal["think", "direct"]
     guidance: str
     prompt_id: str
     tag: str
     sample: CountOrNone
-    metrics: dict[str, float]
+    metrics: Annotated[dict[str, float], Field(min_length=1)]
     reason: str = ""
     prompt: str = ""
     part: str = ""
@@ -53,7 +53,7 @@ class CourseRow(Settings, extra="allow"):
     """Of metrics.jsonl: a rollout or step, a validation, or the end by a collapse; None is what had no number."""
 
     __pydantic_extra__: dict[str, float | None] = Field(init=False)
-    kind: str
+    kind: Literal["train", "validation", "collapse"]
     reason: str = ""
     thinking: bool = False
     rollout: Annotated[int, Field(ge=-1)] = 0

@@ -139,6 +139,6 @@ def write(a: Row, b: Row, sources: Sources, out: Path) -> None:
     if a.run == b.run:
         raise UserError(f"expected two runs, got {a.run} twice")
     lines, name = compare(a, b, sources), f"{a.run}.vs.{b.run}"
-    write_text(out / f"{name}.md", markdown(a, b, lines, sources))
     with drawing.plt.style.context(drawing.STYLE):
         drawing.save(picture(a, b, lines, sources), pd.DataFrame(lines), out, name)
+    write_text(out / f"{name}.md", markdown(a, b, lines, sources))
