@@ -152,16 +152,19 @@ class QuestionGraphs(Examiner):
     def __init__(self, vlm: Vlm, path: Path):
         self.vlm, self.path, self.graphs = vlm, path, read_graphs(path)
         check_answers(vlm, (graph.exam for graph in self.graphs.values()), path)
-        self.by_text = {same_text(graph.exam.prompt): graph for graph in self.graphs.values()}
+        self.by_text: dict[str, set[Graph]] = {}
+        for graph in self.graphs.values():
+            self.by_text.setdefault(same_text(graph.exam.prompt), set()).add(graph)
         self.prompts = dict.fromkeys(self.by_text, "")
         self.version = f"dpg-style-{FACTS.version} {prompts_version(path)} {judge_version(vlm)}"
 
     def check(self, picture: Picture) -> Graph:
         prompt = picture.prompt
-        graph = self.by_text.get(same_text(prompt.text))
-        if graph is None:
-            raise UserError(f"prompt {prompt.text[:80]!r} ({prompt.id}) is not in {self.path}")
-        return graph
+        graphs = [*self.by_text.get(same_text(prompt.text), ())]
+        if len(graphs) != 1:
+            found = f"is that of {len(graphs)} items" if graphs else "is not"
+            raise UserError(f"prompt {prompt.text[:80]!r} ({prompt.id}) {found} in {self.path}")
+        return graphs[0]
 
     def judge(self, pictures: Sequence[Picture], images: Sequence[Image]) -> list[dict | UserError]:
         graphs = [self.check(picture) for picture in pictures]

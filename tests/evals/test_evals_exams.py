@@ -258,6 +258,17 @@ def test_dpg_scores(tmp_path):
         judge.check(picture("a cat", name="farm"))  # ids are labels
 
 
+def test_one_text_of_two_graphs_is_the_failure_of_its_image(tmp_path):
+    """Images find their graph by their text; the same graph under two ids is one."""
+    cat, dog = "cat,a cat,,1,0,e,,,Is it a cat?", "dog,a dog,,1,0,e,,,Is it?"
+    judge = QuestionGraphs(Says(), write_graph(tmp_path / "d.csv", cat, dog, cat.replace("cat,", "tom,", 1)))
+    assert judge.check(picture("a cat")).exam.questions == ("Is it a cat?",)
+    judge = QuestionGraphs(Says(), write_graph(tmp_path / "d.csv", cat, dog, "tom,a  cat,,1,0,e,,,Does it purr?"))
+    with pytest.raises(UserError, match="prompt 'a cat' .a. is that of 2 items in .*d.csv"):
+        judge.check(picture("a cat"))
+    assert judge.check(picture("a dog")).ids == (1,)
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
