@@ -505,9 +505,10 @@ def test_prompts_of_a_rollout_are_distinct_and_balanced():
 def test_guidance_scales_that_share_their_text_paint_what_each_paints_alone(model):
     jobs = [(prompt, k) for prompt in prompt_set("val")[:3] for k in range(2)]
     settings, decoding = tiny.run_config().sampling, Decoding(True, 3.0, 1.0)
-    shared = sample_guided(model, jobs, settings, decoding, [1.0, 2.0], 7)
-    for scale, made in zip((1.0, 2.0), shared, strict=True):
-        alone = sample(model, jobs, settings, replace(decoding, guidance=scale), 7)
+    decodings = [replace(decoding, guidance=scale) for scale in (1.0, 2.0)]
+    shared = sample_guided(model, jobs, settings, decodings, 7)
+    for each, made in zip(decodings, shared, strict=True):
+        alone = sample(model, jobs, settings, each, 7)
         assert (made.images == alone.images).all() and made.traces == alone.traces
         assert made.model_evaluations == alone.model_evaluations
     assert (shared[0].images != shared[1].images).any()

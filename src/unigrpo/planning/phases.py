@@ -199,18 +199,18 @@ def sampling(cfg: RunConfig, base: RunConfig, rates: Rates, modes: list[str]) ->
     """What is sampled from a finished run: its evaluation in these ``modes``, and of the SFT model the choice of
     decoding and the data of the learned reward."""
     s, grid, chosen = cfg.sampling, cfg.sampling.temperature_grid, Decoding(True, GUIDANCE, 1.0)
-    asked: dict[str, list[tuple[list, Decoding, list[float]]]] = {"evaluation": []}
+    asked: dict[str, list[tuple[list, list[Decoding]]]] = {"evaluation": []}
     for named in (sets.decodings(chosen, mode) for mode in modes):
-        first, scales = next(iter(named.values())), [each.guidance for each in named.values()]
         for benchmark in resolve.benchmarks().values():
-            asked["evaluation"].append((benchmark.jobs(s.images_per_prompt), first, scales))
+            asked["evaluation"].append((benchmark.jobs(s.images_per_prompt), [*named.values()]))
     if cfg.stage == "sft":
-        jobs, direct = validation_jobs(decoding.PER_PROMPT), replace(chosen, thinking=False)
+        jobs, plainly = validation_jobs(decoding.PER_PROMPT), replace(chosen, guidance=1.0)
         tried = [*s.guidance_grid, *[GUIDANCE] * (len(grid) - 1)]
-        asked["choice of decoding"] = [(jobs, chosen, [g]) for g in tried] + [(jobs, direct, [1.0, GUIDANCE])]
+        direct = [replace(each, thinking=False) for each in (plainly, chosen)]
+        asked["choice of decoding"] = [(jobs, [replace(chosen, guidance=g)]) for g in tried] + [(jobs, direct)]
         held_out = validation_jobs(reward_samples.HELD_OUT_PER_PROMPT)
         half = (jobs * -(-cfg.reward.samples // len(jobs)))[: cfg.reward.samples // 2] + held_out[::2]
-        asked["reward's data"] = [(half, each, [1.0]) for each in (chosen, direct)]
+        asked["reward's data"] = [(half, [each]) for each in (plainly, direct[0])]
     with together(cfg.launched, rates) as tracker:
         model = unfilled(cfg, base, learns=False)
         tracker.label("weights", tensors(model))
@@ -220,15 +220,15 @@ def sampling(cfg: RunConfig, base: RunConfig, rates: Rates, modes: list[str]) ->
 
 
 def sampled(tracker: Tracker, model: UnifiedModel, cfg: RunConfig, asked: list) -> Cost:
-    """The cost of sampling several sets (jobs, decoding, scales of guidance), from one part of each."""
+    """The cost of sampling several sets (jobs, decodings that differ in guidance alone), from one part of each."""
     total, known, s = Cost(), {}, cfg.sampling
-    for jobs, decoded, scales in asked:
+    for jobs, decodings in asked:
         at_once = engine.at_once(model, [p for p, _ in jobs], s.max_trace_tokens, s.memory * 2**20)
         part = min(len(jobs), max(at_once) * distributed.count())
-        how = part, decoded.thinking, tuple(scale > 1 for scale in scales)
+        how = part, decodings[0].thinking, tuple(each.guidance > 1 for each in decodings)
         if how not in known:
             with tracker.measure() as known[how]:
-                engine.sample_guided(model, jobs[:part], s, decoded, scales, 0)
+                engine.sample_guided(model, jobs[:part], s, decodings, 0)
         total = total.then(known[how].times(len(jobs) / part))
     return total
 

@@ -26,6 +26,7 @@ from unigrpo.sampling.painting import Contexts, Guidance, contexts, evaluations,
 from unigrpo.study.config import SamplingConfig
 
 Name = tuple[str | int, ...]  # of a stream of draws, below a seed and the purpose
+Jobs = list[tuple[Prompt, int]]  # images to make: of a prompt, the sample number
 
 
 @dataclass(frozen=True)
@@ -158,44 +159,29 @@ class Samples:
 
 
 def sample(
-    model: UnifiedModel,
-    jobs: list[tuple[Prompt, int]],
-    settings: SamplingConfig,
-    decoding: Decoding,
-    seed: int,
-    *,
-    progress: str | None = None,
+    model: UnifiedModel, jobs: Jobs, settings: SamplingConfig, decoding: Decoding, seed: int, progress: str = ""
 ) -> Samples | None:
     """One image per (prompt, sample number). The noise and the text draws of a job depend on nothing else, so the
     same prompt and sample number start alike for every run. Each process makes its share of the jobs; the main process
     gets the samples of all, the others None. ``progress`` names a progress bar."""
-    made = sample_guided(model, jobs, settings, decoding, [decoding.guidance], seed, progress=progress)
+    made = sample_guided(model, jobs, settings, [decoding], seed, progress)
     return made and made[0]
 
 
 @torch.no_grad()
 def sample_guided(
-    model: UnifiedModel,
-    jobs: list[tuple[Prompt, int]],
-    settings: SamplingConfig,
-    decoding: Decoding,
-    scales: Sequence[float],
-    seed: int,
-    *,
-    progress: str | None = None,
+    model: UnifiedModel, jobs: Jobs, settings: SamplingConfig, decodings: list[Decoding], seed: int, progress: str = ""
 ) -> list[Samples] | None:
-    """What :func:`sample` returns at each of the guidance ``scales`` in place of the decoding's. Guidance does not
-    reach the text, which is therefore written once."""
+    """What :func:`sample` returns for each of ``decodings``, which differ in guidance alone: one text does for all."""
     times = flow.time_grid(settings.steps, settings.shift, settings.grid)
-    guidances = [guidance_of(settings, scale) for scale in scales]
+    guidances = [guidance_of(settings, decoding.guidance) for decoding in decodings]
     widest = max(guidances, key=lambda guidance: len(guidance.branches))
     memory = settings.memory * 2**20
-    manner = Manner(decoding.temperature, settings.max_trace_tokens, times, widest, memory)
+    manner = Manner(decodings[0].temperature, settings.max_trace_tokens, times, widest, memory)
     mine = distributed.share(jobs)
-    named = [Job(p, (p.id, k) if decoding.thinking else None, (p.id, k), (p.id, k)) for p, k in mine]
+    named = [Job(p, (p.id, k) if decodings[0].thinking else None, (p.id, k), (p.id, k)) for p, k in mine]
     made: list[tuple[list[np.ndarray], list[str | None]]] = []  # images by scale, and traces, of each part
-    hidden = progress is None or not distributed.is_main()
-    with tqdm(total=len(mine), desc=progress, disable=hidden, mininterval=5) as bar:
+    with tqdm(total=len(mine), desc=progress, disable=not progress or not distributed.is_main(), mininterval=5) as bar:
         for begun in parts(model, named, manner, seed):
             painted = [model.decode(paint(model, begun.seen, begun.x, times, g)[0]) for g in guidances]
             images = [(x.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu().numpy() for x in painted]

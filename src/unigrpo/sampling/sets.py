@@ -41,10 +41,7 @@ def protocol(cfg: RunConfig, benchmark: Benchmark, name: str, decoding: Decoding
         "mode": "think" if decoding.thinking else "direct",
         "guidance_name": name,
         "guidance": decoding.guidance,
-        "renorm": s.renorm,
-        "steps": s.steps,
-        "grid": s.grid,
-        "shift": s.shift,
+        **{name: getattr(s, name) for name in ("renorm", "steps", "grid", "shift")},
         "temperature": decoding.temperature,
         "resolution": cfg.model.image_size,
         "images_per_prompt": benchmark.images or s.images_per_prompt,
@@ -65,11 +62,8 @@ def sample_sets(model: UnifiedModel, cfg: RunConfig, run: Path, chosen: Decoding
     for mode in [] if record.get("not_trained") else modes:
         for benchmark, entry in resolve.benchmarks().items():
             jobs = entry.jobs(cfg.sampling.images_per_prompt)
-            named = decodings(chosen, mode)
-            shared, *_ = named.values()
-            scales = [decoding.guidance for decoding in named.values()]
-            progress = f"{cfg.run}/{cfg.seed} {benchmark} {mode}"
-            samples = sample_guided(model, jobs, cfg.sampling, shared, scales, SEED, progress=progress)
+            named, progress = decodings(chosen, mode), f"{cfg.run}/{cfg.seed} {benchmark} {mode}"
+            samples = sample_guided(model, jobs, cfg.sampling, [*named.values()], SEED, progress)
             for (name, decoding), made in zip(named.items(), samples or (), strict=samples is not None):
                 described = {"benchmark": benchmark} | protocol(cfg, entry, name, decoding, weights, record)
                 described["model_evaluations"] = made.model_evaluations

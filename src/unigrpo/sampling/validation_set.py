@@ -7,20 +7,19 @@ from collections import defaultdict
 
 import numpy as np
 
-from unigrpo.core.records import Prompt
-from unigrpo.sampling.engine import Samples
+from unigrpo.sampling.engine import Jobs, Samples
 from unigrpo.world import gold, inspector, prompts, traces
 from unigrpo.world.geneval_verdict import boxes_and_colors, official_verdict
 
 SEED = 1  # of validation noise: fixed, so that runs and updates are compared on the same draws
 
 
-def validation_jobs(per_prompt: int) -> list[tuple[Prompt, int]]:
+def validation_jobs(per_prompt: int) -> Jobs:
     """(prompt, sample number) for every validation prompt."""
     return [(p, k) for p in prompts.prompt_set("val") for k in range(per_prompt)]
 
 
-def judge_each(jobs: list[tuple[Prompt, int]], samples: Samples) -> tuple[list[dict[str, float]], dict[str, float]]:
+def judge_each(jobs: Jobs, samples: Samples) -> tuple[list[dict[str, float]], dict[str, float]]:
     """Of every image: gold, strict, soft, official, artefact; with a trace also trace_correct, whether the trace is
     right for its prompt. Over painted objects of valid plans: the share found in their cell (cell_hit), with the right
     colour, with the right class; and image_given_trace, the share of images that match their trace in everything."""
@@ -29,13 +28,8 @@ def judge_each(jobs: list[tuple[Prompt, int]], samples: Samples) -> tuple[list[d
     for (prompt, _), found, text in zip(jobs, inspector.inspect_images(samples.images), samples.traces, strict=True):
         verdict = gold.judge(prompt.meta, found.detections)
         official = official_verdict(prompt.meta, *boxes_and_colors(found.detections)).correct
-        row = {
-            "gold": verdict.gold,
-            "strict": float(verdict.strict),
-            "soft": verdict.soft,
-            "artefact": found.artefact,
-            "official": float(official),
-        }
+        row = {"gold": verdict.gold, "strict": float(verdict.strict), "soft": verdict.soft}
+        row |= {"artefact": found.artefact, "official": float(official)}
         if text is not None:
             plan = traces.parse_trace(text)
             row["trace_correct"] = float(plan is not None and traces.trace_matches(prompt.meta, plan))
@@ -49,7 +43,7 @@ def judge_each(jobs: list[tuple[Prompt, int]], samples: Samples) -> tuple[list[d
     return rows, {name: float(np.mean(values)) for name, values in parts.items()}
 
 
-def by_category(jobs: list[tuple[Prompt, int]], rows: list[dict[str, float]]) -> dict[str, float]:
+def by_category(jobs: Jobs, rows: list[dict[str, float]]) -> dict[str, float]:
     """Means over images of each metric, categories weighted equally."""
     tags = [prompt.tag for prompt, _ in jobs]
     by_tag = {name: [[r[name] for r, t in zip(rows, tags, strict=True) if t == tag] for tag in dict.fromkeys(tags)]

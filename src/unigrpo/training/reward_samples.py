@@ -31,7 +31,7 @@ def sample_for_reward(model: UnifiedModel, cfg: RunConfig, out: Path) -> None:
     halves = jobs[::2], jobs[1::2]
     modes = [Decoding(True, 1.0, 1.0), Decoding(False, 1.0, 1.0)]
     parts = [
-        sample(model, half, cfg.sampling, mode, cfg.seed, progress=f"reward data {k + 1}/2")
+        sample(model, half, cfg.sampling, mode, cfg.seed, f"reward data {k + 1}/2")
         for k, (half, mode) in enumerate(zip(halves, modes, strict=True))
     ]
     if None in parts:
@@ -41,14 +41,6 @@ def sample_for_reward(model: UnifiedModel, cfg: RunConfig, out: Path) -> None:
         [t for p in parts for t in p.traces],
         sum(p.model_evaluations for p in parts),
     )
-    protocol = {
-        "benchmark": "training",
-        "version": VERSION,
-        "mode": "mixed",
-        "guidance_name": "unguided",
-        "seed": cfg.seed,
-        "guidance": 1.0,
-        "temperature": 1.0,
-        "model_evaluations": together.model_evaluations,
-    }
+    protocol = {"benchmark": "training", "version": VERSION, "mode": "mixed", "guidance_name": "unguided"}
+    protocol |= {"seed": cfg.seed, "guidance": 1.0, "temperature": 1.0, "model_evaluations": together.model_evaluations}
     sample_folder.write(out, halves[0] + halves[1], together, protocol)
