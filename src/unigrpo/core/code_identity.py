@@ -98,14 +98,10 @@ def loaded(rooms: Iterable[str] = NUMBERS) -> dict[str, str]:
         new = imports[waiting.pop()] - reached
         reached |= new
         waiting += new
-    counted = {
-        name for name in reached if _within(name, rooms) or (name in imported and not name.startswith("unigrpo"))
-    }
-    return {name: hash_of(ours[name]) for name in sorted(counted)}
-
-
-def _within(name: str, rooms: Iterable[str]) -> bool:
-    return any(name == room or name.startswith(f"{room}.") for room in rooms)
+    within = tuple(f"{room}." for room in rooms)
+    others = {name for name in imported if not name.startswith("unigrpo")}
+    counted = sorted(name for name in reached if f"{name}.".startswith(within) or name in others)
+    return {name: hash_of(ours[name]) for name in counted}
 
 
 def changed(recorded: Mapping[str, str]) -> list[str]:

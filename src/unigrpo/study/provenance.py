@@ -107,9 +107,7 @@ def record(config: RunConfig, *, device: str, wall_seconds: float, **facts: obje
     """The content of ``run.json`` for one finished run: ``device`` is the one used ("cpu", or an accelerator's name);
     ``wall_seconds`` counts all sittings of a resumed run; ``facts`` are the numbers of the stage (updates, ...)."""
     return {
-        "run": config.run,
-        "seed": config.seed,
-        "scale": config.scale,
+        **{key: getattr(config, key) for key in ("run", "seed", "scale")},
         "parent": config.init,
         "source_hash": source_hash(),
         "commit": commit(),

@@ -83,10 +83,7 @@ def _lacks(name: str, texts: Texts, study: resolve.Study) -> str:
     """What a run still has to be; nothing of what runs share."""
     if name in SHARED:
         return ""
-    run, made = (
-        name.partition(".")[0],
-        {Path(path).name for found in _steps(texts).values() for path in found["outputs"]},
-    )
+    run, made = name.partition(".")[0], {Path(out).name for each in _steps(texts).values() for out in each["outputs"]}
     parent = any(line["init"] == run for line in study.catalogue["runs"].values())
     judged = parent or "scores.jsonl" in made or not ("done.json" in made or _is_judged(run, study))
     return "it is not finished" if "run.json" not in made else "" if judged else "it is not judged"

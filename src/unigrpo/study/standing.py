@@ -218,13 +218,8 @@ def content(path: str | Path) -> str | None:
         inside = sorted(each for each in path.rglob("[!.]*") if each.is_file())  # Snakemake leaves a hidden one
         named = "".join(f"{each.relative_to(path).as_posix()}\0{content(each)}\n" for each in inside)
         return hashlib.sha256(named.encode()).hexdigest()
-    return _digest(str(path), *_times(path)) if path.exists() else None
-
-
-def _times(path: Path) -> tuple[int, ...]:
-    """Size and times of a file; no program can set the last of them."""
-    found = path.stat()
-    return found.st_size, found.st_ino, found.st_mtime_ns, found.st_ctime_ns
+    found = path.stat() if path.exists() else None  # no program can set the last of its times
+    return found and _digest(str(path), found.st_size, found.st_ino, found.st_mtime_ns, found.st_ctime_ns)
 
 
 @cache

@@ -140,21 +140,6 @@ class Identity:
     def of(cls, config: dict, inputs: Mapping[str, str]) -> Identity:
         return cls(flat(resolve.part(config, "steps")), dict(inputs))
 
-    def differs(self, other: Identity, pieces: list[dict]) -> tuple[list[str], list[str]]:
-        """What is not as in ``other``, which is of now, in words: settings and inputs; and the modules whose code has
-        changed since the ``pieces``."""
-        then, now = self.settings, other.settings
-        words = [
-            f"{key} {json.dumps(then.get(key))}, now {json.dumps(now.get(key))}"
-            + (f", and {REASONS[key]}" if key in REASONS else "")
-            for key in (then | now)
-            if then.get(key) != now.get(key)
-        ]
-        both = self.inputs.keys() & other.inputs.keys()
-        changed = [key for key in both if self.inputs[key] != other.inputs[key]]
-        words += [f"another {key}" for key in sorted(changed + list(self.inputs.keys() ^ other.inputs.keys()))]
-        return words, list(dict.fromkeys(name for p in pieces for name in code_identity.changed(p.get("code", {}))))
-
 
 def piece(cfg: RunConfig, device: str, first: int) -> dict:
     """The record of this process, which works on a run from the step ``first`` on."""
@@ -176,7 +161,7 @@ def standing(out: Path, now: Identity, total: int, keep_code: bool = False) -> S
     """What ``out`` holds of the run ``now`` of ``total`` steps. Raises UserError, one line, where it holds another run,
     or code has changed since and ``keep_code`` does not allow that."""
     record = provenance.read_record(out)
-    if record and not record.get("not_trained"):
+    if trained := record and not record.get("not_trained"):
         with files.reading(out / "run.json", "the configuration of a run"):
             config, pieces = record["config"], record.get("pieces", [])
             then = Identity.of(config, record.get("inputs", now.inputs))
@@ -189,10 +174,9 @@ def standing(out: Path, now: Identity, total: int, keep_code: bool = False) -> S
             return Standing(finished=True)
     found = load_state(out / "state")
     if found is None:
-        if record and not record.get("not_trained") and total != done:
-            raise UserError(
-                f"{out / 'run.json'}: finished with {done}, without a state to go on: start anew with state=anew"
-            )
+        if trained and total != done:
+            without = f"finished with {done}, without a state to go on"
+            raise UserError(f"{out / 'run.json'}: {without}: start anew with state=anew")
         return Standing()
     notes = found[0]
     key = "rollout" if now.settings["stage"] == "rl" else "step"
@@ -204,9 +188,15 @@ def standing(out: Path, now: Identity, total: int, keep_code: bool = False) -> S
 
 
 def _require_fit(where: str, then: Identity, now: Identity, pieces: list[dict], keep_code: bool) -> None:
-    words, code = then.differs(now, pieces)
+    words = [
+        f"{key} {json.dumps(before)}, now {json.dumps(value)}" + (f", and {REASONS[key]}" if key in REASONS else "")
+        for key in (then.settings | now.settings)
+        if (before := then.settings.get(key)) != (value := now.settings.get(key))
+    ]
+    words += [f"another {key}" for key in sorted({key for key, _ in then.inputs.items() ^ now.inputs.items()})]
+    code = list(dict.fromkeys(name for p in pieces for name in code_identity.changed(p.get("code", {}))))
     if words:
-        others = [*words, *([f"code: {', '.join(code)}"] if code else [])]
+        others = [*words, *[f"code: {', '.join(code)}"] * bool(code)]
         raise UserError(f"{where} with other settings ({'; '.join(others)}): start anew with state=anew")
     if code and not keep_code:
         ways = "start anew with state=anew, or continue knowingly with code=keep"
