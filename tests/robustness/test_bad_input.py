@@ -267,7 +267,7 @@ def test_the_commands_read_decoding_so(folder, monkeypatch):
 
 def test_a_run_without_its_record_is_named(folder, monkeypatch):
     (folder / "init" / "run.json").write_text('{"run": "sft"}')
-    assert call(monkeypatch, folder, "sample-sets").startswith("init/run.json: 'ema' is missing")
+    assert call(monkeypatch, folder, "sample-sets").startswith("init/run.json: ema: expected whether the weights")
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import inspect
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from types import NoneType, SimpleNamespace, UnionType
@@ -132,6 +132,18 @@ def checked(kind: type, data: dict, where: object) -> dict:
     with error_prefix(where):
         from_dict(kind, data)
     return data
+
+
+def distinct(kind: type, lines: Iterable[tuple[str, dict]], *keys: str) -> Iterator[tuple[str, dict]]:
+    """The ``lines`` ("file, line n", image). Raises UserError naming one that is no ``kind``, or whose ``keys`` came
+    before."""
+    seen: dict[tuple, str] = {}
+    for where, row in lines:
+        checked(kind, row, where)
+        first = seen.setdefault(tuple(row[key] for key in keys), where)
+        if first != where:
+            raise UserError(f"{where}: prompt {row['prompt_id']!r}, sample {row['sample']} is already in {first}")
+        yield where, row
 
 
 def to_dict(settings: object) -> dict:

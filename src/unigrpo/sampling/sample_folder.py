@@ -17,7 +17,7 @@ import numpy as np
 from unigrpo.core.errors import UserError, error_prefix, reading
 from unigrpo.core.files import opened, read_json, read_jsonl, replacing, write_json, write_text
 from unigrpo.core.records import Prompt
-from unigrpo.core.settings import CountOrNone, Settings, checked
+from unigrpo.core.settings import CountOrNone, Settings, checked, distinct
 from unigrpo.sampling.pictures import path_in, read_picture
 
 
@@ -73,15 +73,13 @@ class Images(Sequence):
 
     def _read(self, key: int) -> np.ndarray:
         with error_prefix(self.where[key]):
-            row = self.rows[key]
-            return np.asarray(read_picture(path_in(self.folder, row["image"]))) if "image" in row else self._at(row)
-
-    def _at(self, row: dict) -> np.ndarray:
-        index = row.get("index")
-        if type(index) is not int or not 0 <= index < len(self.stack):
-            allowed = f"from 0 to {len(self.stack) - 1}, an image of {self.folder / 'images.npy'}"
-            raise UserError(f"'index' must be {allowed}, found {index!r}")
-        return self.stack[index]
+            if "image" in self.rows[key]:
+                return np.asarray(read_picture(path_in(self.folder, self.rows[key]["image"])))
+            index = self.rows[key].get("index")
+            if type(index) is not int or not 0 <= index < len(self.stack):
+                allowed = f"from 0 to {len(self.stack) - 1}, an image of {self.folder / 'images.npy'}"
+                raise UserError(f"'index' must be {allowed}, found {index!r}")
+            return self.stack[index]
 
 
 @dataclass(frozen=True)
@@ -119,17 +117,14 @@ def read_protocol(path: Path) -> dict:
 def read_rows(folder: Path) -> tuple[dict, list[dict], list[str]]:
     """(protocol, manifest rows, where these stand) of a folder, its images unseen. Raises UserError as ``read``."""
     protocol = read_protocol(folder / "protocol.json")
-    where, rows = zip(*read_jsonl(folder / "manifest.jsonl"), strict=True)
-    seen: dict[tuple[str, int], str] = {}
-    shown: dict[str, str] = {}
-    for place, row in zip(where, rows, strict=True):
-        name = (checked(Row, row, place)["prompt_id"], row["sample"])
-        if seen.setdefault(name, place) != place:
-            raise UserError(f"{place}: prompt '{name[0]}', sample {name[1]} is already in {seen[name]}")
+    lines, shown = [], {}
+    for place, row in distinct(Row, read_jsonl(folder / "manifest.jsonl"), "prompt_id", "sample"):
         image = str(row.get("image", row.get("index")))
         if shown.setdefault(image, place) != place:
             raise UserError(f"{place}: image {image} is already that of {shown[image]}")
-    return protocol, list(rows), list(where)
+        lines.append((place, row))
+    where, rows = map(list, zip(*lines, strict=True))
+    return protocol, rows, where
 
 
 def require_clauses(samples: SampleFolder, check: Callable[[dict], None]) -> None:

@@ -150,10 +150,9 @@ def _check_sections(content: object) -> dict[str, Benchmark]:
         name: replace(each, label=each.label or name, also_report=reports | each.also_report)
         for name, each in catalogue.benchmarks.items()
     }
-    for name, benchmark in benchmarks.items():
-        benchmark.check(f"benchmarks.{name}")
     taken = set(COLUMNS)
     for name, benchmark in benchmarks.items():
+        benchmark.check(f"benchmarks.{name}")
         _check_label(f"benchmarks.{name}.label", benchmark.label)
         for head, (column, _) in benchmark.columns(name).items():
             if {head, column} & taken:

@@ -242,9 +242,8 @@ def _check_runs(study: Study) -> None:
             except UserError:
                 continue  # the line does not work without it
             if not changed:
-                raise UserError(
-                    f"runs.{run}.{key}: changes nothing, {key} is {runs[run][key]} without it; leave it out"
-                )
+                same = f"{key} is {runs[run][key]} without it; leave it out"
+                raise UserError(f"runs.{run}.{key}: changes nothing, {same}")
 
 
 @declarations()
@@ -309,10 +308,9 @@ def part(resolved: dict, name: str) -> dict:
 
 def _idle(rl: dict, key: str) -> bool:
     """Whether a setting is one of a regulariser that a reinforced run does not name, and has its default."""
-    others = (
-        REGULARISERS.load(name).Settings.model_fields for name in REGULARISERS.names() if name != rl["regulariser"]
-    )
-    return any(key in fields and fields[key].default == rl[key] for fields in others)
+    others = (REGULARISERS.load(name) for name in REGULARISERS.names() if name != rl["regulariser"])
+    fields = [other.Settings.model_fields.get(key) for other in others]
+    return any(field is not None and field.default == rl[key] for field in fields)
 
 
 def fingerprint(settings: object) -> str:

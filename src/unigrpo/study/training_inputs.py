@@ -52,11 +52,9 @@ def training_pool(cfg: RunConfig) -> list[Prompt]:
     tags = [prompt.tag for prompt in prompts]
     most = -(-rl.prompts_per_rollout // len(set(tags)))
     for tag in dict.fromkeys(tags):
-        if tags.count(tag) < most:
+        if (there := tags.count(tag)) < most:
             drawn = f"rl.prompts_per_rollout = {rl.prompts_per_rollout} over {len(set(tags))} tags"
-            raise UserError(
-                f"{rl.prompt_file}: tag {tag!r}: expected at least {most} prompts ({drawn}), got {tags.count(tag)}"
-            )
+            raise UserError(f"{rl.prompt_file}: tag {tag!r}: expected at least {most} prompts ({drawn}), got {there}")
     return prompts
 
 

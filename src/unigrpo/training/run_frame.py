@@ -28,7 +28,7 @@ from unigrpo.study.config import RunConfig
 from unigrpo.training import tracking
 from unigrpo.training.launch import accelerate_for, join_others
 from unigrpo.training.metrics_log import MetricsLog
-from unigrpo.training.state import PREVIOUS, Identity, Notes, Standing, gather, piece, restore, save_state, standing
+from unigrpo.training.state import PREVIOUS, Identity, Notes, gather, piece, restore, save_state, standing
 
 
 class Frame:
@@ -61,8 +61,7 @@ class Frame:
             if self.main:
                 stack.enter_context(alone(self.out))
             self.signals = stack.enter_context(stoppable())
-            found = self._standing()
-            self.finished, self.saved = found.finished, found.state
+            self.finished, self.saved = self._standing()
             if self.finished and self.main:
                 print(f"{self.name} is finished already")
             self.accelerator = accelerate_for(self.cfg, **tracking.options(self.cfg.tracker, self.out))
@@ -72,7 +71,7 @@ class Frame:
     def __exit__(self, *_) -> None:
         self.leaving.close()
 
-    def _standing(self) -> Standing:
+    def _standing(self) -> tuple:
         """What is there and fits. A run that has failed may have left a state that does beside an older record."""
         for given_up in ("run.json", "state"):
             try:
@@ -85,7 +84,7 @@ class Frame:
                 (self.out / "run.json").unlink(missing_ok=True)
                 shutil.rmtree(self.out / "state", ignore_errors=True) if given_up == "state" else None
             distributed.collect([])
-        return Standing()
+        return False, None
 
     def resume(self, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> int:
         """Restore what was saved, if anything, and open the record. Returns the first step to do."""

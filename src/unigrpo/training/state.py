@@ -149,17 +149,11 @@ def piece(cfg: RunConfig, device: str, first: int) -> dict:
     return {"from": first, "code": code_identity.loaded()} | facts
 
 
-@dataclass(frozen=True)
-class Standing:
-    """What a folder holds of the run that is asked for: that it is ``finished``, or a state to go on from."""
-
-    finished: bool = False
-    state: tuple[Notes, dict[str, Tensor]] | None = None
-
-
-def standing(out: Path, now: Identity, total: int, keep_code: bool = False) -> Standing:
-    """What ``out`` holds of the run ``now`` of ``total`` steps. Raises UserError, one line, where it holds another run,
-    or code has changed since and ``keep_code`` does not allow that."""
+def standing(
+    out: Path, now: Identity, total: int, keep_code: bool = False
+) -> tuple[bool, tuple[Notes, dict[str, Tensor]] | None]:
+    """Whether the run ``now`` of ``total`` steps has finished in ``out``, else the state to go on from. Raises
+    UserError where ``out`` holds another run, or code has changed since and ``keep_code`` does not allow that."""
     record = provenance.read_record(out)
     if trained := record and not record.get("not_trained"):
         with files.reading(out / "run.json", "the configuration of a run"):
@@ -171,20 +165,20 @@ def standing(out: Path, now: Identity, total: int, keep_code: bool = False) -> S
             raise UserError(f"{out / 'run.json'}: collapsed ({record.get('collapse')}): start anew with state=anew")
         weights = provenance.weights_file(out)
         if done == total and weights.exists() and files.digest(weights) == record.get("weights"):
-            return Standing(finished=True)
+            return True, None
     found = load_state(out / "state")
     if found is None:
         if trained and total != done:
             without = f"finished with {done}, without a state to go on"
             raise UserError(f"{out / 'run.json'}: {without}: start anew with state=anew")
-        return Standing()
+        return False, None
     notes = found[0]
     key = "rollout" if now.settings["stage"] == "rl" else "step"
     where = f"{out / 'state'}: written at {key} {notes.step} of {notes.total}"
     _require_fit(where, Identity(notes.settings, notes.inputs), now, notes.pieces, keep_code)
     if notes.step > total:
         raise UserError(f"{where}, {total} are asked for: start anew with state=anew")
-    return Standing(state=found)
+    return False, found
 
 
 def _require_fit(where: str, then: Identity, now: Identity, pieces: list[dict], keep_code: bool) -> None:

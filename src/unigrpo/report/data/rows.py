@@ -12,7 +12,7 @@ from unigrpo.core.errors import UserError
 from unigrpo.core.files import in_order, json_lines, read_result
 from unigrpo.core.lazy import lazy
 from unigrpo.core.registry import declarations
-from unigrpo.core.settings import CountOrNone, Settings, Share, checked
+from unigrpo.core.settings import CountOrNone, Settings, Share, checked, distinct
 from unigrpo.study.facts import BENCHMARKS, REWARDS
 
 gold, training_inputs = lazy("unigrpo.world.gold"), lazy("unigrpo.study.training_inputs")
@@ -88,7 +88,7 @@ def check_range(where: str, benchmark: str, metric: str, *values: float) -> None
 
 def read_scores(path: Path) -> Lines:
     """The rows of scores.jsonl. Raises UserError naming the line of one that is none, or whose image came before."""
-    for where, row in _read(path, ScoreRow, KEYS):
+    for where, row in distinct(ScoreRow, json_lines(read_result(path), path), *KEYS):
         for name, value in row["metrics"].items():
             check_range(where, row["benchmark"], name, value)
         yield where, row
@@ -96,19 +96,9 @@ def read_scores(path: Path) -> Lines:
 
 def read_validation(path: Path) -> Lines:
     """The rows of a validation. Raises UserError as ``read_scores``."""
-    return _read(path, ValidationRow, ("prompt_id", "tag", "sample"))
+    return distinct(ValidationRow, json_lines(read_result(path), path), "prompt_id", "tag", "sample")
 
 
 def read_course(path: Path) -> Lines:
     """The rows of metrics.jsonl. Raises UserError as ``read_scores``, and naming a row that comes twice."""
-    return in_order(_read(path, CourseRow))
-
-
-def _read(path: Path, kind: type[Settings], keys: tuple[str, ...] = ()) -> Lines:
-    seen: dict[tuple, str] = {}
-    for where, row in json_lines(read_result(path), path):
-        checked(kind, row, where)
-        name = tuple(row[key] for key in keys)
-        if keys and (first := seen.setdefault(name, where)) != where:
-            raise UserError(f"{where}: prompt {row['prompt_id']!r}, sample {row['sample']} is already in {first}")
-        yield where, row
+    return in_order((where, checked(CourseRow, row, where)) for where, row in json_lines(read_result(path), path))
