@@ -16,10 +16,8 @@ CATALOGUE_FILE = ROOT / "pipelines" / "experiments.yaml"
 SCALES = ROOT / "pipelines" / "scales"
 PAPER = ROOT / "results" / "reference" / "paper.csv"
 SHIPPED = ROOT / "assets" / "base"
-SHIPPED_FILES = [
-    SHIPPED / name
-    for name in ("model.safetensors", "model.json", "metrics.jsonl", "run.json", "tokenizer/tokenizer.json")
-]
+SHIPPED_NAMES = ("model.safetensors", "model.json", "metrics.jsonl", "run.json", "tokenizer/tokenizer.json")
+SHIPPED_FILES = [SHIPPED / name for name in SHIPPED_NAMES]
 DETECTOR = ROOT / "assets" / "detector"
 
 try:
@@ -55,10 +53,8 @@ TOGETHER = ALONE | {"gpu": GPUS * PROCESSES, "mem_mb": MEMORY_OF_ALL}  # of a st
 if altered := standing.damaged(Path("results") / SCALE):
     if config.get("weights") != "accept":
         output, record = next(iter(altered.items()))
-        sys.exit(
-            f"error: {output}: differs from what its step has written ({record}); restore it, delete both to make it anew, "
-            "or accept it with weights=accept"
-        )
+        ways = "restore it, delete both to make it anew, or accept it with weights=accept"
+        sys.exit(f"error: {output}: differs from what its step has written ({record}); {ways}")
     standing.accept(altered)
 
 try:  # (run, seed) -> its published line, which counts as done
@@ -131,11 +127,7 @@ def words(wildcards):
 
 def decides(step):
     """The settings that decide a step."""
-
-    def of(wildcards):
-        return standing.settings_of(step.format(**words(wildcards)), STUDY)
-
-    return of
+    return lambda wildcards: standing.settings_of(step.format(**words(wildcards)), STUDY)
 
 
 def logs(step):
@@ -323,10 +315,9 @@ def shown_in_claims(wildcards):
 
 def older(runs):
     """The code by which these runs were made and which has changed since, where that is kept: results say so."""
-    made_by = [
-        standing.codes_of(Path("results") / SCALE, run, seed) for run in runs * KEEP_CODE for seed in STUDY.seeds(run)
-    ]
-    return [changed for codes in made_by for code in codes if (changed := code_identity.changed(code))]
+    seeds = [(run, seed) for run in runs * KEEP_CODE for seed in STUDY.seeds(run)]
+    codes = [code for each in seeds for code in standing.codes_of(Path("results") / SCALE, *each)]
+    return list(filter(None, map(code_identity.changed, codes)))
 
 
 def collection(wildcards, output):
@@ -361,8 +352,7 @@ def claimed(wildcards=None):
 
 def results(chosen):
     """The tables and figures that ``chosen`` picks of a section of the catalogue, and the claims."""
-    tables = collect(
-        "results/{scale}/tables/{name}.{kind}", scale=SCALE, name=chosen(TABLES), kind=("html", "md", "tex")
-    )
+    kinds = ("html", "md", "tex")
+    tables = collect("results/{scale}/tables/{name}.{kind}", scale=SCALE, name=chosen(TABLES), kind=kinds)
     figures = collect("results/{scale}/figures/{name}.png", scale=SCALE, name=chosen(FIGURES))
     return [*tables, *figures, f"results/{SCALE}/claims.csv"]
