@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import NoneType, SimpleNamespace, UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -242,15 +242,12 @@ def check_value(value: object, annotation: Any, key: str) -> None:
         annotation = Union[tuple(a for a in get_args(annotation) if a is not NoneType)]  # noqa: UP007
     model = isinstance(annotation, type) and issubclass(annotation, BaseModel)
     adapter = TypeAdapter(annotation, config=None if model else ConfigDict(**STRICT, arbitrary_types_allowed=True))
-    try:
-        text = json.dumps(str(value) if isinstance(value, Path) else value)
+    try:  # as a file holds it: a list is a tuple too, and a text a path
+        check = partial(adapter.validate_json, json.dumps(str(value) if isinstance(value, Path) else value))
     except TypeError:
-        text = None
+        check = partial(adapter.validate_python, value)
     try:
-        if text is None:
-            adapter.validate_python(value)
-        else:  # as a file holds it: a list is a tuple too, and a text a path
-            adapter.validate_json(text)
+        check()
     except ValidationError as error:
         kind = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
         raise UserError(explain(error, key, kind)) from None

@@ -121,9 +121,8 @@ class SamplingConfig(Denoising):
 
     max_trace_tokens: Count = 24
     images_per_prompt: Annotated[Count, Decides(("evaluation",))] = 4
-    memory: Annotated[Count, BOOKKEEPING] = (
-        64  # MB that texts and images made together may take beside the weights, in training too
-    )
+    # MB that texts and images made together may take beside the weights, in training too
+    memory: Annotated[Count, BOOKKEEPING] = 64
     # tried on validation prompts
     guidance_grid: Annotated[Several[Guidance], Decides(("tuning",))] = (1.0, 1.5, 2.0, 3.0, 4.5)
     temperature_grid: Annotated[Several[Positive], Decides(("tuning",))] = (1.0, 0.7, 0.3)

@@ -47,6 +47,9 @@ class Notes:
     counts: dict
 
 
+Loaded = tuple[Notes, dict[str, Tensor]]  # a state and its tensors
+
+
 def save_state(folder: Path, tensors: dict[str, Tensor], notes: Notes) -> None:
     """Write what a run resumes from. A kill at any moment leaves a complete state, and so does one damaged file."""
     about = {"notes": json.dumps(asdict(notes)), "sums": json.dumps(_sums(tensors))}
@@ -57,7 +60,7 @@ def save_state(folder: Path, tensors: dict[str, Tensor], notes: Notes) -> None:
         os.replace(folder / NEXT, folder / STATE)
 
 
-def load_state(folder: Path) -> tuple[Notes, dict[str, Tensor]] | None:
+def load_state(folder: Path) -> Loaded | None:
     """The newest state that can be read, None without any; says which is damaged. Raises UserError where all are."""
     damaged = []
     for path in (folder / NEXT, folder / STATE, folder / PREVIOUS):  # the first where a kill left it without its name
@@ -75,7 +78,7 @@ def load_state(folder: Path) -> tuple[Notes, dict[str, Tensor]] | None:
     return None
 
 
-def _read(path: Path) -> tuple[Notes, dict[str, Tensor]]:
+def _read(path: Path) -> Loaded:
     tensors = read_tensors(path)
     with open_tensors(path) as file:
         about = file.metadata() or {}
@@ -149,9 +152,7 @@ def piece(cfg: RunConfig, device: str, first: int) -> dict:
     return {"from": first, "code": code_identity.loaded()} | facts
 
 
-def standing(
-    out: Path, now: Identity, total: int, keep_code: bool = False
-) -> tuple[bool, tuple[Notes, dict[str, Tensor]] | None]:
+def standing(out: Path, now: Identity, total: int, keep_code: bool = False) -> tuple[bool, Loaded | None]:
     """Whether the run ``now`` of ``total`` steps has finished in ``out``, else the state to go on from. Raises
     UserError where ``out`` holds another run, or code has changed since and ``keep_code`` does not allow that."""
     record = provenance.read_record(out)
