@@ -308,6 +308,16 @@ def test_a_bad_training_record_is_named(study, tmp_path):
         unigrpo(f"table t --kind main --row a --results {tmp_path}/cpu")
 
 
+@pytest.mark.parametrize("change, found", [({"seed": 1}, "base, seed 1"), ({"run": "sft"}, "sft, seed 0")])
+def test_the_record_of_another_run_or_seed_is_refused(study, tmp_path, change, found):
+    """A folder that was copied to another's place would show the one's cost beside the other's scores."""
+    shutil.copytree(study / "runs/base/seed0", tmp_path / "runs/base/seed0")
+    path = tmp_path / "runs/base/seed0/run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match=f"run.json: expected base, seed 0, found {found}$"):
+        results.Folder(tmp_path).records("base")
+
+
 def test_a_row_with_another_mode_is_refused(study, tmp_path):
     with pytest.raises(UserError, match="--row: expected RUN, RUN:yes or RUN:no, got 'maybe' behind the colon"):
         unigrpo(f"table t --kind main --row base:maybe --results {study} --out {tmp_path}")

@@ -79,6 +79,7 @@ def test_lossy_formats_are_known(tmp_path):
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n", "cannot be read"),  # no Ghostscript
         (png(20, 20, 16, 0), "is of mode I;16, expected 8 bits a channel"),
         (png(20, 20, 16, 2), "is of 16 bits, expected 8 bits a channel"),
+        (b"P6 20 20 65535\n" + bytes(2400), "is of 16 bits, expected 8 bits a channel"),
         (png(20, 20, 16, 6), "is of 16 bits, expected 8 bits a channel"),
         (png(15, 80, 8, 2), "is 15x80, expected at least 16 pixels a side"),
         (png(9000, 9000, 8, 2), "is 9000x9000, expected .* at most 67108864 in all"),

@@ -1,6 +1,7 @@
 """One reader of picture files, for images of the world and from elsewhere: 8-bit RGB, upright. Imports no torch."""
 
 import os
+import re
 from pathlib import Path
 from typing import BinaryIO
 
@@ -48,7 +49,7 @@ def as_rgb(image: Image.Image, name: str) -> Image.Image:
 
 def _check(image: Image.Image, name: str) -> None:
     """Before pixels are decoded: what the header says of them."""
-    if image.mode not in MODES or ";16" in str(getattr(image, "tile", "")):
+    if image.mode not in MODES or re.search(";16|', 65535", str(getattr(image, "tile", ""))):  # of PNG and TIFF, of PPM
         kind = f"mode {image.mode}" if image.mode not in MODES else "16 bits"
         raise UserError(f"{name}: is of {kind}, expected 8 bits a channel ({', '.join(sorted(MODES))})")
     if min(image.size) < LEAST_SIDE or image.width * image.height > MOST_PIXELS:

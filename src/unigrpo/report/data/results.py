@@ -232,8 +232,13 @@ class Folder:
         return self.config(run).get("label", run)
 
     def records(self, run: str) -> list[dict]:
-        """run.json of every seed that has one."""
-        return list(filter(None, map(provenance.read_record, self.seed_folders(run).values())))
+        """run.json of every seed that has one. Raises UserError for that of another run or seed."""
+        found = {seed: record for seed, f in self.seed_folders(run).items() if (record := provenance.read_record(f))}
+        for seed, record in found.items():
+            if (told := (record.get("run", run), record.get("seed", seed))) != (run, seed):
+                where = self.seed_folders(run)[seed] / "run.json"
+                raise UserError(f"{where}: expected {run}, seed {seed}, found {told[0]}, seed {told[1]}")
+        return list(found.values())
 
     def without_pictures(self, run: str) -> bool:
         """Whether the run was sampled elsewhere: its published line has no pictures."""
