@@ -49,7 +49,7 @@ def cells(root, page, *head):
 def configured(root, scale, run):
     catalogue = load_catalogue(root / "pipelines/experiments.yaml")
     settings = resolve.load_scale(root / f"pipelines/scales/{scale}.yaml", catalogue["defaults"])
-    return resolve.resolve(catalogue, settings, scale, run, 0)
+    return resolve.Study(catalogue, scale, settings).resolve(run)
 
 
 def test_paths_exist(root, quoted):
@@ -212,5 +212,5 @@ def test_the_readmes_ablation_is_a_run(root, tmp_path):
     (tmp_path / "experiments.yaml").write_text(text)
     catalogue = load_catalogue(tmp_path / "experiments.yaml")
     settings = resolve.load_scale(root / "pipelines/scales/cpu.yaml", catalogue["defaults"])
-    ours, usual = (resolve.resolve(catalogue, settings, "cpu", run, 0).rl for run in ("unigrpo_mine", "unigrpo"))
+    ours, usual = (resolve.Study(catalogue, "cpu", settings).resolve(run).rl for run in ("unigrpo_mine", "unigrpo"))
     assert ours != usual and replace(ours, ratio=usual.ratio) == usual

@@ -126,7 +126,7 @@ def resolved(root, tmp_path):
             f"  sft: {{init: base, evaluate: [yes]}}\n  own: {{init: sft, train: [image], evaluate: [yes], {line}}}\n"
         )
         scale = resolve.load_scale(root / "pipelines/scales/smoke.yaml", tiny.DEFAULTS)
-        return resolve.resolve(load_catalogue(catalogue), scale, "smoke", "own", 0).rl
+        return resolve.Study(load_catalogue(catalogue), "smoke", scale).resolve("own").rl
 
     return call
 

@@ -162,7 +162,7 @@ def resolved(root, tmp_path):
             "  base: {evaluate: [yes]}\n  sft: {init: base, evaluate: [yes]}\n"
             f"  own: {{init: sft, train: [image], evaluate: [yes], {line}}}\n"
         )
-        return resolve.resolve(load_catalogue(catalogue), scale, "smoke", "own", 0)
+        return resolve.Study(load_catalogue(catalogue), "smoke", scale).resolve("own")
 
     return call
 

@@ -78,10 +78,8 @@ def _imports(name: str, path: Path) -> Iterator[str]:
 
 def _plugin(name: str) -> str | None:
     """The plug-in, or the help of plug-ins, that a module belongs to."""
-    for package in registry.PACKAGES:
-        if name.startswith(f"{package}."):
-            return f"{package}.{name[len(package) + 1 :].partition('.')[0]}"
-    return None
+    package = next((each for each in registry.PACKAGES if name.startswith(f"{each}.")), None)
+    return package and f"{package}.{name[len(package) + 1 :].partition('.')[0]}"
 
 
 def loaded(rooms: Iterable[str] = NUMBERS) -> dict[str, str]:

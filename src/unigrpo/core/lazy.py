@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from types import ModuleType
 
 
@@ -43,10 +44,8 @@ def submodules(package: str) -> Callable[[str], ModuleType]:
 
     def load(name: str) -> ModuleType:
         if not name.startswith("_"):
-            try:
+            with suppress(ModuleNotFoundError):
                 return lazy(f"{package}.{name}")
-            except ModuleNotFoundError:
-                pass
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return load

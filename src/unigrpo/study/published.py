@@ -47,7 +47,9 @@ def publish(study: resolve.Study, runs: list[str], replace: bool = False) -> Ite
         places |= {f"{run}.{path.name}": path for path in sorted((scale / "runs" / run).glob("seed*"))}
     damaged = {path.stem for path in standing.damaged(scale).values()}
     for name in [*SHARED, *places]:
-        texts, path = _gathered(scale, name), folder_of(study.scale_name) / f"{name}.json"
+        held = sorted(each for patterns in _patterns(name) for pattern in patterns for each in scale.glob(pattern))
+        texts = {each.relative_to(scale).as_posix(): files.read_text(each) for each in held}
+        path = folder_of(study.scale_name) / f"{name}.json"
         if not texts or read_record(places.get(name, scale)).get("published"):
             continue
         if lacks := _lacks(name, texts, study) or _changes(texts, study, damaged):
@@ -71,12 +73,6 @@ def _patterns(name: str) -> tuple[list[str], list[str]]:
     run, _, seed = name.partition(".seed")
     steps, others = SHARED.get(name) or ((f"*.{run}.{seed}",), (f"runs/{run}/seed{seed}/{each}" for each in OF_A_RUN))
     return [f"steps/{step}.jsonl" for step in steps], [*others]
-
-
-def _gathered(scale: Path, name: str) -> Texts:
-    """What a line holds."""
-    paths = sorted(path for patterns in _patterns(name) for pattern in patterns for path in scale.glob(pattern))
-    return {path.relative_to(scale).as_posix(): files.read_text(path) for path in paths}
 
 
 def _lacks(name: str, texts: Texts, study: resolve.Study) -> str:

@@ -79,26 +79,6 @@ def _compose_with_any(scale: dict, defaults: dict, line: dict, method: str, scal
     raise refused[0]
 
 
-def resolve(catalogue: dict, scale: dict, scale_name: str, run: str, seed: int) -> RunConfig:
-    """The configuration of ``run`` at ``seed``. Raises UserError naming the run's key."""
-    if run not in catalogue["runs"]:
-        raise UserError(f"runs: no run is called {run!r}{nearest(run, catalogue['runs'])}")
-    if catalogue["runs"][run]["stage"] == OUTSIDE:
-        raise UserError(f"runs.{run}: expected a run that is trained, its images are made elsewhere")
-    try:
-        runs = catalogue["runs"]
-        sft = next((name for name in ancestors(runs, run, "init") if runs[name]["stage"] == SFT), None)
-        data = _settings(runs[sft]) if sft else {}
-        config = _compose(scale, catalogue["defaults"], runs[run], run, scale_name, seed, data)
-        if config.stage == "rl":
-            check_reward(config.rl.reward, config.rl.reward_options, "rl.reward", "rl.reward_options")
-            with error_prefix("rl.prompt_file"):
-                training_pool(config)
-        return config
-    except UserError as error:
-        raise UserError(re.sub(r"^(rl|supervised)\.", f"runs.{run}.", str(error))) from None
-
-
 def _settings(line: dict) -> dict:
     """The settings of its stage that a run's line makes."""
     return {key: value for key, value in line.items() if key not in (*COMMON, "seeds")}
@@ -154,7 +134,23 @@ class Study:
         return [MODES[mode] for mode in self.catalogue["runs"][run]["evaluate"]] + ["greedy"] * (run in first)
 
     def resolve(self, run: str, seed: int = 0) -> RunConfig:
-        return resolve(self.catalogue, self.scale, self.scale_name, run, seed)
+        """The configuration of ``run`` at ``seed``. Raises UserError naming the run's key."""
+        runs, defaults = self.catalogue["runs"], self.catalogue["defaults"]
+        if run not in runs:
+            raise UserError(f"runs: no run is called {run!r}{nearest(run, runs)}")
+        if runs[run]["stage"] == OUTSIDE:
+            raise UserError(f"runs.{run}: expected a run that is trained, its images are made elsewhere")
+        try:
+            sft = next((name for name in ancestors(runs, run, "init") if runs[name]["stage"] == SFT), None)
+            data = _settings(runs[sft]) if sft else {}
+            config = _compose(self.scale, defaults, runs[run], run, self.scale_name, seed, data)
+            if config.stage == "rl":
+                check_reward(config.rl.reward, config.rl.reward_options, "rl.reward", "rl.reward_options")
+                with error_prefix("rl.prompt_file"):
+                    training_pool(config)
+            return config
+        except UserError as error:
+            raise UserError(re.sub(r"^(rl|supervised)\.", f"runs.{run}.", str(error))) from None
 
     def config(self, run: str, seed: int) -> dict:
         """The same as JSON holds it; of images made elsewhere what their line says."""

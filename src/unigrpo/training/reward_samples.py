@@ -29,18 +29,14 @@ def sample_for_reward(model: UnifiedModel, cfg: RunConfig, out: Path) -> None:
         jobs.append((category[rng.integers(len(category))], number))
     jobs += validation_jobs(HELD_OUT_PER_PROMPT)
     halves = jobs[::2], jobs[1::2]
-    modes = [Decoding(True, 1.0, 1.0), Decoding(False, 1.0, 1.0)]
     parts = [
-        sample(model, half, cfg.sampling, mode, cfg.seed, f"reward data {k + 1}/2")
-        for k, (half, mode) in enumerate(zip(halves, modes, strict=True))
+        sample(model, half, cfg.sampling, Decoding(number == 1, 1.0, 1.0), cfg.seed, f"reward data {number}/2")
+        for number, half in enumerate(halves, 1)
     ]
     if None in parts:
         return
-    together = Samples(
-        np.concatenate([p.images for p in parts]),
-        [t for p in parts for t in p.traces],
-        sum(p.model_evaluations for p in parts),
-    )
+    images, traces = np.concatenate([p.images for p in parts]), [t for p in parts for t in p.traces]
+    together = Samples(images, traces, sum(p.model_evaluations for p in parts))
     protocol = {"benchmark": "training", "version": VERSION, "mode": "mixed", "guidance_name": "unguided"}
     protocol |= {"seed": cfg.seed, "guidance": 1.0, "temperature": 1.0, "model_evaluations": together.model_evaluations}
     sample_folder.write(out, halves[0] + halves[1], together, protocol)
