@@ -31,11 +31,12 @@ def take(study: resolve.Study, run: str, seed: int, path: Path, out: Path) -> li
     run.json beside it; returns a line about each. Raises UserError for an image that cannot be read or differs in size,
     and for prompts with fewer images than others, unless the run's line says that it is partial."""
     line, about, digests = study.catalogue["runs"][run], [], {}
-    for old in out.glob("*/manifest.jsonl"):
-        shutil.rmtree(old.parent)
     found, pictures = read(path), defaultdict(list)
     if found.broken:
         raise UserError(f"{path}: {found.broken[0][0]}: {found.broken[0][1]}")
+    (out / "done.json").unlink(missing_ok=True)
+    for old in out.glob("*/manifest.jsonl"):
+        shutil.rmtree(old.parent)
     for picture in found.pictures:
         pictures[picture.prompt.key].append(picture)
     sampling = study.resolve(BASE).sampling

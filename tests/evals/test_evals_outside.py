@@ -121,3 +121,10 @@ def test_lossy_files_are_said_and_older_sets_go(study, side, tmp_path):
     (line,) = taken(study, tmp_path / "in", tmp_path)
     assert line.endswith(f"{2 * len(texts)} of {2 * len(texts)} images, {2 * len(texts)} of them from lossy files")
     assert not stale.exists()
+    with pytest.raises(UserError, match="holds no images in a known layout"):
+        taken(study, tmp_path / "nothing", tmp_path)
+    assert (tmp_path / "samples/done.json").exists() and len(list(tmp_path.glob("samples/*/manifest.jsonl"))) == 1
+    (tmp_path / "in/00000/samples/0001.jpg").unlink()
+    with pytest.raises(UserError, match="too few of"):
+        taken(study, tmp_path / "in", tmp_path)
+    assert not (tmp_path / "samples/done.json").exists()  # what was there is gone, and nothing says that it is not

@@ -361,6 +361,7 @@ BAD_CATALOGUE = [  # what stands there, what is written instead, what the messag
         "t.thinkin: unknown key; did you mean think",
     ),
     ("  twice:", "  t: {label: T, images: x, thinking: maybe}\n  twice:", "runs.t.thinking: expected 'no' or 'yes'"),
+    ("  twice:", '  t: {label: "T\\nU", images: x}\n  twice:', "runs.t.label: expected one line of text, got 'T\\nU'"),
     ("  twice:", "  t: {label: T, images: 3}\n  twice:", "runs.t.images: expected text, got 3"),
     ("  twice:", "  t: {label: T, images: x, train: [text]}\n  twice:", "runs.t.train: unknown key"),
     (

@@ -230,6 +230,7 @@ def _outside(name: str, line: dict) -> dict:
     """The line of a run whose images another program has made, with what it says of its evaluation."""
     given = {key: value for key, value in line.items() if not (key == "init" and value is None)}
     checked = to_dict(from_dict(OutsideLine, given, f"runs.{name}"))
+    _check_label(f"runs.{name}.label", checked["label"])
     seeds = {"seeds": 1} if "{seed}" not in line["images"] else {}
     return checked | seeds | {"stage": OUTSIDE, "init": None, "evaluate": [checked["thinking"]]}
 
