@@ -83,8 +83,7 @@ def _plugin(name: str) -> str | None:
 
 
 def loaded(rooms: Iterable[str] = NUMBERS) -> dict[str, str]:
-    """Module -> hash, of the modules in ``rooms`` that this process has loaded and works with so far, and of those
-    outside the package that a plug-in imports."""
+    """Module -> hash, of those in ``rooms`` that this process works with so far, and what plug-ins import outside."""
     files = {name: getattr(module, "__file__", None) or "" for name, module in list(sys.modules.items())}
     ours = {name: Path(file) for name, file in files.items() if file.endswith(".py") and not LIBRARY.search(file)}
     ours.pop("__main__", None)  # it has its own name beside

@@ -49,8 +49,7 @@ def common(kind: type[Exception]) -> Iterator[None]:
 
 
 def collect_in_main(items: list) -> list:
-    """The same in the main process alone, nothing elsewhere. One item of each process is under way at a time, so that
-    large ones need no more memory than that beside the result."""
+    """The same in the main process alone, nothing elsewhere; to save memory one item of each is under way at a time."""
     if count() == 1:
         return items
     found: list[list] = []

@@ -49,8 +49,7 @@ def _noted(name: str | Path, path: Path, found: Iterable[Path]) -> Path:
 
 def folder(name: str | Path, needs: Sequence[str] = ("config.json",)) -> Path:
     """The folder of a checkpoint: ``name`` where it is one, else the hub's repository ``owner/name``, fetched once.
-    Raises UserError, with what to place where, for a hub that cannot be reached and for a folder without weights or one
-    of the files that it ``needs``."""
+    Raises UserError, with what to place where, for a hub that cannot be reached, no weights, or a lack in ``needs``."""
     local, wanted = Path(name).is_dir(), "a checkpoint"
     path = Path(name) if local else repository(name, wanted, (*TEXTS, KINDS[0]))
     if not local and not files(path):  # published before safetensors

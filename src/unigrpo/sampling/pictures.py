@@ -40,8 +40,7 @@ def read_picture(path: Path) -> Image.Image:
 
 
 def as_rgb(image: Image.Image, name: str) -> Image.Image:
-    """``image`` in RGB, an alpha channel dropped as by the official tool. Raises UserError for another kind of pixel,
-    and for a size that shows nothing or is no picture's."""
+    """``image`` in RGB, alpha dropped as by the official tool. Raises UserError for other pixels and odd sizes."""
     _check(image, name)
     image.info.pop("transparency", None)  # it would colour what is transparent
     return image.convert("RGB")

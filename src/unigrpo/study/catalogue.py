@@ -312,8 +312,7 @@ def of_group(specs: dict, group: str | None) -> list[str]:
 
 
 def runs_in_use(catalogue: dict, judged: bool = False) -> list[str]:
-    """Runs that a default table or figure names, and all they descend from, in the catalogue's order; where ``judged``,
-    only for the tables and figures that need images."""
+    """Runs that default tables and figures (where ``judged``: that need images) name, and their ancestors, in order."""
     specs = [(kind, catalogue[kind][name]) for kind in DOORS for name in by_default(catalogue[kind])]
     shown = {run for kind, spec in specs if not judged or facts_of(kind, spec).scores for run in runs_read(spec)}
     used = {ancestor for run in shown for ancestor in ancestors(catalogue["runs"], run, "init")}

@@ -129,8 +129,7 @@ class SamplingConfig(Denoising):
 
 
 class RLConfig(Denoising):
-    """Reinforcement of the reasoning and / or the denoising part (paper, Table 3): the settings of every method. The
-    text's update is GRPO; the image's is ``method``."""
+    """Reinforcement (paper, Table 3): settings of every method. The text's update is GRPO, the image's ``method``."""
 
     method: str  # update rule of the image part: a file of src/unigrpo/methods
     train: Annotated[tuple[Literal["text", "image"], ...], AsTuple] = ("text", "image")

@@ -63,20 +63,16 @@ def load_scale(path: str | Path, defaults: dict) -> dict:
             facts = METHODS.load(method, f"methods.{method}").FACTS
             parts = list(facts.trains[0])
             noise = {} if facts.noise_inside else {"same_noise": False}
-            settled = {"stage": "rl", "method": method, "train": parts} | noise
-            _compose_with_any(scale, defaults, line | settled, method, Path(path).stem)
+            settled, refused = line | {"stage": "rl", "method": method, "train": parts} | noise, []
+            for regulariser in ("none", *REGULARISERS.names()):  # its runs will name one that it works with
+                try:
+                    _compose(scale, defaults, settled | {"regulariser": regulariser}, method, Path(path).stem, 0)
+                    break
+                except UserError as error:
+                    refused.append(error)
+            else:
+                raise refused[0]
     return scale
-
-
-def _compose_with_any(scale: dict, defaults: dict, line: dict, method: str, scale_name: str) -> RunConfig:
-    """The settings of a method with a regulariser that they work with: its runs will name one. Raises UserError."""
-    refused = []
-    for regulariser in ("none", *REGULARISERS.names()):
-        try:
-            return _compose(scale, defaults, line | {"regulariser": regulariser}, method, scale_name, 0)
-        except UserError as error:
-            refused.append(error)
-    raise refused[0]
 
 
 def _settings(line: dict) -> dict:

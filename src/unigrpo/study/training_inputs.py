@@ -59,9 +59,8 @@ def training_pool(cfg: RunConfig) -> list[Prompt]:
 
 
 def read_pool(path: Path, judges: Mapping[str, RewardFacts], closed_vocabulary: bool) -> list[Prompt]:
-    """The prompts of a file (one JSON object a line, see ``read_prompts``) whose images these judge. Raises UserError
-    naming file and line of a prompt that one of them cannot judge, as the messages below say, and of a word that is not
-    the world's where the vocabulary is closed."""
+    """The prompts of a file (see ``read_prompts``) whose images these judge. Raises UserError naming file and line of
+    one that they cannot judge, as the messages say, and of a word that a closed vocabulary lacks."""
     ids, prompts = set(), read_prompts(path)
     words = set(vocabulary()) if closed_vocabulary else None
     text = next((name for name, facts in judges.items() if facts.reads == "text"), None)

@@ -12,8 +12,7 @@ from unigrpo.core.files import accessing, in_order, json_lines, read_jsonl, read
 class MetricsLog:
     """Appends rows, and hands each to ``follow`` where one is given. A run that starts at ``step`` > 0 keeps the rows
     before it (by the key that counts steps) and drops a last line that a kill cut short; at 0 the log starts anew.
-    With ``path`` None nothing is written: for a process that is not the main one. Raises UserError naming a damaged
-    line."""
+    Without a ``path``, as in all but the main process, nothing is written. Raises UserError naming a damaged line."""
 
     def __init__(self, path: Path | None, key: str, step: int, follow: Callable[[dict], None] | None = None):
         self.path, self.follow = path, follow
