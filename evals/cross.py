@@ -113,8 +113,10 @@ def lines(images: pd.DataFrame, sources: Sequence[Source], failed: Sequence[dict
     trained = {source.run: source.trained_on for source in reversed(sources)}
     first, rows = sources[0].run, []
     for run in images["run"].unique():
-        counts = {"images": sum(images["run"] == run), "failed": sum(row["run"] == run for row in failed)}
-        counts["own_prompts"] = images["prompt_id"][images["run"] == run].nunique()
+        mine = images["prompt_id"][images["run"] == run]
+        shared = mine.isin(found[names[0]][run].prompts).sum()  # what the numbers rest on
+        counts = {"images": int(shared), "failed": sum(row["run"] == run for row in failed)}
+        counts["own_prompts"] = mine.nunique()
         for name in names:
             mine, gap = found[name][run], None
             mean = estimate(mine, numpy_generator(0, "cross", run, name), by_category=False)

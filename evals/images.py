@@ -200,10 +200,11 @@ def intervals(rows: Sequence[dict], by_category: bool, benchmark: str) -> dict[s
     return found
 
 
-def covered(rows: Sequence[dict], prompts: Mapping[str, str] | None, samples: int) -> dict:
+def covered(rows: Sequence[dict], prompts: Mapping[str, str] | None, samples: int, wanted: Mapping[str, int]) -> dict:
     """How much of a benchmark, whose ``prompts`` (text -> category) are known or None, the ``rows`` are: ``prompts`` of
     ``of``, least and most ``images`` of one where ``expected`` should be, ``outside`` (images of other prompts),
-    ``categories`` (name -> prompts, of how many); and ``part``, the same in words where it is not the whole."""
+    ``categories`` (name -> prompts, of how many); and ``part``, the same in words where it is not the whole. Where its
+    prompts are not known, each should have as many images as its metadata says, if it does (``wanted``, by text)."""
     counts = Counter(same_text(row["prompt"]) for row in rows)
     inside = counts if prompts is None else Counter({text: n for text, n in counts.items() if text in prompts})
     expected = max([samples, *inside.values()])
@@ -211,11 +212,12 @@ def covered(rows: Sequence[dict], prompts: Mapping[str, str] | None, samples: in
     found |= {"images": [min(inside.values(), default=0), max(inside.values(), default=0)]}
     found |= {"outside": counts.total() - inside.total(), "categories": {}, "part": ""}
     have = Counter((prompts or {}).get(text, "") for text in inside)
-    if any(wanted := Counter((prompts or {}).values())):
-        found["categories"] = {tag: [have[tag], n] for tag, n in wanted.items()}
+    if any(sizes := Counter((prompts or {}).values())):
+        found["categories"] = {tag: [have[tag], n] for tag, n in sizes.items()}
     if prompts and len(inside) < len(prompts):
         found["part"] = f"{len(inside)} of {len(prompts)} prompts"
-    elif inside.total() < (whole := len(inside) * expected):
+    each = {text: max(n, wanted.get(text, 0)) if prompts is None else expected for text, n in inside.items()}
+    if not found["part"] and inside.total() < (whole := sum(each.values())):
         found["part"] = f"{inside.total()} of {whole} images"
     return found
 
@@ -224,20 +226,23 @@ def _coverage_line(found: dict) -> str:
     of = f" of {found['of']}" if found["of"] else ""
     least, most = found["images"]
     each = f"{least} to {most}" if least < most else f"{most}"
-    each += f" of {found['expected']}" * (most < found["expected"])
+    each += f" of {found['expected']}" * (most < found["expected"] and bool(found["of"]))
     lacking = [f"{tag} {n} of {wanted}" for tag, (n, wanted) in found["categories"].items() if n < wanted]
     line = f"{found['prompts']}{of} prompts, {each} image{'s' * (each != '1')} each"
+    line += "; how many there should be is not known" * (not found["of"])
     line += f"; categories: {', '.join(lacking)}" * bool(lacking)
-    return line + f"; {found['outside']} images of prompts that are not the benchmark's" * bool(found["outside"])
+    line += f"; {found['outside']} images of prompts that are not the benchmark's" * bool(found["outside"])
+    return line + f"; a part: {found['part']}" * bool(found["part"])
 
 
 def write(
-    rows: list[dict], failed: list, judge: Judge, facts: BenchmarkFacts, benchmark: str, out: Path, hub: Iterable = ()
-) -> list[str]:
+    rows: list[dict], failed: list, judge: Judge, facts: BenchmarkFacts, benchmark: str, out: Path, hub: Iterable = (),
+    wanted: Mapping[str, int] | None = None,
+) -> list[str]:  # fmt: skip
     """Write the results of a finished run into ``out``, with the files of the ``hub``; returns the lines that report
-    them."""
+    them. ``wanted`` are the images that a prompt should have, as far as it says so."""
     numbers, lines = judge.summary(rows) if rows else ({}, [])
-    coverage = covered(rows, judge.prompts, facts.samples)
+    coverage = covered(rows, judge.prompts, facts.samples, wanted or {})
     lines.insert(0, _coverage_line(coverage))
     if lossy := Counter(row["lossy"] for row in rows if "lossy" in row):
         lines.append(f"{lossy.total()} of {len(rows)} images are lossy ({', '.join(lossy)})")
@@ -247,7 +252,7 @@ def write(
         judged = {name: e for name, e in found.items() if name not in STATISTICS}
         shown = ", ".join(f"{name} {written(e.mean, e.lo, e.hi, '.4f')}" for name, e in judged.items())
         count = next(iter(found.values())).prompts
-        lines.append(f"95 % intervals over {count} prompts alone (one replicate): {shown}")
+        lines.append(f"95 % intervals over {count} prompt{'s' * (count != 1)} alone (one replicate): {shown}")
         others = ", ".join(f"{name.replace('_', ' ')} {found[name].mean:.3f}" for name in found if name in STATISTICS)
         lines.append(f"without a judge: {others}")
         official = {name: mean(rows, name, facts.by_task, pictures=True) for name in judged if facts.averages_pictures}
@@ -282,7 +287,9 @@ def judge_images(benchmark: str, images: Path, out: Path | None, batch: int, opt
         judge = module.build(**options)
     rows, failed = run(found, judge, benchmark, out, batch)
     hub = [name for name, path in checkpoints.items() if name != str(path)]
-    print("\n".join(write(rows, failed, judge, module.FACTS, benchmark, out, hub)))
+    said = [(same_text(p.prompt.text), p.prompt.meta.get("images")) for p in found.pictures]
+    wanted = {text: many for text, many in said if type(many) is int}
+    print("\n".join(write(rows, failed, judge, module.FACTS, benchmark, out, hub, wanted)))
     show_failed(failed, "judged", f": {out / FAILED}")
     return len(failed)
 
@@ -292,4 +299,5 @@ def show_failed(failed: Sequence[dict], done: str, where: str = "") -> None:
     for row in failed[:SHOWN]:
         print(f"not {done}: {row['image']}: {row['problem']}", file=sys.stderr)
     if failed:
-        print(f"{len(failed)} images were not {done}{where}", file=sys.stderr)
+        many = "1 image was" if len(failed) == 1 else f"{len(failed)} images were"
+        print(f"{many} not {done}{where}", file=sys.stderr)

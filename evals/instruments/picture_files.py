@@ -149,7 +149,8 @@ def _official_prompt(folder: Path) -> Prompt:
     for key in ("tag", "prompt"):
         if not isinstance(meta.get(key, ""), str) or (key == "prompt" and not meta.get(key)):
             raise UserError(f"{path}: '{key}' must be a text, found {meta.get(key)!r}")
-    return Prompt(folder.name, meta["prompt"], meta.get("tag", ""), meta)
+    text, tag = meta["prompt"], meta.get("tag", "")  # the folder's number is a place, which no other folder shares
+    return Prompt(f"{same_text(text)} ({tag})" if tag else same_text(text), text, tag, meta)
 
 
 def _mapped(path: Path) -> Iterator[Picture | Broken]:

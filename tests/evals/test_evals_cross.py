@@ -262,3 +262,19 @@ def test_a_difference_on_one_prompt_has_no_direction():
     line = {"gap": 0.003, "gap_lo": None, "gap_hi": None}
     assert cross.direction(line) == "unclear"
     assert cross.direction(line | {"gap_lo": 0.001, "gap_hi": 0.005}) == "up"
+
+
+def test_folders_of_genevals_layout_are_paired_by_text_whatever_their_numbers(tmp_path, colours):
+    def folder(name, numbers, lighter=0):
+        for place, k in enumerate(numbers):
+            samples = tmp_path / name / f"{place:05d}/samples"
+            samples.mkdir(parents=True)
+            meta = {"prompt": f"prompt {k}", "tag": "t"}
+            (samples.parent / "metadata.jsonl").write_text(json.dumps(meta) + "\n")
+            Image.new("RGB", (16, 16), (5 * k + lighter, 0, 0)).save(samples / "0000.png")
+        return tmp_path / name
+
+    a, b = folder("a", range(6)), folder("b", [5, 3, 2, 1, 0], 4)
+    table = run(tmp_path, f"a={a}", f"b={b}", rewards=["red"])
+    assert table.loc[("b", "red")]["gap"] == pytest.approx(4 / 255, abs=1e-6)
+    assert table.loc[("a", "red")][["prompts", "images"]].tolist() == [5, 5]  # what its mean rests on

@@ -56,10 +56,10 @@ def test_the_official_layout(tmp_path):
     found = read(tmp_path)
     assert not found.broken and found.protocol["mode"] == "direct"
     assert [(p.prompt.id, p.sample, p.prompt.tag) for p in found.pictures] == [
-        ("00000", 0, "colors"),
-        ("00000", 1, "colors"),
-        ("00001", 0, "single_object"),
-        ("00001", 1, "single_object"),
+        ("a photo of a red cup (colors)", 0, "colors"),  # a folder's number is no id
+        ("a photo of a red cup (colors)", 1, "colors"),
+        ("a photo of a dog (single_object)", 0, "single_object"),
+        ("a photo of a dog (single_object)", 1, "single_object"),
     ]
     assert found.pictures[2].prompt.meta == DOG and same(found.pictures[2].open(), image(10))
     assert found.pictures[3].name == "00001/samples/0001.png"
@@ -174,7 +174,7 @@ def test_folders_that_are_broken_are_told_and_others_read(tmp_path):
     (tmp_path / "00001" / "metadata.jsonl").unlink()
     (tmp_path / "00002" / "metadata.jsonl").write_text(json.dumps({"prompt": 3}))
     found = read(tmp_path)
-    assert [p.prompt.id for p in found.pictures] == ["00003"] * 2 and len(found.broken) == 6
+    assert [p.name[:5] for p in found.pictures] == ["00003"] * 2 and len(found.broken) == 6
     problems = dict(found.broken)
     assert "line 1: not valid JSON" in problems["00000/samples/0000.png"]
     assert "cannot be read" in problems["00001/samples/0001.png"]

@@ -72,7 +72,7 @@ def test_scores_csv_has_one_row_a_metric(study):
     [
         ("unigrpo", "expected RUN=PATH"),
         ("=a/seed0", "expected RUN=PATH"),
-        ("a=b/seedling", "seed<number>"),
+        ("a=", "expected RUN=PATH"),
         ("a=b/seed1", "b/seed1/scores.jsonl"),
     ],
 )
@@ -563,3 +563,18 @@ loaded = {"numpy._core", "pandas.core", "matplotlib.figure", "scipy.stats", "PIL
 assert not loaded, loaded
 """
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})
+
+
+def test_folders_of_judged_images_are_collected_and_a_table_of_nothing_is_refused(tmp_path):
+    row = {"benchmark": "mean_reward", "version": "1", "mode": "direct", "guidance": "as given", "tag": "", "sample": 0}
+    row |= {"prompt_id": "a cup", "prompt": "a cup", "metrics": {"jpeg": -1.5}, "reason": ""}
+    for name in ("a", "b/seed1"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "images.jsonl").write_text(json.dumps(row) + "\n")
+    results.collect([f"a={tmp_path}/a", f"b={tmp_path}/b/seed1"], tmp_path / "scores.csv")
+    table = pd.read_csv(tmp_path / "scores.csv")
+    assert table[["run", "seed", "value"]].to_numpy().tolist() == [["a", 0, -1.5], ["b", 1, -1.5]]
+    with pytest.raises(UserError, match=r"none of the rows of t is scored, .* a \(mean_reward, direct, as given\)"):
+        unigrpo(
+            f"table t --kind main --row a:no --scores {tmp_path}/scores.csv --results {tmp_path} --out {tmp_path}/t"
+        )

@@ -240,7 +240,9 @@ def _check_line(name: str, line: dict, defaults: dict) -> None:
     where = f"runs.{name}"
     _check_label(f"{where}.label", line["label"])
     if line["init"] is None and name != BASE:
-        raise UserError(f"{where}.init: missing, the run it starts from (only {BASE} has none)")
+        raise UserError(
+            f"{where}.init: missing, the run it starts from (only {BASE} and lines with `images` have none)"
+        )
     if line["init"] is not None and name == BASE:
         raise UserError(f"{where}.init: unexpected, {BASE} starts from nothing")
     if not line.get("evaluate"):

@@ -77,9 +77,13 @@ def scored(rows: Sequence[Row], runs: Sequence[str], sources: Sources) -> list[s
         same = f"{share:.1%} of these runs' images"
         agreement = f"Inspector and second evaluator give the same official verdict on {same}."
     notes = [benchmark.note for benchmark in sources.benchmarks.values() if benchmark.note]
-    parts = [(escaped(sources.folder.label(run)), n, p) for (run, n), p in sources.scores.parts.items() if run in runs]
-    notes += [f"**Partial**: {label}: {part} of {name} were judged." for label, name, part in parts]
-    return [_protocol(rows, sources), metrics(sources), INTERVALS, *notes, agreement]
+    return [_protocol(rows, sources), metrics(sources), INTERVALS, *notes, *parts(runs, sources), agreement]
+
+
+def parts(runs: Sequence[str], sources: Sources) -> list[str]:
+    """Which of these runs were judged on a part of a benchmark, and on how much of it."""
+    found = [(escaped(sources.folder.label(run)), n, p) for (run, n), p in sources.scores.parts.items() if run in runs]
+    return [f"**Partial**: {label}: {part} of {name} were judged." for label, name, part in found]
 
 
 def _protocol(rows: Sequence[Row], sources: Sources) -> str:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 pd, sample_folder = lazy("pandas"), lazy("unigrpo.sampling.sample_folder")
 COLUMNS = ("run", "seed", *KEYS, "metric", "value")
 EXPECTED = {int: "a whole number of at least 0", float: "a number"}
+JUDGED = ("scores.jsonl", "images.jsonl")  # of a run, and of `unigrpo judge`
 PARTIAL = " (part: "  # in a version: how much of the benchmark was judged stands behind it
 PAPER = ROOT / "results" / "reference" / "paper.csv"
 
@@ -43,18 +44,21 @@ Line = dict[str, object]  # one row of a table's CSV: column -> value, None wher
 
 
 def collect(arguments: Sequence[str], out: Path, partial: bool = False) -> None:
-    """Write ``out`` from arguments ``RUN=.../seed<k>`` or ``RUN=.../seed<k>/scores.jsonl``, each run and seed once."""
+    """Write ``out`` from arguments ``RUN=PATH``, each run and seed once: scores.jsonl of a run, images.jsonl of judged
+    images, or a folder with one. The seed is that of a folder ``seed<k>``, else 0 of a run that comes once."""
     sources = {}
     for argument in arguments:
         run, _, path = argument.partition("=")
-        folder = Path(path).parent if path.endswith(".jsonl") else Path(path)
-        number = re.fullmatch(r"seed(\d+)", folder.name)
-        if not run or not number:
-            raise UserError(f"'{argument}': expected RUN=PATH, where the path is a folder called seed<number>")
-        seed = int(number[1])
+        if not run or not path:
+            raise UserError(f"'{argument}': expected RUN=PATH, a run's name and a folder of its scores")
+        numbers = re.findall(r"(?:^|/)seed(\d+)(?=/|$)", path)
+        seed = int(numbers[-1]) if numbers else 0
         if (run, seed) in sources:
-            raise UserError(f"run '{run}', seed {seed} is given twice")
-        sources[run, seed] = folder / "scores.jsonl"
+            raise UserError(
+                f"run '{run}', seed {seed} is given twice; the seed is that of a folder called seed<number>"
+            )
+        files = [Path(path)] if path.endswith(".jsonl") else [Path(path, name) for name in JUDGED]
+        sources[run, seed] = next((file for file in files if file.exists()), files[0])
     write_scores(sources, out, partial)
 
 
@@ -107,6 +111,11 @@ class Scores:
         frame = frame.astype({c: "category" for c in COLUMNS if frame[c].dtype.kind not in "if"})
         self._path, self._frame = path, frame
         self._parts = dict(iter(frame.groupby(["run", "benchmark", "mode", "guidance", "metric"], observed=True)))
+
+    def said(self) -> str:
+        """What is scored, in words."""
+        found = {f"{run} ({benchmark}, {mode}, {how})" for run, benchmark, mode, how, _ in self._parts}
+        return "; ".join(sorted(found)[:6]) or "none"
 
     def has(self, row: Row) -> bool:
         return any(run == row.run and how == [row.mode, row.guidance] for run, _, *how, _ in self._parts)

@@ -83,7 +83,8 @@ def markdown(a: Row, b: Row, lines: Sequence[Line], sources: Sources) -> str:
         "n is seeds × prompts. The training reward is the one that the learned reward gives the same images.",
         f"{phrases.ONE_SEED} A run's only seed is paired with every seed of the other.",
         phrases.scale_of([a.run, b.run], sources.folder),
-        *phrases.code_notes([a.run, b.run], sources.folder),
+        *phrases.parts([a.run, b.run], sources),
+        *phrases.fates([a.run, b.run], sources.folder),
     ]
     frames = pd.DataFrame(table, columns=head), pd.DataFrame(spent, columns=["training cost", first, second])
     return page.markdown(f"{first} against {second}", [("", each) for each in (*frames, notes)])
