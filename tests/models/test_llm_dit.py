@@ -511,7 +511,7 @@ def test_damaged_cards_and_adapters(base, tmp_path):
         (change_json("model.json", lora_rank=0), r"model\.json: lora_rank: expected more than 0"),
         (change_json("model.json", lora_rank=3), r"model\.safetensors: tensor .*expected shape"),
         (drop_tensor("model.safetensors", name), r"model\.safetensors: tensor llm\.model\.layers\.0.* is missing"),
-        (without("model.safetensors"), r"model\.safetensors: not found"),
+        (without("model.safetensors"), r"model\.safetensors: cannot be read \(No such file"),
     ):
         with pytest.raises(UserError, match=message):
             checkpoint.load_model(copied(change))

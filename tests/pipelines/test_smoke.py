@@ -63,8 +63,9 @@ def workflow(folder: Path, *options: str, target: str = "all") -> subprocess.Com
 def checkout(root, tmp_path_factory) -> Path:
     """What the workflow needs of the repository, so that it may be changed."""
     folder = tmp_path_factory.mktemp("study") / "checkout"
-    ignored = shutil.ignore_patterns(".*", "results", "docs", "tests", "benchmarks", "__pycache__")
-    shutil.copytree(root, folder, ignore=ignored)
+    own = ("results", "docs", "tests", "benchmarks")  # of the checkout, not of its folders
+    ignored = shutil.ignore_patterns(".*", "__pycache__")
+    shutil.copytree(root, folder, ignore=lambda at, names: {*ignored(at, names), *(own if at == str(root) else ())})
     shutil.copytree(root / "results/reference", folder / "results/reference", ignore=shutil.ignore_patterns("cpu"))
     return folder
 

@@ -13,7 +13,7 @@ from unigrpo.core.files import in_order, json_lines, read_result
 from unigrpo.core.lazy import lazy
 from unigrpo.core.registry import declarations
 from unigrpo.core.settings import CountOrNone, Settings, Share, checked, distinct
-from unigrpo.study.facts import BENCHMARKS, REWARDS
+from unigrpo.study.facts import BENCHMARKS, REWARDS, STATISTICS
 
 gold, training_inputs = lazy("unigrpo.world.gold"), lazy("unigrpo.study.training_inputs")
 KEYS = ("benchmark", "version", "mode", "guidance", "prompt_id", "tag", "sample")
@@ -75,7 +75,7 @@ def range_of(benchmark: str, metric: str) -> tuple[float, float]:
     if name in REWARDS.names():
         return REWARDS.load(name).FACTS.range
     shares = BENCHMARKS.load(benchmark).FACTS.shares if benchmark in BENCHMARKS.names() else ()
-    return (0.0, 1.0) if metric in (*gold.MEANINGS, *shares) else (-math.inf, math.inf)
+    return (0.0, 1.0) if metric in (*gold.MEANINGS, *STATISTICS, *shares) else (-math.inf, math.inf)
 
 
 def check_range(where: str, benchmark: str, metric: str, *values: float) -> None:
