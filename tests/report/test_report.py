@@ -574,7 +574,7 @@ def test_folders_of_judged_images_are_collected_and_a_table_of_nothing_is_refuse
     results.collect([f"a={tmp_path}/a", f"b={tmp_path}/b/seed1"], tmp_path / "scores.csv")
     table = pd.read_csv(tmp_path / "scores.csv")
     assert table[["run", "seed", "value"]].to_numpy().tolist() == [["a", 0, -1.5], ["b", 1, -1.5]]
-    with pytest.raises(UserError, match=r"none of the rows of t is scored, .* a \(mean_reward, direct, as given\)"):
+    with pytest.raises(UserError, match=r"--row: none is scored, .* a \(mean_reward, direct, as given\)"):
         unigrpo(
             f"table t --kind main --row a:no --scores {tmp_path}/scores.csv --results {tmp_path} --out {tmp_path}/t"
         )

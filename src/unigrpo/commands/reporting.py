@@ -79,12 +79,15 @@ def _add_verb(verb: str, section: str, files: ModuleType, does: str) -> None:
         out: Out = None,
     ) -> None:
         entry = _entry(section, name, scale, kind, row, guidance)
-        judged = study.catalogue.facts_of(section, entry, "--row").scores
-        sources = _sources(scale, results, scores, paper, judged)
+        facts = study.catalogue.facts_of(section, entry, "--row")
+        sources = _sources(scale, results, scores, paper, facts.scores)
         place, root = out or sources.folder.root / section, sources.folder.root
         read = (path.resolve() for path in (scores or root / "scores.csv", paper or data.results.PAPER))
         if (place / f"{name}.csv").resolve() in read:
             raise UserError(f"{name}: {place / name}.csv is what it is made from, expected another name or --out")
+        judged = kind and facts.scores and files is pages.page  # figures say so themselves
+        if judged and not any(map(sources.scores.has, pages.page.rows_of(entry, facts))):
+            raise UserError(f"--row: none is scored, expected one that is; there are {sources.scores.said()}")
         files.write(name, entry, sources, place)
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_text, write_text
 from unigrpo.report.data import phrases
 from unigrpo.report.data.results import Row, Sources
@@ -123,10 +122,6 @@ def write(name: str, spec: Mapping, sources: Sources, out: Path) -> None:
     kind, folder, sources = TABLES.load(spec["kind"]), sources.folder, sources.of(spec)
     facts, latex_of = kind.FACTS, getattr(kind, "latex", kind.text)
     rows = rows_of(spec, facts)
-    if facts.scores and not any(map(sources.scores.has, rows)):
-        raise UserError(
-            f"scores: none of the rows of {name} is scored, expected one; there are {sources.scores.said()}"
-        )
     lines = [{"run": row.run, "label": folder.label(row.run)} | kind.line(row, rows, sources) for row in rows]
     part = {run for run, name in (sources.scores.parts if facts.scores else ()) if name in sources.benchmarks}
     named = [(each["label"] + " (part)" * (each["run"] in part), each) for each in lines]
