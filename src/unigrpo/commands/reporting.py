@@ -85,7 +85,7 @@ def _add_verb(verb: str, section: str, files: ModuleType, does: str) -> None:
         read = (path.resolve() for path in (scores or root / "scores.csv", paper or data.results.PAPER))
         if (place / f"{name}.csv").resolve() in read:
             raise UserError(f"{name}: {place / name}.csv is what it is made from, expected another name or --out")
-        judged = kind and facts.scores and files is pages.page  # figures say so themselves
+        judged = kind and facts.scores and section == "tables"  # figures say so themselves
         if judged and not any(map(sources.scores.has, pages.page.rows_of(entry, facts))):
             raise UserError(f"--row: none is scored, expected one that is; there are {sources.scores.said()}")
         files.write(name, entry, sources, place)
