@@ -6,7 +6,6 @@ fall has hacked it. A run may be given several times, once a seed.
 """
 
 import json
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from unigrpo.judges import reward as reward_files
 from unigrpo.judges.reward import Reward
 from unigrpo.report.data.lines import columns, interval
 from unigrpo.report.data.phrases import MISSING, ONE_SEED, escaped
+from unigrpo.report.data.results import source_of
 from unigrpo.report.data.rows import range_of
 from unigrpo.report.data.stats import Cells, difference, estimate, form
 from unigrpo.report.pages import page
@@ -41,12 +41,9 @@ class Source(NamedTuple):
 
 def parse_source(text: str, earlier: Sequence[Source]) -> Source:
     """``RUN=PATH``; the seed is that of a folder ``seed<k>`` above, else the number of times the run stood before."""
-    run, _, path = text.partition("=")
-    if not run or not path:
-        raise UserError(f"'{text}': expected RUN=PATH, the run's name and a folder of its images")
-    found = re.findall(r"(?:^|/)seed(\d+)(?:/|$)", path)
-    seed = int(found[-1]) if found else sum(source.run == run for source in earlier)
+    run, path, number = source_of(text)
     same = [source for source in earlier if source.run == run]
+    seed = len(same) if number is None else number
     if any(source.seed == seed or source.path.resolve() == Path(path).resolve() for source in same):
         raise UserError(f"'{text}': run '{run}', seed {seed} is given twice")
     return Source(run, seed, Path(path), trained_on(Path(path)))
@@ -113,10 +110,10 @@ def lines(images: pd.DataFrame, sources: Sequence[Source], failed: Sequence[dict
     trained = {source.run: source.trained_on for source in reversed(sources)}
     first, rows = sources[0].run, []
     for run in images["run"].unique():
-        mine = images["prompt_id"][images["run"] == run]
-        shared = mine.isin(found[names[0]][run].prompts).sum()  # what the numbers rest on
+        prompts = images["prompt_id"][images["run"] == run]
+        shared = prompts.isin(found[names[0]][run].prompts).sum()  # what the numbers rest on
         counts = {"images": int(shared), "failed": sum(row["run"] == run for row in failed)}
-        counts["own_prompts"] = mine.nunique()
+        counts["own_prompts"] = prompts.nunique()
         for name in names:
             mine, gap = found[name][run], None
             mean = estimate(mine, numpy_generator(0, "cross", run, name), by_category=False)

@@ -135,8 +135,8 @@ def _official(folder: Path) -> Iterator[Picture | Broken]:
     numbers = [_number(Path(name).name) for name in names]
     several = {number for number, count in Counter(numbers).items() if count > 1}
     for name, number in zip(names, numbers, strict=True):
-        told = _picture(folder.parent, name, prompt, number)
-        yield (name, f"is one of several files of sample {number}, expected one") if number in several else told
+        doubled = name, f"is one of several files of sample {number}, expected one"
+        yield doubled if number in several else _picture(folder.parent, name, prompt, number)
 
 
 def _number(name: str) -> int:

@@ -43,16 +43,23 @@ Line = dict[str, object]  # one row of a table's CSV: column -> value, None wher
 # ------------------------------------------------------------------------------------------ scores.csv
 
 
+def source_of(text: str) -> tuple[str, str, int | None]:
+    """(run, path, seed) of ``RUN=PATH``: the seed of the last folder ``seed<k>`` in the path, None without one. Raises
+    UserError."""
+    run, _, path = text.partition("=")
+    if not run or not path:
+        raise UserError(f"'{text}': expected RUN=PATH, the run's name and a folder")
+    numbers = re.findall(r"(?:^|/)seed(\d+)(?=/|$)", path)
+    return run, path, int(numbers[-1]) if numbers else None
+
+
 def collect(arguments: Sequence[str], out: Path, partial: bool = False) -> None:
     """Write ``out`` from arguments ``RUN=PATH``, each run and seed once: scores.jsonl of a run, images.jsonl of judged
     images, or a folder with one. The seed is that of a folder ``seed<k>``, else 0 of a run that comes once."""
     sources = {}
     for argument in arguments:
-        run, _, path = argument.partition("=")
-        if not run or not path:
-            raise UserError(f"'{argument}': expected RUN=PATH, a run's name and a folder of its scores")
-        numbers = re.findall(r"(?:^|/)seed(\d+)(?=/|$)", path)
-        seed = int(numbers[-1]) if numbers else 0
+        run, path, number = source_of(argument)
+        seed = number or 0
         if (run, seed) in sources:
             raise UserError(
                 f"run '{run}', seed {seed} is given twice; the seed is that of a folder called seed<number>"
@@ -101,8 +108,8 @@ class Scores:
         for (benchmark, metric), values in frame.groupby(["benchmark", "metric"])["value"]:
             for index in (values.idxmin(), values.idxmax()):
                 check_range(f"{path}, line {index + 2}", benchmark, metric, values[index])
-        told = frame[["run", "benchmark", "version"]].drop_duplicates().itertuples(index=False)
-        self.parts = {(run, name): v.split(PARTIAL)[1][:-1] for run, name, v in told if PARTIAL in v}
+        versions = frame[["run", "benchmark", "version"]].drop_duplicates().itertuples(index=False)
+        self.parts = {(run, name): v.split(PARTIAL)[1][:-1] for run, name, v in versions if PARTIAL in v}
         frame["version"] = frame["version"].map({v: v.split(PARTIAL)[0] for v in frame["version"].unique()})
         for benchmark, versions in frame.groupby("benchmark")["version"].unique().items():
             if len(versions) > 1:
@@ -244,9 +251,9 @@ class Folder:
         """run.json of every seed that has one. Raises UserError for that of another run or seed."""
         found = {seed: record for seed, f in self.seed_folders(run).items() if (record := provenance.read_record(f))}
         for seed, record in found.items():
-            if (told := (record.get("run", run), record.get("seed", seed))) != (run, seed):
+            if (named := (record.get("run", run), record.get("seed", seed))) != (run, seed):
                 where = self.seed_folders(run)[seed] / "run.json"
-                raise UserError(f"{where}: expected {run}, seed {seed}, found {told[0]}, seed {told[1]}")
+                raise UserError(f"{where}: expected {run}, seed {seed}, found {named[0]}, seed {named[1]}")
         return list(found.values())
 
     def without_pictures(self, run: str) -> bool:
