@@ -107,12 +107,12 @@ def measure(sizes: dict[int, int]) -> list[dict]:
     return rows
 
 
-def table(rows: list[dict]) -> str:
-    """As Markdown."""
+def table(recorded: dict) -> str:
+    """Its rows as Markdown."""
     kinds = {"wall": "real", "processor": "processor"}
     heads = [f"{what}, {of} time" for of in kinds.values() for what in ("images/s", "of decoding alone")]
     lines = [f"| pixels | reward | {' | '.join(heads)} | MB |", f"|---:|---|{'---:|' * (len(heads) + 1)}"]
-    for row in rows:
+    for row in recorded["rows"]:
         cells = [f"{row[f'{k}_rate']:,.0f} | {row[f'{k}_rate'] / row[f'{k}_decoding']:.0%}" for k in kinds]
         lines.append(f"| {row['side']} | {row['reward']} | {' | '.join(cells)} | {row['memory']} |")
     return "\n".join(lines)
@@ -129,8 +129,9 @@ def main() -> None:
     rows = measure({48: args.small, 512: args.large})
     made = {"source_hash": provenance.source_hash(), "commit": provenance.commit(), "versions": provenance.versions()}
     finished = datetime.now(UTC).isoformat(timespec="seconds")
-    write_json(args.out, {"rows": rows, "load": os.getloadavg(), "provenance": made | {"finished": finished}})
-    print(table(rows))
+    recorded = {"rows": rows, "load": os.getloadavg(), "provenance": made | {"finished": finished}}
+    write_json(args.out, recorded)
+    print(table(recorded))
 
 
 if __name__ == "__main__":

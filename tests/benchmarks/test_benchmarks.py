@@ -107,7 +107,7 @@ def test_the_warm_up_is_not_measured():
     assert calls == [0, 1, 2]
 
 
-@pytest.mark.parametrize("benchmark", [phases, scaling, startup, peers], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("benchmark", [phases, scaling, startup, peers, judging], ids=lambda m: m.__name__)
 def test_the_readme_shows_the_recorded_run(root, benchmark):
     recorded = json.loads((root / f"benchmarks/results/{benchmark.__name__.split('.')[-1]}.json").read_text())
     assert benchmark.table(recorded) in (root / "benchmarks/README.md").read_text()
