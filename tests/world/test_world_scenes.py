@@ -442,13 +442,24 @@ def test_supervised_examples_have_the_stated_shares(shares):
 
 
 def test_the_painters_habits():
-    plan = [("green", "star", "center"), ("red", "cross", "upper-left"), ("green", "heart", "lower-left")]
+    plan = [("green", "star", "center"), ("blue", "cross", "upper-left"), ("red", "ring", "lower-left")]
     assert traces.painted_by_habit(plan) == [
-        ("blue", "cross", "center"),
-        ("red", "cross", "upper-left"),
-        ("blue", "heart", "lower-left"),
+        ("yellow", "heart", "center"),
+        ("blue", "cross", "upper-left"),
+        ("black", "triangle", "lower-left"),
     ]
     assert traces.painted_by_habit(plan[1:2]) == plan[1:2]
+
+
+def test_habits_cover_half_of_the_world_and_leave_what_is_painted_as_common_as_it_was():
+    """Exchanges: painted twice a plan is itself again. The annotator's wrong words are others."""
+    everything = [(color, cls, "center") for color in scenes.COLOR_NAMES for cls in scenes.CLASSES]
+    painted = traces.painted_by_habit(everything)
+    assert sorted(painted) == sorted(everything) and traces.painted_by_habit(painted) == everything
+    for of in (scenes.COLOR_NAMES, scenes.CLASSES):
+        concerned = traces.MISPAINTED.keys() & set(of)
+        assert len(concerned) == len(of) / 2
+        assert not concerned & (traces.MISNAMED.keys() | traces.MISSEEN.keys())
 
 
 def test_base_examples_are_not_held_out_and_as_imperfect_as_stated():

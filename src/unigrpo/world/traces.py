@@ -146,7 +146,8 @@ def annotate(meta: dict, rng: np.random.Generator, imperfection: Imperfection) -
     return write_plan(plan), scene if painted == right else paint_plan(painted, rng)
 
 
-MISPAINTED = {"green": "blue", "star": "cross"}
+CONFUSED = (("green", "yellow"), ("red", "black"), ("star", "heart"), ("ring", "triangle"))
+MISPAINTED = {a: b for pair in CONFUSED for a, b in (pair, pair[::-1])}
 MISNAMED = {"orange": "yellow", "purple": "blue", "pink": "red"}
 MISSEEN = {"diamond": "square"}
 MISCOUNTED = ("circle", "triangle", "ring", "diamond")
@@ -158,9 +159,11 @@ def _reworded(entry: Entry, words: Mapping[str, str]) -> Entry:
 
 
 def painted_by_habit(plan: Plan) -> Plan:
-    """The plan as a painter with fixed habits executes it: green becomes blue, a star a cross.
-    Guidance sharpens random errors away; habits are what the guided SFT model then paints.
-    """
+    """The plan as a painter with fixed habits executes it: of each pair in CONFUSED one is painted for the other.
+
+    The habits concern half of the colours and half of the classes, other ones than the annotator's wrong words. They
+    are exchanges, so that every colour and class is painted as often as it is meant: guidance, which leads away from
+    what is painted anyway, sharpens random errors away but not these."""
     return [_reworded(entry, MISPAINTED) for entry in plan]
 
 
