@@ -60,7 +60,8 @@ def check_text(text: str) -> None:
 
 @dataclass(frozen=True)
 class Detection:
-    """One object found in an image. ``box`` is (x0, y0, x1, y1) in pixels, ``score`` in [0, 1]."""
+    """One object found in an image. ``box`` is (x0, y0, x1, y1) in pixels, ``score`` in [0, 1]. ``color`` is
+    "unsure" where an instrument cannot name it: then wrong wherever a colour is asked."""
 
     cls: str
     color: str
