@@ -12,7 +12,7 @@ import torch
 from tests.conformance import matching_vectors as matching
 from tests.conformance.checking import Case, Check, Settings, compare, read_pair, same
 from unigrpo.objectives.advantages import group_advantages
-from unigrpo.objectives.averaging import ema_update
+from unigrpo.objectives.averaging import ema_share
 from unigrpo.objectives.flow import moving_window, time_grid
 
 NOTES = ("id", "source", "layout")
@@ -88,7 +88,7 @@ def _ema(entry: dict, _: dict) -> list[Check]:
     average, ours, interval, decay = values[0], [], entry["update_step_interval"], entry["decay"]
     for step, value in enumerate(values[1:]):
         if (step + 1) % interval == 0:  # theirs; ours is every step
-            average = ema_update(average, value, step, decay)
+            average = value.lerp(average, ema_share(step, decay))
         ours.append(average)
     return [compare("average", torch.stack(ours), torch.tensor(entry["ema"]), 1e-6)]
 

@@ -24,7 +24,7 @@ from unigrpo.episodes.noise_pairs import replay_pairs
 from unigrpo.episodes.rollout import Draw
 from unigrpo.episodes.slices import Networks
 from unigrpo.judges import reward as rewards
-from unigrpo.methods import ddrl, fpo, gardo, nft, refl
+from unigrpo.methods import awm, ddrl, fpo, gardo, nft, refl
 from unigrpo.models import checkpoint
 from unigrpo.objectives import flow
 from unigrpo.report.data import results
@@ -42,7 +42,7 @@ RUNS = {
     "refl_thinking": IMAGE | {"method": "refl", "thinking": True},
     "fpo": IMAGE | {"method": "fpo"},
     "unifpo": {"method": "fpo", "same_noise": False},
-    "awm": IMAGE | {"method": "fpo", "matching_weight": "ghuber", "matching_ratio": "each", "matching_clip": 1.0},
+    "awm": IMAGE | {"method": "awm"},
     "nft": IMAGE | {"method": "nft"},
     "ddrl": {"method": "ddrl", "regulariser": "none"},
     "gardo": {"method": "gardo", "reference_every": 2},
@@ -52,7 +52,7 @@ PROMPTS = task.draw_prompts(0, 0, 4)
 
 
 def settings(name: str, **changes) -> config.RLConfig:
-    pairs = {"matching_samples": 3} if RUNS[name].get("method") in ("fpo", "nft") else {}
+    pairs = {"matching_samples": 3} if RUNS[name].get("method") in ("fpo", "awm", "nft") else {}
     changes = {"rollouts": 1} | pairs | RUNS[name] | changes
     return replace(tiny.RL, **changes)
 
@@ -267,6 +267,38 @@ def test_one_fpo_update_fits_what_was_rewarded():
     assert gain > 0
 
 
+def test_awm_pulls_to_an_average_of_its_weights():
+    """The gradient of its loss less FPO's with the same settings is that of <(v - v_avg)^2>, replayed by hand."""
+    rl, model, recent = settings("awm", regulariser="none", image_scale=3.0), tiny.model(), copy.deepcopy(tiny.model())
+    with torch.no_grad():
+        recent.mot.llm2vae.bias.add_(0.5)  # every velocity of the copy is 0.5 higher
+    nets = Networks(model, model, None, {"recent": recent})
+    rollout = awm.roll_out(nets, Draw(PROMPTS, rl, 8, 5, 0))
+    s = awm.make_slices(nets, rollout, tiny.both(torch.linspace(-1, 1, 12)), rl)[0][0]
+    weight = model.mot.llm2vae.bias
+
+    def gradient(method, rl):
+        ((_, loss, metrics),) = method.losses(nets, s, rl)
+        return torch.autograd.grad(loss, weight)[0], metrics
+
+    (ours, metrics), (without, _) = gradient(awm, replace(rl, pull_weight=2.0)), gradient(fpo, rl)
+    assert metrics["pull"].item() == pytest.approx(0.25, rel=1e-4)
+    # the mean of (b - b_avg)^2 over the latent's channels, each of which has one bias: -2 * 0.5 / channels
+    assert torch.allclose(ours - without, torch.full_like(weight, -3.0 * 2.0 / len(weight)), rtol=1e-3)
+    assert torch.equal(gradient(awm, replace(rl, pull_weight=0.0))[0], without)
+
+
+def test_awm_s_average_keeps_a_share_that_grows_to_its_bound():
+    model, recent, rl = copy.deepcopy(tiny.model()), copy.deepcopy(tiny.model()), settings("awm", pull_decay_rate=0.1)
+    nets, value = Networks(model, model, None, {"recent": recent}), recent.mot.llm2vae.bias.detach().clone()
+    for updates, share in ((2, 0.2), (4, 0.3), (6, 0.3)):
+        with torch.no_grad():
+            model.mot.llm2vae.bias.add_(1.0)
+        awm.follow(nets, rl, updates)
+        value = share * value + (1 - share) * model.mot.llm2vae.bias
+        assert torch.allclose(recent.mot.llm2vae.bias, value)
+
+
 def test_nft_paints_with_the_old_weights_which_follow_slowly():
     old, new, rl = tiny.model(), copy.deepcopy(tiny.model()), settings("nft", nft_decay_rate=0.2)
     with torch.no_grad():
@@ -284,7 +316,10 @@ def test_nft_paints_with_the_old_weights_which_follow_slowly():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "changes"), [("nft", {"nft_decay_rate": 0.1}), ("gardo", {"reference_every": 1})])
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [("nft", {"nft_decay_rate": 0.1}), ("awm", {"pull_decay_rate": 0.1}), ("gardo", {"reference_every": 1})],
+)
 def test_what_follows_the_policy_resumes_bit_for_bit(start, learned, tmp_path, monkeypatch, name, changes):
     """Killed after the updates of its 2nd rollout; old weights and a reference that moved are part of the state."""
     rl, method, calls = settings(name, rollouts=3, **changes), METHODS.load(name), []

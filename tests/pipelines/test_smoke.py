@@ -159,7 +159,7 @@ def test_a_second_call_has_nothing_to_do(checkout, results):
 SIGN, SYNTAX = ("return ", "return -"), ("def ", "de ")
 METHOD = {
     name: lambda config, name=name: config["stage"] == "rl" and config["rl"]["method"] == name
-    for name in ("grpo", "fpo", "nft", "refl")
+    for name in ("grpo", "fpo", "awm", "nft", "ddrl", "refl")
 }
 ALL, RL, SUPERVISED = (
     (lambda config: True),
@@ -172,8 +172,8 @@ REACHES = {  # edited file -> (edit, the runs that it reaches)
     "src/unigrpo/objectives/image_losses.py": (SIGN, RL),
     "src/unigrpo/objectives/averaging.py": (SYNTAX, ALL),
     "src/unigrpo/objectives/flow.py": (SIGN, ALL),
-    "src/unigrpo/objectives/matching.py": (SIGN, lambda c: RL(c) and c["rl"]["method"] in ("fpo", "nft", "ddrl")),
-    "src/unigrpo/methods/fpo.py": (SIGN, METHOD["fpo"]),
+    "src/unigrpo/objectives/matching.py": (SIGN, lambda c: any(METHOD[m](c) for m in ("fpo", "awm", "nft", "ddrl"))),
+    "src/unigrpo/methods/fpo.py": (SIGN, lambda c: METHOD["fpo"](c) or METHOD["awm"](c)),
     "src/unigrpo/objectives/regularisers/velocity_mse.py": (
         SIGN,
         lambda c: RL(c) and c["rl"]["regulariser"] == "velocity_mse" and "image" in c["rl"]["train"],

@@ -1,4 +1,4 @@
-"""FPO for the image part, alone or beside TextGRPO (UniFPO); AWM is a setting of it.
+"""FPO for the image part, alone or beside TextGRPO (UniFPO).
 
 The importance ratio of a finished image is the exponential of the fall of its flow-matching loss on stored
 (time, noise) pairs, old minus new; then PPO's clip (arXiv 2507.21053). Images come from the
@@ -32,7 +32,7 @@ class Settings(Section):
     """What a run may set of it."""
 
     matching_samples: Count = 8  # (time, noise) pairs per finished image
-    matching_weight: Literal["uniform", "noise", "t", "t2", "huber", "ghuber"] = "noise"  # of a pair's loss
+    matching_weight: Literal["uniform", "noise", "t", "t2", "huber", "ghuber"] = "uniform"  # of a pair's loss
     matching_ratio: Literal["mean", "each"] = "mean"  # one ratio per image, or one per pair
     matching_clip: Positive = 0.05  # clip range of that ratio
 
@@ -64,13 +64,18 @@ def log_ratio(new: Replay, old: Replay, track: PairTrack, rl: RLConfig) -> tuple
     return matching.matching_log_ratio(new_log_prob, old_log_prob, rl.matching_ratio), after
 
 
+def policy_loss(new: Replay, s: Slice, rl: RLConfig) -> tuple[Tensor, dict[str, Tensor]]:
+    """The clipped policy gradient of the images, a mean over the slice."""
+    ratios, error = log_ratio(new, s.before(new), s.rollout.image, rl)
+    loss, metrics = matching.matching_loss(ratios, s.advantages["image"], clip_range=rl.matching_clip)
+    return loss.mean(), metrics | {"matching": error.detach().mean()}
+
+
 def losses(nets: Networks, s: Slice, rl: RLConfig) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
     """Losses are means over the slice, to be weighted by share."""
     new = noise_pairs.replay_pairs(nets.model, s.rollout, rl)
     if "text" in rl.train:
         yield slices.text_loss(new, s, rl)
-    ratios, error = log_ratio(new, s.before(new), s.rollout.image, rl)
-    loss, metrics = matching.matching_loss(ratios, s.advantages["image"], clip_range=rl.matching_clip)
-    metrics["matching"] = error.detach().mean()
-    loss = rl.image_scale * loss.mean() + slices.penalty(new, s, rl, metrics)
+    loss, metrics = policy_loss(new, s, rl)
+    loss = rl.image_scale * loss + slices.penalty(new, s, rl, metrics)
     yield "image", rl.image_weight * loss, metrics

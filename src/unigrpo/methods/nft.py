@@ -14,9 +14,9 @@ from pydantic import Field
 
 from unigrpo.core.settings import Count, NotNegative, Positive
 from unigrpo.episodes import noise_pairs, slices
-from unigrpo.methods import MethodFacts, without_gradient
+from unigrpo.methods import MethodFacts
 from unigrpo.methods import Settings as Section
-from unigrpo.objectives import matching
+from unigrpo.objectives import averaging, matching
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,10 +72,7 @@ def losses(nets: Networks, s: Slice, rl: RLConfig) -> Iterator[tuple[str, Tensor
     yield "image", rl.image_weight * loss, metrics
 
 
-@without_gradient
 def follow(nets: Networks, rl: RLConfig, updates: int) -> None:
     """old <- d old + (1 - d) policy, d = ``matching.old_decay`` of the optimiser steps so far."""
     d = matching.old_decay(updates, rate=rl.nft_decay_rate, largest=rl.nft_decay_largest)
-    for old, new in zip(nets.copies["old"].parameters(), nets.model.parameters(), strict=True):
-        if old is not new:  # weights that are not trained may be shared
-            old.copy_(d * old + (1 - d) * new)
+    averaging.average_into(nets.copies["old"], nets.model, d)

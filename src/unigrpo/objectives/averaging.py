@@ -1,18 +1,19 @@
-"""Moving averages of weights, with the warm-up of Flow-GRPO."""
+"""Moving averages of weights."""
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
-def ema_update(average: Tensor, value: Tensor, step: int, decay: float) -> Tensor:
-    """The average after optimiser step number ``step`` (from 0), which left ``value``; both of one shape: d * average +
-    (1 - d) * value with d = min((1 + step) / (10 + step), decay), short-sighted at first."""
-    return value.lerp(average, min((1 + step) / (10 + step), decay))
+def ema_share(step: int, decay: float) -> float:
+    """What an average keeps of itself at optimiser step number ``step`` (from 0): min((1 + step) / (10 + step), decay),
+    the warm-up of Flow-GRPO, short-sighted at first. With decay 1 the average sees the last tenth or so of any course:
+    the mean age of what is in it is step / 10."""
+    return min((1 + step) / (10 + step), decay)
 
 
 @torch.no_grad()
-def average_into(average: nn.Module, model: nn.Module, step: int, decay: float) -> None:
-    """Move every parameter of ``average`` after step number ``step`` (from 0) of ``model``; shared ones stay."""
+def average_into(average: nn.Module, model: nn.Module, kept: float) -> None:
+    """average <- kept average + (1 - kept) model, of every parameter; shared ones stay."""
     for mean, value in zip(average.parameters(), model.parameters(), strict=True):
         if mean is not value:
-            mean.copy_(ema_update(mean, value, step, decay))
+            mean.copy_(value.lerp(mean, kept))

@@ -26,7 +26,7 @@ from unigrpo.core.errors import UserError
 from unigrpo.core.files import write_json
 from unigrpo.models import checkpoint, sharding
 from unigrpo.models.base import States, UnifiedModel
-from unigrpo.objectives.averaging import average_into
+from unigrpo.objectives.averaging import average_into, ema_share
 from unigrpo.sampling.engine import Decoding
 from unigrpo.study import provenance
 from unigrpo.study.config import SUPERVISED_VALIDATION_IMAGES, RunConfig, SupervisedConfig
@@ -119,7 +119,7 @@ def learn(student: Student, step: int) -> tuple[Tensor, dict[str, float]]:
     torch.nn.utils.clip_grad_norm_(parameters, s.clip_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    average_into(student.average, student.model.network, step, s.ema_decay)
+    average_into(student.average, student.model.network, ema_share(step, s.ema_decay))
     return loss, parts
 
 
