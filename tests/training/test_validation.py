@@ -11,8 +11,9 @@ from unigrpo.sampling.engine import Samples
 from unigrpo.sampling.validation_set import by_category, judge_each, validation_jobs
 from unigrpo.training import validation
 from unigrpo.training.validation import Validation, record, sheet
+from unigrpo.world.prompts import Group, Statement, make_prompt
 from unigrpo.world.render import render
-from unigrpo.world.traces import Imperfection, annotate
+from unigrpo.world.traces import Imperfection, annotate, paint_to_the_letter, write_plan
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +29,20 @@ def test_right_images_of_right_traces_score_one(truth):
     means = by_category(truth[0], rows)
     assert means["gold"] > 0.98 and means["strict"] > 0.98 and means["trace_correct"] == 1
     assert means["artefact"] < 0.002 and painted["image_given_trace"] > 0.95
+    assert means["extra"] < 0.02 and means["wrong_hues"] < 0.02
+
+
+def test_each_image_says_what_is_wrong_with_it():
+    """The first as asked; then a blue square more, the circle in blue, and a trace that is malformed."""
+    prompt = make_prompt("p", "colors", Statement((Group(1, "red", "circle"),)))
+    circle, square = ("red", "circle", "center"), ("blue", "square", "upper-left")
+    plans = [[circle], [circle, square], [("blue", *circle[1:])], [circle]]
+    texts = [write_plan([circle])] * 3 + ["<think> red"]
+    samples = Samples(render([paint_to_the_letter(plan) for plan in plans], 48), texts, 0)
+    rows, painted = judge_each([(prompt, k) for k in range(4)], samples)
+    said = [[row[name] for name in ("extra", "wrong_hues", "image_given_trace", "trace_correct")] for row in rows]
+    assert said == [[0, 0, 1, 1], [1, 0, 0, 1], [0, 1, 0, 1], [0, 0, 0, 0]]
+    assert painted["image_given_trace"] == pytest.approx(1 / 3)  # of valid traces
 
 
 def test_categories_weigh_equally():

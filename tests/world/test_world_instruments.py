@@ -17,7 +17,7 @@ from unigrpo.core.records import Detection
 from unigrpo.judges import detector
 from unigrpo.world import prompts, scenes
 from unigrpo.world.geneval_verdict import boxes_and_colors
-from unigrpo.world.gold import VERDICTS, judge
+from unigrpo.world.gold import VERDICTS, judge, wrong_hues
 from unigrpo.world.inspector import inspect_images
 from unigrpo.world.render import render
 
@@ -285,6 +285,21 @@ def test_judge_by_hand(detections, facts, strict, gold):
     assert verdict.strict is strict
     assert verdict.soft == pytest.approx(facts.count("1") / 6)
     assert verdict.gold == pytest.approx(gold)
+
+
+@pytest.mark.parametrize(
+    ("clauses", "kinds", "wrong"),
+    [
+        ([("star", "red")], [("star", "red"), ("star", "blue"), ("ring", "blue")], 1),  # nothing is said of rings
+        ([("star", "red"), ("star", "blue")], [("star", "blue"), ("star", "green")], 1),
+        ([("star", "red"), ("star", None)], [("star", "blue")], 0),  # one star may have any colour
+        ([("star", None)], [("star", "unsure"), ("ring", "unsure")], 2),
+    ],
+)
+def test_wrong_hues_are_of_classes_whose_colour_is_asked_or_cannot_be_named(clauses, kinds, wrong):
+    include = [{"class": cls, "count": 1} | ({"color": color} if color else {}) for cls, color in clauses]
+    found = [Detection(cls, color, (0, 0, 9, 9), 1.0) for cls, color in kinds]
+    assert wrong_hues({"include": include}, found) == wrong
 
 
 def test_judge_needs_something_to_judge():

@@ -20,25 +20,28 @@ def validation_jobs(per_prompt: int) -> Jobs:
 
 
 def judge_each(jobs: Jobs, samples: Samples) -> tuple[list[dict[str, float]], dict[str, float]]:
-    """Of every image: gold, strict, soft, official, artefact; with a trace also trace_correct, whether the trace is
-    right for its prompt. Over painted objects of valid plans: the share found in their cell (cell_hit), with the right
-    colour, with the right class; and image_given_trace, the share of images that match their trace in everything."""
+    """Of every image: gold, strict, soft, official, artefact, the numbers of extra objects and of wrong_hues; with a
+    trace also trace_correct, whether the trace is right for its prompt, and image_given_trace, whether the image
+    matches it in everything (0 where it is malformed). Over painted objects of valid plans: the share found in their
+    cell (cell_hit), with the right colour, with the right class; and image_given_trace over valid plans alone."""
     rows: list[dict[str, float]] = []
     parts: dict[str, list[float]] = defaultdict(list)
     for (prompt, _), found, text in zip(jobs, inspector.inspect_images(samples.images), samples.traces, strict=True):
         verdict = gold.judge(prompt.meta, found.detections)
         official = official_verdict(prompt.meta, *boxes_and_colors(found.detections)).correct
         row = {"gold": verdict.gold, "strict": float(verdict.strict), "soft": verdict.soft}
-        row |= {"artefact": found.artefact, "official": float(official)}
+        row |= {"artefact": found.artefact, "official": float(official), "extra": float(verdict.extra)}
+        row["wrong_hues"] = float(gold.wrong_hues(prompt.meta, found.detections))
         if text is not None:
             plan = traces.parse_trace(text)
-            row["trace_correct"] = float(plan is not None and traces.trace_matches(prompt.meta, plan))
+            row |= {"trace_correct": float(traces.trace_matches(prompt.meta, plan)), "image_given_trace": 0.0}
             if plan:
                 hits = traces.image_matches_trace(plan, found.detections, samples.images.shape[1])
                 for name, values in zip(("cell_hit", "color_hit", "class_hit"), zip(*hits, strict=True), strict=True):
                     parts[name] += values
                 matches = len(found.detections) == len(plan) and all(all(h) for h in hits)
                 parts["image_given_trace"].append(matches)
+                row["image_given_trace"] = float(matches)
         rows.append(row)
     return rows, {name: float(np.mean(values)) for name, values in parts.items()}
 

@@ -6,7 +6,7 @@ What benchmarks make of the same detections is in VERDICTS; GenEval's official v
 """
 
 import itertools
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,17 +14,20 @@ import numpy as np
 
 from unigrpo.core.records import Detection
 from unigrpo.world import exam_points, geneval_verdict
+from unigrpo.world.scenes import COLOR_NAMES
 
 EXTRA_PENALTY = 0.2
 
 
 class Judgement(NamedTuple):
-    """Of one image; ``soft`` and ``gold`` in [0, 1]; ``facts`` clause by clause: count, colour, relation."""
+    """Of one image; ``soft`` and ``gold`` in [0, 1]; ``facts`` clause by clause: count, colour, relation; ``extra``
+    objects, beyond those asked for."""
 
     strict: bool
     soft: float
     gold: float
     facts: tuple[bool, ...]
+    extra: int
 
 
 def _matches(clause: dict, detections: Sequence[Detection]) -> list[Detection]:
@@ -57,7 +60,16 @@ def judge(meta: dict, detections: Sequence[Detection]) -> Judgement:
     extra = sum((found - asked).values())
     strict = all(facts) and extra == 0
     soft = sum(facts) / len(facts)
-    return Judgement(strict, soft, 0.5 * strict + 0.5 * max(0.0, soft - EXTRA_PENALTY * extra), tuple(facts))
+    return Judgement(strict, soft, 0.5 * strict + 0.5 * max(0.0, soft - EXTRA_PENALTY * extra), tuple(facts), extra)
+
+
+def wrong_hues(meta: dict, detections: Sequence[Detection]) -> int:
+    """Objects without a nameable colour, or, where each clause on their class states one, of another."""
+    stated = defaultdict(set)
+    for clause in meta["include"]:
+        stated[clause["class"]].add(clause.get("color"))
+    asked = {cls: hues for cls, hues in stated.items() if None not in hues}
+    return sum(d.color not in (asked.get(d.cls) or COLOR_NAMES) for d in detections)
 
 
 def _official(meta: dict, detections: Sequence[Detection]) -> dict:

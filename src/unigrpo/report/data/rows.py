@@ -12,7 +12,7 @@ from unigrpo.core.errors import UserError
 from unigrpo.core.files import in_order, json_lines, read_result
 from unigrpo.core.lazy import lazy
 from unigrpo.core.registry import declarations
-from unigrpo.core.settings import CountOrNone, Settings, Share, checked, distinct
+from unigrpo.core.settings import CountOrNone, NotNegative, Settings, Share, checked, distinct
 from unigrpo.study.facts import BENCHMARKS, REWARDS, STATISTICS
 
 gold, training_inputs = lazy("unigrpo.world.gold"), lazy("unigrpo.study.training_inputs")
@@ -38,7 +38,8 @@ class ScoreRow(Settings, extra="ignore"):
 
 
 class ValidationRow(Settings, extra="ignore"):
-    """Of validation/<update>.jsonl: an image; ``proxy`` is absent where the reward failed and the run went on."""
+    """Of validation/<update>.jsonl: an image; ``proxy`` is absent where the reward failed and the run went on,
+    ``image_given_trace`` without a trace."""
 
     prompt_id: str
     tag: str
@@ -47,6 +48,9 @@ class ValidationRow(Settings, extra="ignore"):
     artefact: Share
     sample: CountOrNone
     proxy: float = math.nan
+    image_given_trace: Share = math.nan
+    extra: NotNegative = math.nan
+    wrong_hues: NotNegative = math.nan
 
 
 class CourseRow(Settings, extra="allow"):
