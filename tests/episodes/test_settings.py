@@ -16,6 +16,7 @@ from unigrpo.episodes import rollout as episodes
 from unigrpo.episodes import slices
 from unigrpo.episodes.rollout import Draw, replay, roll_out
 from unigrpo.methods import grpo
+from unigrpo.models import checkpoint
 from unigrpo.objectives.text_losses import TextObjective, text_grpo_loss
 from unigrpo.training import learner
 from unigrpo.training.task import advantages_of, draw_prompts
@@ -192,6 +193,21 @@ def test_the_average_of_the_policy_is_saved(tmp_path):
         mean = d * mean + (1 - d) * weight
     assert len(seen) == 4 and torch.allclose(averaged["mot.llm2vae.weight"], mean, atol=1e-6)
     assert not torch.equal(averaged["mot.llm2vae.weight"], seen[-1])
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_the_image_loss_alone_may_move_both_experts(tmp_path, rank):
+    start = tiny.model().mot.expert_parameters()
+    moved = {}
+    for gradient in ("full", "auto"):
+        rl = replace(tiny.RL, rollouts=1, train=("image",), context_gradient=gradient, lora_rank=rank)
+        rows, _ = train(tmp_path, rl)
+        trained = checkpoint.load_model(tmp_path / "grpo").mot.expert_parameters()
+        moved[gradient] = {
+            part: any(not torch.equal(a, b) for a, b in zip(start[part], trained[part], strict=True)) for part in start
+        }
+        assert ("text_grad_norm" in rows[0]) == (gradient == "full") and "text_loss" not in rows[0]
+    assert moved == {"full": {"text": True, "image": True}, "auto": {"text": False, "image": True}}
 
 
 def test_learning_rates_warm_up_to_their_peak():

@@ -173,7 +173,9 @@ class RLConfig(Denoising):
     lora_rank: CountOrNone = 0  # of the adapters that are trained in the weights' place; 0 = the weights themselves
     image_scale: NotNegative = 1.0  # factor on the image loss, whose log-ratios are means over latent elements
     regulariser: str = "none"  # a file of src/unigrpo/objectives/regularisers
-    context_gradient: Literal["auto", "full", "stage_boundary"] = "auto"  # auto: full where both parts train
+    context_gradient: Literal["auto", "full", "stage_boundary"] = (
+        "auto"  # of the image loss; auto: full where both parts train
+    )
     lr_text: Rate = 3e-4  # reasoning (understanding) expert
     lr_image: Rate = 2e-4  # denoising (generation) expert
     warmup: CountOrNone = 0  # optimiser steps over which the learning rates rise to these
@@ -254,6 +256,13 @@ class RLConfig(Denoising):
         if self.context_gradient == "auto":
             return set(self.train) == {"text", "image"}
         return self.context_gradient == "full"
+
+    @property
+    def experts(self) -> tuple[str, ...]:
+        """The experts that are trained: of each part in ``train``, and the reasoning one where the image loss reaches
+        it."""
+        reached = "image" in self.train and self.gradient_through_context
+        return ("text", "image") if reached else self.train
 
 
 @cache

@@ -129,7 +129,7 @@ def _put_weights(folder: Path, out: Path, cfg: RunConfig, at: str) -> None:
         if not parents:
             raise UserError(f"{seeds}: expected the parent that the adapters in {path} belong to")
         model = checkpoint.load_model(parents[0], "cpu", cfg.model)
-        lora.inject(model, cfg.rl.lora_rank, cfg.rl.train, cfg.seed)
+        lora.inject(model, cfg.rl.lora_rank, cfg.rl.experts, cfg.seed)
         tensor_files.load_weights(lora.trained(model), tensor_files.read_tensors(path), path)
         lora.merge(model)
         tensor_files.write_tensors(provenance.weights_file(out), model.weights())

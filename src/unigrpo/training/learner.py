@@ -92,7 +92,7 @@ def networks(cfg: RunConfig, model, reward, start: Callable[[], UnifiedModel] | 
         expected = f"{model.origin.lora_rank}, that of the parent's adapters"
         raise UserError(f"{cfg.run}: rl.lora_rank: expected {expected}, got {cfg.rl.lora_rank}")
 
-    rank, parts = added_rank(cfg), cfg.rl.train
+    rank, parts = added_rank(cfg), cfg.rl.experts
     reference = lora.frozen_copy(model, model.parameters() if rank else ()) if start is None else start()
     if rank:
         lora.inject(model, rank, parts, cfg.seed)
@@ -124,7 +124,7 @@ def state_of(nets: Networks, cfg: RunConfig) -> dict[str, nn.Module]:
 def optimizer_for(model: UnifiedModel, rl: RLConfig) -> tuple[torch.optim.Optimizer, dict[str, list[nn.Parameter]]]:
     """AdamW with one group per trained expert and its own learning rate; frozen experts need no gradient."""
     experts = model.expert_parameters()
-    trained = {part: experts[part] for part in ("text", "image") if part in rl.train}
+    trained = {part: experts[part] for part in ("text", "image") if part in rl.experts}
     for part, parameters in experts.items():
         for p in parameters:
             p.requires_grad_(part in trained)
