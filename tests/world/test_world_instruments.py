@@ -349,16 +349,18 @@ def test_second_evaluator_reads_harder_images(second):
     assert agreement(world, second.detect(render(world, 96))) >= 0.97
 
 
-@pytest.mark.parametrize(("instrument", "least"), [("inspector", 44), ("second", 43)])
+@pytest.mark.parametrize(("instrument", "least"), [("inspector", (44, 39)), ("second", (43, 39))])
 def test_instruments_agree_with_the_eye_on_model_samples(second, instrument, least):
-    """48 images of an SFT model, 48 pixels a side in a sheet of 8 columns, labelled by eye before any instrument was
-    asked: a line each, ``-`` for an empty image, ``?`` where the eye could not tell the colour."""
+    """96 images of two SFT models, 48 pixels a side in a sheet of 8 columns, labelled by eye before any instrument was
+    asked: a line each, ``-`` for an empty image, ``?`` where the eye could not tell the colour. The second 48 were
+    picked for pixels whose hue lies between two colours of the palette."""
     folder = Path(__file__).parents[1] / "labelled"
     sheet = np.asarray(Image.open(folder / "model_samples.png").convert("RGB"))
-    images = sheet.reshape(6, SIZE, 8, SIZE, 3).swapaxes(1, 2).reshape(-1, SIZE, SIZE, 3)
+    images = sheet.reshape(-1, SIZE, 8, SIZE, 3).swapaxes(1, 2).reshape(-1, SIZE, SIZE, 3)
     labels = (folder / "model_samples.txt").read_text().splitlines()
     found = [i.detections for i in inspect_images(images)] if instrument == "inspector" else second.detect(images)
-    assert sum(seen_alike(*pair) for pair in zip(labels, found, strict=True)) >= least
+    alike = [seen_alike(*pair) for pair in zip(labels, found, strict=True)]
+    assert (sum(alike[:48]) >= least[0]) and (sum(alike[48:]) >= least[1])
 
 
 def seen_alike(label, detections):
