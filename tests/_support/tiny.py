@@ -75,7 +75,7 @@ def write_start(folder: Path) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         learned_model.save(learned_model.LearnedReward(REWARD, MODEL.image_size), folder / "reward")
-    write_json(folder / "decoding.json", {"guidance": 2.0, "temperature": 0.7})
+    write_json(folder / "decoding.json", {"think": {"guidance": 2.0, "temperature": 0.7}, "direct": {"guidance": 1.5}})
     for stage in ("rl", "sft", "base"):
         write_json(folder / f"{stage}.json", to_dict(run_config(stage)))
 

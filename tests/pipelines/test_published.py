@@ -54,7 +54,7 @@ def train():
 def sample():
     import numpy as np
     from unigrpo.world.prompts import prompt_set
-    for mode in [each for key, each in zip(words, words[1:]) if key == "--mode" and each != "greedy"]:
+    for mode in [each for key, each in zip(words, words[1:]) if key == "--mode"]:
         for benchmark in ("ta", "geneval"):
             for guidance in ("tuned", "unguided"):
                 place = out / f"{benchmark}.{mode}.{guidance}"

@@ -130,7 +130,7 @@ def test_every_claim_has_a_verdict(results):
 def test_scores_are_tidy_and_every_set_states_its_protocol(results):
     scores = pd.read_csv(results / "scores.csv")
     assert {"official", "strict", "gold", "second", "proxy", "artefact", "ta"} <= set(scores["metric"])
-    assert set(scores["guidance"]) == {"unguided", "tuned", "greedy"}
+    assert set(scores["guidance"]) == {"unguided", "tuned"}
     stated = [
         "prompt_hash",
         "steps",
@@ -146,7 +146,7 @@ def test_scores_are_tidy_and_every_set_states_its_protocol(results):
     ]
     protocols = list(results.glob("runs/*/seed*/samples/*/protocol.json"))
     judged = len(ROWS) - len(SECOND_STAGE - set(scores["run"]))
-    assert len(protocols) == 4 * (judged + 1) + 2  # two benchmarks at two guidances; unigrpo_cfg; greedy text for SFT
+    assert len(protocols) == 4 * (judged + 1)  # two benchmarks at two guidances; unigrpo_cfg
     for path in protocols:
         assert set(stated) <= json.loads(path.read_text()).keys()
 

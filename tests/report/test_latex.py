@@ -10,11 +10,10 @@ import pytest
 from tests._support.study import make_table, write_study
 from unigrpo.report.pages import page
 
-ROWS = [["base", "no"], ["sft", "yes"], ["unigrpo", "yes"]]
+ROWS = [["flow_grpo", "no"], ["base", "no"], ["sft", "yes"], ["unigrpo", "yes"]]
 SPECS = {
     "main": {"kind": "main", "rows": ROWS},
     "categories": {"kind": "categories", "rows": ROWS},
-    "decoding": {"kind": "knobs", "runs": ["sft", "unigrpo"]},
 }
 
 
@@ -60,7 +59,7 @@ def test_numbers_and_intervals_are_those_of_the_csv(made):
     assert [float(x) for x in found.groups()] == pytest.approx([line["geneval"], float(lo), float(hi)], abs=2e-3)
     frame, tex = made["categories"]
     assert f"{frame.iloc[-1]['counting']:.3f}" in body(tex)[-1][5] and r"{\tiny (0.91)}" in body(tex)[-1][5]
-    assert r"\shortstack{not\\available}" in " ".join(body(made["decoding"][1])[3])  # greedy was not sampled here
+    assert r"\shortstack{not\\available}" in " ".join(body(made["main"][1])[1])  # there is no such run
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from unigrpo.report.figures import progress
 from unigrpo.report.pages import compare, drawing
 from unigrpo.study.facts import FIGURES, TABLES
 from unigrpo.world.geneval_verdict import CATEGORIES
+from unigrpo.world.prompts import prompt_set
 
 ROWS = [["base", "no"], ["sft", "yes"], ["unigrpo", "yes"]]
 
@@ -251,16 +252,34 @@ def test_unguided_table_reads_other_images(study, tmp_path):
     assert set(unguided["guidance"]) == {"unguided"} and not np.allclose(tuned["gold"], unguided["gold"])
 
 
-def test_decoding_table_shows_knobs_beside_reinforcement(study, tmp_path):
-    frame, text = make_table(study, tmp_path, {"kind": "knobs", "runs": ["sft", "unigrpo"]}, "decoding")
-    pairs = list(zip(frame["run"], frame["guidance"], strict=True))
-    assert pairs == [("sft", g) for g in ("unguided", "tuned", "greedy")] + [
-        ("unigrpo", g) for g in ("unguided", "tuned")
+def test_decoding_table_shows_sft_at_every_knob_beside_reinforcement(tmp_path):
+    """Gold by hand: with thinking 0.1 above the guidance before it, a reinforced run at 0.9; without, 0.2 and 0.4."""
+    folder, prompts = tmp_path / "cpu", prompt_set("val")
+    level = {(False, 1.0, None): 0.2, (False, 3.0, None): 0.4, (True, 1.0, 1.0): 0.5, (True, 2.0, 1.0): 0.6}
+    grid = [
+        {"thinking": thinking, "guidance": guidance, "temperature": temperature, "official": gold / 2}
+        | {"gold_by_prompt": {p.id: gold for p in prompts}}
+        for (thinking, guidance, temperature), gold in reversed(level.items())
     ]
-    assert np.isnan(frame.iloc[2]["gold"])  # greedy was not sampled here
-    gap = frame.iloc[4]["gold"] - frame.iloc[1]["gold"]
-    assert frame.iloc[1]["gold_gap"] == pytest.approx(gap, abs=2e-4) and np.isnan(frame.iloc[4]["gold_gap"])
-    assert "gold: last run" in text
+    chosen = {"think": {"guidance": 2.0, "temperature": 1.0}, "direct": {"guidance": 3.0}, "grid": grid}
+    write_jsonl(folder / "decoding.json", [chosen])
+    tags = [p.tag for p in prompts]
+    values = {m: np.full((1, 1, len(tags), 1), 0.9) for m in ("gold", "proxy", "artefact")}
+    logs = [[{"kind": "validation", "rollout": 9, "update": 0, "images": 9, "gold": 0.9, "official": 0.8}]]
+    study_support.write_validations(folder, "unigrpo", values, tags, logs=logs)
+    path = folder / "runs/unigrpo/seed0/validation/000000.jsonl"
+    rows = [
+        json.loads(line) | {"prompt_id": p.id} for line, p in zip(path.read_text().splitlines(), prompts, strict=True)
+    ]
+    write_jsonl(path, rows)
+    frame, text = study_support.make_table(folder, tmp_path, {"kind": "knobs", "runs": ["sft", "unigrpo"]})
+    assert frame["run"].tolist() == ["sft"] * 4 + ["unigrpo"]
+    shown = frame[["thinking", "guidance", "gold"]].to_numpy().tolist()
+    assert shown[:4] == [["yes" if key[0] else "no", key[1], gold] for key, gold in level.items()]
+    assert frame["gold"].iloc[4] == 0.9 and frame["official"].tolist() == [0.1, 0.2, 0.25, 0.3, 0.8]
+    assert frame["chosen"].tolist()[:4] == [0, 1, 0, 1]
+    assert frame["gold_gap"].tolist()[2:4] == pytest.approx([0.4, 0.3]) and frame["gold_gap"].isna().sum() == 3
+    assert "gold: reinforced − this row" in text and "1 of 1" in text
 
 
 def test_a_training_table_needs_no_scores(study, tmp_path):

@@ -234,19 +234,28 @@ def test_a_bad_learned_reward_is_named(folder, monkeypatch, damage, message):
     assert re.search(message, call(monkeypatch, folder, "train rl"))
 
 
+THINK, DIRECT = '{"guidance": 2, "temperature": 1}', '{"guidance": 1}'
 DECODING = [
     ("{", "decoding.json, line 1: not valid JSON"),
     ("[]", "decoding.json, line 1: expected a JSON object"),
-    ("{}", "decoding.json: 'guidance' is missing, expected an object with guidance, temperature"),
-    ('{"guidance": 1.5}', "decoding.json: 'temperature' is missing"),
-    ('{"guidance": "2", "temperature": 1}', "decoding.json: guidance: expected a number of at least 1, got '2'"),
-    ('{"guidance": 0.5, "temperature": 1}', "decoding.json: guidance: expected a number of at least 1, got 0.5"),
-    ('{"guidance": true, "temperature": 1}', "decoding.json: guidance: expected a number"),
-    ('{"guidance": 2, "temperature": -1}', "decoding.json: temperature: expected a number of at least 0, got -1"),
-    ('{"guidance": 2, "temperature": NaN}', "decoding.json, line 1: cannot be read (NaN is no finite number)"),
+    ("{}", "decoding.json: think: missing"),
+    ('{"guidance": 2, "temperature": 1}', "decoding.json: think: missing"),  # as it was before each mode had its choice
+    (f'{{"think": {THINK}}}', "decoding.json: direct: missing"),
+    (f'{{"think": {DIRECT}, "direct": {DIRECT}}}', "decoding.json: think.temperature: missing"),
+    *[
+        (f'{{"think": {{"guidance": {guidance}, "temperature": {temperature}}}, "direct": {DIRECT}}}', message)
+        for guidance, temperature, message in [
+            ('"2"', 1, "decoding.json: think.guidance: expected a number, got '2'"),
+            (0.5, 1, "decoding.json: think.guidance: expected at least 1, got 0.5"),
+            ("true", 1, "decoding.json: think.guidance: expected a number, got True"),
+            (2, -1, "decoding.json: think.temperature: expected at least 0, got -1"),
+            (2, "NaN", "decoding.json, line 1: cannot be read (NaN is no finite number)"),
+            ("Infinity", 1, "decoding.json, line 1: cannot be read (Infinity is no finite number)"),
+        ]
+    ],
     (
-        '{"guidance": Infinity, "temperature": 1}',
-        "decoding.json, line 1: cannot be read (Infinity is no finite number)",
+        f'{{"think": {THINK}, "direct": {{"guidance": 0}}}}',
+        "decoding.json: direct.guidance: expected at least 1, got 0",
     ),
 ]
 
@@ -262,7 +271,7 @@ def test_a_bad_decoding_is_named(tmp_path, content, message):
 def test_the_commands_read_decoding_so(folder, monkeypatch):
     (folder / "decoding.json").write_text("{}")
     for verb in ("train rl", "sample-sets"):
-        assert call(monkeypatch, folder, verb).startswith("decoding.json: 'guidance' is missing")
+        assert call(monkeypatch, folder, verb).startswith("decoding.json: think: missing")
 
 
 def test_a_run_without_its_record_is_named(folder, monkeypatch):

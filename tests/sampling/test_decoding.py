@@ -1,11 +1,16 @@
-"""The choice of decoding: one standard error, paired by prompt, categories weighing equally."""
+"""The choice of decoding: one standard error, paired by prompt, categories weighing equally; each mode has its own."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from unigrpo.sampling.decoding import choose
+from tests._support import tiny
+from unigrpo.core.settings import replace
+from unigrpo.sampling import decoding
+from unigrpo.sampling.decoding import PER_PROMPT, choose, tune
+from unigrpo.sampling.engine import Decoding, Samples, sample
+from unigrpo.sampling.validation_set import SEED, by_category, judge_each, validation_jobs
 
 TAGS = ["a"] * 4 + ["b"] * 4
 
@@ -39,3 +44,39 @@ def test_categories_weigh_equally():
     """Three prompts of one category lose a little, the only one of the other wins more: the mean of means decides."""
     tags = ["a", "a", "a", "b"]
     assert choose({1.0: np.zeros(4), 2.0: np.array([-0.1, -0.1, -0.1, 0.2])}, tags) == 2.0
+
+
+GRIDS = {"guidance_grid": (1.0, 2.0, 3.0), "temperature_grid": (1.0, 0.5)}
+
+
+def test_each_mode_has_the_choice_that_its_images_ask_for(monkeypatch):
+    """Gold by hand: with thinking best at guidance 3 and temperature 0.5, greedy text above all; without at 2."""
+    level = {(True, 1.0, 1.0): 0.2, (True, 2.0, 1.0): 0.3, (True, 3.0, 1.0): 0.4, (True, 3.0, 0.5): 0.5}
+    level |= {(True, 3.0, 0.0): 0.9, (False, 1.0, None): 0.1, (False, 2.0, None): 0.3, (False, 3.0, None): 0.2}
+    texts = []
+
+    def sampled(model, jobs, settings, decodings, seed):
+        texts.append((decodings[0].thinking, decodings[0].temperature))
+        keys = [(d.thinking, d.guidance, d.temperature) for d in decodings]
+        return [Samples(np.full(1, level[key]), [None] * len(jobs), 0) for key in keys]
+
+    monkeypatch.setattr(decoding, "sample_guided", sampled)
+    monkeypatch.setattr(decoding, "judge_each", lambda jobs, s: ([{"gold": float(s.images[0])} for _ in jobs], {}))
+    cfg = tiny.run_config("sft")
+    found = tune(None, replace(cfg, sampling=replace(cfg.sampling, **GRIDS)))
+    assert (found["think"], found["direct"]) == ({"guidance": 3.0, "temperature": 0.5}, {"guidance": 2.0})
+    assert {(row["thinking"], row["guidance"], row["temperature"]): row["gold"] for row in found["grid"]} == (
+        pytest.approx(level)
+    )
+    assert sorted(texts, key=str) == [(False, None), (True, 0.0), (True, 0.5), (True, 1.0)]  # one for all guidances
+
+
+def test_the_grid_is_what_each_decoding_samples_alone():
+    cfg = tiny.run_config("sft")
+    cfg = replace(cfg, sampling=replace(cfg.sampling, guidance_grid=(1.0, 2.0), temperature_grid=(1.0,), steps=2))
+    jobs = validation_jobs(PER_PROMPT)
+    for row in tune(tiny.model(), cfg)["grid"]:
+        rows, _ = judge_each(jobs, sample(tiny.model(), jobs, cfg.sampling, Decoding(*[*row.values()][:3]), SEED))
+        assert row["gold"] == pytest.approx(by_category(jobs, rows)["gold"], abs=1e-6)
+        by_prompt = np.mean([[r["gold"] for r in rows[k::PER_PROMPT]] for k in range(PER_PROMPT)], axis=0)
+        assert [*row["gold_by_prompt"].values()] == pytest.approx(by_prompt.tolist(), abs=1e-4)

@@ -148,11 +148,6 @@ def test_only_runs_that_something_shows_are_in_use(files):
     assert runs_in_use(catalogue) == ["base", "sft", "joint"] and by_default(catalogue["figures"]) == []
 
 
-def test_the_first_run_of_a_decoding_table_is_also_sampled_greedily(files):
-    assert study(files).modes("sft") == ["direct", "think", "greedy"]
-    assert study(files).modes("joint") == ["think"]
-
-
 def changes(run, **sections):
     """Parts of the run's configuration that differ from the defaults' when settings of sections change."""
     base = {"run": run, "label": run, "stage": "rl" if run == "rl" else "sft", "scale": "cpu", "seed": 0}
@@ -322,7 +317,6 @@ BAD_CATALOGUE = [  # what stands there, what is written instead, what the messag
     ("[joint, yes]", "[jont, yes]", "tables.main.rows.1: no run is called 'jont'; did you mean joint?"),
     ("[joint, yes]", "[joint, no]", "tables.main.rows.1: run 'joint' is not evaluated with thinking 'no'"),
     ("[joint, yes]", "[joint]", "tables.main.rows[1]"),
-    ("runs: [sft, joint]", "runs: [sft, image]", "tables.decoding.runs.1: run 'image' is not evaluated with thinking"),
     ("kind: curves, runs: [twice]", "kind: curves", "figures.curves.runs: missing, kind curves shows them"),
     ("kind: curves, runs: [twice]", "kind: progress, runs: [sft]", "run 'sft' is not trained by reinforcement"),
     (

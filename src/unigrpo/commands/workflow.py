@@ -133,7 +133,7 @@ def train(
         if reinforced:
             pool = study.training_inputs.training_pool(cfg)
             training.task.draw_prompts(cfg.seed, 0, cfg.rl.prompts_per_rollout, pool)
-    chosen = settings.replace(sampling.engine.read_decoding(decoding), thinking=cfg.rl.thinking) if reinforced else None
+    chosen = sampling.engine.read_decoding(decoding)["think" if cfg.rl.thinking else "direct"] if reinforced else None
     if dry_run:
         return print(json.dumps(settings.to_dict(cfg), indent=2))
     held = study.provenance.read_record(out)
@@ -209,7 +209,7 @@ def tune(
     run: ChosenRun = None,
     config: Config = None,
 ) -> None:
-    """Choose guidance and temperature on validation prompts."""
+    """Choose guidance of both modes, and temperature, on validation prompts."""
     with chosen_model(scale, run, 0, config, model) as (cfg, network):
         chosen = sampling.decoding.tune(network, cfg)
         if distributed.is_main():
@@ -220,7 +220,7 @@ def tune(
 def sample_sets(
     model: Model,
     decoding: Annotated[Path, typer.Option(help="decoding.json.")],
-    mode: Annotated[list[str], typer.Option(help="How the run is evaluated: think, direct, greedy; may be repeated.")],
+    mode: Annotated[list[str], typer.Option(help="How the run is evaluated: think, direct; may be repeated.")],
     out: Annotated[Path, writes("Folder of the sets, to write.", "done.json", "*.*.*", folder=True)],
     scale: ChosenScale = None,
     run: ChosenRun = None,

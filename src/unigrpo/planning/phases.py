@@ -198,19 +198,18 @@ def supervised(cfg: RunConfig, start: Callable, tracker: Tracker) -> dict[str, t
 def sampling(cfg: RunConfig, base: RunConfig, rates: Rates, modes: list[str]) -> dict[str, Phase]:
     """What is sampled from a finished run: its evaluation in these ``modes``, and of the SFT model the choice of
     decoding and the data of the learned reward."""
-    s, grid, chosen = cfg.sampling, cfg.sampling.temperature_grid, Decoding(True, GUIDANCE, 1.0)
+    s, chosen = cfg.sampling, {mode: Decoding(mode == "think", GUIDANCE, 1.0) for mode in sets.MODES}
     asked: dict[str, list[tuple[list, list[Decoding]]]] = {"evaluation": []}
-    for named in (sets.decodings(chosen, mode) for mode in modes):
+    for named in (sets.decodings(chosen[mode]) for mode in modes):
         for benchmark in resolve.benchmarks().values():
             asked["evaluation"].append((benchmark.jobs(s.images_per_prompt), [*named.values()]))
     if cfg.stage == "sft":
-        jobs, plainly = validation_jobs(decoding.PER_PROMPT), replace(chosen, guidance=1.0)
-        tried = [*s.guidance_grid, *[GUIDANCE] * (len(grid) - 1)]
-        direct = [replace(each, thinking=False) for each in (plainly, chosen)]
-        asked["choice of decoding"] = [(jobs, [replace(chosen, guidance=g)]) for g in tried] + [(jobs, direct)]
+        jobs, plainly = validation_jobs(decoding.PER_PROMPT), [replace(each, guidance=1.0) for each in chosen.values()]
+        tried = [(jobs, [replace(each, guidance=g) for g in s.guidance_grid]) for each in chosen.values()]
+        asked["choice of decoding"] = tried + [(jobs, [chosen["think"]])] * len(s.temperature_grid)
         held_out = validation_jobs(reward_samples.HELD_OUT_PER_PROMPT)
         half = (jobs * -(-cfg.reward.samples // len(jobs)))[: cfg.reward.samples // 2] + held_out[::2]
-        asked["reward's data"] = [(half, [each]) for each in (plainly, direct[0])]
+        asked["reward's data"] = [(half, [each]) for each in plainly]
     with together(cfg.launched, rates) as tracker:
         model = unfilled(cfg, base, learns=False)
         tracker.label("weights", tensors(model))

@@ -17,11 +17,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from unigrpo.core import distributed, seeding
-from unigrpo.core.errors import UserError
-from unigrpo.core.files import read_json
 from unigrpo.core.records import Prompt
 from unigrpo.models.base import Trace, UnifiedModel
 from unigrpo.objectives import flow
+from unigrpo.sampling import decoding_file
 from unigrpo.sampling.painting import Contexts, Guidance, contexts, evaluations, guidance_of, paint
 from unigrpo.study.config import SamplingConfig
 
@@ -132,21 +131,19 @@ def parts(model: UnifiedModel, jobs: Sequence[Job], manner: Manner, seed: int) -
 
 @dataclass(frozen=True)
 class Decoding:
-    """Knobs of sampling. guidance 1 = none; temperature of the text, 0 = greedy."""
+    """Knobs of sampling. guidance 1 = none; temperature of the text, 0 = greedy, None where none is written."""
 
     thinking: bool
     guidance: float
-    temperature: float
+    temperature: float | None
 
 
-def read_decoding(path: str | Path) -> Decoding:
-    """The choice in decoding.json, with thinking. Raises UserError naming a key that is missing or out of range."""
-    chosen = read_json(path, "guidance", "temperature")
-    for key, least in (("guidance", 1), ("temperature", 0)):
-        value = chosen[key]
-        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < float("inf"):
-            raise UserError(f"{path}: {key}: expected a number of at least {least}, got {value!r}")
-    return Decoding(True, chosen["guidance"], chosen["temperature"])
+def read_decoding(path: str | Path) -> dict[str, Decoding]:
+    """The choice in decoding.json of each mode, ``think`` and ``direct``, which has no temperature. Raises UserError
+    naming a key that is missing or out of range."""
+    file = decoding_file.read(path)
+    think = Decoding(True, file.think.guidance, file.think.temperature)
+    return {"think": think, "direct": Decoding(False, file.direct.guidance, None)}
 
 
 @dataclass(frozen=True)

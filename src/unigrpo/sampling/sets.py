@@ -1,7 +1,7 @@
 """All evaluation sets of one run, made by all processes and written by the main one.
 
 A set is benchmark x mode x guidance: an entry of the catalogue, with thinking (``think``) or without (``direct``), at
-guidance 1 (``unguided``), as chosen on validation prompts (``tuned``), or tuned with greedy text (``greedy``).
+guidance 1 (``unguided``) or as chosen on validation prompts for the mode (``tuned``).
 Each set's protocol.json says everything that a number made from it depends on. A run that was not trained has no sets.
 """
 
@@ -20,14 +20,11 @@ from unigrpo.study.config import RunConfig
 from unigrpo.world.prompts import prompt_hash
 
 SEED = 2  # of evaluation noise: the same for every run, so that differences are paired
-MODES = ("think", "direct", "greedy")
+MODES = ("think", "direct")
 
 
-def decodings(chosen: Decoding, mode: str) -> dict[str, Decoding]:
-    """Guidance name -> decoding, for one of MODES; those of one mode differ in guidance alone."""
-    if mode == "greedy":
-        return {"greedy": replace(chosen, temperature=0.0)}
-    tuned = replace(chosen, thinking=mode == "think")
+def decodings(tuned: Decoding) -> dict[str, Decoding]:
+    """Guidance name -> decoding, of a mode whose choice is ``tuned``; they differ in guidance alone."""
     return {"unguided": replace(tuned, guidance=1.0), "tuned": tuned}
 
 
@@ -51,8 +48,11 @@ def protocol(cfg: RunConfig, benchmark: Benchmark, name: str, decoding: Decoding
     }
 
 
-def sample_sets(model: UnifiedModel, cfg: RunConfig, run: Path, chosen: Decoding, modes: list[str], out: Path) -> None:
-    """Write every set of the run in the folder ``run``, evaluated in ``modes``, below ``out``; done.json lists them."""
+def sample_sets(
+    model: UnifiedModel, cfg: RunConfig, run: Path, chosen: dict[str, Decoding], modes: list[str], out: Path
+) -> None:
+    """Write every set of the run in the folder ``run``, evaluated in ``modes``, below ``out``; done.json lists them.
+    ``chosen`` has each mode's decoding."""
     weights = digest(provenance.weights_file(run))
     record = provenance.read_record(run)
     require("ema" in record, f"{run / 'run.json'}: ema", "whether the weights are an average")
@@ -62,7 +62,7 @@ def sample_sets(model: UnifiedModel, cfg: RunConfig, run: Path, chosen: Decoding
     for mode in [] if record.get("not_trained") else modes:
         for benchmark, entry in resolve.benchmarks().items():
             jobs = entry.jobs(cfg.sampling.images_per_prompt)
-            named, progress = decodings(chosen, mode), f"{cfg.run}/{cfg.seed} {benchmark} {mode}"
+            named, progress = decodings(chosen[mode]), f"{cfg.run}/{cfg.seed} {benchmark} {mode}"
             samples = sample_guided(model, jobs, cfg.sampling, [*named.values()], SEED, progress)
             for (name, decoding), made in zip(named.items(), samples or (), strict=samples is not None):
                 described = {"benchmark": benchmark} | protocol(cfg, entry, name, decoding, weights, record)

@@ -128,7 +128,6 @@ class KindFacts:
     scores: bool = True  # whether it needs the runs' images judged
     reinforced: bool = False  # whether all its runs must be trained by reinforcement
     mode: Literal["no", "yes"] | None = None  # thinking that its runs must be evaluated with
-    greedy: bool = False  # whether its first run is sampled with greedy text too
 
     def __post_init__(self):
         object.__setattr__(self, "caption", " ".join(self.caption.split()))

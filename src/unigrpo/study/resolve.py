@@ -20,7 +20,7 @@ from unigrpo.core.registry import declarations, nearest
 from unigrpo.core.settings import Count, deciding, from_dict, require, to_dict
 from unigrpo.core.yaml_files import read_yaml
 from unigrpo.study.benchmark_entry import Benchmark
-from unigrpo.study.catalogue import BASE, COMMON, NAME, OUTSIDE, SFT, ancestors, facts_of, load_catalogue, runs_in_use
+from unigrpo.study.catalogue import BASE, COMMON, NAME, OUTSIDE, SFT, ancestors, load_catalogue, runs_in_use
 from unigrpo.study.config import Machine, RunConfig, SamplingConfig, SupervisedConfig, check_processes, load, rl_class
 from unigrpo.study.facts import BACKBONES, METHODS, REGULARISERS
 from unigrpo.study.provenance import ROOT
@@ -125,9 +125,8 @@ class Study:
         return parent, seed if seed in self.seeds(parent) else 0
 
     def modes(self, run: str) -> list[str]:
-        """How a run is evaluated; with greedy text too where a table that shows it starts with the run."""
-        first = [spec["runs"][0] for spec in self.catalogue["tables"].values() if facts_of("tables", spec).greedy]
-        return [MODES[mode] for mode in self.catalogue["runs"][run]["evaluate"]] + ["greedy"] * (run in first)
+        """How a run is evaluated."""
+        return [MODES[mode] for mode in self.catalogue["runs"][run]["evaluate"]]
 
     def resolve(self, run: str, seed: int = 0) -> RunConfig:
         """The configuration of ``run`` at ``seed``. Raises UserError naming the run's key."""

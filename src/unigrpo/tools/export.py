@@ -51,7 +51,7 @@ def scores(folder: Path, cfg: RunConfig) -> str:
         sources = Sources(Scores(Path(place) / "scores.csv"), Paper(PAPER), Folder(folder))
     rows = []
     for thinking, mode in MODES.items():
-        for guidance in ("unguided", "tuned", "greedy"):
+        for guidance in ("unguided", "tuned"):
             row = Row(cfg.run, thinking, guidance)
             found = [sources.estimate(row, name, each.metrics[0]) for name, each in sources.benchmarks.items()]
             if any(found):
@@ -63,7 +63,7 @@ def scores(folder: Path, cfg: RunConfig) -> str:
     head = ["thinking", "guidance", *(each.label for each in sources.benchmarks.values()), "images"]
     note = (
         "One seed, held-out prompts; 95 % intervals over prompts. `tuned` is the guidance scale "
-        "chosen on validation prompts, `greedy` the same with greedy text."
+        "chosen on validation prompts for the mode."
     )
     return f"{table(head, rows)}\n\n{note}"
 

@@ -92,7 +92,8 @@ def _protocol(rows: Sequence[Row], sources: Sources) -> str:
     found = [p for p in found if p["benchmark"] in sources.benchmarks and "outside" not in p]
     if not found:
         return f"Protocol: {MISSING}."
-    parts = [f"{key} {' or '.join(sorted({str(p.get(key)) for p in found}))}" for key in SETTINGS]
+    used = {key: sorted({str(p[key]) for p in found if p.get(key) is not None}) for key in SETTINGS}
+    parts = [f"{key} {' or '.join(values)}" for key, values in used.items() if values]
     prompts = sorted({f"{p['benchmark']} version {p['version']} `{str(p.get('prompt_hash'))[:12]}`" for p in found})
     return f"Protocol: {', '.join(parts)}; prompts {', '.join(prompts)}. Each run's last checkpoint is judged."
 

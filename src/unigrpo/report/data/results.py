@@ -25,6 +25,7 @@ from unigrpo.core.lazy import lazy
 from unigrpo.core.records import Labels, Prompt
 from unigrpo.report.data import stats
 from unigrpo.report.data.rows import KEYS, check_range, range_of, read_course, read_scores
+from unigrpo.sampling import decoding_file
 from unigrpo.study import provenance, resolve
 from unigrpo.study.provenance import ROOT
 
@@ -266,6 +267,11 @@ class Folder:
         Raises UserError naming the line that is damaged or comes twice."""
         paths = {seed: folder / "metrics.jsonl" for seed, folder in self.seed_folders(run).items()}
         return {seed: list(read_course(path)) for seed, path in paths.items() if path.exists()}
+
+    def decodings(self) -> dict[int, decoding_file.DecodingFile]:
+        """decoding.json of every seed. Raises UserError naming one that is damaged."""
+        paths = {0: self.root / "decoding.json"}
+        return {seed: decoding_file.read(path) for seed, path in paths.items() if path.exists()}
 
     def protocols(self, run: str, mode: str, guidance: str) -> list[dict]:
         """protocol.json of every seed and benchmark of a table's row."""

@@ -17,7 +17,6 @@ from unigrpo.report.data import phrases
 from unigrpo.report.data.results import Row, Sources
 from unigrpo.study.facts import TABLES, KindFacts
 
-KNOBS = ("unguided", "tuned", "greedy")
 PROSE = 40  # characters: a longer cell of the HTML may break
 HTML = Path(__file__).with_name("page.html")
 LATEX = HTML.with_suffix(".tex")
@@ -108,20 +107,19 @@ def _stacked(lines: Sequence[str]) -> str:
 
 
 def rows_of(spec: Mapping, facts: KindFacts) -> list[Row]:
-    """The rows of a table: those of its entry, or of each run its training alone, or every choice of decoding."""
+    """The rows of a table: those of its entry, or of each run its training alone, or both guidances."""
     if facts.shows == "rows":
         return [Row(run, thinking, spec.get("guidance", "tuned")) for run, thinking in spec["rows"]]
     if not facts.scores:
         return [Row(run) for run in spec["runs"]]
-    knobs = {run: KNOBS[: 3 if facts.greedy and run == spec["runs"][0] else 2] for run in spec["runs"]}
-    return [Row(run, facts.mode, guidance) for run in spec["runs"] for guidance in knobs[run]]
+    return [Row(run, facts.mode, guidance) for run in spec["runs"] for guidance in ("unguided", "tuned")]
 
 
 def write(name: str, spec: Mapping, sources: Sources, out: Path) -> None:
     """Write <name>.csv, .md, .html and .tex of one entry of the catalogue; ``name`` is its LaTeX label too."""
     kind, folder, sources = TABLES.load(spec["kind"]), sources.folder, sources.of(spec)
     facts, latex_of = kind.FACTS, getattr(kind, "latex", kind.text)
-    rows = rows_of(spec, facts)
+    rows = kind.rows(spec["runs"], sources) if hasattr(kind, "rows") else rows_of(spec, facts)
     lines = [{"run": row.run, "label": folder.label(row.run)} | kind.line(row, rows, sources) for row in rows]
     part = {run for run, name in (sources.scores.parts if facts.scores else ()) if name in sources.benchmarks}
     named = [(each["label"] + " (part)" * (each["run"] in part), each) for each in lines]
