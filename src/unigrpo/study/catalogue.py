@@ -100,13 +100,14 @@ class Catalogue(Settings):
 def load_catalogue(path: str | Path) -> dict:
     """``{"defaults": settings, "benchmarks": {name: Benchmark}, "runs": {name: line}, "tables": {name: spec},
     "figures": {name: spec}, "claims": ..., "overrides": {name: {key: line}}}``. A line holds ``label``, ``stage``
-    (base, sft or rl), ``init``, ``evaluate`` and its settings, ``like`` followed; overrides are a run's line without
-    each setting that it makes itself. Raises UserError naming file and key."""
+    (base, sft or rl), ``init``, ``evaluate`` and its settings, and ``like``, the lines that they come from, its own last;
+    overrides are a run's line without each setting that it makes itself. Raises UserError naming file and key."""
     content = read_yaml(path)
     with error_prefix(path):
         benchmarks = _check_sections(content)
         runs, sweeps = _spread(content["runs"])
-        lines = {name: {"label": name, **_inherit(runs, name)} for name in runs}
+        likes = {name: ancestors(runs, name, "like")[::-1] for name in runs}
+        lines = {name: {"label": name, **_inherit(runs, name), "like": likes[name]} for name in runs}
         overrides = {name: _overrides(runs, content["runs"], name) for name in runs}
         defaults = content.get("defaults", {})
         for name, line in lines.items():
@@ -228,7 +229,7 @@ def _check_label(where: str, label: str) -> None:
 
 def _outside(name: str, line: dict) -> dict:
     """The line of a run whose images another program has made, with what it says of its evaluation."""
-    given = {key: value for key, value in line.items() if not (key == "init" and value is None)}
+    given = {key: value for key, value in line.items() if key != "like" and (key, value) != ("init", None)}
     checked = to_dict(from_dict(OutsideLine, given, f"runs.{name}"))
     _check_label(f"runs.{name}.label", checked["label"])
     seeds = {"seeds": 1} if "{seed}" not in line["images"] else {}
@@ -252,7 +253,7 @@ def _check_line(name: str, line: dict, defaults: dict) -> None:
         known = (rl_class(method) if line["stage"] == "rl" else SupervisedConfig).model_fields
     except UserError as error:
         raise UserError(f"{where}: {error}".replace(": rl.", ".", 1)) from None
-    for key in line.keys() - known.keys() - {*COMMON, "seeds"}:
+    for key in line.keys() - known.keys() - {*COMMON, "seeds", "like"}:
         ours = key in RLConfig.model_fields
         hint = "; it needs `train`: [text], [image] or both" if ours else nearest(key, known)
         raise UserError(f"{where}.{key}: not a setting of {line['stage']} runs{hint}")

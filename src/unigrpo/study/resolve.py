@@ -9,7 +9,8 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, reduce
+from operator import or_
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,6 +48,7 @@ class Scale(Machine):
     sampling: dict[str, Any] = {}
     rl: dict[str, Any]
     methods: dict[str, dict[str, Any]] = {}
+    runs: dict[str, dict[str, Any]] = {}  # settings of a run, and of those like it, that this scale has chosen
     reward: dict[str, Any] = {}
     weak_reward: dict[str, Any] = {}
 
@@ -77,7 +79,7 @@ def load_scale(path: str | Path, defaults: dict) -> dict:
 
 def _settings(line: dict) -> dict:
     """The settings of its stage that a run's line makes."""
-    return {key: value for key, value in line.items() if key not in (*COMMON, "seeds")}
+    return {key: value for key, value in line.items() if key not in (*COMMON, "seeds", "like")}
 
 
 def _compose(
@@ -85,7 +87,8 @@ def _compose(
 ) -> RunConfig:
     """``data``: what the run's supervised ancestor changes in the scale's; a reinforced run knows its data by it."""
     common = {key: line[key] for key in COMMON}
-    settings = _settings(line)
+    chosen = [scale.get("runs", {}).get(each, {}) for each in line.get("like", ())]
+    settings = reduce(or_, chosen, {}) | _settings(line)
     sections = {key: scale.get(key, {}) for key in ("model", "sampling", "reward")}
     sections["weak_reward"] = sections["reward"] | scale.get("weak_reward", {})
     if line["stage"] == "rl":
@@ -210,7 +213,10 @@ def _read_study(catalogue_file: Path, scale_folder: Path, scale: str, option: st
     if not NAME.fullmatch(scale) or scale == "reference":  # a pattern and a word of a shell, and a folder of results
         raise UserError(f"{file}: expected a name of small letters, digits and underscores, and not 'reference'")
     catalogue = load_catalogue(catalogue_file)
-    return Study(catalogue, scale, load_scale(file, catalogue["defaults"]))
+    settings = load_scale(file, catalogue["defaults"])
+    for run in settings.get("runs", {}).keys() - catalogue["runs"].keys():
+        raise UserError(f"{file}: runs.{run}: no run is called {run!r}{nearest(run, catalogue['runs'])}")
+    return Study(catalogue, scale, settings)
 
 
 def _check_runs(study: Study) -> None:
@@ -227,7 +233,8 @@ def _check_runs(study: Study) -> None:
             raise UserError(f"runs.{run}: is the same run as {seen[same]}, expected a setting that differs")
         seen[same] = run
         for key, line in study.catalogue["overrides"][run].items():
-            without = runs | {run: {"label": run, "stage": config.stage, "init": config.init} | line}
+            place = {key: runs[run][key] for key in ("stage", "init", "like")}
+            without = runs | {run: {"label": run} | place | line}
             try:
                 changed = replace(study, catalogue=study.catalogue | {"runs": without}).resolve(run) != config
             except UserError:
