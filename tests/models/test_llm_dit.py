@@ -35,7 +35,7 @@ from unigrpo.objectives.advantages import group_advantages
 from unigrpo.sampling.engine import Decoding
 from unigrpo.sampling.painting import Guidance, paint
 from unigrpo.study import provenance
-from unigrpo.study.config import RunConfig, SamplingConfig, SupervisedConfig
+from unigrpo.study.config import RunConfig, SamplingConfig, SupervisedConfig, check_together
 from unigrpo.study.facts import METHODS
 from unigrpo.tools import describe, export
 from unigrpo.training import launch, learner, loop, reinforcement_run, supervised_run, task
@@ -299,7 +299,7 @@ def test_no_gradient_flows_from_the_image_to_the_language_model(folder, model):
     assert all(g is None for g in reached[: len(parts["text"])])
     assert any(g is not None and g.any() for g in reached[len(parts["text"]) :])
     with pytest.raises(UserError, match=r"rl\.context_gradient: expected stage_boundary or auto for backbone: llm_dit"):
-        config(folder, rl=replace(RL, context_gradient="full"))
+        check_together(config(folder, rl=replace(RL, context_gradient="full")))
 
 
 def test_fresh_adapters_change_nothing(folder, base):

@@ -166,7 +166,7 @@ def test_every_episode_is_made_once_and_every_step_is_shared_equally(monkeypatch
 def test_groups_may_be_split_and_their_rewards_come_together(monkeypatch):
     """Two prompts among three processes: what each gathers is in the order of all episodes."""
     rl = replace(tiny.RL, prompts_per_rollout=2, group_size=9, epochs=2)
-    config.check_processes(tiny.run_config("rl", rl=rl, processes=3))
+    config.check_together(tiny.run_config("rl", rl=rl, processes=3))
     monkeypatch.setattr(distributed, "count", lambda: 3)
     everyone = torch.arange(18.0) ** 2
     parts = [everyone[shares.local_rows(18, rl, which)] for which in range(3)]
@@ -203,13 +203,13 @@ REFUSED = {
 
 
 def test_a_supervised_step_is_split_equally_or_refused():
-    config.check_processes(several.fine_tuning(processes=4))
+    config.check_together(several.fine_tuning(processes=4))
     with pytest.raises(UserError, match="supervised.batch_size: expected a multiple of 2 x processes = 6, got 8"):
-        config.check_processes(several.fine_tuning(processes=3))
+        config.check_together(several.fine_tuning(processes=3))
     with pytest.raises(UserError, match="sharding: expected false for processes: 1"):
         several.fine_tuning(sharding=True)
     base = tiny.run_config("base", processes=3, sharding=True)  # which has one process whatever a scale asks for
-    config.check_processes(base)
+    config.check_together(base)
     assert (base.launched, several.fine_tuning(processes=4).launched) == (1, 4)
 
 
@@ -228,7 +228,7 @@ def test_the_commands_refuse_what_cannot_be_split(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("rl", "run", "message"), REFUSED.values(), ids=REFUSED)
 def test_what_cannot_be_split_is_refused(rl, run, message):
     with pytest.raises(UserError, match=message):
-        config.check_processes(tiny.run_config("rl", rl=replace(tiny.RL, **rl), **run))
+        config.check_together(tiny.run_config("rl", rl=replace(tiny.RL, **rl), **run))
 
 
 def test_another_number_of_processes_than_configured_is_refused(monkeypatch):

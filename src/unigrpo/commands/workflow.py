@@ -129,7 +129,7 @@ def train(
         if needed != (value is not None):
             raise UserError(f"{option}: expected {what if needed else 'nothing'} for the stage of {where}")
     with error_prefix(where):
-        study.config.check_processes(cfg)
+        study.config.check_together(cfg)
         if reinforced:
             pool = study.training_inputs.training_pool(cfg)
             training.task.draw_prompts(cfg.seed, 0, cfg.rl.prompts_per_rollout, pool)

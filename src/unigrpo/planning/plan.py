@@ -15,7 +15,7 @@ from unigrpo.planning import phases
 from unigrpo.planning.phases import Phase
 from unigrpo.planning.tracker import Rates
 from unigrpo.study.catalogue import ancestors, runs_read
-from unigrpo.study.config import RunConfig, check_processes
+from unigrpo.study.config import RunConfig, check_together
 from unigrpo.study.resolve import CATALOGUE, SCALES, Study, load_study
 
 RESERVED = 0.08  # share of a device that the runtime and fragmentation take
@@ -77,7 +77,7 @@ def on_devices(cfg: RunConfig, gpus: int | None) -> RunConfig:
         return cfg
     with error_prefix(f"--gpus {gpus}"):
         cfg = replace(cfg, processes=gpus, sharding=cfg.sharding and gpus > 1)
-        check_processes(cfg)
+        check_together(cfg)
     return cfg
 
 

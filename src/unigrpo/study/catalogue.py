@@ -100,7 +100,7 @@ class Catalogue(Settings):
 def load_catalogue(path: str | Path) -> dict:
     """``{"defaults": settings, "benchmarks": {name: Benchmark}, "runs": {name: line}, "tables": {name: spec},
     "figures": {name: spec}, "claims": ..., "overrides": {name: {key: line}}}``. A line holds ``label``, ``stage``
-    (base, sft or rl), ``init``, ``evaluate`` and its settings, and ``like``, the lines that they come from, its own last;
+    (base, sft or rl), ``init``, ``evaluate``, its settings and ``like``, the lines that they come from, its own last;
     overrides are a run's line without each setting that it makes itself. Raises UserError naming file and key."""
     content = read_yaml(path)
     with error_prefix(path):

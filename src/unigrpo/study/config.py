@@ -387,9 +387,6 @@ class RunConfig(Machine):
         rl, name = self.rl, self.backbone
         adapters = not facts.adapters_only or rl.lora_rank > 0
         require(adapters, "rl.lora_rank", f"more than 0 for backbone: {name}, which trains adapters alone")
-        reached = facts.gradient_through_trace or rl.context_gradient != "full"
-        boundary = f"stage_boundary or auto for backbone: {name}: no gradient flows through the trace that it reads"
-        require(reached, "rl.context_gradient", boundary)
         alone = rl.reward_failure == "fail" or not self.sharding
         require(alone, "rl.reward_failure", "fail with sharding, where all processes take equally many slices")
         require(not (self.sharding and rl.lora_rank), "rl.lora_rank", f"0 with sharding, got {rl.lora_rank}")
@@ -407,14 +404,18 @@ class RunConfig(Machine):
         return 1 if self.stage == "base" else self.processes
 
 
-def check_processes(cfg: RunConfig) -> None:
+def check_together(cfg: RunConfig) -> None:
     """Raise UserError unless the processes of a run can share the prompts of a rollout, or the examples of a supervised
-    step, equally: a property of a scale and a run's line together."""
+    step, equally, and its gradients can flow as it says: properties of a scale and a run's line together, which a run
+    of the catalogue that nothing asks for need not have."""
     rl, n = cfg.rl, cfg.processes
     if cfg.stage != "rl":
         size, least = cfg.supervised.batch_size, LENGTH_BUCKETS * n
         wanted = f"a multiple of {LENGTH_BUCKETS} x processes = {least}, got {size}"
         return require(cfg.launched == 1 or size % least == 0, "supervised.batch_size", wanted)
+    reached = cfg.backbone_facts.gradient_through_trace or rl.context_gradient != "full"
+    boundary = f"stage_boundary or auto for backbone: {cfg.backbone}: no gradient flows through the trace that it reads"
+    require(reached, "rl.context_gradient", boundary)
     episodes, steps = rl.prompts_per_rollout * rl.group_size, rl.epochs if rl.epoch_convention == "halves" else 1
     each = f"the {episodes // steps} episodes of an optimiser step"
     require(episodes // steps % n == 0, "processes", f"a divisor of {each}, got {n}")

@@ -22,7 +22,7 @@ from unigrpo.core.settings import Count, deciding, from_dict, require, to_dict
 from unigrpo.core.yaml_files import read_yaml
 from unigrpo.study.benchmark_entry import Benchmark
 from unigrpo.study.catalogue import BASE, COMMON, NAME, OUTSIDE, SFT, ancestors, load_catalogue, runs_in_use
-from unigrpo.study.config import Machine, RunConfig, SamplingConfig, SupervisedConfig, check_processes, load, rl_class
+from unigrpo.study.config import Machine, RunConfig, SamplingConfig, SupervisedConfig, check_together, load, rl_class
 from unigrpo.study.facts import BACKBONES, METHODS, REGULARISERS
 from unigrpo.study.provenance import ROOT
 from unigrpo.study.training_inputs import check_reward, training_pool
@@ -199,7 +199,7 @@ def load_study(catalogue_file: Path, scale_folder: Path, options: dict) -> Study
 
 def _check_machine_or_images(study: Study, run: str) -> None:
     if study.catalogue["runs"][run]["stage"] != OUTSIDE:
-        return check_processes(study.resolve(run))
+        return check_together(study.resolve(run))
     for path in (study.outside(run, seed) for seed in study.seeds(run)):
         require(path.exists(), f"images: {path}", "a folder of images, or a JSON file that names them")
 
