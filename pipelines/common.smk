@@ -262,7 +262,7 @@ def one_run_scores(wildcards):
 
 # What the rules of the report ask of the study.
 
-SCALE_NOTE = phrases.scale_note(SCALE, not BACKBONE.released).replace("`", "``")
+SCALE_NOTE = phrases.scale_note(SCALE, not BACKBONE.released, STUDY.scale.get("trial", False)).replace("`", "``")
 
 
 def in_report(path, category, caption, **label):

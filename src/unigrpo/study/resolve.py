@@ -42,6 +42,7 @@ class Scale(Machine):
     memory: Count = 4000  # MB of the machine, for a process that holds a model
     memory_of_training: Count | None = None  # the same for all processes of SFT or reinforcement
     hours: Count = 24  # that the longest step may take
+    trial: bool = False  # whether it only shows that every step runs, so that its numbers mean nothing
     model: dict[str, Any] = {}
     base: dict[str, Any]
     sft: dict[str, Any]

@@ -19,7 +19,7 @@ from unigrpo.core.files import read_text, write_text
 from unigrpo.core.seeding import numpy_generator
 from unigrpo.report.data import logs
 from unigrpo.report.data.logs import ENDS, Course, course
-from unigrpo.report.data.phrases import MISSING, fates, scale_of
+from unigrpo.report.data.phrases import MISSING, UNJUDGED, fates, scale_of
 from unigrpo.report.data.results import Folder, Row, Sources
 from unigrpo.report.data.stats import Cells, Estimate, estimate, rank_correlation, written
 from unigrpo.report.pages import page
@@ -321,6 +321,12 @@ def check(entries: Mapping[str, Mapping], sources: Sources) -> list[Outcome]:
     return outcomes
 
 
+def _unjudged(o: Outcome) -> Outcome:
+    """The outcome without its answers, where numbers mean nothing; what is missing stays."""
+    findings = [f if f.effect is None else replace(f, answer=UNJUDGED) for f in o.findings]
+    return replace(o, findings=findings, verdict=o.verdict if o.decisive.effect is None else UNJUDGED)
+
+
 def rankings(sources: Sources) -> Iterator[str]:
     """How far our order of rows is the paper's, a sentence a metric."""
     for benchmark in sources.in_paper():
@@ -338,6 +344,8 @@ def rankings(sources: Sources) -> Iterator[str]:
 def write(entries: Mapping[str, Mapping], sources: Sources, out: Path) -> None:
     """Write claims.csv, a line a claim with empty cells where not available, and claims.md and .html."""
     outcomes = check(entries, sources)
+    if sources.folder.trial:
+        outcomes = [*map(_unjudged, outcomes)]
     lines = [
         {"id": o.id, "claim": o.entry["claim"]}
         | {"effect": o.decisive.effect, "lo": o.decisive.lo, "hi": o.decisive.hi, "n": o.decisive.n or None}

@@ -16,11 +16,12 @@ from unigrpo.study.facts import BACKBONES, REWARDS, STATISTICS
 gold = lazy("unigrpo.world.gold")
 logs = lazy("unigrpo.report.data.logs")
 MISSING = "not available"
+UNJUDGED = "not judged"
 WORLD = (
     "This scale is a controlled synthetic world (small images of coloured shapes) that tests the paper's "
     "claims. It is not a rerun of BAGEL-7B: directions compare with the paper's columns, levels do not."
 )
-SMOKE = "It only shows that every step runs: its models are hardly trained, and its numbers mean nothing."
+TRIAL = "It only shows that every step runs: its models are hardly trained, and its numbers mean nothing."
 ONE_SEED = "With one seed the interval covers prompts only."
 BRACKETS = f"Brackets are 95 % intervals: bootstrap over seeds and, within categories, over prompts. {ONE_SEED}"
 INTERVALS = f"{BRACKETS} The number of images counts all seeds."
@@ -48,15 +49,16 @@ def escaped(text: str) -> str:
     return MARKUP.sub(r"\\\g<0>", " ".join(text.splitlines()))
 
 
-def scale_note(name: str, world: bool) -> str:
+def scale_note(name: str, world: bool, trial: bool) -> str:
     """What a scale is: its name, whether it is the synthetic ``world``, and what its numbers are worth."""
-    return " ".join([f"Scale `{name}`.", *[WORLD] * world, *[SMOKE] * (name == "smoke")])
+    return " ".join([f"Scale `{name}`.", *[WORLD] * world, *[TRIAL] * trial])
 
 
 def scale_of(runs: Sequence[str], folder: Folder) -> str:
     """What the scale of these runs is."""
     backbones = {folder.config(run).get("backbone") for run in runs} - {None}
-    return scale_note(folder.root.name, not any(BACKBONES.load(name).FACTS.released for name in backbones))
+    world = not any(BACKBONES.load(name).FACTS.released for name in backbones)
+    return scale_note(folder.root.name, world, folder.trial)
 
 
 def metrics(sources: Sources) -> str:

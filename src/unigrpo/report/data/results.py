@@ -222,6 +222,11 @@ class Folder:
         """Those of the study or of this checkout's catalogue, in its order, whether they have a folder or not."""
         return list(self.study.catalogue["runs"] if self.study else resolve.runs())
 
+    @property
+    def trial(self) -> bool:
+        """Whether the numbers of its scale mean nothing."""
+        return bool(self.study and self.study.scale.get("trial"))
+
     def strays(self) -> list[str]:
         """Folders of runs that the catalogue does not know: no report shows them."""
         found = {path.parent.name for path in (self.root / "runs").glob("*/seed[0-9]*")}
