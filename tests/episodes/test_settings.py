@@ -11,6 +11,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 
 from tests._support import tiny
 from tests._support.methods import train
+from unigrpo.core.files import read_jsonl
 from unigrpo.core.settings import replace
 from unigrpo.episodes import rollout as episodes
 from unigrpo.episodes import slices
@@ -184,7 +185,7 @@ def test_the_average_of_the_policy_is_saved(tmp_path):
 
     learner.Learner.after_step = watch
     try:
-        _, averaged = train(tmp_path, replace(rl, ema_decay=0.15))
+        _, averaged = train(tmp_path, replace(rl, average="judged", ema_decay=0.15))
     finally:
         learner.Learner.after_step = after_step
     mean = tiny.model().mot.llm2vae.weight.detach().clone()
@@ -193,6 +194,19 @@ def test_the_average_of_the_policy_is_saved(tmp_path):
         mean = d * mean + (1 - d) * weight
     assert len(seen) == 4 and torch.allclose(averaged["mot.llm2vae.weight"], mean, atol=1e-6)
     assert not torch.equal(averaged["mot.llm2vae.weight"], seen[-1])
+
+
+def test_the_average_beside_the_policy_changes_nothing_of_it(tmp_path):
+    """In the last third of the course it is validated under names of its own, in the record and image by image."""
+    rl = replace(tiny.RL, rollouts=3, epochs=2, validate_every=1)
+    _, weights = train(tmp_path, rl)
+    _, beside = train(tmp_path, replace(rl, average="beside"))
+    assert all(torch.equal(beside[name], tensor) for name, tensor in weights.items())
+    found = [row for _, row in read_jsonl(tmp_path / "grpo/metrics.jsonl") if row["kind"] == "validation"]
+    assert ["average_gold" in row for row in found] == [False, False, False, True]
+    assert {f"average_{name}" for name in ("gold", "strict", "proxy", "artefact")} <= found[-1].keys()
+    images = [row for _, row in read_jsonl(tmp_path / "grpo/validation/000006.jsonl")]
+    assert sum(row["average_artefact"] for row in images) != sum(row["artefact"] for row in images)
 
 
 @pytest.mark.parametrize("rank", [0, 2])

@@ -113,7 +113,7 @@ def test_operations_are_those_that_torch_counts(endless, monkeypatch, changes):
         {"method": "gardo"},
         {"method": "ddrl", "regulariser": "none"},
         {"lora_rank": 4},
-        {"ema_decay": 0.9},
+        {"average": "beside"},
     ],
     ids=str,
 )

@@ -229,8 +229,8 @@ def test_changed_code_is_refused_or_kept_knowingly(start, tmp_path, monkeypatch)
 # ---- going on, and being finished ----------------------------------------------------------------------------------
 
 LONGER = {
-    "average": {"ema_decay": 0.5, "warmup": 5},
-    "adapters": {"lora_rank": 2, "ema_decay": 0.5},
+    "average": {"average": "judged", "ema_decay": 0.5, "warmup": 5},
+    "adapters": {"lora_rank": 2, "average": "judged", "ema_decay": 0.5},
     "reference": {"method": "gardo", "gardo_share": 0.3, "epoch_convention": "repeat", "reference_every": 1},
 }
 

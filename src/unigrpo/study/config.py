@@ -180,7 +180,9 @@ class RLConfig(Denoising):
     lr_image: Rate = 2e-4  # denoising (generation) expert
     warmup: CountOrNone = 0  # optimiser steps over which the learning rates rise to these
     clip_norm: Positive = 1.0  # per expert
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the policy's average, validated and saved; 0 = none
+    # of the policy's weights over the course, validated beside the last ones at the end; judged: validated and saved
+    average: Literal["none", "beside", "judged"] = "none"
+    ema_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # the most that it keeps at a step: averaging.ema_share
     reward: str  # a file of rewards/
     reward_options: dict[str, Any] = {}  # what its `build` is called with
     # where it gives no score for an image, in several tries: the run ends, or goes on without the prompt's group
@@ -211,6 +213,8 @@ class RLConfig(Denoising):
         require("text" not in self.train or self.thinking, "rl.thinking", "true where text is trained")
         halves = self.epoch_convention != "halves" or self.prompts_per_rollout % self.epochs == 0
         require(halves, "rl.prompts_per_rollout", "a multiple of rl.epochs for `halves`")
+        kept = self.average != "none" or self.ema_decay == 1
+        require(kept, "rl.ema_decay", "1 without an average (rl.average)")
         self._check_method()
         return self
 

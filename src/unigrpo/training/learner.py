@@ -17,7 +17,7 @@ from unigrpo.episodes.rollout import Rollout
 from unigrpo.episodes.slices import Networks
 from unigrpo.models import lora, sharding
 from unigrpo.models.base import UnifiedModel
-from unigrpo.objectives.averaging import average_into
+from unigrpo.objectives.averaging import average_into, ema_share
 from unigrpo.study.config import RLConfig, RunConfig
 from unigrpo.study.facts import METHODS
 from unigrpo.training.examples import SupervisedData
@@ -59,13 +59,20 @@ class Learner:
         """What follows an optimiser step: the count, the average of the policy, the next learning rate."""
         self.counts["updates"] += 1
         if AVERAGE in self.nets.copies:
-            average_into(self.nets.copies[AVERAGE], self.nets.model, self.counts["updates"] - 1, rl.ema_decay)
+            kept = ema_share(self.counts["updates"] - 1, rl.ema_decay)
+            average_into(self.nets.copies[AVERAGE], self.nets.model, kept)
         warm_up(self.optimizer, rl, self.counts["updates"])
 
     @property
     def judged(self) -> UnifiedModel:
-        """The policy that is validated and saved: its average, where the run keeps one."""
-        return self.nets.copies.get(AVERAGE, self.nets.model)
+        """The policy that is validated and saved: its average, where the run says so."""
+        return self.nets.copies[AVERAGE] if self.cfg.rl.average == "judged" else self.nets.model
+
+    def beside(self, index: int) -> UnifiedModel | None:
+        """The average to validate beside the policy after rollout ``index``: in the last third of a run that asks for
+        it, because each costs as much as half a rollout."""
+        late = 3 * (index + 1) > 2 * self.cfg.rl.rollouts
+        return self.nets.copies[AVERAGE] if late and self.cfg.rl.average == "beside" else None
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,7 @@ def networks(cfg: RunConfig, model, reward, start: Callable[[], UnifiedModel] | 
     below = [p for p in model.parameters() if not p.requires_grad] if rank else ()
     copies = {
         name: lora.frozen_copy(model, below) if start is None else start().requires_grad_(False)
-        for name in (*cfg.rl.facts.copies, *[AVERAGE] * (cfg.rl.ema_decay > 0))
+        for name in (*cfg.rl.facts.copies, *[AVERAGE] * (cfg.rl.average != "none"))
     }
     data = SupervisedData(cfg.supervised) if "sft_data" in needs else None
     return Networks(model, reference.requires_grad_(False), reward, copies, data)

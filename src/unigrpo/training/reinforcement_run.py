@@ -126,17 +126,21 @@ def learn_and_record(frame: Frame, run: Learner, index: int) -> dict[str, float]
 
 def check_policy(frame: Frame, run: Learner, decoding: Decoding, yardstick: Probe, index: int) -> None:
     """Validate the policy after rollout ``index`` (-1: before the first), and measure its drift from the start."""
-    model, counts = run.judged, run.counts
-    with sharding.gathered(model), run.accelerator.autocast():
-        images = run.cfg.rl.validation_images
-        validation = validate(model, run.cfg, decoding, per_prompt=images, proxy=run.nets.reward)
-        moved = drift(model, yardstick)
+    counts, judge = run.counts, partial(validate, cfg=run.cfg, decoding=decoding, proxy=run.nets.reward)
+    judge = partial(judge, per_prompt=run.cfg.rl.validation_images)
+    with sharding.gathered(run.judged), run.accelerator.autocast():
+        validation = judge(run.judged)
+        moved = drift(run.judged, yardstick)
+    if (average := run.beside(index)) is not None:
+        with sharding.gathered(average), run.accelerator.autocast():
+            averaged = judge(average)
     if validation is not None:
+        frame.report(index + 1, validation.means)
+        validation = validation if average is None else validation.beside(averaged)
         record(validation, frame.out / "validation", counts["updates"])
         distances = {"drift": sum(moved) / len(moved)} | {f"drift_{k}": value for k, value in enumerate(moved)}
         so_far = {"update": counts["updates"], "images": counts["images"]}
         frame.log.write(kind="validation", rollout=index, **so_far, **validation.means, **distances)
-        frame.report(index + 1, validation.means)
     keep_weights(frame, run)
 
 

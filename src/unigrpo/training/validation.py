@@ -9,8 +9,9 @@ Every choice (settings, guidance, stopping) is made on these numbers; evaluation
 import json
 import math
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -36,6 +37,15 @@ class Validation:
     samples: Samples
     rows: list[dict[str, float]]
     means: dict[str, float]
+
+    def beside(self, average: Self) -> Self:
+        """These scores and, as ``average_<name>``, those of the average of the weights on the same prompts."""
+        rows = [row | _named(other) for row, other in zip(self.rows, average.rows, strict=True)]
+        return replace(self, rows=rows, means=self.means | _named(average.means))
+
+
+def _named(scores: dict[str, float]) -> dict[str, float]:
+    return {f"average_{name}": value for name, value in scores.items()}
 
 
 def validate(
