@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests._support.study import write_scenes
+from tests._support.study import write_jsonl, write_scenes
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_jsonl
 from unigrpo.report.data.results import Folder
@@ -128,7 +128,7 @@ def test_the_page_stands_alone_and_shows_every_run(study):
     sources = re.findall(r'src="([^"]+)"', page)
     assert len(sources) == len(set(sources)) == PROMPTS * len(RUNS)
     assert not re.search(r"https?:|//[a-z]", page)
-    assert re.findall(r'<figure class="\w+" data-run="(\w+)"', page)[:3] == list(RUNS)
+    assert re.findall(r'<figure class="[\w ]+" data-run="(\w+)"', page)[:3] == list(RUNS)
     first = np.load(study / "runs/unigrpo/seed0/samples/geneval.think.tuned/images.npy")[0]
     place = prompts(study).index("geneval_eval/single_object/000")
     with Image.open(study / "gallery" / f"images/2/{place}.png") as picture:
@@ -138,7 +138,7 @@ def test_the_page_stands_alone_and_shows_every_run(study):
 
 def test_verdicts_and_reasons_are_those_of_the_scores(study):
     page = (study / "gallery/index.html").read_text()
-    figures = re.findall(r'<figure class="(\w+)" data-run="(\w+)"(.*?)</figure>', page, re.DOTALL)
+    figures = re.findall(r'<figure class="(\w+)(?: disputed)?" data-run="(\w+)"(.*?)</figure>', page, re.DOTALL)
     assert len(figures) == PROMPTS * len(RUNS)
     for run in RUNS:
         found = {kind: sum((k, r) == (kind, run) for k, r, _ in figures) for kind in ("right", "wrong")}
@@ -148,6 +148,20 @@ def test_verdicts_and_reasons_are_those_of_the_scores(study):
     shown = re.findall(r'<ul class="reason".*?</ul>', page, re.DOTALL)
     items = [html.unescape(item) for text in shown for item in re.findall(r"<li>(.*?)<", text)]
     assert sorted(items) == reasons
+
+
+def test_images_are_marked_on_which_the_instruments_disagree(study, tmp_path):
+    shutil.copytree(study, tmp_path / "cpu")
+    path = tmp_path / "cpu/runs/sft/seed0/scores.jsonl"
+    rows = [row for _, row in read_jsonl(path)]
+    for number, metrics in enumerate(row["metrics"] for row in rows):
+        verdict = metrics.get("official", metrics.get("ta"))
+        metrics["second"] = verdict if number % 3 else 1 - verdict
+    write_jsonl(path, rows)
+    make(tmp_path / "cpu", tmp_path / "gallery")
+    page = (tmp_path / "gallery/index.html").read_text()
+    marked = re.findall(r'<figure class="\w+ disputed" data-run="(\w+)".*? ≠</span>', page, re.DOTALL)
+    assert marked == ["sft"] * -(-len(rows) // 3) and page.count(" ≠</span>") == len(marked)
 
 
 def test_words_are_marked_where_the_verdict_turned_on_them(study):

@@ -11,7 +11,7 @@ from PIL import Image
 from tests._support.study import write_jsonl
 from tests._support.tiny import DEFAULTS
 from unigrpo.core.errors import UserError
-from unigrpo.core.records import SHEET_COLUMNS
+from unigrpo.core.records import SHEET_COLUMNS, Prompt
 from unigrpo.core.settings import to_dict
 from unigrpo.objectives import flow
 from unigrpo.objectives.image_losses import latent_kl, velocity_mse
@@ -22,6 +22,8 @@ from unigrpo.report.figures import mechanism, sheets
 from unigrpo.report.pages import drawing
 from unigrpo.study.config import rl_config
 from unigrpo.world.prompts import prompt_set
+from unigrpo.world.render import render
+from unigrpo.world.scenes import Obj, Scene
 
 RUNS = {  # settings, final gold, drift
     "none": ({"regulariser": "none"}, 0.2, 0.9),
@@ -193,3 +195,14 @@ def test_sheets_show_the_peak_and_the_end_of_the_same_prompts(sources):
     places = drawing.drawn(logs.course("none", sources.folder).tags, sheets.TAGS, "sheets")
     assert shown == places * 4 and len(set(places)) == len(places)
     assert data[(data["run"] == "none") & (data["when"] == "end")]["gold"].mean() == pytest.approx(0.2)
+    assert not data["disputed"].any()
+
+
+def test_pictures_of_a_sheet_that_the_instruments_read_differently_are_disputed():
+    """Dark red is black to the second evaluator and no colour to the inspector."""
+    (black,) = render([Scene((Obj("square", "black", 0.5, 0.5, 0.12),))])
+    dark_red = np.rint(240 - (240 - black.astype(float)) / 225 * (240 - np.array([130, 10, 10]))).astype(np.uint8)
+    meta = {"include": [{"class": "square", "count": 1}]}
+    plain, asked = (Prompt("p", "", "", {"include": [meta["include"][0] | more]}) for more in ({}, {"color": "black"}))
+    shown = [(asked, black), (asked, dark_red), (plain, dark_red), (None, dark_red)]
+    assert sheets.disputed(*map(list, zip(*shown, strict=True))) == [False, True, False, False]

@@ -526,6 +526,8 @@ def test_grid_shows_the_same_prompts_for_every_run_with_traces(study, tmp_path):
     assert [prompt.split("/")[0] for prompt in by_run[0]] == wanted
     assert len(set(by_run[0])) == len(by_run[0])
     assert data["trace"].str.contains("red circle upper-left").all()
+    odd = data["prompt_id"].str.endswith("/000") & ~data["prompt_id"].str.startswith("compound")
+    assert data["disputed"].tolist() == odd.tolist()
     scored = {
         r["prompt_id"]: r
         for r in raw(study, "base", 0)

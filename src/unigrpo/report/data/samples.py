@@ -51,6 +51,12 @@ class Sample:
         return marked(self.trace, self.judge, self.meta, self.reason)
 
     @property
+    def disputed(self) -> bool:
+        """Do the world's two instruments give it different verdicts?"""
+        headline = VERDICTS[self.judge][1] if self.judge in VERDICTS else None
+        return "second" in self.scores and self.scores["second"] != self.scores.get(headline)
+
+    @property
     def raw_trace(self) -> str:
         """The trace without its markers."""
         return (self.trace or "").replace("<think>", "").replace("</think>", "").strip()

@@ -9,7 +9,7 @@ from unigrpo.report.pages import drawing
 from unigrpo.study.facts import KindFacts
 
 FACTS = KindFacts("Samples of several runs", __doc__, reads="samples/done.json")
-COLUMNS = ["prompt_id", "prompt", "run", "trace", "correct", "reason"]
+COLUMNS = ["prompt_id", "prompt", "run", "trace", "correct", "reason", "disputed"]
 
 
 def draw(spec: dict, sources: results.Sources) -> drawing.Drawn:

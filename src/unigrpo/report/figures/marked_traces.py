@@ -11,7 +11,7 @@ from unigrpo.report.pages import drawing
 from unigrpo.study.facts import KindFacts
 
 FACTS = KindFacts("Reasoning traces and images of one run", __doc__, reads="samples/done.json", most_runs=1)
-COLUMNS = ["prompt_id", "prompt", "run", "trace", "correct", "reason"]
+COLUMNS = ["prompt_id", "prompt", "run", "trace", "correct", "reason", "disputed"]
 TRACE_COLUMNS = 2
 CHARACTERS = 34  # of the trace's type, in the width beside an image
 LOOKS = {  # mark of report.data.samples -> what it means, its look; either differs from plain type without colour
@@ -37,7 +37,7 @@ def draw(spec: dict, sources: results.Sources) -> drawing.Drawn:
         drawing.draw_sample(picture, sample)
         _beside(text, sample)
     figure.suptitle(sources.folder.label(run), fontweight="bold", fontsize=9)
-    for x, mark in ((0.27, "plan"), (0.73, "paint")):
+    for x, mark in ((0.19, "plan"), (0.81, "paint")):  # the middle is for the sign of disputed pictures
         means, look = LOOKS[mark]
         figure.text(x, 0.005, means, ha="center", va="bottom", fontsize=6.5, **look)
     figure.get_layout_engine().set(rect=(0, 0.035, 1, 0.965))

@@ -8,6 +8,7 @@ import textwrap
 from pathlib import Path
 
 from unigrpo.core import errors, files, records
+from unigrpo.core.code_identity import ROOT
 from unigrpo.core.lazy import lazy
 from unigrpo.report.data import logs, phrases, results
 from unigrpo.report.pages import drawing
@@ -15,9 +16,12 @@ from unigrpo.study.facts import TRAINING, KindFacts
 
 np = lazy("numpy")
 Image = lazy("PIL.Image")
+detector = lazy("unigrpo.judges.detector")
+gold = lazy("unigrpo.world.gold")
+inspector = lazy("unigrpo.world.inspector")
 prompts = lazy("unigrpo.world.prompts")
 FACTS = KindFacts("Validation images where gold peaks and at the end", __doc__, **TRAINING)
-COLUMNS = ["run", "seed", "update", "when", "prompt_id", "gold"]
+COLUMNS = ["run", "seed", "update", "when", "prompt_id", "gold", "disputed"]
 TAGS = ("single_object", "counting", "position", "color_attr", "compound", "compound")
 
 
@@ -30,11 +34,19 @@ def tiles(path: Path, places: list[int]) -> list[np.ndarray]:
     return [page[y : y + side, x : x + side] for y, x in corners]
 
 
+def disputed(shown: list[records.Prompt | None], images: list[np.ndarray]) -> list[bool]:
+    """Of images of prompts (None: not one of the world's): do inspector and second evaluator differ in gold?"""
+    found = inspector.inspect_images(np.stack(images))
+    second = detector.load(ROOT / "assets" / "detector").detect(np.stack(images))
+    pairs = zip(shown, found, second, strict=True)
+    return [p is not None and gold.judge(p.meta, a.detections).gold != gold.judge(p.meta, b).gold for p, a, b in pairs]
+
+
 def draw(spec: dict, sources: results.Sources) -> drawing.Drawn:
     folder, rows = sources.folder, []
     courses = logs.courses(spec["runs"], folder)
     shown = next(found for found in courses.values() if found is not None)
-    places, texts = drawing.drawn(shown.tags, TAGS, "sheets"), {p.id: p.text for p in prompts.prompt_set("val")}
+    places, known = drawing.drawn(shown.tags, TAGS, "sheets"), {p.id: p for p in prompts.prompt_set("val")}
     lines = 2 * len(courses)
     figure, axes = drawing.panels(lines, len(places), 0.5 + lines * (drawing.WIDTH / 8))
     for axis in axes.flat:
@@ -49,14 +61,18 @@ def draw(spec: dict, sources: results.Sources) -> drawing.Drawn:
             update = found.updates[at]
             _name(line[0], folder.label(run), f"{when}: {update}")
             sheet = folder.seed_folders(run)[found.seeds[0]] / "validation" / f"{update:06d}.png"
-            for axis, place, image in zip(line, places, tiles(sheet, places), strict=True):
+            images, ids = tiles(sheet, places), [found.prompts[place] for place in places]
+            differ = disputed([known.get(name) for name in ids], images)
+            for axis, place, image, name, odd in zip(line, places, images, ids, differ, strict=True):
                 axis.imshow(image, interpolation="bicubic")
-                gold = found.values["gold"][0, at, place]
-                axis.set_xlabel(f"gold {gold:.2f}", fontsize=5.5, labelpad=1.5)
-                rows.append((run, found.seeds[0], update, when, found.prompts[place], gold))
+                value = found.values["gold"][0, at, place]
+                axis.set_xlabel(f"gold {value:.2f}", fontsize=5.5, labelpad=1.5)
+                rows.append((run, found.seeds[0], update, when, name, value, odd))
+                if odd:
+                    drawing.sign_disputed(axis)
     for axis, place in zip(axes[0], places, strict=True):
-        text = texts.get(shown.prompts[place], shown.prompts[place])
-        axis.set_title(drawing.subject(text, 20), fontsize=6.2, pad=3)
+        name = shown.prompts[place]
+        axis.set_title(drawing.subject(known[name].text if name in known else name, 20), fontsize=6.2, pad=3)
     return figure, rows
 
 

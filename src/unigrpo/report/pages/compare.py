@@ -133,6 +133,8 @@ def _draw_pairs(figure, a: Row, b: Row, sources: Sources) -> None:
             drawing.draw_sample(axis, images[prompt])
     for axis, prompt in zip(axes[0], shown, strict=True):
         axis.set_title(drawing.subject(first[prompt].prompt, 20), fontsize=6.5)
+    if any(images[prompt].disputed for images in found for prompt in shown):
+        figure.supxlabel(drawing.DISAGREE, fontsize=7)
 
 
 def write(a: Row, b: Row, sources: Sources, out: Path) -> None:

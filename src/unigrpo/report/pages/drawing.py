@@ -52,6 +52,8 @@ VERDICTS = {  # verdict -> its words, colour and line: greyscale keeps them apar
     False: ("✗ wrong", "#b2182b", "--"),
     None: ("not judged", "#7f7f7f", ":"),
 }
+DISPUTED = "≠"  # sign of a picture that the two instruments judge differently
+DISAGREE = f"{DISPUTED}  the two instruments disagree"
 
 
 def look(number: int, *parts: str) -> dict:
@@ -129,7 +131,7 @@ def first_samples(run: str, spec: Mapping, sources: Sources) -> dict[Key, Sample
 
 def record(run: str, sample: Sample) -> tuple:
     """The row of the figure's CSV."""
-    return sample.prompt_id, sample.prompt, run, sample.trace or "", sample.correct, sample.reason
+    return sample.prompt_id, sample.prompt, run, sample.trace or "", sample.correct, sample.reason, sample.disputed
 
 
 def wrapped(texts: Iterable[str], width: int) -> list[str]:
@@ -145,6 +147,14 @@ def draw_sample(axis, sample: Sample) -> None:
     _, color, style = VERDICTS[sample.correct]
     for spine in axis.spines.values():
         spine.set(visible=True, color=color, linewidth=1.2, linestyle=style)
+    if sample.disputed:
+        sign_disputed(axis)
+
+
+def sign_disputed(axis) -> None:
+    """The sign in the upper right corner of a picture; :func:`draw` says what it means."""
+    box = {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": GREY, "linewidth": 0.5}
+    axis.text(0.97, 0.97, DISPUTED, transform=axis.transAxes, ha="right", va="top", fontsize=6, color=GREY, bbox=box)
 
 
 def save(figure: Figure, data: pd.DataFrame, out: Path, name: str) -> None:
@@ -170,14 +180,18 @@ def save(figure: Figure, data: pd.DataFrame, out: Path, name: str) -> None:
 
 
 def draw(spec: Mapping, sources: Sources) -> tuple[Figure, pd.DataFrame]:
-    """The figure of one entry of the catalogue, and its data. Where it needs pictures, runs without are named below."""
+    """The figure of one entry of the catalogue, and its data. Below it stand the runs without the pictures that it
+    needs, and what the sign of disputed pictures means where it is shown."""
     kind, folder = FIGURES.load(spec["kind"]), sources.folder
     absent = [run for run in spec["runs"] if folder.without_pictures(run)] if kind.FACTS.reads == PICTURES else []
     shown = spec | {"runs": [run for run in spec["runs"] if run not in absent]} if absent else spec
     figure, rows = kind.draw(shown, sources.of(spec)) if shown["runs"] else (plt.figure(figsize=(WIDTH, 1)), [])
-    if absent:
-        figure.supxlabel(f"{PICTURELESS}: {', '.join(map(folder.label, absent))}", fontsize=7)
-    return figure, pd.DataFrame(rows, columns=kind.COLUMNS)
+    data = pd.DataFrame(rows, columns=kind.COLUMNS)
+    notes = [DISAGREE] if "disputed" in data and data["disputed"].any() else []
+    notes += [f"{PICTURELESS}: {', '.join(map(folder.label, absent))}"] if absent else []
+    if notes:
+        figure.supxlabel("\n".join(notes), fontsize=7)
+    return figure, data
 
 
 def write(name: str, spec: Mapping, sources: Sources, out: Path) -> None:

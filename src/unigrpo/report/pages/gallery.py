@@ -39,6 +39,7 @@ def _cell(sample: Sample, source: str, out: Path) -> dict:
         "inside": f"data:image/png;base64,{base64.b64encode((out / source).read_bytes()).decode()}",
         "side": picture.width,
         "verdict": VERDICTS[sample.correct],
+        "disputed": sample.disputed,
         "plan": sample.plan or [],
         "raw": sample.raw_trace,
         "reason": sample.reason.splitlines(),
