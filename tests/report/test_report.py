@@ -17,6 +17,7 @@ from tests._support.command import unigrpo
 from tests._support.study import score_rows, sources_of, write_jsonl, write_study
 from unigrpo.core import code_identity
 from unigrpo.core.errors import UserError
+from unigrpo.core.files import write_json
 from unigrpo.objectives import advantages, matching
 from unigrpo.report.data import results
 from unigrpo.report.data.results import PAPER as PAPER_FILE
@@ -289,6 +290,12 @@ def test_a_training_table_needs_no_scores(study, tmp_path):
     untrained.mkdir(parents=True)
     (untrained / "metrics.jsonl").touch()
     (untrained / "run.json").write_text('{"seed": 0, "collapsed": false, "not_trained": "its parent a collapsed (b)"}')
+    for seed, gold in ((0, 0.25), (1, 0.75)):
+        path = tmp_path / f"cpu/runs/unigrpo/seed{seed}/metrics.jsonl"
+        log = [json.loads(line) for line in path.read_text().splitlines()]
+        late = [row for row in log if row["kind"] == "validation"][-2:]
+        late[0]["average_gold"], late[1]["average_gold"] = 0.0, gold
+        write_jsonl(path, log)
     spec = {"kind": "training_cost", "runs": ["unigrpo", "text_grpo", "nft"]}
     frame, text = study_support.make_table(tmp_path / "cpu", tmp_path, spec)
     frame = frame.set_index("run")
@@ -307,6 +314,7 @@ def test_a_training_table_needs_no_scores(study, tmp_path):
         "gold_first": np.mean([g[0] for g in gold]),
         "gold_best": np.mean([max(g) for g in gold]),
         "gold_last": np.mean([g[-1] for g in gold]),
+        "average_last": np.mean([0.25, 0.75]),
         "training_first": np.mean([r[:10] for r in rewards]),
         "training_last": np.mean([r[-10:] for r in rewards]),
     }
@@ -314,8 +322,22 @@ def test_a_training_table_needs_no_scores(study, tmp_path):
     assert frame.loc["text_grpo", "seeds"] == frame.loc["nft", "seeds"] == 0
     assert np.isnan(frame.loc["text_grpo", "gold_first"]) and np.isnan(frame.loc["text_grpo", "images"])
     assert "**Not trained**: text_grpo, seed 0: its parent a collapsed (b)." in text
-    assert [line.count("not available") for line in text.splitlines() if line.startswith("| nft")] == [12]
+    assert [line.count("not available") for line in text.splitlines() if line.startswith("| nft")] == [13]
     assert "Scale `cpu`" in text and "guidance\n" not in text.splitlines()[0]
+
+
+def test_a_later_stage_costs_what_all_stages_did(tmp_path):
+    """SFT -> a (2 seeds) -> b: b's cost is a's and its own, by seed; c goes on from b at one seed."""
+    spent = {"sft": [(None, 50)], "a": [(100, 10), (300, 30)], "b": [(7, 1), (9, 3)], "c": [(1000, 100)]}
+    parents = {"sft": "base", "a": "sft", "b": "a", "c": "b"}
+    for run, seeds in spent.items():
+        for seed, (images, seconds) in enumerate(seeds):
+            config = {"stage": "sft" if run == "sft" else "rl", "init": parents[run]}
+            record = {"run": run, "seed": seed, "wall_seconds": seconds, "images": images, "config": config}
+            write_json(tmp_path / f"runs/{run}/seed{seed}/run.json", record)
+    sources = results.Sources(None, None, results.Folder(tmp_path))
+    cost = {run: [sources.cost(run)[key] for key in ("images", "wall_seconds")] for run in spent}
+    assert cost == {"sft": [None, 50], "a": [200, 20], "b": [(107 + 309) / 2, 22], "c": [1107, 111]}
 
 
 def test_a_bad_training_record_is_named(study, tmp_path):

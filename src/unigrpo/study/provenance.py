@@ -41,6 +41,7 @@ class Config(Settings, extra="allow"):
 
     label: str = ""
     stage: str = ""
+    init: str | None = None
     rl: dict | None = None
     supervised: dict | None = None
 

@@ -26,8 +26,8 @@ ONE_SEED = "With one seed the interval covers prompts only."
 BRACKETS = f"Brackets are 95 % intervals: bootstrap over seeds and, within categories, over prompts. {ONE_SEED}"
 INTERVALS = f"{BRACKETS} The number of images counts all seeds."
 COSTS = (
-    "Images, model evaluations and wall seconds are those of training: images and seconds medians over seeds, model "
-    "evaluations the mean, counted in rollouts."
+    "Images, model evaluations and wall seconds are those of training, of all stages where a run goes on from a "
+    "reinforced one: images and seconds medians over seeds, model evaluations the mean, counted in rollouts."
 )
 VALIDATED = (
     "Gold, the judge that training never sees, the reward that a run is trained on (proxy) and artefacts, the share of "

@@ -247,6 +247,15 @@ class Folder:
                 return found[1]
         return self.study.config(run, 0) if self.study and run in self.study.runs() else {}
 
+    def stages_before(self, run: str) -> list[str]:
+        """The reinforced runs that this one goes on from, the last first."""
+        found: list[str] = []
+        parent = self.config(run).get("init")
+        while parent not in (None, run, *found) and (config := self.config(parent)).get("stage") == "rl":
+            found.append(parent)
+            parent = config.get("init")
+        return found
+
     def label(self, run: str) -> str:
         """The run's label in the catalogue, else in its configuration, else its name."""
         if self.study and run in self.study.runs():
@@ -370,12 +379,19 @@ class Sources:
         return f"{self.folder.label(row.run)}{', thinking' if row.thinking == 'yes' else ''}"
 
     def cost(self, run: str) -> Line:
-        """Training cost and number of collapsed seeds, from run.json; None without one. Of the seeds that were trained:
-        mean model evaluations, median images and seconds."""
+        """Training cost and number of collapsed seeds, from run.json; None without one. Of the seeds that were trained,
+        with the reinforced stages before: mean model evaluations, median images and seconds."""
         records = [record for record in self.folder.records(run) if "outside" not in record]
         trained = [r for r in records if not r.get("not_trained")]
         middles = {"model_evaluations": mean, "images": median, "wall_seconds": median}
-        given = {key: [r[key] for r in trained if r.get(key) is not None] for key in middles}
+        stages = [{r.get("seed"): r for r in self.folder.records(each)} for each in self.folder.stages_before(run)]
+
+        def spent(record: dict, key: str) -> float | None:
+            seed = record.get("seed")
+            parts = [r.get(key) for r in (record, *(stage.get(seed, stage.get(0, {})) for stage in stages))]
+            return None if None in parts else sum(parts)
+
+        given = {key: [cost for r in trained if (cost := spent(r, key)) is not None] for key in middles}
         cost = {key: middles[key](values) if values else None for key, values in given.items()}
         counts = {key: round(cost[key]) for key in ("model_evaluations", "images") if cost[key] is not None}
         return cost | counts | {"collapsed": sum(bool(r.get("collapsed")) for r in records) if records else None}

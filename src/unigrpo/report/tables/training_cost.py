@@ -13,14 +13,16 @@ from unigrpo.study.facts import TRAINING, KindFacts
 NOTE = (
     "Rewards are means over seeds. Gold, the judge that training never sees, and the reward that the run is "
     "trained on are measured on validation prompts at the tuned guidance, with or without thinking as the run is "
-    "trained; the best validation is known in hindsight only. Training reward is the mean of the first and of the "
-    "last ten rollouts."
+    "trained; the best validation is known in hindsight only. Gold of averaged weights is that of an average of the "
+    "policy over the last tenth or so of the course, at the last validation. Training reward is the mean of the first "
+    "and of the last ten rollouts."
 )
 FACTS = KindFacts("Cost and course of training", __doc__, notes=(NOTE, phrases.COSTS), **TRAINING)
 REWARDS = {
     "gold_first": "gold: first",
     "gold_best": "gold: best",
     "gold_last": "gold: last",
+    "average_last": "gold of averaged weights: last",
     "validation_first": "validation reward: first",
     "validation_last": "validation reward: last",
     "training_first": "training reward: first 10",
@@ -33,6 +35,7 @@ def line(row: Row, rows: list[Row], sources: Sources) -> Line:
     trained = [log for log in sources.folder.metrics(row.run).values() if log]
     rewards = {
         "gold": [logs.column(log, "validation", "gold") for log in trained],
+        "average": [[*found.values()] for found in logs.validated(row.run, "average_gold", sources.folder).values()],
         "validation": [logs.column(log, "validation", "proxy") for log in trained],
         "training": [logs.ends(row.run, "proxy", sources.folder)],
     }
