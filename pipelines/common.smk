@@ -7,7 +7,8 @@ from snakemake.io import _IOFile
 from unigrpo.core import code_identity, registry
 from unigrpo.core.errors import UserError
 from unigrpo.report.data import phrases
-from unigrpo.study import catalogue, published, resolve, standing
+from unigrpo.study import catalogue, published, resolve, standing, starts
+from unigrpo.study.config import LEARNED
 from unigrpo.study.facts import BACKBONES
 from unigrpo.study.training_inputs import judging, named_files
 
@@ -15,9 +16,6 @@ ROOT = Path(os.path.relpath(HERE))  # relative, so that a moved checkout has not
 CATALOGUE_FILE = ROOT / "pipelines" / "experiments.yaml"
 SCALES = ROOT / "pipelines" / "scales"
 PAPER = ROOT / "results" / "reference" / "paper.csv"
-SHIPPED = ROOT / "assets" / "base"
-SHIPPED_NAMES = ("model.safetensors", "model.json", "metrics.jsonl", "run.json", "tokenizer/tokenizer.json")
-SHIPPED_FILES = [SHIPPED / name for name in SHIPPED_NAMES]
 DETECTOR = ROOT / "assets" / "detector"
 
 try:
@@ -31,9 +29,8 @@ TABLES = STUDY.catalogue["tables"]
 FIGURES = STUDY.catalogue["figures"]
 TRAINED = catalogue.runs_in_use(STUDY.catalogue)
 JUDGED = catalogue.runs_in_use(STUDY.catalogue, judged=True)
-IS_SHIPPED = STUDY.scale["base"].get("source") == "shipped"
 RUN = "results/{scale}/runs/{run}/seed{seed}"
-PRETRAINED = "results/{scale}/pretrained/{run}/seed{seed}" if IS_SHIPPED else RUN
+START = "results/{scale}/starts/seed{seed}"
 THREADS = STUDY.scale.get("threads", 1)
 BACKBONE = BACKBONES.load(STUDY.scale["backbone"], f"{SCALES / SCALE}.yaml: backbone").FACTS
 GROUP = config.get("group")
@@ -57,8 +54,11 @@ if altered := standing.damaged(Path("results") / SCALE):
         sys.exit(f"error: {output}: differs from what its step has written ({record}); {ways}")
     standing.accept(altered)
 
+USE_PUBLISHED = config.get("published") == "use"
 try:  # (run, seed) -> its published line, which counts as done
-    LAID = published.lay_out(STUDY, KEEP_CODE) if config.get("published") == "use" else {}
+    if workflow.is_main_process:
+        starts.lay_out(STUDY, config.get("starts") == "train", KEEP_CODE, USE_PUBLISHED)
+    LAID = published.lay_out(STUDY, KEEP_CODE) if USE_PUBLISHED else {}
 except UserError as error:
     sys.exit(f"error: {error}")
 
@@ -99,12 +99,14 @@ def folder(run, seed):
     return f"results/{SCALE}/runs/{run}/seed{seed}"
 
 
-MODEL_OF_SFT = f"{folder(catalogue.SFT, 0)}/{BACKBONE.weights}"  # decoding is chosen and the reward learned on it
+MODEL_OF_SFT = f"results/{{scale}}/runs/{catalogue.SFT}/seed{{seed}}/{BACKBONE.weights}"
 
 
 def files(runs, name):
-    """The file called ``name`` of every seed of these runs; in place of what a published line does not make, the line."""
-    chosen = [(run, seed) for run in runs for seed in STUDY.seeds(run)]
+    """The file called ``name`` of every seed of these runs, a record of those with weights of their own; in place of
+    what a published line does not make, the line."""
+    seeds = STUDY.trained_seeds if name == "run.json" else STUDY.seeds
+    chosen = [(run, seed) for run in runs for seed in seeds(run)]
     lines = {} if name == "scores.jsonl" else LAID
     return [str(lines[each]) if each in lines else f"{folder(*each)}/{name}" for each in chosen]
 
@@ -228,6 +230,18 @@ def parent_model(wildcards):
     return f"{folder(*STUDY.parent(wildcards.run, int(wildcards.seed)))}/{BACKBONE.weights}"
 
 
+def its_model(wildcards):
+    """The checkpoint that this run samples from."""
+    return f"{folder(*STUDY.weights(wildcards.run, int(wildcards.seed)))}/{BACKBONE.weights}"
+
+
+def whole_starts(wildcards):
+    """The base, and what reinforcement and judging by default need of every start."""
+    named = ("decoding.json", f"{LEARNED[0]}/model.safetensors")
+    found = [f"results/{SCALE}/starts/seed{k}/{name}" for k in range(STUDY.scale["seeds"]) for name in named]
+    return [*files([catalogue.BASE, catalogue.SFT], "run.json"), *found]
+
+
 def options(named):
     """Named files as options."""
     return [word for name, path in named.items() if path for word in (f"--{name}", str(path))]
@@ -244,7 +258,7 @@ def reward_model(wildcards):
     """The learned reward that the run is trained on, alone or among others."""
     rl = STUDY.config(wildcards.run, int(wildcards.seed))["rl"]
     trained = [facts.trained for facts in judging(rl["reward"], rl["reward_options"]).values() if facts.trained]
-    return f"results/{SCALE}/{trained[0]}/model.safetensors" if trained else []
+    return f"{START}/{trained[0]}/model.safetensors".format(**words(wildcards)) if trained else []
 
 
 def given_files(wildcards):

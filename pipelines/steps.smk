@@ -10,10 +10,10 @@ Priorities: what reinforcement waits for comes first, then training, then sampli
 are short ones and no core waits for a training that began late.
 """
 
-TUNED = decides("tune")
+TUNED = decides("tune.{seed}")
 TRAINING = decides("train.{run}.{seed}")
-DRAWN = decides("reward_data")
-LEARNED = decides("{reward}")
+DRAWN = decides("reward_data.{seed}")
+REWARDED = decides("{reward}.{seed}")
 SETS = decides("sample.{run}.{seed}")
 GIVEN = decides("outside.{run}.{seed}")
 JUDGES = decides("score.{run}.{seed}")
@@ -22,11 +22,11 @@ JUDGES = decides("score.{run}.{seed}")
 rule tune:
     input:
         model=MODEL_OF_SFT,
-        anew=anew("tune", "results/{scale}/decoding.json", TUNED),
+        anew=anew("tune.{seed}", f"{START}/decoding.json", TUNED),
     output:
-        decoding="results/{scale}/decoding.json",
+        decoding=f"{START}/decoding.json",
     log:
-        **logs("tune"),
+        **logs("tune.{seed}"),
     priority: 2
     conda:
         "../environment.yml"
@@ -35,7 +35,7 @@ rule tune:
         **TOGETHER,
     params:
         launch=launcher(PROCESSES),
-        call="tune --scale {scale} --run sft",
+        call="tune --scale {scale} --run sft --seed {seed}",
         given=step_options,
         made=made(),
     shell:
@@ -48,7 +48,7 @@ use rule tune as train with:
         given_files,
         init=parent_model,
         reward=reward_model,
-        decoding="results/{scale}/decoding.json",
+        decoding=f"{START}/decoding.json",
         anew=anew("train.{run}.{seed}", checkpoint_in(RUN)["model"], TRAINING),
     output:
         **checkpoint_in(RUN),
@@ -73,9 +73,9 @@ use rule train as sft with:
 
 use rule train as pretrain with:
     input:
-        anew=anew("pretrain.{run}.{seed}", checkpoint_in(PRETRAINED)["model"], TRAINING),
+        anew=anew("pretrain.{run}.{seed}", checkpoint_in(RUN)["model"], TRAINING),
     output:
-        **checkpoint_in(PRETRAINED),
+        **checkpoint_in(RUN),
     log:
         **logs("pretrain.{run}.{seed}"),
     wildcard_constraints:
@@ -90,46 +90,46 @@ use rule train as pretrain with:
 use rule tune as reward_data with:
     input:
         init=MODEL_OF_SFT,
-        anew=anew("reward_data", "results/{scale}/reward/data/images.npy", DRAWN),
+        anew=anew("reward_data.{seed}", f"{START}/reward_data/images.npy", DRAWN),
     output:
-        images="results/{scale}/reward/data/images.npy",
-        manifest="results/{scale}/reward/data/manifest.jsonl",
+        images=f"{START}/reward_data/images.npy",
+        manifest=f"{START}/reward_data/manifest.jsonl",
     log:
-        **logs("reward_data"),
+        **logs("reward_data.{seed}"),
     priority: 3
     params:
-        call="reward-data --scale {scale} --run sft",
+        call="reward-data --scale {scale} --run sft --seed {seed}",
         made=made(),
 
 
 use rule tune as learned_reward with:
     input:
-        "results/{scale}/reward/data/manifest.jsonl",
-        data="results/{scale}/reward/data/images.npy",
-        anew=anew("{reward}", "results/{scale}/{reward}/model.safetensors", LEARNED),
+        f"{START}/reward_data/manifest.jsonl",
+        data=f"{START}/reward_data/images.npy",
+        anew=anew("{reward}.{seed}", f"{START}/{{reward}}/model.safetensors", REWARDED),
     output:
-        model="results/{scale}/{reward}/model.safetensors",
-        card="results/{scale}/{reward}/model.json",
-        report="results/{scale}/{reward}/report.json",
-        record="results/{scale}/{reward}/run.json",
+        model=f"{START}/{{reward}}/model.safetensors",
+        card=f"{START}/{{reward}}/model.json",
+        report=f"{START}/{{reward}}/report.json",
+        record=f"{START}/{{reward}}/run.json",
     log:
-        **logs("{reward}"),
+        **logs("{reward}.{seed}"),
     wildcard_constraints:
-        reward="reward|weak_reward",
+        reward="|".join(LEARNED),
     priority: 3
     threads: THREADS
     resources:
         **ALONE,
     params:
         launch=launcher(1),
-        call="train-reward --scale {scale} --run sft --settings {reward}",
+        call="train-reward --scale {scale} --run sft --seed {seed} --settings {reward}",
         made=made(),
 
 
 use rule tune as sample with:
     input:
-        model=f"{RUN}/{BACKBONE.weights}",
-        decoding="results/{scale}/decoding.json",
+        model=its_model,
+        decoding=f"{START}/decoding.json",
         anew=anew("sample.{run}.{seed}", f"{RUN}/samples/done.json", SETS),
     output:
         done=f"{RUN}/samples/done.json",
@@ -168,7 +168,7 @@ use rule tune as score with:
     input:
         DETECTOR / "detector.safetensors",
         samples=unless_published(f"{RUN}/samples/done.json"),
-        reward=unless_published("results/{scale}/reward/model.safetensors"),
+        reward=unless_published(f"{START}/reward/model.safetensors"),
         detector=DETECTOR / "detector.json",
         anew=anew("score.{run}.{seed}", f"{RUN}/scores.jsonl", JUDGES),
     output:
@@ -185,31 +185,15 @@ use rule tune as score with:
         made=made(),
 
 
-rule ship_base:
+rule ship:
     input:
-        model=f"{PRETRAINED}/{BACKBONE.weights}".format(scale=SCALE, run=catalogue.BASE, seed=0),
+        whole_starts,
     log:
-        f"results/{SCALE}/logs/ship_base.log",
+        f"results/{SCALE}/logs/ship.log",
     localrule: True
     conda:
         "../environment.yml"
     params:
-        run=subpath(input.model, parent=True),
-        shipped=SHIPPED,
+        scale=SCALE,
     shell:
-        "python -m unigrpo ship-base --run {params.run:q} --out {params.shipped:q} 2>&1 | tee {log:q}"
-
-
-if IS_SHIPPED:
-
-    use rule train as base with:
-        input:
-            SHIPPED_FILES,
-            anew=anew("base.{run}.{seed}", checkpoint_in(RUN)["model"], TRAINING),
-        output:
-            **checkpoint_in(RUN),
-        log:
-            **logs("base.{run}.{seed}"),
-        wildcard_constraints:
-            run=catalogue.BASE,
-        localrule: True
+        "python -m unigrpo ship --scale {params.scale} 2>&1 | tee {log:q}"

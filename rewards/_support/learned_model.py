@@ -123,5 +123,6 @@ def load(path: str | Path, device: str = "auto"):
 
 def save(model: LearnedReward, folder: Path) -> None:
     """Write ``model`` into ``folder``, for :func:`load`."""
-    write_tensors(folder / "model.safetensors", model.state_dict())
+    state = model.half().state_dict() if model.card.settings.half else model.state_dict()
+    write_tensors(folder / "model.safetensors", state)
     write_json(folder / "model.json", to_dict(model.card))

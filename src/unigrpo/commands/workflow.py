@@ -89,9 +89,9 @@ def plan(
 
 @app.command(rich_help_panel=START)
 def base(scale: Scale = "cpu", cores: Cores = 2) -> None:
-    """Train the base of a scale and put it into assets/base."""
-    tools.reproduce.reproduce("ship_base", cores, scale)
-    print("\nbase     assets/base")
+    """Train what reinforced runs of a scale start from, the base and a start a seed, and put it into assets."""
+    tools.reproduce.reproduce("ship", cores, scale, starts="train")
+    print("\nbase     assets/base\nstarts   assets/starts")
 
 
 @app.command(rich_help_panel=STEPS)
@@ -178,10 +178,11 @@ def reward_data(
     ],
     scale: ChosenScale = None,
     run: SftRun = None,
+    seed: Seed = 0,
     config: Config = None,
 ) -> None:
     """Sample the SFT model for the training of the learned reward."""
-    with chosen_model(scale, run, 0, config, init) as (cfg, network):
+    with chosen_model(scale, run, seed, config, init) as (cfg, network):
         training.reward_samples.sample_for_reward(network, cfg, out)
 
 
@@ -191,13 +192,14 @@ def train_reward(
     out: Annotated[Path, writes("Folder to write.", "report.json", "data", folder=True)],
     scale: ChosenScale = None,
     run: SftRun = None,
+    seed: Seed = 0,
     config: Config = None,
     settings: Section = "reward",
 ) -> None:
     """Train the learned reward on renders and on samples of the SFT run."""
     from rewards._support.learned_training import train
 
-    _, cfg = study.resolve.chosen_run(scale, run or (study.catalogue.SFT if config is None else None), 0, config)
+    _, cfg = study.resolve.chosen_run(scale, run or (study.catalogue.SFT if config is None else None), seed, config)
     train(cfg, settings, data, out)
 
 
@@ -207,10 +209,11 @@ def tune(
     out: Annotated[Path, writes("decoding.json, to write.", "decoding.json")],
     scale: ChosenScale = None,
     run: ChosenRun = None,
+    seed: Seed = 0,
     config: Config = None,
 ) -> None:
     """Choose guidance of both modes, and temperature, on validation prompts."""
-    with chosen_model(scale, run, 0, config, model) as (cfg, network):
+    with chosen_model(scale, run, seed, config, model) as (cfg, network):
         chosen = sampling.decoding.tune(network, cfg)
         if distributed.is_main():
             files.write_json(out, chosen)
@@ -238,12 +241,10 @@ def sample_sets(
 
 
 @app.command(rich_help_panel=STEPS)
-def ship_base(
-    run: Annotated[Path, typer.Option(help="Folder of the finished run.")],
-    out: Annotated[Path, writes("Folder, to write.", "model.json", folder=True)],
-) -> None:
-    """Make a trained run shippable: weights in half precision, with the record of the training."""
-    tools.export.ship(run, out)
+def ship(scale: Scale = "cpu") -> None:
+    """Copy the base and the starts of a scale, as far as they are finished, into assets."""
+    for said in study.starts.ship(study.resolve.chosen_study(scale)):
+        print(said)
 
 
 @app.command(rich_help_panel=STEPS)

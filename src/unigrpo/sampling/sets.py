@@ -19,7 +19,7 @@ from unigrpo.study.benchmark_entry import Benchmark
 from unigrpo.study.config import RunConfig
 from unigrpo.world.prompts import prompt_hash
 
-SEED = 2  # of evaluation noise: the same for every run, so that differences are paired
+SEED = 2  # of evaluation noise of replicate 0; k more of replicate k: all runs alike, so that differences are paired
 MODES = ("think", "direct")
 
 
@@ -42,7 +42,7 @@ def protocol(cfg: RunConfig, benchmark: Benchmark, name: str, decoding: Decoding
         "temperature": decoding.temperature,
         "resolution": cfg.model.image_size,
         "images_per_prompt": benchmark.images or s.images_per_prompt,
-        "seed": SEED,
+        "seed": SEED + cfg.seed,
         "ema": record["ema"],
         "checkpoint": weights,
     }
@@ -63,7 +63,7 @@ def sample_sets(
         for benchmark, entry in resolve.benchmarks().items():
             jobs = entry.jobs(cfg.sampling.images_per_prompt)
             named, progress = decodings(chosen[mode]), f"{cfg.run}/{cfg.seed} {benchmark} {mode}"
-            samples = sample_guided(model, jobs, cfg.sampling, [*named.values()], SEED, progress)
+            samples = sample_guided(model, jobs, cfg.sampling, [*named.values()], SEED + cfg.seed, progress)
             for (name, decoding), made in zip(named.items(), samples or (), strict=samples is not None):
                 described = {"benchmark": benchmark} | protocol(cfg, entry, name, decoding, weights, record)
                 described["model_evaluations"] = made.model_evaluations

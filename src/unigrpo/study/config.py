@@ -90,6 +90,7 @@ class SupervisedConfig(Settings):
     habitual_errors: Share = 0.0  # share of traces that follow a wrong habit where one is triggered (text headroom)
     painter_habits: Share = 0.0  # share of images painted by the painter's habits (image headroom, guided too)
     paint_noise: Share = 0.0  # share of images that differ from their trace in one fact (image headroom, unguided)
+    half: bool = False  # write the weights in half precision, as they are shipped
     validate_every: Often = 1000  # steps
     checkpoint_every: Often = 200  # steps between two states to resume from
     checkpoint_minutes: Minutes = 10.0  # the most between two of them
@@ -309,6 +310,7 @@ class RewardConfig(Settings):
     cells_weight: NotNegative = 1.0  # of reading class and colour of every cell of a render
     samples: Count = 4000  # SFT images with inspector labels
     sample_share: Share = 0.5  # of a batch
+    half: bool = False  # write the weights in half precision, as they are shipped
 
     @model_validator(mode="after")
     def _check(self):
@@ -343,7 +345,7 @@ class RunConfig(Machine):
     seed: Annotated[int, Field(ge=0)]
     init: str | None = None  # parent run
     evaluate: Annotated[tuple[Literal["yes", "no"], ...], AsTuple, BOOKKEEPING]  # thinking modes at evaluation
-    source: Literal["train", "shipped", "released"] = "train"  # of the base: trained, in this repository, or ...
+    source: Literal["train", "released"] = "train"  # of the base: trained here, or ...
     released: str | None = None  # ... a local folder or hub id of published weights
     language_model: str | None = None  # the same of a language model, for backbones that have one
     model: ModelConfig = ModelConfig()
@@ -406,6 +408,10 @@ class RunConfig(Machine):
     def launched(self) -> int:
         """The processes that make this run: a base has one, whatever its scale says."""
         return 1 if self.stage == "base" else self.processes
+
+
+LEARNED = tuple(name for name, field in RunConfig.model_fields.items() if field.annotation is RewardConfig)
+"""Sections of rewards that are trained, the names of their folders and steps."""
 
 
 def check_together(cfg: RunConfig) -> None:

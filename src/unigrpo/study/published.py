@@ -1,6 +1,6 @@
 """Published lines: what tables, figures and claims read of a finished run, without its weights and pictures.
 
-``results/reference/<scale>/published`` has a pair of files for each run and seed, and for each result that runs share.
+``results/reference/<scale>/published`` has a pair of files for each run and seed, and for each start.
 ``<name>.json`` is a line of JSON: the run's record (settings, ends), its course, and the records of its steps, which
 say what they were made from. ``<name>.xz`` has scores, validations and protocols. Where a call asks for it
 (``published=use``), a line that fits is laid out in results/<scale> and counts as done: its steps have the settings,
@@ -18,14 +18,11 @@ from pathlib import Path
 from unigrpo.core import files
 from unigrpo.core.errors import UserError, reading
 from unigrpo.study import resolve, standing
-from unigrpo.study.catalogue import runs_in_use
-from unigrpo.study.provenance import read_record
+from unigrpo.study.catalogue import BASE, runs_in_use
+from unigrpo.study.config import LEARNED
 
-SHARED = {  # name -> its steps, its files
-    "decoding": (("tune",), ("decoding.json",)),
-    "reward": (("reward_data", "reward"), ("reward/*.json",)),
-    "weak_reward": (("weak_reward",), ("weak_reward/*.json",)),
-}
+START = "start"  # the run by whose name the line of a start is called
+OF_A_START = ("decoding.json", "*/model.json", "*/report.json", "*/run.json")
 OF_A_RUN = ("run.json", "metrics.jsonl", "scores.jsonl", "validation/*.jsonl")
 OF_A_RUN += ("samples/done.json", "samples/*/protocol.json")
 IN_THE_LINE = {"steps", "run.json", "metrics.jsonl"}  # folders and names
@@ -38,7 +35,7 @@ def folder_of(scale: str) -> Path:
 
 
 def publish(study: resolve.Study, runs: list[str], replace: bool = False) -> Iterator[str]:
-    """Write the lines of ``runs``, of all without any, and of what they share, where they are finished, judged and up
+    """Write the lines of ``runs``, of all without any, and of the starts, where they are finished, judged and up
     to date; a parent of others need not be judged. Yields what was done. Raises UserError for an unknown run, and for
     a line of other content, unless it is to be replaced."""
     scale, places = Path("results", study.scale_name), {}
@@ -46,11 +43,11 @@ def publish(study: resolve.Study, runs: list[str], replace: bool = False) -> Ite
         study.config(run, 0)
         places |= {f"{run}.{path.name}": path for path in sorted((scale / "runs" / run).glob("seed*"))}
     damaged = {path.stem for path in standing.damaged(scale).values()}
-    for name in [*SHARED, *places]:
+    for name in [*(f"{START}.seed{seed}" for seed in range(study.scale["seeds"])), *places]:
         held = sorted(each for patterns in _patterns(name) for pattern in patterns for each in scale.glob(pattern))
         texts = {each.relative_to(scale).as_posix(): files.read_text(each) for each in held}
         path = folder_of(study.scale_name) / f"{name}.json"
-        if not texts or read_record(places.get(name, scale)).get("published"):
+        if not texts or any(made.get("published") for made in _steps(texts).values()):
             continue
         if lacks := _lacks(name, texts, study) or _changes(texts, study, damaged):
             yield f"{name}: not published, {lacks}"
@@ -71,18 +68,21 @@ def publish(study: resolve.Study, runs: list[str], replace: bool = False) -> Ite
 def _patterns(name: str) -> tuple[list[str], list[str]]:
     """Of a line's name: the records of its steps, and its other files, in results/<scale>."""
     run, _, seed = name.partition(".seed")
-    steps, others = SHARED.get(name) or ((f"*.{run}.{seed}",), (f"runs/{run}/seed{seed}/{each}" for each in OF_A_RUN))
-    return [f"steps/{step}.jsonl" for step in steps], [*others]
+    if run == START:
+        steps = ("tune", "reward_data", *LEARNED)
+        return [f"steps/{step}.{seed}.jsonl" for step in steps], [f"starts/seed{seed}/{each}" for each in OF_A_START]
+    return [f"steps/*.{run}.{seed}.jsonl"], [f"runs/{run}/seed{seed}/{each}" for each in OF_A_RUN]
 
 
 def _lacks(name: str, texts: Texts, study: resolve.Study) -> str:
-    """What a run still has to be; nothing of what runs share."""
-    if name in SHARED:
-        return ""
+    """What a run still has to be; nothing of a start."""
     run, made = name.partition(".")[0], {Path(out).name for each in _steps(texts).values() for out in each["outputs"]}
+    if run == START:
+        return ""
+    trained = f"{run}.seed0" != name and run == BASE or "run.json" in made
     parent = any(line["init"] == run for line in study.catalogue["runs"].values())
     judged = parent or "scores.jsonl" in made or not ("done.json" in made or _is_judged(run, study))
-    return "it is not finished" if "run.json" not in made else "" if judged else "it is not judged"
+    return "it is not finished" if not trained else "" if judged else "it is not judged"
 
 
 def _is_judged(run: str, study: resolve.Study) -> bool:
@@ -163,14 +163,15 @@ def lay_out(study: resolve.Study, keep_code: bool = False) -> dict[tuple[str, in
     named on stderr. (run, seed) -> line of those that count as done. Raises UserError for a damaged line."""
     scale, counted = Path("results", study.scale_name), {}
     runs = {f"{run}.seed{seed}": (run, seed) for run in study.runs() for seed in study.seeds(run)}
-    paths = {name: folder_of(study.scale_name) / f"{name}.json" for name in (*SHARED, *runs)}
+    shared = [f"{START}.seed{seed}" for seed in range(study.scale["seeds"])]
+    paths = {name: folder_of(study.scale_name) / f"{name}.json" for name in (*shared, *runs)}
     lines = {name: _unpack(path) for name, path in paths.items() if path.exists()}
     lines = {name: texts for name, texts in lines.items() if not _is_own(scale, texts)}
     causes = _causes(scale, paths, lines, partial(_differences, study=study, keep_code=keep_code))
     for name, texts in lines.items():
         if found := dict.fromkeys(cause for step in _steps(texts) for cause in causes(step)):
             print(f"published line {name} does not fit: {'; '.join(found)}", file=sys.stderr)
-        elif name in SHARED:
+        elif name in shared:
             _write(scale, texts)
         elif any(path.endswith("/scores.jsonl") for path in texts) or not _is_judged(runs[name][0], study):
             _write(scale, _marked(scale, texts))
@@ -180,8 +181,11 @@ def lay_out(study: resolve.Study, keep_code: bool = False) -> dict[tuple[str, in
 
 def _is_own(scale: Path, texts: Texts) -> bool:
     """Whether results/<scale> has what a line holds from elsewhere than from a line."""
-    there = [scale / path for path in texts if not path.startswith("steps/") and (scale / path).exists()]
-    return bool(there) and not any(read_record(path.parent).get("published") for path in there)
+    records = [made for path in texts if path.startswith("steps/") and (made := standing.read(scale / path))]
+    of_start = ("run.json", "metrics.jsonl") if any(made.get("shipped") for made in records) else ()
+    others = [path for path in texts if not path.startswith("steps/") and Path(path).name not in of_start]
+    laid = records and all(made.get("published") or made.get("shipped") for made in records)
+    return any((scale / path).exists() for path in others) and not laid
 
 
 def _causes(scale: Path, names: Iterable[str], lines: Mapping[str, Texts], differences: Callable) -> Callable:
@@ -191,7 +195,8 @@ def _causes(scale: Path, names: Iterable[str], lines: Mapping[str, Texts], diffe
     for texts in lines.values():
         records = (_parsed(path, text) for path, text in texts.items() if path.endswith("/run.json"))
         pieces = [piece for record in records for piece in record.get("pieces", ())]
-        known |= {step: made | {"pieces": pieces} for step, made in _steps(texts).items()}
+        steps = {step: made | {"pieces": pieces} for step, made in _steps(texts).items()}
+        known |= {step: made for step, made in steps.items() if not known.get(step, {}).get("shipped")}
     makers = {path: step for step, made in known.items() for path in made["outputs"]}
 
     @cache
@@ -210,14 +215,14 @@ def _causes(scale: Path, names: Iterable[str], lines: Mapping[str, Texts], diffe
 
 def _marked(scale: Path, texts: Texts) -> Texts:
     """The files of a run with marks in its record and in those of its steps; its record comes first."""
-    path = next(each for each in texts if each.endswith("/run.json"))
-    marked = {path: _text(path, _parsed(path, texts[path]) | {"published": True})}
-    digest = hashlib.sha256(marked[path].encode()).hexdigest()
+    paths = [each for each in texts if each.endswith("/run.json")]  # none where the weights are another seed's
+    marked = {path: _text(path, _parsed(path, texts[path]) | {"published": True}) for path in paths}
+    digests = {str(scale / path): hashlib.sha256(text.encode()).hexdigest() for path, text in marked.items()}
     for step in (each for each in texts if each.startswith("steps/")):
         rows = _parsed(step, texts[step])
         for made in (row["made"] for row in rows if "made" in row):
             made["published"] = True
-            made["outputs"] |= {name: digest for name in made["outputs"] if Path(name) == scale / path}
+            made["outputs"] |= {name: digests[name] for name in made["outputs"] if name in digests}
         marked[step] = _text(step, rows)
     return marked | {each: text for each, text in texts.items() if each not in marked}
 

@@ -29,7 +29,7 @@ from unigrpo.study.training_inputs import check_reward, training_pool
 
 PAINTING = ("grid", "shift", "guidance_interval", "reasoning_guidance", "renorm")  # as evaluated, so trained
 CATALOGUE, SCALES = ROOT / "pipelines" / "experiments.yaml", ROOT / "pipelines" / "scales"
-WORDS = {"code": "keep", "state": "anew", "weights": "accept", "published": "use"}  # options of one value
+WORDS = {"code": "keep", "state": "anew", "weights": "accept", "published": "use", "starts": "train"}  # of one value
 OPTIONS = ("scale", "seeds", "run", "group", *WORDS)  # of load_study
 MODES = {"yes": "think", "no": "direct"}  # thinking at evaluation, as tables say it -> as files say it
 PARTS = ("config", "training", "steps", "reward", "weak_reward", "tuning", "evaluation")  # see part()
@@ -119,14 +119,21 @@ class Study:
         return [name for name in lines if not stages or lines[name]["stage"] in stages]
 
     def seeds(self, run: str) -> range:
-        """The scale's for RL and images made elsewhere, or fewer by the run's line; all share one supervised run."""
-        line, most = self.catalogue["runs"][run], self.scale["seeds"]
-        return range(min(most, line.get("seeds") or most) if line["stage"] in ("rl", OUTSIDE) else 1)
+        """The replicates of a run: the scale's, or fewer by its line."""
+        most = self.scale["seeds"]
+        return range(min(most, self.catalogue["runs"][run].get("seeds") or most))
+
+    def trained_seeds(self, run: str) -> range:
+        """Those with weights of their own: the base is one model, sampled at every seed."""
+        return range(1) if self.catalogue["runs"][run]["stage"] == BASE else self.seeds(run)
+
+    def weights(self, run: str, seed: int) -> tuple[str, int]:
+        """The run and seed whose weights a run has at ``seed``: the same seed's, or its only ones."""
+        return run, seed if seed in self.trained_seeds(run) else 0
 
     def parent(self, run: str, seed: int) -> tuple[str, int]:
-        """The run and seed that ``run`` starts from: the same seed, or the parent's only one."""
-        parent = self.catalogue["runs"][run]["init"]
-        return parent, seed if seed in self.seeds(parent) else 0
+        """The run and seed that ``run`` starts from."""
+        return self.weights(self.catalogue["runs"][run]["init"], seed)
 
     def modes(self, run: str) -> list[str]:
         """How a run is evaluated."""

@@ -23,6 +23,7 @@ from unigrpo.core.settings import NotNegative, Settings, checked, flat
 from unigrpo.study import resolve
 from unigrpo.study.benchmark_entry import Benchmark
 from unigrpo.study.catalogue import OUTSIDE, SFT
+from unigrpo.study.config import LEARNED
 from unigrpo.study.provenance import ROOT, Piece, read_record, versions
 from unigrpo.study.training_inputs import named_files
 
@@ -30,8 +31,8 @@ LARGE = 100 * 2**20  # bytes of a file whose digest is kept, by the times that t
 DIGESTS = ROOT / ".snakemake" / "digests.json"
 TO_TRAIN = ROOT / ".snakemake" / "to_train.json"  # the steps that train in the call that runs now
 LENGTH = "rl.rollouts"  # the setting by which a finished run goes on
-PARTS = {"tune": "tuning", "reward_data": "reward", "reward": "reward", "weak_reward": "weak_reward"}
-PARTS |= {"sample": "evaluation"}  # step -> the part of the settings that decides it; any other is a training
+PARTS = {each: each for each in LEARNED}  # step -> the part of the settings that decides it; any other is a training
+PARTS |= {"tune": "tuning", "reward_data": LEARNED[0], "sample": "evaluation"}
 BY_HAND = ("tables", "figures", "compare", "gallery", "claims")  # folders of outputs that a reader may edit
 
 
@@ -43,6 +44,7 @@ class Made(Piece):
     outputs: dict[str, str | None]
     pieces: list[Piece] = []
     published: bool = False
+    shipped: bool = False  # whether it is one of a start that the repository ships: by other code it is the same
 
 
 class Row(Settings, extra="allow"):
@@ -54,10 +56,11 @@ class Row(Settings, extra="allow"):
 
 @declarations()
 def settings_of(step: str, study: resolve.Study) -> dict:
-    """What decides a step beside its inputs and its code. ``step`` is tune, reward_data, the name of a learned reward,
-    or ``<kind>.<run>.<seed>``, whose kind is sample, score or one of training. Raises UserError for an unknown run."""
-    kind, *which = step.split(".")
-    run, seed = which or (SFT, 0)
+    """What decides a step beside its inputs and its code. ``step`` is ``<kind>.<seed>`` of a start (tune, reward_data,
+    the name of a learned reward), or ``<kind>.<run>.<seed>``, whose kind is sample, score or one of training. Raises
+    UserError for an unknown run."""
+    kind, *which, seed = step.split(".")
+    run = which[0] if which else SFT
     named = study.catalogue["benchmarks"].items()
     if kind == "score":
         judges = {n: {b.judge: b.judge_options, **b.also_report} for n, b in named}
@@ -116,6 +119,8 @@ def changed_code(made_from: Mapping) -> list[str]:
 
 
 def _codes(made_from: Mapping) -> list[dict[str, str]]:
+    if made_from.get("shipped"):
+        return []
     records = [path for path in map(Path, made_from["outputs"]) if path.name == "run.json" and path.exists()]
     pieces = [piece for record in records for piece in read_record(record.parent).get("pieces", [])]
     return [piece["code"] for piece in (made_from, *made_from.get("pieces", ()), *pieces)]

@@ -1,4 +1,4 @@
-"""What leaves the suite: a run's checkpoint as a folder that stands for itself, the base, prompts to be painted."""
+"""What leaves the suite: a run's checkpoint as a folder that stands for itself."""
 
 import shutil
 import tempfile
@@ -136,14 +136,3 @@ def _put_weights(folder: Path, out: Path, cfg: RunConfig, at: str) -> None:
     else:
         shutil.copyfile(path, provenance.weights_file(out))
     write_json(out / "run.json", record | {"update": update, "weights": digest(provenance.weights_file(out))})
-
-
-def ship(run: Path, out: Path) -> None:
-    """Write a finished run to ``out``: half-precision weights and record. Raises UserError where it lacks something."""
-    card = read_json(run / "model.json")
-    of_model = ("format", "architecture", "codec", "image_size")
-    info = {key: value for key, value in card.items() if key not in of_model}
-    records = {name: read_text(run / name) for name in ("metrics.jsonl", "run.json")}
-    checkpoint.load_model(run).save(out, info, half=True)
-    for name, text in records.items():
-        write_text(out / name, text)

@@ -21,7 +21,7 @@ from unigrpo.core.errors import UserError
 from unigrpo.core.sitting import SIGNALS
 from unigrpo.study.provenance import ROOT
 from unigrpo.study.resolve import CATALOGUE, SCALES, load_study
-from unigrpo.study.standing import TO_TRAIN, about, duration
+from unigrpo.study.standing import TO_TRAIN, about, duration, read
 
 STOPS = (*SIGNALS, signal.SIGHUP)
 TICK = 0.1  # seconds between two looks
@@ -132,6 +132,7 @@ def collect_steps(folder: Path) -> None:
 
     joined = {"seconds": "max", "cpu_seconds": "sum", "max_rss_mb": "max"}
     paths = sorted((folder / "steps").glob("*.jsonl"))
+    paths = [path for path in paths if not (read(path) or {}).get("shipped")]
     if not paths:
         raise UserError(f"{folder / 'steps'}: expected a file of each step that has run")
     used = {path.stem: pd.DataFrame(row for _, row in files.read_jsonl(path)).agg(joined) for path in paths}

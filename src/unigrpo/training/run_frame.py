@@ -214,6 +214,7 @@ class Frame:
 
 def finish(cfg: RunConfig, out: Path, model: UnifiedModel, device, *, wall_seconds: float, **facts) -> None:
     """Write a run's model and record."""
-    model.save(out, {"run": cfg.run, "seed": cfg.seed, "stage": cfg.stage})
+    half = cfg.stage != "rl" and cfg.supervised.half
+    model.save(out, {"run": cfg.run, "seed": cfg.seed, "stage": cfg.stage}, half)
     facts |= {"weights": digest(provenance.weights_file(out))}
     write_json(out / "run.json", provenance.record(cfg, device=str(device), wall_seconds=wall_seconds, **facts))

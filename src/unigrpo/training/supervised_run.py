@@ -10,7 +10,6 @@ of several processes draws all of them and learns from its share of the examples
 
 import copy
 import math
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -170,11 +169,8 @@ def check_average(frame: Frame, student: Student, step: int) -> None:
 
 
 def adopt(cfg: RunConfig, out: Path) -> None:
-    """The base of a scale that starts from weights that are there: the shipped ones, copied with their record; or
-    published ones, which are checked: links to their files, or fresh adapters beside their names; and a record."""
-    if cfg.source == "shipped":
-        shutil.copytree(provenance.ROOT / "assets" / "base", out, dirs_exist_ok=True)
-        return
+    """The base of a scale that starts from published weights, which are checked: links to their files, or fresh
+    adapters beside their names; and a record."""
     started, info = time.monotonic(), {"run": cfg.run, "seed": cfg.seed, "stage": cfg.stage}
     BACKBONES.load(cfg.backbone).adopt(cfg, out, info)
     facts = {"images": 0, "model_evaluations": 0, "updates": 0, "ema": True, "collapsed": False}

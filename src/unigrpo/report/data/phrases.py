@@ -124,13 +124,16 @@ class RewardReport(Settings, extra="ignore"):
 
 
 def _held_out(trained: str, folder: Folder) -> str:
-    """AUC of a learned reward and its steps, from its report; beside those of the rewards that were trained longer."""
-    reports = {}  # reward -> steps, AUC in words
-    for path in sorted(folder.root.glob("*/report.json")):
-        report = checked(RewardReport, read_json(path), path)
-        auc, steps = report["auc"]["overall"], report["steps"]
-        shown = MISSING if auc is None else f"{auc:.3f}"  # None where held-out samples are all right, or all wrong
-        reports[path.parent.name] = steps, f"held-out AUC {shown} after {steps:,d} steps"
+    """AUC of a learned reward, from least to most over the starts, and its steps, from their reports; beside those of
+    the rewards that were trained longer."""
+    found, reports = defaultdict(list), {}  # reward -> reports; reward -> steps, AUC in words
+    for path in sorted(folder.root.glob("starts/seed*/*/report.json")):
+        found[path.parent.name].append(checked(RewardReport, read_json(path), path))
+    for name, those in found.items():
+        aucs, steps = [report["auc"]["overall"] for report in those], those[0]["steps"]
+        # None where held-out samples are all right, or all wrong
+        shown = MISSING if None in aucs else " to ".join(dict.fromkeys(f"{end(aucs):.3f}" for end in (min, max)))
+        reports[name] = steps, f"held-out AUC {shown} after {steps:,d} steps"
     if trained not in reports:
         return f"held-out AUC {MISSING}"
     steps, shown = reports[trained]

@@ -283,9 +283,9 @@ class Folder:
         return {seed: list(read_course(path)) for seed, path in paths.items() if path.exists()}
 
     def decodings(self) -> dict[int, decoding_file.DecodingFile]:
-        """decoding.json of every seed. Raises UserError naming one that is damaged."""
-        paths = {0: self.root / "decoding.json"}
-        return {seed: decoding_file.read(path) for seed, path in paths.items() if path.exists()}
+        """decoding.json of every start. Raises UserError naming one that is damaged."""
+        paths = sorted((self.root / "starts").glob("seed*/decoding.json"))
+        return {int(path.parent.name[4:]): decoding_file.read(path) for path in paths}
 
     def protocols(self, run: str, mode: str, guidance: str) -> list[dict]:
         """protocol.json of every seed and benchmark of a table's row."""
