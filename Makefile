@@ -1,7 +1,7 @@
 # make reproduce   environment, training, evaluation, tables, figures, gallery   SCALE=smoke|cpu|gpu|paper|sd35 SEEDS=n CORES=n
 # make overoptimise                         reward hacking: regularisers on a proxy that gives way, their tables and figures
 # make test        the tests of minutes                     make test-slow   those that take an hour
-# make run RUN=unigrpo   one run with its evaluation         make base   train the base that the repository ships
+# make run RUN=unigrpo   one run with its evaluation         make base   train the base and the starts that are shipped
 # WITH="code=keep state=anew weights=accept published=use"   words that take or leave what is out of date: docs/running.md
 SCALE ?= cpu
 CORES ?= 2

@@ -123,6 +123,7 @@ def load(path: str | Path, device: str = "auto"):
 
 def save(model: LearnedReward, folder: Path) -> None:
     """Write ``model`` into ``folder``, for :func:`load`."""
-    state = model.half().state_dict() if model.card.settings.half else model.state_dict()
-    write_tensors(folder / "model.safetensors", state)
+    half = model.card.settings.half
+    tensors = {name: tensor.half() if half else tensor for name, tensor in model.state_dict().items()}
+    write_tensors(folder / "model.safetensors", tensors)
     write_json(folder / "model.json", to_dict(model.card))

@@ -138,7 +138,6 @@ READING = {
     "train-reward": "--data {input} --scale smoke",
     "tune": "--model {input} --scale smoke --run sft",
     "sample-sets": "--model {input} --decoding {input} --mode think --scale smoke --run sft",
-    "ship-base": "--run {input}",
     "take-images": "--run r --pictures {input}",
     "prompts": "world",
     "train-detector": "",

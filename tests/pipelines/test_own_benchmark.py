@@ -63,9 +63,9 @@ def project(root, tmp_path_factory):
         checkpoint.new_model(replace(cfg, seed=seed)).save(results / f"runs/{run}/seed0", {})
         write_json(results / f"runs/{run}/seed0/run.json", {"run": run, "seed": 0, "ema": False})
     chosen = {"think": {"guidance": 2.0, "temperature": 1.0}, "direct": {"guidance": 2.0}}
-    write_json(results / "decoding.json", chosen)
+    write_json(results / "starts/seed0/decoding.json", chosen)
     torch.manual_seed(0)
-    learned_model.save(learned_model.LearnedReward(cfg.reward, cfg.model.image_size), results / "reward")
+    learned_model.save(learned_model.LearnedReward(cfg.reward, cfg.model.image_size), results / "starts/seed0/reward")
     return folder
 
 

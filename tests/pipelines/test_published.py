@@ -173,7 +173,7 @@ def study(root, tmp_path_factory):
     (folder / "src/unigrpo/__main__.py").write_text(FAKE)
     shutil.copy(root / "results/reference/paper.csv", folder / "results/reference")
     make(folder)
-    names = ("decoding", "reward", "base.seed0", "sft.seed0", "unigrpo.seed0", "text_grpo.seed0")
+    names = ("start.seed0", "base.seed0", "sft.seed0", "unigrpo.seed0", "text_grpo.seed0")
     assert publish(folder) == [f"{name}: published" for name in names]
     return folder
 
@@ -230,7 +230,7 @@ def test_parents_are_trained_for_their_weights_and_other_weights_are_noticed(stu
     make(folder, "published=use")
     assert reported(folder) == reported(study) and misfits(folder) == []
     make(other, "published=use", "run=unigrpo", target="one_run", MACHINE="another")
-    assert "decoding.json: is published with other content; --replace" in publish(other, fails=True)[0]
+    assert "start.seed0.json: is published with other content; --replace" in publish(other, fails=True)[0]
     (found,) = misfits(other)
     sft = "results/smoke/runs/sft/seed0/model.safetensors"
     assert found.startswith(f"text_grpo.seed0 does not fit: train.text_grpo.0: input {sft}, ")
@@ -254,8 +254,7 @@ def test_halves_of_two_machines_are_merged_by_git(study, tmp_path):
         git("checkout", "-b", run, "main")
         shutil.copytree(study / "results/smoke", first / "results/smoke")
         assert publish(first, run) == [
-            "decoding: published before",
-            "reward: published before",
+            "start.seed0: published before",
             f"{run}.seed0: published",
         ]
         git("add", "results/reference")

@@ -82,6 +82,7 @@ figures:
 """
 
 
+MODEL_OF_BASE = "runs/base/seed0/model.safetensors"
 USES_TORCH = """
 import torch.nn.functional as F
 from torch import ones
@@ -99,10 +100,8 @@ def make_checkout(root: Path, folder: Path) -> Path:
     package = folder / "src" / "unigrpo"
     (package / "__main__.py").rename(package / "front.py")
     (package / "__main__.py").write_text(FAKE)
-    given = [f"assets/base/{name}" for name in ("model.safetensors", "model.json", "metrics.jsonl", "run.json")]
-    given += ["assets/base/tokenizer/tokenizer.json", "assets/detector/detector.json"]
-    given += ["assets/detector/detector.safetensors", "results/reference/paper.csv"]
-    for name in given:
+    given = [f"assets/detector/detector.{kind}" for kind in ("json", "safetensors")]
+    for name in [*given, "results/reference/paper.csv"]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
     return folder
@@ -167,9 +166,10 @@ def test_every_scale_plans_every_run_and_result(shipped, scale):
     judged = catalogue.runs_in_use(chosen.catalogue, judged=True)
     assert jobs["train"] == trained(chosen, runs)
     assert jobs["sample"] == jobs["score"] == sum(len(chosen.seeds(run)) for run in judged)
-    assert jobs["tune"] == jobs["learned_reward"] == jobs["collect"] == jobs["gallery"] == jobs["claims"] == 1
+    starts = {name: jobs[name] for name in ("sft", "tune", "reward_data", "learned_reward")}
+    assert set(starts.values()) == {len(chosen.seeds("sft"))} == {chosen.scale["seeds"]}
+    assert jobs["pretrain"] == jobs["collect"] == jobs["gallery"] == jobs["claims"] == 1
     assert (jobs["table"], jobs["figure"]) == (tables, figures)
-    assert ("base" in jobs) == (scale == "cpu") and ("pretrain" in jobs) == (scale != "cpu")
     assert sum(jobs.values()) <= 70 or scale != "smoke"
 
 
@@ -181,7 +181,7 @@ def test_a_group_is_planned_whole_with_the_claims_that_read_it(shipped):
     assert any(len(chosen.seeds(run)) == 1 for run in runs if run in chosen.runs("rl"))
     assert jobs["train"] == trained(chosen, runs | named_by(chosen, catalogue.by_default)[2])
     assert (jobs["table"], jobs["figure"]) == (tables, figures) and jobs["claims"] == 1
-    assert jobs["learned_reward"] == 1 + plan(shipped, "--config", "scale=smoke")["learned_reward"]
+    assert jobs["learned_reward"] == 2 * 2  # of each start the reward and the weaker one
 
 
 @pytest.mark.slow
@@ -224,8 +224,20 @@ def test_several_processes_are_started_together(shipped):
         assert all(word in jobs[job] for word in (*words, "first_gpu=1", "runtime=10080")), jobs[job]
 
 
-def test_the_base_is_trained_apart_before_it_is_shipped(shipped):
-    assert plan(shipped, "ship_base") == {"pretrain": 1, "ship_base": 1}
+def test_every_replicate_has_a_start_of_its_own_and_all_have_one_base(shipped):
+    """Its jobs by what they make; the base is sampled and judged at both seeds, from the same weights."""
+    done = snakemake(shipped, "one_run", "-n", "--config", "scale=smoke", "run=sft", "seeds=2")
+    made = set(re.findall(r"results/smoke/steps/(\S+)\.jsonl", done.stdout + done.stderr))
+    each = {f"{step}.{k}" for step in ("sft.sft", "tune", "reward_data", "reward") for k in (0, 1)}
+    assert made == {"pretrain.base.0", *each, *(f"{step}.sft.{k}" for step in ("sample", "score") for k in (0, 1))}
+    done = snakemake(shipped, "results/smoke/runs/base/seed1/samples/done.json", "-n", "--config", "scale=smoke")
+    (inputs,) = re.findall(r"rule sample:\n +input: (.*)", done.stdout + done.stderr)
+    assert inputs.split(", ")[:2] == [f"results/smoke/{p}" for p in (MODEL_OF_BASE, "starts/seed1/decoding.json")]
+
+
+def test_the_base_and_the_starts_of_a_scale_are_shipped_together(shipped):
+    starts = {name: 4 for name in ("sft", "tune", "reward_data", "learned_reward")}
+    assert plan(shipped, "ship", "--config", "starts=train") == {"pretrain": 1, **starts, "ship": 1}
 
 
 @pytest.mark.parametrize("method", ["", USES_TORCH], ids=["shipped", "a user's that uses torch"])
@@ -294,7 +306,7 @@ def test_a_finished_study_has_nothing_to_do(finished):
     }
     assert {p.name for p in (results / "figures").iterdir()} == {"curves.csv", "curves.png", "curves.pdf"}
     used = {path.stem for path in (results / "steps").iterdir()}
-    assert {"pretrain.base.0", "sft.sft.0", "train.unigrpo.0", "sample.unigrpo.0", "tune"} <= used
+    assert {"pretrain.base.0", "sft.sft.0", "train.unigrpo.0", "sample.unigrpo.0", "tune.0"} <= used
 
 
 @pytest.mark.slow
@@ -363,7 +375,7 @@ def test_a_change_reruns_what_depends_on_it_and_no_more(finished, name, old, new
             {"train": 1, "sample": 1, "score": 1},
         ),
         (("runs/unigrpo/seed0/samples/done.json", "steps/sample.unigrpo.0.jsonl"), {"sample": 1, "score": 1}),
-        (("decoding.json", "steps/tune.jsonl"), {"tune": 1, "train": 1, "sample": 3, "score": 3}),
+        (("starts/seed0/decoding.json", "steps/tune.0.jsonl"), {"tune": 1, "train": 1, "sample": 3, "score": 3}),
         (("steps/score.sft.0.jsonl",), {"score": 1}),
         (("tables/main.md", "steps/table.main.jsonl"), {"table": 1, "all": 1}),
         (("runs/unigrpo/seed0/model.safetensors",), {}),  # weights are given up, and nothing rests on them any more

@@ -135,8 +135,10 @@ def test_the_table_of_regularisers_is_paired_with_its_first_row(tmp_path):
     write_validations(tmp_path, "kl", b, TAGS, kl, "KL", metrics(1, (0.5, 0.25), 0.02))
     write_validations(tmp_path, "kl_70", b, TAGS, kl | {"latent_kl_weight": 70}, "KL, 70")
     for name, auc, steps in (("weak_reward", 0.801, 250), ("reward", 0.93, 2000)):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "report.json").write_text(json.dumps({"auc": {"overall": auc}, "steps": steps}))
+        for seed, less in enumerate((0.002, 0)):
+            path = tmp_path / f"starts/seed{seed}/{name}/report.json"
+            path.parent.mkdir(parents=True)
+            path.write_text(json.dumps({"auc": {"overall": auc - less}, "steps": steps}))
     frame, text, _ = table(tmp_path, {"kind": "endings", "runs": ["long_none", "kl", "kl_70", "gone"]})
     frame = frame.set_index("run")
     last = {run: {m: v[:, -1].mean(-1) @ CATEGORY_WEIGHTS for m, v in x.items()} for run, x in (("none", a), ("kl", b))}
@@ -159,18 +161,17 @@ def test_the_table_of_regularisers_is_paired_with_its_first_row(tmp_path):
     assert shown["regulariser"] == "latent KL" and shown["seeds"] == "1 (prompts only)"
     assert shown["artefact"].split()[0] == f"{frame.loc['kl', 'artefact']:.2%}"
     assert cells(text, "KL, 70")["drift"] == "not available"
-    assert "The proxy of KL; KL, 70 is the reward `weak`: held-out AUC 0.801 after 250 steps. It was" in text
-    assert (
-        "over-optimised; `reward`: held-out AUC 0.930 after 2,000 steps." in text and "was chosen and trained" in text
-    )
+    assert "The proxy of KL; KL, 70 is the reward `weak`: held-out AUC 0.799 to 0.801 after 250 steps. It was" in text
+    assert "over-optimised; `reward`: held-out AUC 0.928 to 0.930 after 2,000 steps." in text
+    assert "was chosen and trained" in text
 
 
 def test_a_table_without_a_sweep_does_not_speak_of_chosen_weights(tmp_path):
     write_validations(tmp_path, "a", flat_course(seeds=1, gold=(0.5,), proxy=(0.5,), artefact=(0.0,)))
     _, text, _ = table(tmp_path, {"kind": "endings", "runs": ["a"]})
     assert "was chosen" not in text and "The proxy is the reward `learned`: held-out AUC not available." in text
-    (tmp_path / "reward").mkdir()
-    (tmp_path / "reward/report.json").write_text('{"auc": {"overall": "high"}}')
+    (tmp_path / "starts/seed0/reward").mkdir(parents=True)
+    (tmp_path / "starts/seed0/reward/report.json").write_text('{"auc": {"overall": "high"}}')
     with pytest.raises(UserError, match="reward/report.json: steps: missing"):
         table(tmp_path, {"kind": "endings", "runs": ["a"]})
 

@@ -263,7 +263,7 @@ def test_decoding_table_shows_sft_at_every_knob_beside_reinforcement(tmp_path):
         for (thinking, guidance, temperature), gold in reversed(level.items())
     ]
     chosen = {"think": {"guidance": 2.0, "temperature": 1.0}, "direct": {"guidance": 3.0}, "grid": grid}
-    write_jsonl(folder / "decoding.json", [chosen])
+    write_jsonl(folder / "starts/seed0/decoding.json", [chosen])
     tags = [p.tag for p in prompts]
     values = {m: np.full((1, 1, len(tags), 1), 0.9) for m in ("gold", "proxy", "artefact")}
     logs = [[{"kind": "validation", "rollout": 9, "update": 0, "images": 9, "gold": 0.9, "official": 0.8}]]

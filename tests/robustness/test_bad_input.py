@@ -47,7 +47,6 @@ COMMANDS = {
     "reward-data": "--config sft.json --init init --out new/data",
     "sample-sets": "--config rl.json --model init --decoding decoding.json --mode think --out new/samples",
     "train-reward": "--config sft.json --data data --out new/reward",
-    "ship-base": "--run init --out new/base",
 }
 
 
@@ -201,7 +200,7 @@ def poison(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "verb",
-    ["train rl", "train sft", "sample-sets", "ship-base"],
+    ["train rl", "train sft", "sample-sets"],
 )
 def test_a_model_with_a_weight_that_is_no_number_is_refused(folder, monkeypatch, verb):
     poison(folder / "init/model.safetensors")

@@ -154,7 +154,9 @@ READERS = {
     ),
     "run.json": Reader(f"{SEED}/run.json", recorded, 160, names=("its configuration",)),
     "run.json, resumed": Reader(f"{SEED}/run.json", resumed),
-    "report.json": Reader("cpu/reward/report.json", lambda f: phrases._held_out("reward", results.Folder(f / "cpu"))),
+    "report.json": Reader(
+        "cpu/starts/seed0/reward/report.json", lambda f: phrases._held_out("reward", results.Folder(f / "cpu"))
+    ),
     "decoding.json": Reader("start/decoding.json", lambda f: read_decoding(f / "start/decoding.json")),
     "configuration": Reader("start/rl.json", lambda f: load(f / "start/rl.json")),
     "step": Reader("cpu/steps/train.a.0.jsonl", stepped),
@@ -212,7 +214,7 @@ threads: 2
 backbone: world
 device: cpu
 model: {hidden_size: 64}
-base: {source: shipped, steps: 50}
+base: {steps: 50}
 sft: {steps: 20, lr: 1e-4}
 sampling: {steps: 8}
 rl: {steps: 8, lr_text: 2e-4, group_size: 4, window_range: [0, 4]}
@@ -236,8 +238,8 @@ def folder(tmp_path_factory, start):
     (seed / "run.json").write_text(json.dumps(record))
     (seed / "done").mkdir()
     (seed / "done/done.json").write_text(json.dumps({"sets": [], "digests": {"a": None}}))
-    (root / "cpu/reward").mkdir()
-    (root / "cpu/reward/report.json").write_text(json.dumps({"steps": 9, "auc": {"overall": 0.5}}))
+    (root / "cpu/starts/seed0/reward").mkdir(parents=True)
+    (root / "cpu/starts/seed0/reward/report.json").write_text(json.dumps({"steps": 9, "auc": {"overall": 0.5}}))
     made = {"settings": {"rl.rollouts": 3}, "inputs": {"x": None}, "outputs": {"results/cpu/y": "d"}, "versions": {}}
     write_jsonl(
         root / "cpu/steps/train.a.0.jsonl",

@@ -40,7 +40,7 @@ threads: 2
 backbone: world
 device: cpu
 model: {hidden_size: 64}
-base: {source: shipped, steps: 50}
+base: {source: train, steps: 50}
 sft: {steps: 20, lr: 1e-4}
 sampling: {steps: 8}
 rl: {steps: 8, lr_text: 2e-4, group_size: 4, window_range: [0, 4]}
@@ -85,7 +85,7 @@ def test_a_run_is_defaults_then_scale_then_its_line(files):
 
 def test_supervised_runs_take_their_own_section(files):
     base, sft = study(files).config("base", 0), study(files).config("sft", 0)
-    assert (base["stage"], base["supervised"]["steps"], base["source"], base["init"]) == ("base", 50, "shipped", None)
+    assert (base["stage"], base["supervised"]["steps"], base["source"], base["init"]) == ("base", 50, "train", None)
     assert (sft["stage"], sft["supervised"]["steps"], sft["source"], sft["init"]) == ("sft", 20, "train", "base")
     assert sft["supervised"]["lr"] == 1e-4
 
@@ -97,10 +97,12 @@ def test_like_inherits_all_but_the_label(files):
     assert (twice["rl"]["train"], twice["rl"]["guidance"]) == (["text"], 2)
 
 
-def test_supervised_runs_have_one_seed_that_all_share(files):
+def test_replicates_have_a_start_of_their_own_on_one_base(files):
     loaded = study(files)
-    assert [list(loaded.seeds(run)) for run in ("base", "sft", "joint")] == [[0], [0], [0, 1, 2]]
-    assert loaded.parent("joint", 2) == ("sft", 0)
+    assert {tuple(loaded.seeds(run)) for run in ("base", "sft", "joint")} == {(0, 1, 2)}
+    assert [list(loaded.trained_seeds(run)) for run in ("base", "sft")] == [[0], [0, 1, 2]]
+    assert loaded.weights("base", 2) == loaded.parent("sft", 2) == ("base", 0)
+    assert loaded.weights("sft", 2) == loaded.parent("joint", 2) == ("sft", 2)
     assert loaded.parent("twice", 2) == ("guided", 2)
     assert list(study(files, seeds=1).seeds("joint")) == [0]
 
@@ -449,8 +451,8 @@ BAD_SCALE = [
     ("{hidden_size: 64}", "{hiden_size: 64}", "model.hiden_size: unknown key; did you mean hidden_size?"),
     ("{hidden_size: 64}", "{hidden_size: 63}", "model.hidden_size: expected a multiple of model.heads"),
     ("{hidden_size: 64}", "[64]", "model: expected a mapping, got [64]"),
-    ("source: shipped", "source: bought", "source: expected 'train', 'shipped' or 'released', got 'bought'"),
-    ("source: shipped", "source: released", "released: expected a folder or hub id"),
+    ("source: train", "source: bought", "source: expected 'train' or 'released', got 'bought'"),
+    ("source: train", "source: released", "released: expected a folder or hub id"),
     ("group_size: 4", "group_size: 1", "rl.group_size: expected at least 2"),
     ("rl: {steps: 8", "rl: {steps: 4", "rl.window_range: expected 0 <= start < end <= 3"),
     ("window_range: [0, 4]", "window_range: [0, 2]", "rl.window_size: expected at most 2"),
