@@ -119,6 +119,7 @@ class KindFacts:
     title: str
     caption: str  # what it shows, in the workflow's report and in lists of kinds: the docstring of its file
     number: str = ""  # of the paper's table, before the title
+    best: tuple[str, ...] = ()  # heads of columns of a table in which more is better, beside those of scores
     notes: tuple[str, ...] = ()  # sentences below a table, which depend on nothing
     rewards: bool = False  # whether the rewards that its runs are trained on are described below it
     printed: tuple[str, ...] = ()  # those that a paper prints besides

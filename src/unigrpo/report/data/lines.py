@@ -29,6 +29,16 @@ def shown(sources: Sources) -> dict[str, Column]:
     }
 
 
+def scored(sources: Sources) -> set[str]:
+    """Heads of cells with a score, of a benchmark or of one of its categories."""
+    return {*shown(sources), *categories(sources)}
+
+
+def categories(sources: Sources) -> dict[str, str | None]:
+    """Head of a cell -> category, of the benchmark that is divided; None for the whole."""
+    return {"overall": None} | {tag.replace("_", " "): tag for tag in sources.divided()[1].categories()}
+
+
 def columns(name: str, e: Estimate | None) -> Line:
     """Mean and interval; None where there is no estimate."""
     return {name: e and e.mean, f"{name}_lo": e and e.lo, f"{name}_hi": e and e.hi}

@@ -34,6 +34,7 @@ VALIDATED = (
     "an image that fits neither object nor background, are measured on validation prompts at the tuned guidance, "
     f"categories weighing equally; last is the last validation that all seeds reached. {BRACKETS}"
 )
+BEST = "Bold: the best of a column among the rows that are methods, ties as they are written."
 PICTURELESS = "published without pictures"
 SETTINGS = ("steps", "grid", "shift", "guidance", "temperature", "resolution", "ema")
 WEIGHTS = (

@@ -13,7 +13,7 @@ NOTE = (
     "(the root mean square difference between two images of a group) are means over ten rollouts. Drift is the "
     "mean squared difference of the velocity from that of the checkpoint that the run started from."
 )
-FACTS = KindFacts("Regularisers", __doc__, notes=(phrases.VALIDATED, NOTE), rewards=True, **TRAINING)
+FACTS = KindFacts("Regularisers", __doc__, best=("gold",), notes=(phrases.VALIDATED, NOTE), rewards=True, **TRAINING)
 
 
 def line(row: Row, rows: list[Row], sources: Sources) -> Line:

@@ -17,7 +17,14 @@ NOTE = (
     "updates, medians over the rollouts of all seeds, without validations."
 )
 FACTS = KindFacts(
-    "Guidance in training", __doc__, notes=(NOTE,), rewards=True, mode="yes", reinforced=True, reads="run.json"
+    "Guidance in training",
+    __doc__,
+    best=("validation gold: last",),
+    notes=(NOTE,),
+    rewards=True,
+    mode="yes",
+    reinforced=True,
+    reads="run.json",
 )
 COUNTS = ("update", "model_evaluations", "seconds_rollout", "seconds_update")
 

@@ -12,7 +12,10 @@ NOTE = (
     "each seed being where the mean of the other seeds is highest, so that its choice makes no fall; with one "
     "seed there is none. Peak and its update are those of the mean over seeds, known in hindsight only."
 )
-FACTS = KindFacts("Over-optimisation of the reward", __doc__, notes=(phrases.VALIDATED, NOTE), rewards=True, **TRAINING)
+BEST = ("gold: peak", "gold: last")
+FACTS = KindFacts(
+    "Over-optimisation of the reward", __doc__, best=BEST, notes=(phrases.VALIDATED, NOTE), rewards=True, **TRAINING
+)
 
 
 def line(row: Row, rows: list[Row], sources: Sources) -> Line:

@@ -17,7 +17,8 @@ NOTE = (
     "policy over the last tenth or so of the course, at the last validation. Training reward is the mean of the first "
     "and of the last ten rollouts."
 )
-FACTS = KindFacts("Cost and course of training", __doc__, notes=(NOTE, phrases.COSTS), **TRAINING)
+BEST = ("gold: best", "gold: last")
+FACTS = KindFacts("Cost and course of training", __doc__, best=BEST, notes=(NOTE, phrases.COSTS), **TRAINING)
 REWARDS = {
     "gold_first": "gold: first",
     "gold_best": "gold: best",
