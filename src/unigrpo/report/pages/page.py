@@ -63,16 +63,13 @@ Section = tuple[str, pd.DataFrame | Sequence[str] | Sequence[Card]]  # a heading
 
 def best(frame: pd.DataFrame, heads: Collection[str], methods: Sequence[bool]) -> set[tuple[int, str]]:
     """(row, head) of the largest number of each column of ``heads`` among the rows that are ``methods``, and of those
-    that are written alike; none where fewer than two have a number."""
+    that are written alike; none where all are."""
     found = set()
     for head in heads & set(frame.columns):
-        texts = [cell if method else "" for cell, method in zip(frame[head], methods, strict=True)]
-        numbers = {
-            row: float(m[1].strip("%").replace(",", "")) for row, text in enumerate(texts) if (m := NUMBER.match(text))
-        }
-        found |= {
-            (row, head) for row, number in numbers.items() if len(numbers) > 1 and number == max(numbers.values())
-        }
+        written = {row: NUMBER.match(str(frame[head][row])) for row, method in enumerate(methods) if method}
+        numbers = {row: float(m[1].strip("%").replace(",", "")) for row, m in written.items() if m}
+        highest = max(numbers.values(), default=0)
+        found |= {(row, head) for row, number in numbers.items() if number == highest > min(numbers.values())}
     return found
 
 
