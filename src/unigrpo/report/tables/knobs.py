@@ -2,28 +2,30 @@
 that a knob would also bring shows here.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from statistics import mean
 
 from unigrpo.core.errors import reading
 from unigrpo.core.lazy import lazy
-from unigrpo.report.data import lines, logs, phrases
+from unigrpo.report.data import lines, logs, phrases, stats
 from unigrpo.report.data.results import Line, Row, Sources
-from unigrpo.report.data.stats import Cells, difference
-from unigrpo.study.catalogue import SFT
+from unigrpo.study import catalogue
 from unigrpo.study.facts import KindFacts
 
 np, prompts = lazy("numpy"), lazy("unigrpo.world.prompts")
 
 NOTE = (
-    "SFT is shown at every guidance that was tried, with thinking also at every temperature at the chosen guidance; "
-    "temperature 0, greedy text, is never chosen. The other rows are the last validations of reinforced runs, at their "
-    "mode's choice. The difference is that of the last reinforced run of the row's mode, paired by prompt and seed."
+    "All numbers are of validation prompts, categories weighing equally. SFT is shown at every guidance that was tried, "
+    "with thinking also at every temperature at the chosen guidance; temperature 0, greedy text, is never chosen. The "
+    "other rows are the last validations of reinforced runs, at their mode's choice. The difference is that of the "
+    "last reinforced run of the row's mode, paired by prompt and seed."
 )
 FACTS = KindFacts(
     "What decoding alone brings, beside reinforcement",
     __doc__,
-    notes=(phrases.VALIDATED, NOTE),
+    notes=(NOTE, phrases.BRACKETS),
     scores=False,
     reads="run.json",
 )
@@ -43,25 +45,25 @@ def rows(runs: list[str], sources: Sources) -> list[Row]:
     grid = [each for file in sources.folder.decodings().values() for each in file.grid]
     keys = {(each.thinking, each.guidance, each.temperature) for each in grid}
     ordered = sorted(keys, key=lambda key: (key[0], key[1], -(key[2] or 0)))
-    tried = [Tried(SFT, "yes" if thinking else "no", "", *knobs) for thinking, *knobs in ordered]
-    others = [(run, sources.folder.config(run).get("rl", {}).get("thinking")) for run in runs if run != SFT]
+    tried = [Tried(catalogue.SFT, "yes" if thinking else "no", "", *knobs) for thinking, *knobs in ordered]
+    others = [(run, sources.folder.config(run).get("rl", {}).get("thinking")) for run in runs if run != catalogue.SFT]
     return tried + [Tried(run, "yes" if thinking else "no") for run, thinking in others]
 
 
 def line(row: Tried, rows: list[Tried], sources: Sources) -> Line:
-    course = logs.course(row.run, sources.folder) if row.run != SFT else None
-    if row.run == SFT:
+    course = logs.course(row.run, sources.folder) if row.run != catalogue.SFT else None
+    if row.run == catalogue.SFT:
         cells, means, chosen = _measured(row, sources)
     else:
         cells, chosen = course and course.cells("gold", -1), None
         ends = {name: logs.validated(row.run, name, sources.folder).values() for name in MEANS}
         means = {name: [by[max(by)] for by in each if by] for name, each in ends.items()}
-    beside = [other.run for other in rows if other.run != SFT and other.thinking == row.thinking]
+    beside = [other.run for other in rows if other.run != catalogue.SFT and other.thinking == row.thinking]
     best = logs.course(beside[-1], sources.folder) if beside and beside[-1] != row.run else None
     gap = None
     if best and cells and set(best.seeds) & set(cells.seeds):
         shared = set(best.prompts) & set(cells.prompts)
-        gap = difference(best.cells("gold", -1).of(shared), cells.of(shared), one_for_all=False)
+        gap = stats.difference(best.cells("gold", -1).of(shared), cells.of(shared), one_for_all=False)
     names = (row.run, row.thinking, str(row.scale), str(row.temperature), "gold")
     return {
         "thinking": row.thinking,
@@ -74,7 +76,7 @@ def line(row: Tried, rows: list[Tried], sources: Sources) -> Line:
     }
 
 
-def _measured(row: Tried, sources: Sources) -> tuple[Cells, dict[str, list[float]], int]:
+def _measured(row: Tried, sources: Sources) -> tuple[stats.Cells, dict[str, list[float]], int]:
     """Of a decoding of SFT: gold of every seed and prompt, the seeds' MEANS, and how many seeds chose it."""
     tags, found, chosen = {prompt.id: prompt.tag for prompt in prompts.prompt_set("val")}, {}, 0
     for seed, file in sources.folder.decodings().items():
@@ -86,7 +88,7 @@ def _measured(row: Tried, sources: Sources) -> tuple[Cells, dict[str, list[float
     with reading(f"{sources.folder.root}: decoding.json", "gold of every validation prompt"):
         by_seed = np.array([[each.gold_by_prompt[prompt] for prompt in tags] for each in found.values()])
     means = {name: [v for each in found.values() if (v := getattr(each, name)) is not None] for name in MEANS}
-    return Cells(by_seed, tuple(found), tuple(tags), tuple(tags.values())), means, chosen
+    return stats.Cells(by_seed, tuple(found), tuple(tags), tuple(tags.values())), means, chosen
 
 
 def text(line: Line, sources: Sources) -> Line:
