@@ -242,6 +242,12 @@ def whole_starts(wildcards):
     return [*files([catalogue.BASE, catalogue.SFT], "run.json"), *found]
 
 
+def traces_of_parent(wildcards):
+    """The sets of the run that a ceiling bounds, where it is their traces that are painted."""
+    painted = STUDY.catalogue["runs"][wildcards.run]["ceiling"] == "painter"
+    return f"{folder(*STUDY.parent(wildcards.run, int(wildcards.seed)))}/samples/done.json" if painted else []
+
+
 def options(named):
     """Named files as options."""
     return [word for name, path in named.items() if path for word in (f"--{name}", str(path))]

@@ -143,6 +143,19 @@ use rule tune as sample with:
         made=made(),
 
 
+use rule sample as ceiling with:
+    input:
+        traces_of_parent,
+        model=parent_model,
+        decoding=f"{START}/decoding.json",
+        anew=anew("sample.{run}.{seed}", f"{RUN}/samples/done.json", SETS),
+    output:
+        done=f"{RUN}/samples/done.json",
+        record=f"{RUN}/run.json",
+    wildcard_constraints:
+        run=any_of(catalogue.CEILING),
+
+
 use rule tune as outside with:
     input:
         pictures=lambda wildcards: STUDY.outside(wildcards.run, int(wildcards.seed)),

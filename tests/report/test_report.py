@@ -19,11 +19,12 @@ from unigrpo.core import code_identity
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import write_json
 from unigrpo.objectives import advantages, matching
-from unigrpo.report.data import results
+from unigrpo.report.data import phrases, results
 from unigrpo.report.data.results import PAPER as PAPER_FILE
 from unigrpo.report.data.results import Row, Scores
 from unigrpo.report.figures import progress
 from unigrpo.report.pages import compare, drawing
+from unigrpo.study import resolve
 from unigrpo.study.facts import FIGURES, TABLES
 from unigrpo.world.geneval_verdict import CATEGORIES
 from unigrpo.world.prompts import prompt_set
@@ -281,6 +282,14 @@ def test_decoding_table_shows_sft_at_every_knob_beside_reinforcement(tmp_path):
     assert frame["chosen"].tolist()[:4] == [0, 1, 0, 1]
     assert frame["gold_gap"].tolist()[2:4] == pytest.approx([0.4, 0.3]) and frame["gold_gap"].isna().sum() == 3
     assert "gold: reinforced − this row" in text and "1 of 1" in text
+
+
+def test_ceilings_are_said_to_be_no_methods(tmp_path):
+    for scale, absent in (("cpu", False), ("paper", True)):
+        folder = results.Folder(tmp_path, resolve.chosen_study(scale))
+        (note,) = phrases.fates(["perfect_painter", "sft"], folder)
+        assert note.startswith("**A ceiling, no method**: Ceiling: SFT's traces, perfect painter: its traces, painted")
+        assert ("This scale has none" in note) == absent
 
 
 def test_a_training_table_needs_no_scores(study, tmp_path):

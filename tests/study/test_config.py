@@ -150,6 +150,18 @@ def test_only_runs_that_something_shows_are_in_use(files):
     assert runs_in_use(catalogue) == ["base", "sft", "joint"] and by_default(catalogue["figures"]) == []
 
 
+def test_a_ceiling_is_the_run_that_it_bounds_and_none_without_a_world(files):
+    path, scales = files
+    path.write_text(CATALOGUE.replace("  twice:", "  best: {label: Best, init: joint, ceiling: painter}\n  twice:"))
+    found = study(files)
+    bounded, ceiling = found.config("joint", 1), found.config("best", 1)
+    assert ceiling == bounded | {"run": "best", "label": "Best", "init": "joint", "ceiling": "painter"}
+    assert found.modes("best") == ["think"] and found.parent("best", 1) == ("joint", 1)
+    assert found.seeds("best") == found.seeds("joint") == range(3)
+    real = dataclasses.replace(found, scale=found.scale | {"backbone": "bagel"})
+    assert real.seeds("best") == range(0)
+
+
 def changes(run, **sections):
     """Parts of the run's configuration that differ from the defaults' when settings of sections change."""
     base = {"run": run, "label": run, "stage": "rl" if run == "rl" else "sft", "scale": "cpu", "seed": 0}
@@ -363,8 +375,19 @@ BAD_CATALOGUE = [  # what stands there, what is written instead, what the messag
     (
         "  twice:",
         "  t: {label: T, images: x}\n  u: {init: t, evaluate: [yes]}\n  twice:",
-        "runs.u.init: expected a run, images made elsewhere start none",
+        "runs.u.init: expected a run that is trained",
     ),
+    (
+        "  twice:",
+        "  c: {label: C, init: image, ceiling: painter}\n  twice:",
+        "runs.c.init: expected a run after base that is",
+    ),
+    (
+        "  twice:",
+        "  c: {label: C, init: joint, ceiling: roof}\n  twice:",
+        "runs.c.ceiling: expected 'painter' or 'traces'",
+    ),
+    ("  twice:", "  c: {label: C, init: joint, ceiling: painter, seeds: 2}\n  twice:", "runs.c.seeds: unknown key"),
     ("images: 2", "imags: 2", "benchmarks.held_out.imags: unknown key; did you mean images?"),
     ("images: 2", "images: 0", "benchmarks.held_out.images: expected at least 1, got 0"),
     (

@@ -122,6 +122,7 @@ def train(
         raise UserError(f"--with {min(unknown)}: expected state=anew or code=keep")
     where, cfg = study.resolve.chosen_run(scale, run, seed, config)
     reinforced = cfg.stage == "rl"
+    settings.require(cfg.ceiling is None, where, "a run that is trained, it is a ceiling")
     for option, value, needed, what in (
         ("--init", init, cfg.stage != "base", "the folder of the parent run"),
         ("--decoding", decoding, reinforced, "decoding.json"),

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from unigrpo.core.errors import UserError, error_prefix
-from unigrpo.core.settings import replace
+from unigrpo.core.settings import replace, require
 from unigrpo.planning import phases
 from unigrpo.planning.phases import Phase
 from unigrpo.planning.tracker import Rates
-from unigrpo.study.catalogue import ancestors, runs_read
+from unigrpo.study.catalogue import BASE, SFT, ancestors, runs_read
 from unigrpo.study.config import RunConfig, check_together
 from unigrpo.study.resolve import CATALOGUE, SCALES, Study, load_study
 
@@ -67,6 +67,7 @@ def plan(scale: str, run: str, gpus: int | None, device: Device) -> tuple[list[s
 def planned(study: Study, run: str, gpus: int | None, device: Device) -> tuple[RunConfig, dict, dict]:
     """A run on its devices, the phases of its training and of what samples it. Raises UserError."""
     cfg, base = on_devices(study.resolve(run), gpus), study.resolve("base")
+    require(cfg.ceiling is None, f"--run {run}", "a run that is trained, it is a ceiling")
     rates = device.rates(cfg)
     return cfg, phases.training(cfg, base, rates), phases.sampling(cfg, base, rates, study.modes(run))
 
@@ -170,7 +171,8 @@ def table(scale: str, name: str, gpus: int | None, device: Device) -> tuple[list
     used = {old for run in runs_read(tables[name]) for old in ancestors(runs, run, "init")}
     lines = [f"{'run':<32}{'seeds':>6}{'devices':>9}{'GB of each':>12}{'time of a seed':>18}{'GB on disk':>12}"]
     base, fits, total = study.resolve("base"), True, Counter()
-    for run in (run for run in runs if run in used and study.resolve(run).source == "train"):
+    trained = [run for run in study.runs(BASE, SFT, "rl") if run in used]
+    for run in (run for run in trained if study.resolve(run).source == "train"):
         cfg, found, after = planned(study, run, gpus, device)
         seeds, seconds, rest = len(study.seeds(run)), time(found), time(after)
         weights = [] if cfg.backbone_facts.adapters_only else phases.tensors(phases.unfilled(cfg, base))

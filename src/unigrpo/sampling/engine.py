@@ -31,12 +31,14 @@ Jobs = list[tuple[Prompt, int]]  # images to make: of a prompt, the sample numbe
 @dataclass(frozen=True)
 class Job:
     """One image to make. ``text`` names the draws of its trace (None: painted without one), ``start`` those of its
-    initial noise, ``name`` all others. Jobs of one prompt with one ``text`` have one trace; equal starts are equal."""
+    initial noise, ``name`` all others. Jobs of one prompt with one ``text`` have one trace; equal starts are equal. A
+    ``trace`` that is given takes the place of one that is written; then all jobs have one."""
 
     prompt: Prompt
     text: Name | None
     start: Name
     name: Name
+    trace: str | None = None
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,10 @@ def think(model: UnifiedModel, jobs: Sequence[Job], manner: Manner, seed: int) -
     first = {key: i for i, key in reversed(list(enumerate(keys))) if key is not None}  # which row writes a trace
     rows = sorted(first.values())
     trace = None
-    if not rows:
+    if jobs[0].trace is not None:
+        trace = model.trace_from_texts([job.trace for job in jobs])
+        full = model.encode(prompt_ids, trace)[1]
+    elif not rows:
         full = model.read_prompts(prompt_ids)
     else:
         draws = [torch.rand(manner.max_tokens, generator=seeding.generator(seed, "text", *jobs[i].text)) for i in rows]
@@ -110,7 +115,7 @@ def parts(model: UnifiedModel, jobs: Sequence[Job], manner: Manner, seed: int) -
     """All jobs in order, begun, as many together as are painted together. Jobs that share a trace begin together."""
     if not jobs:
         return
-    tokens = manner.max_tokens if any(job.text is not None for job in jobs) else 0
+    tokens = manner.max_tokens if any(job.text is not None or job.trace is not None for job in jobs) else 0
     writing, painting = at_once(model, [job.prompt for job in jobs], tokens, manner.memory)
     start = 0
     while start < len(jobs):
@@ -167,16 +172,24 @@ def sample(
 
 @torch.no_grad()
 def sample_guided(
-    model: UnifiedModel, jobs: Jobs, settings: SamplingConfig, decodings: list[Decoding], seed: int, progress: str = ""
+    model: UnifiedModel,
+    jobs: Jobs,
+    settings: SamplingConfig,
+    decodings: list[Decoding],
+    seed: int,
+    progress: str = "",
+    traces: Sequence[str] | None = None,
 ) -> list[Samples] | None:
-    """What :func:`sample` returns for each of ``decodings``, which differ in guidance alone: one text does for all."""
+    """What :func:`sample` returns for each of ``decodings``, which differ in guidance alone: one text does for all.
+    ``traces`` (len(jobs)) are painted after in place of texts of the model's."""
     times = flow.time_grid(settings.steps, settings.shift, settings.grid)
     guidances = [guidance_of(settings, decoding.guidance) for decoding in decodings]
     widest = max(guidances, key=lambda guidance: len(guidance.branches))
     memory = settings.memory * 2**20
     manner = Manner(decodings[0].temperature, settings.max_trace_tokens, times, widest, memory)
-    mine = distributed.share(jobs)
-    named = [Job(p, (p.id, k) if decodings[0].thinking else None, (p.id, k), (p.id, k)) for p, k in mine]
+    mine = distributed.share([*zip(jobs, traces or [None] * len(jobs), strict=True)])
+    writes = decodings[0].thinking and traces is None
+    named = [Job(p, (p.id, k) if writes else None, (p.id, k), (p.id, k), trace) for (p, k), trace in mine]
     made: list[tuple[list[np.ndarray], list[str | None]]] = []  # images by scale, and traces, of each part
     with tqdm(total=len(mine), desc=progress, disable=not progress or not distributed.is_main(), mininterval=5) as bar:
         for begun in parts(model, named, manner, seed):
@@ -188,8 +201,8 @@ def sample_guided(
     everyone = distributed.collect_in_main(made)
     if not distributed.is_main():
         return None
-    traces = [text for _, written in everyone for text in written]
+    texts = [text for _, written in everyone for text in written]
     return [
-        Samples(np.concatenate([images[i] for images, _ in everyone]), traces, len(jobs) * evaluations(times, guidance))
+        Samples(np.concatenate([images[i] for images, _ in everyone]), texts, len(jobs) * evaluations(times, guidance))
         for i, guidance in enumerate(guidances)
     ]

@@ -2,7 +2,8 @@
 
 A set is benchmark x mode x guidance: an entry of the catalogue, with thinking (``think``) or without (``direct``), at
 guidance 1 (``unguided``) or as chosen on validation prompts for the mode (``tuned``).
-Each set's protocol.json says everything that a number made from it depends on. A run that was not trained has no sets.
+Each set's protocol.json says everything that a number made from it depends on. A run that was not trained has no sets;
+a ceiling (``unigrpo.sampling.ceilings``) has those of the run that it bounds.
 """
 
 import shutil
@@ -12,7 +13,7 @@ from unigrpo.core import distributed
 from unigrpo.core.files import digest, write_json
 from unigrpo.core.settings import replace, require
 from unigrpo.models.base import UnifiedModel
-from unigrpo.sampling import sample_folder
+from unigrpo.sampling import ceilings, sample_folder
 from unigrpo.sampling.engine import Decoding, sample_guided
 from unigrpo.study import provenance, resolve, standing
 from unigrpo.study.benchmark_entry import Benchmark
@@ -45,6 +46,7 @@ def protocol(cfg: RunConfig, benchmark: Benchmark, name: str, decoding: Decoding
         "seed": SEED + cfg.seed,
         "ema": record["ema"],
         "checkpoint": weights,
+        "ceiling": cfg.ceiling,
     }
 
 
@@ -56,14 +58,20 @@ def sample_sets(
     weights = digest(provenance.weights_file(run))
     record = provenance.read_record(run)
     require("ema" in record, f"{run / 'run.json'}: ema", "whether the weights are an average")
-    written = []
+    written, seed = [], SEED + cfg.seed
     for old in out.glob("*/manifest.jsonl") if distributed.is_main() else ():
         shutil.rmtree(old.parent)
     for mode in [] if record.get("not_trained") else modes:
         for benchmark, entry in resolve.benchmarks().items():
             jobs = entry.jobs(cfg.sampling.images_per_prompt)
             named, progress = decodings(chosen[mode]), f"{cfg.run}/{cfg.seed} {benchmark} {mode}"
-            samples = sample_guided(model, jobs, cfg.sampling, [*named.values()], SEED + cfg.seed, progress)
+            if cfg.ceiling == "painter":
+                texts = [run / "samples" / f"{benchmark}.{mode}.{name}" for name in named]
+                samples = [ceilings.painted(folder, jobs, cfg.model.image_size, seed) for folder in texts]
+                samples = samples if distributed.is_main() else None
+            else:
+                given = ceilings.perfect_traces(jobs, seed) if cfg.ceiling else None
+                samples = sample_guided(model, jobs, cfg.sampling, [*named.values()], seed, progress, given)
             for (name, decoding), made in zip(named.items(), samples or (), strict=samples is not None):
                 described = {"benchmark": benchmark} | protocol(cfg, entry, name, decoding, weights, record)
                 described["model_evaluations"] = made.model_evaluations
@@ -73,3 +81,6 @@ def sample_sets(
     if distributed.is_main():
         digests = {folder: standing.content(out / folder) for folder in written}
         write_json(out / "done.json", {"sets": written, "digests": digests})
+        if cfg.ceiling:
+            facts = {"ema": record["ema"], "collapsed": False}
+            write_json(out.parent / "run.json", provenance.record(cfg, device="none", wall_seconds=0.0, **facts))

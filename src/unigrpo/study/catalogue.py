@@ -13,12 +13,13 @@ from unigrpo.core.registry import nearest
 from unigrpo.core.settings import AsTuple, Count, Settings, Several, from_dict, replace, to_dict
 from unigrpo.core.yaml_files import read_yaml
 from unigrpo.study.benchmark_entry import Benchmark, Reports
-from unigrpo.study.config import RLConfig, SupervisedConfig, rl_class
+from unigrpo.study.config import Ceiling, RLConfig, SupervisedConfig, rl_class
 from unigrpo.study.facts import FIGURES, TABLES, KindFacts
 
 BASE = "base"  # the one run without a parent
 SFT = "sft"  # the run that decoding is chosen and the reward learned on
 OUTSIDE = "outside"  # the stage of images that another program has made
+CEILING = "ceiling"  # the stage of what bounds a run from above
 COMMON = ("label", "stage", "init", "evaluate")  # keys of a run's line that are not settings of its stage
 COLUMNS = ("run", "label", "thinking", "seeds", "n", "guidance", "images", "collapsed")  # of tables, so no benchmark
 DOORS = {"tables": TABLES, "figures": FIGURES}
@@ -56,6 +57,14 @@ class OutsideLine(Settings):
     thinking: Mode = "no"  # whether a trace came first
     seeds: Count | None = None
     partial: bool = False  # whether prompts may lack images, which tables then say
+
+
+class CeilingLine(Settings):
+    """The line of a ceiling: the run ``init`` with thinking, its ``painter`` or its ``traces`` made perfect."""
+
+    label: str
+    init: str
+    ceiling: Ceiling
 
 
 class Spec(Settings):
@@ -115,11 +124,16 @@ def load_catalogue(path: str | Path) -> dict:
             if "images" in line:
                 lines[name] = _outside(name, line)
                 continue
+            if "ceiling" in line:
+                lines[name] = _ceiling(name, line)
+                continue
             line["stage"] = BASE if name == BASE else "rl" if "train" in line else "sft"
             _check_line(name, line, defaults)
-        for name in lines:
-            if any(lines[parent]["stage"] == OUTSIDE for parent in ancestors(lines, name, "init")[1:]):
-                raise UserError(f"runs.{name}.init: expected a run, images made elsewhere start none")
+        for name, line in lines.items():
+            if any(lines[parent]["stage"] in (OUTSIDE, CEILING) for parent in ancestors(lines, name, "init")[1:]):
+                raise UserError(f"runs.{name}.init: expected a run that is trained")
+            if line["stage"] == CEILING and (line["init"] == BASE or "yes" not in lines[line["init"]]["evaluate"]):
+                raise UserError(f"runs.{name}.init: expected a run after {BASE} that is evaluated with thinking")
         filled = {"defaults": defaults, "benchmarks": benchmarks, "runs": lines, "overrides": overrides}
         for section in (*DOORS, "claims"):
             filled[section] = {name: _name_each(entry, sweeps) for name, entry in content.get(section, {}).items()}
@@ -234,6 +248,14 @@ def _outside(name: str, line: dict) -> dict:
     _check_label(f"runs.{name}.label", checked["label"])
     seeds = {"seeds": 1} if "{seed}" not in line["images"] else {}
     return checked | seeds | {"stage": OUTSIDE, "init": None, "evaluate": [checked["thinking"]]}
+
+
+def _ceiling(name: str, line: dict) -> dict:
+    """The line of a ceiling, with what is so for all of them."""
+    given = {key: value for key, value in line.items() if key != "like"}
+    checked = to_dict(from_dict(CeilingLine, given, f"runs.{name}"))
+    _check_label(f"runs.{name}.label", checked["label"])
+    return checked | {"stage": CEILING, "evaluate": ["yes"]}
 
 
 def _check_line(name: str, line: dict, defaults: dict) -> None:

@@ -42,6 +42,7 @@ Often = Annotated[int, Field(ge=1, le=MOST), BOOKKEEPING]  # every so many rollo
 Minutes = Annotated[float, Field(gt=0), BOOKKEEPING]
 Switch = Annotated[bool, BOOKKEEPING]
 Part = Decides(("training", "steps"))
+Ceiling = Literal["painter", "traces"]
 
 
 class ModelConfig(Settings):
@@ -345,6 +346,7 @@ class RunConfig(Machine):
     seed: Annotated[int, Field(ge=0)]
     init: str | None = None  # parent run
     evaluate: Annotated[tuple[Literal["yes", "no"], ...], AsTuple, BOOKKEEPING]  # thinking modes at evaluation
+    ceiling: Annotated[Ceiling | None, Decides(("evaluation",))] = None  # of the run ``init``, what is made perfect
     source: Literal["train", "released"] = "train"  # of the base: trained here, or ...
     released: str | None = None  # ... a local folder or hub id of published weights
     language_model: str | None = None  # the same of a language model, for backbones that have one

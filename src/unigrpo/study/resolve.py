@@ -21,7 +21,7 @@ from unigrpo.core.registry import declarations, nearest
 from unigrpo.core.settings import Count, deciding, from_dict, require, to_dict
 from unigrpo.core.yaml_files import read_yaml
 from unigrpo.study.benchmark_entry import Benchmark
-from unigrpo.study.catalogue import BASE, COMMON, NAME, OUTSIDE, SFT, ancestors, load_catalogue, runs_in_use
+from unigrpo.study.catalogue import BASE, CEILING, COMMON, NAME, OUTSIDE, SFT, ancestors, load_catalogue, runs_in_use
 from unigrpo.study.config import Machine, RunConfig, SamplingConfig, SupervisedConfig, check_together, load, rl_class
 from unigrpo.study.facts import BACKBONES, METHODS, REGULARISERS
 from unigrpo.study.provenance import ROOT
@@ -119,9 +119,13 @@ class Study:
         return [name for name in lines if not stages or lines[name]["stage"] in stages]
 
     def seeds(self, run: str) -> range:
-        """The replicates of a run: the scale's, or fewer by its line."""
-        most = self.scale["seeds"]
-        return range(min(most, self.catalogue["runs"][run].get("seeds") or most))
+        """The replicates of a run: the scale's, or fewer by its line; a ceiling has those of the run that it bounds,
+        and none where the backbone is not the world's."""
+        line, most = self.catalogue["runs"][run], self.scale["seeds"]
+        if line["stage"] == CEILING:
+            released = BACKBONES.load(self.scale["backbone"], "backbone").FACTS.released
+            return range(0) if released else self.seeds(line["init"])
+        return range(min(most, line.get("seeds") or most))
 
     def trained_seeds(self, run: str) -> range:
         """Those with weights of their own: the base is one model, sampled at every seed."""
@@ -146,6 +150,9 @@ class Study:
             raise UserError(f"runs: no run is called {run!r}{nearest(run, runs)}")
         if runs[run]["stage"] == OUTSIDE:
             raise UserError(f"runs.{run}: expected a run that is trained, its images are made elsewhere")
+        if runs[run]["stage"] == CEILING:
+            about = {"run": run} | {key: runs[run][key] for key in ("label", "init", "evaluate", "ceiling")}
+            return from_dict(RunConfig, to_dict(self.resolve(runs[run]["init"], seed)) | about)
         try:
             sft = next((name for name in ancestors(runs, run, "init") if runs[name]["stage"] == SFT), None)
             data = _settings(runs[sft]) if sft else {}

@@ -42,6 +42,11 @@ WEIGHTS = (
     "trained at every seed; the others have one."
 )
 
+CEILINGS = {
+    "painter": "its traces, painted by the renderer; a malformed one is an empty canvas",
+    "traces": "right traces, written from the prompts' metadata, painted by its model",
+}
+
 MARKUP = re.compile(r"[\\`*|<$~]|(?<!\w)_|_(?!\w)|(?<=\])[\[(]|&(?=#?\w+;)")
 
 
@@ -153,6 +158,11 @@ def fates(runs: Sequence[str], folder: Folder) -> list[str]:
     and by which code they were made, where that needs saying."""
     listed, published = [], [bool(record.get("published")) for run in runs for record in folder.records(run)]
     for run in runs:
+        if (config := folder.config(run)).get("ceiling"):
+            released = BACKBONES.load(config["backbone"]).FACTS.released
+            absent = " This scale has none: it is not the synthetic world." if released else ""
+            words = f"{escaped(folder.label(run))}: {CEILINGS[config['ceiling']]}.{absent}"
+            listed.append(f"**A ceiling, no method**: {words}")
         for record in folder.records(run):
             name = f"{escaped(folder.label(run))}, seed {record.get('seed')}"
             if found := record.get("outside"):

@@ -17,10 +17,10 @@ from unigrpo.study.facts import KindFacts
 np, prompts = lazy("numpy"), lazy("unigrpo.world.prompts")
 
 NOTE = (
-    "All numbers are of validation prompts, categories weighing equally. SFT is shown at every guidance that was tried, "
-    "with thinking also at every temperature at the chosen guidance; temperature 0, greedy text, is never chosen. The "
-    "other rows are the last validations of reinforced runs, at their mode's choice. The difference is that of the "
-    "last reinforced run of the row's mode, paired by prompt and seed."
+    "All numbers are of validation prompts, categories weighing equally. SFT is shown at every guidance that was "
+    "tried, with thinking also at every temperature at the chosen guidance; temperature 0, greedy text, is never "
+    "chosen. Other rows are the last validations of reinforced runs, at their mode's choice. The difference is that "
+    "of the last reinforced run of the row's mode, paired by prompt and seed."
 )
 FACTS = KindFacts(
     "What decoding alone brings, beside reinforcement",
