@@ -4,7 +4,7 @@ Pairs are (prompt, render) with right and wrong scenes, labelled by the scene it
 labelled by the inspector. The label is the gold score in [0, 1]; the loss is its cross-entropy, plus those of each
 stated fact (at the word that states it) and, on renders, of what stands in each cell: without these the binding of
 words to places is not learned in minutes. report.json holds the AUC against the strict verdict on samples of
-validation prompts, per category.
+validation prompts, per category: over all images, and within prompts, where GRPO compares rewards.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from scipy import stats
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from tqdm import tqdm
@@ -48,6 +49,16 @@ def auc(scores: Sequence[float], labels: Sequence[bool]) -> float | None:
     if not len(positive) or not len(negative):
         return None
     return float(((positive[:, None] > negative).mean() + (positive[:, None] >= negative).mean()) / 2)
+
+
+def within_prompts(aucs: Sequence[float]) -> dict:
+    """Mean ``auc`` of the images of one prompt, 95 % interval ``lo`` to ``hi`` over ``prompts`` (Student's t, within
+    [0, 1]; None for fewer than two, or where all are equal)."""
+    n, spread = len(aucs), float(np.ptp(aucs)) if len(aucs) else 0.0
+    mean = float(np.mean(aucs)) if n else None
+    half = float(stats.t.ppf(0.975, n - 1) * np.std(aucs, ddof=1) / math.sqrt(n)) if spread else None
+    ends = (None, None) if half is None else (max(0.0, mean - half), min(1.0, mean + half))
+    return {"auc": mean, "lo": ends[0], "hi": ends[1], "prompts": n}
 
 
 def correlation(a: Sequence[float], b: Sequence[float]) -> float | None:
@@ -166,8 +177,9 @@ def train(cfg: RunConfig, section: str, data: Path, out: Path) -> None:
     facts = provenance.record(cfg, device=str(device), wall_seconds=time.monotonic() - started, updates=settings.steps)
     write_json(out / "run.json", facts)
     save(model, out)
-    measured = " ".join(f"{k} {v if v is None else round(v, 3)}" for k, v in report["auc"].items())
-    print(f"learned reward, held-out AUC: {measured}")
+    measured = {tag: found["auc"] for tag, found in report["within_prompts"].items()}
+    shown = " ".join(f"{tag} {value if value is None else round(value, 3)}" for tag, value in measured.items())
+    print(f"learned reward, held-out AUC within prompts: {shown}")
 
 
 def balanced() -> list[Prompt]:
@@ -203,16 +215,19 @@ def optimise(model: LearnedReward, data: Labelled, cfg: RunConfig, settings: Rew
 
 @torch.no_grad()
 def evaluate(model: LearnedReward, data: Labelled, device) -> dict:
-    """Held-out AUC per category and overall against the strict verdict; correlation with gold."""
+    """Held-out AUC per category and overall against the strict verdict, over all images and within prompts that have
+    right and wrong ones; correlation with gold."""
     scores: list[float] = []
     for i in range(0, len(data.prompts), 256):
         ids = model.word_ids(data.prompts[i : i + 256]).to(device)
         scores += model(to_float(data.images[i : i + 256], device), ids).sigmoid().tolist()
     columns = {"tag": [p.tag for p in data.prompts], "score": scores, "strict": [v.strict for v in data.verdicts]}
-    table = pd.DataFrame(columns)
+    table = pd.DataFrame(columns | {"prompt": [p.id for p in data.prompts]})
     groups = {"overall": table, **dict(iter(table.groupby("tag", sort=False)))}
+    each = {tag: [auc(rows.score, rows.strict) for _, rows in group.groupby("prompt")] for tag, group in groups.items()}
     return {
         "auc": {tag: auc(rows.score, rows.strict) for tag, rows in groups.items()},
+        "within_prompts": {tag: within_prompts([a for a in found if a is not None]) for tag, found in each.items()},
         "n": {tag: len(rows) for tag, rows in groups.items()},
         "strict_share": {tag: float(rows.strict.mean()) for tag, rows in groups.items()},
         "correlation_with_gold": correlation(scores, [v.gold for v in data.verdicts]),

@@ -138,7 +138,8 @@ def test_the_table_of_regularisers_is_paired_with_its_first_row(tmp_path):
         for seed, less in enumerate((0.002, 0)):
             path = tmp_path / f"starts/seed{seed}/{name}/report.json"
             path.parent.mkdir(parents=True)
-            path.write_text(json.dumps({"auc": {"overall": auc - less}, "steps": steps}))
+            within = {"auc": auc - less, "lo": auc - less - 0.02, "hi": auc - less + 0.02, "prompts": 61}
+            path.write_text(json.dumps({"within_prompts": {"overall": within}, "steps": steps}))
     frame, text, _ = table(tmp_path, {"kind": "endings", "runs": ["long_none", "kl", "kl_70", "gone"]})
     frame = frame.set_index("run")
     last = {run: {m: v[:, -1].mean(-1) @ CATEGORY_WEIGHTS for m, v in x.items()} for run, x in (("none", a), ("kl", b))}
@@ -161,9 +162,13 @@ def test_the_table_of_regularisers_is_paired_with_its_first_row(tmp_path):
     assert shown["regulariser"] == "latent KL" and shown["seeds"] == "1 (prompts only)"
     assert shown["artefact"].split()[0] == f"{frame.loc['kl', 'artefact']:.2%}"
     assert cells(text, "KL, 70")["drift"] == "not available"
-    assert "The proxy of KL; KL, 70 is the reward `weak`: held-out AUC 0.799 to 0.801 after 250 steps. It was" in text
-    assert "over-optimised; `reward`: held-out AUC 0.928 to 0.930 after 2,000 steps." in text
-    assert "was chosen and trained" in text
+    words = (
+        "The proxy of KL; KL, 70 is the reward `weak`: held-out AUC within prompts 0.799 to 0.801 [0.779, 0.821] after"
+    )
+    assert f"{words} 250 steps. It was" in text and "was chosen and trained" in text
+    assert (
+        "over-optimised; `reward`: held-out AUC within prompts 0.928 to 0.930 [0.908, 0.950] after 2,000 steps." in text
+    )
 
 
 def test_a_table_without_a_sweep_does_not_speak_of_chosen_weights(tmp_path):
@@ -171,7 +176,7 @@ def test_a_table_without_a_sweep_does_not_speak_of_chosen_weights(tmp_path):
     _, text, _ = table(tmp_path, {"kind": "endings", "runs": ["a"]})
     assert "was chosen" not in text and "The proxy is the reward `learned`: held-out AUC not available." in text
     (tmp_path / "starts/seed0/reward").mkdir(parents=True)
-    (tmp_path / "starts/seed0/reward/report.json").write_text('{"auc": {"overall": "high"}}')
+    (tmp_path / "starts/seed0/reward/report.json").write_text('{"within_prompts": {"overall": {"auc": "high"}}}')
     with pytest.raises(UserError, match="reward/report.json: steps: missing"):
         table(tmp_path, {"kind": "endings", "runs": ["a"]})
 

@@ -261,6 +261,15 @@ def test_auc_counts_ordered_pairs(seed):
     assert learned_training.auc(scores, labels) == pytest.approx(expected)
 
 
+def test_auc_within_prompts_is_a_mean_with_students_interval():
+    """By hand: standard deviation 0.05 of three, and 4.303, the quantile at two degrees of freedom."""
+    assert learned_training.within_prompts([0.8, 0.85, 0.9]) == pytest.approx(
+        {"auc": 0.85, "lo": 0.85 - 4.303 * 0.05 / 3**0.5, "hi": 0.85 + 4.303 * 0.05 / 3**0.5, "prompts": 3}, abs=1e-4
+    )
+    for aucs, mean in (([], None), ([0.7], 0.7), ([1.0, 1.0], 1.0)):
+        assert learned_training.within_prompts(aucs) == {"auc": mean, "lo": None, "hi": None, "prompts": len(aucs)}
+
+
 def test_measures_of_one_kind_alone_do_not_exist():
     assert learned_training.auc([0.1, 0.2], [True, True]) is None and learned_training.auc([], []) is None
     assert learned_training.auc([0.1, 0.2], [False, True]) == 1 and learned_training.auc([0.3, 0.2], [False, True]) == 0
@@ -292,5 +301,6 @@ def test_training_from_samples_to_a_reward(tmp_path, monkeypatch, capsys):
     scores = rewards.load("learned", path=out, device="cpu")(pixels(held_out.images), held_out.prompts)
     strict = [v.strict for v in held_out.verdicts]
     assert report["auc"]["overall"] == pytest.approx(learned_training.auc(scores.tolist(), strict), abs=1e-6)
-    assert "held-out AUC: overall" in capsys.readouterr().out
+    assert report["within_prompts"]["overall"]["prompts"] == 0  # one sample of each prompt
+    assert "held-out AUC within prompts: overall" in capsys.readouterr().out
     assert sorted(p.name for p in out.iterdir()) == ["model.json", "model.safetensors", "report.json", "run.json"]

@@ -239,7 +239,9 @@ def folder(tmp_path_factory, start):
     (seed / "done").mkdir()
     (seed / "done/done.json").write_text(json.dumps({"sets": [], "digests": {"a": None}}))
     (root / "cpu/starts/seed0/reward").mkdir(parents=True)
-    (root / "cpu/starts/seed0/reward/report.json").write_text(json.dumps({"steps": 9, "auc": {"overall": 0.5}}))
+    within = {"auc": 0.5, "lo": None, "hi": None, "prompts": 1}
+    report = {"steps": 9, "within_prompts": {"overall": within}}
+    (root / "cpu/starts/seed0/reward/report.json").write_text(json.dumps(report))
     made = {"settings": {"rl.rollouts": 3}, "inputs": {"x": None}, "outputs": {"results/cpu/y": "d"}, "versions": {}}
     write_jsonl(
         root / "cpu/steps/train.a.0.jsonl",

@@ -17,7 +17,7 @@ from unigrpo.study.config import RunConfig
 from unigrpo.training.examples import training_prompts
 from unigrpo.world.prompts import VERSION
 
-HELD_OUT_PER_PROMPT = 8
+HELD_OUT_PER_PROMPT = 16
 
 
 def sample_for_reward(model: UnifiedModel, cfg: RunConfig, out: Path) -> None:

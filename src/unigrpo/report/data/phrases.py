@@ -118,28 +118,39 @@ def proxies(runs: Sequence[str], folder: Folder) -> list[str]:
     return listed
 
 
-class Auc(Settings, extra="ignore"):
-    overall: Share | None
+class Auc(Settings):
+    """Mean over ``prompts`` of the AUC among a prompt's images, with its interval."""
+
+    auc: Share | None
+    lo: Share | None
+    hi: Share | None
+    prompts: CountOrNone
+
+
+class Aucs(Settings, extra="ignore"):
+    overall: Auc
 
 
 class RewardReport(Settings, extra="ignore"):
     """What is needed of report.json of a learned reward."""
 
     steps: CountOrNone
-    auc: Auc
+    within_prompts: Aucs
 
 
 def _held_out(trained: str, folder: Folder) -> str:
-    """AUC of a learned reward, from least to most over the starts, and its steps, from their reports; beside those of
-    the rewards that were trained longer."""
+    """AUC within prompts of a learned reward, from least to most over the starts, with the ends of their intervals, and
+    its steps, from their reports; beside those of the rewards that were trained longer."""
     found, reports = defaultdict(list), {}  # reward -> reports; reward -> steps, AUC in words
     for path in sorted(folder.root.glob("starts/seed*/*/report.json")):
         found[path.parent.name].append(checked(RewardReport, read_json(path), path))
     for name, those in found.items():
-        aucs, steps = [report["auc"]["overall"] for report in those], those[0]["steps"]
-        # None where held-out samples are all right, or all wrong
+        each, steps = [report["within_prompts"]["overall"] for report in those], those[0]["steps"]
+        aucs, ends = [a["auc"] for a in each], [x for a in each for x in (a["lo"], a["hi"]) if x is not None]
+        # None where the held-out samples of every prompt are all right, or all wrong
         shown = MISSING if None in aucs else " to ".join(dict.fromkeys(f"{end(aucs):.3f}" for end in (min, max)))
-        reports[name] = steps, f"held-out AUC {shown} after {steps:,d} steps"
+        shown += f" [{min(ends):.3f}, {max(ends):.3f}]" if ends else ""
+        reports[name] = steps, f"held-out AUC within prompts {shown} after {steps:,d} steps"
     if trained not in reports:
         return f"held-out AUC {MISSING}"
     steps, shown = reports[trained]
