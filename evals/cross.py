@@ -18,7 +18,6 @@ from evals.instruments.picture_files import read
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import write_text
 from unigrpo.core.records import Labels, Prompt
-from unigrpo.core.seeding import numpy_generator
 from unigrpo.judges import reward as reward_files
 from unigrpo.judges.reward import Reward
 from unigrpo.report.data.lines import columns, interval
@@ -116,10 +115,9 @@ def lines(images: pd.DataFrame, sources: Sequence[Source], failed: Sequence[dict
         counts["own_prompts"] = prompts.nunique()
         for name in names:
             mine, gap = found[name][run], None
-            mean = estimate(mine, numpy_generator(0, "cross", run, name), by_category=False)
+            mean = estimate(mine, by_category=False)
             if run != first:
-                apart = difference(mine, found[name][first])
-                gap = estimate(apart, numpy_generator(0, "cross gap", run, name), by_category=False)
+                gap = estimate(difference(mine, found[name][first]), by_category=False)
             head = {"run": run, "trained_on": trained[run], "reward": name}
             sizes = {"seeds": mean.seeds, "prompts": mean.prompts} | counts
             rows.append(head | columns("mean", mean) | columns("gap", gap) | sizes)

@@ -26,7 +26,6 @@ from unigrpo.core import weights
 from unigrpo.core.errors import UserError, reading
 from unigrpo.core.files import accessing, write_json, write_text
 from unigrpo.core.records import same_text
-from unigrpo.core.seeding import numpy_generator
 from unigrpo.core.settings import check_options
 from unigrpo.report.data.rows import check_range, range_of
 from unigrpo.report.data.stats import Cells, Estimate, estimate, written
@@ -196,7 +195,7 @@ def intervals(rows: Sequence[dict], by_category: bool, benchmark: str) -> dict[s
             names, tags = tuple(prompts), tuple(group[0]["tag"] for group in prompts.values())
             means = [sum(row["metrics"][metric] for row in group) / len(group) for group in prompts.values()]
             cells = Cells(np.asarray([means], dtype=float), (0,), names, tags, range_of(benchmark, metric))
-            found[metric] = estimate(cells, numpy_generator(0, "images", metric), by_category)
+            found[metric] = estimate(cells, by_category)
     return found
 
 

@@ -8,6 +8,7 @@ available*, and the missing rows are named.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,16 +17,16 @@ from pathlib import Path
 import pandas as pd
 
 from unigrpo.core.files import read_text, write_text
-from unigrpo.core.seeding import numpy_generator
 from unigrpo.report.data import logs
 from unigrpo.report.data.logs import ENDS, Course, course
 from unigrpo.report.data.phrases import MISSING, UNJUDGED, fates, scale_of
 from unigrpo.report.data.results import Folder, Row, Sources
-from unigrpo.report.data.stats import Cells, Estimate, estimate, rank_correlation, written
+from unigrpo.report.data.stats import Cells, Estimate, estimate, written
 from unigrpo.report.pages import page
 from unigrpo.study.catalogue import READS, runs_read
 
 GUIDANCE = "tuned"
+LEAST_RANKED = 4  # rows: fewer have no rank correlation worth a number
 ONCE = ("base", "sft")  # stages that are trained at one seed, which all others share
 Pair = tuple[str, str]  # a row at tuned guidance: run, thinking
 
@@ -200,7 +201,7 @@ def higher_training_reward(runs: Sequence[str], sources: Sources) -> list[Findin
     if apart.empty:
         return [Finding(what, missing=(f"a rollout that {' and '.join(labels)} share",))]
     cells = Cells(apart.T.to_numpy(), tuple(apart), tuple(map(str, apart.index)), ("",) * len(apart), None)
-    e = estimate(cells, numpy_generator(0, "training reward", *runs), by_category=False)
+    e = estimate(cells, by_category=False)
     return [finding(what, e, unit="rollouts")]
 
 
@@ -219,14 +220,14 @@ def _since_peak(c: Course, metric: str, label: str, sign: int = -1, **more) -> F
     """The fall from the best validation to the last, or with ``sign`` 1 the last - best."""
     what = f"validation {metric} of {label}: " + ("last − peak" if sign > 0 else "peak − last")
     change = logs.change_since_peak(c, metric)
-    e = logs.measured(change and replace(change, values=sign * change.values), "claims", c.run, metric)
+    e = logs.measured(change and replace(change, values=sign * change.values))
     return finding(what, e, f"a second seed of {label}", **more)
 
 
 def _ends_above(a: Course, b: Course, metric: str, sources: Sources, **more) -> Finding:
     """``a`` - ``b`` at their last validations."""
     labels = [sources.folder.label(c.run) for c in (a, b)]
-    e = logs.measured(logs.apart(a, b, metric), "claims", a.run, b.run, metric)
+    e = logs.measured(logs.apart(a, b, metric))
     what = f"validation {metric}, last: {' − '.join(labels)}"
     return finding(what, e, f"a seed that {' and '.join(labels)} share", **more)
 
@@ -236,7 +237,7 @@ def hacked(runs: Sequence[str], sources: Sources) -> list[Finding]:
     if absent := _absent(runs, sources):
         return absent
     c, label = course(runs[0], sources.folder), sources.folder.label(runs[0])
-    rise = logs.measured(logs.rise(c, "proxy"), "claims", c.run, "rise")
+    rise = logs.measured(logs.rise(c, "proxy"))
     return [
         finding(f"validation proxy of {label}: last − first", rise),
         _since_peak(c, "gold", label),
@@ -255,7 +256,7 @@ def lets_artefacts_in(runs: Sequence[str], sources: Sources) -> list[Finding]:
     for run in sorted(found, key=weights.get):
         listed.append(_ends_above(course(runs[0], folder), found[run], "proxy", sources, counted=False))
         if listed[-1].answer == YES:
-            rise = logs.measured(logs.rise(found[run], "artefact"), "claims", run, "artefact")
+            rise = logs.measured(logs.rise(found[run], "artefact"))
             what = f"artefacts, share of the image: last − first, {folder.label(run)} at weight {weights[run]:g}"
             listed.append(finding(what, rise, said=partial(answer, margin=ARTEFACT_MARGIN)))
     if not any(each.counted for each in listed):
@@ -336,8 +337,8 @@ def rankings(sources: Sources) -> Iterator[str]:
             ours = sources.estimate(Row(run, thinking, GUIDANCE), benchmark, metric)
             if theirs and ours:
                 pairs.append((ours.mean, float(theirs)))
-        found = rank_correlation(*zip(*pairs, strict=True), numpy_generator(0, "ranks", name)) if pairs else None
-        shown = "{:.2f} [{:.2f}, {:.2f}]".format(*found) if found else MISSING
+        rho = pd.DataFrame(pairs).corr("spearman").iat[0, 1] if len(pairs) >= LEAST_RANKED else math.nan
+        shown = MISSING if math.isnan(rho) else f"{rho:.2f}"
         yield f"{name}: Spearman's rank correlation of our rows with the paper's: {shown}, n = {len(pairs)} rows."
 
 
@@ -369,7 +370,7 @@ def write(entries: Mapping[str, Mapping], sources: Sources, out: Path) -> None:
         ("", [scale_of(runs, sources.folder)]),
         ("", pd.DataFrame(summary)),
         ("Why it was designed in, or could have failed", [f"**{o.id}**: {o.entry['why']}" for o in outcomes]),
-        ("The order of rows", [*rankings(sources), "Brackets are 95 % intervals: bootstrap over rows."]),
+        ("The order of rows", [*rankings(sources)]),
         ("The rule", [*(" ".join(part.split()) for part in rule), *fates(runs, sources.folder)]),
         ("All comparisons", pd.DataFrame(comparisons)),
     ]

@@ -21,7 +21,6 @@ import numpy as np
 import pandas as pd
 
 from unigrpo.core.errors import UserError, reading
-from unigrpo.core.seeding import numpy_generator
 from unigrpo.report.data.results import Folder
 from unigrpo.report.data.rows import read_validation
 from unigrpo.report.data.stats import Cells, Estimate, difference, estimate
@@ -221,14 +220,14 @@ def change_since_peak(course: Course, metric: str = "gold") -> Cells | None:
     return replace(last, values=last.values - course.values[metric][each, best], within=None)  # 0 where last is best
 
 
-def measured(cells: Cells | None, *names: str) -> Estimate | None:
-    """Mean and interval of validation prompts, categories weighing equally; ``names`` choose the resamples."""
-    return None if cells is None else estimate(cells, numpy_generator(0, "validation", *names))
+def measured(cells: Cells | None) -> Estimate | None:
+    """Mean and interval of validation prompts, categories weighing equally."""
+    return None if cells is None else estimate(cells)
 
 
 def at_end(course: Course | None, metric: str) -> Estimate | None:
     """The metric at the last validation."""
-    return course and measured(course.cells(metric, -1), course.run, metric)
+    return course and measured(course.cells(metric, -1))
 
 
 def apart(a: Course | None, b: Course | None, metric: str) -> Cells | None:

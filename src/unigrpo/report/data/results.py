@@ -18,7 +18,6 @@ from pathlib import Path
 from statistics import mean, median
 from typing import TYPE_CHECKING
 
-from unigrpo.core import seeding
 from unigrpo.core.errors import UserError, reading
 from unigrpo.core.files import csv_rows, read_result, replacing
 from unigrpo.core.lazy import lazy
@@ -140,7 +139,7 @@ class Scores:
             where = f"{self._path}: {row.run}, seed {seed}: {benchmark}, {row.mode}, {row.guidance}: {metric}"
             raise UserError(f"{where}: prompt {prompt!r} is missing, which another seed has")
         tags, prompts = zip(*table.columns, strict=True)
-        return stats.Cells(table.to_numpy(), tuple(map(int, table.index)), prompts, tags)
+        return stats.Cells(table.to_numpy(), tuple(map(int, table.index)), prompts, tags, range_of(benchmark, metric))
 
     def widths(self, benchmark: str, metric: str) -> list[float]:
         """Of every row's interval, about: 4 standard errors of the mean over prompts."""
@@ -343,8 +342,7 @@ class Sources:
     def estimate(self, row: Row, benchmark: str, metric: str, tag: str | None = None) -> stats.Estimate | None:
         """The row's mean and interval; over one category where ``tag`` is given."""
         cells = self.cells(row, benchmark, metric, tag)
-        rng = seeding.numpy_generator(0, row.run, row.mode, row.guidance, benchmark, metric, tag or "")
-        return cells and stats.estimate(cells, rng)
+        return cells and stats.estimate(cells)
 
     def paired(self, a: Row, b: Row, benchmark: str, metric: str, tag: str | None = None) -> list[stats.Cells | None]:
         """The cells of both, of the prompts that both have where one was judged on a part of the benchmark."""
@@ -365,9 +363,7 @@ class Sources:
         left = any(self.folder.config(run).get("stage") == "rl" for run in single)
         if left and not set(a.seeds) & set(b.seeds):
             return None
-        names = (better.run, better.mode, row.run, row.mode, row.guidance, benchmark, metric, *([tag] if tag else []))
-        apart = stats.difference(a, b, one_for_all=not left)
-        return stats.estimate(apart, seeding.numpy_generator(0, "gap", *names))
+        return stats.estimate(stats.difference(a, b, one_for_all=not left))
 
     def form(self, benchmark: str, metric: str) -> str:
         """How the metric's numbers are written, in every table of the study."""

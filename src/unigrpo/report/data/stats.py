@@ -1,22 +1,29 @@
-"""Means and 95 % intervals over seeds and prompts: the numbers in every table (after the paper's section 4).
+"""Means and 95 % intervals over replicates and prompts: the numbers in every table (after the paper's section 4).
 
-Letters: K seeds, P prompts, R resamples. A cell is one metric's mean over the images of one prompt and one
-seed. The estimate is linear in the cells, ``mean_k sum_p w_p cell[k, p]``, so the bootstrap is one of main
-effects: it resamples the K seed means and, within each category, the P prompt means, and adds the two
-deviations. Drawing n - 1 of n keeps the variance unbiased for few seeds (Rao & Wu, 1988). Image noise reaches
-both effects and is counted twice, so intervals err on the wide side; with K below 5 the seed part is about
-the range of the seeds. One seed has no seed part: its interval covers prompts only. One prompt has no interval.
-Categories of a single prompt, which say nothing of their spread, are resampled as one (collapsed strata); where there
-is but one, with the next smallest.
+Letters: K replicates (a start and its seed), P prompts. A cell is one metric's mean over the images of one prompt at
+one replicate. The estimate is ``mean_k sum_p w_p cell[k, p]``. Replicates are one random factor, crossed with prompts,
+which are drawn within their categories (strata). Its variance is A + max(B - C, 0):
 
-Prompts that all agree leave the bootstrap without width. As many others may still differ as n prompts rule out at most:
-a share z^2 / (n + z^2), anywhere in the metric's range. For verdicts of 0 and 1 that is Wilson's interval (1927), for
-paired differences of verdicts, -1 to 1, Tango's (1998). n is the effective number of prompts, 1 / sum_p w_p^2; seeds,
+* A: the variance of the K replicates' means over K, which holds replicates and image noise; K - 1 degrees of freedom
+* B: the sum over strata of the variance of the prompts' means, which holds prompts and image noise; its degrees of
+  freedom are Satterthwaite's (1946)
+* C: what interaction and image noise (the mean square of the residuals) bring to A and to B, so that they count once
+
+The quantile of t is that of A and that of B, weighted by their variances (Cochran, 1964): intervals then cover 0.94 to
+0.98 with two replicates and 0.945 to 0.97 with four, whichever of replicates, prompts and noise dominates, where
+Satterthwaite's degrees of freedom of the sum cover 0.87 with two. One replicate has no A and no C: its interval covers
+prompts only. One prompt has no interval. Categories of a single prompt, which say nothing of their spread, are one
+stratum (collapsed strata); where there is but one, with the next smallest.
+
+Prompts that all agree leave no variance. As many others may still differ as n prompts rule out at most: a share
+z^2 / (n + z^2), anywhere in the metric's range. For verdicts of 0 and 1 that is Wilson's interval (1927), for paired
+differences of verdicts, -1 to 1, Tango's (1998). n is the effective number of prompts, 1 / sum_p w_p^2; replicates,
 which share their prompts, do not raise it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
@@ -24,12 +31,13 @@ from statistics import NormalDist
 import numpy as np
 
 from unigrpo.core.errors import UserError
+from unigrpo.core.lazy import lazy
 
-RESAMPLES = 2000
-DRAWN = 2**18  # prompts that are in memory at once, drawn
-LEVEL = 0.95
-Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
-LEAST_RANKED = 4  # rows: fewer have no rank correlation worth a number
+special = lazy("scipy.special")  # takes longer to import than most tables to make
+
+LEVEL, POWER = 0.95, 0.8
+TAIL = (1 + LEVEL) / 2
+Z = NormalDist().inv_cdf(TAIL)
 
 
 @dataclass(frozen=True)
@@ -71,18 +79,28 @@ class Cells:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its interval, over ``seeds`` seeds and ``prompts`` prompts; ``lo``, ``hi``: None of one prompt."""
+    """A mean with its interval, over ``seeds`` seeds and ``prompts`` prompts; ``lo``, ``hi``, ``error``: None of one
+    prompt. ``error``: standard error, with ``df`` degrees of freedom."""
 
     mean: float
     lo: float | None
     hi: float | None
     seeds: int
     prompts: int
+    error: float | None = None
+    df: float = math.inf
 
     @property
     def resolvable(self) -> float | None:
-        """Smallest true difference found with 80 % power at the 5 % level: 2.80 standard errors (normal)."""
-        return None if self.lo is None else 2.80 * (self.hi - self.lo) / (2 * 1.96)
+        """Smallest true difference found with 80 % power at the 5 % level (the quantiles of t added)."""
+        return self.error and float(special.stdtrit(self.df, [TAIL, POWER]).sum()) * self.error
+
+    @property
+    def p(self) -> float | None:
+        """Two-sided p-value of no difference: below 0.05 where the interval excludes 0."""
+        if self.error is None:
+            return None
+        return 2 * float(special.stdtr(self.df, -abs(self.mean) / self.error)) if self.error else float(not self.mean)
 
 
 def written(mean: float, lo: float | None, hi: float | None, form: str = ".3f") -> str:
@@ -122,35 +140,42 @@ def _agreeing(mean: float, weights: np.ndarray, within: tuple[float, float]) -> 
     return mean - share * (mean - within[0]), mean + share * (within[1] - mean)
 
 
-def _resampled(values: np.ndarray, rng: np.random.Generator, resamples: int) -> np.ndarray:
-    """(R,) deviations of the mean of n - 1 draws from the mean of the n ``values``; zeros when n is 1."""
-    n = len(values)
-    if n == 1:
-        return np.zeros(resamples)
-    most = max(1, DRAWN // n)  # the same draws, some resamples after others
-    sizes = [min(most, resamples - start) for start in range(0, resamples, most)]
-    means = [values[rng.integers(n, size=(size, n - 1))].mean(axis=1) for size in sizes]
-    return np.concatenate(means) - values.mean()
+def _error(values: np.ndarray, weights: np.ndarray, strata: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Standard error and degrees of freedom of the weighted mean of ``values`` (K, P); see above."""
+    between = noise = squares = 0.0
+    count = len(values)
+    for inside in strata:
+        n, w = inside.sum(), weights[inside]
+        around = n * w * (values[:, inside] - values[:, inside] @ w[:, None] / w.sum())  # (K, n), rows of mean 0
+        means = around.mean(axis=0)
+        part = np.square(means).sum() / (n * (n - 1))
+        between, squares = between + part, squares + part**2 / (n - 1)
+        noise += np.square(around - means).sum() / (n * (n - 1) * count * max(count - 1, 1))
+    parts = np.array([np.var(values @ weights, ddof=1) / count if count > 1 else 0.0, max(between - noise, 0.0)])
+    df = np.array([max(count - 1, 1), between**2 / squares if squares else math.inf])
+    if not (variance := parts.sum()):
+        return 0.0, math.inf
+    quantile = parts @ special.stdtrit(df, TAIL) / variance
+    return math.sqrt(variance), float(special.stdtridf(TAIL, quantile))
 
 
-def estimate(cells: Cells, rng: np.random.Generator, by_category: bool = True, resamples: int = RESAMPLES) -> Estimate:
-    """Mean with its stratified bootstrap percentile interval; ``by_category`` as in prompt_weights."""
+def estimate(cells: Cells, by_category: bool = True) -> Estimate:
+    """Mean with its interval, within the metric's range; ``by_category`` as in prompt_weights."""
     weights, prompt_means = prompt_weights(cells.tags, by_category), cells.values.mean(axis=0)
     by_seed, strata = cells.values @ weights, _strata(cells.tags)
     mean, sizes = float(by_seed.mean()), (len(cells.seeds), len(cells.prompts))
     if len(cells.prompts) == 1:
         return Estimate(mean, None, None, *sizes)
-    same = np.ptp(by_seed) == 0 and all(np.ptp(prompt_means[inside]) == 0 for inside in strata)
-    bounded = cells.within is not None and np.isfinite(cells.within).all()
-    if same and bounded and cells.within[0] <= prompt_means.min() <= prompt_means.max() <= cells.within[1]:
-        return Estimate(mean, *np.round(_agreeing(mean, weights, cells.within), 12).tolist(), *sizes)
-    deviations = _resampled(by_seed, rng, resamples)
-    for inside in strata:
-        share = weights[inside] / weights[inside].sum()
-        around = prompt_means[inside] - prompt_means[inside] @ share
-        deviations += weights[inside].sum() * _resampled(share * len(share) * around, rng, resamples)
-    lo, hi = mean + np.quantile(deviations, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(mean, float(lo), float(hi), *sizes)
+    ends = cells.within or (-math.inf, math.inf)
+    inside = ends[0] <= prompt_means.min() <= prompt_means.max() <= ends[1]
+    same = np.ptp(by_seed) == 0 and all(np.ptp(prompt_means[each]) == 0 for each in strata)
+    if same and inside and np.isfinite(ends).all():
+        lo, hi = np.round(_agreeing(mean, weights, ends), 12).tolist()
+        return Estimate(mean, lo, hi, *sizes, (hi - lo) / (2 * Z))
+    error, df = (0.0, math.inf) if same else _error(cells.values, weights, strata)
+    half = float(special.stdtrit(df, TAIL)) * error
+    lo, hi = (max(mean - half, ends[0]), min(mean + half, ends[1])) if inside else (mean - half, mean + half)
+    return Estimate(mean, lo, hi, *sizes, error, df)
 
 
 def difference(a: Cells, b: Cells, one_for_all: bool = True) -> Cells:
@@ -160,43 +185,29 @@ def difference(a: Cells, b: Cells, one_for_all: bool = True) -> Cells:
     if a.prompts != b.prompts:
         odd = sorted(set(a.prompts) ^ set(b.prompts))
         raise UserError(f"scores: a paired difference needs the same prompts in both runs; unmatched: {odd[:3]}")
+    within = a.within and b.within and (a.within[0] - b.within[1], a.within[1] - b.within[0])
     if one_for_all and (len(a.seeds) == 1 or len(b.seeds) == 1):
         seeds = a.seeds if len(b.seeds) == 1 else b.seeds
-        return Cells(a.values - b.values, seeds, a.prompts, a.tags, (-1.0, 1.0))
+        return Cells(a.values - b.values, seeds, a.prompts, a.tags, within)
     seeds = tuple(s for s in a.seeds if s in b.seeds)
     if not seeds:
         raise UserError(f"scores: a paired difference needs a shared seed, found {a.seeds} and {b.seeds}")
     rows = [[c.seeds.index(s) for s in seeds] for c in (a, b)]
-    return Cells(a.values[rows[0]] - b.values[rows[1]], seeds, a.prompts, a.tags, (-1.0, 1.0))
+    return Cells(a.values[rows[0]] - b.values[rows[1]], seeds, a.prompts, a.tags, within)
 
 
-def improvement(a: Cells, b: Cells, rng: np.random.Generator) -> Estimate:
+def improvement(a: Cells, b: Cells) -> Estimate:
     """The chance that a seed of ``a`` beats a seed of ``b`` on a prompt, ties counting half: all pairs of seeds, mean
     over prompts, categories weighing equally; its interval covers prompts only (after Agarwal et al., 2021)."""
     if a.prompts != b.prompts:
         raise UserError("scores: a probability of improvement needs the same prompts in both runs")
     first, second = a.values[:, None], b.values[None]
     chances = ((first > second) + 0.5 * (first == second)).mean(axis=(0, 1))
-    return estimate(Cells(chances[None], (0,), a.prompts, a.tags), rng)
+    return estimate(Cells(chances[None], (0,), a.prompts, a.tags))
 
 
-def rank_correlation(
-    a: Sequence[float], b: Sequence[float], rng: np.random.Generator, resamples: int = RESAMPLES
-) -> tuple[float, float, float] | None:
-    """Spearman's rank correlation of two columns of n numbers, and its bootstrap percentile interval over rows. None
-    under LEAST_RANKED rows, or where a column is constant and has no order; a resample without order is left out."""
-    a, b, n = np.asarray(a, dtype=float), np.asarray(b, dtype=float), len(a)
-    if n < LEAST_RANKED or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return None
-    drawn = rng.integers(n, size=(resamples, n))
-    lo, hi = np.nanquantile(_spearman(a[drawn], b[drawn]), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(_spearman(a, b)), float(lo), float(hi)
-
-
-def _spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(..., n) twice -> (...): Pearson's correlation of the ranks, ties sharing theirs; NaN without an order."""
-    from scipy.stats import rankdata  # takes longer to import than most tables to make
-
-    a, b = (rankdata(x, axis=-1) - (x.shape[-1] + 1) / 2 for x in (a, b))
-    squares = (a * a).sum(-1) * (b * b).sum(-1)
-    return np.divide((a * b).sum(-1), np.sqrt(squares), out=np.full(squares.shape, np.nan), where=squares > 0)
+def holm(values: Sequence[float]) -> list[float]:
+    """p-values of one family, each adjusted for all of them, in the same order (Holm, 1979)."""
+    values, order = np.asarray(values), np.argsort(values)
+    steps = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
+    return np.minimum(steps, 1)[np.argsort(order)].tolist()

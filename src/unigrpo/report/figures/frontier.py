@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from statistics import mean
 
-from unigrpo.core import errors, seeding
+from unigrpo.core import errors
 from unigrpo.core.lazy import lazy
-from unigrpo.report.data import lines, logs, results, stats
+from unigrpo.report.data import lines, logs, results
 from unigrpo.report.pages import drawing
 from unigrpo.study.facts import TRAINING, KindFacts
 
@@ -29,8 +29,7 @@ def point(found: logs.Course, folder: results.Folder) -> results.Line:
     line = {"run": found.run, "regulariser": anchor.kind, "weight": anchor.weight}
     line |= {"seeds": len(found.seeds), "drift": mean(drift)}
     for metric in PANELS:
-        rng = seeding.numpy_generator(0, "frontier", found.run, metric)
-        line |= lines.columns(metric, stats.estimate(found.cells(metric, -1), rng))
+        line |= lines.columns(metric, logs.at_end(found, metric))
     return line
 
 

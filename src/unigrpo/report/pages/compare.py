@@ -50,9 +50,8 @@ def compare(a: Row, b: Row, sources: Sources) -> list[Line]:
         first, second = sources.paired(a, b, benchmark, metric, tag)
         if first is None or second is None:
             continue
-        name = (a.run, b.run, a.mode, a.guidance, benchmark, metric, tag or "")
         gap = sources.gap(a, b, benchmark, metric, tag)
-        better = stats.improvement(first, second, numpy_generator(0, "improvement", *name))
+        better = stats.improvement(first, second)
         means = {key: sources.estimate(row, benchmark, metric, tag).mean for key, row in (("a", a), ("b", b))}
         line = {"metric": words, **means, "difference": gap.mean, "lo": gap.lo, "hi": gap.hi}
         line |= {"resolvable": gap.resolvable} | cells.columns("improvement", better)

@@ -21,7 +21,7 @@ def line(row: Row, rows: list[Row], sources: Sources) -> Line:
     c, config = logs.course(run, folder), folder.config(run)
     anchor = logs.anchor(config) if config else None
     apart = logs.apart(c, logs.course(first, folder), "gold") if run != first else None
-    ends = {"gold": logs.at_end(c, "gold"), "gold_gap": logs.measured(apart, run, first, "gold")}
+    ends = {"gold": logs.at_end(c, "gold"), "gold_gap": logs.measured(apart)}
     ends |= {metric: logs.at_end(c, metric) for metric in ("proxy", "artefact")}
     drifts = [by[c.updates[-1]] for by in logs.validated(run, "drift", folder).values() if c and c.updates[-1] in by]
     return {

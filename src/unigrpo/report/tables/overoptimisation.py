@@ -2,7 +2,9 @@
 how far gold fell from its peak.
 """
 
-from unigrpo.report.data import lines, logs, phrases, stats
+from dataclasses import replace
+
+from unigrpo.report.data import lines, logs, phrases
 from unigrpo.report.data.results import Line, Row, Sources
 from unigrpo.study.facts import TRAINING, KindFacts
 
@@ -21,8 +23,8 @@ FACTS = KindFacts(
 def line(row: Row, rows: list[Row], sources: Sources) -> Line:
     """Levels, gains in spreads, gap and fall from the peak (positive where gold fell); see ``data.logs``."""
     run, c = row.run, logs.course(row.run, sources.folder)
-    fell = logs.measured(c and logs.change_since_peak(c), run, "fall")
-    fall = fell and stats.Estimate(-fell.mean, *(end and -end for end in (fell.hi, fell.lo)), fell.seeds, fell.prompts)
+    change = c and logs.change_since_peak(c)
+    fall = logs.measured(change and replace(change, values=-change.values))
     at = {"first": 0, "peak": c.peak(), "last": -1} if c else {}
 
     def levels(metric: str, *when: str) -> Line:
@@ -41,7 +43,7 @@ def line(row: Row, rows: list[Row], sources: Sources) -> Line:
         **levels("proxy", "first", "last"),
         **{f"{metric}_spread": c and c.spread[metric] for metric in ("proxy", "gold")},
         **{f"{metric}_gain": gain(metric) for metric in ("proxy", "gold")},
-        **lines.estimates({"gap": logs.measured(c and logs.gap(c), run, "gap"), "fall": fall}),
+        **lines.estimates({"gap": logs.measured(c and logs.gap(c)), "fall": fall}),
         **levels("artefact", "first", "last"),
         "collapsed": sources.cost(run)["collapsed"],
     }
