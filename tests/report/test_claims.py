@@ -14,18 +14,18 @@ from unigrpo.report.data.stats import Estimate
 from unigrpo.study.catalogue import READS, load_catalogue
 
 LEVELS = {  # run -> share of right images with thinking, seeds; without thinking it is 0.1 less
-    "base": (0.1, 1), "sft": (0.6, 1), "flow_grpo": (0.6, 2), "text_grpo": (0.6, 2), "unigrpo": (0.95, 2),
-    "refl": (0.5, 2), "refl_thinking": (0.3, 2), "refl_thinking_text_grpo": (0.65, 2), "fpo": (0.5, 2),
-    "unifpo": (0.2, 2), "unigrpo_cfg": (0.6, 2),
+    "base": (0.1, 1), "sft": (0.6, 1), "flow_grpo": (0.6, 4), "text_grpo": (0.6, 4), "unigrpo": (0.95, 4),
+    "refl": (0.5, 4), "refl_thinking": (0.3, 4), "refl_thinking_text_grpo": (0.65, 4), "fpo": (0.5, 4),
+    "unifpo": (0.2, 4), "unigrpo_cfg": (0.6, 4),
 }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """All rows of the paper, far apart; UniFPO collapsed at both seeds; guided rollouts cost twice as much."""
+    """All rows of the paper, far apart; UniFPO collapsed at all seeds; guided rollouts cost twice as much."""
     root = tmp_path_factory.mktemp("study") / "cpu"
     write_study(root, LEVELS, prompts=12)
-    for seed in range(2):
+    for seed in range(4):
         record(root, "unifpo", seed, collapsed=True, collapse="rollout 3: the images are not finite")
         record(root, "unigrpo", seed, images=100, model_evaluations=1000)
         record(root, "unigrpo_cfg", seed, images=100, model_evaluations=2000)
@@ -49,7 +49,7 @@ COURSES = {  # run -> settings, levels of four validations
 }
 
 
-def write_long(root, seeds=3, **changed):
+def write_long(root, seeds=4, **changed):
     """The long runs, with some levels of some runs changed; the sweep's other weight at one seed."""
     for run, (rl, levels) in COURSES.items():
         levels = {"artefact": (0.001, 0.005, 0.01, 0.02)} | levels | changed.get(run, {})
@@ -170,8 +170,8 @@ def test_outcomes_of_a_study_with_known_levels(study, tmp_path, check):
     assert list(frame.columns) == ["claim", "effect", "lo", "hi", "n", "verdict", "kind", "why"]
     assert frame["verdict"].drop("C10").unique().tolist() == ["holds"]
     assert frame.loc["C10", "verdict"] in (FAILS, OPEN)  # thinking gains 0.1 in both rows
-    assert frame.loc["C4", ["effect", "n"]].tolist() == [1, 2]
-    assert frame.loc["C12", ["effect", "n"]].tolist() == [0.5, 2] and pd.isna(frame.loc["C12", "lo"])
+    assert frame.loc["C4", ["effect", "n"]].tolist() == [1, 4]
+    assert frame.loc["C12", ["effect", "n"]].tolist() == [0.5, 4] and pd.isna(frame.loc["C12", "lo"])
     assert frame.loc["C3", "n"] in (12, 72)  # one seed; prompts of TA or of GenEval
     comparisons = text.split("## All comparisons")[1].splitlines()
     counted = {name: sum(line.startswith(f"| {name} ") for line in comparisons) for name in frame.index}
@@ -179,7 +179,7 @@ def test_outcomes_of_a_study_with_known_levels(study, tmp_path, check):
     assert counted == {"C1": 28, "C2": 6, "C3": 4} | few
     assert "n = 14 rows" in text  # UniFPO has no numbers in the paper
     assert "**Collapsed**: unifpo, seed 0: rollout 3" in text
-    assert "GenEval: UniGRPO, thinking − FlowGRPO" in text and "2 seeds × 72 prompts" in text
+    assert "GenEval: UniGRPO, thinking − FlowGRPO" in text and "4 seeds × 72 prompts" in text
 
 
 def test_the_effect_of_a_claim_is_that_of_its_weakest_comparison(study, tmp_path, check):
@@ -243,7 +243,7 @@ def test_images_of_one_seed_beside_three_trainings_are_one_replicate(study, tmp_
     sources = sources_of(study, study / "scores.csv").of({"benchmarks": ["ta"]})
     pair = [(("unigrpo", "yes"), ("base", "no"))]
     (found,) = outcomes.differences(pair, sources)
-    assert (found.seeds, found.one_replicate) == (2, False)
+    assert (found.seeds, found.one_replicate) == (4, False)
     (path,) = (study / "runs/base").glob("seed0/config.json")
     text = path.read_text()
     try:
@@ -340,7 +340,7 @@ def test_over_optimisation_is_a_rise_of_the_proxy_and_a_fall_of_gold(study, outc
         abs=0.004,
     )
     assert [f.said for f in found.findings] == [YES, YES, "no, not counted"]
-    assert found.verdict == HOLDS and found.decisive.n == 12
+    assert found.verdict == HOLDS and found.decisive.n == 16
 
 
 @pytest.mark.parametrize(
@@ -370,7 +370,7 @@ def test_a_latent_kl_counts_where_it_lowers_the_reward(study, outcome):
         (f"validation proxy, last: Long none − {strong}", "yes, not counted"),
         (f"artefacts, share of the image: last − first, {strong} at weight 20", YES),
     ]
-    assert [f.seeds for f in found.findings] == [1, 3, 3]
+    assert [f.seeds for f in found.findings] == [1, 4, 4]
     assert found.verdict == HOLDS and found.decisive.effect == pytest.approx(0.019, abs=0.002)
 
 
@@ -423,7 +423,7 @@ def test_a_run_that_the_catalogue_does_not_name_is_no_evidence(study, tmp_path, 
     root = write_long(tmp_path / "cpu", long_kl=CLEAN)
     before = outcome("C8", root)
     rl, levels = COURSES["long_kl_other_1"][0], {"gold": (0.6, 0.5), "proxy": (0.5, 0.5), "artefact": (0.0, 0.2)}
-    write_validations(root, "long_kl_mine", flat_course(seeds=3, **levels), rl=rl, label="Mine")
+    write_validations(root, "long_kl_mine", flat_course(seeds=4, **levels), rl=rl, label="Mine")
     assert outcome("C8", root) == before and before.verdict == FAILS
 
 
