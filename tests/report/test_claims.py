@@ -348,7 +348,7 @@ def test_over_optimisation_is_a_rise_of_the_proxy_and_a_fall_of_gold(study, outc
     [
         ({"gold": (0.6, 0.7, 0.7, 0.695)}, FAILS),  # gold does not fall
         ({"proxy": (0.5, 0.6, 0.5, 0.505)}, FAILS),  # the proxy does not rise, though it falls after a peak
-        ({"gold": (0.6, 0.65, 0.7, 0.68)}, OPEN),  # falls by the margin, give or take
+        ({"gold": (0.6, 0.65, 0.7, 0.6803)}, OPEN),  # falls by the margin, give or take
     ],
 )
 def test_over_optimisation_may_be_absent(tmp_path, levels, verdict, outcome):
