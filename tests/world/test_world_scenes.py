@@ -90,8 +90,8 @@ def test_scene_for_is_exact(name):
             assert all(o.color == clause.get("color", o.color) for o in members)
             if "position" in clause:
                 relation, reference = clause["position"]
-                (other,) = [o for o in objects if o.cls == include[reference]["class"]]
-                assert relation_margin(relation, members[0], other) > 0.1
+                others = [o for o in objects if o.cls == include[reference]["class"]]
+                assert all(relation_margin(relation, a, b) > 0.1 for a in members for b in others)
 
 
 def test_scene_for_refuses_what_cannot_be():
@@ -199,7 +199,8 @@ def combination(prompt):
 
 def test_splits_are_disjoint_combinations():
     train, val, geneval, ta = (
-        {combination(p) for p in prompts.prompt_set(name) if p.tag != "single_object"} for name in prompts.SETS
+        {combination(p) for p in prompts.prompt_set(name) if p.tag != "single_object"}
+        for name in ("train", "val", "geneval_eval", "ta_eval")
     )
     assert not train & val and not train & (geneval | ta) and not val & (geneval | ta) and not geneval & ta
     assert len(geneval) == 10 + 8 + 40 + 40 + 40 and len(ta) == 150
@@ -207,6 +208,27 @@ def test_splits_are_disjoint_combinations():
         texts = [p.text for p in prompts.prompt_set(name)]
         assert len(set(texts)) == len(texts)
         assert len({p.id for p in prompts.prompt_set(name)}) == len(texts)
+
+
+def test_sets_beyond_the_distribution_are_new_in_what_they_are_named_for():
+    """Neither the whole prompt nor, of pairs, any two groups of another prompt state what they state."""
+    known = {combination(p) for name in prompts.SETS[:4] for p in prompts.prompt_set(name)}
+    for p in [p for name in prompts.SETS[:4] for p in prompts.prompt_set(name)]:
+        for pair in itertools.combinations(p.meta["include"], 2):
+            plain = [{key: value for key, value in clause.items() if key != "position"} for clause in pair]
+            known.add(combination(type(p)("", "", "", {"include": plain})))
+    sets = {name: prompts.prompt_set(name) for name in prompts.BEYOND}
+    assert all(len({combination(p) for p in found} - known) == len(found) == 40 for found in sets.values())
+    for prompt in sets["five_objects"]:
+        assert sum(clause["count"] for clause in prompt.meta["include"]) == 5 == scenes.MAX_OBJECTS + 1
+    pairs = {name: Counter(frozenset(c["class"] for c in p.meta["include"]) for p in prompts.prompt_set(name)
+             if p.tag in ("two_object", "coloured_pairs")) for name in ("geneval_eval", "coloured_pairs")}  # fmt: skip
+    assert pairs["coloured_pairs"] == {pair: 2 * n for pair, n in pairs["geneval_eval"].items()}
+    longest = max(len(p.text.split()) for name in prompts.SETS[:4] for p in prompts.prompt_set(name))
+    relations = Counter(c["position"][0] for p in sets["long_prompts"] for c in p.meta["include"] if "position" in c)
+    assert relations == dict.fromkeys(scenes.RELATIONS, 10)
+    lengths = [len(p.text.split()) for p in sets["long_prompts"]]
+    assert max(lengths) > longest and np.median(lengths) >= longest - 1
 
 
 def test_training_compounds_contain_no_held_out_pair():
@@ -272,6 +294,9 @@ def test_prompt_sets_are_fixed():
         "val": "3f69cdbf9707",
         "geneval_eval": "29d644e0a995",
         "ta_eval": "812045c9a300",
+        "five_objects": "ebcfd0c0f10c",
+        "coloured_pairs": "069cc04eb18c",
+        "long_prompts": "029e78a6efc8",
     }
 
 

@@ -3,7 +3,8 @@
 The sets `train`, `val` and (`geneval_eval`, `ta_eval`) are disjoint *combinations*: what a prompt states, whatever its
 wording ("a left of b" is "b right of a"). Single objects cannot be disjoint: every set has the same eight, so that
 category is in-distribution. No training prompt has two groups that state a held-out two-group combination (two_object,
-position, color_attr) in the very same way. Paper section 5; GenEval: Ghosh et al. 2023. Imports no torch.
+position, color_attr) in the very same way. The sets BEYOND are outside the distribution of training. Paper section 5;
+GenEval: Ghosh et al. 2023. Imports no torch.
 """
 
 import hashlib
@@ -25,13 +26,15 @@ from unigrpo.world.scenes import CLASSES, COLOR_NAMES, PLACES, RELATIONS, random
 
 VERSION = "1"
 COMPOUND = "compound"
-SETS = ("train", "val", "geneval_eval", "ta_eval")
+BEYOND = ("five_objects", "coloured_pairs", "long_prompts")  # sets outside the distribution of training
+SETS = ("train", "val", "geneval_eval", "ta_eval", *BEYOND)
 COUNTS = ("a", "two", "three", "four")
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 # Texts in quotation marks; straight double ones count before all others.
 QUOTED = (r"\"([^\"]+)\"", r"“([^”]+)”|(?<!\w)'([^']+)'(?!\w)|‘([^’]+)’")
 _SEED = 260323500
 _TRAIN_CAP = 400
+_BEYOND = 40  # prompts of each set outside the distribution of training
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +239,40 @@ def _splits() -> tuple[dict[str, Splits], set[tuple]]:
     return {"single_object": single} | splits, held_out
 
 
+def _coloured(
+    rng: np.random.Generator, counts: Sequence[int], classes: Sequence[str] = (), relation: str | None = None
+):
+    """Groups of these counts, each of another colour and class."""
+    classes = classes or _distinct(rng, CLASSES, len(counts))
+    named = zip(counts, _distinct(rng, COLOR_NAMES, len(counts)), classes, strict=True)
+    return Statement(tuple(Group(*each) for each in named), relation)
+
+
+@cache
+def _beyond(name: str) -> list[Statement]:
+    """Statements of one of BEYOND; their groups stand together in no prompt of another set, in whatever relation: five
+    objects in two or three groups; two classes that two_object holds out for evaluation, with colours; and long
+    prompts: a relation and two more groups, or a relation of several objects and another group."""
+    splits = _splits()[0]
+    seen = {part[0] for sets in splits.values() for some in sets.values() for each in some for part in each.parts()}
+    pairs = [tuple(group.cls for group in pair.groups) for pair in splits["two_object"]["eval"]]
+    counts = {
+        "five_objects": ((2, 3), (3, 2), (1, 4), (4, 1), (1, 2, 2), (2, 1, 2), (2, 2, 1), (1, 1, 3), (3, 1, 1)),
+        "coloured_pairs": ((1, 1),),
+        "long_prompts": ((1, 1, 1, 1), (2, 1, 1), (1, 1, 1, 1), (1, 2, 1), (1, 1, 1, 1)),
+    }[name]
+    rng, found = np.random.Generator(np.random.PCG64([_SEED, BEYOND.index(name)])), []
+    while (k := len(found)) < _BEYOND:
+        classes = pairs[k % len(pairs)] if name == "coloured_pairs" else ()
+        relation = RELATIONS[k % len(RELATIONS)] if name == "long_prompts" else None
+        statement = _coloured(rng, counts[k % len(counts)], classes, relation)
+        groups, _ = statement.combination()
+        if groups not in seen:
+            seen.add(groups)
+            found.append(statement)
+    return found
+
+
 def is_held_out(statement: Statement) -> bool:
     """Is the statement, or two of its groups as they stand, a val or eval combination?"""
     return not _splits()[1].isdisjoint(statement.parts())
@@ -246,6 +283,8 @@ def prompt_set(name: str) -> tuple[Prompt, ...]:
     """The prompts of one of SETS, category by category, always in the same order. Raises UserError for another name."""
     if name not in SETS:
         raise UserError(f"prompt set {name!r}: expected one of {', '.join(SETS)}")
+    if name in BEYOND:
+        return tuple(make_prompt(f"{name}/{i:03d}", name, statement) for i, statement in enumerate(_beyond(name)))
     tags = {"geneval_eval": CATEGORIES, "ta_eval": (COMPOUND,)}.get(name, (*CATEGORIES, COMPOUND))
     split = "eval" if name.endswith("_eval") else name
     rows = [(tag, i, statement) for tag in tags for i, statement in enumerate(_splits()[0][tag][split])]
