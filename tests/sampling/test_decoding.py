@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from tests._support import tiny
+from unigrpo.core.choosing import choose
 from unigrpo.core.settings import replace
 from unigrpo.sampling import decoding
-from unigrpo.sampling.decoding import PER_PROMPT, choose, tune
+from unigrpo.sampling.decoding import PER_PROMPT, tune
 from unigrpo.sampling.engine import Decoding, Samples, sample
 from unigrpo.sampling.validation_set import SEED, by_category, judge_each, validation_jobs
 

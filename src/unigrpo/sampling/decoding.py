@@ -17,6 +17,7 @@ from dataclasses import asdict
 import numpy as np
 
 from unigrpo.core import distributed
+from unigrpo.core.choosing import choose
 from unigrpo.models.base import UnifiedModel
 from unigrpo.sampling.engine import Decoding, sample_guided
 from unigrpo.sampling.validation_set import SEED, by_category, judge_each, validation_jobs
@@ -56,23 +57,3 @@ def tune(model: UnifiedModel, cfg: RunConfig) -> dict:
             measure(True, [guidance], GREEDY)
     rule = f"{cfg.run}, {len(tags)} validation prompts x {PER_PROMPT}, gold, one-standard-error rule"
     return chosen | {"chosen_on": rule, "grid": grid}
-
-
-def choose(gold: dict[float, np.ndarray], tags: Sequence[str]) -> float:
-    """The first setting of ``gold`` that is within one standard error of the best.
-
-    gold: setting -> (P,) mean gold per prompt, settings in order of preference; tags (P,): categories weigh equally.
-    The error is that of the paired difference to the best, prompts being drawn within categories.
-    """
-    strata = [np.flatnonzero(np.array(tags) == tag) for tag in dict.fromkeys(tags)]
-
-    def mean(values: np.ndarray) -> float:
-        return float(np.mean([values[rows].mean() for rows in strata]))
-
-    best = max(gold, key=lambda setting: mean(gold[setting]))
-    for setting, values in gold.items():
-        difference = gold[best] - values
-        variances = [difference[rows].var(ddof=1) / len(rows) if len(rows) > 1 else 0.0 for rows in strata]
-        if mean(difference) <= np.sqrt(np.sum(variances)) / len(strata):
-            return setting
-    return best
