@@ -422,10 +422,10 @@ def test_what_is_not_made_by_default_is_made_when_asked_for(finished, catalogued
 
 
 def test_a_sweep_is_planned_without_an_image(shipped):
-    jobs = plan(shipped, "results/smoke/tables/tuning.md", "--config", "scale=smoke", "seeds=2")
+    jobs = plan(shipped, "results/smoke/tables/horizon.md", "--config", "scale=smoke", "seeds=2")
     chosen = study(shipped, scale="smoke", seeds=2)
-    runs = runs_read(chosen.catalogue["tables"]["tuning"])
-    assert (jobs["train"], jobs["table"], jobs["sft"]) == (trained(chosen, runs), 1, 1)
+    runs = runs_read(chosen.catalogue["tables"]["horizon"])
+    assert (jobs["train"], jobs["table"], jobs["sft"]) == (trained(chosen, runs), 1, 2)
     assert not {"sample", "score", "collect", "collect_apart", "figure", "gallery"} & set(jobs)
 
 
