@@ -29,11 +29,13 @@ include: "pipelines/steps.smk"
 include: "pipelines/report.smk"
 
 
+report: os.path.abspath(f"results/{SCALE}/index.rst")
+
+
 rule all:
     default_target: True
     input:
-        results(catalogue.by_default),
-        gallery=[f"results/{SCALE}/gallery", f"results/{SCALE}/gallery.html"],
+        f"results/{SCALE}/index.html",
 
 
 onstart:
@@ -47,4 +49,4 @@ rule one_run:
 
 rule one_group:
     input:
-        results(lambda entries: catalogue.of_group(entries, GROUP)),
+        f"results/{SCALE}/index.html",

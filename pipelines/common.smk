@@ -285,9 +285,9 @@ def one_run_scores(wildcards):
 SCALE_NOTE = phrases.scale_note(SCALE, not BACKBONE.released, STUDY.scale.get("trial", False)).replace("`", "``")
 
 
-def in_report(path, category, caption, **label):
+def in_report(path, category, **label):
     """An output that the report of the workflow shows."""
-    return report(path, caption=f"captions/{caption}.rst", category=category, labels=label)
+    return report(path, caption="captions/result.rst", category=category, labels=label)
 
 
 def entry(wildcards):
@@ -376,3 +376,16 @@ def results(chosen):
     tables = collect("results/{scale}/tables/{name}.{kind}", scale=SCALE, name=chosen(TABLES), kind=kinds)
     figures = collect("results/{scale}/figures/{name}.png", scale=SCALE, name=chosen(FIGURES))
     return [*tables, *figures, f"results/{SCALE}/claims.csv"]
+
+
+def listed():
+    """The results of this call: those of its group, or those made by default."""
+    if GROUP:
+        return results(lambda entries: catalogue.of_group(entries, GROUP))
+    return [*results(catalogue.by_default), f"results/{SCALE}/gallery.html"]
+
+
+def shown_in_front(wildcards):
+    """What the front page depends on beside them: those that are there already."""
+    there = [path for path in results(list) if path in listed() or os.path.exists(path)]
+    return described(claimed(), TABLES, FIGURES, there)

@@ -1,4 +1,4 @@
-"""From scores to claims, tables, figures and the gallery. What the default target shows is made from one scores.csv."""
+"""From scores to claims, tables, figures, the gallery and the front page. What the default target shows is made from one scores.csv."""
 
 
 rule collect:
@@ -51,7 +51,7 @@ use rule collect as table with:
         csv="results/{scale}/{kind}s/{name}.csv",
         md="results/{scale}/{kind}s/{name}.md",
         tex="results/{scale}/{kind}s/{name}.tex",
-        html=in_report("results/{scale}/{kind}s/{name}.html", "Tables", "result", table="{name}"),
+        html=in_report("results/{scale}/{kind}s/{name}.html", "Tables", table="{name}"),
     log:
         **logs("{kind}.{name}"),
     wildcard_constraints:
@@ -67,7 +67,7 @@ use rule table as figure with:
     output:
         csv="results/{scale}/{kind}s/{name}.csv",
         pdf="results/{scale}/{kind}s/{name}.pdf",
-        png=in_report("results/{scale}/{kind}s/{name}.png", "Figures", "result", figure="{name}"),
+        png=in_report("results/{scale}/{kind}s/{name}.png", "Figures", figure="{name}"),
     wildcard_constraints:
         kind="figure",
 
@@ -81,12 +81,13 @@ use rule collect as claims with:
     output:
         csv="results/{scale}/claims.csv",
         md="results/{scale}/claims.md",
-        html=in_report("results/{scale}/claims.html", "Tables", "claims", table="claims"),
+        html=in_report("results/{scale}/claims.html", "Tables", table="claims"),
     log:
         **logs("claims"),
     params:
         call="claims --scale {scale}",
         made=made(shown_in_claims),
+        caption=phrases.CLAIMS,
         scale=SCALE_NOTE,
 
 
@@ -113,10 +114,25 @@ use rule collect as gallery with:
         anew=anew("gallery", "results/{scale}/gallery.html", shown),
     output:
         pages=directory("results/{scale}/gallery"),
-        single=in_report("results/{scale}/gallery.html", "Gallery", "gallery", gallery="all runs"),
+        single=in_report("results/{scale}/gallery.html", "Gallery", gallery="all runs"),
     log:
         **logs("gallery"),
     params:
         call="gallery --scale {scale}",
         made=made(shown),
+        caption=phrases.GALLERY,
         scale=SCALE_NOTE,
+
+
+use rule collect as index with:
+    input:
+        listed(),
+        anew=anew("index", "results/{scale}/index.html", shown_in_front),
+    output:
+        html="results/{scale}/index.html",
+        words="results/{scale}/index.rst",
+    log:
+        **logs("index"),
+    params:
+        call="index --scale {scale}",
+        made=made(shown_in_front),

@@ -20,7 +20,7 @@ from unigrpo.core import files
 from unigrpo.study import provenance, resolve, standing
 
 words = sys.argv[1:]
-REAL = ("collect", "table", "figure", "gallery", "claims", "publish", "reproduce", "run")
+REAL = ("collect", "table", "figure", "gallery", "claims", "index", "publish", "reproduce", "run")
 if {words[0], *words[4:5]} & {*REAL}:
     from unigrpo.front import main
     main()
@@ -112,7 +112,7 @@ claims:
   C1: {claim: RL gains, check: gains, benchmarks: [ta], pairs: [[[unigrpo, yes], [sft, yes]]], why: so it was made}
 """
 USE = ("--config", "scale=smoke", "published=use")
-REPORT = {"collect": 1, "table": 2, "figure": 2, "gallery": 1, "claims": 1, "all": 1}
+REPORT = {"collect": 1, "table": 2, "figure": 2, "gallery": 1, "claims": 1, "index": 1, "all": 1}
 PARENTS = {"pretrain": 1, "sft": 1, "tune": 1, "reward_data": 1, "learned_reward": 1}  # whose weights are not published
 
 

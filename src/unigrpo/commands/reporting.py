@@ -115,6 +115,12 @@ def claims(
 
 
 @app.command(rich_help_panel=PANEL)
+def index(scale: Scale = "cpu", results: Results = None) -> None:
+    """Make the front page of a scale: what was run, claims, tables, figures, gallery, cost."""
+    pages.index.write(_sources(scale, results, None, None, judged=False).folder)
+
+
+@app.command(rich_help_panel=PANEL)
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="Run.")],
     b: Annotated[str, typer.Argument(metavar="B", help="Run to compare it with.")],

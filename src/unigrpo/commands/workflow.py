@@ -41,8 +41,7 @@ def reproduce(
 ) -> None:
     """Train, evaluate and report everything of a scale. An interrupted call is continued by the same call."""
     tools.reproduce.reproduce("one_group" if group else "all", cores, scale, words, seeds=seeds, group=group)
-    places = {"claims": "claims.md", "tables": "tables/", "figures": "figures/", "gallery": "gallery/index.html"}
-    print("", *(f"{what:8} results/{scale}/{place}" for what, place in places.items()), sep="\n")
+    print(f"\nresults/{scale}/index.html shows claims, tables, figures, gallery and cost")
 
 
 @app.command(rich_help_panel=START)

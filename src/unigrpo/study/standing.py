@@ -33,7 +33,7 @@ TO_TRAIN = ROOT / ".snakemake" / "to_train.json"  # the steps that train in the 
 LENGTH = "rl.rollouts"  # the setting by which a finished run goes on
 PARTS = {each: each for each in LEARNED}  # step -> the part of the settings that decides it; any other is a training
 PARTS |= {"tune": "tuning", "reward_data": LEARNED[0], "sample": "evaluation"}
-BY_HAND = ("tables", "figures", "compare", "gallery", "claims")  # folders of outputs that a reader may edit
+BY_HAND = ("tables", "figures", "compare", "gallery", "claims", "index")  # folders of outputs that a reader may edit
 
 
 class Made(Piece):

@@ -17,11 +17,10 @@ from pathlib import Path
 import psutil
 
 from unigrpo.core import files
-from unigrpo.core.errors import UserError
 from unigrpo.core.sitting import SIGNALS
 from unigrpo.study.provenance import ROOT
 from unigrpo.study.resolve import CATALOGUE, SCALES, load_study
-from unigrpo.study.standing import TO_TRAIN, about, duration, read
+from unigrpo.study.standing import TO_TRAIN, about, duration
 
 STOPS = (*SIGNALS, signal.SIGHUP)
 TICK = 0.1  # seconds between two looks
@@ -126,15 +125,7 @@ def _say(line: str) -> None:
 
 
 def collect_steps(folder: Path) -> None:
-    """Write ``steps.csv`` of a scale from ``steps/<step>.jsonl``, a row a step: of several processes the longest time,
-    the sum of processor times and the largest memory. Raises UserError where there is none."""
-    import pandas as pd
+    """Write ``steps.csv`` of a scale, what each of its steps has used."""
+    from unigrpo.report.pages.index import used_by_steps
 
-    joined = {"seconds": "max", "cpu_seconds": "sum", "max_rss_mb": "max"}
-    paths = sorted((folder / "steps").glob("*.jsonl"))
-    paths = [path for path in paths if not (read(path) or {}).get("shipped")]
-    if not paths:
-        raise UserError(f"{folder / 'steps'}: expected a file of each step that has run")
-    used = {path.stem: pd.DataFrame(row for _, row in files.read_jsonl(path)).agg(joined) for path in paths}
-    table = pd.DataFrame(used.values(), index=pd.Index(used, name="step"))
-    files.write_text(folder / "steps.csv", table.round(2).to_csv())
+    files.write_text(folder / "steps.csv", used_by_steps(folder).round(2).to_csv())

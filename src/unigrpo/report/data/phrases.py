@@ -17,6 +17,16 @@ gold = lazy("unigrpo.world.gold")
 logs = lazy("unigrpo.report.data.logs")
 MISSING = "not available"
 UNJUDGED = "not judged"
+CLAIMS = (
+    "Which of the paper's claims hold here, which do not, and which stay undecided at this number of seeds and "
+    "prompts: each by a rule that stood beforehand, with its weakest comparison, and whether the synthetic world "
+    "designs it in."
+)
+GALLERY = (
+    "Every prompt of the evaluation, the same noise in every run side by side, with the reasoning trace that each "
+    "wrote before painting, verdicts and scores. Marked are the words of a trace that the verdict turned on. The "
+    "filters show one category, or the prompts whose official verdict differs between two runs."
+)
 WORLD = (
     "This scale is a controlled synthetic world (small images of coloured shapes) that tests the paper's "
     "claims. It is not a rerun of BAGEL-7B: directions compare with the paper's columns, levels do not."
@@ -53,6 +63,11 @@ MARKUP = re.compile(r"[\\`*|<$~]|(?<!\w)_|_(?!\w)|(?<=\])[\[(]|&(?=#?\w+;)")
 def escaped(text: str) -> str:
     """Plain text, as a label is, for a place where Markdown is read: one line that shows the same characters."""
     return MARKUP.sub(r"\\\g<0>", " ".join(text.splitlines()))
+
+
+def of_rst(text: str) -> str:
+    """Plain text for a place where reStructuredText is read."""
+    return re.sub(r"[\\`*_|<]", r"\\\g<0>", text)
 
 
 def scale_note(name: str, world: bool, trial: bool) -> str:

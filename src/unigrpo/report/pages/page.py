@@ -20,10 +20,11 @@ from unigrpo.core.files import read_text, write_text
 from unigrpo.report.data import lines as columns
 from unigrpo.report.data import phrases
 from unigrpo.report.data.results import Row, Sources
+from unigrpo.study.catalogue import BASE, CEILING, SFT
 from unigrpo.study.facts import TABLES, KindFacts
 
 PROSE = 40  # characters: a longer cell of the HTML may break
-STARTS = ("base", "sft")  # stages of rows that are no method
+NO_METHOD = (BASE, SFT, CEILING)  # stages of rows that are none
 LATEX = Path(__file__).with_suffix(".tex")
 TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(LATEX.parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
@@ -187,6 +188,12 @@ def rows_of(spec: Mapping, facts: KindFacts) -> list[Row]:
     return [Row(run, facts.mode, guidance) for run in spec["runs"] for guidance in ("unguided", "tuned")]
 
 
+def title_of(spec: Mapping, facts: KindFacts) -> str:
+    """The heading of a table or figure of the catalogue."""
+    guidance = f", {spec.get('guidance', 'tuned')} guidance" * (facts.shows == "rows")
+    return facts.number + spec.get("title", facts.title) + guidance
+
+
 def write(name: str, spec: Mapping, sources: Sources, out: Path) -> None:
     """Write <name>.csv, .md, .html and .tex of one entry of the catalogue; ``name`` is its LaTeX label too."""
     kind, folder, sources = TABLES.load(spec["kind"]), sources.folder, sources.of(spec)
@@ -196,7 +203,7 @@ def write(name: str, spec: Mapping, sources: Sources, out: Path) -> None:
     part = {run for run, name in (sources.scores.parts if facts.scores else ()) if name in sources.benchmarks}
     named = [(each["label"] + " (part)" * (each["run"] in part), each) for each in lines]
     runs = list(dict.fromkeys(row.run for row in rows))
-    title = spec.get("title", facts.title) + f", {rows[0].guidance} guidance" * (facts.shows == "rows")
+    title = title_of(spec, facts)
     scale = phrases.scale_of(runs, folder)
     below = [scale, *(phrases.scored(rows, runs, sources) if facts.scores else []), *facts.notes]
     if facts.rewards:
@@ -209,13 +216,13 @@ def write(name: str, spec: Mapping, sources: Sources, out: Path) -> None:
     frame = pd.DataFrame({"run": name} | kind.text(each, sources) for name, each in named)
     printed = pd.DataFrame({"run": name} | latex_of(each, sources) | {"seeds": each["seeds"]} for name, each in named)
     heads = {*facts.best, *(columns.scored(sources) if facts.scores else ())}
-    methods = [folder.config(row.run).get("stage") not in STARTS for row in rows]
+    methods = [folder.config(row.run).get("stage") not in NO_METHOD for row in rows]
     for shown in (frame, printed):
         shown.attrs[BEST] = best(shown, heads, methods)
     if frame.attrs[BEST]:
         below, caption = [*below, phrases.BEST], [*caption, phrases.BEST]
     sections = [("", frame), ("", below)]
     write_text(out / f"{name}.csv", pd.DataFrame(lines).to_csv(index=False, float_format="%.4f"))
-    write_text(out / f"{name}.md", markdown(facts.number + title, sections))
-    write_text(out / f"{name}.html", parts(facts.number + title, sections))
-    write_text(out / f"{name}.tex", latex(printed, [f"{title}.", *caption], name))
+    write_text(out / f"{name}.md", markdown(title, sections))
+    write_text(out / f"{name}.html", parts(title, sections))
+    write_text(out / f"{name}.tex", latex(printed, [f"{title.removeprefix(facts.number)}.", *caption], name))
