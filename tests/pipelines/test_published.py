@@ -20,7 +20,7 @@ from unigrpo.core import files
 from unigrpo.study import provenance, resolve, standing
 
 words = sys.argv[1:]
-REAL = ("collect", "table", "figure", "gallery", "claims", "index", "publish", "reproduce", "run")
+REAL = ("collect", "table", "figure", "gallery", "claims", "index", "publish", "ship", "reproduce", "run")
 if {words[0], *words[4:5]} & {*REAL}:
     from unigrpo.front import main
     main()
@@ -234,6 +234,21 @@ def test_parents_are_trained_for_their_weights_and_other_weights_are_noticed(stu
     (found,) = misfits(other)
     sft = "results/smoke/runs/sft/seed0/model.safetensors"
     assert found.startswith(f"text_grpo.seed0 does not fit: train.text_grpo.0: input {sft}, ")
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_run_that_is_not_published_starts_from_shipped_starts_beside_published_lines(study, tmp_path):
+    """Its parents are neither trained nor judged, whatever call came before."""
+    whole = tmp_path / "whole"
+    shutil.copytree(study, whole)
+    call(whole, "unigrpo", "ship", "--scale", "smoke")
+    folder = clone(whole, tmp_path / "clone", leave_out="unigrpo.seed0")
+    assert not {*PARENTS} & {*plan(folder, "--config", "scale=smoke")}
+    left = {"train": 1, "sample": 1, "score": 1} | REPORT
+    assert plan(folder, *USE) == plan(folder, *USE) == left and misfits(folder) == []
+    with edited(folder / "src/unigrpo/training/supervised_run.py", "\n\n\ndef ", "\n\n\nEDITED = 1\n\n\ndef "):
+        assert plan(folder, *USE) == left
 
 
 @pytest.mark.slow
