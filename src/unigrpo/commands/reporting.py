@@ -121,6 +121,13 @@ def index(scale: Scale = "cpu", results: Results = None) -> None:
 
 
 @app.command(rich_help_panel=PANEL)
+def reference(scale: Scale = "cpu", results: Results = None, out: Out = None) -> None:
+    """Write results/reference/<scale>, to commit: claims, tables, figures; every cell and course, compressed."""
+    folder = _sources(scale, results, None, None, judged=False).folder
+    data.reference.write(folder, out or Path("results/reference") / folder.root.name)
+
+
+@app.command(rich_help_panel=PANEL)
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="Run.")],
     b: Annotated[str, typer.Argument(metavar="B", help="Run to compare it with.")],
