@@ -16,7 +16,7 @@ from unigrpo.core.errors import UserError
 from unigrpo.core.files import new_folder, write_json, write_text
 from unigrpo.core.records import Prompt
 from unigrpo.study import provenance, resolve, standing
-from unigrpo.study.benchmark_entry import Benchmark
+from unigrpo.study.benchmark_entry import Benchmark, of_group
 from unigrpo.study.catalogue import BASE
 from unigrpo.world.prompts import prompt_hash
 
@@ -40,7 +40,7 @@ def take(study: resolve.Study, run: str, seed: int, path: Path, out: Path) -> li
     for picture in found.pictures:
         pictures[picture.prompt.key].append(picture)
     sampling = study.resolve(BASE).sampling
-    for name, entry in study.catalogue["benchmarks"].items():
+    for name, entry in of_group(study.catalogue["benchmarks"]).items():
         pool, jobs = entry.pool(), entry.jobs(sampling.images_per_prompt)
         mine = {prompt.id: pictures.get(prompt.key) or pictures.get((prompt.key[0], ""), []) for prompt in pool}
         chosen = [(prompt, k, mine[prompt.id][k]) for prompt, k in jobs if k < len(mine[prompt.id])]
@@ -70,7 +70,7 @@ def take(study: resolve.Study, run: str, seed: int, path: Path, out: Path) -> li
 def wanted(study: resolve.Study) -> list[dict]:
     """GenEval's metadata of every prompt of the catalogue's benchmarks, with the number of ``images`` wanted."""
     rows: dict[tuple, dict] = {}
-    for entry in study.catalogue["benchmarks"].values():
+    for entry in of_group(study.catalogue["benchmarks"]).values():
         for prompt, k in entry.jobs(study.resolve(BASE).sampling.images_per_prompt):
             about = {"tag": prompt.tag} | prompt.meta | {"prompt": prompt.text}
             rows[prompt.key] = about | {"images": max(k + 1, rows.get(prompt.key, {}).get("images", 0))}

@@ -70,6 +70,7 @@ wildcard_constraints:
     b="|".join(STUDY.runs()),
     seed="[0-9]+",
     kind="table|figure",
+    group="|".join({each.group for each in BENCHMARKS.values() if each.group}) or "(?!)",
     name="[a-z][a-z0-9_]*",
 
 
@@ -107,7 +108,7 @@ def files(runs, name):
     what a published line does not make, the line."""
     seeds = STUDY.trained_seeds if name == "run.json" else STUDY.seeds
     chosen = [(run, seed) for run in runs for seed in seeds(run)]
-    lines = {} if name == "scores.jsonl" else LAID
+    lines = {} if name.endswith("scores.jsonl") else LAID
     return [str(lines[each]) if each in lines else f"{folder(*each)}/{name}" for each in chosen]
 
 
@@ -244,8 +245,9 @@ def whole_starts(wildcards):
 
 def traces_of_parent(wildcards):
     """The sets of the run that a ceiling bounds, where it is their traces that are painted."""
-    painted = STUDY.catalogue["runs"][wildcards.run]["ceiling"] == "painter"
-    return f"{folder(*STUDY.parent(wildcards.run, int(wildcards.seed)))}/samples/done.json" if painted else []
+    painted = STUDY.catalogue["runs"][wildcards.run].get("ceiling") == "painter"
+    sets = f"samples_{wildcards.group}" if "group" in wildcards.keys() else "samples"
+    return f"{folder(*STUDY.parent(wildcards.run, int(wildcards.seed)))}/{sets}/done.json" if painted else []
 
 
 def options(named):
@@ -317,9 +319,17 @@ def named(wildcards):
     return [wildcards.a, wildcards.b] if "a" in wildcards.keys() else JUDGED
 
 
+def sets(wildcards):
+    """Where the scores of a table or figure lie in the folder of a run: '' but for benchmarks of a group."""
+    shown = entry(wildcards).get("benchmarks") if "name" in wildcards.keys() else None
+    group = BENCHMARKS[shown[0]].group if shown else None
+    return f"samples_{group}/" if group else ""
+
+
 def collected(wildcards):
     """What a collection of scores depends on beside them."""
-    return {"runs": [folder(run, seed) for run in named(wildcards) for seed in STUDY.seeds(run)]}
+    where = sets(wildcards)
+    return {"runs": [f"{folder(run, seed)}/{where}" for run in named(wildcards) for seed in STUDY.seeds(run)]}
 
 
 def shown(wildcards):
@@ -342,7 +352,8 @@ def older(runs):
 
 def collection(wildcards, output):
     """The command that collects the scores of every seed of the named runs."""
-    folders = [f"{run}={folder(run, seed)}" for run in named(wildcards) for seed in STUDY.seeds(run)]
+    where = sets(wildcards)
+    folders = [f"{run}={folder(run, seed)}/{where}" for run in named(wildcards) for seed in STUDY.seeds(run)]
     part = any(STUDY.catalogue["runs"][run].get("partial") for run in named(wildcards))
     return ["collect", "--out", output.scores, *["--partial"] * part, *folders]
 
@@ -350,7 +361,7 @@ def collection(wildcards, output):
 def scores(wildcards):
     """The collection that a table or figure is made from: a separate one if it is not made by default, none if it shows
     training alone."""
-    by_default = entry(wildcards).get("default", True)
+    by_default = wildcards.name in catalogue.by_default(STUDY.catalogue[f"{wildcards.kind}s"])
     collection = "scores" if by_default else f"scores/{wildcards.kind}.{wildcards.name}"
     return f"results/{SCALE}/{collection}.csv" if facts(wildcards).scores else []
 

@@ -23,7 +23,7 @@ rule collect:
 
 use rule collect as collect_apart with:
     input:
-        lambda wildcards: files(named(wildcards), "scores.jsonl"),
+        lambda wildcards: files(named(wildcards), f"{sets(wildcards)}scores.jsonl"),
         anew=anew("collect.{kind}.{name}", "results/{scale}/scores/{kind}.{name}.csv", collected),
     output:
         scores="results/{scale}/scores/{kind}.{name}.csv",

@@ -17,6 +17,8 @@ REWARDED = decides("{reward}.{seed}")
 SETS = decides("sample.{run}.{seed}")
 GIVEN = decides("outside.{run}.{seed}")
 JUDGES = decides("score.{run}.{seed}")
+SETS_OF_GROUP = decides("sample.{run}.{seed}.{group}")
+JUDGES_OF_GROUP = decides("score.{run}.{seed}.{group}")
 
 
 rule tune:
@@ -146,7 +148,7 @@ use rule tune as sample with:
 use rule sample as ceiling with:
     input:
         traces_of_parent,
-        model=parent_model,
+        model=its_model,
         decoding=f"{START}/decoding.json",
         anew=anew("sample.{run}.{seed}", f"{RUN}/samples/done.json", SETS),
     output:
@@ -154,6 +156,22 @@ use rule sample as ceiling with:
         record=f"{RUN}/run.json",
     wildcard_constraints:
         run=any_of(catalogue.CEILING),
+
+
+use rule sample as sample_group with:
+    input:
+        traces_of_parent,
+        model=its_model,
+        decoding=f"{START}/decoding.json",
+        anew=anew("sample.{run}.{seed}.{group}", f"{RUN}/samples_{{group}}/done.json", SETS_OF_GROUP),
+    output:
+        done=f"{RUN}/samples_{{group}}/done.json",
+    log:
+        **logs("sample.{run}.{seed}.{group}"),
+    wildcard_constraints:
+        run=any_of("base", "sft", "rl", catalogue.CEILING),
+    params:
+        call=lambda wildcards: f"sample-sets --scale {SCALE} --run {wildcards.run} --seed {wildcards.seed} {modes(wildcards)} --group {wildcards.group}",
 
 
 use rule tune as outside with:
@@ -196,6 +214,19 @@ use rule tune as score with:
         launch=launcher(1),
         call="score",
         made=made(),
+
+
+use rule score as score_group with:
+    input:
+        DETECTOR / "detector.safetensors",
+        samples=f"{RUN}/samples_{{group}}/done.json",
+        reward=f"{START}/reward/model.safetensors",
+        detector=DETECTOR / "detector.json",
+        anew=anew("score.{run}.{seed}.{group}", f"{RUN}/samples_{{group}}/scores.jsonl", JUDGES_OF_GROUP),
+    output:
+        scores=f"{RUN}/samples_{{group}}/scores.jsonl",
+    log:
+        **logs("score.{run}.{seed}.{group}"),
 
 
 rule ship:

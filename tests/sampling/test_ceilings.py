@@ -63,11 +63,15 @@ def test_the_perfect_painter_paints_what_is_planned(tmp_path):
 
 def test_a_ceiling_has_the_sets_of_the_run_that_it_bounds(tmp_path, monkeypatch):
     entry = Benchmark(prompts="val", judge="official", images=1)
-    monkeypatch.setattr(resolve, "benchmarks", lambda: {"held": entry})
+    far = Benchmark(prompts="five_objects", judge="official", images=1, group="far")
+    monkeypatch.setattr(resolve, "benchmarks", lambda: {"held": entry, "far": far})
     run, cfg = tmp_path / "sft", tiny.run_config("sft")
     tiny.model().save(run, {})
     write_json(run / "run.json", {"ema": True})
     sets.sample_sets(tiny.model(), cfg, run, CHOSEN, ["think"], run / "samples")
+    sets.sample_sets(tiny.model(), cfg, run, CHOSEN, ["think"], run / "samples_far", "far")
+    names = [json.loads((run / each / "done.json").read_text())["sets"] for each in ("samples", "samples_far")]
+    assert names == [[f"{each}.think.{name}" for name in ("unguided", "tuned")] for each in ("held", "far")]
     for kind in ("painter", "traces"):
         out = tmp_path / kind / "samples"
         sets.sample_sets(tiny.model(), replace(cfg, run=kind, ceiling=kind), run, CHOSEN, ["think"], out)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +10,8 @@ from tests._support.tiny import DEFAULTS
 from unigrpo.core.errors import UserError
 from unigrpo.core.settings import from_dict, to_dict
 from unigrpo.core.yaml_files import read_yaml
-from unigrpo.study import config, resolve
+from unigrpo.report.data.results import Folder
+from unigrpo.study import config, resolve, standing
 from unigrpo.study.catalogue import by_default, load_catalogue, of_group, runs_in_use
 from unigrpo.study.config import RunConfig, rl_class, rl_config
 from unigrpo.study.facts import METHODS
@@ -28,6 +30,7 @@ runs:
   twice: {like: guided, label: Twice, init: guided, train: [text]}
 benchmarks:
   held_out: {prompts: geneval_eval, judge: official, images: 2, also: {gold: gold}}
+  far: {prompts: five_objects, judge: official, group: far}
 tables:
   main: {kind: main, rows: [[sft, no], [joint, yes]]}
   decoding: {kind: knobs, runs: [sft, joint]}
@@ -148,6 +151,15 @@ def test_only_runs_that_something_shows_are_in_use(files):
     assert runs_in_use(catalogue, judged=True) == ["base", "sft", "joint"]  # curves need no images
     catalogue["figures"]["curves"]["default"] = False
     assert runs_in_use(catalogue) == ["base", "sft", "joint"] and by_default(catalogue["figures"]) == []
+
+
+def test_benchmarks_of_a_group_decide_the_steps_of_the_group_alone(files):
+    found = study(files)
+    for kind in ("sample", "score"):
+        plain, grouped = (standing.settings_of(f"{kind}.joint.1{end}", found) for end in ("", ".far"))
+        assert "held_out" in plain and "far" not in plain and "far" in grouped and "held_out" not in grouped
+    assert list(Folder(Path("results"), found).benchmarks) == ["held_out"]
+    assert list(Folder(Path("results"), found, ["far"]).benchmarks) == ["far"]
 
 
 def test_a_ceiling_is_the_run_that_it_bounds_and_none_without_a_world(files):
@@ -388,6 +400,12 @@ BAD_CATALOGUE = [  # what stands there, what is written instead, what the messag
         "runs.c.ceiling: expected 'painter' or 'traces'",
     ),
     ("  twice:", "  c: {label: C, init: joint, ceiling: painter, seeds: 2}\n  twice:", "runs.c.seeds: unknown key"),
+    (
+        "rows: [[sft",
+        "benchmarks: [held_out, far], group: far, rows: [[sft",
+        "tables.main.benchmarks: expected those of one",
+    ),
+    ("rows: [[sft", "benchmarks: [far], rows: [[sft", "tables.main.benchmarks: expected group: far beside far"),
     ("images: 2", "imags: 2", "benchmarks.held_out.imags: unknown key; did you mean images?"),
     ("images: 2", "images: 0", "benchmarks.held_out.images: expected at least 1, got 0"),
     (

@@ -229,6 +229,7 @@ def sample_sets(
     run: ChosenRun = None,
     seed: Seed = 0,
     config: Config = None,
+    group: Annotated[str | None, typer.Option(help="Group of benchmarks; those of every run without it.")] = None,
 ) -> None:
     """Sample every evaluation set of a run."""
     modes = sampling.sets.MODES
@@ -237,7 +238,7 @@ def sample_sets(
             raise UserError(f"--mode {given}: no such mode{registry.nearest(given, modes)}")
     chosen = sampling.engine.read_decoding(decoding)
     with chosen_model(scale, run, seed, config, model) as (cfg, network):
-        sampling.sets.sample_sets(network, cfg, model, chosen, mode, out)
+        sampling.sets.sample_sets(network, cfg, model, chosen, mode, out, group)
 
 
 @app.command(rich_help_panel=STEPS)

@@ -31,6 +31,7 @@ from unigrpo.sampling import decoding, engine, sets
 from unigrpo.sampling.engine import Decoding
 from unigrpo.sampling.validation_set import validation_jobs
 from unigrpo.study import resolve
+from unigrpo.study.benchmark_entry import of_group
 from unigrpo.study.config import SUPERVISED_VALIDATION_IMAGES, RunConfig
 from unigrpo.study.facts import BACKBONES, REWARDS
 from unigrpo.study.training_inputs import training_pool
@@ -201,7 +202,7 @@ def sampling(cfg: RunConfig, base: RunConfig, rates: Rates, modes: list[str]) ->
     s, chosen = cfg.sampling, {mode: Decoding(mode == "think", GUIDANCE, 1.0) for mode in sets.MODES}
     asked: dict[str, list[tuple[list, list[Decoding]]]] = {"evaluation": []}
     for named in (sets.decodings(chosen[mode]) for mode in modes):
-        for benchmark in resolve.benchmarks().values():
+        for benchmark in of_group(resolve.benchmarks()).values():
             asked["evaluation"].append((benchmark.jobs(s.images_per_prompt), [*named.values()]))
     if cfg.stage == "sft":
         jobs, plainly = validation_jobs(decoding.PER_PROMPT), [replace(each, guidance=1.0) for each in chosen.values()]

@@ -16,7 +16,7 @@ from unigrpo.models.base import UnifiedModel
 from unigrpo.sampling import ceilings, sample_folder
 from unigrpo.sampling.engine import Decoding, sample_guided
 from unigrpo.study import provenance, resolve, standing
-from unigrpo.study.benchmark_entry import Benchmark
+from unigrpo.study.benchmark_entry import Benchmark, of_group
 from unigrpo.study.config import RunConfig
 from unigrpo.world.prompts import prompt_hash
 
@@ -51,10 +51,16 @@ def protocol(cfg: RunConfig, benchmark: Benchmark, name: str, decoding: Decoding
 
 
 def sample_sets(
-    model: UnifiedModel, cfg: RunConfig, run: Path, chosen: dict[str, Decoding], modes: list[str], out: Path
+    model: UnifiedModel,
+    cfg: RunConfig,
+    run: Path,
+    chosen: dict[str, Decoding],
+    modes: list[str],
+    out: Path,
+    group: str | None = None,
 ) -> None:
     """Write every set of the run in the folder ``run``, evaluated in ``modes``, below ``out``; done.json lists them.
-    ``chosen`` has each mode's decoding."""
+    ``chosen`` has each mode's decoding; the benchmarks are those of ``group``."""
     weights = digest(provenance.weights_file(run))
     record = provenance.read_record(run)
     require("ema" in record, f"{run / 'run.json'}: ema", "whether the weights are an average")
@@ -62,11 +68,11 @@ def sample_sets(
     for old in out.glob("*/manifest.jsonl") if distributed.is_main() else ():
         shutil.rmtree(old.parent)
     for mode in [] if record.get("not_trained") else modes:
-        for benchmark, entry in resolve.benchmarks().items():
+        for benchmark, entry in of_group(resolve.benchmarks(), group).items():
             jobs = entry.jobs(cfg.sampling.images_per_prompt)
             named, progress = decodings(chosen[mode]), f"{cfg.run}/{cfg.seed} {benchmark} {mode}"
             if cfg.ceiling == "painter":
-                texts = [run / "samples" / f"{benchmark}.{mode}.{name}" for name in named]
+                texts = [run / out.name / f"{benchmark}.{mode}.{name}" for name in named]
                 samples = [ceilings.painted(folder, jobs, cfg.model.image_size, seed) for folder in texts]
                 samples = samples if distributed.is_main() else None
             else:
@@ -81,6 +87,6 @@ def sample_sets(
     if distributed.is_main():
         digests = {folder: standing.content(out / folder) for folder in written}
         write_json(out / "done.json", {"sets": written, "digests": digests})
-        if cfg.ceiling:
+        if cfg.ceiling and group is None:
             facts = {"ema": record["ema"], "collapsed": False}
             write_json(out.parent / "run.json", provenance.record(cfg, device="none", wall_seconds=0.0, **facts))

@@ -3,10 +3,10 @@ torch."""
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import digest
@@ -27,7 +27,8 @@ Reports = Annotated[
 
 
 class Benchmark(Settings):
-    """An entry under ``benchmarks``; every evaluated run is judged on each. Categories weigh equally in its numbers."""
+    """An entry under ``benchmarks``; every evaluated run is judged on each, but for those of a ``group``, on which the
+    runs of the group's tables are judged. Categories weigh equally in its numbers."""
 
     prompts: str  # a set of the world, or a file of prompts (JSON lines), relative to the checkout
     judge: str  # a verdict of the world (``unigrpo.world.gold.VERDICTS``), or a reward
@@ -38,6 +39,7 @@ class Benchmark(Settings):
     also: dict[str, str] = {}  # further columns of tables: head -> metric of the verdict, or of any image
     also_report: Reports = {}  # rewards that judge its images beside the judge, each a further column
     note: str | None = None  # a sentence below tables
+    group: Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")] | None = None  # of the tables that it is made for alone
 
     @property
     def verdict(self) -> Callable | None:
@@ -112,3 +114,8 @@ class Benchmark(Settings):
             also = [trained_as("reward")] if self.verdict else []
             judges = {self.judge: facts} | reports | {name: REWARDS.load(name).FACTS for name in also}
             read_pool(ROOT / self.prompts, judges, closed_vocabulary)
+
+
+def of_group(benchmarks: Mapping[str, Benchmark], group: str | None = None) -> dict[str, Benchmark]:
+    """The benchmarks of a group; without one those that every evaluated run is judged on."""
+    return {name: each for name, each in benchmarks.items() if each.group == group}

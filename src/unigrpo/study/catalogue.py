@@ -12,6 +12,7 @@ from unigrpo.core.errors import UserError, error_prefix
 from unigrpo.core.registry import nearest
 from unigrpo.core.settings import AsTuple, Count, Settings, Several, from_dict, replace, to_dict
 from unigrpo.core.yaml_files import read_yaml
+from unigrpo.study import benchmark_entry
 from unigrpo.study.benchmark_entry import Benchmark, Reports
 from unigrpo.study.config import Ceiling, RLConfig, SupervisedConfig, rl_class
 from unigrpo.study.facts import FIGURES, TABLES, KindFacts
@@ -300,13 +301,21 @@ def _check_entry(where: str, section: str, entry: dict, runs: dict, benchmarks: 
             raise UserError(f"{where}.benchmarks: changes nothing, kind {entry['kind']} shows training alone")
         if name not in benchmarks:
             raise UserError(f"{where}.benchmarks: no benchmark is called {name!r}{nearest(name, benchmarks)}")
-    tags = {tag for name in entry.get("benchmarks", benchmarks) for tag in benchmarks[name].categories()}
+        if benchmarks[name].group not in (None, entry.get("group")):
+            raise UserError(f"{where}.benchmarks: expected group: {benchmarks[name].group} beside {name}")
+    chosen = entry.get("benchmarks") or list(benchmark_entry.of_group(benchmarks))
+    if len({benchmarks[name].group for name in chosen}) > 1:
+        raise UserError(f"{where}.benchmarks: expected those of one group, got {', '.join(chosen)}")
+    apart = any(benchmarks[name].group for name in chosen)
+    tags = {tag for name in chosen for tag in benchmarks[name].categories()}
     for tag in entry.get("categories", ()):
         if tag not in tags:
             raise UserError(f"{where}.categories: no prompt is of category {tag!r}{nearest(tag, tags)}")
     for key, run, thinking in rows_read(entry):
         if run not in runs:
             raise UserError(f"{where}.{key}: no run is called {run!r}{nearest(run, runs)}")
+        if apart and runs[run]["stage"] == OUTSIDE:
+            raise UserError(f"{where}.{key}: {run!r} was made elsewhere, expected a run that is sampled here")
         mode = thinking or (facts and facts.mode)
         if mode and mode not in runs[run]["evaluate"]:
             raise UserError(f"{where}.{key}: run {run!r} is not evaluated with thinking {mode!r}")

@@ -133,6 +133,8 @@ class Study:
 
     def weights(self, run: str, seed: int) -> tuple[str, int]:
         """The run and seed whose weights a run has at ``seed``: the same seed's, or its only ones."""
+        if self.catalogue["runs"][run]["stage"] == CEILING:
+            return self.parent(run, seed)
         return run, seed if seed in self.trained_seeds(run) else 0
 
     def parent(self, run: str, seed: int) -> tuple[str, int]:

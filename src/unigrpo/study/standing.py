@@ -21,7 +21,7 @@ from unigrpo.core.errors import UserError, reading
 from unigrpo.core.registry import declarations
 from unigrpo.core.settings import NotNegative, Settings, checked, flat
 from unigrpo.study import resolve
-from unigrpo.study.benchmark_entry import Benchmark
+from unigrpo.study.benchmark_entry import Benchmark, of_group
 from unigrpo.study.catalogue import OUTSIDE, SFT
 from unigrpo.study.config import LEARNED
 from unigrpo.study.provenance import ROOT, Piece, read_record, versions
@@ -57,11 +57,11 @@ class Row(Settings, extra="allow"):
 @declarations()
 def settings_of(step: str, study: resolve.Study) -> dict:
     """What decides a step beside its inputs and its code. ``step`` is ``<kind>.<seed>`` of a start (tune, reward_data,
-    the name of a learned reward), or ``<kind>.<run>.<seed>``, whose kind is sample, score or one of training. Raises
-    UserError for an unknown run."""
-    kind, *which, seed = step.split(".")
-    run = which[0] if which else SFT
-    named = study.catalogue["benchmarks"].items()
+    the name of a learned reward), or ``<kind>.<run>.<seed>``, whose kind is sample, score or one of training; of the
+    first two ``.<group>`` follows where they are of a group's benchmarks. Raises UserError for an unknown run."""
+    kind, *which, seed = (parts := step.split("."))[:3]
+    run, group = which[0] if which else SFT, parts[3] if len(parts) > 3 else None
+    named = of_group(study.catalogue["benchmarks"], group).items()
     if kind == "score":
         judges = {n: {b.judge: b.judge_options, **b.also_report} for n, b in named}
         return {n: [each, *map(content, named_files(each))] for n, each in judges.items()}

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from unigrpo.study.benchmark_entry import Benchmark
 
 pd, sample_folder = lazy("pandas"), lazy("unigrpo.sampling.sample_folder")
+benchmark_entry = lazy("unigrpo.study.benchmark_entry")
 COLUMNS = ("run", "seed", *KEYS, "metric", "value")
 EXPECTED = {int: "a whole number of at least 0", float: "a number"}
 JUDGED = ("scores.jsonl", "images.jsonl")  # of a run, and of `unigrpo judge`
@@ -214,7 +215,7 @@ class Folder:
     def benchmarks(self) -> dict[str, Benchmark]:
         """Those to show, of the study or of this checkout's catalogue."""
         known = self.study.catalogue["benchmarks"] if self.study else resolve.benchmarks()
-        return {name: known[name] for name in self.chosen or known}
+        return {name: known[name] for name in self.chosen or benchmark_entry.of_group(known)}
 
     @cached_property
     def runs(self) -> list[str]:
@@ -288,7 +289,7 @@ class Folder:
 
     def protocols(self, run: str, mode: str, guidance: str) -> list[dict]:
         """protocol.json of every seed and benchmark of a table's row."""
-        paths = self._files(run, f"samples/*.{mode}.{guidance}/protocol.json")
+        paths = self._files(run, f"samples*/*.{mode}.{guidance}/protocol.json")
         return list(map(sample_folder.read_protocol, paths))
 
 
