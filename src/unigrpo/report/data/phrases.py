@@ -11,6 +11,7 @@ from unigrpo.core.lazy import lazy
 from unigrpo.core.settings import CountOrNone, Settings, Share, checked
 from unigrpo.report.data.results import Folder, Row, Sources
 from unigrpo.study import standing
+from unigrpo.study.catalogue import BASE
 from unigrpo.study.facts import BACKBONES, REWARDS, STATISTICS
 
 gold = lazy("unigrpo.world.gold")
@@ -33,7 +34,10 @@ WORLD = (
 )
 TRIAL = "It only shows that every step runs: its models are hardly trained, and its numbers mean nothing."
 ONE_SEED = "With one seed the interval covers prompts only."
-BRACKETS = f"Brackets are 95 % intervals: bootstrap over seeds and, within categories, over prompts. {ONE_SEED}"
+BRACKETS = (
+    "Brackets are 95 % intervals: t, from the variances between seeds and, within categories, between prompts. Seeds "
+    f"(replicates: a start and the run from it) are one random factor, crossed with prompts. {ONE_SEED}"
+)
 INTERVALS = f"{BRACKETS} The number of images counts all seeds."
 COSTS = (
     "Images, model evaluations and wall seconds are those of training, of all stages where a run goes on from a "
@@ -100,7 +104,14 @@ def scored(rows: Sequence[Row], runs: Sequence[str], sources: Sources) -> list[s
         same = f"{share:.1%} of these runs' images"
         agreement = f"Inspector and second evaluator give the same official verdict on {same}."
     notes = [benchmark.note for benchmark in sources.benchmarks.values() if benchmark.note]
-    return [_protocol(rows, sources), metrics(sources), INTERVALS, *notes, *parts(runs, sources), agreement]
+    above = [_protocol(rows, sources), metrics(sources), INTERVALS, *_one_model(runs, sources.folder)]
+    return [*above, *notes, *parts(runs, sources), agreement]
+
+
+def _one_model(runs: Sequence[str], folder: Folder) -> list[str]:
+    """Which of these runs have weights that all their seeds share."""
+    labels = [escaped(folder.label(run)) for run in runs if folder.config(run).get("stage") == BASE]
+    return [f"{label} is one model at all seeds: its interval covers prompts and sampling only." for label in labels]
 
 
 def parts(runs: Sequence[str], sources: Sources) -> list[str]:

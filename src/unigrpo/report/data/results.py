@@ -26,6 +26,7 @@ from unigrpo.report.data import stats
 from unigrpo.report.data.rows import KEYS, check_range, range_of, read_course, read_scores
 from unigrpo.sampling import decoding_file
 from unigrpo.study import provenance, resolve
+from unigrpo.study.catalogue import BASE
 from unigrpo.study.provenance import ROOT
 
 if TYPE_CHECKING:
@@ -135,8 +136,8 @@ class Scores:
         if part is None:
             return None
         table = part.pivot_table("value", "seed", ["tag", "prompt_id"], aggfunc="mean", observed=True)
-        if len(lacking := table.isna().stack(["tag", "prompt_id"]).loc[lambda absent: absent]):
-            seed, _, prompt = lacking.index[0]
+        if table.isna().to_numpy().any():
+            seed, _, prompt = table.isna().stack(["tag", "prompt_id"]).loc[lambda absent: absent].index[0]
             where = f"{self._path}: {row.run}, seed {seed}: {benchmark}, {row.mode}, {row.guidance}: {metric}"
             raise UserError(f"{where}: prompt {prompt!r} is missing, which another seed has")
         tags, prompts = zip(*table.columns, strict=True)
@@ -329,13 +330,23 @@ class Sources:
         """The benchmark with the most categories."""
         return max(self.benchmarks.items(), key=lambda pair: len(pair[1].categories()))
 
+    @cached_property
+    def memo(self) -> dict:
+        """What was found before, by what was asked for."""
+        return {}
+
     def in_paper(self) -> list[str]:
         """The benchmarks of which the paper has numbers."""
         return [name for name in self.benchmarks if name in self.paper.columns]
 
     def cells(self, row: Row, benchmark: str, metric: str, tag: str | None = None) -> stats.Cells | None:
-        """Those of the row, of one category where ``tag`` is given; None where it was not scored."""
-        cells = self.scores.cells(row, benchmark, metric)
+        """Those of the row, of one category where ``tag`` is given; None where it was not scored. A base is one model,
+        sampled with several seeds: one replicate, of their mean."""
+        if (key := (row, benchmark, metric)) not in self.memo:
+            cells = self.scores.cells(*key)
+            one = cells and len(cells.seeds) > 1 and self.folder.config(row.run).get("stage") == BASE
+            self.memo[key] = replace(cells, values=cells.values.mean(0, keepdims=True), seeds=(0,)) if one else cells
+        cells = self.memo[key]
         if cells is None or not tag:
             return cells
         return cells.only(tag) if tag in cells.tags else None

@@ -95,6 +95,10 @@ class Estimate:
         """Smallest true difference found with 80 % power at the 5 % level (the quantiles of t added)."""
         return self.error and float(special.stdtrit(self.df, [TAIL, POWER]).sum()) * self.error
 
+    def __neg__(self) -> Estimate:
+        lo, hi = (end and -end for end in (self.hi, self.lo))
+        return replace(self, mean=-self.mean, lo=lo, hi=hi)
+
     @property
     def p(self) -> float | None:
         """Two-sided p-value of no difference: below 0.05 where the interval excludes 0."""

@@ -185,7 +185,8 @@ def draw(spec: Mapping, sources: Sources) -> tuple[Figure, pd.DataFrame]:
     kind, folder = FIGURES.load(spec["kind"]), sources.folder
     absent = [run for run in spec["runs"] if folder.without_pictures(run)] if kind.FACTS.reads == PICTURES else []
     shown = spec | {"runs": [run for run in spec["runs"] if run not in absent]} if absent else spec
-    figure, rows = kind.draw(shown, sources.of(spec)) if shown["runs"] else (plt.figure(figsize=(WIDTH, 1)), [])
+    none = shown.get("runs") == []
+    figure, rows = (plt.figure(figsize=(WIDTH, 1)), []) if none else kind.draw(shown, sources.of(spec))
     data = pd.DataFrame(rows, columns=kind.COLUMNS)
     notes = [DISAGREE] if "disputed" in data and data["disputed"].any() else []
     notes += [f"{PICTURELESS}: {', '.join(map(folder.label, absent))}"] if absent else []

@@ -64,14 +64,13 @@ def line(row: Tried, rows: list[Tried], sources: Sources) -> Line:
     if best and cells and set(best.seeds) & set(cells.seeds):
         shared = set(best.prompts) & set(cells.prompts)
         gap = stats.difference(best.cells("gold", -1).of(shared), cells.of(shared), one_for_all=False)
-    names = (row.run, row.thinking, str(row.scale), str(row.temperature), "gold")
     return {
         "thinking": row.thinking,
         "guidance": row.scale,
         "temperature": row.temperature,
         "chosen": chosen,
         "seeds": len(cells.seeds) if cells else 0,
-        **lines.estimates({"gold": logs.measured(cells, *names), "gold_gap": logs.measured(gap, *names, "gap")}),
+        **lines.estimates({"gold": logs.measured(cells), "gold_gap": logs.measured(gap)}),
         **{name: mean(values) if values else None for name, values in means.items()},
     }
 
