@@ -98,8 +98,6 @@ use rule collect as compare with:
     output:
         csv="results/{scale}/compare/{a}.vs.{b}.csv",
         md="results/{scale}/compare/{a}.vs.{b}.md",
-        pdf="results/{scale}/compare/{a}.vs.{b}.pdf",
-        png="results/{scale}/compare/{a}.vs.{b}.png",
     log:
         **logs("compare.{a}.vs.{b}"),
     params:

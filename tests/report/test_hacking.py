@@ -139,15 +139,6 @@ def test_the_frontier_has_a_point_a_run(sources):
         drawing.draw({"kind": "frontier", "runs": ["missing"]}, sources)
 
 
-def test_gains_are_in_spreads_of_the_start(sources):
-    figure, data = drawing.draw({"kind": "hacking", "runs": ["none", "missing"]}, sources)
-    gained = data[data["update"] == 40].groupby("metric")["gain"].mean()
-    assert gained["gold"] == pytest.approx(-0.3 / 0.1) and gained["proxy"] == pytest.approx(0.2 / 0.1)
-    assert data[data["update"] == 0]["gain"].eq(0).all()
-    assert data[(data["update"] == 20) & (data["seed"] == 1)]["drift"].mean() == pytest.approx(0.45)
-    assert [axis.texts[0].get_text() for axis in figure.axes[2:4]] == ["not available"] * 2
-
-
 @pytest.mark.parametrize("changes", [{}, {"transition": "cps"}, {"transition": "dance", "noise_level": 0.3},
                                      {"grid": "points", "steps": 25}])  # fmt: skip
 def test_the_weight_is_that_of_the_losses(changes):

@@ -521,7 +521,7 @@ def test_labels_are_moved_apart_in_order():
 
 
 def test_category_dots_agree_with_the_table(study, tmp_path):
-    data = make_figure(study, tmp_path, {"kind": "category_dots", "runs": ["base", "unigrpo"]})
+    data = make_figure(study, tmp_path, {"kind": "dots", "categories": CATEGORIES, "runs": ["base", "unigrpo"]})
     data = data.set_index(["run", "thinking", "metric"])
     table, _ = make_table(study, tmp_path, {"kind": "categories", "rows": ROWS}, "table2")
     for tag in CATEGORIES:
@@ -530,12 +530,12 @@ def test_category_dots_agree_with_the_table(study, tmp_path):
     assert data.loc[("unigrpo", "yes", "paper_counting"), "value"] == 0.91
 
 
-@pytest.mark.parametrize("kind", ["dots", "category_dots"])
-def test_a_row_of_the_paper_that_was_not_scored_stays_visible(study, tmp_path, kind):
+@pytest.mark.parametrize("shown", [{}, {"categories": CATEGORIES}])
+def test_a_row_of_the_paper_that_was_not_scored_stays_visible(study, tmp_path, shown):
     folder = tmp_path / "cpu"
     shutil.copytree(study, folder, ignore=shutil.ignore_patterns("samples"))
     (folder / "paper.csv").write_text(PAPER_FILE.read_text())
-    figure, words = drawn(kind, {"runs": ["base", "unifpo", "text_grpo"]}, folder)
+    figure, words = drawn("dots", shown | {"runs": ["base", "unifpo", "text_grpo"]}, folder)
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert names == ["Base", "Base, thinking", "unifpo, thinking", "text_grpo, thinking"]
     assert sorted(words) == ["ours: not available", "ours: not available", "paper: collapsed"]

@@ -142,7 +142,7 @@ def compare(
     paper: Paper = None,
     out: Out = None,
 ) -> None:
-    """Compare two runs: paired differences, cost, curves, and images on which they differ."""
+    """Compare two runs: paired differences and cost."""
     sources = _sources(scale, results, scores, paper)
     modes = ["yes", "no"] if thinking is None else ["yes" if thinking else "no"]
     rows = pages.compare.rows_of(a, b, modes, guidance, sources.scores)

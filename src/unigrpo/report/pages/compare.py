@@ -1,22 +1,16 @@
-"""Two runs side by side: paired differences with intervals and the probability of improvement, what each cost, their
-validation curves, and pairs of images on whose prompt the two verdicts differ.
-"""
+"""Two runs side by side: paired differences with intervals and the probability of improvement, and what each cost."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import write_text
-from unigrpo.core.seeding import numpy_generator
 from unigrpo.report.data import lines as cells
-from unigrpo.report.data import logs, phrases, samples, stats
+from unigrpo.report.data import phrases, stats
 from unigrpo.report.data.results import Line, Row, Scores, Sources
-from unigrpo.report.pages import drawing, page
-
-PAIRS = 3  # of images, where A alone is right and where B alone is
+from unigrpo.report.pages import page
 
 
 def compared(sources: Sources) -> list[tuple[str, str, str, str | None]]:
@@ -89,58 +83,10 @@ def markdown(a: Row, b: Row, lines: Sequence[Line], sources: Sources) -> str:
     return page.markdown(f"{first} against {second}", [("", each) for each in (*frames, notes)])
 
 
-def picture(a: Row, b: Row, lines: Sequence[Line], sources: Sources) -> Figure:
-    """Differences, validation curves, and pairs of images."""
-    figure = drawing.plt.figure(figsize=(drawing.WIDTH, 5.6))
-    top, bottom = figure.subfigures(2, 1, height_ratios=[1, 1])
-    left, right = top.subplots(1, 2, width_ratios=[1.3, 1])
-    for y, line in enumerate(lines):
-        left.plot([line["lo"], line["hi"]], [y, y], color=drawing.DARK, linewidth=1.2)
-        left.plot(line["difference"], y, "o", color=drawing.DARK, markersize=4)
-    left.axvline(0, color=drawing.GREY, linewidth=0.8)
-    left.set_yticks(range(len(lines)), [line["metric"] for line in lines])
-    left.set_ylim(len(lines) - 0.5, -0.5)
-    left.set_xlabel("95 % intervals" + ", prompts only: one seed" * any(line["seeds"] == 1 for line in lines))
-    left.set_title(f"{sources.name(a)} − {sources.name(b)}")
-    for number, row in enumerate((a, b)):
-        if sources.folder.metrics(row.run) and not (data := logs.curve_data([row.run], sources.folder)).empty:
-            _, mean = drawing.by_seed(data, row.run, "validation", "gold", "images")
-            look = drawing.look(number, "linestyle")
-            right.plot(mean.index, mean, marker="o", markersize=3, label=sources.folder.label(row.run), **look)
-    right.set(title="validation, gold judge", xlabel="generated images")
-    if right.lines:
-        right.legend(fontsize=6.5)
-    _draw_pairs(bottom, a, b, sources)
-    return figure
-
-
-def _draw_pairs(figure, a: Row, b: Row, sources: Sources) -> None:
-    """Columns of prompts: PAIRS where a alone is right, then PAIRS where b alone is; a row a run."""
-    first, second = found = [samples.read_samples(sources.folder, row.run, row.mode, row.guidance) for row in (a, b)]
-    rng, shown = numpy_generator(0, "pairs", a.run, b.run), []
-    shared = [prompt for prompt in first if prompt in second]
-    for right in (True, False):
-        odd = [p for p in shared if (first[p].correct, second[p].correct) == (right, not right)]
-        shown += [odd[i] for i in sorted(rng.permutation(len(odd))[:PAIRS])]
-    if not shown:
-        figure.text(0.5, 0.5, "no images on whose prompt the verdicts differ", ha="center")
-        return
-    axes = figure.subplots(2, len(shown), squeeze=False)
-    for line, row, images in zip(axes, (a, b), found, strict=True):
-        line[0].set_ylabel(sources.folder.label(row.run), fontsize=7)
-        for axis, prompt in zip(line, shown, strict=True):
-            drawing.draw_sample(axis, images[prompt])
-    for axis, prompt in zip(axes[0], shown, strict=True):
-        axis.set_title(drawing.subject(first[prompt].prompt, 20), fontsize=6.5)
-    if any(images[prompt].disputed for images in found for prompt in shown):
-        figure.supxlabel(drawing.DISAGREE, fontsize=7)
-
-
 def write(a: Row, b: Row, sources: Sources, out: Path) -> None:
-    """Write <a>.vs.<b>.csv, .md, .png and .pdf. Raises UserError where one of them is not scored, or both are one."""
+    """Write <a>.vs.<b>.csv and .md. Raises UserError where one of them is not scored, or both are one."""
     if a.run == b.run:
         raise UserError(f"expected two runs, got {a.run} twice")
     lines, name = compare(a, b, sources), f"{a.run}.vs.{b.run}"
-    with drawing.plt.style.context(drawing.STYLE):
-        drawing.save(picture(a, b, lines, sources), pd.DataFrame(lines), out, name)
+    write_text(out / f"{name}.csv", pd.DataFrame(lines).to_csv(index=False, float_format="%.6g"))
     write_text(out / f"{name}.md", markdown(a, b, lines, sources))
