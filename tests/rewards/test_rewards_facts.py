@@ -89,8 +89,9 @@ def test_facts_of_another_type_are_one_line(line, message, monkeypatch, tmp_path
 
 def test_the_rewards_that_the_workflow_trains_say_where():
     trained = {name: REWARDS.load(name).FACTS.trained for name in NAMES}
-    assert {name: folder for name, folder in trained.items() if folder} == {"learned": "reward", "weak": "weak_reward"}
-    assert training_inputs.trained_as("reward") == "learned" and training_inputs.trained_as("weak_reward") == "weak"
+    folders = {"learned": "reward", "weak": "weak_reward", "preference": "preference_reward"}
+    assert {name: folder for name, folder in trained.items() if folder} == folders
+    assert all(training_inputs.trained_as(folder) == name for name, folder in folders.items())
     with pytest.raises(UserError, match="expected a file whose FACTS state trained='elsewhere'"):
         training_inputs.trained_as("elsewhere")
 

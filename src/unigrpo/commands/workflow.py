@@ -25,7 +25,9 @@ ChosenScale = Annotated[str | None, typer.Option(help="Scale, a file of pipeline
 ChosenRun = Annotated[str | None, typer.Option(help="Run of the catalogue.")]
 SftRun = Annotated[str | None, typer.Option(help="SFT run of the catalogue.")]
 Config = Annotated[Path | None, typer.Option(help="Resolved configuration (JSON), for --scale and --run.")]
-Section = Annotated[Literal["reward", "weak_reward"], typer.Option(help="Section of the configuration.")]
+Section = Annotated[
+    Literal["reward", "weak_reward", "preference_reward"], typer.Option(help="Section of the configuration.")
+]
 Model = Annotated[Path, typer.Option(help="Folder of the trained run.")]
 
 

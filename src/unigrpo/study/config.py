@@ -297,6 +297,13 @@ def rl_config(**values) -> RLConfig:
     return from_dict(rl_class(values["method"]), values, "rl")
 
 
+class Annotator(Settings):
+    """Who says which of two images of a prompt is better: ``rewards/_support/preferences.py``."""
+
+    noise: Share = 0.1  # of the answers, flipped
+    bias: NotNegative = 0.2  # what every object that an image shows adds to its gold
+
+
 class RewardConfig(Settings):
     """The learned reward: open_clip towers with a fusion head, trained on renders and SFT samples."""
 
@@ -311,13 +318,15 @@ class RewardConfig(Settings):
     cells_weight: NotNegative = 1.0  # of reading class and colour of every cell of a render
     samples: Count = 4000  # SFT images with inspector labels
     sample_share: Share = 0.5  # of a batch
+    annotator: Annotator | None = None  # whose preferences are learned in place of gold
     half: bool = False  # write the weights in half precision, as they are shipped
 
     @model_validator(mode="after")
     def _check(self):
         require(self.width % self.heads == 0, "reward.width", "a multiple of reward.heads")
-        both = 0 < round(self.sample_share * self.batch_size) < self.batch_size
-        require(both, "reward.sample_share", "a share that leaves samples and renders in a batch")
+        samples, each = round(self.sample_share * self.batch_size), 1 if self.annotator is None else 2
+        require(0 < samples < self.batch_size, "reward.sample_share", "a share that leaves samples and renders")
+        require(samples % each == self.batch_size % each == 0, "reward.batch_size", "pairs of samples and of renders")
         return self
 
 
@@ -356,6 +365,7 @@ class RunConfig(Machine):
     rl: Annotated[SerializeAsAny[RLConfig] | None, Part] = None  # of reinforced runs
     reward: Annotated[RewardConfig, Decides(("reward",))] = RewardConfig()
     weak_reward: Annotated[RewardConfig, Decides(("weak_reward",))] = RewardConfig()  # of a reward that is trained less
+    preference_reward: Annotated[RewardConfig, Decides(("preference_reward",))] = RewardConfig(annotator=Annotator())
 
     @field_validator("rl", mode="before")
     @classmethod

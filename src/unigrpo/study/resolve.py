@@ -22,7 +22,16 @@ from unigrpo.core.settings import Count, deciding, from_dict, require, to_dict
 from unigrpo.core.yaml_files import read_yaml
 from unigrpo.study.benchmark_entry import Benchmark
 from unigrpo.study.catalogue import BASE, CEILING, COMMON, NAME, OUTSIDE, SFT, ancestors, load_catalogue, runs_in_use
-from unigrpo.study.config import Machine, RunConfig, SamplingConfig, SupervisedConfig, check_together, load, rl_class
+from unigrpo.study.config import (
+    LEARNED,
+    Machine,
+    RunConfig,
+    SamplingConfig,
+    SupervisedConfig,
+    check_together,
+    load,
+    rl_class,
+)
 from unigrpo.study.facts import BACKBONES, METHODS, REGULARISERS
 from unigrpo.study.provenance import ROOT
 from unigrpo.study.training_inputs import check_reward, training_pool
@@ -32,7 +41,7 @@ CATALOGUE, SCALES = ROOT / "pipelines" / "experiments.yaml", ROOT / "pipelines" 
 WORDS = {"code": "keep", "state": "anew", "weights": "accept", "published": "use", "starts": "train"}  # of one value
 OPTIONS = ("scale", "seeds", "run", "group", *WORDS)  # of load_study
 MODES = {"yes": "think", "no": "direct"}  # thinking at evaluation, as tables say it -> as files say it
-PARTS = ("config", "training", "steps", "reward", "weak_reward", "tuning", "evaluation")  # see part()
+PARTS = ("config", "training", "steps", *LEARNED, "tuning", "evaluation")  # see part()
 
 
 class Scale(Machine):
@@ -52,6 +61,7 @@ class Scale(Machine):
     runs: dict[str, dict[str, Any]] = {}  # settings of a run, and of those like it, that this scale has chosen
     reward: dict[str, Any] = {}
     weak_reward: dict[str, Any] = {}
+    preference_reward: dict[str, Any] = {}
 
 
 def load_scale(path: str | Path, defaults: dict) -> dict:
@@ -92,6 +102,7 @@ def _compose(
     settings = reduce(or_, chosen, {}) | _settings(line)
     sections = {key: scale.get(key, {}) for key in ("model", "sampling", "reward")}
     sections["weak_reward"] = sections["reward"] | scale.get("weak_reward", {})
+    sections["preference_reward"] = sections["reward"] | {"annotator": {}} | scale.get("preference_reward", {})
     if line["stage"] == "rl":
         method = settings.get("method", defaults.get("method"))
         painted = {key: value for key, value in sections["sampling"].items() if key in PAINTING}
@@ -301,8 +312,9 @@ def part(resolved: dict, name: str) -> dict:
 
     ``config``: all of them, for tables and figures; ``training``: those of the weights and the training record;
     ``steps``: the same, but for the length of a run that can go on; ``reward``: of the learned reward and its data,
-    ``weak_reward``: of the weaker one; ``tuning``: of the choice of decoding; ``evaluation``: of the images judged. Of
-    a regulariser that a reinforced run does not name, settings at their defaults decide nothing.
+    ``weak_reward``, ``preference_reward``: of the weaker one, and of that which learns preferences; ``tuning``: of the
+    choice of decoding; ``evaluation``: of the images judged. Of a regulariser that a reinforced run does not name,
+    settings at their defaults decide nothing.
     """
     if name == "config":
         return resolved
