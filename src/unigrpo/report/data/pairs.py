@@ -1,11 +1,13 @@
 """Every row of a table less every other, on each of its benchmarks: the paired matrix."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from itertools import combinations
 from typing import NamedTuple
 
+from unigrpo.report.data import stats
 from unigrpo.report.data.results import Row, Sources
-from unigrpo.report.data.stats import LEVEL, Estimate, holm
 
 NOTE = (
     "Numbers are row minus column, paired by seed and prompt. A * marks those that differ from 0 after Holm's "
@@ -17,12 +19,12 @@ NOTE = (
 class Pair(NamedTuple):
     """A row less another: the estimate, None where they are not scored on shared seeds, and its p-value, corrected."""
 
-    apart: Estimate | None
+    apart: stats.Estimate | None
     p: float | None
 
     @property
     def differs(self) -> bool:
-        return self.p is not None and self.p < 1 - LEVEL
+        return self.p is not None and self.p < 1 - stats.LEVEL
 
 
 def matrix(rows: Sequence[Row], benchmark: str, sources: Sources) -> dict[tuple[Row, Row], Pair]:
@@ -32,7 +34,7 @@ def matrix(rows: Sequence[Row], benchmark: str, sources: Sources) -> dict[tuple[
     metric = sources.benchmarks[benchmark].metrics[0]
     found = {pair: sources.gap(*pair, benchmark, metric) for pair in combinations(rows, 2)}
     tested = {pair: e.p for pair, e in found.items() if e and e.p is not None}
-    corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
+    corrected = dict(zip(tested, stats.holm(list(tested.values())), strict=True))
     pairs = {pair: Pair(e, corrected.get(pair)) for pair, e in found.items()}
     sources.memo[key] = pairs | {(b, a): Pair(pair.apart and -pair.apart, pair.p) for (a, b), pair in pairs.items()}
     return sources.memo[key]
