@@ -131,6 +131,7 @@ READING = {
     "figure": "figure1 --results {input}",
     "claims": "--results {input}",
     "compare": "a b --results {input}",
+    "reference": "--results {input}",
     "gallery": "--results {input}",
     "gallery ": "--results {input}",
     "train": "--init {input} --run sft --scale smoke",
@@ -143,7 +144,15 @@ READING = {
     "train-detector": "",
 }
 WRITTEN = {"export": "", "convert-images": "--out", "gallery ": "--single"}  # --out elsewhere
-SHARED = {"table", "figure", "claims", "compare", "judge geneval", "cross"}  # whose files stand beside others
+SHARED = {
+    "table",
+    "figure",
+    "claims",
+    "compare",
+    "reference",
+    "judge geneval",
+    "cross",
+}  # whose files stand beside others
 
 
 def refused(verb, out, given="here", match=""):

@@ -9,6 +9,7 @@ import pytest
 from docutils.core import publish_parts
 
 from tests._support.study import sources_of, write_jsonl, write_study
+from unigrpo.core.errors import UserError
 from unigrpo.report.claims import outcomes
 from unigrpo.report.pages import index
 from unigrpo.study import resolve
@@ -98,3 +99,16 @@ def test_the_report_of_the_workflow_opens_on_the_same_words(finished):
     for words in ("Replicates: 2 of SFT, UniGRPO.", "Of 2 claims: 1 not judged, 1 not available."):
         assert words in plain[0] and words in plain[1]
     assert "system-message" not in said
+
+
+def test_without_claims_or_steps_the_front_page_says_what_is_missing(tmp_path):
+    folder = replace(sources_of(tmp_path).folder, study=resolve.chosen_study("smoke"))
+    with pytest.raises(UserError, match="steps: expected a file of each step"):
+        index.write(folder)
+    write_jsonl(tmp_path / "steps/tune.jsonl", [{"seconds": 1, "cpu_seconds": 1, "max_rss_mb": 1}])
+    for damaged, message in ((None, "claims.csv: cannot be read"), ("id,claim\nC1,x\n", "claims.csv: .*verdict")):
+        if damaged:
+            (tmp_path / "claims.csv").write_text(damaged)
+        with pytest.raises(UserError, match=message):
+            index.write(folder)
+    assert not (tmp_path / "index.html").exists()

@@ -2,6 +2,7 @@
 there, the gallery, and what it all took. The report of the workflow opens on the same words (index.rst).
 """
 
+import io
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,14 +10,15 @@ from pathlib import Path
 import pandas as pd
 
 from unigrpo.core import files
-from unigrpo.core.errors import UserError
+from unigrpo.core.errors import UserError, reading
 from unigrpo.report.data import phrases
 from unigrpo.report.data.results import Folder
 from unigrpo.report.pages import page
 from unigrpo.study.catalogue import DOORS
 from unigrpo.study.standing import read
 
-SHOWN = ("id", "claim", "verdict", "comparisons", "kind")  # columns of claims.csv
+NEEDED = ("id", "claim", "verdict")
+SHOWN = (*NEEDED, "comparisons", "kind")  # columns of claims.csv
 SUFFIXES = {"tables": ("html", ""), "figures": ("png", "png")}  # of a result's address, and of its picture
 REPORT = ("collect", "table", "figure", "claims", "gallery", "compare")  # steps that make results of scores
 BASES = {"shipped": "the one that ships with the project", "train": "trained here", "released": "a published release"}
@@ -63,8 +65,10 @@ def _named(runs: list[str], folder: Folder) -> str:
 
 def claims(folder: Folder) -> pd.DataFrame:
     """The claims and what they came to, from claims.csv."""
-    table = pd.read_csv(folder.root / "claims.csv", dtype=str, keep_default_na=False)
-    return table[[name for name in SHOWN if name in table]]
+    path = folder.root / "claims.csv"
+    with reading(path, "the claims of a scale, with id, claim and verdict"):
+        table = pd.read_csv(io.StringIO(files.read_result(path)), dtype=str, keep_default_na=False)
+        return table[[name for name in SHOWN if name in table or name in NEEDED]]
 
 
 def counted(table: pd.DataFrame) -> str:
