@@ -10,8 +10,7 @@ from unigrpo.core.files import read_json
 from unigrpo.core.lazy import lazy
 from unigrpo.core.settings import CountOrNone, Settings, Share, checked
 from unigrpo.report.data.results import Folder, Row, Sources
-from unigrpo.study import standing
-from unigrpo.study.catalogue import BASE
+from unigrpo.study import catalogue, standing
 from unigrpo.study.facts import BACKBONES, REWARDS, STATISTICS
 
 gold = lazy("unigrpo.world.gold")
@@ -110,7 +109,7 @@ def scored(rows: Sequence[Row], runs: Sequence[str], sources: Sources) -> list[s
 
 def _one_model(runs: Sequence[str], folder: Folder) -> list[str]:
     """Which of these runs have weights that all their seeds share."""
-    labels = [escaped(folder.label(run)) for run in runs if folder.config(run).get("stage") == BASE]
+    labels = [escaped(folder.label(run)) for run in runs if folder.config(run).get("stage") == catalogue.BASE]
     return [f"{label} is one model at all seeds: its interval covers prompts and sampling only." for label in labels]
 
 

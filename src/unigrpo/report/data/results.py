@@ -25,8 +25,7 @@ from unigrpo.core.records import Labels, Prompt
 from unigrpo.report.data import stats
 from unigrpo.report.data.rows import KEYS, check_range, range_of, read_course, read_scores
 from unigrpo.sampling import decoding_file
-from unigrpo.study import provenance, resolve
-from unigrpo.study.catalogue import BASE
+from unigrpo.study import catalogue, provenance, resolve
 from unigrpo.study.provenance import ROOT
 
 if TYPE_CHECKING:
@@ -344,7 +343,7 @@ class Sources:
         sampled with several seeds: one replicate, of their mean."""
         if (key := (row, benchmark, metric)) not in self.memo:
             cells = self.scores.cells(*key)
-            one = cells and len(cells.seeds) > 1 and self.folder.config(row.run).get("stage") == BASE
+            one = cells and len(cells.seeds) > 1 and self.folder.config(row.run).get("stage") == catalogue.BASE
             self.memo[key] = replace(cells, values=cells.values.mean(0, keepdims=True), seeds=(0,)) if one else cells
         cells = self.memo[key]
         if cells is None or not tag:
