@@ -49,7 +49,7 @@ def test_the_gap_is_the_difference_of_two_gains_in_spreads(random_course):
     spread = {m: np.mean([np.std(values[m][k, 0].ravel()) for k in range(3)]) for m in ("proxy", "gold")}
     for k in range(3):
         for p in range(len(TAGS)):
-            gain = {m: (values[m][k, 4, p].mean() - values[m][k, 0, p].mean()) / spread[m] for m in spread}
+            gain = {m: (values[m][k, 3:, p].mean() - values[m][k, 0, p].mean()) / spread[m] for m in spread}
             assert logs.gap(found).values[k, p] == pytest.approx(gain["proxy"] - gain["gold"])
 
 
@@ -61,7 +61,7 @@ def test_the_peak_of_a_seed_is_chosen_on_the_others(random_course, metric):
     for k in range(3):
         others = [sum(means[j, u] for j in range(3) if j != k) for u in range(5)]
         best = others.index(max(others))
-        expected.append(values[metric][k, 4].mean(-1) - values[metric][k, best].mean(-1))
+        expected.append(values[metric][k, 3:].mean((0, -1)) - values[metric][k, best].mean(-1))
         own.append(int(means[k].argmax()) == best)
     assert logs.change_since_peak(found, metric).values == pytest.approx(np.array(expected))
     assert not all(own)  # else the test could not tell
@@ -88,20 +88,20 @@ def test_the_table_of_over_optimisation_holds_hand_made_numbers(tmp_path):
     frame, text, tex = table(tmp_path, {"kind": "overoptimisation", "runs": ["hacked", "single", "gone"]})
     row = frame.iloc[0]
     expected = {
-        "seeds": 3, "prompts": 4, "updates": 60, "gold_first": 0.6, "gold_peak": 0.7, "gold_last": 0.4,
-        "peak_update": 20, "proxy_first": 0.5, "proxy_last": 0.9, "proxy_spread": 0.2, "gold_spread": 0.1,
-        "proxy_gain": 2, "gold_gain": -2, "gap": 4, "gap_lo": 4, "gap_hi": 4, "fall": 0.3, "fall_lo": 0.3,
-        "fall_hi": 0.3, "artefact_first": 0, "artefact_last": 0.03, "collapsed": 1,
+        "seeds": 3, "prompts": 4, "updates": 60, "gold_first": 0.6, "gold_peak": 0.7, "gold_end": 0.45,
+        "peak_update": 20, "proxy_first": 0.5, "proxy_end": 0.8, "proxy_spread": 0.2, "gold_spread": 0.1,
+        "proxy_gain": 1.5, "gold_gain": -1.5, "gap": 3, "gap_lo": 3, "gap_hi": 3, "fall": 0.25, "fall_lo": 0.25,
+        "fall_hi": 0.25, "artefact_first": 0, "artefact_end": 0.025, "collapsed": 1,
     }  # fmt: skip
     assert row[list(expected)].astype(float).to_dict() == pytest.approx(expected)
     shown = cells(text, "Hacked")
-    assert shown["peak at update"] == "20 of 60" and shown["gap"] == "+4.00 [+4.00, +4.00]"
-    assert shown["gold: fall from peak"] == "+0.300 [+0.300, +0.300]" and shown["artefact: last"] == "3.00%"
-    assert cells(text, "single")["gold: fall from peak"] == "not available" and frame.loc[1, "gap"] == 4
+    assert shown["peak at update"] == "20 of 60" and shown["gap"] == "+3.00 [+3.00, +3.00]"
+    assert shown["gold: fall from peak"] == "+0.250 [+0.250, +0.250]" and shown["artefact: end"] == "2.50%"
+    assert cells(text, "single")["gold: fall from peak"] == "not available" and frame.loc[1, "gap"] == 3
     gone = cells(text, "gone")
     assert gone.pop("seeds") == "0" and set(gone.values()) == {"gone", "not available"}
     assert "**Collapsed**: Hacked, seed 1" in text and "the mean of the other seeds is highest" in text
-    assert "Gains are last less first" in tex and r"not\\available" in tex
+    assert "Gains are end less first" in tex and r"not\\available" in tex
 
 
 def test_intervals_contain_their_numbers_and_signs_turn_with_the_fall(tmp_path):
@@ -142,11 +142,13 @@ def test_the_table_of_regularisers_is_paired_with_its_first_row(tmp_path):
             path.write_text(json.dumps({"within_prompts": {"overall": within}, "steps": steps}))
     frame, text, _ = table(tmp_path, {"kind": "endings", "runs": ["long_none", "kl", "kl_70", "gone"]})
     frame = frame.set_index("run")
-    last = {run: {m: v[:, -1].mean(-1) @ CATEGORY_WEIGHTS for m, v in x.items()} for run, x in (("none", a), ("kl", b))}
+    end = {
+        run: {m: v[:, 3:].mean((1, -1)) @ CATEGORY_WEIGHTS for m, v in x.items()} for run, x in (("none", a), ("kl", b))
+    }
     for metric in ("gold", "proxy", "artefact"):
-        assert frame.loc["long_none", metric] == pytest.approx(last["none"][metric].mean(), abs=1e-4)
+        assert frame.loc["long_none", metric] == pytest.approx(end["none"][metric].mean(), abs=1e-4)
         assert frame.loc["kl", f"{metric}_lo"] < frame.loc["kl", metric] < frame.loc["kl", f"{metric}_hi"]
-    gap = last["kl"]["gold"][0] - last["none"]["gold"][0]  # the one seed that both have
+    gap = end["kl"]["gold"][0] - end["none"]["gold"][0]  # the one seed that both have
     assert frame.loc["kl", "gold_gap"] == pytest.approx(gap, abs=1e-4)
     assert np.isnan(frame.loc["long_none", "gold_gap"]) and np.isnan(frame.loc["gone", "gold"])
     expected = {

@@ -71,7 +71,7 @@ def test_columns_format_their_own_digits_everywhere(sources, tmp_path):
     for metric, digits in wanted.items():
         (line,) = [line for line in table if line.startswith(f"| TA, {metric} ")]
         assert [decimals(cell) for cell in line.split("|")[2:6]] == [{digits}] * 4
-    assert outcomes.finding("x", sources.gap(a, b, "ta", "aesthetic"), form=forms["aesthetic"]).shown.count(".") == 0
+    assert outcomes.Finding("x", sources.gap(a, b, "ta", "aesthetic"), form=forms["aesthetic"]).shown.count(".") == 0
 
 
 def test_the_cross_table_formats_its_own_digits():

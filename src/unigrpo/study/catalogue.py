@@ -29,8 +29,8 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 READS = {  # check of a claim (``unigrpo.report.claims.outcomes``) -> the key of its entry that it reads
     "highest": "rows",
     **dict.fromkeys(("gains", "no_losses", "not_all_gains"), "pairs"),
-    **dict.fromkeys(("all_collapsed", "half_the_evaluations", "higher_training_reward"), "runs"),
-    **dict.fromkeys(("hacked", "lets_artefacts_in", "steady_and_best"), "runs"),
+    **dict.fromkeys(("does_not_converge", "half_the_evaluations", "higher_training_reward"), "runs"),
+    **dict.fromkeys(("hacked", "lets_artefacts_in", "steady_and_best", "follows_its_trace"), "runs"),
 }
 Mode = Literal["no", "yes"]  # thinking at evaluation
 Row = Annotated[tuple[str, Mode], AsTuple]  # a run, so evaluated

@@ -1,10 +1,9 @@
-"""The paper's claims: the rule, their comparisons, and what they come to in a study's results, as a CSV and a page.
+"""The paper's claims: their comparisons, and what they come to in a study's results, as a CSV and a page.
 
-A claim is made of comparisons, each a difference of two rows at tuned guidance, of training costs, or of validations: a
-run's last with its first, with its best (chosen on the other seeds, see report.data.logs) or with another run's last.
-The catalogue's entry of a claim names its check, and the rows, pairs of rows or runs that this takes by their place.
-rule.md says what comparisons come to, and stood before any outcome was known. Where a row is missing the claim is *not
-available*, and the missing rows are named.
+A claim is made of comparisons, each a difference of two rows at tuned guidance, of training costs, or of courses of
+validations (report.data.logs). The catalogue's entry of a claim names its check, and the rows, pairs of rows or runs
+that this takes by their place. rule.md says what comparisons come to, and stood before any outcome was known; rule.py
+is its arithmetic. Where a row is missing the claim is *not available*, and the missing rows are named.
 """
 
 import itertools
@@ -14,137 +13,114 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from unigrpo.core.files import read_text, write_text
-from unigrpo.report.data import logs
+from unigrpo.report.claims import rule
+from unigrpo.report.claims.rule import NO, UNDECIDED, YES
+from unigrpo.report.data import equal_terms, logs
 from unigrpo.report.data.logs import ENDS, Course, course
 from unigrpo.report.data.phrases import MISSING, UNJUDGED, fates, scale_of
 from unigrpo.report.data.results import Folder, Row, Sources
-from unigrpo.report.data.stats import Cells, Estimate, estimate, written
+from unigrpo.report.data.stats import Cells, Estimate, difference, estimate, written
 from unigrpo.report.pages import page
-from unigrpo.study.catalogue import READS, runs_read
+from unigrpo.study.catalogue import BASE, READS, SFT, runs_read
 
 GUIDANCE = "tuned"
 LEAST_RANKED = 4  # rows: fewer have no rank correlation worth a number
-ONCE = ("base", "sft")  # stages that are trained at one seed, which all others share
-Pair = tuple[str, str]  # a row at tuned guidance: run, thinking
-
-# ------------------------------------------------------------------------------------------ the rule
-
-MARGIN = 0.02  # the smallest difference that matters, in benchmarks, gold and reward
+ONCE = (BASE, SFT)  # stages that are trained at one seed, which all others share
 ARTEFACT_MARGIN = 0.005  # in the share of image area: 12 of 48 x 48 pixels
-
-YES, NO, UNDECIDED = "yes", "no", "undecided"
 HOLDS, FAILS, OPEN = "holds", "does not hold", "undecided at this n"
-
-
-def answer(difference: Estimate, margin: float = MARGIN) -> str:
-    """What one comparison says of a gain."""
-    if difference.lo > 0 and difference.mean >= margin:
-        return YES
-    return NO if difference.hi < margin else UNDECIDED
-
-
-def not_worse(difference: Estimate) -> str:
-    """What one comparison says where none is asked to gain: that nothing that matters is lost (non-inferiority)."""
-    if difference.lo >= -MARGIN:
-        return YES
-    return NO if difference.hi < -MARGIN else UNDECIDED
-
-
-def every_one(answers: Sequence[str]) -> str:
-    """The verdict on a claim that needs every comparison."""
-    if NO in answers:
-        return FAILS
-    return HOLDS if set(answers) == {YES} else OPEN
-
-
-def not_every_one(answers: Sequence[str]) -> str:
-    """The verdict on a claim that denies that every comparison is a gain."""
-    return {HOLDS: FAILS, FAILS: HOLDS}.get(every_one(answers), OPEN)
-
-
-def any_one(answers: Sequence[str]) -> str:
-    """The verdict on a claim that one comparison is enough for."""
-    if YES in answers:
-        return HOLDS
-    return FAILS if set(answers) == {NO} else OPEN
+WORDS = {YES: ("yes", HOLDS), NO: ("no", FAILS), UNDECIDED: ("undecided", OPEN)}  # as an answer, as a verdict
+WORDS[UNJUDGED] = (UNJUDGED, UNJUDGED)
+Pair = tuple[str, str]  # a row at tuned guidance: run, thinking
 
 
 @dataclass(frozen=True)
 class Finding:
-    """How one comparison came out: its effect, the interval of a difference, and on how much it rests. ``missing``
-    names what it lacks; ``prompts`` (or what ``unit`` says instead) is 0 where it is a count over seeds. One that is
-    not ``counted`` is shown and decides nothing. ``replicates``: the fewest seeds of its runs, without those that have
-    one by design, 0 where all have; None: ``seeds``."""
+    """How one comparison came out: its estimate, over prompts or what ``unit`` says instead, or a count over seeds, of
+    no prompts. ``missing`` names what it lacks. ``margin`` and ``gain`` as in rule.answers, which gives the ``answer``
+    where it is not there. One that is not ``counted`` is shown and decides nothing. ``replicates``: the fewest seeds of
+    its runs, without those that have one by design; None: those of the estimate. ``short``: its name beside others of
+    its claim."""
 
     what: str
-    answer: str = MISSING
-    effect: float | None = None
-    lo: float | None = None
-    hi: float | None = None
-    seeds: int = 0
-    prompts: int = 0
+    e: Estimate | None = None
     missing: tuple[str, ...] = ()
+    margin: float = 0.0
+    gain: bool = True
+    answer: int | str | None = None
     counted: bool = True
     unit: str = "prompts"
     replicates: int | None = None
     form: str = ".3f"
-
-    @property
-    def n(self) -> int:
-        """Paired values: prompts times seeds, or the seeds counted."""
-        return self.seeds * (self.prompts or 1)
+    short: str = ""
 
     @property
     def shown(self) -> str:
-        if self.effect is None:
+        if self.e is None:
             return MISSING
-        if not self.prompts:
-            return f"{self.effect:.3f}"
-        return written(self.effect, self.lo, self.hi, f"+{self.form}")
+        return written(self.e.mean, self.e.lo, self.e.hi, f"+{self.form}") if self.e.prompts else f"{self.e.mean:.3f}"
 
     @property
     def basis(self) -> str:
-        if self.effect is None:
+        if self.e is None:
             return MISSING
-        return f"{self.seeds} seed{'s' * (self.seeds != 1)}" + f" × {self.prompts} {self.unit}" * bool(self.prompts)
-
-    @property
-    def one_replicate(self) -> bool:
-        """Whether nothing is known of its spread between trainings."""
-        return (self.seeds if self.replicates is None else self.replicates) == 1
+        return f"{self.e.seeds} seed{'s' * (self.e.seeds != 1)}" + f" × {self.e.prompts} {self.unit}" * bool(
+            self.e.prompts
+        )
 
     @property
     def said(self) -> str:
-        return self.answer + ", not counted" * (not self.counted)
+        return (MISSING if self.answer is None else WORDS[self.answer][0]) + ", not counted" * (not self.counted)
 
 
-def finding(what: str, e: Estimate | None, *missing: str, said: Callable = answer, **more) -> Finding:
-    """Of an estimate, which ``said`` answers where it has an interval; without an estimate, what is ``missing``."""
-    if e is None:
-        return Finding(what, missing=missing, **more)
-    return Finding(what, UNDECIDED if e.lo is None else said(e), e.mean, e.lo, e.hi, e.seeds, e.prompts, **more)
+def answered(findings: Sequence[Finding], enough: int = NO) -> list[Finding]:
+    """The findings with their answers. Those of counts have theirs; those that lack something have none."""
+    to_do = [f for f in findings if f.e and f.answer is None]
+    numbers = [(f.e.mean, math.nan if f.e.error is None else f.e.error, f.e.df, f.margin, f.gain) for f in to_do]
+    found = iter(rule.answers(*np.array(numbers).T[:4], np.array([f.gain for f in to_do]), enough) if to_do else ())
+    return [replace(f, answer=int(next(found))) if f in to_do else f for f in findings]
+
+
+def margin(gains: Sequence[Estimate | None]) -> float:
+    """The smallest difference that matters where these are the gains; 0 without one that has an interval."""
+    known = np.array([(e.mean, e.error, e.df) for e in gains if e and e.error is not None])
+    return float(rule.margin(*known.T)) if len(known) else 0.0
 
 
 # ------------------------------------------------------------------------------------------ scores and costs
 
 
-def differences(pairs: Sequence[tuple[Pair, Pair]], sources: Sources, said: Callable = answer) -> list[Finding]:
-    """The first row of each pair - the second, on every benchmark; ``said`` answers by the interval."""
-    listed = []
-    for (benchmark, entry), pair in itertools.product(sources.benchmarks.items(), pairs):
+def gain_over_sft(benchmark: str, metric: str, sources: Sources) -> float:
+    """The margin of a benchmark: of the reinforced rows of the paper over SFT in their mode."""
+    rows = [row for row in sources.paper.rows if row[0] not in ONCE]
+    return margin([sources.gap(Row(*row, GUIDANCE), Row(SFT, row[1], GUIDANCE), benchmark, metric) for row in rows])
+
+
+def differences(
+    pairs: Sequence[tuple[Pair, Pair]], sources: Sources, gain: bool = True, without: str | None = None
+) -> list[Finding]:
+    """The first row of each pair - the second, on every benchmark; also, not counted, on one ``without`` a category."""
+    listed, benchmarks = [], sources.benchmarks.items()
+    least = {name: gain_over_sft(name, each.metrics[0], sources) for name, each in benchmarks}
+    for (benchmark, entry), pair in itertools.product(benchmarks, pairs):
         metric, rows = (benchmark, entry.metrics[0]), [Row(*each, GUIDANCE) for each in pair]
-        names = [sources.name(row) for row in rows]
-        unscored = [name for name, row in zip(names, rows, strict=True) if not sources.cells(row, *metric)]
-        missing = unscored or [f"a seed that {' and '.join(names)} share"]
+        names, cells = [sources.name(row) for row in rows], [sources.cells(row, *metric) for row in rows]
+        unscored = [name for name, each in zip(names, cells, strict=True) if not each]
+        missing = tuple(unscored or [f"a seed that {' and '.join(names)} share"])
         e, stages = sources.gap(*rows, *metric), [sources.folder.config(row.run).get("stage") for row in rows]
-        seeds = [
-            len(sources.cells(row, *metric).seeds) for row, s in zip(rows, stages, strict=True) if e and s not in ONCE
-        ]
-        more = {"said": said, "replicates": min([*seeds, e.seeds]) if seeds else 0, "form": sources.form(*metric)}
-        listed.append(finding(f"{entry.label}: {' − '.join(names)}", e, *missing, **more))
+        seeds = [len(each.seeds) for each, stage in zip(cells, stages, strict=True) if e and stage not in ONCE]
+        more = {"replicates": min([*seeds, e.seeds]) if seeds else 0, "form": sources.form(*metric), "gain": gain}
+        more |= {"margin": least[benchmark], "short": f"{entry.label}: {names[1]}"}
+        what = f"{entry.label}: {' − '.join(names)}"
+        listed.append(Finding(what, e, () if e else missing, **more))
+        if e and without in cells[0].tags:
+            rest = [
+                each.of({p for p, t in zip(each.prompts, each.tags, strict=True) if t != without}) for each in cells
+            ]
+            listed.append(Finding(f"{what}, without {without}", estimate(difference(*rest)), counted=False, **more))
     return listed
 
 
@@ -152,17 +128,6 @@ def highest(rows: Sequence[Pair], sources: Sources) -> list[Finding]:
     """Comparisons of the one row with every other row of the paper."""
     best = tuple(rows[0])
     return differences([(best, row) for row in sources.paper.rows if row != best], sources)
-
-
-def collapsed_seeds(runs: Sequence[str], sources: Sources) -> list[Finding]:
-    """The share of the one run's seeds that collapsed: yes where all did, no where none did."""
-    label = sources.folder.label(runs[0])
-    what = f"collapsed seeds of {label}, of all"
-    fell = [bool(r.get("collapsed")) for r in sources.folder.records(runs[0]) if not r.get("not_trained")]
-    if not fell:
-        return [Finding(what, missing=(label,))]
-    said = YES if all(fell) else UNDECIDED if any(fell) else NO
-    return [Finding(what, said, sum(fell) / len(fell), seeds=len(fell))]
 
 
 def _lacking(runs: Sequence[str], found: Sequence, sources: Sources) -> tuple[str, ...]:
@@ -177,16 +142,74 @@ def half_the_evaluations(runs: Sequence[str], sources: Sources) -> list[Finding]
     if missing := _lacking(runs, records, sources):
         return [Finding(what, missing=missing)]
     spent, images = ([sum(r[key] for r in found) for found in records] for key in ("model_evaluations", "images"))
-    effect = spent[0] * images[1] / (spent[1] * images[0])
-    return [Finding(what, YES if effect == 0.5 else NO, effect, seeds=min(map(len, records)))]
+    ratio = spent[0] * images[1] / (spent[1] * images[0])
+    return [Finding(what, Estimate(ratio, None, None, min(map(len, records)), 0), answer=YES if ratio == 0.5 else NO)]
 
 
-# ------------------------------------------------------------------------------------------ training itself
+# ------------------------------------------------------------------------------------------ courses
 
 
-def higher_training_reward(runs: Sequence[str], sources: Sources) -> list[Finding]:
+def _finished(run: str, folder: Folder) -> Course | None:
+    """The run's validations; None as long as a seed is still to be trained."""
+    return course(run, folder) if len(folder.records(run)) == len(folder.seed_folders(run)) else None
+
+
+def of_courses(compare: Callable[[list[Course], Sources], list[Finding]], least: int | None = None) -> Callable:
+    """A comparison of runs' courses as one of runs: the first ``least``, all without it, must be there."""
+
+    def found(runs: Sequence[str], sources: Sources) -> list[Finding]:
+        runs = list(dict.fromkeys(runs))
+        courses = [_finished(run, sources.folder) for run in runs]
+        if missing := ", ".join(_lacking(runs[:least], courses[:least], sources)):
+            return [Finding(f"validations of {missing}", missing=(f"validations of {missing}",))]
+        return compare([c for c in courses if c], sources)
+
+    return found
+
+
+def rise_of(courses: Sequence[Course], metric: str = "gold") -> float:
+    """The margin of these courses: of their rises from the start to the peak."""
+    peaks = {c.run: logs.at_peak(c, metric) for c in courses}
+    return margin([logs.measured(difference(peaks[c.run], c.cells(metric, 0))) for c in courses if peaks[c.run]])
+
+
+def _change(c: Course, metric: str, sources: Sources, fall: bool = True, **more) -> Finding:
+    """The fall from the best validation to the end, or without ``fall`` the end - best."""
+    label, change = sources.folder.label(c.run), logs.change_since_peak(c, metric)
+    e = logs.measured(change and replace(change, values=(-1 if fall else 1) * change.values))
+    what = f"validation {metric} of {label}: {'peak − end' if fall else 'end − peak'}"
+    return Finding(what, e, () if e else (f"a second seed of {label}",), **more)
+
+
+def _ends_above(a: Course, b: Course, metric: str, sources: Sources, **more) -> Finding:
+    """``a`` - ``b`` at their ends."""
+    labels = [sources.folder.label(c.run) for c in (a, b)]
+    e = logs.measured(logs.apart(a, b, metric))
+    missing = () if e else (f"a seed that {' and '.join(labels)} share",)
+    return Finding(f"validation {metric}, end: {' − '.join(labels)}", e, missing, **more)
+
+
+def does_not_converge(courses: Sequence[Course], sources: Sources) -> list[Finding]:
+    """Gold's fall from its peak to the end at each replicate of the one run, over prompts; not counted, the share of
+    replicates that collapsed."""
+    (c,), label = courses, sources.folder.label(courses[0].run)
+    if not (change := logs.change_since_peak(c)):
+        return [_change(c, "gold", sources)]
+    least, listed = rise_of(courses), []
+    for k, seed in enumerate(c.seeds):
+        e = logs.measured(replace(change, values=-change.values[k : k + 1], seeds=(seed,)))
+        listed.append(Finding(f"validation gold of {label}, seed {seed}: peak − end", e, margin=least,
+                              replicates=len(c.seeds), short=f"seed {seed}"))  # fmt: skip
+    fell = [bool(r.get("collapsed")) for r in sources.folder.records(c.run) if not r.get("not_trained")]
+    share = Estimate(sum(fell) / len(fell), None, None, len(fell), 0)
+    said = YES if all(fell) else UNDECIDED if any(fell) else NO
+    return [*listed, Finding(f"collapsed seeds of {label}, of all", share, answer=said, counted=False)]
+
+
+def higher_training_reward(courses: Sequence[Course], sources: Sources) -> list[Finding]:
     """Training reward of the first run - the second's over the last ENDS rollouts, paired by seed and rollout, whose
     prompts are the same."""
+    runs = [c.run for c in courses]
     labels = [sources.folder.label(run) for run in runs]
     what = f"training reward, last {ENDS} rollouts: {' − '.join(labels)}"
     rewards = []  # of each run: rollout x seed that was trained, mean reward on its training prompts
@@ -201,92 +224,82 @@ def higher_training_reward(runs: Sequence[str], sources: Sources) -> list[Findin
     if apart.empty:
         return [Finding(what, missing=(f"a rollout that {' and '.join(labels)} share",))]
     cells = Cells(apart.T.to_numpy(), tuple(apart), tuple(map(str, apart.index)), ("",) * len(apart), None)
-    e = estimate(cells, by_category=False)
-    return [finding(what, e, unit="rollouts")]
+    return [Finding(what, estimate(cells, by_category=False), margin=rise_of(courses), unit="rollouts")]
 
 
-def _finished(run: str, folder: Folder) -> Course | None:
-    """The run's validations; None as long as a seed is still to be trained."""
-    return course(run, folder) if len(folder.records(run)) == len(folder.seed_folders(run)) else None
-
-
-def _absent(runs: Sequence[str], sources: Sources) -> list[Finding]:
-    """What is missing where the validations of a run are; a study has them where they were asked for."""
-    absent = ", ".join(_lacking(runs, [_finished(run, sources.folder) for run in runs], sources))
-    return [Finding(f"validations of {absent}", missing=(f"{absent}, made by `make overoptimise`",))] if absent else []
-
-
-def _since_peak(c: Course, metric: str, label: str, sign: int = -1, **more) -> Finding:
-    """The fall from the best validation to the last, or with ``sign`` 1 the last - best."""
-    what = f"validation {metric} of {label}: " + ("last − peak" if sign > 0 else "peak − last")
-    change = logs.change_since_peak(c, metric)
-    e = logs.measured(change and replace(change, values=sign * change.values))
-    return finding(what, e, f"a second seed of {label}", **more)
-
-
-def _ends_above(a: Course, b: Course, metric: str, sources: Sources, **more) -> Finding:
-    """``a`` - ``b`` at their last validations."""
-    labels = [sources.folder.label(c.run) for c in (a, b)]
-    e = logs.measured(logs.apart(a, b, metric))
-    what = f"validation {metric}, last: {' − '.join(labels)}"
-    return finding(what, e, f"a seed that {' and '.join(labels)} share", **more)
-
-
-def hacked(runs: Sequence[str], sources: Sources) -> list[Finding]:
+def hacked(courses: Sequence[Course], sources: Sources) -> list[Finding]:
     """The one run's rise of the proxy, gold's fall from its peak and, not counted, the proxy's."""
-    if absent := _absent(runs, sources):
-        return absent
-    c, label = course(runs[0], sources.folder), sources.folder.label(runs[0])
-    rise = logs.measured(logs.rise(c, "proxy"))
+    (c,), least = courses, rise_of(courses)
+    rise = f"validation proxy of {sources.folder.label(c.run)}: end − first"
     return [
-        finding(f"validation proxy of {label}: last − first", rise),
-        _since_peak(c, "gold", label),
-        _since_peak(c, "proxy", label, counted=False),
+        Finding(rise, logs.measured(logs.rise(c, "proxy")), margin=least),
+        _change(c, "gold", sources, margin=least),
+        _change(c, "proxy", sources, margin=least, counted=False),
     ]
 
 
-def lets_artefacts_in(runs: Sequence[str], sources: Sources) -> list[Finding]:
+def _weight(c: Course, sources: Sources) -> float:
+    return logs.anchor(sources.folder.config(c.run)).weight
+
+
+def lets_artefacts_in(courses: Sequence[Course], sources: Sources) -> list[Finding]:
     """For every run but the first, one weight of a regulariser each, whether it ends with less reward than the first
-    (not counted), and if so the rise of artefacts. The first two must be there."""
-    if absent := _absent(runs[:2], sources):
-        return absent
-    folder, listed = sources.folder, []
-    found = {run: c for run in runs[1:] if (c := _finished(run, folder))}
-    weights = {run: logs.anchor(folder.config(run)).weight for run in found}
-    for run in sorted(found, key=weights.get):
-        listed.append(_ends_above(course(runs[0], folder), found[run], "proxy", sources, counted=False))
+    (not counted), and if so the rise of artefacts."""
+    (none, *others), least, listed = courses, rise_of(courses), []
+    for c in sorted(others, key=lambda c: _weight(c, sources)):
+        listed += answered([_ends_above(none, c, "proxy", sources, margin=least, counted=False)])
         if listed[-1].answer == YES:
-            rise = logs.measured(logs.rise(found[run], "artefact"))
-            what = f"artefacts, share of the image: last − first, {folder.label(run)} at weight {weights[run]:g}"
-            listed.append(finding(what, rise, said=partial(answer, margin=ARTEFACT_MARGIN)))
+            weight = f"weight {_weight(c, sources):g}"
+            what = f"artefacts, share of the image: end − first, {sources.folder.label(c.run)} at {weight}"
+            rise = logs.measured(logs.rise(c, "artefact"))
+            listed.append(Finding(what, rise, margin=ARTEFACT_MARGIN, short=weight))
     if not any(each.counted for each in listed):
-        none = ("no latent KL lowered the reward clearly",)
-        listed.append(Finding("artefacts under a latent KL that lowers the reward", missing=none))
+        lacks = ("no latent KL lowered the reward clearly",)
+        listed.append(Finding("artefacts under a latent KL that lowers the reward", missing=lacks))
     return listed
 
 
-def steady_and_best(runs: Sequence[str], sources: Sources) -> list[Finding]:
-    """The first run's gold at the end against its peak, and against the other runs at the end."""
-    if absent := _absent(runs, sources):
-        return absent
-    first, *others = (course(run, sources.folder) for run in runs)
-    steady = _since_peak(first, "gold", sources.folder.label(first.run), 1, said=not_worse)
-    return [steady, *(_ends_above(first, other, "gold", sources) for other in others)]
+def steady_and_best(courses: Sequence[Course], sources: Sources) -> list[Finding]:
+    """The first run's gold at the end against its peak, and against the run without a regulariser at the end; and over
+    the last half of the course the weights of the first run's regulariser against those of each other one, at equal
+    terms."""
+    first, folder, least, by_run = courses[0], sources.folder, rise_of(courses), {c.run: c for c in courses}
+    listed = [_change(first, "gold", sources, fall=False, margin=least, gain=False)]
+    (name, weights), *others = equal_terms.by_weight(list(by_run), folder).items()
+    for label, runs in others:
+        if logs.anchor(folder.config(runs[0])).weight is None:
+            listed.append(_ends_above(first, by_run[runs[0]], "gold", sources, margin=least))
+            continue
+        for at in equal_terms.AT:
+            sides = ([by_run[run] for run in each] for each in (weights, runs))
+            e = logs.measured(equal_terms.compared(*sides, at, "gold", folder)[0])
+            missing = () if e else (f"a {at} that {name} and {label} share",)
+            listed.append(Finding(f"validation gold at equal {at}: {name} − {label}", e, missing, margin=least))
+    return listed
+
+
+def follows_its_trace(courses: Sequence[Course], sources: Sources) -> list[Finding]:
+    """The share of pictures that match their trace, first run - second, at their ends."""
+    metric = "image_given_trace"
+    if missing := _lacking([c.run for c in courses], [metric in c.values for c in courses], sources):
+        return [Finding(metric, missing=tuple(f"{metric} of {label}" for label in missing))]
+    return [_ends_above(*courses, metric, sources, margin=rise_of(courses, metric))]
 
 
 # ------------------------------------------------------------------------------------------ checks and outcomes
 
 CHECKS = {  # check -> its comparisons, and the verdict of their answers
-    "highest": (highest, every_one),
-    "gains": (differences, every_one),
-    "no_losses": (partial(differences, said=not_worse), every_one),
-    "not_all_gains": (differences, not_every_one),
-    "all_collapsed": (collapsed_seeds, every_one),
-    "half_the_evaluations": (half_the_evaluations, every_one),
-    "higher_training_reward": (higher_training_reward, every_one),
-    "hacked": (hacked, every_one),
-    "lets_artefacts_in": (lets_artefacts_in, any_one),
-    "steady_and_best": (steady_and_best, every_one),
+    "highest": (highest, rule.every_one),
+    "gains": (differences, rule.every_one),
+    "no_losses": (partial(differences, gain=False), rule.every_one),
+    "not_all_gains": (partial(differences, without="position"), rule.not_every_one),
+    "does_not_converge": (of_courses(does_not_converge), rule.every_one),
+    "half_the_evaluations": (half_the_evaluations, rule.every_one),
+    "higher_training_reward": (of_courses(higher_training_reward), rule.every_one),
+    "hacked": (of_courses(hacked), rule.every_one),
+    "lets_artefacts_in": (of_courses(lets_artefacts_in, least=2), rule.any_one),
+    "steady_and_best": (of_courses(steady_and_best), rule.every_one),
+    "follows_its_trace": (of_courses(follows_its_trace), rule.every_one),
 }
 RULE = Path(__file__).with_name("rule.md")  # paragraphs with names of this module in braces
 
@@ -299,8 +312,15 @@ class Outcome:
     entry: Mapping
     kind: str  # whether the synthetic world designs it in
     verdict: str
+    count: str  # how many comparisons are a yes, and which are not
     findings: list[Finding]
     decisive: Finding  # the comparison that the verdict turns on; an empty one where any is missing
+
+
+def _count(counted: Sequence[Finding]) -> str:
+    names = {said: [f.short or f.what for f in counted if f.answer == said] for said in WORDS}
+    parts = [f"{word}: {', '.join(names[said])}" for word, said in (("ties", UNDECIDED), ("no", NO)) if names[said]]
+    return "; ".join([f"{len(names[YES])} of {len(counted)} comparisons", *parts])
 
 
 def check(entries: Mapping[str, Mapping], sources: Sources) -> list[Outcome]:
@@ -309,23 +329,27 @@ def check(entries: Mapping[str, Mapping], sources: Sources) -> list[Outcome]:
     for name, entry in entries.items():
         compare, verdict_of = CHECKS[entry["check"]]
         found = compare(entry[READS[entry["check"]]], sources.of(entry))
-        counted = [each for each in found if each.counted]
+        one_is_enough = verdict_of is rule.any_one
+        counted = answered([f for f in found if f.counted], YES if one_is_enough else NO)
+        shown = iter(counted)
+        found = [next(shown) if f.counted else answered([f])[0] for f in found]
         if missing := list(dict.fromkeys(name for each in counted for name in each.missing)):
-            verdict, decisive = f"{MISSING}: {'; '.join(missing)}", Finding(MISSING)
+            verdict, count, decisive = f"{MISSING}: {'; '.join(missing)}", "", Finding(MISSING)
         else:
-            verdict, turns = verdict_of([each.answer for each in counted]), max if verdict_of is any_one else min
-            decisive = turns(counted, key=lambda each: ((NO, UNDECIDED, YES).index(each.answer), each.effect))
-            rests_on = counted if verdict == HOLDS and verdict_of is every_one else [decisive]
-            verdict += " (one replicate)" * any(each.one_replicate for each in rests_on)
+            said = int(verdict_of(np.array([f.answer for f in counted])))
+            decisive = (max if one_is_enough else min)(counted, key=lambda f: (f.answer, f.e.mean))
+            rests_on = counted if said == YES and verdict_of is rule.every_one else [decisive]
+            once = any((f.e.seeds if f.replicates is None else f.replicates) == 1 for f in rests_on)
+            verdict, count = WORDS[said][1] + " (one replicate)" * once, _count(counted)
         kind = "designed in" if entry.get("designed") else "could have failed"
-        outcomes.append(Outcome(name, entry, kind, verdict, found, decisive))
+        outcomes.append(Outcome(name, entry, kind, verdict, count, found, decisive))
     return outcomes
 
 
 def _unjudged(o: Outcome) -> Outcome:
     """The outcome without its answers, where numbers mean nothing; what is missing stays."""
-    findings = [f if f.effect is None else replace(f, answer=UNJUDGED) for f in o.findings]
-    return replace(o, findings=findings, verdict=o.verdict if o.decisive.effect is None else UNJUDGED)
+    findings = [replace(f, answer=f.e and UNJUDGED) for f in o.findings]
+    return replace(o, findings=findings, verdict=UNJUDGED if o.decisive.e else o.verdict, count="")
 
 
 def rankings(sources: Sources) -> Iterator[str]:
@@ -349,13 +373,14 @@ def write(entries: Mapping[str, Mapping], sources: Sources, out: Path) -> None:
         outcomes = [*map(_unjudged, outcomes)]
     lines = [
         {"id": o.id, "claim": o.entry["claim"]}
-        | {"effect": o.decisive.effect, "lo": o.decisive.lo, "hi": o.decisive.hi, "n": o.decisive.n or None}
-        | {"verdict": o.verdict, "kind": o.kind, "why": o.entry["why"]}
+        | {"effect": e and e.mean, "lo": e and e.lo, "hi": e and e.hi, "n": e and e.seeds * (e.prompts or 1)}
+        | {"verdict": o.verdict, "comparisons": o.count, "kind": o.kind, "why": o.entry["why"]}
         for o in outcomes
+        for e in [o.decisive.e]
     ]
     summary = [
         {"id": o.id, "claim": o.entry["claim"], "verdict": o.verdict, "kind": o.kind}
-        | {"turns on": o.decisive.what, "effect": o.decisive.shown, "n": o.decisive.basis}
+        | {"turns on": o.decisive.what, "effect": o.decisive.shown, "n": o.decisive.basis, "yes": o.count}
         for o in outcomes
     ]
     comparisons = [
@@ -365,13 +390,13 @@ def write(entries: Mapping[str, Mapping], sources: Sources, out: Path) -> None:
     ]
     paper = [run for run, _ in sources.paper.rows]
     runs = list(dict.fromkeys([*paper, *(run for entry in entries.values() for run in runs_read(entry))]))
-    title, rule = f"The paper's claims, {GUIDANCE} guidance", read_text(RULE).format_map(globals()).split("\n\n")
+    title, parts = f"The paper's claims, {GUIDANCE} guidance", read_text(RULE).format_map(globals()).split("\n\n")
     sections = [
         ("", [scale_of(runs, sources.folder)]),
         ("", pd.DataFrame(summary)),
         ("Why it was designed in, or could have failed", [f"**{o.id}**: {o.entry['why']}" for o in outcomes]),
         ("The order of rows", [*rankings(sources)]),
-        ("The rule", [*(" ".join(part.split()) for part in rule), *fates(runs, sources.folder)]),
+        ("The rule", [*(" ".join(part.split()) for part in parts), *fates(runs, sources.folder)]),
         ("All comparisons", pd.DataFrame(comparisons)),
     ]
     numbers = pd.DataFrame(lines).astype({"n": "Int64"})

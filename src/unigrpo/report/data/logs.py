@@ -2,10 +2,10 @@
 
 What is measured on validations, K seeds x U validations x P prompts, is Cells (K, P), paired by prompt and seed:
 
-* rise: the last validation less the first
+* rise: the end less the first validation; the end is the mean of the validations in the last third of the updates
 * gap: the proxy's rise less gold's, each in units of the spread over the images of the first validation
-* change_since_peak: the last validation less the best. The best of seed k is where the mean of the *other* seeds is
-  highest, so that the choice of the best flatters nothing; with one seed there is none
+* change_since_peak: the end less the best. The best of seed k is where the mean of the *other* seeds is highest, so
+  that the choice of the best flatters nothing; with one seed there is none
 """
 
 import math
@@ -27,7 +27,10 @@ from unigrpo.report.data.stats import Cells, Estimate, difference, estimate
 from unigrpo.study.facts import METHODS, REGULARISERS
 
 ENDS = 10  # rollouts at either end of training
+END = 1 / 3  # of the updates: validations that are averaged as the end of a course
 METRICS = ("gold", "strict", "proxy", "artefact")  # of a validation image
+COUNTS = ("extra", "wrong_hues")  # of its objects
+SOME = ("image_given_trace", *COUNTS)  # that older validations lack, the first one those without a trace
 NONE = "none"
 
 # ------------------------------------------------------------------------------------------ metrics.jsonl
@@ -93,10 +96,12 @@ def fate(run: str, folder: Folder) -> str:
 
 
 class Anchor(NamedTuple):
-    """What holds a run near its start, in words, and the weight that is varied in it; None without a regulariser."""
+    """What holds a run near its start, in words, the weight that is varied in it and its setting; both are None without
+    a regulariser."""
 
     kind: str
     weight: float | None
+    setting: str | None = None
 
 
 def anchor(config: Mapping) -> Anchor:
@@ -108,12 +113,13 @@ def anchor(config: Mapping) -> Anchor:
         holds, name = METHODS.load(rl["method"]).FACTS.holds, rl["regulariser"]
         facts = None if name == NONE else REGULARISERS.load(name).FACTS
         if holds is not None:
-            return Anchor(holds[0], rl[holds[1] or facts.weight])
+            setting = holds[1] or facts.weight
+            return Anchor(holds[0], rl[setting], setting)
         if facts is None:
             return Anchor(NONE, None)
         if "text" in rl["train"] and rl["kl_text"] > 0:
-            return Anchor(f"{facts.label} + text KL", rl["kl_text"])
-        return Anchor(facts.label, rl[facts.weight])
+            return Anchor(f"{facts.label} + text KL", rl["kl_text"], "kl_text")
+        return Anchor(facts.label, rl[facts.weight], facts.weight)
 
 
 # ------------------------------------------------------------------------------------------ validations
@@ -122,8 +128,9 @@ def anchor(config: Mapping) -> Anchor:
 @dataclass(frozen=True)
 class Course:
     """One run: ``values[metric]`` (K, U, P) are means over the images of a prompt, at each of K seeds and at each of
-    the U validations that all of them reached; ``updates`` (U,) increasing, from 0; ``spread[metric]`` is the
-    standard deviation over the images of the first validation, mean over seeds."""
+    the U validations that all of them reached, of METRICS and of those of SOME that all images have; ``updates`` (U,)
+    increasing, from 0; ``spread[metric]`` is the standard deviation over the images of the first validation, mean over
+    seeds."""
 
     run: str
     seeds: tuple[int, ...]
@@ -133,9 +140,19 @@ class Course:
     values: dict[str, np.ndarray]
     spread: dict[str, float]
 
-    def cells(self, metric: str, at: int) -> Cells:
-        """The metric at validation number ``at``, for ``stats``."""
-        return Cells(self.values[metric][:, at], self.seeds, self.prompts, self.tags)
+    def late(self, part: float = END) -> np.ndarray:
+        """(U,) which validations are in the last ``part`` of the updates."""
+        return np.array(self.updates) >= round((1 - part) * self.updates[-1], 6)
+
+    def cells(self, metric: str, at: int | np.ndarray) -> Cells:
+        """The mean of the metric over the validations ``at``, for ``stats``."""
+        values = self.values[metric][:, np.atleast_1d(at)].mean(1)
+        within = None if metric in COUNTS else (0.0, 1.0)
+        return Cells(values, self.seeds, self.prompts, self.tags, within)
+
+    def end(self, metric: str, part: float = END) -> Cells:
+        """The metric over the last ``part`` of the updates."""
+        return self.cells(metric, self.late(part))
 
     @cached_property
     def means(self) -> dict[str, np.ndarray]:
@@ -150,10 +167,11 @@ class Course:
 
 
 def _read(path: Path) -> dict[tuple[str, str], np.ndarray]:
-    """(prompt, tag) -> METRICS of its images (M, I), NaN where the reward failed and the run went on."""
+    """(prompt, tag) -> METRICS and SOME of its images (M, I), NaN for what an image lacks: the proxy where the reward
+    failed and the run went on."""
     images = defaultdict(list)
     for _, row in read_validation(path):
-        images[row["prompt_id"], row["tag"]].append([({"proxy": math.nan} | row)[m] for m in METRICS])
+        images[row["prompt_id"], row["tag"]].append([row.get(m, math.nan) for m in (*METRICS, *SOME)])
     if not images:
         raise UserError(f"{path}: expected an image a line, found none")
     return {prompt: np.array(each).T.copy() for prompt, each in images.items()}
@@ -176,15 +194,17 @@ def course(run: str, folder: Folder) -> Course | None:
     for key, images in read.items():
         if list(images) != prompts:
             raise UserError(f"{paths[key]}: expected the prompts of {run}'s other validations, in their order")
-    whole = [p for p in prompts if all(np.isfinite(images[p]).all() for images in read.values())]
+    whole = [p for p in prompts if all(np.isfinite(images[p][: len(METRICS)]).all() for images in read.values())]
     if not whole:
         raise UserError(f"{folder.root / 'runs' / run}: no validation prompt has a proxy at every validation")
     read = {key: {p: images[p] for p in whole} for key, images in read.items()}
     means = {key: [each.mean(-1) for each in images.values()] for key, images in read.items()}
     stacked = np.array([[means[seed, update] for update in updates] for seed in seeds])  # (K, U, P, M)
     starts = [np.concatenate(list(read[seed, updates[0]].values()), axis=-1) for seed in seeds]
-    values = dict(zip(METRICS, stacked.transpose(3, 0, 1, 2).copy(), strict=True))
-    spread = dict(zip(METRICS, np.mean([images.std(-1) for images in starts], axis=0).tolist(), strict=True))
+    values = dict(zip((*METRICS, *SOME), stacked.transpose(3, 0, 1, 2).copy(), strict=True))
+    values = {metric: each for metric, each in values.items() if np.isfinite(each).all()}
+    spread = np.mean([images[: len(METRICS)].std(-1) for images in starts], axis=0).tolist()
+    spread = dict(zip(METRICS, spread, strict=True))
     return Course(run, seeds, updates, *zip(*whole, strict=True), values, spread)
 
 
@@ -196,9 +216,21 @@ def courses(runs: Sequence[str], folder: Folder) -> dict[str, Course | None]:
     return found
 
 
+def drifts(course: Course, folder: Folder) -> np.ndarray:
+    """(K, U) velocity MSE from the start at each of the validations; NaN where metrics.jsonl has none."""
+    by_seed = validated(course.run, "drift", folder)
+    return np.array([[by_seed.get(k, {}).get(u, math.nan) for u in course.updates] for k in course.seeds])
+
+
+def drift_at_end(course: Course, folder: Folder) -> float | None:
+    """Mean over seeds and over the validations of the end that have one; None where none has."""
+    found = drifts(course, folder)[:, course.late()]
+    return float(np.nanmean(found)) if np.isfinite(found).any() else None
+
+
 def rise(course: Course, metric: str) -> Cells:
-    """Last validation - first."""
-    return difference(course.cells(metric, -1), course.cells(metric, 0))
+    """End - first validation."""
+    return difference(course.end(metric), course.cells(metric, 0))
 
 
 def gap(course: Course) -> Cells | None:
@@ -210,14 +242,19 @@ def gap(course: Course) -> Cells | None:
     return replace(proxy, values=values, within=None)
 
 
-def change_since_peak(course: Course, metric: str = "gold") -> Cells | None:
-    """Last validation - best, the best of each seed chosen on the others; None with one seed."""
+def at_peak(course: Course, metric: str) -> Cells | None:
+    """The metric at the best validation of each seed, chosen on the others; None with one seed."""
     each = range(len(course.seeds))
     if len(each) == 1:
         return None
     best = [np.delete(course.means[metric], k, axis=0).mean(0).argmax() for k in each]
-    last = course.cells(metric, -1)
-    return replace(last, values=last.values - course.values[metric][each, best], within=None)  # 0 where last is best
+    return replace(course.cells(metric, 0), values=course.values[metric][each, best])
+
+
+def change_since_peak(course: Course, metric: str = "gold") -> Cells | None:
+    """End - best; None with one seed."""
+    best = at_peak(course, metric)
+    return best and replace(difference(course.end(metric), best), within=None)  # 0 where the end is best
 
 
 def measured(cells: Cells | None) -> Estimate | None:
@@ -226,12 +263,12 @@ def measured(cells: Cells | None) -> Estimate | None:
 
 
 def at_end(course: Course | None, metric: str) -> Estimate | None:
-    """The metric at the last validation."""
-    return course and measured(course.cells(metric, -1))
+    """The metric at the end."""
+    return course and measured(course.end(metric))
 
 
 def apart(a: Course | None, b: Course | None, metric: str) -> Cells | None:
-    """``a`` - ``b`` at their last validations, paired by prompt and seed; None where no seed is shared."""
+    """``a`` - ``b`` at their ends, paired by prompt and seed; None where no seed is shared."""
     if a is None or b is None or not set(a.seeds) & set(b.seeds):
         return None
-    return difference(a.cells(metric, -1), b.cells(metric, -1), one_for_all=False)
+    return difference(a.end(metric), b.end(metric), one_for_all=False)

@@ -45,7 +45,7 @@ COSTS = (
 VALIDATED = (
     "Gold, the judge that training never sees, the reward that a run is trained on (proxy) and artefacts, the share of "
     "an image that fits neither object nor background, are measured on validation prompts at the tuned guidance, "
-    f"categories weighing equally; last is the last validation that all seeds reached. {BRACKETS}"
+    f"categories weighing equally. The end is the mean of the validations in the last third of the updates. {BRACKETS}"
 )
 BEST = "Bold: the best of a column among the rows that are methods, ties as they are written."
 PICTURELESS = "published without pictures"

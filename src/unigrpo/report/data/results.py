@@ -13,7 +13,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from statistics import mean, median
 from typing import TYPE_CHECKING
@@ -118,6 +118,7 @@ class Scores:
                 raise UserError(f"{path}: '{benchmark}' is in versions {mixed}; score every run with the same one")
         frame = frame.astype({c: "category" for c in COLUMNS if frame[c].dtype.kind not in "if"})
         self._path, self._frame = path, frame
+        self.cells = cache(self.cells)  # a row is compared with many
         self._parts = dict(iter(frame.groupby(["run", "benchmark", "mode", "guidance", "metric"], observed=True)))
 
     def said(self) -> str:

@@ -1,11 +1,9 @@
-"""Gold and artefacts at the last validation against the velocity MSE from the start, a marker a regulariser, its
+"""Gold and artefacts at the end of training against the velocity MSE from the start, a marker a regulariser, its
 weights joined in their order (the paper's Figure 5 as numbers). Intervals are over seeds and prompts; the dotted line
 is where all started.
 """
 
 from __future__ import annotations
-
-from statistics import mean
 
 from unigrpo.core import errors
 from unigrpo.core.lazy import lazy
@@ -20,14 +18,13 @@ COLUMNS = ["run", "regulariser", "weight", "seeds", "drift", *(f"{m}{s}" for m i
 
 
 def point(found: logs.Course, folder: results.Folder) -> results.Line:
-    """A run's line of the CSV; drift is the last validation's, mean over seeds. Raises UserError where none has it."""
-    drift = [list(by.values())[-1] for by in logs.validated(found.run, "drift", folder).values() if by]
-    if not drift:
+    """A run's line of the CSV; drift is that at the end, mean over seeds. Raises UserError where none has it."""
+    if (drift := logs.drift_at_end(found, folder)) is None:
         where = folder.root / "runs" / found.run
         raise errors.UserError(f"{where}: no seed has a validation with its drift in metrics.jsonl")
     anchor = logs.anchor(folder.config(found.run))
     line = {"run": found.run, "regulariser": anchor.kind, "weight": anchor.weight}
-    line |= {"seeds": len(found.seeds), "drift": mean(drift)}
+    line |= {"seeds": len(found.seeds), "drift": drift}
     for metric in PANELS:
         line |= lines.columns(metric, logs.at_end(found, metric))
     return line

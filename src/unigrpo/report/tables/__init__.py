@@ -5,6 +5,7 @@ among them, and ``text(line, sources)``, the same as the readable columns of the
 label come before these. It may define
 
 * ``latex(line, sources)``: the columns that a paper prints, where they are others
+* ``rows(runs, sources)``: the rows, where they are others than those of the entry
 * ``notes(rows, lines, sources)``: sentences below the table that depend on what it shows
 
 A missing number is None in the row and an empty cell in the CSV. The workflow reads ``FACTS`` whenever it is parsed, so

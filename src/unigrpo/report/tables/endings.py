@@ -2,8 +2,6 @@
 artefacts, diversity within a group, and the drift of the velocity from the start (the paper's Figure 5).
 """
 
-from statistics import mean
-
 from unigrpo.report.data import lines, logs, phrases
 from unigrpo.report.data.results import Line, Row, Sources
 from unigrpo.study.facts import TRAINING, KindFacts
@@ -23,7 +21,6 @@ def line(row: Row, rows: list[Row], sources: Sources) -> Line:
     apart = logs.apart(c, logs.course(first, folder), "gold") if run != first else None
     ends = {"gold": logs.at_end(c, "gold"), "gold_gap": logs.measured(apart)}
     ends |= {metric: logs.at_end(c, metric) for metric in ("proxy", "artefact")}
-    drifts = [by[c.updates[-1]] for by in logs.validated(run, "drift", folder).values() if c and c.updates[-1] in by]
     return {
         "regulariser": anchor and anchor.kind,
         "weight": anchor and anchor.weight,
@@ -32,7 +29,7 @@ def line(row: Row, rows: list[Row], sources: Sources) -> Line:
         **lines.estimates(ends),
         "training_last": logs.ends(run, "proxy", folder)[1],
         **dict(zip(("diversity_first", "diversity_last"), logs.ends(run, "diversity", folder), strict=True)),
-        "drift": mean(drifts) if drifts else None,
+        "drift": c and logs.drift_at_end(c, folder),
         "collapsed": sources.cost(run)["collapsed"],
     }
 
