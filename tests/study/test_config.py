@@ -354,7 +354,7 @@ BAD_CATALOGUE = [  # what stands there, what is written instead, what the messag
     ("knobs, runs: [sft, joint]", "training_cost", "tables.decoding.runs: missing, kind training_cost shows them"),
     ("knobs, runs: [sft, joint]", "guided, runs: [image]", "run 'image' is not evaluated with thinking 'yes'"),
     ("knobs, runs: [sft, joint]", "guided, runs: [sft]", "run 'sft' is not trained by reinforcement"),
-    ("knobs, runs: [sft, joint]", "endings, runs: [sft]", "run 'sft' is not trained by reinforcement"),
+    ("knobs, runs: [sft, joint]", "overoptimisation, runs: [sft]", "run 'sft' is not trained by reinforcement"),
     ("knobs, runs: [sft, joint]", "overoptimisation", "decoding.runs: missing, kind overoptimisation shows them"),
     (
         "{kind: curves, runs: [twice]",

@@ -80,6 +80,13 @@ def interval(line: Mapping, name: str, form: str = ".3f") -> str:
     return written(*(line[key] for key in (name, f"{name}_lo", f"{name}_hi")), form)
 
 
+def cells(line: Mapping, shown: Mapping[str, tuple[str, str]]) -> Line:
+    """Head -> cell: a column of the line in its form, with its interval where it has one."""
+    return {
+        head: (interval if f"{name}_lo" in line else number)(line, name, form) for head, (name, form) in shown.items()
+    }
+
+
 def seeds(line: Mapping) -> str:
     """How many seeds, and what one leaves unknown."""
     return "1 (prompts only)" if line["seeds"] == 1 else str(line["seeds"])

@@ -50,10 +50,6 @@ VALIDATED = (
 BEST = "Bold: the best of a column among the rows that are methods, ties as they are written."
 PICTURELESS = "published without pictures"
 SETTINGS = ("steps", "grid", "shift", "guidance", "temperature", "resolution", "ema")
-WEIGHTS = (
-    "Of the weights of a regulariser, the one with the highest gold at the last validation of seed 0 was chosen and "
-    "trained at every seed; the others have one."
-)
 
 CEILINGS = {
     "painter": "its traces, painted by the renderer; a malformed one is an empty canvas",
@@ -181,12 +177,6 @@ def _held_out(trained: str, folder: Folder) -> str:
     steps, shown = reports[trained]
     longer = [f"`{name}`: {words}" for name, (more, words) in reports.items() if more > steps]
     return shown + f". It was trained less so that it can be over-optimised; {', '.join(longer)}" * bool(longer)
-
-
-def chosen_weights(runs: Sequence[str], folder: Folder) -> list[str]:
-    """How weights were chosen, where one regulariser stands there with several."""
-    found = {logs.anchor(config) for run in runs if (config := folder.config(run))}
-    return [WEIGHTS] * (len({each.kind for each in found}) < len(found))
 
 
 def fates(runs: Sequence[str], folder: Folder) -> list[str]:

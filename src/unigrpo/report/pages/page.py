@@ -207,7 +207,7 @@ def write(name: str, spec: Mapping, sources: Sources, out: Path) -> None:
     scale = phrases.scale_of(runs, folder)
     below = [scale, *(phrases.scored(rows, runs, sources) if facts.scores else []), *facts.notes]
     if facts.rewards:
-        below += phrases.proxies(runs, folder) + phrases.chosen_weights(runs, folder)
+        below += phrases.proxies(runs, folder)
     if hasattr(kind, "notes"):
         below += kind.notes(rows, lines, sources)
     below += phrases.fates(runs, folder)

@@ -2,11 +2,12 @@
 every learning rate of the image that was tried, and the choice (docs/protocol.md).
 """
 
-from unigrpo.core.choosing import choose
+from unigrpo.core.lazy import lazy
 from unigrpo.report.data import lines, logs
 from unigrpo.report.data.results import Folder, Line, Row, Sources
 from unigrpo.study.facts import TRAINING, KindFacts
 
+choosing = lazy("unigrpo.core.choosing")
 NOTE = (
     "Gold is that of validation prompts at the tuned guidance, with or without thinking as the run is trained, over "
     "the last third of the updates, with the interval over prompts. Drift is the mean squared difference of the "
@@ -31,7 +32,7 @@ def chosen(rows: list[Row], folder: Folder) -> dict[str, str]:
         tried = sorted((run for run in found if rule_of(run, folder) == rule and drift[run] >= 0), key=drift.get)
         if tried:
             ends = {run: found[run].end("gold") for run in tried}
-            picks[rule] = choose({run: end.values.mean(0) for run, end in ends.items()}, ends[tried[0]].tags)
+            picks[rule] = choosing.choose({run: end.values.mean(0) for run, end in ends.items()}, ends[tried[0]].tags)
     return picks
 
 
