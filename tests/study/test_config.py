@@ -362,7 +362,7 @@ BAD_CATALOGUE = [  # what stands there, what is written instead, what the messag
         "curves.default: expected true or false",
     ),
     ("runs: [twice]", "runs: [once]", "figures.curves.runs.0: no run is called 'once'"),
-    ("tables:", "tables: zzz:", "line 12"),
+    ("tables:", "tables: zzz:", "line 13"),
     (
         "images: 2",
         "also_report: [jpg], images: 2",
@@ -409,11 +409,11 @@ BAD_CATALOGUE = [  # what stands there, what is written instead, what the messag
     ("images: 2", "imags: 2", "benchmarks.held_out.imags: unknown key; did you mean images?"),
     ("images: 2", "images: 0", "benchmarks.held_out.images: expected at least 1, got 0"),
     (
-        "judge: official",
-        "judge: oficial",
+        "judge: official, images",
+        "judge: oficial, images",
         "benchmarks.held_out.judge: no judge is called 'oficial'; did you mean official",
     ),
-    ("judge: official", "judge: jpeg", "benchmarks.held_out.also.gold: jpeg gives no 'gold'"),
+    ("judge: official, images", "judge: jpeg, images", "benchmarks.held_out.also.gold: jpeg gives no 'gold'"),
     (
         "also: {gold: gold}",
         "also: {gold: glod}",
