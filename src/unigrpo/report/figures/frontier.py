@@ -1,9 +1,11 @@
-"""Gold and artefacts at the end of training against the velocity MSE from the start, a marker a regulariser, its
-weights joined in their order (the paper's Figure 5 as numbers). Intervals are over seeds and prompts; the dotted line
-is where all started.
+"""Gold and artefacts at the end of training against the velocity MSE from the start, a marker a method or regulariser,
+the weights that were tried joined in their order (the paper's Figure 5 as numbers). Intervals are over seeds and
+prompts; the dotted line is where all started.
 """
 
 from __future__ import annotations
+
+import re
 
 from unigrpo.core import errors
 from unigrpo.core.lazy import lazy
@@ -12,9 +14,18 @@ from unigrpo.report.pages import drawing
 from unigrpo.study.facts import TRAINING, KindFacts
 
 pandas = lazy("pandas")
-FACTS = KindFacts("Regularisers: what was reached, and how far the policy moved", __doc__, **TRAINING)
+FACTS = KindFacts("What was reached, and how far the policy moved", __doc__, **TRAINING)
 PANELS = {"gold": "validation, gold judge", "artefact": "artefacts, share of the image"}
-COLUMNS = ["run", "regulariser", "weight", "seeds", "drift", *(f"{m}{s}" for m in PANELS for s in ("", "_lo", "_hi"))]
+SWEPT = re.compile(r", \w+ [-+.\de]+$")  # what a sweep adds to the label of its runs
+COLUMNS = [
+    "run",
+    "series",
+    "regulariser",
+    "weight",
+    "seeds",
+    "drift",
+    *(f"{m}{s}" for m in PANELS for s in ("", "_lo", "_hi")),
+]
 
 
 def point(found: logs.Course, folder: results.Folder) -> results.Line:
@@ -23,7 +34,8 @@ def point(found: logs.Course, folder: results.Folder) -> results.Line:
         where = folder.root / "runs" / found.run
         raise errors.UserError(f"{where}: no seed has a validation with its drift in metrics.jsonl")
     anchor = logs.anchor(folder.config(found.run))
-    line = {"run": found.run, "regulariser": anchor.kind, "weight": anchor.weight}
+    line = {"run": found.run, "series": SWEPT.sub("", folder.label(found.run))}
+    line |= {"regulariser": anchor.kind, "weight": anchor.weight}
     line |= {"seeds": len(found.seeds), "drift": drift}
     for metric in PANELS:
         line |= lines.columns(metric, logs.at_end(found, metric))
@@ -38,22 +50,22 @@ def draw(spec: dict, sources: results.Sources) -> drawing.Drawn:
     figure, (axes,) = drawing.panels(1, len(PANELS), 3.1)
     for axis, (metric, title) in zip(axes, PANELS.items(), strict=True):
         axis.axhline(first.means[metric][:, 0].mean(), color=drawing.GREY, linewidth=0.8, linestyle=":")
-        for number, kind in enumerate(data["regulariser"].unique()):
-            _draw_weights(axis, data[data["regulariser"] == kind].sort_values("weight"), metric, kind, number)
+        for number, series in enumerate(data["series"].unique()):
+            _draw_weights(axis, data[data["series"] == series].sort_values("weight"), metric, series, number)
         axis.set(title=title, xscale="log", xlabel="velocity MSE from the start")
     note = "numbers: weights; dotted: the start" + (f"; not available: {', '.join(missing)}" if missing else "")
     drawing.legend(figure, axes[0].get_legend_handles_labels()[0], 3, title=note, title_fontsize=6.5)
     return figure, data
 
 
-def _draw_weights(axis, tried: pandas.DataFrame, metric: str, kind: str, number: int) -> None:
-    """The weights of one regulariser, joined; intervals where there are several seeds."""
+def _draw_weights(axis, tried: pandas.DataFrame, metric: str, series: str, number: int) -> None:
+    """The weights of one series, joined; intervals where there are several seeds."""
     look, color = drawing.look(number, "marker", "linestyle"), drawing.look(number)["color"]
-    axis.plot(tried["drift"], tried[metric], linewidth=1, markersize=5, label=kind, **look)
+    axis.plot(tried["drift"], tried[metric], linewidth=1, markersize=5, label=series, **look)
     for _, row in tried.iterrows():
         if row["seeds"] > 1:
             ends = [row[f"{metric}_lo"], row[f"{metric}_hi"]]
             axis.plot([row["drift"]] * 2, ends, color=color, linewidth=0.8)
-        if kind != logs.NONE:
+        if pandas.notna(row["weight"]):
             axis.annotate(f"{row['weight']:g}", (row["drift"], row[metric]), xytext=(4, 4 - 12 * (number % 2)),
                           textcoords="offset points", fontsize=5.5, color=color)  # fmt: skip

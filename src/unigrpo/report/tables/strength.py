@@ -59,5 +59,5 @@ def text(line: Line, sources: Sources) -> Line:
         "image learning rate": lines.number(line, "lr_image", ".0e"),
         "gold: end": lines.interval(line, "gold"),
         "drift: end": lines.number(line, "drift", ".4f"),
-        "chosen": "**chosen**" if line["chosen"] == "yes" else "",
+        "chosen": "chosen" if line["chosen"] == "yes" else "",
     }
