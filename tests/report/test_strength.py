@@ -8,6 +8,7 @@ import pytest
 
 from tests._support.study import PAPER_FILE, write_validations
 from unigrpo.report.data.results import Folder, Paper, Row, Sources
+from unigrpo.report.pages import drawing
 from unigrpo.report.tables import strength
 
 UPDATES = (0, 20, 40, 60)
@@ -51,3 +52,15 @@ def test_the_least_moved_of_the_best_is_chosen(sources):
 
 def test_a_run_alone_is_its_rule(sources):
     assert strength.rule_of("a", sources.folder) == "a" and strength.rule_of("a_0", sources.folder) == "a"
+
+
+def test_a_frontier_joins_the_weights_of_a_sweep_and_no_others(sources):
+    runs = {"a_0": "A, all steps, weight 0", "a_1": "A, all steps, weight 0.1", "a_2": "A, 24 steps", "b_0": "B"}
+    for run, label in runs.items():
+        sources.folder.study.catalogue["runs"][run]["label"] = label
+    figure, data = drawing.draw({"kind": "frontier", "runs": [*runs]}, sources)
+    assert data["series"].tolist() == ["A, all steps", "A, all steps", "A, 24 steps", "B"]
+    lines = {line.get_label(): line.get_xdata().tolist() for line in figure.axes[0].lines}
+    assert [lines[name] for name in ("A, all steps", "A, 24 steps", "B")] == [
+        pytest.approx(drift) for drift in ([0.3, 0.1], [0.01], [0.2])
+    ]

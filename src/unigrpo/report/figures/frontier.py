@@ -17,15 +17,9 @@ pandas = lazy("pandas")
 FACTS = KindFacts("What was reached, and how far the policy moved", __doc__, **TRAINING)
 PANELS = {"gold": "validation, gold judge", "artefact": "artefacts, share of the image"}
 SWEPT = re.compile(r", \w+ [-+.\de]+$")  # what a sweep adds to the label of its runs
-COLUMNS = [
-    "run",
-    "series",
-    "regulariser",
-    "weight",
-    "seeds",
-    "drift",
-    *(f"{m}{s}" for m in PANELS for s in ("", "_lo", "_hi")),
-]
+COLUMNS = ["run", "series", "regulariser", "weight", "seeds", "drift"]
+COLUMNS += [f"{metric}{end}" for metric in PANELS for end in ("", "_lo", "_hi")]
+FEW = 6  # series whose weights have room beside their points
 
 
 def point(found: logs.Course, folder: results.Folder) -> results.Line:
@@ -47,25 +41,30 @@ def draw(spec: dict, sources: results.Sources) -> drawing.Drawn:
     data = pandas.DataFrame([point(found, sources.folder) for found in courses.values() if found])
     missing = [sources.folder.label(run) for run, found in courses.items() if found is None]
     first = courses[data["run"][0]]
-    figure, (axes,) = drawing.panels(1, len(PANELS), 3.1)
+    named = data["series"].unique()
+    figure, (axes,) = drawing.panels(1, len(PANELS), 2.5 + 0.2 * -(-len(named) // 3))
     for axis, (metric, title) in zip(axes, PANELS.items(), strict=True):
         axis.axhline(first.means[metric][:, 0].mean(), color=drawing.GREY, linewidth=0.8, linestyle=":")
-        for number, series in enumerate(data["series"].unique()):
-            _draw_weights(axis, data[data["series"] == series].sort_values("weight"), metric, series, number)
+        for number, series in enumerate(named):
+            _draw_weights(axis, data[data["series"] == series].sort_values("weight"), metric, number, len(named) <= FEW)
         axis.set(title=title, xscale="log", xlabel="velocity MSE from the start")
-    note = "numbers: weights; dotted: the start" + (f"; not available: {', '.join(missing)}" if missing else "")
+    note = (
+        "numbers: weights; " * (len(named) <= FEW)
+        + "dotted: the start"
+        + (f"; not available: {', '.join(missing)}" if missing else "")
+    )
     drawing.legend(figure, axes[0].get_legend_handles_labels()[0], 3, title=note, title_fontsize=6.5)
     return figure, data
 
 
-def _draw_weights(axis, tried: pandas.DataFrame, metric: str, series: str, number: int) -> None:
-    """The weights of one series, joined; intervals where there are several seeds."""
+def _draw_weights(axis, tried: pandas.DataFrame, metric: str, number: int, numbers: bool) -> None:
+    """The weights of one series, joined, with their ``numbers``; intervals where there are several seeds."""
     look, color = drawing.look(number, "marker", "linestyle"), drawing.look(number)["color"]
-    axis.plot(tried["drift"], tried[metric], linewidth=1, markersize=5, label=series, **look)
+    axis.plot(tried["drift"], tried[metric], linewidth=1, markersize=5, label=tried["series"].iloc[0], **look)
     for _, row in tried.iterrows():
         if row["seeds"] > 1:
             ends = [row[f"{metric}_lo"], row[f"{metric}_hi"]]
             axis.plot([row["drift"]] * 2, ends, color=color, linewidth=0.8)
-        if pandas.notna(row["weight"]):
+        if numbers and pandas.notna(row["weight"]):
             axis.annotate(f"{row['weight']:g}", (row["drift"], row[metric]), xytext=(4, 4 - 12 * (number % 2)),
                           textcoords="offset points", fontsize=5.5, color=color)  # fmt: skip
