@@ -60,7 +60,7 @@ def test_a_frontier_joins_the_weights_of_a_sweep_and_no_others(sources):
         sources.folder.study.catalogue["runs"][run]["label"] = label
     figure, data = drawing.draw({"kind": "frontier", "runs": [*runs]}, sources)
     assert data["series"].tolist() == ["A, all steps", "A, all steps", "A, 24 steps", "B"]
-    lines = {line.get_label(): line.get_xdata().tolist() for line in figure.axes[0].lines}
+    lines = {line.get_label(): list(line.get_xdata()) for line in figure.axes[0].lines}
     assert [lines[name] for name in ("A, all steps", "A, 24 steps", "B")] == [
         pytest.approx(drift) for drift in ([0.3, 0.1], [0.01], [0.2])
     ]

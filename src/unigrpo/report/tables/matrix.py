@@ -24,6 +24,6 @@ def text(line: Line, sources: Sources) -> Line:
         for column in (name for name in line if name.startswith(f"{benchmark}_p_")):
             number, p = column.removeprefix(f"{benchmark}_p_"), line[column]
             value = line[f"{benchmark}_minus_{number}"]
-            shown = "" if value is None else f"{value:+{form}}" + "*" * pairs.Pair(None, p).differs
+            shown = "" if value is None else f"{value:+z{form}}" + "*" * pairs.Pair(None, p).differs
             cells[f"{entry.label}: {number}"] = shown
     return cells | {"seeds": lines.seeds(line)}

@@ -68,4 +68,5 @@ def text(line: Line, sources: Sources) -> Line:
     regulariser = line["regulariser"] or phrases.MISSING
     weight = "–" if line["weight"] is None else f"{line['weight']:g}"
     cells = {"regulariser": regulariser, "weight": weight, "seeds": lines.seeds(line)} | lines.cells(line, SHOWN)
-    return cells | {"gold: end − first row's": ""} if line["gold_gap"] is None and line["gold"] else cells
+    is_first = line["gold_gap"] is None and line["gold"] is not None
+    return cells | {"gold: end − first row's": ""} if is_first else cells
