@@ -1,3 +1,4 @@
+# make demo        a short UniGRPO beside SFT: pictures, gallery, table in three minutes
 # make reproduce   environment, training, evaluation, tables, figures, gallery   SCALE=smoke|cpu|gpu|paper|sd35 SEEDS=n CORES=n
 # make overoptimise                         reward hacking: regularisers on a proxy that gives way, their tables and figures
 # make test        the tests of minutes                     make test-slow   those that take an hour
@@ -19,7 +20,10 @@ CALL = @trap 'stopped=1; kill $$!' HUP INT TERM; .venv/bin/python -m unigrpo $(1
 OPTIONS = --scale '$(SCALE)' --cores $(CORES)
 SEVERAL = $(if $(SEEDS),--seeds $(SEEDS)) $(WITH:%=--with '%')
 
-.PHONY: reproduce overoptimise run base test test-slow env clean
+.PHONY: demo reproduce overoptimise run base test test-slow env clean
+
+demo: env
+	$(call CALL,demo $(OPTIONS) $(WITH:%=--with '%'))
 
 reproduce: env
 	$(call CALL,reproduce $(OPTIONS) $(SEVERAL))

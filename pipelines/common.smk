@@ -34,6 +34,7 @@ START = "results/{scale}/starts/seed{seed}"
 THREADS = STUDY.scale.get("threads", 1)
 BACKBONE = BACKBONES.load(STUDY.scale["backbone"], f"{SCALES / SCALE}.yaml: backbone").FACTS
 GROUP = config.get("group")
+CLAIMS = f"results/{SCALE}/claims.csv"
 GPUS = int(STUDY.scale.get("device") == "cuda")
 PROCESSES = STUDY.scale.get("processes", 1)  # of steps that train or sample the model, but for the base's training
 MEMORY = STUDY.scale.get("memory", 4000)  # MB of the machine, for a process that holds a model
@@ -313,16 +314,24 @@ def described(runs, *more):
 
 
 def named(wildcards):
-    """The runs that a table or figure names, the two that are compared, or all that are judged."""
+    """The runs that a table or figure names, those of a group, the two that are compared, or all that are judged."""
     if "name" in wildcards.keys():
         return catalogue.runs_read(entry(wildcards))
+    if "group" in wildcards.keys():
+        return runs_of(wildcards.group)
     return [wildcards.a, wildcards.b] if "a" in wildcards.keys() else JUDGED
+
+
+def runs_of(group):
+    """The runs that tables of a group name, in the catalogue's order."""
+    read = {run for name in catalogue.of_group(TABLES, group) for run in catalogue.runs_read(TABLES[name])}
+    return [run for run in STUDY.runs() if run in read]
 
 
 def sets(wildcards):
     """Where the scores of a table or figure lie in the folder of a run: '' but for benchmarks of a group."""
     shown = entry(wildcards).get("benchmarks") if "name" in wildcards.keys() else None
-    group = BENCHMARKS[shown[0]].group if shown else None
+    group = BENCHMARKS[shown[0]].group if shown else words(wildcards).get("group")
     return f"samples_{group}/" if group else ""
 
 
@@ -369,34 +378,36 @@ def scores(wildcards):
 def records(wildcards):
     """What a table or figure reads of its runs besides the scores."""
     record = facts(wildcards).reads
-    return files(named(wildcards), record) if record else []
+    return files(named(wildcards), record.replace("samples/", sets(wildcards) or "samples/")) if record else []
 
 
 def claimed(wildcards=None):
     """The runs whose records claims read beside the scores: those made by default, and of the others that a claim names
     those that are asked for or there already."""
-    asked = {run for name in catalogue.of_group(TABLES, GROUP) for run in catalogue.runs_read(TABLES[name])}
     read = dict.fromkeys(run for claim in STUDY.catalogue["claims"].values() for run in catalogue.runs_read(claim))
-    there = [run for run in read if run in asked or all(map(os.path.exists, files([run], "run.json")))]
+    there = [run for run in read if run in runs_of(GROUP) or all(map(os.path.exists, files([run], "run.json")))]
     return list(dict.fromkeys(TRAINED + there))
 
 
 def results(chosen):
-    """The tables and figures that ``chosen`` picks of a section of the catalogue, and the claims."""
+    """The tables and figures that ``chosen`` picks of a section of the catalogue."""
     kinds = ("html", "md", "tex")
     tables = collect("results/{scale}/tables/{name}.{kind}", scale=SCALE, name=chosen(TABLES), kind=kinds)
     figures = collect("results/{scale}/figures/{name}.png", scale=SCALE, name=chosen(FIGURES))
-    return [*tables, *figures, f"results/{SCALE}/claims.csv"]
+    return [*tables, *figures]
 
 
 def listed():
-    """The results of this call: those of its group, or those made by default."""
-    if GROUP:
-        return results(lambda entries: catalogue.of_group(entries, GROUP))
-    return [*results(catalogue.by_default), f"results/{SCALE}/gallery.html"]
+    """The results of this call: those of its group, or those made by default. Claims are among them where they read
+    runs of the group that are not made by default, a gallery where the group has benchmarks."""
+    if not GROUP:
+        return [*results(catalogue.by_default), CLAIMS, f"results/{SCALE}/gallery.html"]
+    gallery = [f"results/{SCALE}/gallery_{GROUP}.html"] * any(each.group == GROUP for each in BENCHMARKS.values())
+    claims = [CLAIMS] * any(run not in TRAINED for run in runs_of(GROUP) if run in claimed())
+    return [*results(lambda entries: catalogue.of_group(entries, GROUP)), *claims, *gallery]
 
 
 def shown_in_front(wildcards):
     """What the front page depends on beside them: those that are there already."""
-    there = [path for path in results(list) if path in listed() or os.path.exists(path)]
+    there = [path for path in [*results(list), CLAIMS] if path in listed() or os.path.exists(path)]
     return described(claimed(), TABLES, FIGURES, there)

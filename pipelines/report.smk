@@ -122,6 +122,19 @@ use rule collect as gallery with:
         scale=SCALE_NOTE,
 
 
+use rule gallery as gallery_group with:
+    input:
+        lambda wildcards: files(named(wildcards), f"{sets(wildcards)}scores.jsonl"),
+        anew=anew("gallery.{group}", "results/{scale}/gallery_{group}.html", shown),
+    output:
+        pages=directory("results/{scale}/gallery_{group}"),
+        single=in_report("results/{scale}/gallery_{group}.html", "Gallery", gallery="{group}"),
+    log:
+        **logs("gallery.{group}"),
+    params:
+        call="gallery --scale {scale} --group {group}",
+
+
 use rule collect as index with:
     input:
         listed(),

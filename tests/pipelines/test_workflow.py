@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from unigrpo import __main__ as front
 from unigrpo.study import catalogue, resolve
 from unigrpo.study.catalogue import runs_read
+from unigrpo.tools import reproduce
 
 SNAKEMAKE = [sys.executable, "-m", "snakemake"]
 REPRODUCE = [sys.executable, "-m", "unigrpo", "run", "base", "--scale", "smoke"]
@@ -183,6 +185,35 @@ def test_a_group_is_planned_whole_with_the_claims_that_read_it(shipped):
     assert jobs["train"] == trained(chosen, runs | named_by(chosen, catalogue.by_default)[2])
     assert (jobs["table"], jobs["figure"]) == (tables, figures) and jobs["claims"] == 1
     assert jobs["learned_reward"] == 2 * 2  # of each start the reward and the weaker one
+
+
+def test_a_group_that_no_claim_reads_is_planned_without_what_is_made_by_default(shipped):
+    jobs, chosen = (
+        plan(shipped, "one_group", "--config", "scale=smoke", "group=strength"),
+        study(shipped, scale="smoke"),
+    )
+    assert jobs["train"] == trained(chosen, runs_read(chosen.catalogue["tables"]["strength"]))
+    assert not {"claims", "sample", "gallery"} & jobs.keys()
+
+
+def test_the_demo_is_one_start_and_one_short_run_and_what_shows_them(shipped, monkeypatch):
+    made = {"sample_group": 2, "score_group": 2, "collect_apart": 2, "table": 1, "figure": 1, "gallery_group": 1}
+    start = dict.fromkeys(("pretrain", "sft", "tune", "reward_data", "learned_reward"), 1)
+    jobs = plan(shipped, *(demo := ("one_group", "--config", "scale=cpu", "seeds=1", "group=demo")))
+    assert jobs == start | made | {"train": 1, "index": 1, "one_group": 1}
+    asked = {}
+    monkeypatch.setattr(reproduce, "reproduce", lambda *words, **options: asked.update(os.environ))
+    monkeypatch.setenv(resolve.LINES, "{}")  # to be as before afterwards
+    front.call(["demo", "--method", "refl", "--rollouts", "60"])
+    monkeypatch.setenv(resolve.LINES, asked[resolve.LINES])
+    own = study(shipped, scale="cpu")
+    assert catalogue.runs_read(own.catalogue["tables"]["demo"]) == ["sft", "demo", "demo_method_refl"]
+    rl = own.config("demo_method_refl", 0)["rl"]
+    assert (rl["method"], rl["rollouts"], rl["train"]) == ("refl", 60, ["image"])
+    more = plan(shipped, *demo)
+    assert {rule: more[rule] - jobs[rule] for rule in more if more[rule] != jobs[rule]} == dict.fromkeys(
+        ("train", "sample_group", "score_group"), 1
+    )
 
 
 @pytest.mark.slow

@@ -15,9 +15,11 @@ from PIL import Image
 from tests._support.study import write_jsonl, write_scenes
 from unigrpo.core.errors import UserError
 from unigrpo.core.files import read_jsonl
+from unigrpo.core.settings import replace
 from unigrpo.report.data.results import Folder
 from unigrpo.report.data.samples import read_samples
 from unigrpo.report.pages import gallery
+from unigrpo.study import resolve
 from unigrpo.world.traces import Imperfection
 
 RUNS = {"base": None, "sft": Imperfection(wrong_traces=0.5, paint_noise=0.5), "unigrpo": Imperfection(wrong_traces=0.4)}
@@ -118,6 +120,22 @@ def verdicts(study, run):
     """Prompt id -> official verdict, read from the scores."""
     rows = [row for _, row in read_jsonl(study / "runs" / run / "seed0" / "scores.jsonl")]
     return {r["prompt_id"]: (r["metrics"].get("official", r["metrics"].get("ta")) == 1, r["reason"]) for r in rows}
+
+
+def test_sets_of_a_group_lie_beside_their_scores(study, tmp_path, monkeypatch):
+    shutil.copytree(study / "runs", tmp_path / "runs")
+    for path in (tmp_path / "runs").glob("*/seed0"):
+        (path / "samples").rename(path / "samples_far")
+        (path / "scores.jsonl").rename(path / "samples_far" / "scores.jsonl")
+    far = {"geneval": replace(resolve.benchmarks()["geneval"], group="far")}
+    monkeypatch.setattr(resolve, "benchmarks", lambda: far)
+    found = read_samples(Folder(tmp_path, chosen=[*far]), "sft", "think", "tuned")
+    monkeypatch.undo()
+    there = read_samples(Folder(study, chosen=["geneval"]), "sft", "think", "tuned")
+    assert {key: (s.correct, s.reason) for key, s in found.items()} == {
+        k: (s.correct, s.reason) for k, s in there.items()
+    }
+    assert {sample.correct for sample in found.values()} == {True, False}
 
 
 # ------------------------------------------------------------------------------------------ what it says

@@ -573,6 +573,18 @@ def test_grid_shows_the_same_prompts_for_every_run_with_traces(study, tmp_path):
         assert row["correct"] == (metrics.get("official", metrics.get("ta")) == 1)
 
 
+def test_many_prompts_of_a_grid_stand_in_bands(study):
+    spec = {"kind": "grid", "categories": ["counting", "position", "compound"] * 3, "runs": ["base", "unigrpo"]}
+    figure, data = drawing.draw(spec, sources_of(study))
+    drawing.plt.close(figure)
+    shown = [axis for axis in figure.axes if axis.images]
+    assert len(shown) == len(data) == 18 and len({round(axis.get_position().y0, 6) for axis in shown}) == 4
+    titles = [axis.get_title() for axis in shown]
+    assert sum(map(bool, titles)) == 9 and {axis.get_ylabel() for axis in shown} == {"", "Base", "UniGRPO"}
+    said = [" ".join(title.split()) for title in titles if title]
+    assert said == [prompt.removeprefix("a photo of ") for prompt in data[data["run"] == "base"]["prompt"]]
+
+
 def test_dots_csv_agrees_with_the_table(study, tmp_path):
     data = make_figure(study, tmp_path, {"kind": "dots", "runs": ["base", "unigrpo"]}).set_index(
         ["run", "thinking", "metric"]

@@ -117,6 +117,20 @@ def test_a_line_may_ask_for_fewer_seeds(files):
     assert loaded.parent("twice", 1) == ("guided", 1) and len(study(files, seeds=1).seeds("guided")) == 1
 
 
+def test_lines_that_a_command_asks_for_stand_beside_the_files(files, monkeypatch):
+    """A new run is shown wherever the one is that it is like; its settings may be those of that one."""
+    asked = {"mine": {"like": "joint", "label": "Mine", "guidance": 3}, "twice": {"rollouts": 7}}
+    monkeypatch.setenv("UNIGRPO_LINES", json.dumps(asked))
+    loaded = study(files)
+    assert loaded.catalogue["tables"]["main"]["rows"] == [["sft", "no"], ["joint", "yes"], ["mine", "yes"]]
+    mine, joint = (loaded.config(run, 0) for run in ("mine", "joint"))
+    assert mine == joint | {"run": "mine", "label": "Mine", "rl": joint["rl"] | {"guidance": 3}}
+    assert loaded.config("twice", 0)["rl"]["rollouts"] == 7
+    monkeypatch.setenv("UNIGRPO_LINES", json.dumps({"mine": {"like": "joint"}}))
+    with pytest.raises(UserError, match="runs.mine: is the same run as joint"):
+        study(files)
+
+
 def test_a_group_is_made_when_asked_for(files):
     files[0].write_text(CATALOGUE.replace("{kind: curves,", "{kind: curves, group: extra,"))
     loaded = study(files, group="extra")

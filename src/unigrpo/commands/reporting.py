@@ -1,5 +1,6 @@
 """Verbs that make claims, tables, figures and the gallery from judged runs."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Literal
@@ -153,10 +154,17 @@ def compare(
 def gallery(
     scale: Scale = "cpu",
     guidance: Guidance = "tuned",
+    group: Annotated[str | None, typer.Option(help="Group of benchmarks; those of every run without it.")] = None,
     results: Results = None,
     out: Annotated[Path | None, writes("Folder to write, replaced if it exists.", "index.html", folder=True)] = None,
     single: Annotated[Path | None, writes("File to write: the page with its images inside.", "gallery.html")] = None,
 ) -> None:
     """Show samples of all runs side by side, in a static page."""
     folder = _sources(scale, results, None, None, judged=False).folder
-    pages.gallery.make(folder, out or folder.root / "gallery", single or folder.root / "gallery.html", guidance)
+    known = folder.study.catalogue["benchmarks"]
+    chosen = [*study.benchmark_entry.of_group(known, group)]
+    if group and not chosen:
+        hint = registry.nearest(group, {each.group for each in known.values() if each.group})
+        raise UserError(f"--group {group}: no benchmark is of this group{hint}")
+    place = folder.root / (f"gallery_{group}" if group else "gallery")
+    pages.gallery.make(replace(folder, chosen=chosen), out or place, single or place.with_suffix(".html"), guidance)

@@ -1,6 +1,7 @@
 """Verbs that start the workflow, plan a run, and do the steps of a study other than judging."""
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,6 +13,7 @@ from unigrpo.core import distributed, files, registry, settings
 from unigrpo.core.errors import UserError, error_prefix
 
 STEPS = "Steps of a study"
+DEMO = "demo"  # a run of the catalogue, and the group of what shows it
 OF_A_RUN = ("run.json", "metrics.jsonl", "model.*", "state", "*lock*")  # names in the folder of a run
 Name = Annotated[str, typer.Argument(help="Run of the catalogue.")]
 Cores = Annotated[int, typer.Option(min=1, help="CPU cores to use.")]
@@ -51,6 +53,33 @@ def run(name: Name, scale: Scale = "cpu", cores: Cores = 2, seeds: Seeds = None,
     """Train and evaluate one run, after what it descends from."""
     tools.reproduce.reproduce("one_run", cores, scale, words, seeds=seeds, run=name)
     print(f"\nrun      results/{scale}/runs/{name}/seed*/")
+
+
+@app.command(rich_help_panel=START)
+def demo(
+    method: Annotated[str | None, typer.Option(help="Your method, a file of src/unigrpo/methods, beside it.")] = None,
+    reward: Annotated[str | None, typer.Option(help="Your reward, a file of rewards, beside it.")] = None,
+    rollouts: Annotated[int | None, typer.Option(min=1, help="Rollouts; the catalogue's without it.")] = None,
+    scale: Scale = "cpu",
+    cores: Cores = 2,
+    words: Words = None,
+) -> None:
+    """Train a short UniGRPO from a shipped start, and show it beside SFT on held-out prompts."""
+    lines: dict[str, dict] = {DEMO: {"rollouts": rollouts}} if rollouts else {}
+    own = {key: value for key, value in {"method": method, "reward": reward}.items() if value}
+    if own:
+        said = ", ".join(f"{key} {value}" for key, value in own.items())
+        name = "_".join([DEMO, *(word for pair in own.items() for word in pair)]).lower()
+        lines[name] = {"like": DEMO, "label": said[0].upper() + said[1:]} | own
+    if method:
+        facts = study.facts.METHODS.load(method, "--method").FACTS
+        lines[name] |= {"train": [*max(facts.trains, key=len)]}
+        lines[name] |= {} if facts.noise_inside else {"same_noise": False}
+    os.environ[study.resolve.LINES] = json.dumps(lines)
+    tools.reproduce.reproduce("one_group", cores, scale, words, seeds=1, group=DEMO)
+    print(f"\nresults/{scale}/tables/{DEMO}.md          what the run gained over SFT, with intervals")
+    print(f"results/{scale}/figures/{DEMO}.png        twelve prompts before and after")
+    print(f"results/{scale}/gallery_{DEMO}/index.html  all prompts")
 
 
 @app.command(rich_help_panel=START)

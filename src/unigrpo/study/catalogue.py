@@ -2,8 +2,9 @@
 checked. Imports no torch."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
@@ -107,18 +108,23 @@ class Catalogue(Settings):
     also_report: Reports = {}  # rewards that judge the images of every benchmark
 
 
-def load_catalogue(path: str | Path) -> dict:
+def load_catalogue(path: str | Path, asked: Mapping[str, dict] = MappingProxyType({})) -> dict:
     """``{"defaults": settings, "benchmarks": {name: Benchmark}, "runs": {name: line}, "tables": {name: spec},
     "figures": {name: spec}, "claims": ..., "overrides": {name: {key: line}}}``. A line holds ``label``, ``stage``
     (base, sft or rl), ``init``, ``evaluate``, its settings and ``like``, the lines that they come from, its own last;
-    overrides are a run's line without each setting that it makes itself. Raises UserError naming file and key."""
+    overrides are a run's line without each setting that it makes itself. ``asked``: lines beside the file's, of its
+    runs or of new ones, which are shown wherever the run is that they are ``like``. Raises UserError naming file and
+    key."""
     content = read_yaml(path)
     with error_prefix(path):
         benchmarks = _check_sections(content)
-        runs, sweeps = _spread(content["runs"])
+        written = content["runs"]
+        runs, sweeps = _spread(written | {name: written.get(name, {}) | line for name, line in asked.items()})
+        for name in asked.keys() - written.keys():
+            sweeps.setdefault(runs[name]["like"], [runs[name]["like"]]).append(name)
         likes = {name: ancestors(runs, name, "like")[::-1] for name in runs}
         lines = {name: {"label": name, **_inherit(runs, name), "like": likes[name]} for name in runs}
-        overrides = {name: _overrides(runs, content["runs"], name) for name in runs}
+        overrides = {name: _overrides(runs, written.keys() - asked.keys(), name) for name in runs}
         defaults = content.get("defaults", {})
         for name, line in lines.items():
             line.setdefault("init", None)
@@ -231,8 +237,8 @@ def _inherit(runs: dict, name: str) -> dict:
     return merged
 
 
-def _overrides(runs: dict, written: dict, name: str) -> dict[str, dict]:
-    """For each setting of ``name``'s line, the line without it; but not for what a sweep varies, its purpose."""
+def _overrides(runs: dict, written: Collection[str], name: str) -> dict[str, dict]:
+    """For each setting of ``name``'s line, the line without it; none where the line is not ``written``."""
     keys = runs[name].keys() - {*COMMON, "seeds", "like", "train"} if name in written else set()
     return {key: _inherit(runs | {name: {k: v for k, v in runs[name].items() if k != key}}, name) for key in keys}
 

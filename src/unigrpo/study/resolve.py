@@ -7,6 +7,7 @@ Imports no torch; everything wrong is one UserError naming file and key.
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass, replace
 from functools import cache, reduce
@@ -37,6 +38,7 @@ from unigrpo.study.provenance import ROOT
 from unigrpo.study.training_inputs import check_reward, training_pool
 
 PAINTING = ("grid", "shift", "guidance_interval", "reasoning_guidance", "renorm")  # as evaluated, so trained
+LINES = "UNIGRPO_LINES"  # environment variable by which a command hands lines of runs (JSON) to all of its steps
 CATALOGUE, SCALES = ROOT / "pipelines" / "experiments.yaml", ROOT / "pipelines" / "scales"
 WORDS = {"code": "keep", "state": "anew", "weights": "accept", "published": "use", "starts": "train"}  # of one value
 OPTIONS = ("scale", "seeds", "run", "group", *WORDS)  # of load_study
@@ -240,7 +242,7 @@ def _read_study(catalogue_file: Path, scale_folder: Path, scale: str, option: st
     file = scale_folder / f"{scale}.yaml"
     if not NAME.fullmatch(scale) or scale == "reference":  # a pattern and a word of a shell, and a folder of results
         raise UserError(f"{file}: expected a name of small letters, digits and underscores, and not 'reference'")
-    catalogue = load_catalogue(catalogue_file)
+    catalogue = load_catalogue(catalogue_file, json.loads(os.environ.get(LINES, "{}")))
     settings = load_scale(file, catalogue["defaults"])
     for run in settings.get("runs", {}).keys() - catalogue["runs"].keys():
         raise UserError(f"{file}: runs.{run}: no run is called {run!r}{nearest(run, catalogue['runs'])}")

@@ -8,6 +8,7 @@ whose output is another than it has written is damaged.
 import hashlib
 import json
 import os
+import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
@@ -259,4 +260,4 @@ def _altered(made_from: Mapping) -> list[str]:
 
 
 def _by_hand(path: str) -> bool:
-    return any(part.partition(".")[0] in BY_HAND for part in Path(path).parts[2:3])  # of results/<scale>/...
+    return any(re.split("[._]", part)[0] in BY_HAND for part in Path(path).parts[2:3])  # of results/<scale>/...

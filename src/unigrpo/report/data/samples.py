@@ -63,19 +63,23 @@ class Sample:
 
 
 def read_samples(folder: Folder, run: str, mode: str, guidance: str) -> dict[Key, Sample]:
-    """The first sample of each prompt of the run's first seed, by benchmark in manifest order; empty without images."""
+    """The first sample of each prompt of the run's first seed, by benchmark in manifest order; empty without images.
+    Sets of a group of benchmarks lie in samples_<group>, beside their scores."""
     for path in folder.seed_folders(run).values():
-        found = {name: path / "samples" / f"{name}.{mode}.{guidance}" for name in folder.benchmarks}
-        found = {name: f for name, f in found.items() if (f / "manifest.jsonl").exists()}
+        found = {}
+        for name, benchmark in folder.benchmarks.items():
+            sets = path / (f"samples_{benchmark.group}" if benchmark.group else "samples")
+            if (sets / f"{name}.{mode}.{guidance}" / "manifest.jsonl").exists():
+                scores = (sets if benchmark.group else path) / "scores.jsonl"
+                samples = _first_samples(sets / f"{name}.{mode}.{guidance}", name, benchmark, scores)
+                found |= {(s.benchmark, s.prompt_id): s for s in samples}
         if found:
-            verdicts = _verdicts(path / "scores.jsonl", mode, guidance)
-            each = (_first_samples(f, name, folder.benchmarks[name], verdicts) for name, f in found.items())
-            return {(s.benchmark, s.prompt_id): s for samples in each for s in samples}
+            return found
     return {}
 
 
-def _first_samples(path: Path, name: str, benchmark: Benchmark, verdicts: Mapping[Key, tuple]) -> Iterator[Sample]:
-    content = sample_folder.read(path)
+def _first_samples(path: Path, name: str, benchmark: Benchmark, scores: Path) -> Iterator[Sample]:
+    content, verdicts = sample_folder.read(path), _verdicts(scores, *path.name.split(".")[1:])
     for number, row in enumerate(content.rows):
         if row["sample"] == 0:
             what = (row["prompt_id"], row["prompt"], row["tag"], name, benchmark.judge, row["meta"])

@@ -1,5 +1,5 @@
-"""The same prompts and the same noise, a column a prompt and a row a run: verdict and reasoning trace under each image.
-A fixed rule draws the prompts (the paper's Figure 2).
+"""The same prompts and the same noise, a column a prompt and a row a run: verdict and reasoning trace under each image;
+many prompts stand in several bands. A fixed rule draws the prompts (the paper's Figure 2).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from unigrpo.report.pages import drawing
 from unigrpo.study.facts import KindFacts
 
 FACTS = KindFacts("Samples of several runs", __doc__, reads="samples/done.json")
+MOST = 7  # prompts beside each other
 COLUMNS = ["prompt_id", "prompt", "run", "trace", "correct", "reason", "disputed"]
 
 
@@ -16,12 +17,17 @@ def draw(spec: dict, sources: results.Sources) -> drawing.Drawn:
     runs = spec["runs"]
     found = {run: drawing.first_samples(run, spec, sources) for run in runs}
     prompts = drawing.drawn_prompts(found[runs[0]], spec)
-    height = 0.55 + len(runs) * (drawing.WIDTH / len(prompts) + 0.5)
-    figure, axes = drawing.panels(len(runs), len(prompts), height)
+    bands = -(-len(prompts) // MOST)
+    columns = -(-len(prompts) // bands)
+    height = bands * (0.55 + len(runs) * (drawing.WIDTH / columns + 0.5))
+    figure, axes = drawing.panels(bands * len(runs), columns, height)
     rows = []
-    for line, run in zip(axes, runs, strict=True):
+    for number, line in enumerate(axes):
+        run, first = runs[number % len(runs)], number // len(runs) * columns
         line[0].set_ylabel(sources.folder.label(run), fontweight="bold", fontsize=8.5)
-        for axis, prompt in zip(line, prompts, strict=True):
+        for axis in line[len(prompts) - first :]:
+            axis.set_axis_off()
+        for axis, prompt in zip(line, prompts[first : first + columns], strict=False):
             sample = found[run].get(prompt)
             if sample is None:
                 axis.set(xticks=[], yticks=[])
@@ -31,8 +37,8 @@ def draw(spec: dict, sources: results.Sources) -> drawing.Drawn:
                 drawing.draw_sample(axis, sample)
                 _under(axis, sample)
                 rows.append(drawing.record(run, sample))
-    for axis, prompt in zip(axes[0], prompts, strict=True):
-        axis.set_title(drawing.subject(found[runs[0]][prompt].prompt, 22), fontsize=7.5, pad=5)
+            if run == runs[0]:
+                axis.set_title(drawing.subject(sample.prompt, 22), fontsize=7.5, pad=5)
     return figure, rows
 
 

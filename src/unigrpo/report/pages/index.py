@@ -22,7 +22,6 @@ SHOWN = (*NEEDED, "comparisons", "kind")  # columns of claims.csv
 SUFFIXES = {"tables": ("html", ""), "figures": ("png", "png")}  # of a result's address, and of its picture
 REPORT = ("collect", "table", "figure", "claims", "gallery", "compare")  # steps that make results of scores
 BASES = {"shipped": "the one that ships with the project", "train": "trained here", "released": "a published release"}
-GALLERY = page.Card("Gallery", phrases.GALLERY, "gallery/index.html")
 MOST_NAMED = 4  # runs
 
 
@@ -64,8 +63,10 @@ def _named(runs: list[str], folder: Folder) -> str:
 
 
 def claims(folder: Folder) -> pd.DataFrame:
-    """The claims and what they came to, from claims.csv."""
+    """The claims and what they came to, from claims.csv; none without it."""
     path = folder.root / "claims.csv"
+    if not path.exists():
+        return pd.DataFrame()
     with reading(path, "the claims of a scale, with id, claim and verdict"):
         table = pd.read_csv(io.StringIO(files.read_result(path)), dtype=str, keep_default_na=False)
         return table[[name for name in SHOWN if name in table or name in NEEDED]]
@@ -90,6 +91,13 @@ def cards(section: str, folder: Folder) -> Iterator[page.Card]:
             yield page.Card(page.title_of(spec, facts), facts.caption + whose, f"{address}.{suffix}", shown)
 
 
+def galleries(folder: Folder) -> Iterator[page.Card]:
+    """Those that are there: of the benchmarks of every run, and of those of a group."""
+    for path in sorted(folder.root.glob("gallery*/index.html")):
+        group = path.parent.name.partition("_")[2]
+        yield page.Card(f"Gallery{group and f' of {group}'}", phrases.GALLERY, f"{path.parent.name}/index.html")
+
+
 def cost(folder: Folder) -> pd.DataFrame:
     """What each kind of step took."""
     used = used_by_steps(folder.root)
@@ -105,18 +113,19 @@ def cost(folder: Folder) -> pd.DataFrame:
 
 def write(folder: Folder) -> None:
     """Write index.html and index.rst into the folder."""
-    said, table = what_was_run(folder), claims(folder)
-    verdicts = [counted(table), "[All comparisons, the rule and the reasons](claims.html)"]
+    said, table, shown = what_was_run(folder), claims(folder), [*galleries(folder)]
+    verdicts = [counted(table)] if len(table) else []
+    rule = "[All comparisons, the rule and the reasons](claims.html)"
+    scores = ["[Every score of every image](scores.csv)"] * (folder.root / "scores.csv").exists()
     sections = [
         ("What was run", said),
-        ("Claims", [phrases.CLAIMS, *verdicts]),
-        ("", table),
+        *[("Claims", [phrases.CLAIMS, *verdicts, rule]), ("", table)] * (len(table) > 0),
         *((name.capitalize(), found) for name in DOORS if (found := [*cards(name, folder)])),
-        *[("Gallery", [GALLERY])] * (folder.root / GALLERY.link).exists(),
+        *[("Gallery", shown)] * bool(shown),
         ("Cost", cost(folder)),
-        ("", ["Steps that ran at the same time are counted apart.", "[Every score of every image](scores.csv)"]),
+        ("", ["Steps that ran at the same time are counted apart.", *scores]),
     ]
     files.write_text(folder.root / "index.html", page.parts(f"UniGRPO: results of scale {folder.root.name}", sections))
-    words = [page.rendered(each, phrases.of_rst, "**{}**", "``{}``") for each in [*said, counted(table)]]
+    words = [page.rendered(each, phrases.of_rst, "**{}**", "``{}``") for each in [*said, *verdicts]]
     words += [phrases.of_rst(f"{row.id}, {row.verdict}: {row.claim}") for row in table.itertuples()]
     files.write_text(folder.root / "index.rst", "".join(f"* {each}\n" for each in words))
