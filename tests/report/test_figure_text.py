@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import re
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -36,7 +37,7 @@ def test_odd_text_is_drawn_as_it_is(text):
     font.set_size(plt.rcParams["font.size"], 100)
     font.set_text(text)
     assert drawn_width(text) == pytest.approx(font.get_width_height()[0] / 64, rel=0.03)
-    for draw in (grid._under, marked_traces._beside):
+    for draw in (partial(grid._under, width=28), marked_traces._beside):
         figure, axis = plt.subplots()
         draw(axis, dataclasses.replace(CELL, prompt=text, trace=text, correct=False, reason=text))
         axis.plot([1], [1], label=text)

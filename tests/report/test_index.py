@@ -95,12 +95,15 @@ def test_without_claims_the_front_page_has_what_there_is(finished, tmp_path):
     shutil.copytree(finished, tmp_path / "smoke")
     for name in ("claims.csv", "claims.html", "scores.csv"):
         (tmp_path / "smoke" / name).unlink()
+    of_base = {"settings": {}, "inputs": {}, "outputs": {}, "shipped": True, "versions": {}, "code": {}}
+    write_jsonl(tmp_path / "smoke/steps/pretrain.base.0.jsonl", [{"step": "pretrain.base.0", "made": of_base}])
     (tmp_path / "smoke/gallery").rename(tmp_path / "smoke/gallery_demo")
     index.write(replace(sources_of(tmp_path / "smoke").folder, study=resolve.chosen_study("smoke")))
     page = (tmp_path / "smoke/index.html").read_text()
     links = dict.fromkeys(re.findall(r'(?:href|src)="([^"]+)"', page))
     assert [*links][-1] == "gallery_demo/index.html" and not {"claims.html", "scores.csv"} & links.keys()
-    assert "Gallery of demo" in page and "claims:" not in (tmp_path / "smoke/index.rst").read_text()
+    assert "Gallery of demo" in page and "5 steps" in page and "the one that ships with the project" in page
+    assert "claims:" not in (tmp_path / "smoke/index.rst").read_text()
 
 
 def test_the_report_of_the_workflow_opens_on_the_same_words(finished):

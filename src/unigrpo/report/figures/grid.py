@@ -35,18 +35,18 @@ def draw(spec: dict, sources: results.Sources) -> drawing.Drawn:
                 axis.set_box_aspect(1)
             else:
                 drawing.draw_sample(axis, sample)
-                _under(axis, sample)
+                _under(axis, sample, 156 // columns)
                 rows.append(drawing.record(run, sample))
             if run == runs[0]:
-                axis.set_title(drawing.subject(sample.prompt, 22), fontsize=7.5, pad=5)
+                axis.set_title(drawing.subject(sample.prompt, 110 // columns), fontsize=7.5, pad=5)
     return figure, rows
 
 
-def _under(axis, sample: samples.Sample) -> None:
-    """The verdict on one line, the trace below it."""
+def _under(axis, sample: samples.Sample, width: int) -> None:
+    """The verdict on one line, the trace below it in lines of ``width`` letters."""
     said, color, _ = drawing.VERDICTS[sample.correct]
     objects = [" ".join(word for word, _ in entry) for entry in sample.plan or ()] or [sample.raw_trace]
-    axis.set_xlabel("\n".join(["", *drawing.wrapped(objects, 28)]), fontsize=5.8, linespacing=1.25, labelpad=3)
+    axis.set_xlabel("\n".join(["", *drawing.wrapped(objects, width)]), fontsize=5.8, linespacing=1.25, labelpad=3)
     axis.annotate(
         said, (0.5, 0), xytext=(0, -2.5), xycoords="axes fraction", textcoords="offset points",
         ha="center", va="top", fontsize=6.2, fontweight="bold", color=color,

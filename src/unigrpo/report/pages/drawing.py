@@ -136,7 +136,7 @@ def record(run: str, sample: Sample) -> tuple:
 
 def wrapped(texts: Iterable[str], width: int) -> list[str]:
     """The texts in at most MOST_LINES lines, with a sign that there were more."""
-    lines = [part for text in texts for part in textwrap.wrap(text, width)]
+    lines = [part for text in texts for part in textwrap.wrap(text, width, break_on_hyphens=False)]
     return [*lines[: MOST_LINES - 1], lines[MOST_LINES - 1] + " …"] if len(lines) > MOST_LINES else lines
 
 

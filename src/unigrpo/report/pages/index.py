@@ -14,7 +14,7 @@ from unigrpo.core.errors import UserError, reading
 from unigrpo.report.data import phrases
 from unigrpo.report.data.results import Folder
 from unigrpo.report.pages import page
-from unigrpo.study.catalogue import DOORS
+from unigrpo.study.catalogue import BASE, DOORS
 from unigrpo.study.standing import read
 
 NEEDED = ("id", "claim", "verdict")
@@ -45,7 +45,8 @@ def what_was_run(folder: Folder) -> list[str]:
     each = [f"{count} of {_named(runs, folder)}" for count, runs in sorted(replicates.items(), reverse=True)]
     modes = Counter(run for run in records for _ in folder.study.catalogue["runs"][run]["evaluate"])
     used = used_by_steps(folder.root)
-    source = folder.study.scale["base"].get("source", "train")
+    shipped = (read(folder.root / f"steps/pretrain.{BASE}.0.jsonl") or {}).get("shipped")
+    source = "shipped" if shipped else folder.study.scale["base"].get("source", "train")
     return [
         phrases.scale_of([*records], folder),
         f"**Runs**: {len(records)}, which make {modes.total()} rows, with and without thinking counted apart.",
