@@ -38,9 +38,7 @@ def reproduce(
     scale: Scale = "cpu",
     cores: Cores = 2,
     seeds: Seeds = None,
-    group: Annotated[
-        str | None, typer.Option(help="Make the tables and figures of this group, and the claims, alone.")
-    ] = None,
+    group: Annotated[str | None, typer.Option(help="Make the tables and figures of this group alone.")] = None,
     words: Words = None,
 ) -> None:
     """Train, evaluate and report everything of a scale. An interrupted call is continued by the same call."""
