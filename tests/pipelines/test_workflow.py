@@ -183,8 +183,8 @@ def test_a_group_is_planned_whole_with_the_claims_that_read_it(shipped):
     tables, figures, runs = named_by(chosen, lambda specs: catalogue.of_group(specs, "overoptimisation"))
     assert any(len(chosen.seeds(run)) == 1 for run in runs if run in chosen.runs("rl"))
     assert jobs["train"] == trained(chosen, runs | named_by(chosen, catalogue.by_default)[2])
-    assert (jobs["table"], jobs["figure"]) == (tables, figures) and jobs["claims"] == 1
-    assert jobs["learned_reward"] == 2 * 2  # of each start the reward and the weaker one
+    assert (jobs["table"], jobs["figure"]) == (tables, figures) and jobs["claims"] == jobs["index"] == 1
+    assert jobs["learned_reward"] == 2 * 3  # of each start the reward, the weaker one and that of preferences
 
 
 def test_a_group_that_no_claim_reads_is_planned_without_what_is_made_by_default(shipped):
