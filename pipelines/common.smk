@@ -410,4 +410,6 @@ def listed():
 def shown_in_front(wildcards):
     """What the front page depends on beside them: those that are there already."""
     there = [path for path in [*results(list), CLAIMS] if path in listed() or os.path.exists(path)]
-    return described(claimed(), TABLES, FIGURES, there)
+    names = {Path(path).stem for path in there}
+    shown = [each for entries in (TABLES, FIGURES) for each in entries.items() if each[0] in names]
+    return described(claimed(), shown, there)

@@ -54,7 +54,7 @@ def run(tmp_path, *sources, rewards=("red", "green")):
 
 
 BASE = [(0.2, 0.6), (0.4, 0.8), (0.2, 0.6), (0.4, 0.8)]
-HACKED = [(0.8, 0.2), (0.9, 0.5), (0.8, 0.2), (0.9, 0.3)]
+HACKED = [(0.75, 0.2), (0.95, 0.5), (0.75, 0.2), (0.95, 0.3)]  # two prompts tell what they agree on alone
 
 
 def test_means_and_differences(tmp_path, colours, capsys):
@@ -71,7 +71,7 @@ def test_means_and_differences(tmp_path, colours, capsys):
     assert [(r["run"], r["prompt_id"], r["sample"]) for r in rows[:4]] == [
         ("sft", f"p{p}", s) for s in (0, 1) for p in (0, 1)
     ]
-    assert rows[4]["scores"] == {"red": pytest.approx(0.8, abs=0.01), "green": pytest.approx(0.2, abs=0.01)}
+    assert rows[4]["scores"] == {"red": pytest.approx(0.75, abs=0.01), "green": pytest.approx(0.2, abs=0.01)}
     assert "2 rewards, 8 images" in capsys.readouterr().out
     assert "Rewards as held-out metrics" in (tmp_path / "out/cross.html").read_text()
 
@@ -87,7 +87,7 @@ def test_prompts_that_a_reward_reads_in_part_are_said(tmp_path, colours, capsys,
 
 def test_seeds_and_the_reward_trained_on_are_those_of_the_run_s_folder(tmp_path, colours):
     sources = []
-    for seed, levels in ((0, HACKED), (3, HACKED[::-1])):
+    for seed, levels in ((0, HACKED), (3, [(red, green - 0.01) for red, green in HACKED])):
         folder = tmp_path / f"runs/rl/seed{seed}"
         sources.append(f"rl={write_set(folder / 'samples/geneval.think.tuned', levels)}")
         (folder / "run.json").write_text(json.dumps({"config": {"stage": "rl", "rl": {"reward": "red"}}}))

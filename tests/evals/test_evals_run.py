@@ -145,7 +145,7 @@ GOOD = scenes([CIRCLE])
             GOOD,
             [row()],
             {"benchmark": "other"},
-            r"protocol.json: 'benchmark' must be one of .*ta, geneval, found 'other'",
+            r"protocol.json: 'benchmark' must be one of ta, geneval, .*found 'other'",
         ),
     ],
 )

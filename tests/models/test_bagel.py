@@ -377,6 +377,6 @@ def test_supervised_and_reinforced_like_every_model(folder, tmp_path, monkeypatc
     assert json.loads((tmp_path / "rl" / "run.json").read_text())["updates"] == 4
 
     monkeypatch.setattr(Benchmark, "jobs", lambda *_: [(prompt, 0) for prompt in few[:2]])
-    sets.sample_sets(end.eval(), cfg, tmp_path / "rl", decoding, ["think"], tmp_path / "samples")
+    sets.sample_sets(end.eval(), cfg, tmp_path / "rl", {"think": decoding}, ["think"], tmp_path / "samples")
     protocols = [json.loads(path.read_text()) for path in (tmp_path / "samples").glob("*/protocol.json")]
     assert len(protocols) == 4 and {p["checkpoint"] for p in protocols} == {digest(tmp_path / "rl/ema.safetensors")}

@@ -39,6 +39,10 @@ def project(root, tmp_path_factory) -> Path:
                 if key == "method" and file.parent.name == "scales":  # a scale's settings of a method
                     text = re.sub(rf"^  {source.stem}: (?=\{{)", f"  {new}: ", text, flags=re.MULTILINE)
                 file.write_text(text)
+            for other in (folder / place).glob("*.py"):  # a plug-in may be built on another
+                other.write_text(
+                    re.sub(rf"(from [\w.]+\.){source.stem} import", rf"\g<1>{new} import", other.read_text())
+                )
     return folder
 
 

@@ -411,7 +411,7 @@ def test_a_change_reruns_what_depends_on_it_and_no_more(finished, name, old, new
         (("runs/unigrpo/seed0/samples/done.json", "steps/sample.unigrpo.0.jsonl"), {"sample": 1, "score": 1}),
         (("starts/seed0/decoding.json", "steps/tune.0.jsonl"), {"tune": 1, "train": 1, "sample": 3, "score": 3}),
         (("steps/score.sft.0.jsonl",), {"score": 1}),
-        (("tables/main.md", "steps/table.main.jsonl"), {"table": 1, "all": 1}),
+        (("tables/main.md", "steps/table.main.jsonl"), {"table": 1, "index": 1, "all": 1}),
         (("runs/unigrpo/seed0/model.safetensors",), {}),  # weights are given up, and nothing rests on them any more
     ],
 )

@@ -64,6 +64,7 @@ def test_the_choice_of_decoding_is_the_same(folder):
     one, two = (json.loads((folder / n / "decoding.json").read_text()) for n in ("one", "two"))
     assert {k: v for k, v in one.items() if k != "grid"} == {k: v for k, v in two.items() if k != "grid"}
     for a, b in zip(one["grid"], two["grid"], strict=True):
+        assert a.pop("gold_by_prompt") == pytest.approx(b.pop("gold_by_prompt"), abs=2e-3)
         assert a == pytest.approx(b, abs=2e-3)
 
 
@@ -76,7 +77,7 @@ def test_samples_are_the_same_and_in_order(folder):
         assert (one.rows, one.protocol) == (two.rows, two.protocol)
         close(one.images[:], two.images[:])
     done = [json.loads((folder / n / "sets" / "done.json").read_text()) for n in ("one", "two")]
-    assert done[0] == done[1]
+    assert done[0]["sets"] == done[1]["sets"]  # digests are of pixels, which round otherwise
 
 
 @pytest.mark.parametrize("jobs", [0, 1, 5])

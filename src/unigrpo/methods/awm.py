@@ -15,8 +15,10 @@ from pydantic import Field
 
 from unigrpo.core.settings import NotNegative, Positive
 from unigrpo.episodes import noise_pairs, slices
-from unigrpo.methods import fpo, without_gradient
-from unigrpo.methods.fpo import make_slices, roll_out  # noqa: F401
+from unigrpo.methods import without_gradient
+from unigrpo.methods.fpo import FACTS as FPO_FACTS
+from unigrpo.methods.fpo import Settings as FpoSettings
+from unigrpo.methods.fpo import make_slices, policy_loss, roll_out  # noqa: F401
 from unigrpo.objectives import averaging, image_losses, matching
 
 if TYPE_CHECKING:
@@ -25,10 +27,10 @@ if TYPE_CHECKING:
     from unigrpo.episodes.slices import Networks, Slice
     from unigrpo.study.config import RLConfig
 
-FACTS = replace(fpo.FACTS, copies=("recent",))
+FACTS = replace(FPO_FACTS, copies=("recent",))
 
 
-class Settings(fpo.Settings):
+class Settings(FpoSettings):
     """What a run may set of it."""
 
     matching_weight: Literal["uniform", "noise", "t", "t2", "huber", "ghuber"] = "ghuber"
@@ -45,7 +47,7 @@ def losses(nets: Networks, s: Slice, rl: RLConfig) -> Iterator[tuple[str, Tensor
     if "text" in rl.train:
         yield slices.text_loss(new, s, rl)
     recent = without_gradient(noise_pairs.replay_pairs)(nets.copies["recent"], s.rollout, rl)
-    loss, metrics = fpo.policy_loss(new, s, rl)
+    loss, metrics = policy_loss(new, s, rl)
     pull = image_losses.velocity_mse(new.image.velocity, recent.image.velocity).mean()
     metrics["pull"] = pull.detach()
     loss = rl.image_scale * (loss + rl.pull_weight * pull) + slices.penalty(new, s, rl, metrics)
