@@ -39,10 +39,10 @@ def project(root, tmp_path_factory) -> Path:
                 if key == "method" and file.parent.name == "scales":  # a scale's settings of a method
                     text = re.sub(rf"^  {source.stem}: (?=\{{)", f"  {new}: ", text, flags=re.MULTILINE)
                 file.write_text(text)
+            package = place.removeprefix("src/").replace("/", ".")
             for other in (folder / place).glob("*.py"):  # a plug-in may be built on another
-                other.write_text(
-                    re.sub(rf"(from [\w.]+\.){source.stem} import", rf"\g<1>{new} import", other.read_text())
-                )
+                text = other.read_text().replace(f"from {package}.{source.stem} import", f"from {package}.{new} import")
+                other.write_text(text)
     return folder
 
 
