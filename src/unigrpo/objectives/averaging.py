@@ -12,8 +12,8 @@ def ema_share(step: int, decay: float) -> float:
 
 
 @torch.no_grad()
-def average_into(average: nn.Module, model: nn.Module, kept: float) -> None:
-    """average <- kept average + (1 - kept) model, of every parameter; shared ones stay."""
+def average_into(average: nn.Module, model: nn.Module, share: float) -> None:
+    """average <- share average + (1 - share) model, of every parameter; shared ones stay."""
     for mean, value in zip(average.parameters(), model.parameters(), strict=True):
         if mean is not value:
-            mean.copy_(value.lerp(mean, kept))
+            mean.copy_(value.lerp(mean, share))

@@ -59,8 +59,8 @@ class Learner:
         """What follows an optimiser step: the count, the average of the policy, the next learning rate."""
         self.counts["updates"] += 1
         if AVERAGE in self.nets.copies:
-            kept = ema_share(self.counts["updates"] - 1, rl.ema_decay)
-            average_into(self.nets.copies[AVERAGE], self.nets.model, kept)
+            share = ema_share(self.counts["updates"] - 1, rl.ema_decay)
+            average_into(self.nets.copies[AVERAGE], self.nets.model, share)
         warm_up(self.optimizer, rl, self.counts["updates"])
 
     @property
