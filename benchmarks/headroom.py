@@ -1,7 +1,7 @@
 """What the base and the shipped starts leave to be learned, on validation prompts: ``python benchmarks/headroom.py``.
 
-GenEval-style verdicts on the six categories, IMAGES a prompt, at the guidance and temperature that each start has chosen:
-the model with thinking and without, a perfect painter on its traces, its own painter on perfect traces. Writes
+GenEval-style verdicts on the six categories, IMAGES a prompt, at the guidance and temperature that each start has
+chosen: the model with thinking and without, a perfect painter on its traces, its own painter on perfect traces. Writes
 benchmarks/results/headroom.json, which the table of docs/protocol.md is made of.
 """
 
@@ -30,7 +30,7 @@ BASE = Decoding(True, 1.5, 1.0)  # the base has no choice of its own
 
 def by_category(values: list | np.ndarray) -> float:
     """The mean of the category means of values (n,)."""
-    return float(np.mean([np.asarray(values, float)[TAGS == tag].mean() for tag in dict.fromkeys(TAGS)]))
+    return float(np.mean([np.asarray(values, float)[tag == TAGS].mean() for tag in dict.fromkeys(TAGS)]))
 
 
 def verdicts(images: np.ndarray) -> np.ndarray:
