@@ -1,8 +1,10 @@
 """What the pages in docs/ and the READMEs say of the code is there: paths, functions, settings, numbers."""
 
 import importlib
+import json
 import re
 from dataclasses import fields
+from statistics import mean
 
 import pandas as pd
 import pytest
@@ -214,3 +216,17 @@ def test_the_readmes_ablation_is_a_run(root, tmp_path):
     settings = resolve.load_scale(root / "pipelines/scales/cpu.yaml", catalogue["defaults"])
     ours, usual = (resolve.Study(catalogue, "cpu", settings).resolve(run).rl for run in ("unigrpo_mine", "unigrpo"))
     assert ours != usual and replace(ours, ratio=usual.ratio) == usual
+
+
+def test_the_headroom_is_what_was_measured(root):
+    """The protocol's table of base and starts, and what it says of them, is benchmarks/results/headroom.json."""
+    measured = json.loads((root / "benchmarks/results/headroom.json").read_text())
+    shown = ("thinking", "traces_right", "perfect_painter", "prompts_that_gain", "perfect_traces", "direct")
+    forms = ("{:.3f}", "{:.3f}", "{:+.3f}", "{:.0%}", "{:+.3f}", "{:.3f}")
+    rows = [[form.format(row[name]) for name, form in zip(shown, forms, strict=True)] for row in measured.values()]
+    stated = [row[2:] for row in cells(root, "protocol.md", "row")]
+    assert [[cell.replace(" %", "%") for cell in row] for row in stated] == rows
+    starts = [row for name, row in measured.items() if name != "base"]
+    text = " ".join((root / "docs/protocol.md").read_text().split())
+    for mode, words in (("thinking", "with thinking"), ("direct", "without")):
+        assert f"{mean(row[mode] for row in starts) - measured['base'][mode]:.3f} {words}" in text
