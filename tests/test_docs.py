@@ -230,3 +230,10 @@ def test_the_headroom_is_what_was_measured(root):
     text = " ".join((root / "docs/protocol.md").read_text().split())
     for mode, words in (("thinking", "with thinking"), ("direct", "without")):
         assert f"{mean(row[mode] for row in starts) - measured['base'][mode]:.3f} {words}" in text
+
+
+def test_the_readme_says_what_the_demo_gained(root):
+    table = pd.read_csv(root / "results/reference/cpu/tables/demo.csv").set_index("run")
+    text = " ".join((root / "README.md").read_text().split())
+    gold = [column for column in table if column.endswith("gold")][0]
+    assert f"rose from {table[gold]['sft']:.3f} to {table[gold]['demo']:.3f} in our run" in text
