@@ -1,6 +1,8 @@
 """The paper's claims as checks: the rule on made-up intervals, the outcomes on a study whose levels are known."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,10 +14,11 @@ from unigrpo.report.claims import outcomes, rule
 from unigrpo.report.claims.outcomes import CHECKS, FAILS, HOLDS, OPEN
 from unigrpo.report.claims.rule import NO, UNDECIDED, YES
 from unigrpo.report.data import results
+from unigrpo.report.data.results import Folder
 from unigrpo.study.catalogue import READS, load_catalogue
 
 LEVELS = {  # run -> share of right images with thinking, seeds; without thinking it is 0.1 less
-    "base": (0.1, 1), "sft": (0.6, 1), "flow_grpo": (0.6, 4), "text_grpo": (0.6, 4), "unigrpo": (0.95, 4),
+    "base": (0.1, 1), "sft": (0.6, 4), "flow_grpo": (0.6, 4), "text_grpo": (0.6, 4), "unigrpo": (0.95, 4),
     "refl": (0.5, 4), "refl_thinking": (0.3, 4), "refl_thinking_text_grpo": (0.65, 4), "fpo": (0.5, 4),
     "unifpo": (0.2, 4), "unigrpo_cfg": (0.6, 4),
 }  # fmt: skip
@@ -149,7 +152,7 @@ def test_outcomes_of_a_study_with_known_levels(study, tmp_path, check):
     assert frame.loc["C10", "verdict"] in (FAILS, OPEN)  # thinking gains 0.1 in both rows
     assert frame.loc["C4", "effect"] == pytest.approx(0.15, abs=0.01) and frame.loc["C4", "n"] == 4  # prompts of a seed
     assert frame.loc["C12", ["effect", "n"]].tolist() == [0.5, 4] and pd.isna(frame.loc["C12", "lo"])
-    assert frame.loc["C3", "n"] in (30, 180)  # one seed; prompts of TA or of GenEval
+    assert frame.loc["C3", "n"] in (120, 720)  # four seeds of SFT; prompts of TA or of GenEval
     assert frame.loc["C13", "effect"] == pytest.approx(0.1, abs=0.01)
     comparisons = text.split("## All comparisons")[1].splitlines()
     shown = {name: sum(line.startswith(f"| {name} ") for line in comparisons) for name in frame.index}
@@ -215,10 +218,9 @@ def test_the_seed_that_is_left_of_a_reinforced_run_does_not_stand_for_all(study,
 
 
 def test_a_verdict_that_rests_on_one_training_says_so(study, tmp_path, check):
-    """But not what compares base and SFT, which all seeds share. One run of three is enough where a claim needs every
-    comparison."""
+    """Base is one for all, SFT is not. One run of three is enough where a claim needs every comparison."""
     frame = pd.read_csv(study / "scores.csv")
-    for some, alone in ((frame["seed"] == 0, ["C1", "C2", "C5", "C11"]),
+    for some, alone in ((frame["seed"] == 0, ["C1", "C2", "C3", "C5", "C11"]),
                         ((frame["run"] != "flow_grpo") | (frame["seed"] == 0), ["C1", "C2"])):  # fmt: skip
         frame[some].to_csv(tmp_path / "scores.csv", index=False)
         found, text = check(study, tmp_path, tmp_path / "scores.csv")
@@ -258,6 +260,22 @@ def test_scores_alone_leave_counts_of_training_unavailable(study, tmp_path, chec
     lacking = {"C4": "unifpo", "C6": "unigrpo_cfg, unigrpo", "C7": "long_none", "C8": "long_none, long_kl"}
     for claim, runs in lacking.items():
         assert frame.loc[claim, "verdict"] == f"not available: validations of {runs}"
+
+
+def test_what_is_missing_is_said_briefly_and_with_the_call_that_makes_it(tmp_path):
+    """Of many runs a few; the group whose table trains them all, unless the default tables do."""
+    names = [f"r{i}" for i in range(5)]
+    lines = {name: {"label": name.upper(), "init": None} for name in names}
+    tables = {"far": {"kind": "training_cost", "group": "far", "runs": names}}
+    catalogue = {"runs": lines, "tables": tables, "figures": {}, "benchmarks": {}}
+    study = SimpleNamespace(catalogue=catalogue, runs=lambda: names, config=lambda *_: {})
+    sources = replace(sources_of(tmp_path), folder=Folder(tmp_path, study))
+    compare, _ = CHECKS["hacked"]
+    (found,) = compare(names, sources)
+    call = ", made by `unigrpo reproduce --group far`"
+    assert found.missing == (f"validations of R0, R1, R2 and 2 more{call}",)
+    tables["near"] = {"kind": "training_cost", "runs": names}
+    assert compare(names[:2], sources)[0].missing == ("validations of R0, R1",)
 
 
 @pytest.mark.parametrize(

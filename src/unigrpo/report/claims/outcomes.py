@@ -25,11 +25,11 @@ from unigrpo.report.data.phrases import MISSING, UNJUDGED, fates, scale_of
 from unigrpo.report.data.results import Folder, Row, Sources
 from unigrpo.report.data.stats import Cells, Estimate, difference, estimate, written
 from unigrpo.report.pages import page
-from unigrpo.study.catalogue import BASE, READS, SFT, runs_read
+from unigrpo.study.catalogue import BASE, READS, SFT, runs_in_use, runs_read
 
 GUIDANCE = "tuned"
+FEW = 3  # runs that are named where they are missing
 LEAST_RANKED = 4  # rows: fewer have no rank correlation worth a number
-ONCE = (BASE, SFT)  # stages that are trained at one seed, which all others share
 ARTEFACT_MARGIN = 0.005  # in the share of image area: 12 of 48 x 48 pixels
 HOLDS, FAILS, OPEN = "holds", "does not hold", "undecided at this n"
 WORDS = {YES: ("yes", HOLDS), NO: ("no", FAILS), UNDECIDED: ("undecided", OPEN)}  # as an answer, as a verdict
@@ -95,7 +95,7 @@ def margin(gains: Sequence[Estimate | None]) -> float:
 
 def gain_over_sft(benchmark: str, metric: str, sources: Sources) -> float:
     """The margin of a benchmark: of the reinforced rows of the paper over SFT in their mode."""
-    rows = [row for row in sources.paper.rows if row[0] not in ONCE]
+    rows = [row for row in sources.paper.rows if row[0] not in (BASE, SFT)]
     return margin([sources.gap(Row(*row, GUIDANCE), Row(SFT, row[1], GUIDANCE), benchmark, metric) for row in rows])
 
 
@@ -111,7 +111,7 @@ def differences(
         unscored = [name for name, each in zip(names, cells, strict=True) if not each]
         missing = tuple(unscored or [f"a seed that {' and '.join(names)} share"])
         e, stages = sources.gap(*rows, *metric), [sources.folder.config(row.run).get("stage") for row in rows]
-        seeds = [len(each.seeds) for each, stage in zip(cells, stages, strict=True) if e and stage not in ONCE]
+        seeds = [len(each.seeds) for each, stage in zip(cells, stages, strict=True) if e and stage != BASE]
         more = {"replicates": min([*seeds, e.seeds]) if seeds else 0, "form": sources.form(*metric), "gain": gain}
         more |= {"margin": least[benchmark], "short": f"{entry.label}: {names[1]}"}
         what = f"{entry.label}: {' − '.join(names)}"
@@ -154,14 +154,24 @@ def _finished(run: str, folder: Folder) -> Course | None:
     return course(run, folder) if len(folder.records(run)) == len(folder.seed_folders(run)) else None
 
 
+def _whose(runs: Sequence[str], folder: Folder) -> str:
+    """Which group of tables trains these runs, where they are not trained by default."""
+    known = folder.study.catalogue if folder.study else {"tables": {}}
+    shown = (spec for spec in known["tables"].values() if spec.get("group") and {*runs} <= {*spec.get("runs", ())})
+    group = next((spec["group"] for spec in shown if not {*runs} <= {*runs_in_use(known)}), None)
+    return f", made by `unigrpo reproduce --group {group}`" if group else ""
+
+
 def of_courses(compare: Callable[[list[Course], Sources], list[Finding]], least: int | None = None) -> Callable:
     """A comparison of runs' courses as one of runs: the first ``least``, all without it, must be there."""
 
     def found(runs: Sequence[str], sources: Sources) -> list[Finding]:
         runs = list(dict.fromkeys(runs))
         courses = [_finished(run, sources.folder) for run in runs]
-        if missing := ", ".join(_lacking(runs[:least], courses[:least], sources)):
-            return [Finding(f"validations of {missing}", missing=(f"validations of {missing}",))]
+        if lacking := _lacking(runs[:least], courses[:least], sources):
+            more = f" and {len(lacking) - FEW} more" * (len(lacking) > FEW)
+            missing = f"validations of {', '.join(lacking[:FEW])}{more}"
+            return [Finding(missing, missing=(missing + _whose(runs, sources.folder),))]
         return compare([c for c in courses if c], sources)
 
     return found
